@@ -1,1 +1,101 @@
-//! datasets
+//! What each dataset IS: raw layouts, annotation grammar, classes in canonical order, splits, known-bad items and
+//! expected counts. A raw folder goes in, a plain list of samples comes out ([`Listing`]).
+//!
+//! Not here: media (no file is decoded) and Parquet. Nothing is written anywhere.
+//!
+//! What holds for every dataset:
+//! - One sample per annotation row, whether its files are there or not; what is missing is said in its [`Input`].
+//! - The listing depends on the names and contents below the raw root, not on where it lies or in which order a
+//!   folder gives its entries.
+//! - Text files are read in LF and CRLF, with and without byte-order mark and final newline.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod error;
+mod facts;
+mod types;
+
+pub use error::Error;
+pub use types::{
+    Dataset, Info, Input, ListOptions, Listing, MAX_ID_BYTES, Modality, Note, NoteKind, Plot,
+    Sample, Split,
+};
+
+use std::path::Path;
+
+/// The names that [`open`] knows, in the order in which the paper presents them.
+pub fn names() -> &'static [&'static str] {
+    &facts::NAMES
+}
+
+/// Finds a dataset by registry name, or reads the `.toml` that describes the user's own.
+///
+/// # Errors
+/// No such name; a `.toml` that cannot be read or is wrong.
+pub fn open(name_or_toml: &str) -> Result<Box<dyn Dataset>, Error> {
+    let info = match name_or_toml {
+        "food-101" => facts::food_101(),
+        "mm-imdb" => facts::mm_imdb(),
+        "kinetics-sound" => facts::kinetics_sound(),
+        "ave" => facts::ave(),
+        "crema-d" => facts::crema_d(),
+        name => {
+            return Err(Error::UnknownDataset {
+                hint: error::did_you_mean(name, facts::NAMES),
+                name: name.to_owned(),
+                choices: facts::NAMES.join(", "),
+            });
+        }
+    };
+    Ok(Box::new(Planned { info }))
+}
+
+/// A registered dataset whose layouts are still to be written.
+struct Planned {
+    info: Info,
+}
+
+impl Dataset for Planned {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn list(&self, raw: &Path, _options: &ListOptions) -> Result<Listing, Error> {
+        Err(Error::raw(
+            raw,
+            format!("listing {} is not written yet", self.info.name),
+            "choose another dataset",
+        ))
+    }
+}
+
+/// Reads the text behind [`Input::TextFile`] at `path` (absolute, or relative to the working directory) and cleans it:
+/// byte-order mark and carriage returns gone, bytes that are no UTF-8 replaced, blanks squeezed. `None` where
+/// nothing is left.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read_text_file(path: &Path) -> Result<Option<String>, Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let words: Vec<&str> = text
+        .trim_start_matches('\u{feff}')
+        .split_whitespace()
+        .collect();
+    Ok((!words.is_empty()).then(|| words.join(" ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_opens() {
+        for name in names() {
+            let dataset = open(name).unwrap();
+            assert_eq!(dataset.info().name, *name);
+        }
+        let error = open("crema").err().unwrap().to_string();
+        assert!(error.contains("did you mean \"crema-d\""), "{error}");
+    }
+}

@@ -1,0 +1,178 @@
+//! What can make a raw tree unusable. Every message names the file, what is wrong with it, and what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why no listing came out. All of these are the user's to solve: none goes away by trying again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No dataset of that name.
+    #[error(
+        "no dataset is called \"{name}\"{hint}; choose one of {choices}, or give the path of a .toml that describes your own"
+    )]
+    UnknownDataset {
+        /// What was asked for.
+        name: String,
+        /// Empty, or ` (did you mean "ave"?)`.
+        hint: String,
+        /// The registered names.
+        choices: String,
+    },
+    /// A word that stands for one of a few choices is none of them.
+    #[error("\"{word}\" is no {what}; choose one of {choices}")]
+    UnknownWord {
+        /// What sort of word was expected.
+        what: &'static str,
+        /// The word.
+        word: String,
+        /// The words that would do.
+        choices: &'static str,
+    },
+    /// The raw folder is missing, empty, or holds none of the known layouts.
+    #[error("{}: {problem}; {remedy}", path.display())]
+    Raw {
+        /// The raw folder.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What would be right.
+        remedy: String,
+    },
+    /// The tree holds Git LFS pointers and no media at all.
+    #[error("{}: all {count} media files are Git LFS pointers (small text files that stand for the real ones); run `git lfs install && git lfs pull` in the clone they came from", path.display())]
+    LfsPointers {
+        /// The raw folder.
+        path: PathBuf,
+        /// How many pointers there are.
+        count: usize,
+    },
+    /// An annotation file cannot be read as what it should be.
+    #[error("{}{}: {problem}; {remedy}", path.display(), at(*line))]
+    Annotation {
+        /// The annotation file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: Option<usize>,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A `.toml` description is wrong.
+    #[error("{}: {problem}; {remedy}", path.display())]
+    Description {
+        /// The `.toml`.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A form of the data that cannot be used, and which one to get instead.
+    #[error("{}: {problem}; {remedy}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it is and why that does not work.
+        problem: String,
+        /// What to get instead.
+        remedy: String,
+    },
+    /// The system refused.
+    #[error("{}: {source}; check that the file is there and that you may read it", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn at(line: Option<usize>) -> String {
+    line.map_or_else(String::new, |line| format!(", line {line}"))
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Error {
+        Error::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub(crate) fn raw(path: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Raw {
+            path: path.to_owned(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    pub(crate) fn annotation(
+        path: &Path,
+        line: Option<usize>,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Error {
+        Error::Annotation {
+            path: path.to_owned(),
+            line,
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// The candidate nearest to a mistyped word, if it is near enough to be meant.
+pub(crate) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let word = word.to_ascii_lowercase();
+    candidates
+        .into_iter()
+        .map(|one| (edit_distance(&word, one), one))
+        .min_by_key(|&(distance, _)| distance)
+        .filter(|&(distance, one)| distance <= 1 + one.len().max(word.len()) / 3)
+        .map(|(_, one)| one)
+}
+
+/// ` (did you mean "ave"?)`, or nothing.
+pub(crate) fn did_you_mean<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> String {
+    nearest(word, candidates).map_or_else(String::new, |one| format!(" (did you mean \"{one}\"?)"))
+}
+
+/// Levenshtein distance over characters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_finds_typos_and_nothing_far() {
+        let names = ["food-101", "mm-imdb", "kinetics-sound", "ave", "crema-d"];
+        assert_eq!(nearest("cremad", names), Some("crema-d"));
+        assert_eq!(nearest("kinetics-sounds", names), Some("kinetics-sound"));
+        assert_eq!(nearest("Food101", names), Some("food-101"));
+        assert_eq!(nearest("imagenet-1k", names), None);
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+    }
+}
