@@ -1,0 +1,82 @@
+"""Runs every golden script of this folder and says what moved against the files that lay there before.
+
+`python make.py [SCRIPT...] [--tolerance T]`. Exit 0: every file is the same, or moved by no more than T (largest
+difference over largest magnitude, 1e-6 by default: another processor rounds otherwise); 1: something moved further,
+appeared or went; 2: a script failed. The new files stay: `git diff --stat` and `git checkout` decide.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load
+
+HERE = Path(__file__).resolve().parent
+# The models come first: the other scripts load them.
+FIRST = ["models.py"]
+NOT_SCRIPTS = {"common.py", "make.py"}
+
+
+def snapshot():
+    return {
+        p.relative_to(HERE): p.read_bytes()
+        for p in sorted(HERE.rglob("*"))
+        if p.is_file() and p.suffix != ".py" and "__pycache__" not in p.parts
+    }
+
+
+def moved(old, new):
+    """(relative difference, what) of two safetensors files; infinite where they do not hold the same tensors."""
+    old, new = load(old), load(new)
+    for k in sorted(old.keys() ^ new.keys()):
+        return float("inf"), f"{k} is in one of them only"
+    worst = (0.0, "")
+    for k in sorted(old):
+        if old[k].shape != new[k].shape or old[k].dtype != new[k].dtype:
+            return float("inf"), f"{k}: {old[k].dtype}{old[k].shape} became {new[k].dtype}{new[k].shape}"
+        a, b = old[k].astype(np.float64), new[k].astype(np.float64)
+        if a.size and not np.array_equal(a, b):
+            worst = max(worst, (float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)), k))
+    return worst
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scripts", nargs="*", metavar="SCRIPT")
+    parser.add_argument("--tolerance", type=float, default=1e-6)
+    args = parser.parse_args()
+    scripts = args.scripts or FIRST + sorted(
+        p.name for p in HERE.glob("*.py") if p.name not in NOT_SCRIPTS and p.name not in FIRST
+    )
+    before = snapshot()
+    for script in scripts:
+        print(f"== {script}", flush=True)
+        if subprocess.run([sys.executable, HERE / script], cwd=HERE).returncode:
+            print(f"error: {script} failed", file=sys.stderr)
+            return 2
+    after, far = snapshot(), 0
+    print("== against the files that were here before")
+    for path in sorted(before.keys() | after.keys()):
+        old, new = before.get(path), after.get(path)
+        if old == new:
+            continue
+        if old is None or new is None:
+            far += 1
+            print(f"{path}: {'new' if old is None else 'gone'}")
+        elif path.suffix == ".safetensors":
+            by, what = moved(old, new)
+            far += by > args.tolerance
+            print(f"{path}: by {by:.1e} ({what or 'values equal, bytes differ'})")
+        else:
+            # The JSON beside a safetensors file holds roundings; its tensors are what counts.
+            companion = path.with_suffix(".safetensors") in after
+            far += not companion
+            print(f"{path}: text differs")
+    print("nothing moved" if before == after else f"{far} beyond {args.tolerance}")
+    return 1 if far else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
