@@ -1,1 +1,11 @@
-//! features
+//! What a sample is once ingested, and how it streams.
+
+pub mod error;
+pub mod mel;
+pub mod rows;
+pub mod schema;
+
+pub use error::Error;
+pub use mel::Mel;
+pub use rows::{Row, record_batch};
+pub use schema::{MelDtype, SCHEMA_VERSION, ShardSpec, writer_properties};

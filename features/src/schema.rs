@@ -1,0 +1,383 @@
+//! The shard schema: the one definition that the writer (`ingest`) and the readers share.
+//!
+//! A shard is a plain Parquet file, one row per sample. A [`ShardSpec`] says which columns there are and travels with
+//! every shard as Arrow schema metadata (keys `u2a.*`, and `huggingface` for the `datasets` library), so that a shard
+//! explains itself. No Arrow extension types: Rust polars panics on them.
+//!
+//! This module writes batches and reads specs. Rows are read back by [`crate::shards`].
+//!
+//! Invariants: equal specs and rows give equal bytes; a media cell is a page of its own, so that one row can be read
+//! through the page index without its neighbours; a row has at least one modality.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use datasets::Modality;
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::mel::{MEL_BINS, MEL_RECIPE};
+
+/// Version of the column layout. A reader refuses any other.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// How the pool of frames is drawn, as stored in the metadata beside its size.
+pub const FRAME_POLICY: &str = "evenly-spaced;jpeg95;shorter-side-256";
+
+/// Encoded bytes after which a row group is closed. It bounds what a writer holds in memory; readers fetch single rows.
+pub const ROW_GROUP_BYTES: usize = 64 << 20;
+
+/// zstd level of mel and of the small columns. Higher levels gain under 2 % on mel and cost several times the time.
+pub const ZSTD_LEVEL: i32 = 1;
+
+/// Texts per page: small enough to fetch one alone, large enough to compress.
+pub const TEXTS_PER_PAGE: usize = 16;
+
+/// Name of the key that Hugging Face `datasets` reads from the Arrow schema metadata.
+const HUGGINGFACE_KEY: &str = "huggingface";
+
+/// How mel values are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MelDtype {
+    /// 4 bytes a value.
+    #[default]
+    F32,
+    /// 2 bytes a value; rounds by at most 0.004 where values lie in -16..8.
+    F16,
+}
+
+impl MelDtype {
+    /// "f32" or "f16".
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MelDtype::F32 => "f32",
+            MelDtype::F16 => "f16",
+        }
+    }
+}
+
+impl std::str::FromStr for MelDtype {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        match s {
+            "f32" => Ok(MelDtype::F32),
+            "f16" => Ok(MelDtype::F16),
+            _ => Err(Error::unusable(
+                format!("no mel type '{s}'"),
+                "use f32 or f16",
+            )),
+        }
+    }
+}
+
+/// Everything that the columns of a shard depend on, and where they came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardSpec {
+    /// The dataset's name, such as "crema-d".
+    pub dataset: String,
+    /// (m1, m2): image and text, or audio and video.
+    pub modalities: [Modality; 2],
+    /// Class names in canonical order: `label` indexes them.
+    pub classes: Vec<String>,
+    /// `labels`/`label_names` instead of `label`/`label_name`.
+    pub multi_label: bool,
+    /// Type of the mel values.
+    pub mel_dtype: MelDtype,
+    /// Frames kept per clip; 0 where all of them are.
+    pub frame_pool: u32,
+    /// Whether `event_start` and `event_end` exist.
+    pub segment: bool,
+    /// Version of the tool that wrote it.
+    pub tool_version: String,
+    /// Hash over the settings that change the output.
+    pub settings_hash: String,
+}
+
+/// Name of the column that says whether a modality is there, such as "has_audio".
+pub fn has_column(modality: Modality) -> &'static str {
+    match modality {
+        Modality::Audio => "has_audio",
+        Modality::Video => "has_video",
+        Modality::Image => "has_image",
+        Modality::Text => "has_text",
+    }
+}
+
+/// Name of the column that holds a modality's content: `mel`, `frames`, `image` or `text`.
+pub fn content_column(modality: Modality) -> &'static str {
+    match modality {
+        Modality::Audio => "mel",
+        Modality::Video => "frames",
+        Modality::Image => "image",
+        Modality::Text => "text",
+    }
+}
+
+impl ShardSpec {
+    /// Whether the dataset has this modality.
+    pub fn has(&self, modality: Modality) -> bool {
+        self.modalities.contains(&modality)
+    }
+
+    /// The columns in order, with the metadata. Columns of modalities that the dataset does not have are absent.
+    pub fn arrow_schema(&self) -> SchemaRef {
+        let required = |name: &str, kind: DataType| Field::new(name, kind, false);
+        let optional = |name: &str, kind: DataType| Field::new(name, kind, true);
+        let mut fields = vec![
+            required("id", DataType::Utf8),
+            required("split", DataType::Utf8),
+        ];
+        if self.multi_label {
+            fields.push(required("labels", DataType::List(item(DataType::Int32))));
+            fields.push(required(
+                "label_names",
+                DataType::List(item(DataType::Utf8)),
+            ));
+        } else {
+            fields.push(required("label", DataType::Int32));
+            fields.push(required("label_name", DataType::Utf8));
+        }
+        for modality in self.modalities {
+            fields.push(required(has_column(modality), DataType::Boolean));
+        }
+        if self.has(Modality::Audio) {
+            fields.push(optional("mel", DataType::List(item(self.mel_frame_type()))));
+        }
+        if self.has(Modality::Video) {
+            fields.push(optional("frames", DataType::List(item(picture_type()))));
+            fields.push(required(
+                "frame_times",
+                DataType::List(item(DataType::Float32)),
+            ));
+        }
+        if self.has(Modality::Image) {
+            fields.push(optional("image", picture_type()));
+        }
+        if self.has(Modality::Text) {
+            fields.push(optional("text", DataType::Utf8));
+        }
+        if self.has(Modality::Audio) {
+            fields.push(optional("audio_seconds", DataType::Float32));
+        }
+        if self.has(Modality::Video) {
+            fields.push(optional("video_seconds", DataType::Float32));
+        }
+        if self.segment {
+            fields.push(optional("event_start", DataType::Float32));
+            fields.push(optional("event_end", DataType::Float32));
+        }
+        fields.push(required("source", DataType::Utf8));
+        fields.push(optional("error", DataType::Utf8));
+        let metadata = self.metadata(&fields);
+        Arc::new(Schema::new_with_metadata(fields, metadata))
+    }
+
+    fn mel_frame_type(&self) -> DataType {
+        let value = match self.mel_dtype {
+            MelDtype::F32 => DataType::Float32,
+            MelDtype::F16 => DataType::Float16,
+        };
+        DataType::FixedSizeList(item(value), MEL_BINS as i32)
+    }
+
+    fn metadata(&self, fields: &[Field]) -> HashMap<String, String> {
+        let modalities = self.modalities.map(Modality::as_str);
+        let mut metadata = HashMap::new();
+        let mut put = |key: &str, value: String| metadata.insert(key.to_owned(), value);
+        put("u2a.schema_version", SCHEMA_VERSION.to_string());
+        put("u2a.dataset", self.dataset.clone());
+        put("u2a.modalities", modalities.join(","));
+        put("u2a.classes", json!(self.classes).to_string());
+        put("u2a.multi_label", self.multi_label.to_string());
+        put("u2a.segment", self.segment.to_string());
+        put("u2a.tool_version", self.tool_version.clone());
+        put("u2a.settings_hash", self.settings_hash.clone());
+        if self.has(Modality::Audio) {
+            put("u2a.mel_recipe", MEL_RECIPE.to_owned());
+            put("u2a.mel_dtype", self.mel_dtype.as_str().to_owned());
+        }
+        if self.has(Modality::Video) {
+            put("u2a.frame_policy", FRAME_POLICY.to_owned());
+            put("u2a.frame_pool", self.frame_pool.to_string());
+        }
+        put(HUGGINGFACE_KEY, self.huggingface(fields).to_string());
+        metadata
+    }
+
+    /// What Hugging Face `datasets` should make of the columns. It takes a feature over only where its Arrow type is
+    /// the column's own: pictures are; its class labels are int64 and ours int32, so labels show as numbers beside
+    /// their names unless the user casts (`ds.cast_column("label", ClassLabel(names=...))`).
+    fn huggingface(&self, fields: &[Field]) -> Value {
+        let mut features = serde_json::Map::new();
+        for field in fields {
+            let class = json!({"names": self.classes, "_type": "ClassLabel"});
+            let feature = match field.name().as_str() {
+                "label" => class,
+                "labels" => json!({"feature": class, "_type": "Sequence"}),
+                _ => feature_of(field.data_type()),
+            };
+            features.insert(field.name().clone(), feature);
+        }
+        json!({"info": {"features": features}})
+    }
+
+    /// Reads the spec back from a shard's schema.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] where the metadata is missing, of another version, or does not fit the columns.
+    pub fn from_schema(schema: &Schema) -> Result<ShardSpec, Error> {
+        let again = "ingest the dataset again with this tool";
+        let optional = |key: &str| schema.metadata().get(&format!("u2a.{key}"));
+        let get = |key: &str| {
+            optional(key).ok_or_else(|| {
+                Error::unusable(
+                    format!("not a shard: its schema metadata lacks u2a.{key}"),
+                    again,
+                )
+            })
+        };
+        let version = get("schema_version")?;
+        if *version != SCHEMA_VERSION.to_string() {
+            return Err(Error::unusable(
+                format!("schema version {version}, but this tool reads version {SCHEMA_VERSION}"),
+                "ingest the dataset again with this tool, or read it with the tool that wrote it",
+            ));
+        }
+        let wrong = |key: &str| {
+            Error::unusable(
+                format!("schema metadata u2a.{key} cannot be understood"),
+                again,
+            )
+        };
+        let flag = |key: &str| get(key)?.parse::<bool>().map_err(|_| wrong(key));
+        let modalities: Vec<Modality> = get("modalities")?
+            .split(',')
+            .map(|word| word.parse().map_err(|_| wrong("modalities")))
+            .collect::<Result<_, _>>()?;
+        let spec = ShardSpec {
+            dataset: get("dataset")?.clone(),
+            modalities: modalities.try_into().map_err(|_| wrong("modalities"))?,
+            classes: serde_json::from_str(get("classes")?).map_err(|_| wrong("classes"))?,
+            multi_label: flag("multi_label")?,
+            mel_dtype: match optional("mel_dtype") {
+                Some(word) => word.parse().map_err(|_| wrong("mel_dtype"))?,
+                None => MelDtype::F32,
+            },
+            frame_pool: match optional("frame_pool") {
+                Some(word) => word.parse().map_err(|_| wrong("frame_pool"))?,
+                None => 0,
+            },
+            segment: flag("segment")?,
+            tool_version: get("tool_version")?.clone(),
+            settings_hash: get("settings_hash")?.clone(),
+        };
+        if spec.has(Modality::Audio) && get("mel_recipe")? != MEL_RECIPE {
+            return Err(Error::unusable(
+                format!(
+                    "mel recipe '{}', but this tool's is '{MEL_RECIPE}'",
+                    get("mel_recipe")?
+                ),
+                again,
+            ));
+        }
+        let expected = spec.arrow_schema();
+        if expected.fields() != schema.fields() {
+            let columns = |schema: &Schema| {
+                schema
+                    .fields()
+                    .iter()
+                    .map(|field| field.name().as_str())
+                    .collect::<Vec<_>>()
+                    .join(",")
+            };
+            return Err(Error::unusable(
+                format!(
+                    "columns [{}] are not the [{}] that its metadata promises (names, types or order)",
+                    columns(schema),
+                    columns(&expected)
+                ),
+                again,
+            ));
+        }
+        Ok(spec)
+    }
+}
+
+/// The element of a list. Named and nullable as every other writer has it, so that types compare equal in pyarrow.
+pub(crate) fn item(kind: DataType) -> Arc<Field> {
+    Arc::new(Field::new("item", kind, true))
+}
+
+/// Struct of encoded bytes and a path, which Hugging Face takes for a picture. The path stays null.
+fn picture_type() -> DataType {
+    DataType::Struct(picture_fields())
+}
+
+pub(crate) fn picture_fields() -> Fields {
+    Fields::from(vec![
+        Field::new("bytes", DataType::Binary, true),
+        Field::new("path", DataType::Utf8, true),
+    ])
+}
+
+fn feature_of(kind: &DataType) -> Value {
+    let value = |name: &str| json!({"dtype": name, "_type": "Value"});
+    match kind {
+        DataType::Utf8 => value("string"),
+        DataType::Int32 => value("int32"),
+        DataType::Boolean => value("bool"),
+        DataType::Float32 => value("float32"),
+        DataType::Float16 => value("float16"),
+        DataType::Struct(_) => json!({"_type": "Image"}),
+        // "Sequence" is read by every version of datasets, "List" by 4 and later only.
+        DataType::List(of) => json!({"feature": feature_of(of.data_type()), "_type": "Sequence"}),
+        DataType::FixedSizeList(of, length) => {
+            json!({"feature": feature_of(of.data_type()), "length": length, "_type": "Sequence"})
+        }
+        other => unreachable!("no column has type {other}"),
+    }
+}
+
+/// How a shard is encoded: see the module comment. Write rows in any batching; pages do not depend on it, row groups
+/// do a little (the writer checks [`ROW_GROUP_BYTES`] per batch), so write one row per batch for equal bytes.
+pub fn writer_properties(spec: &ShardSpec) -> WriterProperties {
+    let zstd = Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL).unwrap_or_default());
+    let mut builder = WriterProperties::builder()
+        .set_created_by(format!("u2a {}", spec.tool_version))
+        .set_compression(zstd)
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_max_row_group_row_count(None)
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        // Page limits are checked once per write batch, and a batch never cuts a row: 1 checks after every row.
+        .set_write_batch_size(1);
+    let columns = ArrowSchemaConverter::new()
+        .convert(&spec.arrow_schema())
+        .expect("every column type of the schema exists in Parquet");
+    for column in columns.columns() {
+        let path = column.path().clone();
+        let (rows_per_page, compression, encoding) = match path.parts()[0].as_str() {
+            "mel" => match spec.mel_dtype {
+                MelDtype::F32 => (1, zstd, Encoding::BYTE_STREAM_SPLIT),
+                // DuckDB refuses byte-stream-split for 2-byte values.
+                MelDtype::F16 => (1, zstd, Encoding::PLAIN),
+            },
+            // JPEG does not compress any further.
+            "frames" | "image" => (1, Compression::UNCOMPRESSED, Encoding::PLAIN),
+            "text" => (TEXTS_PER_PAGE, zstd, Encoding::PLAIN),
+            _ => continue,
+        };
+        builder = builder
+            .set_column_data_page_row_count_limit(path.clone(), rows_per_page)
+            // Never cut by size: a row's bytes stay in one page.
+            .set_column_data_page_size_limit(path.clone(), usize::MAX)
+            .set_column_compression(path.clone(), compression)
+            .set_column_encoding(path.clone(), encoding)
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_statistics_enabled(path, EnabledStatistics::None);
+    }
+    builder.build()
+}
