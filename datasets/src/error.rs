@@ -162,6 +162,20 @@ fn edit_distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// The beginning of a line, for a message.
+pub(crate) fn shorten(line: &str) -> String {
+    const MOST: usize = 60;
+    let mut short: String = line
+        .chars()
+        .take(MOST)
+        .flat_map(char::escape_debug)
+        .collect();
+    if line.chars().count() > MOST {
+        short.push_str("...");
+    }
+    short
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,8 +11,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod crema_d;
 mod error;
 mod facts;
+mod stratify;
+mod tree;
 mod types;
 
 pub use error::Error;
@@ -38,7 +41,7 @@ pub fn open(name_or_toml: &str) -> Result<Box<dyn Dataset>, Error> {
         "mm-imdb" => facts::mm_imdb(),
         "kinetics-sound" => facts::kinetics_sound(),
         "ave" => facts::ave(),
-        "crema-d" => facts::crema_d(),
+        "crema-d" => return Ok(Box::new(crema_d::CremaD::new())),
         name => {
             return Err(Error::UnknownDataset {
                 hint: error::did_you_mean(name, facts::NAMES),

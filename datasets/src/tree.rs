@@ -1,0 +1,419 @@
+//! One sorted walk over a raw tree, and the questions that every dataset asks of it afterwards.
+//!
+//! The walk reads folders only: files are looked at one by one when a sample wants them ([`Finder`]). Paths are
+//! strings relative to the raw root, with `/` on every system, so that order and output never depend on the machine.
+//! Hidden entries (`.git`, `._x.jpg`) and `__MACOSX` are not part of the tree. Names that are no UTF-8 are not either:
+//! no dataset has any.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::types::{Input, Note, NoteKind, Sample};
+
+/// Folders below folders that are walked: a tree in an archive in an unpacked download, and no endless link.
+const MAX_DEPTH: usize = 8;
+
+/// How a Git LFS pointer begins.
+const LFS_PREFIX: &[u8] = b"version https://git-lfs";
+
+/// Git LFS says a pointer is smaller than this.
+const LFS_MAX_BYTES: u64 = 1024;
+
+/// The names below a raw root.
+pub(crate) struct Tree {
+    root: PathBuf,
+    files: BTreeSet<String>,
+    dirs: BTreeSet<String>,
+}
+
+impl Tree {
+    /// Walks the tree. `remedy` says what should lie in `root`, for the error when nothing does.
+    pub(crate) fn walk(root: &Path, remedy: &str) -> Result<Tree, Error> {
+        match fs::metadata(root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::raw(root, "no such folder", remedy));
+            }
+            Err(error) => return Err(Error::io(root, error)),
+            Ok(meta) if !meta.is_dir() => {
+                return Err(Error::raw(root, "is a file, not a folder", remedy));
+            }
+            Ok(_) => {}
+        }
+        let mut tree = Tree {
+            root: root.to_owned(),
+            files: BTreeSet::new(),
+            dirs: BTreeSet::from([String::new()]),
+        };
+        tree.descend("", 0)?;
+        if tree.files.is_empty() {
+            return Err(Error::raw(root, "the folder holds no files", remedy));
+        }
+        Ok(tree)
+    }
+
+    fn descend(&mut self, dir: &str, depth: usize) -> Result<(), Error> {
+        let path = self.root.join(dir);
+        let entries = fs::read_dir(&path).map_err(|error| Error::io(&path, error))?;
+        let mut below = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| Error::io(&path, error))?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name.starts_with('.') || name == "__MACOSX" {
+                continue;
+            }
+            let kind = entry
+                .file_type()
+                .map_err(|error| Error::io(&entry.path(), error))?;
+            let is_dir = if kind.is_symlink() {
+                // A link to nowhere counts as not there.
+                let Ok(meta) = fs::metadata(entry.path()) else {
+                    continue;
+                };
+                meta.is_dir()
+            } else {
+                kind.is_dir()
+            };
+            let full = join(dir, name);
+            if !is_dir {
+                self.files.insert(full);
+            } else if depth < MAX_DEPTH && !(kind.is_symlink() && is_above(&entry.path(), &path)) {
+                below.push(full);
+            }
+        }
+        for dir in below {
+            self.descend(&dir, depth + 1)?;
+            self.dirs.insert(dir);
+        }
+        Ok(())
+    }
+
+    /// Where a file of the tree lies.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.root.join(file)
+    }
+
+    pub(crate) fn has_file(&self, file: &str) -> bool {
+        self.files.contains(file)
+    }
+
+    /// Every file, sorted by path.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(String::as_str)
+    }
+
+    /// Every file below a folder at any depth, sorted by path.
+    pub(crate) fn files_below<'a>(&'a self, dir: &str) -> impl Iterator<Item = &'a str> {
+        let prefix = if dir.is_empty() {
+            String::new()
+        } else {
+            format!("{dir}/")
+        };
+        self.files
+            .range(prefix.clone()..)
+            .take_while(move |file| file.starts_with(&prefix))
+            .map(String::as_str)
+    }
+
+    /// The shallowest folder for which `is_it` holds, the first by name of equals; "" is the root itself.
+    pub(crate) fn find_dir(&self, is_it: impl Fn(&str) -> bool) -> Option<&str> {
+        self.dirs
+            .iter()
+            .map(String::as_str)
+            .filter(|dir| is_it(dir))
+            .min_by_key(|dir| (depth(dir), *dir))
+    }
+
+    /// The folder called `name` directly in `dir`, in any letter case.
+    pub(crate) fn child_dir(&self, dir: &str, name: &str) -> Option<&str> {
+        let wanted = join(dir, name);
+        self.dirs.get(&wanted).map(String::as_str).or_else(|| {
+            self.dirs
+                .iter()
+                .find(|one| one.eq_ignore_ascii_case(&wanted))
+                .map(String::as_str)
+        })
+    }
+
+    /// Reads a whole text file: byte-order mark gone, what is no UTF-8 replaced.
+    pub(crate) fn read(&self, file: &str) -> Result<String, Error> {
+        read_text(&self.path(file))
+    }
+}
+
+/// Whether a link in `dir` leads back to a folder above it.
+fn is_above(link: &Path, dir: &Path) -> bool {
+    match (link.canonicalize(), dir.canonicalize()) {
+        (Ok(target), Ok(dir)) => dir.starts_with(target),
+        _ => true,
+    }
+}
+
+/// `dir/name`, or `name` in the root.
+pub(crate) fn join(dir: &str, name: &str) -> String {
+    if dir.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{dir}/{name}")
+    }
+}
+
+/// The folder a file lies in; "" for the root.
+pub(crate) fn parent(file: &str) -> &str {
+    file.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+/// The name of a file without its folders.
+pub(crate) fn base_name(file: &str) -> &str {
+    file.rsplit_once('/').map_or(file, |(_, name)| name)
+}
+
+/// Name and extension; the extension is empty where there is none.
+pub(crate) fn split_extension(name: &str) -> (&str, &str) {
+    name.rsplit_once('.').unwrap_or((name, ""))
+}
+
+/// How many folders lie between the root and this one.
+pub(crate) fn depth(dir: &str) -> usize {
+    if dir.is_empty() {
+        0
+    } else {
+        1 + dir.matches('/').count()
+    }
+}
+
+/// Reads a whole text file: byte-order mark gone, what is no UTF-8 replaced.
+pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
+    let bytes = fs::read(path).map_err(|error| Error::io(path, error))?;
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(text.trim_start_matches('\u{feff}').to_owned())
+}
+
+/// The lines of a text that are not blank, numbered from 1, without `\r` and byte-order marks.
+pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.split('\n')
+        .map(|line| line.trim_matches(['\r', '\u{feff}']))
+        .enumerate()
+        .map(|(index, line)| (index + 1, line))
+        .filter(|(_, line)| !line.trim().is_empty())
+}
+
+/// What lies under a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// A file with bytes in it; how many.
+    Media(u64),
+    /// A file of no bytes.
+    Empty,
+    /// A Git LFS pointer.
+    Pointer,
+    /// Nothing.
+    Missing,
+}
+
+/// Looks at the size of a file and, where it is small enough to be a pointer, at its first bytes.
+pub(crate) fn state(path: &Path) -> Result<State, Error> {
+    let bytes = match fs::metadata(path) {
+        Ok(meta) => meta.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(State::Missing),
+        Err(error) => return Err(Error::io(path, error)),
+    };
+    if bytes == 0 {
+        return Ok(State::Empty);
+    }
+    if bytes < LFS_MAX_BYTES {
+        let mut head = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(LFS_PREFIX.len() as u64).read_to_end(&mut head))
+            .map_err(|error| Error::io(path, error))?;
+        if head == LFS_PREFIX {
+            return Ok(State::Pointer);
+        }
+    }
+    Ok(State::Media(bytes))
+}
+
+/// Turns names into [`Input`]s, and keeps account of what it met on the way.
+pub(crate) struct Finder<'a> {
+    tree: &'a Tree,
+    seen: BTreeMap<String, State>,
+    pub(crate) notes: Vec<Note>,
+}
+
+impl<'a> Finder<'a> {
+    pub(crate) fn new(tree: &'a Tree) -> Finder<'a> {
+        Finder {
+            tree,
+            seen: BTreeMap::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn note(
+        &mut self,
+        kind: NoteKind,
+        subject: impl Into<String>,
+        message: impl Into<String>,
+    ) {
+        self.notes.push(Note::new(kind, subject, message));
+    }
+
+    /// What lies under a name of the tree. The first look at an empty file or a pointer leaves a note.
+    pub(crate) fn state(&mut self, file: &str) -> Result<State, Error> {
+        if let Some(&state) = self.seen.get(file) {
+            return Ok(state);
+        }
+        let state = if self.tree.has_file(file) {
+            state(&self.tree.path(file))?
+        } else {
+            State::Missing
+        };
+        match state {
+            State::Empty => self.note(NoteKind::Empty, file, "the file holds no bytes"),
+            State::Pointer => self.note(
+                NoteKind::LfsPointer,
+                file,
+                "a Git LFS pointer lies in place of the file; run `git lfs pull`",
+            ),
+            State::Media(_) | State::Missing => {}
+        }
+        self.seen.insert(file.to_owned(), state);
+        Ok(state)
+    }
+
+    /// The usable ones of `candidates`, best first. The first candidate is the one that ought to be there: where it
+    /// is not, a note says so, and what is used instead.
+    pub(crate) fn input(
+        &mut self,
+        id: &str,
+        what: &str,
+        candidates: &[String],
+    ) -> Result<Input, Error> {
+        let mut usable = Vec::new();
+        let mut reason = None;
+        let mut first_missing = false;
+        for (rank, file) in candidates.iter().enumerate() {
+            match self.state(file)? {
+                State::Media(_) => usable.push(PathBuf::from(file)),
+                State::Empty => {
+                    reason = reason.or_else(|| Some(format!("{file} holds no bytes")));
+                }
+                State::Pointer => {
+                    reason = reason.or_else(|| {
+                        Some(format!("{file} is a Git LFS pointer; run `git lfs pull`"))
+                    });
+                }
+                State::Missing => first_missing |= rank == 0,
+            }
+        }
+        if first_missing {
+            let instead = usable.first().map_or_else(String::new, |other: &PathBuf| {
+                format!("; {} is used instead", other.display())
+            });
+            let message = format!("{what}: {} is not there{instead}", candidates[0]);
+            self.note(NoteKind::Missing, id, message);
+        }
+        if usable.is_empty() {
+            let reason = reason.unwrap_or_else(|| {
+                let name = candidates.first().map_or("the file", String::as_str);
+                format!("{name} is not there")
+            });
+            return Ok(Input::absent(reason));
+        }
+        Ok(Input::Files(usable))
+    }
+
+    /// The notes, once it is clear that the tree holds anything at all for the annotation.
+    pub(crate) fn finish(self, samples: &[Sample], remedy: &str) -> Result<Vec<Note>, Error> {
+        let anything = samples
+            .iter()
+            .any(|one| one.inputs.iter().any(Input::is_present));
+        if anything {
+            return Ok(self.notes);
+        }
+        let pointers = self
+            .seen
+            .values()
+            .filter(|&&one| one == State::Pointer)
+            .count();
+        if pointers > 0 {
+            return Err(Error::LfsPointers {
+                path: self.tree.root.clone(),
+                count: pointers,
+            });
+        }
+        Err(Error::raw(
+            &self.tree.root,
+            format!(
+                "not one of the {} annotated samples has a file here",
+                samples.len()
+            ),
+            remedy,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn walks_sorted_without_hidden_entries_and_link_loops() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::create_dir_all(root.join("b/c")).unwrap();
+        fs::create_dir_all(root.join(".git")).unwrap();
+        fs::create_dir_all(root.join("__MACOSX")).unwrap();
+        for file in [
+            "b/c/z.wav",
+            "b/-a.wav",
+            "a.csv",
+            ".git/x",
+            "__MACOSX/y",
+            "b/._q.wav",
+        ] {
+            fs::write(root.join(file), "x").unwrap();
+        }
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(root, root.join("b/loop")).unwrap();
+            std::os::unix::fs::symlink("nowhere", root.join("b/dangling.wav")).unwrap();
+        }
+        let tree = Tree::walk(root, "").unwrap();
+        assert_eq!(
+            tree.files().collect::<Vec<_>>(),
+            ["a.csv", "b/-a.wav", "b/c/z.wav"]
+        );
+        assert_eq!(
+            tree.files_below("b").collect::<Vec<_>>(),
+            ["b/-a.wav", "b/c/z.wav"]
+        );
+        assert_eq!(tree.child_dir("b", "C"), Some("b/c"));
+        assert_eq!(tree.find_dir(|one| one.ends_with('c')), Some("b/c"));
+    }
+
+    #[test]
+    fn missing_and_empty_folders_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Tree::walk(dir.path(), "put clips there").err().unwrap();
+        let text = error.to_string();
+        assert!(
+            text.contains("holds no files; put clips there") && text.contains("/"),
+            "{text}"
+        );
+        let error = Tree::walk(&dir.path().join("nix"), "x").err().unwrap();
+        assert!(error.to_string().contains("nix: no such folder"));
+    }
+
+    #[test]
+    fn lines_drop_carriage_returns_marks_and_blanks() {
+        let text = "\u{feff}a\r\n\r\nb\n \nc";
+        assert_eq!(
+            lines(text).collect::<Vec<_>>(),
+            [(1, "a"), (3, "b"), (5, "c")]
+        );
+    }
+}

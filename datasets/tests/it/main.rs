@@ -1,0 +1,6 @@
+//! Listings of whole trees: the real annotation over stand-in media, and trees with every kind of dirt.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod crema_d;
