@@ -1,8 +1,10 @@
 //! What a sample is once ingested, and how it streams.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod error;
 pub mod mel;
 pub mod rows;
+pub mod rng;
 pub mod schema;
 
 pub use error::Error;
