@@ -1,0 +1,57 @@
+//! What the stream hands to a model: one batch, each modality's present samples side by side.
+
+/// A batch of samples in the epoch's order.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Sample ids.
+    pub ids: Vec<String>,
+    /// Class indices per sample: one for single-label data, any number for multi-label.
+    pub labels: Vec<Vec<u32>>,
+    /// Per sample, which of the two modalities it has.
+    pub present: Vec<[bool; 2]>,
+    /// Per modality, the samples that have it; none where no sample has.
+    pub inputs: [Option<ModalityBatch>; 2],
+    /// Samples of this epoch that are consumed once this batch is used.
+    pub consumed: u64,
+}
+
+/// One modality of a batch.
+#[derive(Clone, Debug)]
+pub struct ModalityBatch {
+    /// Which samples of the batch have it, ascending; `data` holds these only.
+    pub rows: Vec<usize>,
+    /// Their values, in the order of `rows`.
+    pub data: ModalityData,
+}
+
+/// Model-ready values, row-major.
+#[derive(Clone, Debug)]
+pub enum ModalityData {
+    /// `[rows, frames, bins]`: log-mel, zero-padded, then normalised.
+    Mel {
+        /// Values.
+        values: Vec<f32>,
+        /// Frames after padding.
+        frames: usize,
+        /// Mel bins.
+        bins: usize,
+    },
+    /// `[rows, images_per_sample, 3, size, size]`: normalised RGB.
+    Pixels {
+        /// Values.
+        values: Vec<f32>,
+        /// Frames of a video, 1 for an image.
+        images_per_sample: usize,
+        /// Side in pixels.
+        size: usize,
+    },
+    /// `[rows, max_len]`: word pieces, padded with 0.
+    Tokens {
+        /// Word-piece ids.
+        ids: Vec<u32>,
+        /// Word pieces per row, class and separator included.
+        lengths: Vec<usize>,
+        /// Columns.
+        max_len: usize,
+    },
+}
