@@ -1,12 +1,14 @@
 //! What a sample is once ingested, and how it streams.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod batch;
 pub mod error;
 pub mod mel;
 pub mod rows;
 pub mod rng;
 pub mod schema;
 
+pub use batch::{Batch, ModalityBatch, ModalityData};
 pub use error::Error;
 pub use mel::Mel;
 pub use rows::{Row, record_batch};
