@@ -69,19 +69,19 @@ const KNOWN_BAD: [KnownBad; 8] = [
     },
     KnownBad {
         stem: "1076_MTI_SAD_XX",
-        kind: FLV,
-        bytes: 201_958..=201_958,
-        audio: false,
-        video: false,
-        message: "the flv shows an error picture and is silent; it is not used",
-    },
-    KnownBad {
-        stem: "1076_MTI_SAD_XX",
         kind: WAV,
         bytes: 82_260..=82_260,
         audio: false,
         video: true,
         message: "the wav is silent; it is not used",
+    },
+    KnownBad {
+        stem: "1076_MTI_SAD_XX",
+        kind: FLV,
+        bytes: 201_958..=201_958,
+        audio: false,
+        video: false,
+        message: "the flv shows an error picture and is silent; it is not used",
     },
     KnownBad {
         stem: "1064_TIE_SAD_XX",
