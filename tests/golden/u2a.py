@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common import HERE, Encoder, adapters, fill, load, lora, normal, relative, rng, tensor, write
+from common import HERE, MODELS, Encoder, adapters, fill, load, lora, normal, relative, rng, tensor, write
 
 WIDTH, BATCH, STEPS, STEPS_PER_EPOCH, POOL = 32, 4, 20, 2, 8
 WARMUP_EPOCHS, WARMUP_FACTOR, POWER = 5, 0.1, 0.9
@@ -85,23 +85,47 @@ def learning_rate(step, total, per_epoch, base):
     return base * (1 - (step - warmup) / (total - warmup)) ** POWER
 
 
+def adamw(trainable, lr):
+    return torch.optim.AdamW(
+        trainable.values(), lr=lr, betas=(0.9, 0.999), eps=EPS, weight_decay=WEIGHT_DECAY, foreach=False
+    )
+
+
 class U2A(torch.nn.Module):
-    def __init__(self, case, dtype):
+    """METHOD.md's model on the encoders below `root`."""
+
+    def __init__(self, case, dtype, root=MODELS, rank=1, alpha=1):
         super().__init__()
         self.case, self.encoders = case, []
         self.mask_tokens = torch.nn.ParameterDict()
         for kind, m in zip(case.kinds, case.modalities):
-            peft = lora(kind, load(kind, dtype))
-            std_a = (1 / 3 / WIDTH) ** 0.5  # the deviation of Kaiming-uniform with a = sqrt 5
-            fill(peft, std_a, case.std_b, case.name, m)
-            self.encoders.append(Encoder(kind, peft))
-            token = tensor(normal((1, WIDTH), 0.02, case.name, m, "mask_token")).to(dtype)
-            self.mask_tokens[m] = torch.nn.Parameter(token)
-        self.head = torch.nn.Linear(WIDTH, case.classes).to(dtype)
-        bound = WIDTH**-0.5
+            base = load(kind, dtype, root)
+            self.width = base.config.hidden_size
+            self.encoders.append(Encoder(kind, lora(kind, base, rank, alpha)))
+            self.mask_tokens[m] = torch.nn.Parameter(torch.zeros(1, self.width, dtype=dtype))
+        self.head = torch.nn.Linear(self.width, case.classes).to(dtype)
+
+    def draw(self):
+        """The case's seeded start."""
+        case = self.case
+        std_a = (1 / 3 / self.width) ** 0.5  # the deviation of Kaiming-uniform with a = sqrt 5
+        bound = self.width**-0.5
         with torch.no_grad():
+            for encoder, m in zip(self.encoders, case.modalities):
+                fill(encoder.model, std_a, case.std_b, case.name, m)
+                self.mask_tokens[m].copy_(tensor(normal((1, self.width), 0.02, case.name, m, "mask_token")))
             for name, p in self.head.named_parameters():
                 p.copy_(torch.from_numpy(rng(case.name, name).uniform(-bound, bound, tuple(p.shape)).astype(np.float32)))
+        return self
+
+    def set(self, values):
+        """Takes every trainable tensor from `values`, by the names of `trainable`."""
+        mine = self.trainable()
+        assert mine.keys() == values.keys(), sorted(mine.keys() ^ values.keys())[:4]
+        with torch.no_grad():
+            for key, p in mine.items():
+                p.copy_(values[key].reshape(p.shape))
+        return self
 
     def trainable(self):
         """By the names of the run's files: MODALITY/adapter key, then head.safetensors' own."""
@@ -121,14 +145,14 @@ class U2A(torch.nn.Module):
             x = x.flatten(0, 1)
         cls, mt = self.encoders[index].tokens(x, lengths, self.mask_tokens[m])
         if m == "video":
-            cls, mt = (t.view(len(rows), FRAMES, -1).mean(1) for t in (cls, mt))
+            cls, mt = (t.view(len(rows), -1, self.width).mean(1) for t in (cls, mt))
         return cls, mt
 
     def forward(self, inputs, samples, present, labels):
         """(logits, task loss, alignment loss); the encoders see only samples that have their modality."""
         dtype = self.head.weight.dtype
-        cls = [torch.zeros(len(samples), WIDTH, dtype=dtype) for _ in range(2)]
-        mt = [torch.zeros(len(samples), WIDTH, dtype=dtype) for _ in range(2)]
+        cls = [torch.zeros(len(samples), self.width, dtype=dtype) for _ in range(2)]
+        mt = [torch.zeros(len(samples), self.width, dtype=dtype) for _ in range(2)]
         for i in range(2):
             rows = present[:, i].nonzero().flatten()
             if len(rows):
@@ -162,15 +186,13 @@ def train(case, dtype):
         out[f"pool.{key}"] = value
     out |= {"pool.labels": labels, "steps.samples": samples, "steps.present": present}
 
-    model = U2A(case, dtype)
+    model = U2A(case, dtype).draw()
     trainable = model.trainable()
     wanted = {id(p) for p in trainable.values()}
     for p in model.parameters():
         assert id(p) in wanted or not p.requires_grad
     out |= {f"initial.{k}": p.detach().clone() for k, p in trainable.items()}
-    optimiser = torch.optim.AdamW(
-        trainable.values(), lr=case.lr, betas=(0.9, 0.999), eps=EPS, weight_decay=WEIGHT_DECAY, foreach=False
-    )
+    optimiser = adamw(trainable, case.lr)
     curves = {k: [] for k in ("loss", "task_loss", "align_loss", "lr")}
     for step in range(STEPS):
         rate = learning_rate(step, STEPS, STEPS_PER_EPOCH, case.lr)
