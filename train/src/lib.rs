@@ -1,1 +1,8 @@
-//! train
+//! U2A training and evaluation: frozen encoders, adapters, mask tokens, losses, loop.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod adapter;
+pub mod encoder;
+pub mod kernels;
+pub mod ops;
+pub mod weights;

@@ -1,0 +1,203 @@
+//! One transformer block: forward keeps what its hand-written backward needs.
+//!
+//! Pre-norm (CLIP, AST): `h = x + out(attn(norm1(x)))`, `y = h + fc2(f(fc1(norm2(h))))`.
+//! Post-norm (BERT): `h = norm1(x + out(attn(x)))`, `y = norm2(h + fc2(f(fc1(h))))`.
+//! Adapters sit on query, key, value and the attention's output layer, nowhere else.
+
+use crate::kernels::{Activation, Dropout};
+use crate::ops::{self, Adapter, Adapters, AttentionSaved, Linear, Norm, NormStats, Rows};
+use candle_core::{Result, Tensor};
+
+/// How many adapters a block has: query, key, value, output, in this order everywhere.
+pub const ADAPTERS: usize = 4;
+
+/// A block's frozen weights.
+#[derive(Clone)]
+pub struct Block {
+    /// Before (or, post-norm, after) attention.
+    pub norm1: Norm,
+    /// Query, key and value stacked: `3d x d`.
+    pub qkv: Linear,
+    /// Attention's output layer: `d x d`.
+    pub out: Linear,
+    /// Before (or after) the feed-forward part.
+    pub norm2: Norm,
+    /// `m x d`.
+    pub fc1: Linear,
+    /// `d x m`.
+    pub fc2: Linear,
+}
+
+/// What all blocks of an encoder share.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Attention heads.
+    pub heads: usize,
+    /// Between `fc1` and `fc2`.
+    pub activation: Activation,
+    /// CLIP and AST normalise before each part, BERT after it.
+    pub norm_first: bool,
+}
+
+/// Random behaviour of one training step; [`Noise::none`] at evaluation.
+#[derive(Clone, Copy, Debug)]
+pub struct Noise {
+    /// The run's seed.
+    pub seed: u64,
+    /// Optimiser step.
+    pub step: u32,
+    /// Dropout on the adapters' inputs.
+    pub lora: f64,
+    /// The encoder's own dropout on hidden states (and embeddings).
+    pub hidden: f64,
+    /// The encoder's own dropout on attention probabilities.
+    pub attention: f64,
+    /// First module number of this encoder, so that encoders draw apart.
+    pub first_module: u32,
+}
+
+/// Module numbers that one block takes: four adapters, attention, two hidden states, one spare.
+const MODULES_PER_BLOCK: u32 = 8;
+
+impl Noise {
+    /// No randomness.
+    pub fn none() -> Noise {
+        Noise { seed: 0, step: 0, lora: 0.0, hidden: 0.0, attention: 0.0, first_module: 0 }
+    }
+
+    fn draw(&self, rate: f64, module: u32) -> Option<Dropout> {
+        (rate > 0.0).then_some(Dropout { rate, seed: self.seed, step: self.step, module: self.first_module + module })
+    }
+
+    fn block(&self, rate: f64, block: usize, site: u32) -> Option<Dropout> {
+        self.draw(rate, MODULES_PER_BLOCK * (block as u32 + 1) + site)
+    }
+
+    /// Dropout of the embedding layer's output.
+    pub fn embedding(&self) -> Option<Dropout> {
+        self.draw(self.hidden, 0)
+    }
+}
+
+/// One call of one block: its place, its adapters and its noise.
+pub struct Call<'a> {
+    /// Number of the block, from 0.
+    pub index: usize,
+    /// Where sequences lie.
+    pub rows: &'a Rows,
+    /// Shared shape.
+    pub shape: Shape,
+    /// Query, key, value, output; none when they are merged or switched off.
+    pub adapters: Option<&'a [Adapter; ADAPTERS]>,
+    /// `alpha / rank`.
+    pub scale: f64,
+    /// Randomness of this step.
+    pub noise: &'a Noise,
+}
+
+impl<'a> Call<'a> {
+    fn with_adapters<R>(&self, sites: std::ops::Range<usize>, f: impl FnOnce(Option<&Adapters>) -> R) -> R {
+        let Some(adapters) = self.adapters else { return f(None) };
+        let parts: Vec<&Adapter> = adapters[sites.clone()].iter().collect();
+        let dropout = sites.filter_map(|site| self.noise.block(self.noise.lora, self.index, site as u32)).collect();
+        f(Some(&Adapters { parts: &parts, scale: self.scale, dropout }))
+    }
+
+    fn attention_dropout(&self) -> Option<Dropout> {
+        self.noise.block(self.noise.attention, self.index, 4)
+    }
+
+    fn hidden_dropout(&self, which: u32) -> Option<Dropout> {
+        self.noise.block(self.noise.hidden, self.index, 5 + which)
+    }
+}
+
+/// What a block's backward needs.
+pub struct Saved {
+    x: Tensor,
+    stats1: NormStats,
+    qkv: Tensor,
+    qkv_u: Option<Tensor>,
+    attended: Tensor,
+    attention: AttentionSaved,
+    out_u: Option<Tensor>,
+    /// Pre-norm: `x + attention`. Post-norm: the sum that norm1 reads.
+    sum1: Tensor,
+    stats2: NormStats,
+    /// Before the activation.
+    z: Tensor,
+    /// Post-norm only: the sum that norm2 reads.
+    sum2: Option<Tensor>,
+}
+
+impl Block {
+    /// The block's output (`n x d`) and what its backward needs.
+    pub fn forward(&self, x: &Tensor, call: &Call) -> Result<(Tensor, Saved)> {
+        let Shape { heads, activation, norm_first } = call.shape;
+        let normed = if norm_first { Some(self.norm1.forward(x)?) } else { None };
+        let input = normed.as_ref().map_or(x, |(y, _)| y);
+        let (qkv, qkv_u) = call.with_adapters(0..3, |a| self.qkv.forward(input, call.rows, a))?;
+        let (attended, attention) = ops::attention_forward(&qkv, heads, call.rows, call.attention_dropout().as_ref())?;
+        let (projected, out_u) = call.with_adapters(3..4, |a| self.out.forward(&attended, call.rows, a))?;
+        let projected = ops::dropout(&projected, call.hidden_dropout(0).as_ref(), call.rows)?;
+        let sum1 = (x + projected)?;
+        if let Some((_, stats1)) = normed {
+            let (input, stats2) = self.norm2.forward(&sum1)?;
+            let (z, _) = self.fc1.forward(&input, call.rows, None)?;
+            let (y, _) = self.fc2.forward(&ops::activate(activation, &z)?, call.rows, None)?;
+            let y = (&sum1 + ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?)?;
+            Ok((y, Saved { x: x.clone(), stats1, qkv, qkv_u, attended, attention, out_u, sum1, stats2, z, sum2: None }))
+        } else {
+            let (h, stats1) = self.norm1.forward(&sum1)?;
+            let (z, _) = self.fc1.forward(&h, call.rows, None)?;
+            let (y, _) = self.fc2.forward(&ops::activate(activation, &z)?, call.rows, None)?;
+            let sum2 = (&h + ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?)?;
+            let (y, stats2) = self.norm2.forward(&sum2)?;
+            let saved = Saved { x: x.clone(), stats1, qkv, qkv_u, attended, attention, out_u, sum1, stats2, z, sum2: Some(sum2) };
+            Ok((y, saved))
+        }
+    }
+
+    /// The gradients of the block's input and of its adapters (query, key, value, output).
+    pub fn backward(&self, dy: &Tensor, saved: &Saved, call: &Call) -> Result<(Tensor, Vec<Adapter>)> {
+        let activation = call.shape.activation;
+        let feed_forward = |dy: &Tensor| -> Result<Tensor> {
+            let dy = ops::dropout(dy, call.hidden_dropout(1).as_ref(), call.rows)?;
+            let (da, _) = self.fc2.backward(&dy, &saved.z, None, call.rows, None)?;
+            let dz = ops::activate_backward(activation, &saved.z, &da)?;
+            Ok(self.fc1.backward(&dz, &saved.z, None, call.rows, None)?.0)
+        };
+        if let Some(sum2) = &saved.sum2 {
+            let d_sum2 = self.norm2.backward(dy, sum2, &saved.stats2, None)?;
+            let dh = (feed_forward(&d_sum2)? + d_sum2)?;
+            let d_sum1 = self.norm1.backward(&dh, &saved.sum1, &saved.stats1, None)?;
+            let (dx, grads) = self.attention_backward(&d_sum1, &saved.x, saved, call)?;
+            Ok(((dx + d_sum1)?, grads))
+        } else {
+            let d_sum1 = self.norm2.backward(&feed_forward(dy)?, &saved.sum1, &saved.stats2, Some(dy))?;
+            let input = self.norm1.again(&saved.x, &saved.stats1)?;
+            let (d_input, grads) = self.attention_backward(&d_sum1, &input, saved, call)?;
+            Ok((self.norm1.backward(&d_input, &saved.x, &saved.stats1, Some(&d_sum1))?, grads))
+        }
+    }
+
+    /// Through output layer, attention and the stacked projections, down to their `input`.
+    fn attention_backward(&self, dy: &Tensor, input: &Tensor, saved: &Saved, call: &Call) -> Result<(Tensor, Vec<Adapter>)> {
+        let dy = ops::dropout(dy, call.hidden_dropout(0).as_ref(), call.rows)?;
+        let (d_attended, out_grads) =
+            call.with_adapters(3..4, |a| self.out.backward(&dy, &saved.attended, saved.out_u.as_ref(), call.rows, a))?;
+        let d_qkv = ops::attention_backward(
+            &saved.qkv, call.shape.heads, call.rows, call.attention_dropout().as_ref(), &saved.attended, &saved.attention, &d_attended,
+        )?;
+        let (dx, mut grads) = call.with_adapters(0..3, |a| self.qkv.backward(&d_qkv, input, saved.qkv_u.as_ref(), call.rows, a))?;
+        grads.extend(out_grads);
+        Ok((dx, grads))
+    }
+
+    /// The block with its adapters multiplied into the weights.
+    pub fn merged(&self, adapters: &[Adapter; ADAPTERS], scale: f64) -> Result<Block> {
+        let [q, k, v, o] = adapters;
+        let of = |parts: &[&Adapter], linear: &Linear| linear.merged(&Adapters { parts, scale, dropout: Vec::new() });
+        Ok(Block { qkv: of(&[q, k, v], &self.qkv)?, out: of(&[o], &self.out)?, ..self.clone() })
+    }
+}

@@ -1,0 +1,238 @@
+//! A frozen transformer encoder with adapters and a mask token: tokens in, class and mask token out.
+//!
+//! Forward and backward are written out (no autograd): the forward pass keeps what each block's
+//! backward needs, or, to save memory, each block's input alone, from which the backward runs the
+//! block again. Gradients reach the adapters and the mask token and nothing else.
+//!
+//! [`config`] knows names and sizes, [`embed`] turns inputs into tokens, [`block`] is one block.
+
+pub mod block;
+pub mod config;
+mod embed;
+
+use crate::ops::{Adapter, Linear, Norm, Rows};
+use crate::weights::Weights;
+use anyhow::Result;
+use block::{ADAPTERS, Block, Call, Noise, Saved, Shape};
+use candle_core::{DType, Device, Tensor};
+use config::{EncoderConfig, Kind, Part};
+use embed::Embedding;
+use features::ModalityData;
+
+/// What the forward pass keeps for the backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing: evaluation.
+    Nothing,
+    /// Each block's input; the backward pass runs the block again.
+    Inputs,
+    /// All that backward needs but for attention scores.
+    All,
+}
+
+/// An encoder's learnable part.
+#[derive(Clone, Debug)]
+pub struct Learnable {
+    /// Per block: query, key, value, output.
+    pub adapters: Vec<[Adapter; ADAPTERS]>,
+    /// `alpha / rank`.
+    pub scale: f64,
+    /// `d`.
+    pub mask_token: Tensor,
+}
+
+/// A frozen encoder.
+#[derive(Clone)]
+pub struct Encoder {
+    config: EncoderConfig,
+    embedding: Embedding,
+    /// CLIP's `pre_layrnorm`, which the mask token goes through as well.
+    pre_norm: Option<Norm>,
+    blocks: Vec<Block>,
+    /// The norm after the last block; BERT has none.
+    final_norm: Option<Norm>,
+    shape: Shape,
+}
+
+/// Class and mask token after the last layer, each `sequences x d`.
+pub struct Output {
+    /// Class token.
+    pub cls: Tensor,
+    /// Mask token.
+    pub mask: Tensor,
+}
+
+/// What [`Encoder::backward`] needs.
+pub struct Tape {
+    rows: Rows,
+    noise: Noise,
+    /// Before `pre_norm`, and its statistics.
+    pre: Option<(Tensor, crate::ops::NormStats)>,
+    blocks: Vec<Kept>,
+    /// The rows that `final_norm` read.
+    last: Tensor,
+    last_stats: Option<crate::ops::NormStats>,
+}
+
+enum Kept {
+    Input(Tensor),
+    All(Box<Saved>),
+}
+
+/// Gradients of [`Learnable`], in its own form.
+pub struct Gradients {
+    /// Per block: query, key, value, output.
+    pub adapters: Vec<Vec<Adapter>>,
+    /// `d`.
+    pub mask_token: Tensor,
+}
+
+impl Encoder {
+    /// Takes the weights apart into layers.
+    pub fn new(config: EncoderConfig, mut weights: Weights, dtype: DType) -> Result<Encoder> {
+        let mut take = |name: &str| -> Result<Tensor> { Ok(weights.take(name)?.to_dtype(dtype)?) };
+        let eps = config.norm_eps;
+        let embedding = Embedding::new(&config, &mut take)?;
+        let norm = |take: &mut dyn FnMut(&str) -> Result<Tensor>, name: &str| -> Result<Norm> {
+            Ok(Norm { weight: take(&format!("{name}.weight"))?, bias: take(&format!("{name}.bias"))?, eps })
+        };
+        let linear = |take: &mut dyn FnMut(&str) -> Result<Tensor>, name: &str| -> Result<Linear> {
+            Ok(Linear { weight: take(&format!("{name}.weight"))?, bias: take(&format!("{name}.bias"))? })
+        };
+        let pre_norm = if config.kind == Kind::Clip { Some(norm(&mut take, "pre_layrnorm")?) } else { None };
+        let mut blocks = Vec::with_capacity(config.layers);
+        for layer in 0..config.layers {
+            let name = |part| config.block_tensor(layer, part);
+            let [q, k, v] = [Part::Query, Part::Key, Part::Value].map(|part| linear(&mut take, &name(part)));
+            let (q, k, v) = (q?, k?, v?);
+            let qkv = Linear {
+                weight: Tensor::cat(&[q.weight, k.weight, v.weight], 0)?,
+                bias: Tensor::cat(&[q.bias, k.bias, v.bias], 0)?,
+            };
+            blocks.push(Block {
+                norm1: norm(&mut take, &name(Part::Norm1))?,
+                qkv,
+                out: linear(&mut take, &name(Part::Out))?,
+                norm2: norm(&mut take, &name(Part::Norm2))?,
+                fc1: linear(&mut take, &name(Part::Fc1))?,
+                fc2: linear(&mut take, &name(Part::Fc2))?,
+            });
+        }
+        let final_norm = match config.kind {
+            Kind::Clip => Some(norm(&mut take, "post_layernorm")?),
+            Kind::Ast => Some(norm(&mut take, "layernorm")?),
+            Kind::Bert => None,
+        };
+        let shape = Shape { heads: config.heads, activation: config.activation, norm_first: config.kind != Kind::Bert };
+        Ok(Encoder { config, embedding, pre_norm, blocks, final_norm, shape })
+    }
+
+    /// Sizes.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// Leaves out the norm after the last block (`clip_features = "last_hidden"`).
+    pub fn without_final_norm(mut self) -> Encoder {
+        self.final_norm = None;
+        self
+    }
+
+    /// The encoder with the adapters multiplied into its weights, for evaluation.
+    pub fn merged(&self, learnable: &Learnable) -> Result<Encoder> {
+        let blocks = self.blocks.iter().zip(&learnable.adapters).map(|(b, a)| b.merged(a, learnable.scale)).collect::<candle_core::Result<_>>()?;
+        Ok(Encoder { blocks, ..self.clone() })
+    }
+
+    fn call<'a>(&self, index: usize, rows: &'a Rows, learnable: Option<&'a Learnable>, noise: &'a Noise) -> Call<'a> {
+        Call {
+            index, rows, noise,
+            shape: self.shape,
+            adapters: learnable.map(|l| &l.adapters[index]),
+            scale: learnable.map_or(0.0, |l| l.scale),
+        }
+    }
+
+    /// Runs the encoder; `samples` names each sequence to the random generator.
+    ///
+    /// With `merged` the adapters are passed over, because the weights hold them already.
+    pub fn forward(&self, data: &ModalityData, samples: &[u32], learnable: &Learnable, merged: bool, noise: &Noise, keep: Keep) -> Result<(Output, Tape)> {
+        let (mut x, rows) = self.embedding.tokens(data, samples, &learnable.mask_token, noise)?;
+        let mut pre = None;
+        if let Some(norm) = &self.pre_norm {
+            let (y, stats) = norm.forward(&x)?;
+            pre = (keep != Keep::Nothing).then_some((x, stats));
+            x = y;
+        }
+        let adapters = (!merged).then_some(learnable);
+        let mut kept = Vec::new();
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (y, saved) = block.forward(&x, &self.call(i, &rows, adapters, noise))?;
+            match keep {
+                Keep::Nothing => {}
+                Keep::Inputs => kept.push(Kept::Input(x)),
+                Keep::All => kept.push(Kept::All(Box::new(saved))),
+            }
+            x = y;
+        }
+        let last = x.index_select(&read_rows(&rows)?, 0)?;
+        let (tokens, last_stats) = match &self.final_norm {
+            Some(norm) => norm.forward(&last).map(|(y, s)| (y, Some(s)))?,
+            None => (last.clone(), None),
+        };
+        let n = rows.sequences();
+        let output = Output { cls: tokens.narrow(0, 0, n)?, mask: tokens.narrow(0, n, n)? };
+        Ok((output, Tape { rows, noise: *noise, pre, blocks: kept, last, last_stats }))
+    }
+
+    /// Gradients of the learnable part, given those of the two outputs; frees the tape as it goes.
+    pub fn backward(&self, tape: Tape, d_cls: &Tensor, d_mask: &Tensor, learnable: &Learnable) -> Result<Gradients> {
+        let Tape { rows, noise, pre, blocks: mut kept, last, last_stats } = tape;
+        let d_last = Tensor::cat(&[d_cls, d_mask], 0)?;
+        let d_last = match (&self.final_norm, &last_stats) {
+            (Some(norm), Some(stats)) => norm.backward(&d_last, &last, stats, None)?,
+            _ => d_last,
+        };
+        let zeros = Tensor::zeros((rows.len(), self.config.hidden), d_last.dtype(), d_last.device())?;
+        let mut dx = zeros.index_add(&read_rows(&rows)?, &d_last, 0)?;
+        let mut adapters = Vec::with_capacity(self.blocks.len());
+        for (i, block) in self.blocks.iter().enumerate().rev() {
+            let call = self.call(i, &rows, Some(learnable), &noise);
+            let saved = match kept.pop() {
+                Some(Kept::All(saved)) => saved,
+                Some(Kept::Input(x)) => Box::new(block.forward(&x, &call)?.1),
+                None => anyhow::bail!("backward after a forward pass that kept nothing"),
+            };
+            let (d, grads) = block.backward(&dx, &saved, &call)?;
+            dx = d;
+            adapters.push(grads);
+        }
+        adapters.reverse();
+        // Below the blocks only the mask token learns.
+        let ids: Vec<u32> = rows.offsets[1..].iter().map(|end| *end as u32 - 1).collect();
+        let mask_rows = Tensor::new(ids, &Device::Cpu)?;
+        let d_mask = dx.index_select(&mask_rows, 0)?;
+        let d_mask = match (&self.pre_norm, &pre) {
+            (Some(norm), Some((x, stats))) => norm.backward(&d_mask, &x.index_select(&mask_rows, 0)?, &pick(stats, &rows), None)?,
+            _ => d_mask,
+        };
+        Ok(Gradients { adapters, mask_token: d_mask.sum_keepdim(0)? })
+    }
+}
+
+/// Row numbers of all class tokens, then of all mask tokens.
+fn read_rows(rows: &Rows) -> candle_core::Result<Tensor> {
+    let first = rows.offsets[..rows.sequences()].iter().map(|o| *o as u32);
+    let last = rows.offsets[1..].iter().map(|end| *end as u32 - 1);
+    Tensor::new(first.chain(last).collect::<Vec<_>>(), &Device::Cpu)
+}
+
+/// Statistics of the mask tokens' rows alone.
+fn pick(stats: &crate::ops::NormStats, rows: &Rows) -> crate::ops::NormStats {
+    use crate::ops::NormStats::{F32, F64};
+    let last = rows.offsets[1..].iter().map(|end| end - 1);
+    match stats {
+        F32(s) => F32(last.map(|row| s[row]).collect()),
+        F64(s) => F64(last.map(|row| s[row]).collect()),
+    }
+}

@@ -1,0 +1,114 @@
+//! The encoders' activation functions, forward and backward.
+
+use super::simd::simd;
+use super::Real;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// Elements that one task handles.
+const CHUNK: usize = 16 * 1024;
+
+/// An activation by the name that Hugging Face's `config.json` gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x Phi(x)` with the exact normal distribution function (BERT, AST).
+    Gelu,
+    /// `x sigmoid(1.702 x)` (CLIP).
+    QuickGelu,
+}
+
+impl Activation {
+    /// `y = f(z)`.
+    pub fn forward<T: Real>(self, z: &[T]) -> Vec<T> {
+        let mut y = vec![T::zero(); z.len()];
+        y.par_chunks_mut(CHUNK).zip(z.par_chunks(CHUNK)).for_each(|(y, z)| match self {
+            Activation::Gelu => gelu(z, y),
+            Activation::QuickGelu => quick_gelu(z, y),
+        });
+        y
+    }
+
+    /// Replaces the gradient of the output by that of the input: `dz = dy f'(z)`.
+    pub fn backward<T: Real>(self, z: &[T], dy: &mut [T]) {
+        dy.par_chunks_mut(CHUNK).zip(z.par_chunks(CHUNK)).for_each(|(dy, z)| match self {
+            Activation::Gelu => gelu_backward(z, dy),
+            Activation::QuickGelu => quick_gelu_backward(z, dy),
+        });
+    }
+}
+
+simd! {
+    fn gelu<T: Real>(z: &[T], y: &mut [T]) {
+        let (half, root_half) = (T::of(0.5), T::of(std::f64::consts::FRAC_1_SQRT_2));
+        for (y, z) in y.iter_mut().zip(z) {
+            *y = half * *z * (T::one() + (*z * root_half).erf());
+        }
+    }
+}
+
+simd! {
+    fn gelu_backward<T: Real>(z: &[T], dy: &mut [T]) {
+        // d/dz z Phi(z) = Phi(z) + z phi(z)
+        let (half, root_half) = (T::of(0.5), T::of(std::f64::consts::FRAC_1_SQRT_2));
+        let density = T::of(0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2);
+        for (dy, z) in dy.iter_mut().zip(z) {
+            let phi = density * Real::exp(T::zero() - half * *z * *z);
+            *dy *= half * (T::one() + (*z * root_half).erf()) + *z * phi;
+        }
+    }
+}
+
+/// CLIP's constant in `x sigmoid(1.702 x)`.
+const QUICK: f64 = 1.702;
+
+simd! {
+    fn quick_gelu<T: Real>(z: &[T], y: &mut [T]) {
+        let k = T::of(-QUICK);
+        for (y, z) in y.iter_mut().zip(z) {
+            *y = *z / (T::one() + Real::exp(k * *z));
+        }
+    }
+}
+
+simd! {
+    fn quick_gelu_backward<T: Real>(z: &[T], dy: &mut [T]) {
+        // With s = sigmoid(k z): d/dz z s = s (1 + k z (1 - s))
+        let k = T::of(QUICK);
+        for (dy, z) in dy.iter_mut().zip(z) {
+            let s = T::one() / (T::one() + Real::exp(T::zero() - k * *z));
+            *dy *= s * (T::one() + k * *z * (T::one() - s));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::dropout::tests::noise;
+
+    #[test]
+    fn gradients_by_finite_differences() {
+        let z: Vec<f64> = noise(1, 200).iter().map(|v| v * 3.0).collect();
+        for f in [Activation::Gelu, Activation::QuickGelu] {
+            let mut dz = vec![1.0; z.len()];
+            f.backward(&z, &mut dz);
+            let up = f.forward(&z.iter().map(|v| v + 1e-6).collect::<Vec<_>>());
+            let down = f.forward(&z.iter().map(|v| v - 1e-6).collect::<Vec<_>>());
+            for i in 0..z.len() {
+                assert!(((up[i] - down[i]) / 2e-6 - dz[i]).abs() < 1e-8, "{f:?} at {}", z[i]);
+            }
+        }
+    }
+
+    #[test]
+    fn single_precision_is_close_to_double() {
+        let z: Vec<f64> = noise(2, 1000).iter().map(|v| f64::from((v * 4.0) as f32)).collect();
+        let z32: Vec<f32> = z.iter().map(|v| *v as f32).collect();
+        for f in [Activation::Gelu, Activation::QuickGelu] {
+            for ((a, b), z) in f.forward(&z).iter().zip(f.forward(&z32)).zip(&z) {
+                assert!((a - f64::from(b)).abs() < 3e-7 * (1.0 + z.abs()), "{f:?} at {z}: {a} {b}");
+            }
+        }
+    }
+}

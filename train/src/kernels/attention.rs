@@ -1,0 +1,240 @@
+//! Multi-head attention over packed sequences that never stores its scores.
+//!
+//! Queries are taken a tile at a time: the tile's scores against all keys are formed, normalised
+//! and used at once, so memory grows with the number of tokens, not with its square. The forward
+//! pass keeps one number per query and head (the logarithm of the softmax's denominator), from
+//! which the backward pass forms the same probabilities again (FlashAttention's scheme, Dao 2022,
+//! without the online part: a row of scores fits the cache).
+
+use super::lora::Rows;
+use super::matmul::{Mat, MatMut, Threads, matmul};
+use super::norm::{sum, total};
+use super::shared::Shared;
+use super::simd::{LANES, simd};
+use super::{Dropout, Real};
+use rayon::prelude::*;
+
+/// Queries per tile: 64 x 1215 scores of AST take 304 KiB, within a core's second-level cache.
+const TILE: usize = 64;
+
+/// What the backward pass needs beside the inputs and the output.
+pub struct Saved<T> {
+    /// `ln sum_j exp(score_ij)` of head `h`, row `i` at `h * n + i`.
+    log_sum_exp: Vec<T>,
+}
+
+/// One (sequence, head) pair: the unit of parallel work.
+struct Unit {
+    sequence: usize,
+    head: usize,
+}
+
+fn units(rows: &Rows, heads: usize) -> Vec<Unit> {
+    (0..rows.sequences()).flat_map(|sequence| (0..heads).map(move |head| Unit { sequence, head })).collect()
+}
+
+/// `softmax(q k^T / sqrt(dim)) v` for each sequence and head.
+///
+/// `qkv` is `n x 3d`, queries, keys and values side by side, heads side by side in each; the result
+/// is `n x d`. Dropout, if any, falls on the probabilities.
+pub fn forward<T: Real>(qkv: &[T], d: usize, heads: usize, rows: &Rows, dropout: Option<&Dropout>) -> (Vec<T>, Saved<T>) {
+    let (n, dim) = (rows.len(), d / heads);
+    let scale = 1.0 / (dim as f64).sqrt();
+    let mut out = vec![T::zero(); n * d];
+    let mut lse = vec![T::zero(); heads * n];
+    {
+        let (out, lse) = (Shared::new(&mut out), Shared::new(&mut lse));
+        units(rows, heads).par_iter().for_each(|unit| {
+            let (start, end) = (rows.offsets[unit.sequence], rows.offsets[unit.sequence + 1]);
+            let t = end - start;
+            let part = |which: usize, from: usize, len: usize| {
+                Mat::strided(&qkv[(start + from) * 3 * d + which * d + unit.head * dim..], len, dim, 3 * d)
+            };
+            let mut scores = vec![T::zero(); TILE.min(t) * t];
+            let mut mask = vec![T::zero(); if dropout.is_some() { t } else { 0 }];
+            for from in (0..t).step_by(TILE) {
+                let len = TILE.min(t - from);
+                let scores = &mut scores[..len * t];
+                matmul(scale, part(0, from, len), part(1, 0, t).t(), false, MatMut::new(scores, len, t), Threads::One);
+                // SAFETY: (sequence, head) units are distinct, so their rows of `lse` and their
+                // columns of `out` are.
+                let mut lse = unsafe { lse.matrix(unit.head * n + start + from, 1, len, len) };
+                for (i, (row, lse)) in scores.chunks_exact_mut(t).zip(lse.row(0)).enumerate() {
+                    *lse = softmax_row(row);
+                    if let Some(dropout) = dropout {
+                        dropout.fill(rows.samples[unit.sequence], unit.head * t + from + i, &mut mask);
+                        row.iter_mut().zip(&mask).for_each(|(p, m)| *p *= *m);
+                    }
+                }
+                // SAFETY: as above.
+                let out = unsafe { out.matrix((start + from) * d + unit.head * dim, len, dim, d) };
+                matmul(1.0, Mat::new(scores, len, t), part(2, 0, t), false, out, Threads::One);
+            }
+        });
+    }
+    (out, Saved { log_sum_exp: lse })
+}
+
+/// The gradient of `qkv` (`n x 3d`), given the output and its gradient (`n x d`).
+pub fn backward<T: Real>(
+    qkv: &[T], d: usize, heads: usize, rows: &Rows, dropout: Option<&Dropout>,
+    out: &[T], saved: &Saved<T>, d_out: &[T],
+) -> Vec<T> {
+    let (n, dim) = (rows.len(), d / heads);
+    let scale = 1.0 / (dim as f64).sqrt();
+    let mut d_qkv = vec![T::zero(); n * 3 * d];
+    {
+        let d_qkv = Shared::new(&mut d_qkv);
+        units(rows, heads).par_iter().for_each(|unit| {
+            let (start, end) = (rows.offsets[unit.sequence], rows.offsets[unit.sequence + 1]);
+            let t = end - start;
+            let column = unit.head * dim;
+            let part = |which: usize, from: usize, len: usize| {
+                Mat::strided(&qkv[(start + from) * 3 * d + which * d + column..], len, dim, 3 * d)
+            };
+            // SAFETY: (sequence, head) units are distinct, so are the rows and columns they write;
+            // within a unit the three column blocks are.
+            let d_part = |which: usize, from: usize, len: usize| unsafe {
+                d_qkv.matrix((start + from) * 3 * d + which * d + column, len, dim, 3 * d)
+            };
+            let mut p = vec![T::zero(); TILE.min(t) * t];
+            let mut dp = vec![T::zero(); TILE.min(t) * t];
+            let mut mask = vec![T::zero(); if dropout.is_some() { t } else { 0 }];
+            for from in (0..t).step_by(TILE) {
+                let len = TILE.min(t - from);
+                let (p, dp) = (&mut p[..len * t], &mut dp[..len * t]);
+                let row_start = (start + from) * d + column;
+                let d_out_tile = Mat::strided(&d_out[row_start..], len, dim, d);
+                matmul(scale, part(0, from, len), part(1, 0, t).t(), false, MatMut::new(p, len, t), Threads::One);
+                matmul(1.0, d_out_tile, part(2, 0, t).t(), false, MatMut::new(dp, len, t), Threads::One);
+                for (i, (p, dp)) in p.chunks_exact_mut(t).zip(dp.chunks_exact_mut(t)).enumerate() {
+                    let at = row_start + i * d;
+                    // sum_j p_ij dp_ij = out_i . d_out_i, with or without dropout.
+                    let delta = dot(&out[at..at + dim], &d_out[at..at + dim]);
+                    let lse = saved.log_sum_exp[unit.head * n + start + from + i];
+                    if let Some(dropout) = dropout {
+                        dropout.fill(rows.samples[unit.sequence], unit.head * t + from + i, &mut mask);
+                        dp.iter_mut().zip(&mask).for_each(|(dp, m)| *dp *= *m);
+                        scores_backward_row(p, dp, lse, delta);
+                        p.iter_mut().zip(&mask).for_each(|(p, m)| *p *= *m);
+                    } else {
+                        scores_backward_row(p, dp, lse, delta);
+                    }
+                }
+                let (p, ds) = (Mat::new(p, len, t), Mat::new(dp, len, t));
+                let first = from == 0;
+                matmul(scale, ds, part(1, 0, t), false, d_part(0, from, len), Threads::One);
+                matmul(scale, ds.t(), part(0, from, len), !first, d_part(1, 0, t), Threads::One);
+                matmul(1.0, p.t(), d_out_tile, !first, d_part(2, 0, t), Threads::One);
+            }
+        });
+    }
+    d_qkv
+}
+
+simd! {
+    /// Softmax in place; returns the logarithm of the sum of exponentials.
+    fn softmax_row<T: Real>(row: &mut [T]) -> T {
+        let mut lanes = [row[0]; LANES];
+        for chunk in row.chunks(LANES) {
+            for (lane, v) in chunk.iter().enumerate() {
+                lanes[lane] = Real::max(lanes[lane], *v);
+            }
+        }
+        let mut max = lanes[0];
+        for lane in lanes {
+            max = Real::max(max, lane);
+        }
+        for v in row.iter_mut() {
+            *v = Real::exp(*v - max);
+        }
+        let denominator = sum(row, |v| v);
+        let inverse = T::one() / denominator;
+        for v in row.iter_mut() {
+            *v *= inverse;
+        }
+        max + Real::ln(denominator)
+    }
+}
+
+simd! {
+    /// Scores become probabilities, gradients of probabilities become gradients of scores.
+    fn scores_backward_row<T: Real>(p: &mut [T], dp: &mut [T], lse: T, delta: T) {
+        for (p, dp) in p.iter_mut().zip(dp) {
+            *p = Real::exp(*p - lse);
+            *dp = *p * (*dp - delta);
+        }
+    }
+}
+
+simd! {
+    fn dot<T: Real>(x: &[T], y: &[T]) -> T {
+        let mut lanes = [T::zero(); LANES];
+        for (x, y) in x.chunks(LANES).zip(y.chunks(LANES)) {
+            for (lane, (x, y)) in x.iter().zip(y).enumerate() {
+                lanes[lane] += *x * *y;
+            }
+        }
+        total(&lanes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::dropout::tests::noise;
+
+    fn plain(qkv: &[f64], d: usize, heads: usize, rows: &Rows) -> Vec<f64> {
+        let dim = d / heads;
+        let mut out = vec![0.0; rows.len() * d];
+        for s in 0..rows.sequences() {
+            for i in rows.offsets[s]..rows.offsets[s + 1] {
+                for h in 0..heads {
+                    let at = |which: usize, row: usize, k: usize| qkv[row * 3 * d + which * d + h * dim + k];
+                    let weights: Vec<f64> = (rows.offsets[s]..rows.offsets[s + 1])
+                        .map(|j| ((0..dim).map(|k| at(0, i, k) * at(1, j, k)).sum::<f64>() / (dim as f64).sqrt()).exp())
+                        .collect();
+                    let z: f64 = weights.iter().sum();
+                    for k in 0..dim {
+                        out[i * d + h * dim + k] =
+                            weights.iter().enumerate().map(|(j, w)| w / z * at(2, rows.offsets[s] + j, k)).sum();
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn forward_equals_the_textbook() {
+        let (d, heads) = (12, 3);
+        let rows = Rows { offsets: vec![0, 5, 5 + 2 * TILE + 3], samples: vec![0, 1] };
+        let qkv = noise(1, rows.len() * 3 * d);
+        let (out, _) = forward(&qkv, d, heads, &rows, None);
+        for (a, b) in out.iter().zip(plain(&qkv, d, heads, &rows)) {
+            assert!((a - b).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn gradient_by_finite_differences() {
+        let (d, heads) = (8, 2);
+        let rows = Rows { offsets: vec![0, 4, 4 + TILE + 5], samples: vec![3, 8] };
+        let (qkv, c) = (noise(1, rows.len() * 3 * d), noise(2, rows.len() * d));
+        for dropout in [None, Some(Dropout { rate: 0.2, seed: 1, step: 0, module: 0 })] {
+            let dropout = dropout.as_ref();
+            let loss = |qkv: &[f64]| forward(qkv, d, heads, &rows, dropout).0.iter().zip(&c).map(|(y, c)| y * c).sum::<f64>();
+            let (out, saved) = forward(&qkv, d, heads, &rows, dropout);
+            let grad = backward(&qkv, d, heads, &rows, dropout, &out, &saved, &c);
+            for i in (0..qkv.len()).step_by(5) {
+                let mut moved = qkv.clone();
+                moved[i] += 1e-5;
+                let up = loss(&moved);
+                moved[i] -= 2e-5;
+                let down = loss(&moved);
+                let want = (up - down) / 2e-5;
+                assert!((want - grad[i]).abs() < 1e-8, "{i}: {want} {}", grad[i]);
+            }
+        }
+    }
+}

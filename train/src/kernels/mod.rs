@@ -1,0 +1,83 @@
+//! The arithmetic of the encoders on the CPU, on plain slices.
+//!
+//! Nothing here knows of tensors, graphs or files: each function takes row-major slices and fills
+//! row-major slices. Everything is generic over `f32` (training) and `f64` (gradient checks), is
+//! written once, and gives the same bits on every x86-64 machine whatever its vector width,
+//! because no multiply-add is fused and every sum has a fixed order that does not depend on the
+//! number of threads. (Matrix products come from `gemm`, which picks its own widest instructions.)
+//!
+//! `unsafe` lives in [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found at run
+//! time) and [`shared`] (threads writing disjoint parts of one buffer).
+
+pub mod activation;
+pub mod attention;
+pub mod dropout;
+pub mod lora;
+pub mod math;
+pub mod matmul;
+pub mod norm;
+pub mod shared;
+pub mod simd;
+
+pub use activation::Activation;
+pub use dropout::Dropout;
+pub use matmul::{Mat, MatMut, matmul};
+
+/// A floating-point type that the kernels run in: `f32`, or `f64` for gradient checks.
+pub trait Real: candle_core::WithDType + candle_core::FloatDType + Default + std::iter::Sum {
+    /// `e^x`.
+    fn exp(self) -> Self;
+    /// Natural logarithm.
+    fn ln(self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// The error function.
+    fn erf(self) -> Self;
+    /// The larger of two numbers.
+    fn max(self, other: Self) -> Self;
+    /// The nearest value of this type.
+    fn of(x: f64) -> Self {
+        <Self as candle_core::WithDType>::from_f64(x)
+    }
+}
+
+impl Real for f32 {
+    #[inline(always)]
+    fn exp(self) -> f32 {
+        math::exp(self)
+    }
+    #[inline(always)]
+    fn ln(self) -> f32 {
+        f32::ln(self)
+    }
+    #[inline(always)]
+    fn sqrt(self) -> f32 {
+        f32::sqrt(self)
+    }
+    #[inline(always)]
+    fn erf(self) -> f32 {
+        math::erf(self)
+    }
+    #[inline(always)]
+    fn max(self, other: f32) -> f32 {
+        if self > other { self } else { other }
+    }
+}
+
+impl Real for f64 {
+    fn exp(self) -> f64 {
+        f64::exp(self)
+    }
+    fn ln(self) -> f64 {
+        f64::ln(self)
+    }
+    fn sqrt(self) -> f64 {
+        f64::sqrt(self)
+    }
+    fn erf(self) -> f64 {
+        candle_core::cpu::erf::erf_f64(self)
+    }
+    fn max(self, other: f64) -> f64 {
+        if self > other { self } else { other }
+    }
+}

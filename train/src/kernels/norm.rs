@@ -1,0 +1,154 @@
+//! Layer normalisation over the rows of a matrix, and its backward for a frozen scale and shift.
+
+use super::simd::{LANES, simd};
+use super::Real;
+use rayon::prelude::*;
+
+/// Mean and reciprocal standard deviation of each row, kept for the backward pass.
+pub type RowStats<T> = Vec<[T; 2]>;
+
+/// Rows that one task handles: enough to outweigh the hand-over.
+const ROWS_PER_TASK: usize = 32;
+
+/// `y = (x - mean) / sqrt(var + eps) * scale + shift`, row by row; x is `n x d`.
+///
+/// The variance is the biased one, as in every encoder here.
+pub fn layer_norm<T: Real>(x: &[T], scale: &[T], shift: &[T], eps: f64) -> (Vec<T>, RowStats<T>) {
+    let d = scale.len();
+    let mut y = vec![T::zero(); x.len()];
+    let mut stats = vec![[T::zero(); 2]; x.len() / d];
+    y.par_chunks_mut(d * ROWS_PER_TASK).zip(stats.par_chunks_mut(ROWS_PER_TASK)).zip(x.par_chunks(d * ROWS_PER_TASK)).for_each(
+        |((y, stats), x)| {
+            for ((y, stats), x) in y.chunks_exact_mut(d).zip(stats).zip(x.chunks_exact(d)) {
+                *stats = forward_row(x, scale, shift, T::of(eps), y);
+            }
+        },
+    );
+    (y, stats)
+}
+
+/// The output of [`layer_norm`] again, from its statistics.
+pub fn layer_norm_again<T: Real>(x: &[T], scale: &[T], shift: &[T], stats: &RowStats<T>) -> Vec<T> {
+    let d = scale.len();
+    let mut y = vec![T::zero(); x.len()];
+    y.par_chunks_mut(d * ROWS_PER_TASK).zip(stats.par_chunks(ROWS_PER_TASK)).zip(x.par_chunks(d * ROWS_PER_TASK)).for_each(
+        |((y, stats), x)| {
+            for ((y, stats), x) in y.chunks_exact_mut(d).zip(stats).zip(x.chunks_exact(d)) {
+                apply_row(x, scale, shift, *stats, y);
+            }
+        },
+    );
+    y
+}
+
+/// Adds the gradient of the input to `dx`, given that of the output; all `n x d`.
+pub fn layer_norm_backward<T: Real>(dy: &[T], x: &[T], scale: &[T], stats: &RowStats<T>, dx: &mut [T]) {
+    let d = scale.len();
+    let chunk = d * ROWS_PER_TASK;
+    dx.par_chunks_mut(chunk).zip(stats.par_chunks(ROWS_PER_TASK)).zip(dy.par_chunks(chunk).zip(x.par_chunks(chunk))).for_each(
+        |((dx, stats), (dy, x))| {
+            let rows = dx.chunks_exact_mut(d).zip(stats).zip(dy.chunks_exact(d).zip(x.chunks_exact(d)));
+            for ((dx, stats), (dy, x)) in rows {
+                backward_row(dy, x, scale, *stats, dx);
+            }
+        },
+    );
+}
+
+simd! {
+    fn forward_row<T: Real>(x: &[T], scale: &[T], shift: &[T], eps: T, y: &mut [T]) -> [T; 2] {
+        let n = T::of(x.len() as f64);
+        let mean = sum(x, |v| v) / n;
+        let var = sum(x, |v| (v - mean) * (v - mean)) / n;
+        let rstd = T::one() / Real::sqrt(var + eps);
+        for (((y, x), w), b) in y.iter_mut().zip(x).zip(scale).zip(shift) {
+            *y = (*x - mean) * rstd * *w + *b;
+        }
+        [mean, rstd]
+    }
+}
+
+simd! {
+    fn apply_row<T: Real>(x: &[T], scale: &[T], shift: &[T], stats: [T; 2], y: &mut [T]) {
+        let [mean, rstd] = stats;
+        for (((y, x), w), b) in y.iter_mut().zip(x).zip(scale).zip(shift) {
+            *y = (*x - mean) * rstd * *w + *b;
+        }
+    }
+}
+
+simd! {
+    fn backward_row<T: Real>(dy: &[T], x: &[T], scale: &[T], stats: [T; 2], dx: &mut [T]) {
+        // With h = (x - mean) rstd and g = dy scale: dx = rstd (g - mean(g) - h mean(g h)).
+        let [mean, rstd] = stats;
+        let n = T::of(x.len() as f64);
+        let mut g_sum = [T::zero(); LANES];
+        let mut gh_sum = [T::zero(); LANES];
+        for ((dy, x), w) in dy.chunks(LANES).zip(x.chunks(LANES)).zip(scale.chunks(LANES)) {
+            for (lane, ((dy, x), w)) in dy.iter().zip(x).zip(w).enumerate() {
+                let g = *dy * *w;
+                g_sum[lane] += g;
+                gh_sum[lane] += g * ((*x - mean) * rstd);
+            }
+        }
+        let g_mean = total(&g_sum) / n;
+        let gh_mean = total(&gh_sum) / n;
+        for (((dx, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(scale) {
+            let h = (*x - mean) * rstd;
+            *dx += rstd * (*dy * *w - g_mean - h * gh_mean);
+        }
+    }
+}
+
+/// A sum in a fixed order that can run in vectors.
+#[inline(always)]
+pub(super) fn sum<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
+    let mut lanes = [T::zero(); LANES];
+    for chunk in x.chunks(LANES) {
+        for (lane, v) in chunk.iter().enumerate() {
+            lanes[lane] += f(*v);
+        }
+    }
+    total(&lanes)
+}
+
+#[inline(always)]
+pub(super) fn total<T: Real>(lanes: &[T; LANES]) -> T {
+    let mut total = T::zero();
+    for lane in lanes {
+        total += *lane;
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::dropout::tests::noise;
+
+    #[test]
+    fn gradient_by_finite_differences() {
+        let (n, d) = (3, 37);
+        let (x, scale, shift, c) = (noise(1, n * d), noise(2, d), noise(3, d), noise(4, n * d));
+        let loss = |x: &[f64]| layer_norm(x, &scale, &shift, 1e-5).0.iter().zip(&c).map(|(y, c)| y * c).sum::<f64>();
+        let stats = layer_norm(&x, &scale, &shift, 1e-5).1;
+        let mut dx = vec![0.0; n * d];
+        layer_norm_backward(&c, &x, &scale, &stats, &mut dx);
+        for i in 0..n * d {
+            let mut moved = x.clone();
+            moved[i] += 1e-6;
+            let up = loss(&moved);
+            moved[i] -= 2e-6;
+            let down = loss(&moved);
+            assert!(((up - down) / 2e-6 - dx[i]).abs() < 1e-7, "element {i}");
+        }
+    }
+
+    #[test]
+    fn recomputed_output_is_the_same() {
+        let x: Vec<f32> = noise(5, 4 * 48).iter().map(|v| *v as f32).collect();
+        let (w, b) = (vec![1.5f32; 48], vec![0.25f32; 48]);
+        let (y, stats) = layer_norm(&x, &w, &b, 1e-12);
+        assert_eq!(y, layer_norm_again(&x, &w, &b, &stats));
+    }
+}

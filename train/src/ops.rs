@@ -1,0 +1,334 @@
+//! The encoders' layers on candle tensors, with backward passes written by hand.
+//!
+//! No graph is recorded here: an operation takes tensors and gives tensors, and its backward is a
+//! function beside it that returns gradients of the input and of the adapters, never of frozen
+//! weights. (candle's own layer norm and softmax cut the gradient silently, and its matmul forms
+//! the gradient of a frozen weight as well; this module is why neither is used.)
+//!
+//! Token matrices are packed: `n x d`, sequence after sequence, see [`Rows`].
+
+use crate::kernels::lora::{self, LoraGrad};
+use crate::kernels::matmul::Threads;
+use crate::kernels::norm;
+use crate::kernels::{Activation, Dropout, Mat, MatMut, Real, attention, matmul};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
+use std::ops::Deref;
+
+pub use crate::kernels::lora::Rows;
+
+/// A contiguous tensor in host memory, readable as a slice.
+struct Slice<G, T> {
+    storage: G,
+    range: (usize, usize),
+    _type: std::marker::PhantomData<T>,
+}
+
+impl<G: Deref<Target = Storage>, T: Real> Deref for Slice<G, T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        match &*self.storage {
+            Storage::Cpu(cpu) => &cpu_slice::<T>(cpu)[self.range.0..self.range.1],
+            // `slice` lets host tensors through only.
+            _ => unreachable!("checked when the slice was made"),
+        }
+    }
+}
+
+fn cpu_slice<T: Real>(storage: &CpuStorage) -> &[T] {
+    // `slice` has compared the types.
+    storage.as_slice::<T>().expect("type checked when the slice was made")
+}
+
+fn slice<T: Real>(t: &Tensor) -> Result<Slice<impl Deref<Target = Storage> + '_, T>> {
+    let (storage, layout): (_, &Layout) = t.storage_and_layout();
+    let Some(range) = layout.contiguous_offsets() else { bail!("a kernel was given a tensor that is not contiguous: {layout:?}") };
+    match &*storage {
+        Storage::Cpu(cpu) => drop(cpu.as_slice::<T>()?),
+        _ => bail!("a CPU kernel was given a tensor on another device"),
+    }
+    Ok(Slice { storage, range, _type: std::marker::PhantomData })
+}
+
+/// Runs a body with `$T` bound to the tensor's number type.
+macro_rules! typed {
+    ($t:expr, $T:ident => $body:expr) => {
+        match ($t.device(), $t.dtype()) {
+            (Device::Cpu, DType::F32) => {
+                type $T = f32;
+                $body
+            }
+            (Device::Cpu, DType::F64) => {
+                type $T = f64;
+                $body
+            }
+            (device, dtype) => bail!("no kernel for {dtype:?} on {:?}", device.location()),
+        }
+    };
+}
+
+fn tensor<T: Real>(values: Vec<T>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+    Tensor::from_vec(values, shape.into(), &Device::Cpu)
+}
+
+/// Scale and shift of a layer normalisation, each `d`, and its epsilon.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// Scale.
+    pub weight: Tensor,
+    /// Shift.
+    pub bias: Tensor,
+    /// Added to the variance.
+    pub eps: f64,
+}
+
+/// Mean and reciprocal standard deviation per row.
+#[derive(Clone)]
+pub enum NormStats {
+    /// Single precision.
+    F32(norm::RowStats<f32>),
+    /// Double precision.
+    F64(norm::RowStats<f64>),
+}
+
+trait StatsOf: Real {
+    fn wrap_stats(stats: norm::RowStats<Self>) -> NormStats;
+    fn stats_of(stats: &NormStats) -> Result<&norm::RowStats<Self>>;
+}
+
+impl StatsOf for f32 {
+    fn wrap_stats(stats: norm::RowStats<f32>) -> NormStats {
+        NormStats::F32(stats)
+    }
+    fn stats_of(stats: &NormStats) -> Result<&norm::RowStats<f32>> {
+        match stats {
+            NormStats::F32(s) => Ok(s),
+            NormStats::F64(_) => bail!("statistics of another precision"),
+        }
+    }
+}
+
+impl StatsOf for f64 {
+    fn wrap_stats(stats: norm::RowStats<f64>) -> NormStats {
+        NormStats::F64(stats)
+    }
+    fn stats_of(stats: &NormStats) -> Result<&norm::RowStats<f64>> {
+        match stats {
+            NormStats::F64(s) => Ok(s),
+            NormStats::F32(_) => bail!("statistics of another precision"),
+        }
+    }
+}
+
+impl Norm {
+    /// Normalises each row of `x` (`n x d`).
+    pub fn forward(&self, x: &Tensor) -> Result<(Tensor, NormStats)> {
+        typed!(x, T => {
+            let (y, stats) = norm::layer_norm::<T>(&slice(x)?, &slice(&self.weight)?, &slice(&self.bias)?, self.eps);
+            Ok((tensor(y, x.dims())?, T::wrap_stats(stats)))
+        })
+    }
+
+    /// The output of [`Norm::forward`] again: cheaper than keeping it.
+    pub fn again(&self, x: &Tensor, stats: &NormStats) -> Result<Tensor> {
+        typed!(x, T => {
+            let y = norm::layer_norm_again::<T>(&slice(x)?, &slice(&self.weight)?, &slice(&self.bias)?, T::stats_of(stats)?);
+            tensor(y, x.dims())
+        })
+    }
+
+    /// `plus` + the gradient of the input, given that of the output.
+    pub fn backward(&self, dy: &Tensor, x: &Tensor, stats: &NormStats, plus: Option<&Tensor>) -> Result<Tensor> {
+        typed!(x, T => {
+            let mut dx: Vec<T> = match plus {
+                Some(t) => slice::<T>(t)?.to_vec(),
+                None => vec![0.0; x.elem_count()],
+            };
+            norm::layer_norm_backward::<T>(&slice(dy)?, &slice(x)?, &slice(&self.weight)?, T::stats_of(stats)?, &mut dx);
+            tensor(dx, x.dims())
+        })
+    }
+}
+
+/// The two factors of a low-rank adapter: `a` is `rank x in`, `b` is `out x rank`.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// Projects down.
+    pub a: Tensor,
+    /// Projects up.
+    pub b: Tensor,
+}
+
+/// A frozen linear layer, `weight` is `out x in`; several layers that read the same input may be
+/// stacked into one (query, key, value).
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `out x in`.
+    pub weight: Tensor,
+    /// `out`.
+    pub bias: Tensor,
+}
+
+/// Adapters on a [`Linear`]: adapter `i` covers the `i`-th of equal slices of the output.
+pub struct Adapters<'a> {
+    /// One per stacked layer.
+    pub parts: &'a [&'a Adapter],
+    /// `alpha / rank`.
+    pub scale: f64,
+    /// Dropout of each part's input, with a stream of its own each; empty for none.
+    pub dropout: Vec<Dropout>,
+}
+
+impl Linear {
+    /// `y = x W^T + b + scale dropout(x) A^T B^T`, and `u = dropout(x) A^T` (`n x parts*rank`) for
+    /// the backward pass.
+    pub fn forward(&self, x: &Tensor, rows: &Rows, adapters: Option<&Adapters>) -> Result<(Tensor, Option<Tensor>)> {
+        let (n, d) = x.dims2()?;
+        let out = self.weight.dim(0)?;
+        typed!(x, T => {
+            let (xs, weight, bias) = (slice::<T>(x)?, slice::<T>(&self.weight)?, slice::<T>(&self.bias)?);
+            let mut y: Vec<T> = Vec::new();
+            let mut kept = None;
+            match adapters {
+                None => {
+                    y.reserve_exact(n * out);
+                    (0..n).for_each(|_| y.extend_from_slice(&bias));
+                }
+                Some(adapters) => {
+                    y.resize(n * out, 0.0);
+                    let parts = adapters.parts.len();
+                    let rank = adapters.parts[0].a.dim(0)?;
+                    let width = out / parts;
+                    let mut u: Vec<T> = vec![0.0; n * parts * rank];
+                    for (i, part) in adapters.parts.iter().enumerate() {
+                        let (a, b) = (slice::<T>(&part.a)?, slice::<T>(&part.b)?);
+                        lora::down::<T>(&xs, d, &a, adapters.dropout.get(i), rows, &mut u, parts * rank, i * rank);
+                        let u = &u[i * rank..];
+                        lora::fill_bias_and_up::<T>(&bias[i * width..][..width], T::of(adapters.scale), &b, u, parts * rank, &mut y, out, i * width);
+                    }
+                    kept = Some(tensor(u, (n, parts * rank))?);
+                }
+            }
+            matmul(1.0, Mat::new(&xs, n, d), Mat::new(&weight, out, d).t(), true, MatMut::new(&mut y, n, out), Threads::All);
+            Ok((tensor(y, (n, out))?, kept))
+        })
+    }
+
+    /// The gradient of the input (through the frozen weight and the adapters) and of the adapters.
+    pub fn backward(&self, dy: &Tensor, x: &Tensor, u: Option<&Tensor>, rows: &Rows, adapters: Option<&Adapters>) -> Result<(Tensor, Vec<Adapter>)> {
+        let (n, out) = dy.dims2()?;
+        let d = self.weight.dim(1)?;
+        typed!(dy, T => {
+            let (dys, weight) = (slice::<T>(dy)?, slice::<T>(&self.weight)?);
+            let mut dx: Vec<T> = vec![0.0; n * d];
+            matmul(1.0, Mat::new(&dys, n, out), Mat::new(&weight, out, d), false, MatMut::new(&mut dx, n, d), Threads::All);
+            let mut grads = Vec::new();
+            if let (Some(adapters), Some(u)) = (adapters, u) {
+                let (xs, us) = (slice::<T>(x)?, slice::<T>(u)?);
+                let parts = adapters.parts.len();
+                let rank = adapters.parts[0].a.dim(0)?;
+                let width = out / parts;
+                for (i, part) in adapters.parts.iter().enumerate() {
+                    let (a, b) = (slice::<T>(&part.a)?, slice::<T>(&part.b)?);
+                    let LoraGrad { a, b } = lora::backward::<T>(
+                        &dys, out, i * width, &xs, d, &us, parts * rank, i * rank,
+                        &a, &b, T::of(adapters.scale), adapters.dropout.get(i), rows, &mut dx,
+                    );
+                    grads.push(Adapter { a: tensor(a, (rank, d))?, b: tensor(b, (width, rank))? });
+                }
+            }
+            Ok((tensor(dx, (n, d))?, grads))
+        })
+    }
+
+    /// The layer with its adapters multiplied out into the weight: for evaluation.
+    pub fn merged(&self, adapters: &Adapters) -> Result<Linear> {
+        let deltas = adapters.parts.iter().map(|p| p.b.matmul(&p.a)? * adapters.scale).collect::<Result<Vec<_>>>()?;
+        Ok(Linear { weight: (&self.weight + Tensor::cat(&deltas, 0)?)?, bias: self.bias.clone() })
+    }
+}
+
+/// What attention's backward needs beside its inputs and output.
+pub enum AttentionSaved {
+    /// Single precision.
+    F32(attention::Saved<f32>),
+    /// Double precision.
+    F64(attention::Saved<f64>),
+}
+
+trait SavedOf: Real {
+    fn wrap_saved(saved: attention::Saved<Self>) -> AttentionSaved;
+    fn saved_of(saved: &AttentionSaved) -> Result<&attention::Saved<Self>>;
+}
+
+impl SavedOf for f32 {
+    fn wrap_saved(saved: attention::Saved<f32>) -> AttentionSaved {
+        AttentionSaved::F32(saved)
+    }
+    fn saved_of(saved: &AttentionSaved) -> Result<&attention::Saved<f32>> {
+        match saved {
+            AttentionSaved::F32(s) => Ok(s),
+            AttentionSaved::F64(_) => bail!("attention state of another precision"),
+        }
+    }
+}
+
+impl SavedOf for f64 {
+    fn wrap_saved(saved: attention::Saved<f64>) -> AttentionSaved {
+        AttentionSaved::F64(saved)
+    }
+    fn saved_of(saved: &AttentionSaved) -> Result<&attention::Saved<f64>> {
+        match saved {
+            AttentionSaved::F64(s) => Ok(s),
+            AttentionSaved::F32(_) => bail!("attention state of another precision"),
+        }
+    }
+}
+
+/// Multi-head self-attention; `qkv` is `n x 3d`, the result `n x d`.
+pub fn attention_forward(qkv: &Tensor, heads: usize, rows: &Rows, dropout: Option<&Dropout>) -> Result<(Tensor, AttentionSaved)> {
+    let d = qkv.dim(1)? / 3;
+    typed!(qkv, T => {
+        let (out, saved) = attention::forward::<T>(&slice(qkv)?, d, heads, rows, dropout);
+        Ok((tensor(out, (rows.len(), d))?, T::wrap_saved(saved)))
+    })
+}
+
+/// The gradient of `qkv`, given the output and its gradient.
+pub fn attention_backward(qkv: &Tensor, heads: usize, rows: &Rows, dropout: Option<&Dropout>, out: &Tensor, saved: &AttentionSaved, d_out: &Tensor) -> Result<Tensor> {
+    let d = qkv.dim(1)? / 3;
+    typed!(qkv, T => {
+        let grad = attention::backward::<T>(&slice(qkv)?, d, heads, rows, dropout, &slice(out)?, T::saved_of(saved)?, &slice(d_out)?);
+        tensor(grad, (rows.len(), 3 * d))
+    })
+}
+
+/// `f(z)` for every element.
+pub fn activate(f: Activation, z: &Tensor) -> Result<Tensor> {
+    typed!(z, T => tensor(f.forward::<T>(&slice(z)?), z.dims()))
+}
+
+/// `dy f'(z)` for every element.
+pub fn activate_backward(f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    typed!(z, T => {
+        let mut dz = slice::<T>(dy)?.to_vec();
+        f.backward::<T>(&slice(z)?, &mut dz);
+        tensor(dz, z.dims())
+    })
+}
+
+/// Dropout of a token matrix; its own backward, applied to the gradient.
+pub fn dropout(x: &Tensor, dropout: Option<&Dropout>, rows: &Rows) -> Result<Tensor> {
+    let Some(dropout) = dropout else { return Ok(x.clone()) };
+    let d = x.dim(1)?;
+    typed!(x, T => {
+        let mut y = slice::<T>(x)?.to_vec();
+        let mut mask: Vec<T> = vec![0.0; d];
+        for s in 0..rows.sequences() {
+            for (position, row) in (rows.offsets[s]..rows.offsets[s + 1]).enumerate() {
+                dropout.fill(rows.samples[s], position, &mut mask);
+                y[row * d..][..d].iter_mut().zip(&mask).for_each(|(y, m)| *y *= *m);
+            }
+        }
+        tensor(y, x.dims())
+    })
+}
