@@ -323,7 +323,7 @@ impl Media {
             .collect();
         let audio = if candidates.is_empty() {
             let reason = said[0].map_or_else(
-                || format!("{} is not there", self.path(WAV, &stem)),
+                || format!("there is no {}", self.path(WAV, &stem)),
                 |said| format!("known to be bad: {said}"),
             );
             Input::absent(reason)

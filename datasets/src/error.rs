@@ -164,7 +164,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
 
 /// The beginning of a line, for a message.
 pub(crate) fn shorten(line: &str) -> String {
-    const MOST: usize = 60;
+    const MOST: usize = 80;
     let mut short: String = line
         .chars()
         .take(MOST)

@@ -11,13 +11,17 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod clean;
 mod crema_d;
+pub mod custom;
+mod description;
 mod error;
 mod facts;
 mod stratify;
 mod tree;
 mod types;
 
+pub use custom::{Custom, Table};
 pub use error::Error;
 pub use types::{
     Dataset, Info, Input, ListOptions, Listing, MAX_ID_BYTES, Modality, Note, NoteKind, Plot,
@@ -31,7 +35,7 @@ pub fn names() -> &'static [&'static str] {
     &facts::NAMES
 }
 
-/// Finds a dataset by registry name, or reads the `.toml` that describes the user's own.
+/// Finds a dataset by registry name, or reads the `.toml` that describes the user's own ([`custom`] tells the format).
 ///
 /// # Errors
 /// No such name; a `.toml` that cannot be read or is wrong.
@@ -42,6 +46,9 @@ pub fn open(name_or_toml: &str) -> Result<Box<dyn Dataset>, Error> {
         "kinetics-sound" => facts::kinetics_sound(),
         "ave" => facts::ave(),
         "crema-d" => return Ok(Box::new(crema_d::CremaD::new())),
+        path if path.ends_with(".toml") => {
+            return Ok(Box::new(Custom::open(Path::new(path))?));
+        }
         name => {
             return Err(Error::UnknownDataset {
                 hint: error::did_you_mean(name, facts::NAMES),
@@ -81,11 +88,7 @@ impl Dataset for Planned {
 pub fn read_text_file(path: &Path) -> Result<Option<String>, Error> {
     let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
     let text = String::from_utf8_lossy(&bytes);
-    let words: Vec<&str> = text
-        .trim_start_matches('\u{feff}')
-        .split_whitespace()
-        .collect();
-    Ok((!words.is_empty()).then(|| words.join(" ")))
+    Ok(clean::squeeze(&text))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::{Error, shorten};
 use crate::types::{Input, Note, NoteKind, Sample};
 
 /// Folders below folders that are walked: a tree in an archive in an unpacked download, and no endless link.
@@ -25,6 +25,7 @@ const LFS_MAX_BYTES: u64 = 1024;
 /// The names below a raw root.
 pub(crate) struct Tree {
     root: PathBuf,
+    walked: bool,
     files: BTreeSet<String>,
     dirs: BTreeSet<String>,
 }
@@ -32,26 +33,30 @@ pub(crate) struct Tree {
 impl Tree {
     /// Walks the tree. `remedy` says what should lie in `root`, for the error when nothing does.
     pub(crate) fn walk(root: &Path, remedy: &str) -> Result<Tree, Error> {
-        match fs::metadata(root) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::raw(root, "no such folder", remedy));
-            }
-            Err(error) => return Err(Error::io(root, error)),
-            Ok(meta) if !meta.is_dir() => {
-                return Err(Error::raw(root, "is a file, not a folder", remedy));
-            }
-            Ok(_) => {}
-        }
-        let mut tree = Tree {
-            root: root.to_owned(),
-            files: BTreeSet::new(),
-            dirs: BTreeSet::from([String::new()]),
-        };
+        let mut tree = Tree::unwalked(root, remedy)?;
+        tree.walked = true;
         tree.descend("", 0)?;
         if tree.files.is_empty() {
             return Err(Error::raw(root, "the folder holds no files", remedy));
         }
         Ok(tree)
+    }
+
+    /// A tree of unknown contents, for when the annotation gives every path: each file is asked for by itself.
+    pub(crate) fn unwalked(root: &Path, remedy: &str) -> Result<Tree, Error> {
+        match fs::metadata(root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(Error::raw(root, "no such folder", remedy))
+            }
+            Err(error) => Err(Error::io(root, error)),
+            Ok(meta) if !meta.is_dir() => Err(Error::raw(root, "is a file, not a folder", remedy)),
+            Ok(_) => Ok(Tree {
+                root: root.to_owned(),
+                walked: false,
+                files: BTreeSet::new(),
+                dirs: BTreeSet::from([String::new()]),
+            }),
+        }
     }
 
     fn descend(&mut self, dir: &str, depth: usize) -> Result<(), Error> {
@@ -217,9 +222,12 @@ pub(crate) enum State {
 /// Looks at the size of a file and, where it is small enough to be a pointer, at its first bytes.
 pub(crate) fn state(path: &Path) -> Result<State, Error> {
     let bytes = match fs::metadata(path) {
-        Ok(meta) => meta.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(State::Missing),
-        Err(error) => return Err(Error::io(path, error)),
+        Ok(meta) if meta.is_file() => meta.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(Error::io(path, error));
+        }
+        // A folder, a device, a name too long, a file where a folder should be: no such file.
+        Ok(_) | Err(_) => return Ok(State::Missing),
     };
     if bytes == 0 {
         return Ok(State::Empty);
@@ -266,7 +274,7 @@ impl<'a> Finder<'a> {
         if let Some(&state) = self.seen.get(file) {
             return Ok(state);
         }
-        let state = if self.tree.has_file(file) {
+        let state = if self.tree.has_file(file) || !self.tree.walked {
             state(&self.tree.path(file))?
         } else {
             State::Missing
@@ -313,13 +321,13 @@ impl<'a> Finder<'a> {
             let instead = usable.first().map_or_else(String::new, |other: &PathBuf| {
                 format!("; {} is used instead", other.display())
             });
-            let message = format!("{what}: {} is not there{instead}", candidates[0]);
+            let message = format!("{what}: there is no {}{instead}", candidates[0]);
             self.note(NoteKind::Missing, id, message);
         }
         if usable.is_empty() {
             let reason = reason.unwrap_or_else(|| {
                 let name = candidates.first().map_or("the file", String::as_str);
-                format!("{name} is not there")
+                format!("there is no {name}")
             });
             return Ok(Input::absent(reason));
         }
@@ -353,6 +361,29 @@ impl<'a> Finder<'a> {
             ),
             remedy,
         ))
+    }
+}
+
+/// Leaves a note on every source file that carries several samples, and says so where they are in several splits.
+pub(crate) fn note_shared_files(samples: &[Sample], finder: &mut Finder<'_>) {
+    let mut users: BTreeMap<&str, Vec<&Sample>> = BTreeMap::new();
+    for sample in samples {
+        users.entry(&sample.source).or_default().push(sample);
+    }
+    for (file, users) in users.iter().filter(|(_, users)| users.len() > 1) {
+        let ids: Vec<&str> = users.iter().map(|one| one.id.as_str()).collect();
+        let message = format!(
+            "carries {} samples: {}",
+            ids.len(),
+            shorten(&ids.join(", "))
+        );
+        finder.note(NoteKind::SharedFile, *file, message);
+        let mut splits: Vec<&str> = users.iter().map(|one| one.split.as_str()).collect();
+        splits.dedup();
+        if splits.len() > 1 {
+            let message = format!("carries samples of {}", splits.join(" and "));
+            finder.note(NoteKind::SplitLeak, *file, message);
+        }
     }
 }
 

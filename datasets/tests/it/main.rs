@@ -4,3 +4,4 @@
 
 mod common;
 mod crema_d;
+mod custom;

@@ -1,0 +1,335 @@
+//! Reads the `.toml` that describes a user's own dataset; [`custom`](crate::custom) tells the format.
+//!
+//! Keys are looked up by hand instead of by derive, so that every mistake comes out as one line that names the key.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use crate::custom::{beside, folder_or_here};
+use crate::error::{Error, did_you_mean};
+use crate::facts;
+use crate::types::Modality;
+
+/// Share of the rows that is drawn for the test where nothing says otherwise.
+pub(crate) const DEFAULT_TEST_SHARE: f64 = 0.2;
+
+/// Share of the rows that is drawn for validation where nothing says otherwise.
+pub(crate) const DEFAULT_VAL_SHARE: f64 = 0.0;
+
+const TOP_KEYS: [&str; 8] = [
+    "name", "title", "license", "table", "raw", "classes", "columns", "splits",
+];
+const COLUMN_KEYS: [&str; 10] = [
+    "id",
+    "label",
+    "labels",
+    "separator",
+    "split",
+    "audio",
+    "video",
+    "image",
+    "text",
+    "text_file",
+];
+const SPLIT_KEYS: [&str; 2] = ["val", "test"];
+
+/// A description in which everything fits together.
+pub(crate) struct Description {
+    pub(crate) name: String,
+    pub(crate) title: String,
+    pub(crate) license: String,
+    pub(crate) table: PathBuf,
+    pub(crate) raw: PathBuf,
+    pub(crate) classes: Option<Vec<String>>,
+    pub(crate) id: String,
+    pub(crate) labels: Labels,
+    pub(crate) splits: Splits,
+    pub(crate) modalities: [Modality; 2],
+    pub(crate) sources: [Source; 2],
+}
+
+/// Which column holds the labels, and how many a cell has.
+pub(crate) enum Labels {
+    One(String),
+    Many { column: String, separator: String },
+}
+
+impl Labels {
+    pub(crate) fn column(&self) -> &str {
+        match self {
+            Labels::One(column) | Labels::Many { column, .. } => column,
+        }
+    }
+}
+
+/// Where a row's split comes from.
+pub(crate) enum Splits {
+    Column(String),
+    Drawn { val: f64, test: f64 },
+}
+
+/// What a modality's column holds.
+pub(crate) enum Source {
+    /// A path.
+    Path(String),
+    /// The path of a text file.
+    TextPath(String),
+    /// The words themselves.
+    Words(String),
+    /// Nothing: the sound is the video's own.
+    OwnTrack,
+}
+
+impl Source {
+    pub(crate) fn column(&self) -> Option<&str> {
+        match self {
+            Source::Path(column) | Source::TextPath(column) | Source::Words(column) => Some(column),
+            Source::OwnTrack => None,
+        }
+    }
+}
+
+impl Description {
+    pub(crate) fn read(toml: &Path) -> Result<Description, Error> {
+        let text = std::fs::read_to_string(toml).map_err(|error| Error::io(toml, error))?;
+        let file = File { path: toml };
+        let top: Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| {
+                1 + text[..span.start.min(text.len())].matches('\n').count()
+            });
+            let message = error.message().replace('\n', " ");
+            file.error(
+                format!("line {line} is no TOML: {message}"),
+                "mend that line",
+            )
+        })?;
+        file.known(&top, "", &TOP_KEYS)?;
+
+        let name = file.text(&top, "name")?;
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty()
+            || name.len() > 64
+            || name.starts_with(['.', '-'])
+            || !name.chars().all(fits)
+        {
+            return Err(file.error(
+                format!("name = {name:?} cannot name folders"),
+                "use up to 64 letters, digits, \"-\", \"_\" and \".\", a letter or digit first",
+            ));
+        }
+        if facts::NAMES.contains(&name.as_str()) {
+            return Err(file.error(
+                format!("name = {name:?} is that of a dataset the tool knows itself"),
+                "choose another name",
+            ));
+        }
+        let table = beside(toml, &file.text(&top, "table")?);
+        let raw = match file.text_if(&top, "raw")? {
+            Some(raw) => beside(toml, &raw),
+            None => folder_or_here(table.parent().unwrap_or(Path::new(""))),
+        };
+
+        let Some(columns) = top.get("columns") else {
+            return Err(file.error("no [columns]", "say there which column holds what"));
+        };
+        let columns = file.table(columns, "columns")?;
+        file.known(columns, "columns.", &COLUMN_KEYS)?;
+        let (modalities, sources) = file.sources(columns)?;
+        Ok(Description {
+            title: file.text_if(&top, "title")?.unwrap_or_else(|| name.clone()),
+            license: file
+                .text_if(&top, "license")?
+                .unwrap_or_else(|| "not stated".to_owned()),
+            name,
+            table,
+            raw,
+            classes: file.classes(&top)?,
+            id: file.text(columns, "id")?,
+            labels: file.labels(columns)?,
+            splits: file.splits(&top, columns)?,
+            modalities,
+            sources,
+        })
+    }
+}
+
+/// The file under way, for messages.
+struct File<'a> {
+    path: &'a Path,
+}
+
+impl File<'_> {
+    fn error(&self, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Description {
+            path: self.path.to_owned(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    fn known(&self, table: &Table, within: &str, keys: &[&str]) -> Result<(), Error> {
+        match table.keys().find(|key| !keys.contains(&key.as_str())) {
+            None => Ok(()),
+            Some(key) => {
+                let hint = did_you_mean(key, keys.iter().copied());
+                Err(self.error(
+                    format!("unknown key `{within}{}`{hint}", key.escape_debug()),
+                    format!("the keys here are {}", keys.join(", ")),
+                ))
+            }
+        }
+    }
+
+    fn table<'t>(&self, value: &'t Value, key: &str) -> Result<&'t Table, Error> {
+        value.as_table().ok_or_else(|| {
+            self.error(
+                format!("`{key}` is no table"),
+                format!("write it as [{key}]"),
+            )
+        })
+    }
+
+    fn text_if(&self, table: &Table, key: &str) -> Result<Option<String>, Error> {
+        match table.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) if !text.trim().is_empty() => Ok(Some(text.clone())),
+            Some(_) => Err(self.error(
+                format!("`{key}` is no text, or empty"),
+                format!("write {key} = \"...\""),
+            )),
+        }
+    }
+
+    fn text(&self, table: &Table, key: &str) -> Result<String, Error> {
+        self.text_if(table, key)?.ok_or_else(|| {
+            self.error(
+                format!("`{key}` is not given"),
+                format!("write {key} = \"...\""),
+            )
+        })
+    }
+
+    fn classes(&self, top: &Table) -> Result<Option<Vec<String>>, Error> {
+        let Some(value) = top.get("classes") else {
+            return Ok(None);
+        };
+        let remedy = "write classes = [\"one\", \"other\"], each once";
+        let wrong = || self.error("`classes` is no list of names", remedy);
+        let mut classes: Vec<String> = Vec::new();
+        for one in value.as_array().ok_or_else(wrong)? {
+            let name = one.as_str().map(str::trim).unwrap_or_default();
+            if name.is_empty() {
+                return Err(wrong());
+            }
+            if classes.iter().any(|other| other == name) {
+                return Err(self.error(format!("the class {name:?} is listed twice"), remedy));
+            }
+            classes.push(name.to_owned());
+        }
+        if classes.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Some(classes))
+    }
+
+    fn labels(&self, columns: &Table) -> Result<Labels, Error> {
+        let one = self.text_if(columns, "label")?;
+        let many = self.text_if(columns, "labels")?;
+        let separator = match columns.get("separator") {
+            None => None,
+            // A blank or a tab may well separate.
+            Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+            Some(_) => {
+                return Err(self.error(
+                    "`separator` is no text, or empty",
+                    "write separator = \"|\"",
+                ));
+            }
+        };
+        match (one, many, separator) {
+            (Some(column), None, None) => Ok(Labels::One(column)),
+            (None, Some(column), Some(separator)) => Ok(Labels::Many { column, separator }),
+            (None, Some(_), None) => Err(self.error(
+                "`labels` without a separator",
+                "write separator = \"|\" (or whatever stands between two labels) below it",
+            )),
+            (Some(_), None, Some(_)) => Err(self.error(
+                "`separator` with `label`, of which a sample has one",
+                "write `labels` for several labels per sample, or drop the separator",
+            )),
+            (Some(_), Some(_), _) => {
+                Err(self.error("both `label` and `labels`", "keep one of them"))
+            }
+            (None, None, _) => Err(self.error(
+                "neither `label` nor `labels` in [columns]",
+                "name the column that holds the class",
+            )),
+        }
+    }
+
+    fn splits(&self, top: &Table, columns: &Table) -> Result<Splits, Error> {
+        let column = self.text_if(columns, "split")?;
+        let shares = match top.get("splits") {
+            None => None,
+            Some(value) => Some(self.table(value, "splits")?),
+        };
+        match (column, shares) {
+            (Some(_), Some(_)) => Err(self.error(
+                "both a split column and [splits]",
+                "keep one of them: [splits] draws a split where there is no column",
+            )),
+            (Some(column), None) => Ok(Splits::Column(column)),
+            (None, None) => Ok(Splits::Drawn {
+                val: DEFAULT_VAL_SHARE,
+                test: DEFAULT_TEST_SHARE,
+            }),
+            (None, Some(shares)) => {
+                self.known(shares, "splits.", &SPLIT_KEYS)?;
+                let share = |key: &str, default: f64| match shares.get(key) {
+                    None => Some(default),
+                    Some(Value::Integer(0)) => Some(0.0),
+                    Some(value) => value.as_float().filter(|share| (0.0..1.0).contains(share)),
+                };
+                match (share("val", DEFAULT_VAL_SHARE), share("test", DEFAULT_TEST_SHARE)) {
+                    (Some(val), Some(test)) if val + test < 1.0 => Ok(Splits::Drawn { val, test }),
+                    _ => Err(self.error(
+                        "the shares in [splits] leave nothing for training",
+                        "write shares from 0 to below 1 that stay below 1 together, as in test = 0.2",
+                    )),
+                }
+            }
+        }
+    }
+
+    fn sources(&self, columns: &Table) -> Result<([Modality; 2], [Source; 2]), Error> {
+        let get = |key| self.text_if(columns, key);
+        let (audio, video) = (get("audio")?, get("video")?);
+        let (image, text, text_file) = (get("image")?, get("text")?, get("text_file")?);
+        let words = match (text, text_file) {
+            (Some(_), Some(_)) => {
+                return Err(self.error("both `text` and `text_file`", "keep one of them"));
+            }
+            (Some(column), None) => Some(Source::Words(column)),
+            (None, Some(column)) => Some(Source::TextPath(column)),
+            (None, None) => None,
+        };
+        match (audio, video, image, words) {
+            (audio, Some(video), None, None) => Ok((
+                [Modality::Audio, Modality::Video],
+                [
+                    audio.map_or(Source::OwnTrack, Source::Path),
+                    Source::Path(video),
+                ],
+            )),
+            (None, None, Some(image), Some(words)) => Ok((
+                [Modality::Image, Modality::Text],
+                [Source::Path(image), words],
+            )),
+            _ => Err(self.error(
+                "[columns] names no pair of modalities",
+                "name either video (and audio, if it lies in files of its own) or image and text",
+            )),
+        }
+    }
+}

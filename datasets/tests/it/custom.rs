@@ -1,0 +1,337 @@
+//! The user's own dataset.
+
+use std::path::Path;
+
+use datasets::{
+    Custom, Dataset, Input, ListOptions, Listing, Modality, NoteKind, Split, Table, open,
+};
+
+use crate::common::{Stage, check_invariants, counts, notes, sample, words};
+
+const TOML: &str = r#"
+name = "my-clips"
+table = "clips.csv"
+[columns]
+id = "clip"
+label = "animal"
+video = "file"
+split = "part"
+"#;
+
+/// Writes a description and a table (both into the raw root, which is also the table's folder) and opens them.
+fn describe(stage: &Stage, toml: &str, table: &str) -> Result<Box<dyn Dataset>, String> {
+    stage.text("own.toml", toml).text("clips.csv", table);
+    let path = stage.raw().join("own.toml");
+    open(path.to_str().unwrap()).map_err(|error| {
+        let text = error.to_string();
+        assert!(!text.contains('\n'), "{text}");
+        text
+    })
+}
+
+fn list(stage: &Stage, dataset: &dyn Dataset) -> Listing {
+    let listing = dataset
+        .list(&stage.raw(), &ListOptions::default())
+        .unwrap_or_else(|error| panic!("{error}"));
+    check_invariants(dataset.info(), &listing);
+    listing
+}
+
+#[test]
+fn clips_with_their_own_sound() {
+    let stage = Stage::new();
+    stage
+        .media("cats/-1.mp4")
+        .media("d.mp4")
+        .pointer("p.mp4")
+        .text("e.mp4", "");
+    std::fs::create_dir(stage.raw().join("folder")).unwrap();
+    let table = "\u{feff}clip,file,animal,part\r\n\
+        dog 1,d.mp4,dog,Training\r\n\
+        \"-1\",./cats/-1.mp4,cat,dev\r\n\
+        p,p.mp4,cat,test\r\n\
+        e,e.mp4,cat,test\r\n\
+        gone,gone.mp4,cat,test\r\n\
+        folder,folder,cat,train\r\n\
+        again,d.mp4,dog,test\r\n\
+        none,,dog,train";
+    let dataset = describe(&stage, TOML, table).unwrap();
+    let info = dataset.info();
+    assert_eq!(info.name, "my-clips");
+    assert_eq!(info.classes, ["cat", "dog"]);
+    assert_eq!(info.modalities, [Modality::Audio, Modality::Video]);
+    assert_eq!(info.expected, [Some(3), Some(1), Some(4)]);
+    assert_eq!(dataset.default_raw(), Some(stage.raw().as_path()));
+    let listing = list(&stage, dataset.as_ref());
+    assert_eq!(counts(&listing), [3, 1, 4]);
+    let outcomes = [
+        ("dog 1", "d.mp4"),
+        ("-1", "cats/-1.mp4"),
+        ("p", "! p.mp4 is a Git LFS pointer; run `git lfs pull`"),
+        ("e", "! e.mp4 holds no bytes"),
+        ("gone", "! there is no gone.mp4"),
+        ("folder", "! there is no folder"),
+        ("again", "d.mp4"),
+        ("none", "none"),
+    ];
+    for (id, outcome) in outcomes {
+        let found = sample(&listing, id);
+        assert_eq!(words(&found.inputs[0]), outcome, "{id}");
+        assert_eq!(words(&found.inputs[1]), outcome, "{id}");
+    }
+    assert_eq!(
+        notes(&listing, NoteKind::SplitLeak),
+        ["d.mp4: carries samples of train and test"]
+    );
+}
+
+#[test]
+fn posters_with_words_and_several_labels() {
+    let stage = Stage::new();
+    stage.media("a.jpg").media("b.jpg").text("page.txt", "x");
+    let toml = r#"
+name = "posters"
+title = "My posters"
+table = "clips.csv"
+classes = ["War", "Drama", "Film-Noir"]
+[columns]
+id = "id"
+labels = "genres"
+separator = "|"
+image = "poster"
+text = "plot"
+[splits]
+test = 0.5
+"#;
+    let table = "id,genres,poster,plot,unused\n\
+        1,Drama|War|Drama,a.jpg,\"two\nlines, one comma\",\n\
+        2,,b.jpg,  ,\n\
+        3, Film-Noir ,,x,\n\
+        4,Drama,b.jpg,y,\n";
+    let dataset = describe(&stage, toml, table).unwrap();
+    let listing = list(&stage, dataset.as_ref());
+    assert_eq!(counts(&listing), [2, 0, 2]);
+    assert!(dataset.info().multi_label);
+    let one = sample(&listing, "1");
+    assert_eq!(one.labels, [0, 1]);
+    assert_eq!(
+        one.inputs[1],
+        Input::Text("two lines, one comma".to_owned())
+    );
+    let two = sample(&listing, "2");
+    assert!(two.labels.is_empty());
+    assert_eq!(two.inputs[1], Input::NONE);
+    assert_eq!(words(&sample(&listing, "3").inputs[0]), "none");
+    assert_eq!(notes(&listing, NoteKind::Choice).len(), 1);
+
+    let toml = toml.replace("text = \"plot\"", "text_file = \"plot\"");
+    let dataset = describe(&stage, &toml, "id,genres,poster,plot\n1,War,,page.txt\n").unwrap();
+    let listing = list(&stage, dataset.as_ref());
+    assert_eq!(words(&listing.samples[0].inputs[1]), "text of page.txt");
+    assert_eq!(listing.samples[0].source, "page.txt");
+}
+
+#[test]
+fn a_drawn_split_depends_on_the_rows_alone() {
+    let stage = Stage::new();
+    stage.media("v.mp4");
+    let toml = TOML.replace("split = \"part\"", "[splits]\nval = 0.1\ntest = 0.2");
+    let rows: Vec<String> = (0..50).map(|n| format!("id{n},v.mp4,{}", n % 2)).collect();
+    let split_of = |rows: &[String]| {
+        let table = format!("clip,file,animal\n{}", rows.join("\n"));
+        let dataset = describe(&stage, &toml, &table).unwrap();
+        let listing = list(&stage, dataset.as_ref());
+        assert_eq!(counts(&listing), [35, 5, 10]);
+        let mut found: Vec<(String, Split)> = listing
+            .samples
+            .iter()
+            .map(|one| (one.id.clone(), one.split))
+            .collect();
+        found.sort();
+        found
+    };
+    let mut backwards = rows.clone();
+    backwards.reverse();
+    assert_eq!(split_of(&rows), split_of(&backwards));
+}
+
+#[test]
+fn a_parquet_table_is_handed_over() {
+    let stage = Stage::new();
+    stage
+        .media("v.mp4")
+        .text("own.toml", TOML.replace(".csv", ".parquet"));
+    let mut custom = Custom::open(&stage.raw().join("own.toml")).unwrap();
+    assert!(custom.table_is_parquet() && custom.table_path().ends_with("clips.parquet"));
+    let unread = custom.list(&stage.raw(), &ListOptions::default());
+    assert!(
+        unread
+            .unwrap_err()
+            .to_string()
+            .contains("clips.parquet: a Parquet table")
+    );
+    let cell = |text: &str| Some(text.to_owned());
+    let mut table = Table {
+        columns: ["clip", "file", "animal", "part"]
+            .map(str::to_owned)
+            .to_vec(),
+        rows: vec![vec![cell("a"), cell("v.mp4"), cell("cat"), cell("train")]],
+    };
+    custom.set_table(table.clone()).unwrap();
+    assert_eq!(counts(&list(&stage, &custom)), [1, 0, 0]);
+    table.rows.push(vec![cell("b"), None, cell("cat"), None]);
+    let error = custom.set_table(table).unwrap_err().to_string();
+    assert!(
+        error.contains("clips.parquet: row 2: \"\" is no split"),
+        "{error}"
+    );
+}
+
+#[test]
+fn mistakes_in_the_description_are_named() {
+    let table = "clip,file,animal,part\na,v.mp4,cat,train\n";
+    let cases = [
+        (
+            "name = \"my-clips\"",
+            "nam = \"x\"",
+            "unknown key `nam` (did you mean \"name\"?)",
+        ),
+        (
+            "video = ",
+            "vidio = ",
+            "unknown key `columns.vidio` (did you mean \"video\"?)",
+        ),
+        (
+            "name = \"my-clips\"",
+            "name = \"a/b\"",
+            "name = \"a/b\" cannot name folders",
+        ),
+        (
+            "name = \"my-clips\"",
+            "name = \"ave\"",
+            "is that of a dataset the tool knows",
+        ),
+        ("name = \"my-clips\"", "name = 3", "`name` is no text"),
+        ("name = \"my-clips\"", "", "`name` is not given"),
+        ("name = \"my-clips\"", "name = ", "line 2 is no TOML"),
+        ("clips.csv", "clipz.csv", "clipz.csv: "),
+        (
+            "id = \"clip\"",
+            "id = \"clips\"",
+            "no column is called \"clips\" (did you mean \"clip\"?)",
+        ),
+        ("label = ", "labels = ", "`labels` without a separator"),
+        (
+            "video = \"file\"",
+            "image = \"file\"",
+            "names no pair of modalities",
+        ),
+        (
+            "split = \"part\"",
+            "split = \"part\"\n[splits]\ntest = 0.1",
+            "both a split column and [splits]",
+        ),
+        (
+            "split = \"part\"",
+            "[splits]\ntest = 1.0",
+            "leave nothing for training",
+        ),
+        (
+            "split = \"part\"",
+            "[splits]\ntests = 0.1",
+            "unknown key `splits.tests`",
+        ),
+        (
+            "[columns]",
+            "classes = [\"dog\"]\n[columns]",
+            "clips.csv, line 2: \"cat\" is none of the classes",
+        ),
+        (
+            "[columns]",
+            "classes = [\"dog\", \"dog\"]\n[columns]",
+            "listed twice",
+        ),
+        (
+            "[columns]",
+            "classes = 3\n[columns]",
+            "`classes` is no list",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        let stage = Stage::new();
+        let toml = TOML.replace(from, to);
+        assert_ne!(toml, TOML);
+        let error = describe(&stage, &toml, table).err().unwrap();
+        assert!(error.contains(expected), "{to}: {error}");
+    }
+    let error = open("no-such.toml").err().unwrap().to_string();
+    assert!(error.starts_with("no-such.toml: "), "{error}");
+}
+
+#[test]
+fn mistakes_in_the_table_are_named_with_their_line() {
+    let long = format!("{},v.mp4,cat,train", "x".repeat(201));
+    let cases = [
+        ("../a,v.mp4,cat,train", "the id holds a slash"),
+        ("/a,v.mp4,cat,train", "the id holds a slash"),
+        ("..,v.mp4,cat,train", "folder's name"),
+        ("\"a\nb\",v.mp4,cat,train", "the id holds a line break"),
+        (long.as_str(), "the id has 201 bytes"),
+        (" ,v.mp4,cat,train", "the id is empty"),
+        (
+            "ok,v.mp4,cat,train",
+            "the id \"ok\" stands in line 2 already",
+        ),
+        ("a,../v.mp4,cat,train", "leaves the raw folder"),
+        ("a,x/../../v.mp4,cat,train", "leaves the raw folder"),
+        ("a,/etc/passwd,cat,train", "leaves the raw folder"),
+        ("a,\"v\n.mp4\",cat,train", "control character"),
+        ("a,v.mp4,,train", "the label is empty"),
+        ("a,v.mp4,cat,", "\"\" is no split"),
+        ("a,v.mp4,cat,holdout", "\"holdout\" is no split"),
+        ("a,v.mp4,cat", "3 fields where the header has 4"),
+    ];
+    for (row, expected) in cases {
+        let stage = Stage::new();
+        let table = format!("clip,file,animal,part\nok,v.mp4,cat,train\n{row}\n");
+        let error = describe(&stage, TOML, &table).err().unwrap();
+        assert!(
+            error.contains(expected) && error.contains("clips.csv, line 3: "),
+            "{row}: {error}"
+        );
+    }
+    let stage = Stage::new();
+    let error = describe(&stage, TOML, "clip,file,animal,part\n")
+        .err()
+        .unwrap();
+    assert!(error.contains("the table has no rows"), "{error}");
+    let error = describe(&stage, TOML, "clip,file,file,animal,part\na,b,c,d,train\n")
+        .err()
+        .unwrap();
+    assert!(error.contains("two columns are called \"file\""), "{error}");
+    stage.text(
+        "latin.csv",
+        b"clip,file,animal,part\n\xe9,v.mp4,cat,train\n",
+    );
+    let error = describe(&stage, &TOML.replace("clips.csv", "latin.csv"), "")
+        .err()
+        .unwrap();
+    assert!(
+        error.contains("latin.csv, line 2: a byte that is no UTF-8"),
+        "{error}"
+    );
+    // Nothing there at all.
+    let dataset = describe(&stage, TOML, "clip,file,animal,part\na,v.mp4,cat,train\n").unwrap();
+    let error = dataset
+        .list(&stage.raw(), &ListOptions::default())
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("not one of the 1 annotated samples has a file here")
+    );
+    let error = dataset
+        .list(Path::new("/no/such"), &ListOptions::default())
+        .unwrap_err();
+    assert!(error.to_string().contains("/no/such: no such folder"));
+}
