@@ -4,5 +4,8 @@
 pub mod adapter;
 pub mod encoder;
 pub mod kernels;
+pub mod loss;
+pub mod model;
 pub mod ops;
+pub mod optim;
 pub mod weights;

@@ -1,41 +1,15 @@
 //! The encoders against Hugging Face transformers and PEFT: golden values of `tests/golden`.
 
-use candle_core::{DType, Device, Tensor};
+mod common;
+
+use candle_core::{DType, Tensor};
+use common::{distance, encoder, flat, golden, load};
 use features::ModalityData;
 use std::collections::HashMap;
-use std::path::PathBuf;
 use train::adapter::{self, ModuleNames};
 use train::encoder::block::Noise;
-use train::encoder::config::{ADAPTED, EncoderConfig, Kind};
-use train::encoder::{Encoder, Keep, Learnable};
-use train::weights::Weights;
-
-fn golden() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
-}
-
-fn values() -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(golden().join("encoders.safetensors"), &Device::Cpu).unwrap()
-}
-
-fn flat(t: &Tensor) -> Vec<f64> {
-    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// Largest difference over largest magnitude.
-fn distance(a: &Tensor, b: &Tensor) -> f64 {
-    let (a, b) = (flat(a), flat(b));
-    assert_eq!(a.len(), b.len());
-    let top = b.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    a.iter().zip(&b).fold(0.0f64, |m, (a, b)| m.max((a - b).abs())) / top
-}
-
-fn encoder(kind: Kind, dtype: DType) -> Encoder {
-    let folder = golden().join("models").join(kind.folder());
-    let config = EncoderConfig::read(&folder.join("config.json"), kind).unwrap();
-    let weights = Weights::load(&folder, &config).unwrap();
-    Encoder::new(config, weights, dtype).unwrap()
-}
+use train::encoder::config::{ADAPTED, Kind};
+use train::encoder::{Keep, Learnable};
 
 fn input(kind: Kind, golden: &HashMap<String, Tensor>) -> (ModalityData, usize) {
     let name = key(kind);
@@ -67,7 +41,7 @@ fn key(kind: Kind) -> &'static str {
 /// the adapters beside the weights and merged into them, keeping everything or recomputing.
 #[test]
 fn outputs_and_gradients_equal_transformers_with_peft() {
-    let golden_values = values();
+    let golden_values = load("encoders.safetensors");
     for kind in [Kind::Clip, Kind::Ast, Kind::Bert] {
         let k = key(kind);
         for case in ["r0", "r1", "r2a4"] {
