@@ -1,1 +1,314 @@
-//! tests
+//! What the tests of this crate share: the built binaries, commands with a time limit, paths, TensorBoard files.
+//!
+//! The tests drive the two binaries as a user does and read the files they leave; nothing here links `ingest` or
+//! `train`. Commands run without network and with `U2A_DATA` in a folder of their own.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub mod tensorboard;
+
+/// A command that takes longer than this is killed and fails its test.
+pub const TIME_LIMIT: Duration = Duration::from_secs(300);
+
+/// Exit code of a run that worked.
+pub const DONE: i32 = 0;
+/// Exit code of a run that finished with something to look at.
+pub const LOOK: i32 = 1;
+/// Exit code of wrong usage or unusable input.
+pub const USAGE: i32 = 2;
+
+/// The root of the workspace.
+pub fn workspace() -> PathBuf {
+    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.pop();
+    root
+}
+
+/// The small encoders in the hub's layout, fit for `--weights`.
+pub fn weights() -> PathBuf {
+    workspace().join("tests/golden/models")
+}
+
+/// Real clips and pictures, which lie beside a checkout or not at all.
+pub fn media() -> Option<PathBuf> {
+    let folder = workspace().parent()?.join("shared/media");
+    folder.is_dir().then_some(folder)
+}
+
+/// A binary of this workspace, built in the same profile as the running test.
+///
+/// # Panics
+/// Where it has not been built: tests of this crate do not build it by themselves.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a running program has a path");
+    // target/PROFILE/deps/TEST-HASH
+    let profile = test
+        .parent()
+        .and_then(Path::parent)
+        .expect("tests lie in target/PROFILE/deps");
+    let path = profile
+        .join(name)
+        .with_extension(std::env::consts::EXE_EXTENSION);
+    assert!(
+        path.is_file(),
+        "{} is not there: `cargo build --workspace --bins` first, or `just test`",
+        path.display()
+    );
+    path
+}
+
+/// A Python that has tests/golden/requirements.txt: `U2A_PYTHON`, else the one `just test-python` makes in `.venv`.
+pub fn python() -> Option<PathBuf> {
+    match std::env::var_os("U2A_PYTHON") {
+        Some(path) => Some(PathBuf::from(path)),
+        None => Some(workspace().join(".venv/bin/python")).filter(|path| path.is_file()),
+    }
+}
+
+/// A fresh folder, gone when it is dropped.
+pub fn temp() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("u2a-test-")
+        .tempdir()
+        .expect("the temporary folder takes a new one")
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Ran {
+    /// The command line, for messages.
+    pub line: String,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Everything on standard output.
+    pub stdout: String,
+    /// Everything on standard error.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Asserts the exit code and hands the result on.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(
+            self.status.code(),
+            Some(code),
+            "{}\n{}\n--- stdout\n{}\n--- stderr\n{}",
+            self.line,
+            self.status,
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
+    /// Asserts wrong usage: exit code 2 and on stderr one line that begins with `error: ` and holds all the words.
+    #[track_caller]
+    pub fn expect_usage(self, words: &[&str]) -> Self {
+        let ran = self.expect(USAGE);
+        let lines: Vec<&str> = ran
+            .stderr
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .collect();
+        assert!(
+            lines.len() == 1 && lines[0].starts_with("error: "),
+            "{}\none line `error: ...` expected on stderr:\n{}",
+            ran.line,
+            ran.stderr
+        );
+        for word in words {
+            assert!(
+                lines[0].contains(word),
+                "{}\n'{word}' is not in: {}",
+                ran.line,
+                lines[0]
+            );
+        }
+        ran
+    }
+
+    /// Standard output as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("{}\nnot JSON ({e}):\n{}", self.line, self.stdout))
+    }
+}
+
+/// A command of one of the binaries, hermetic: no network, no `data/` of the user's.
+pub fn command<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(binary(name));
+    command
+        .args(arguments)
+        .env("U2A_DATA", std::env::temp_dir().join("u2a-no-such-data"))
+        .env("HF_HUB_OFFLINE", "1")
+        .env_remove("HF_HOME")
+        .env_remove("RUST_BACKTRACE")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+/// Where it cannot start or takes longer than [`TIME_LIMIT`].
+#[track_caller]
+pub fn run(command: &mut Command) -> Ran {
+    let line = format!("{command:?}");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{line}: {e}"));
+    let stdout = drain(child.stdout.take());
+    let stderr = drain(child.stderr.take());
+    let status = wait(&mut child, TIME_LIMIT);
+    let text = |reader: thread::JoinHandle<Vec<u8>>| {
+        String::from_utf8_lossy(&reader.join().expect("a reader does not panic")).into_owned()
+    };
+    let (stdout, stderr) = (text(stdout), text(stderr));
+    let status =
+        status.unwrap_or_else(|| panic!("{line}: longer than {TIME_LIMIT:?}\n{stdout}\n{stderr}"));
+    Ran {
+        line,
+        status,
+        stdout,
+        stderr,
+    }
+}
+
+/// Reads a pipe to its end on a thread, so that a full one never blocks the child.
+fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What was read before an error is still worth showing.
+            drop(pipe.read_to_end(&mut bytes));
+        }
+        bytes
+    })
+}
+
+/// Waits for the child; kills it and gives None where the limit passes first.
+fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return Some(status);
+        }
+        if start.elapsed() > limit {
+            drop(child.kill());
+            drop(child.wait());
+            return None;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Starts a command, lets it live for `life` at most, kills it with SIGKILL. True where it had ended by itself with 0.
+///
+/// # Panics
+/// Where it ended by itself with another code.
+#[track_caller]
+pub fn kill_after(command: &mut Command, life: Duration) -> bool {
+    let line = format!("{command:?}");
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{line}: {e}"));
+    let stderr = drain(child.stderr.take());
+    match wait(&mut child, life) {
+        None => false,
+        Some(status) => {
+            let stderr = stderr.join().expect("a reader does not panic");
+            assert!(
+                status.success(),
+                "{line}: {status}\n{}",
+                String::from_utf8_lossy(&stderr)
+            );
+            true
+        }
+    }
+}
+
+/// Every line of a JSON-lines file.
+#[track_caller]
+pub fn json_lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.lines()
+        .map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{}: {e}: {line}", path.display()))
+        })
+        .collect()
+}
+
+/// Names of a folder's entries, sorted.
+#[track_caller]
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut names: Vec<String> = entries
+        .map(|entry| {
+            entry
+                .expect("a folder that opens can be listed")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+/// The synthetic CREMA-D of one test program: raw tree and shards, made once.
+pub struct CremaD {
+    folder: tempfile::TempDir,
+}
+
+impl CremaD {
+    /// Synthesises and ingests `samples` clips.
+    #[track_caller]
+    pub fn new(samples: usize) -> Self {
+        let made = CremaD { folder: temp() };
+        let samples = samples.to_string();
+        let (raw, shards) = (made.raw(), made.shards());
+        run(command(
+            "ingest",
+            [
+                "synth",
+                "crema-d",
+                "--samples",
+                &samples,
+                "--seed",
+                "1",
+                "--out",
+            ],
+        )
+        .arg(&raw))
+        .expect(DONE);
+        run(command("ingest", ["run", "crema-d", "--raw"])
+            .arg(&raw)
+            .arg("--out")
+            .arg(&shards))
+        .expect(DONE);
+        made
+    }
+
+    /// The raw tree.
+    pub fn raw(&self) -> PathBuf {
+        self.folder.path().join("raw")
+    }
+
+    /// The shard folder.
+    pub fn shards(&self) -> PathBuf {
+        self.folder.path().join("shards")
+    }
+}

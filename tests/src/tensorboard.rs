@@ -1,0 +1,237 @@
+//! Reads TensorBoard event files: framing with its checksums, and the few protobuf fields that scalars need.
+//!
+//! Written from the TFRecord and Event formats alone, independent of the writer in `train`.
+
+use std::fmt;
+use std::path::Path;
+
+/// One scalar of an event file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scalar {
+    /// Name of the curve.
+    pub tag: String,
+    /// Step it belongs to.
+    pub step: u64,
+    /// Its value.
+    pub value: f32,
+}
+
+/// Why an event file is not one.
+#[derive(Debug)]
+pub struct Broken(String);
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+fn broken<T>(what: impl Into<String>) -> Result<T, Broken> {
+    Err(Broken(what.into()))
+}
+
+/// CRC-32C (Castagnoli), bit by bit: speed is no matter here.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    let mut crc = !0u32;
+    for &byte in bytes {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
+}
+
+/// The checksum as TFRecord stores it.
+pub fn masked(crc: u32) -> u32 {
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+/// Splits TFRecord bytes into records.
+///
+/// # Errors
+/// Where a checksum is wrong or the file ends within a record.
+pub fn records(mut bytes: &[u8]) -> Result<Vec<&[u8]>, Broken> {
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        let Some((head, rest)) = bytes.split_at_checked(12) else {
+            return broken("ends within a record's head");
+        };
+        let length = u64::from_le_bytes(head[..8].try_into().expect("8 bytes"));
+        if masked(crc32c(&head[..8])) != u32::from_le_bytes(head[8..].try_into().expect("4 bytes"))
+        {
+            return broken(format!(
+                "record {}: the length's checksum is wrong",
+                out.len()
+            ));
+        }
+        let Some((data, rest)) = usize::try_from(length)
+            .ok()
+            .and_then(|n| rest.split_at_checked(n))
+        else {
+            return broken("ends within a record");
+        };
+        let Some((crc, rest)) = rest.split_at_checked(4) else {
+            return broken("ends within a checksum");
+        };
+        if masked(crc32c(data)) != u32::from_le_bytes(crc.try_into().expect("4 bytes")) {
+            return broken(format!(
+                "record {}: the data's checksum is wrong",
+                out.len()
+            ));
+        }
+        out.push(data);
+        bytes = rest;
+    }
+    Ok(out)
+}
+
+enum Field<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Bytes(&'a [u8]),
+    Fixed32(u32),
+}
+
+/// The fields of a protobuf message in file order.
+fn fields(mut bytes: &[u8]) -> Result<Vec<(u64, Field<'_>)>, Broken> {
+    fn varint(bytes: &mut &[u8]) -> Result<u64, Broken> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let Some((&byte, rest)) = bytes.split_first() else {
+                return broken("ends within a number");
+            };
+            *bytes = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        broken("number longer than 64 bits")
+    }
+    fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Result<&'a [u8], Broken> {
+        let Some((head, rest)) = bytes.split_at_checked(n) else {
+            return broken("ends within a field");
+        };
+        *bytes = rest;
+        Ok(head)
+    }
+    let mut out = Vec::new();
+    while !bytes.is_empty() {
+        let key = varint(&mut bytes)?;
+        let value = match key & 7 {
+            0 => Field::Varint(varint(&mut bytes)?),
+            1 => Field::Fixed64(u64::from_le_bytes(
+                take(&mut bytes, 8)?.try_into().expect("8 bytes"),
+            )),
+            2 => {
+                let length = varint(&mut bytes)? as usize;
+                Field::Bytes(take(&mut bytes, length)?)
+            }
+            5 => Field::Fixed32(u32::from_le_bytes(
+                take(&mut bytes, 4)?.try_into().expect("4 bytes"),
+            )),
+            other => return broken(format!("wire type {other}")),
+        };
+        out.push((key >> 3, value));
+    }
+    Ok(out)
+}
+
+/// All scalars of an event file's bytes.
+///
+/// # Errors
+/// Where framing, checksums or the version record (`brain.Event:2`, which comes first) are wrong.
+pub fn scalars(bytes: &[u8]) -> Result<Vec<Scalar>, Broken> {
+    let mut out = Vec::new();
+    for (i, record) in records(bytes)?.into_iter().enumerate() {
+        let (mut step, mut time, mut version, mut summaries) = (0, None, None, Vec::new());
+        for (number, field) in fields(record)? {
+            match (number, field) {
+                (1, Field::Fixed64(bits)) => time = Some(f64::from_bits(bits)),
+                (2, Field::Varint(value)) => step = value,
+                (3, Field::Bytes(text)) => version = Some(text),
+                (5, Field::Bytes(summary)) => summaries.push(summary),
+                _ => {}
+            }
+        }
+        if !time.is_some_and(|t| t > 1e9) {
+            return broken(format!("record {i}: no wall time"));
+        }
+        if (i == 0) != (version == Some(b"brain.Event:2")) {
+            return broken(format!("record {i}: the version comes first and once"));
+        }
+        for summary in summaries {
+            for (number, value) in fields(summary)? {
+                let (1, Field::Bytes(value)) = (number, value) else {
+                    continue;
+                };
+                let (mut tag, mut number) = (None, None);
+                for field in fields(value)? {
+                    match field {
+                        (1, Field::Bytes(text)) => {
+                            tag = Some(String::from_utf8_lossy(text).into_owned())
+                        }
+                        (2, Field::Fixed32(bits)) => number = Some(f32::from_bits(bits)),
+                        _ => {}
+                    }
+                }
+                match (tag, number) {
+                    (Some(tag), Some(value)) => out.push(Scalar { tag, step, value }),
+                    _ => return broken(format!("record {i}: a value without tag or number")),
+                }
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// All scalars of the event files of a folder, file after file by name.
+///
+/// # Panics
+/// Where there is none or one is broken.
+#[track_caller]
+pub fn read(folder: &Path) -> Vec<Scalar> {
+    let mut out = Vec::new();
+    let mut files = 0;
+    for name in crate::names(folder) {
+        if name.starts_with("events.out.tfevents") {
+            let path = folder.join(&name);
+            let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            out.extend(scalars(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
+            files += 1;
+        }
+    }
+    assert!(files > 0, "{}: no event file", folder.display());
+    out
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksum_has_the_known_answers() {
+        // The check value of CRC-32C, and RFC 3720's 32 zeros.
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed() {
+        let data = b"\x09\0\0\0\0\0\0\xf0\x41";
+        let mut bytes = (data.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(masked(crc32c(&bytes)).to_le_bytes());
+        bytes.extend(data);
+        bytes.extend(masked(crc32c(data)).to_le_bytes());
+        assert_eq!(records(&bytes).unwrap(), [data]);
+        for i in 0..bytes.len() * 8 {
+            let mut other = bytes.clone();
+            other[i / 8] ^= 1 << (i % 8);
+            assert!(records(&other).is_err(), "bit {i}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The arrows of dependency point one way, and `train` has no libav in it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+use tests::{binary, run, workspace};
+
+/// What each crate may depend on within the workspace: datasets <- features <- {ingest, train}.
+const ARROWS: [(&str, &[&str]); 4] = [
+    ("datasets", &[]),
+    ("features", &["datasets"]),
+    ("ingest", &["datasets", "features"]),
+    ("train", &["datasets", "features"]),
+];
+
+/// Crates that must not be in a crate's tree, by the start of their names.
+const FORBIDDEN: [(&str, &[&str]); 3] = [
+    (
+        "datasets",
+        &[
+            "ffmpeg",
+            "arrow",
+            "parquet",
+            "polars",
+            "image",
+            "candle",
+            "tokenizers",
+        ],
+    ),
+    ("features", &["ffmpeg", "polars", "candle"]),
+    ("train", &["ffmpeg", "polars"]),
+];
+
+fn metadata() -> Value {
+    let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+    let version = run(Command::new(&cargo).arg("-vV")).expect(0).stdout;
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .expect("cargo names its host");
+    let mut command = Command::new(&cargo);
+    // Other platforms' packages have not been downloaded.
+    command.args([
+        "metadata",
+        "--format-version",
+        "1",
+        "--locked",
+        "--offline",
+        "--filter-platform",
+        host,
+    ]);
+    run(command.current_dir(workspace())).expect(0).json()
+}
+
+/// Package id -> name, and package id -> ids of its dependencies (not those of its tests).
+fn graph(metadata: &Value) -> (BTreeMap<String, String>, BTreeMap<String, BTreeSet<String>>) {
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .expect("cargo metadata gives a string")
+            .to_owned()
+    };
+    let list = |value: &Value| {
+        value
+            .as_array()
+            .expect("cargo metadata gives a list")
+            .clone()
+    };
+    let names = list(&metadata["packages"])
+        .iter()
+        .map(|p| (text(&p["id"]), text(&p["name"])))
+        .collect();
+    let edges = list(&metadata["resolve"]["nodes"])
+        .iter()
+        .map(|node| {
+            let used = list(&node["deps"])
+                .into_iter()
+                .filter(|dep| {
+                    list(&dep["dep_kinds"])
+                        .iter()
+                        .any(|kind| kind["kind"] != "dev")
+                })
+                .map(|dep| text(&dep["pkg"]))
+                .collect();
+            (text(&node["id"]), used)
+        })
+        .collect();
+    (names, edges)
+}
+
+#[test]
+fn arrows_point_one_way() {
+    let metadata = metadata();
+    let (names, edges) = graph(&metadata);
+    let members: Vec<&str> = metadata["workspace_members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_str().unwrap())
+        .collect();
+    let id = |name: &str| {
+        *members
+            .iter()
+            .find(|id| names[**id] == name)
+            .expect("a crate of the workspace")
+    };
+    for (name, allowed) in ARROWS {
+        let inside: Vec<&str> = edges[id(name)]
+            .iter()
+            .filter(|dep| members.contains(&dep.as_str()))
+            .map(|dep| names[dep].as_str())
+            .collect();
+        let wrong: Vec<_> = inside.iter().filter(|dep| !allowed.contains(dep)).collect();
+        assert!(
+            wrong.is_empty(),
+            "{name} depends on {wrong:?}, may depend on {allowed:?}"
+        );
+    }
+    // A crate this test does not know has no place yet.
+    let known: BTreeSet<&str> = ARROWS
+        .iter()
+        .map(|(name, _)| *name)
+        .chain(["tests"])
+        .collect();
+    let found: BTreeSet<&str> = members.iter().map(|m| names[*m].as_str()).collect();
+    assert_eq!(found, known, "a new crate needs its arrows in this test");
+    let tree = |name: &str| {
+        let (mut reached, mut left) = (BTreeSet::new(), vec![id(name).to_owned()]);
+        while let Some(package) = left.pop() {
+            if reached.insert(names[&package].as_str()) {
+                left.extend(edges[&package].iter().cloned());
+            }
+        }
+        reached
+    };
+    assert!(
+        tree("ingest").contains("ffmpeg-next"),
+        "this test cannot see what a crate brings in"
+    );
+    for (name, forbidden) in FORBIDDEN {
+        let wrong: Vec<&str> = tree(name)
+            .into_iter()
+            .filter(|package| forbidden.iter().any(|start| package.starts_with(start)))
+            .collect();
+        assert!(wrong.is_empty(), "{name} brings in {wrong:?}");
+    }
+}
+
+#[test]
+fn train_does_not_load_libav() {
+    let names_libav = |name: &str| {
+        let bytes = std::fs::read(binary(name)).expect("a binary that was found can be read");
+        [
+            "libavcodec.so",
+            "libavformat.so",
+            "libavutil.so",
+            "libswscale.so",
+        ]
+        .into_iter()
+        .filter(|library| {
+            bytes
+                .windows(library.len())
+                .any(|window| window == library.as_bytes())
+        })
+        .count()
+    };
+    assert!(
+        names_libav("ingest") > 0,
+        "this test cannot see what a binary loads"
+    );
+    assert_eq!(names_libav("train"), 0);
+}

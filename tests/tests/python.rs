@@ -1,0 +1,132 @@
+//! What the Python world makes of our files: shards in five readers, runs in transformers and PEFT.
+//!
+//! Needs a Python with tests/golden/requirements.txt (`U2A_PYTHON`, or `.venv` at the root as `just test-python` makes it);
+//! where there is none, the tests say so and pass.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+use std::process::Command;
+
+use tests::{CremaD, DONE, Ran, command, names, run, temp, weights, workspace};
+
+/// Largest difference of a logit where only the mel goes in.
+const TOLERANCE: &str = "1e-4";
+/// Where JPEGs go in: Pillow's and Rust's decoders differ by a grey level here and there.
+const PICTURE_TOLERANCE: &str = "2e-2";
+
+/// Runs a script of tests/python; None where there is no Python for it.
+fn script(name: &str, arguments: &[&Path], more: &[&str]) -> Option<Ran> {
+    let Some(python) = tests::python() else {
+        eprintln!(
+            "skipped: no Python with tests/golden/requirements.txt; set U2A_PYTHON or run `just test-python`"
+        );
+        return None;
+    };
+    let mut command = Command::new(python);
+    command
+        .arg(workspace().join("tests/python").join(name))
+        .args(arguments)
+        .args(more);
+    command
+        .env("HF_HUB_OFFLINE", "1")
+        .env("OMP_NUM_THREADS", "1")
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    Some(run(&mut command))
+}
+
+#[test]
+fn shards_open_in_every_reader() {
+    if tests::python().is_none() {
+        script("", &[], &[]);
+        return;
+    }
+    let data = CremaD::new(24);
+    for protocol in ["missing-both", "missing-audio"] {
+        run(command(
+            "ingest",
+            [
+                "mask",
+                "--protocol",
+                protocol,
+                "--rate",
+                "0.7",
+                "--seed",
+                "1",
+            ],
+        )
+        .arg(data.shards()))
+        .expect(DONE);
+    }
+    script("check_shards.py", &[&data.shards()], &[])
+        .unwrap()
+        .expect(DONE);
+}
+
+#[test]
+fn a_run_loads_in_peft_and_predicts_the_same() {
+    if tests::python().is_none() {
+        script("", &[], &[]);
+        return;
+    }
+    let data = CremaD::new(36);
+    let folder = temp();
+    let out = folder.path().join("run");
+    run(command(
+        "train",
+        [
+            "run",
+            "crema-d",
+            "--epochs",
+            "3",
+            "--batch-size",
+            "4",
+            "--lr",
+            "1e-2",
+            "--seed",
+            "2",
+        ],
+    )
+    .arg("--shards")
+    .arg(data.shards())
+    .arg("--weights")
+    .arg(weights())
+    .arg("--out")
+    .arg(&out))
+    .expect(DONE);
+    for missing in [None, Some("audio"), Some("video")] {
+        let before = names(&out);
+        let mut evaluate = command("train", ["eval"]);
+        evaluate.arg(&out);
+        let mut more = vec![
+            "--tolerance",
+            TOLERANCE,
+            "--picture-tolerance",
+            PICTURE_TOLERANCE,
+        ];
+        if let Some(missing) = missing {
+            evaluate.args(["--missing", missing]);
+            more.extend(["--missing", missing]);
+        }
+        run(&mut evaluate).expect(DONE);
+        let predictions = names(&out)
+            .into_iter()
+            .find(|name| name.starts_with("predictions-") && !before.contains(name))
+            .expect("eval writes predictions");
+        let (predictions, shards, weights) = (out.join(predictions), data.shards(), weights());
+        let ran = script(
+            "check_run.py",
+            &[
+                &out,
+                Path::new("--predictions"),
+                &predictions,
+                Path::new("--shards"),
+                &shards,
+                Path::new("--weights"),
+                &weights,
+            ],
+            &more,
+        );
+        eprintln!("{}", ran.unwrap().expect(DONE).stdout);
+    }
+}

@@ -1,0 +1,184 @@
+//! A training run that is killed again and again ends with the losses of one that was not, to the last bit; an ingest
+//! run ends with the same bytes.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tests::{CremaD, DONE, command, json_lines, kill_after, names, run, temp, weights};
+
+/// Cut off after so many attempts, the next one runs to the end.
+const KILLS: u32 = 6;
+
+fn training(shards: &Path, out: &Path) -> Command {
+    let mut command = command(
+        "train",
+        [
+            "run",
+            "crema-d",
+            "--epochs",
+            "3",
+            "--batch-size",
+            "4",
+            "--lr",
+            "1e-3",
+            "--seed",
+            "11",
+            "--checkpoint-steps",
+            "3",
+        ],
+    );
+    command
+        .arg("--shards")
+        .arg(shards)
+        .arg("--weights")
+        .arg(weights())
+        .arg("--out")
+        .arg(out);
+    command
+}
+
+/// Step -> its line without what depends on the clock. A step that was run twice must have said the same both times.
+fn losses(run: &Path) -> BTreeMap<u64, String> {
+    let mut out = BTreeMap::new();
+    for line in json_lines(&run.join("metrics.jsonl")) {
+        if line.get("task_loss").is_some() {
+            let step = line["step"].as_u64().unwrap();
+            let kept = ["epoch", "loss", "task_loss", "align_loss", "lr"]
+                .map(|key| line[key].to_string())
+                .join(" ");
+            if let Some(before) = out.insert(step, kept.clone()) {
+                assert_eq!(before, kept, "step {step} was run twice and differs");
+            }
+        }
+    }
+    out
+}
+
+/// Contents of every file below, by path.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut out = BTreeMap::new();
+    let mut left = vec![folder.to_owned()];
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(names(&path).into_iter().map(|name| path.join(name)));
+        } else {
+            out.insert(
+                path.strip_prefix(folder).unwrap().to_owned(),
+                std::fs::read(&path).unwrap(),
+            );
+        }
+    }
+    out
+}
+
+/// A spread of lifetimes over a run's duration, the same on every call.
+fn lifetimes(whole: Duration) -> impl Iterator<Item = Duration> {
+    (0..KILLS).map(move |i| whole.mul_f64(f64::from(i * 7 % 10 + 1) / 11.0))
+}
+
+#[test]
+fn training_resumes_bit_for_bit() {
+    let data = CremaD::new(48);
+    let folder = temp();
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let start = Instant::now();
+    run(&mut training(&data.shards(), &whole)).expect(DONE);
+    let took = start.elapsed();
+
+    let mut deaths = 0;
+    let mut resume = |life: Option<Duration>| {
+        // Before the first checkpoint there is nothing to resume: the run starts over.
+        let started = killed.is_dir()
+            && names(&killed)
+                .iter()
+                .any(|name| name.starts_with("checkpoint-"));
+        let mut attempt = if started {
+            let mut command = command("train", ["run", "crema-d", "--resume"]);
+            command.arg(&killed);
+            command
+        } else {
+            if killed.is_dir() {
+                std::fs::remove_dir_all(&killed).unwrap();
+            }
+            training(&data.shards(), &killed)
+        };
+        match life {
+            Some(life) => deaths += u32::from(!kill_after(&mut attempt, life)),
+            None => drop(run(&mut attempt).expect(DONE)),
+        }
+    };
+    for life in lifetimes(took) {
+        resume(Some(life));
+    }
+    resume(None);
+    assert!(deaths > 0, "never killed within {took:?}");
+
+    assert_eq!(losses(&killed), losses(&whole));
+    let checkpoints = |run: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
+        let keep = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
+        contents(run)
+            .into_iter()
+            .filter(|(path, _)| keep(path))
+            .collect()
+    };
+    let (wanted, found) = (checkpoints(&whole), checkpoints(&killed));
+    assert_eq!(
+        found.keys().collect::<Vec<_>>(),
+        wanted.keys().collect::<Vec<_>>()
+    );
+    for (path, bytes) in &wanted {
+        assert!(found[path] == *bytes, "{} differs", path.display());
+    }
+}
+
+#[test]
+fn the_number_of_loader_threads_changes_nothing() {
+    let data = CremaD::new(24);
+    let folder = temp();
+    let losses_with = |threads: &str| {
+        let out = folder.path().join(threads);
+        run(training(&data.shards(), &out).args(["--loader-threads", threads])).expect(DONE);
+        losses(&out)
+    };
+    assert_eq!(losses_with("1"), losses_with("3"));
+}
+
+#[test]
+fn ingest_killed_and_started_again_gives_the_same_bytes() {
+    let data = CremaD::new(36);
+    let folder = temp();
+    let out = folder.path().join("shards");
+    let ingest = |workers: &str| {
+        let mut command = command("ingest", ["run", "crema-d", "--workers", workers, "--raw"]);
+        command.arg(data.raw()).arg("--out").arg(&out);
+        command
+    };
+    let start = Instant::now();
+    run(&mut ingest("1")).expect(DONE);
+    let took = start.elapsed();
+    let undisturbed = contents(&data.shards());
+    assert!(
+        contents(&out) == undisturbed,
+        "one worker gives other bytes than the default number"
+    );
+
+    std::fs::remove_dir_all(&out).unwrap();
+    let mut deaths = 0;
+    for (i, life) in lifetimes(took).enumerate() {
+        deaths += u32::from(!kill_after(&mut ingest(["1", "2"][i % 2]), life));
+    }
+    run(&mut ingest("2")).expect(DONE);
+    assert!(deaths > 0, "never killed within {took:?}");
+    let found = contents(&out);
+    assert_eq!(
+        found.keys().collect::<Vec<_>>(),
+        undisturbed.keys().collect::<Vec<_>>()
+    );
+    for (path, bytes) in &undisturbed {
+        assert!(found[path] == *bytes, "{} differs", path.display());
+    }
+}

@@ -1,0 +1,371 @@
+//! Wrong usage and input that cannot work: exit code 2 and one line that names what is wrong; never a panic.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
+
+use arrow::datatypes::Schema;
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tests::{CremaD, DONE, binary, command, names, run, temp, weights};
+
+/// Shared by the tests of this program: nothing here writes into it.
+fn data() -> &'static CremaD {
+    static DATA: OnceLock<CremaD> = OnceLock::new();
+    DATA.get_or_init(|| CremaD::new(24))
+}
+
+fn train(arguments: &[&str]) -> Command {
+    let mut train = command("train", ["run", "crema-d", "--batch-size", "4"]);
+    train.args(arguments);
+    train
+}
+
+#[test]
+fn unknown_words() {
+    run(&mut command("ingest", ["run", "crema"])).expect_usage(&["crema", "crema-d"]);
+    run(&mut command("train", ["run", "crema"])).expect_usage(&["crema", "crema-d"]);
+    run(&mut command("ingest", ["run", "crema-d", "--wrokers", "2"])).expect_usage(&["--wrokers"]);
+    run(&mut command("train", ["run", "crema-d", "--epoch", "many"])).expect_usage(&["--epoch"]);
+    run(&mut command(
+        "train",
+        ["run", "crema-d", "--epochs", "many"],
+    ))
+    .expect_usage(&["--epochs", "many"]);
+    run(&mut command("train", ["trian"])).expect_usage(&["trian"]);
+    run(&mut command(
+        "ingest",
+        [
+            "mask",
+            "crema-d",
+            "--protocol",
+            "missing-image",
+            "--rate",
+            "0.7",
+            "--seed",
+            "1",
+        ],
+    ))
+    .expect_usage(&["missing-image"]);
+    run(&mut command(
+        "ingest",
+        [
+            "mask",
+            "crema-d",
+            "--protocol",
+            "missing-audio",
+            "--rate",
+            "1.5",
+            "--seed",
+            "1",
+        ],
+    ))
+    .expect_usage(&["1.5"]);
+    run(&mut command("ingest", ["run", "no/such/own.toml"])).expect_usage(&["no/such/own.toml"]);
+}
+
+#[test]
+fn help_has_an_example() {
+    for (program, subcommands) in [
+        ("ingest", &["run", "synth", "check", "inspect", "mask"][..]),
+        ("train", &["run", "eval", "report", "doctor"]),
+    ] {
+        run(&mut command(program, ["--help"])).expect(DONE);
+        for subcommand in subcommands {
+            let help = run(&mut command(program, [subcommand, "--help"]))
+                .expect(DONE)
+                .stdout;
+            assert!(
+                help.to_lowercase().contains("example"),
+                "{program} {subcommand} --help has no example"
+            );
+        }
+    }
+}
+
+#[test]
+fn raw_data_that_cannot_work() {
+    let folder = temp();
+    let absent = folder.path().join("nothing-here");
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let out = folder.path().join("out");
+    for raw in [&absent, &empty] {
+        for subcommand in ["run", "check"] {
+            let mut ingest = command("ingest", [subcommand, "crema-d", "--raw"]);
+            ingest.arg(raw);
+            if subcommand == "run" {
+                ingest.arg("--out").arg(&out);
+            }
+            run(&mut ingest).expect_usage(&[raw.file_name().unwrap().to_str().unwrap()]);
+        }
+    }
+    assert!(!out.exists(), "wrong input leaves nothing behind");
+}
+
+#[test]
+fn lfs_pointers_instead_of_media() {
+    let folder = temp();
+    let raw = folder.path().join("raw");
+    run(command("ingest", ["synth", "crema-d", "--samples", "12", "--out"]).arg(&raw)).expect(DONE);
+    let pointer = |i: usize| {
+        format!(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:{i:064x}\nsize {}\n",
+            100_000 + i
+        )
+    };
+    let mut replaced = 0;
+    for media in ["VideoFlash", "AudioWAV", "AudioMP3"] {
+        if raw.join(media).is_dir() {
+            for name in names(&raw.join(media)) {
+                fs::write(raw.join(media).join(name), pointer(replaced)).unwrap();
+                replaced += 1;
+            }
+        }
+    }
+    assert!(replaced >= 24);
+    run(command("ingest", ["run", "crema-d", "--raw"])
+        .arg(&raw)
+        .arg("--out")
+        .arg(folder.path().join("out")))
+    .expect_usage(&["LFS", "git lfs pull"]);
+}
+
+/// Writes a shard again with other schema metadata.
+fn rewrite(shard: &Path, key: &str, value: &str) {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(shard).unwrap()).unwrap();
+    let mut metadata = reader.schema().metadata().clone();
+    assert!(
+        metadata.insert(key.to_owned(), value.to_owned()).is_some(),
+        "{key} is no key of a shard"
+    );
+    let schema = Arc::new(Schema::new_with_metadata(
+        reader.schema().fields().clone(),
+        metadata,
+    ));
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+    let mut writer =
+        ArrowWriter::try_new(fs::File::create(shard).unwrap(), schema.clone(), None).unwrap();
+    for batch in batches {
+        writer
+            .write(&RecordBatch::try_new(schema.clone(), batch.columns().to_vec()).unwrap())
+            .unwrap();
+    }
+    writer.close().unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for name in names(from) {
+        if from.join(&name).is_dir() {
+            copy(&from.join(&name), &to.join(&name));
+        } else {
+            fs::copy(from.join(&name), to.join(&name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn shards_that_cannot_be_read() {
+    let folder = temp();
+    let train_on = |shards: &Path| {
+        run(train(&["--max-steps", "1"])
+            .arg("--shards")
+            .arg(shards)
+            .arg("--weights")
+            .arg(weights())
+            .arg("--out")
+            .arg(folder.path().join("run")))
+    };
+    train_on(&folder.path().join("nothing-here")).expect_usage(&["nothing-here", "ingest"]);
+
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    train_on(&empty).expect_usage(&["empty"]);
+
+    let other = folder.path().join("other-version");
+    copy(&data().shards(), &other);
+    let shard = names(&other)
+        .into_iter()
+        .find(|name| name.starts_with("train-"))
+        .unwrap();
+    rewrite(&other.join(&shard), "u2a.schema_version", "77");
+    train_on(&other).expect_usage(&[&shard, "77", "ingest"]);
+
+    let cut = folder.path().join("cut");
+    copy(&data().shards(), &cut);
+    let bytes = fs::read(cut.join(&shard)).unwrap();
+    fs::write(cut.join(&shard), &bytes[..bytes.len() / 2]).unwrap();
+    train_on(&cut).expect_usage(&[&shard]);
+    run(command("ingest", ["inspect"]).arg(&cut)).expect_usage(&[&shard]);
+}
+
+#[test]
+fn weights_that_do_not_fit() {
+    let folder = temp();
+    let with = |weights: &Path| {
+        run(train(&["--max-steps", "1"])
+            .arg("--shards")
+            .arg(data().shards())
+            .arg("--weights")
+            .arg(weights)
+            .arg("--out")
+            .arg(folder.path().join("run")))
+    };
+    with(&folder.path().join("nothing-here")).expect_usage(&["nothing-here"]);
+
+    // Another architecture under the right name.
+    let swapped = folder.path().join("swapped");
+    copy(&weights(), &swapped);
+    fs::remove_dir_all(swapped.join("ast-finetuned-audioset-10-10-0.4593")).unwrap();
+    copy(
+        &weights().join("bert-base-uncased"),
+        &swapped.join("ast-finetuned-audioset-10-10-0.4593"),
+    );
+    with(&swapped).expect_usage(&["ast-finetuned-audioset-10-10-0.4593"]);
+
+    // Sizes in config.json that the tensors do not have.
+    let misshapen = folder.path().join("misshapen");
+    copy(&weights(), &misshapen);
+    let config = misshapen.join("clip-vit-base-patch16/config.json");
+    let text = fs::read_to_string(&config)
+        .unwrap()
+        .replace("\"intermediate_size\": 64", "\"intermediate_size\": 96");
+    fs::write(&config, text).unwrap();
+    with(&misshapen).expect_usage(&["clip-vit-base-patch16", "mlp.fc1"]);
+
+    let cut = folder.path().join("cut");
+    copy(&weights(), &cut);
+    let file = cut.join("clip-vit-base-patch16/model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() - 1000]).unwrap();
+    with(&cut).expect_usage(&["clip-vit-base-patch16/model.safetensors"]);
+
+    let half = folder.path().join("half");
+    copy(&weights(), &half);
+    fs::remove_file(half.join("clip-vit-base-patch16/model.safetensors")).unwrap();
+    with(&half).expect_usage(&["clip-vit-base-patch16"]);
+}
+
+#[test]
+fn runs_that_are_none() {
+    let folder = temp();
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    for path in [&empty, &folder.path().join("nothing-here")] {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        run(command("train", ["eval"]).arg(path)).expect_usage(&[name]);
+        run(command("train", ["run", "crema-d", "--resume"]).arg(path)).expect_usage(&[name]);
+        run(command("train", ["report"]).arg(path)).expect_usage(&[name]);
+    }
+    let out = folder.path().join("run");
+    run(train(&["--max-steps", "1"])
+        .arg("--shards")
+        .arg(data().shards())
+        .arg("--weights")
+        .arg(weights())
+        .arg("--out")
+        .arg(&out))
+    .expect(DONE);
+    run(command("train", ["eval", "--missing", "image"]).arg(&out)).expect_usage(&["image"]);
+    run(command("train", ["eval", "--protocol", "missing-everything"]).arg(&out))
+        .expect_usage(&["missing-everything"]);
+    // A run is not overwritten by accident.
+    run(train(&["--max-steps", "1"])
+        .arg("--shards")
+        .arg(data().shards())
+        .arg("--weights")
+        .arg(weights())
+        .arg("--out")
+        .arg(&out))
+    .expect_usage(&["--resume"]);
+}
+
+/// A file system of one megabyte, made for one command.
+fn on_a_full_disk(folder: &Path, command: &Command) -> Option<Command> {
+    let mounted = format!("mount -t tmpfs -o size=1m tmpfs {}", folder.display());
+    let mut probe = Command::new("unshare");
+    probe.args(["--mount", "--map-root-user", "sh", "-c", &mounted]);
+    if !probe.output().is_ok_and(|out| out.status.success()) {
+        return None;
+    }
+    let mut full = Command::new("unshare");
+    full.args([
+        "--mount",
+        "--map-root-user",
+        "sh",
+        "-c",
+        &format!("{mounted} && exec \"$@\""),
+    ])
+    .arg("sh");
+    full.arg(command.get_program()).args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => full.env(key, value),
+            None => full.env_remove(key),
+        };
+    }
+    Some(full)
+}
+
+#[test]
+fn a_full_disk() {
+    let folder = temp();
+    let out = folder.path().join("disk");
+    fs::create_dir(&out).unwrap();
+    let mut ingest = command("ingest", ["run", "crema-d", "--raw"]);
+    ingest
+        .arg(data().raw())
+        .arg("--out")
+        .arg(out.join("shards"));
+    let Some(mut ingest) = on_a_full_disk(&out, &ingest) else {
+        eprintln!("skipped: a small file system cannot be mounted here");
+        return;
+    };
+    run(&mut ingest).expect_usage(&["disk", "space"]);
+    let mut training = train(&[
+        "--epochs",
+        "50",
+        "--checkpoint-steps",
+        "1",
+        "--keep-checkpoints",
+        "1000",
+    ]);
+    training
+        .arg("--shards")
+        .arg(data().shards())
+        .arg("--weights")
+        .arg(weights())
+        .arg("--out")
+        .arg(out.join("run"));
+    let mut training = on_a_full_disk(&out, &training).unwrap();
+    run(&mut training).expect_usage(&["disk", "space"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    for arguments in [vec!["inspect", "--json"], vec!["inspect"]] {
+        let mut child = Command::new(binary("ingest"))
+            .args(&arguments)
+            .arg(data().shards())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let mut stderr = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut stderr)
+            .unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{arguments:?}: {stderr}");
+    }
+}
