@@ -17,6 +17,9 @@ HERE = Path(__file__).resolve().parent
 # The models come first: the other scripts load them.
 FIRST = ["models.py"]
 NOT_SCRIPTS = {"common.py", "make.py"}
+# Real media beside the checkout, where it is there; without it a script leaves those files as they are.
+MEDIA = HERE.parents[2] / "shared" / "media"
+ARGUMENTS = {"mel.py": [MEDIA / "audio" / "mmaction2_test_2ch_16k.wav"]}
 
 
 def snapshot():
@@ -27,9 +30,17 @@ def snapshot():
     }
 
 
+def tensors(path, data):
+    """What a file of numbers holds; None where it is another kind of file."""
+    if path.suffix == ".safetensors":
+        return load(data)
+    if path.suffix == ".f32":
+        return {"values": np.frombuffer(data, "<f4")}
+    return None
+
+
 def moved(old, new):
-    """(relative difference, what) of two safetensors files; infinite where they do not hold the same tensors."""
-    old, new = load(old), load(new)
+    """(relative difference, what) of two files' tensors; infinite where they do not hold the same ones."""
     for k in sorted(old.keys() ^ new.keys()):
         return float("inf"), f"{k} is in one of them only"
     worst = (0.0, "")
@@ -53,7 +64,8 @@ def main():
     before = snapshot()
     for script in scripts:
         print(f"== {script}", flush=True)
-        if subprocess.run([sys.executable, HERE / script], cwd=HERE).returncode:
+        arguments = [path for path in ARGUMENTS.get(script, []) if path.exists()]
+        if subprocess.run([sys.executable, HERE / script, *arguments], cwd=HERE).returncode:
             print(f"error: {script} failed", file=sys.stderr)
             return 2
     after, far = snapshot(), 0
@@ -65,8 +77,8 @@ def main():
         if old is None or new is None:
             far += 1
             print(f"{path}: {'new' if old is None else 'gone'}")
-        elif path.suffix == ".safetensors":
-            by, what = moved(old, new)
+        elif tensors(path, new) is not None:
+            by, what = moved(tensors(path, old), tensors(path, new))
             far += by > args.tolerance
             print(f"{path}: by {by:.1e} ({what or 'values equal, bytes differ'})")
         else:
