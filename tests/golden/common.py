@@ -106,6 +106,7 @@ class Encoder:
 
     def __init__(self, kind, model):
         self.kind, self.model, self.mask_token = kind, model, None
+        self.post_norm = True
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.base = base
         base.embeddings.register_forward_hook(self._append)
@@ -129,9 +130,9 @@ class Encoder:
         return self.model(input_ids=x, attention_mask=attend.long()).last_hidden_state
 
     def states(self, x, lengths=None, mask_token=None):
-        """Last hidden states after the encoder's final norm, at every position."""
+        """Last hidden states after the encoder's final norm (CLIP's can be left out), at every position."""
         last = self(x, lengths, mask_token)
-        return self.base.post_layernorm(last) if self.kind == "clip" else last
+        return self.base.post_layernorm(last) if self.kind == "clip" and self.post_norm else last
 
     def tokens(self, x, lengths, mask_token):
         """(CLS, MT) of each row."""

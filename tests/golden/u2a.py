@@ -148,8 +148,11 @@ class U2A(torch.nn.Module):
             cls, mt = (t.view(len(rows), -1, self.width).mean(1) for t in (cls, mt))
         return cls, mt
 
-    def forward(self, inputs, samples, present, labels):
-        """(logits, task loss, alignment loss); the encoders see only samples that have their modality."""
+    def forward(self, inputs, samples, present, labels, stop_gradient=False, zeros=False):
+        """(logits, task loss, alignment loss); the encoders see only samples that have their modality.
+
+        Options: no gradient of the alignment loss into the class tokens; zeros for a missing token.
+        """
         dtype = self.head.weight.dtype
         cls = [torch.zeros(len(samples), self.width, dtype=dtype) for _ in range(2)]
         mt = [torch.zeros(len(samples), self.width, dtype=dtype) for _ in range(2)]
@@ -159,8 +162,9 @@ class U2A(torch.nn.Module):
                 c, t = self.encode(i, inputs, samples[rows])
                 cls[i], mt[i] = cls[i].index_copy(0, rows, c), mt[i].index_copy(0, rows, t)
         # The missing modality's class token is the other encoder's mask token.
-        first = torch.where(present[:, :1], cls[0], mt[1])
-        second = torch.where(present[:, 1:], cls[1], mt[0])
+        stand_in = [torch.zeros_like(t) if zeros else t for t in mt]
+        first = torch.where(present[:, :1], cls[0], stand_in[1])
+        second = torch.where(present[:, 1:], cls[1], stand_in[0])
         logits = self.head(first + second)
         if self.case.multi_label:
             task = F.binary_cross_entropy_with_logits(logits, labels)
@@ -169,6 +173,7 @@ class U2A(torch.nn.Module):
         complete = present.all(1).nonzero().flatten()
         align = torch.zeros((), dtype=dtype)
         if len(complete):
+            cls = [t.detach() for t in cls] if stop_gradient else cls
             align = F.mse_loss(mt[0][complete], cls[1][complete]) + F.mse_loss(mt[1][complete], cls[0][complete])
         return logits, task, align
 
@@ -193,6 +198,20 @@ def train(case, dtype):
         assert id(p) in wanted or not p.requires_grad
     out |= {f"initial.{k}": p.detach().clone() for k, p in trainable.items()}
     optimiser = adamw(trainable, case.lr)
+    # The options, on the first batch.
+    first = (inputs, torch.from_numpy(samples[0]), torch.from_numpy(present[0]).bool(), labels[torch.from_numpy(samples[0])])
+    _, task, align = model(*first, stop_gradient=True)
+    (task + ALIGN_WEIGHT * align).backward()
+    out |= {f"first.stop_gradient.grad.{k}": p.grad.clone() for k, p in trainable.items()}
+    with torch.no_grad():
+        out["first.zeros.logits"] = model(*first, zeros=True)[0]
+        for encoder in model.encoders:
+            encoder.post_norm = False
+        logits, task, align = model(*first)
+        out |= {"first.last_hidden.logits": logits, "first.last_hidden.loss": task + ALIGN_WEIGHT * align}
+        for encoder in model.encoders:
+            encoder.post_norm = True
+
     curves = {k: [] for k in ("loss", "task_loss", "align_loss", "lr")}
     for step in range(STEPS):
         rate = learning_rate(step, STEPS, STEPS_PER_EPOCH, case.lr)
@@ -232,7 +251,7 @@ def main():
     for case in CASES:
         truth, single = train(case, torch.float64), train(case, torch.float32)
         spread = {}
-        for group in ("first.logits", "first.grad.", "after1.", "after4.", "final.", "eval."):
+        for group in ("first.", "after1.", "after4.", "final.", "eval."):
             keys = [k for k in truth if k.startswith(group) and truth[k].abs().max() > 0]
             spread[group] = max(relative(single[k], truth[k]) for k in keys)
         loss, loss32 = truth["steps.loss"], single["steps.loss"]
@@ -244,6 +263,7 @@ def main():
                 "steps.loss, .task_loss, .align_loss, .lr": "per step; lr is the rate the step used",
                 "initial.*, after1.*, after4.*, final.*": "trainable tensors before step 1, after steps 1, 4 and 20; MODALITY/KEY is the adapter file's key (transformers 5's names), the rest is head.safetensors'",
                 "first.logits, first.grad.*": "step 1",
+                "first.OPTION.*": "step 1 again; stop_gradient: the alignment loss leaves the class tokens alone; zeros: a missing token is zero; last_hidden: CLIP's states before post_layernorm",
                 "eval.HAVE.logits": "the final model on the whole pool, all with both, all without m1, all without m2",
             },
             "setting": {

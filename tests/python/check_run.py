@@ -77,7 +77,6 @@ class Run:
         from safetensors.torch import load_file
 
         self.modalities, self.weights, self.text_length = modalities, weights, text_length
-        self.post_norm = post_norm
         head = load_file(checkpoint / "head.safetensors")
         self.weight, self.bias = head["weight"], head["bias"]
         self.encoders, self.mask_tokens = [], []
@@ -95,6 +94,7 @@ class Run:
             if len(touched) != 4 * layers:
                 raise SystemExit(f"error: {checkpoint / m}: {len(touched)} adapted layers in {layers} blocks, wanted 4 each")
             self.encoders.append(Encoder(kind, peft))
+            self.encoders[-1].post_norm = post_norm
             self.mask_tokens.append(head[f"mask_token.{m}"].reshape(1, -1))
 
     @torch.no_grad()
@@ -113,8 +113,6 @@ class Run:
             ids, n = tokens(row["text"], self.weights / FOLDERS["bert"], self.text_length)
             x, lengths = torch.tensor([ids]), torch.tensor([n])
         states = encoder.states(x, lengths, self.mask_tokens[index])
-        if encoder.kind == "clip" and not self.post_norm:
-            states = encoder(x, lengths, self.mask_tokens[index])
         return states[:, 0].mean(0), states[:, -1].mean(0)
 
     def logits(self, row, missing):
