@@ -55,3 +55,28 @@ pub enum ModalityData {
         max_len: usize,
     },
 }
+
+impl ModalityBatch {
+    /// The part of one sample of the batch, as a batch of one; none if the sample lacks the
+    /// modality.
+    pub fn only(&self, sample: usize) -> Option<ModalityBatch> {
+        let at = self.rows.binary_search(&sample).ok()?;
+        let count = self.rows.len();
+        let part = |values: &[f32]| {
+            let each = values.len() / count;
+            values[at * each..(at + 1) * each].to_vec()
+        };
+        let data = match &self.data {
+            ModalityData::Mel { values, frames, bins } => ModalityData::Mel { values: part(values), frames: *frames, bins: *bins },
+            ModalityData::Pixels { values, images_per_sample, size } => {
+                ModalityData::Pixels { values: part(values), images_per_sample: *images_per_sample, size: *size }
+            }
+            ModalityData::Tokens { ids, lengths, max_len } => ModalityData::Tokens {
+                ids: ids[at * max_len..(at + 1) * max_len].to_vec(),
+                lengths: vec![lengths[at]],
+                max_len: *max_len,
+            },
+        };
+        Some(ModalityBatch { rows: vec![0], data })
+    }
+}

@@ -1,0 +1,235 @@
+//! Checkpoints: whole folders that appear under their final name only when every byte is on disk.
+//!
+//! ```text
+//! RUN/checkpoint-00000120/   audio/ video/ (or image/ text/): PEFT adapters
+//!                            head.safetensors  optimizer.safetensors  state.json
+//! RUN/best/                  the same files, of the best checkpoint so far
+//! ```
+
+use crate::adapter;
+use crate::model::U2a;
+use crate::optim::{AdamW, Moments};
+use crate::settings::Settings;
+use anyhow::{Context, Result, anyhow, bail};
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+const PREFIX: &str = "checkpoint-";
+const HEAD_FILE: &str = "head.safetensors";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "state.json";
+/// Name of the folder that holds the best checkpoint.
+pub const BEST: &str = "best";
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// The epoch in progress, from 0.
+    pub epoch: u64,
+    /// Samples of that epoch consumed.
+    pub consumed: u64,
+    /// Best validation score so far, and its step.
+    pub best: Option<(f64, u64)>,
+    /// The key of the counter-based generator: with `step` it is the whole random state.
+    pub seed: u64,
+}
+
+/// Writes `RUN/checkpoint-STEP` and removes the oldest beyond `settings.keep_checkpoints`.
+pub fn write(run: &Path, model: &U2a, optimiser: &AdamW, state: &State, settings: &Settings) -> Result<PathBuf> {
+    let path = run.join(format!("{PREFIX}{:08}", state.step));
+    publish(&path, |folder| {
+        for (m, modality) in model.modalities.iter().enumerate() {
+            let sub = folder.join(modality.as_str());
+            adapter::write(&sub, model.encoders[m].config(), &model.lora, &model.learnable[m].adapters, settings.module_names)?;
+        }
+        let head: HashMap<String, Tensor> =
+            model.parameters().iter().filter(|p| !p.name.contains('/')).map(|p| (p.name.clone(), p.tensor.clone())).collect();
+        save(&folder.join(HEAD_FILE), &head)?;
+        let mut tensors = HashMap::new();
+        for (p, moments) in model.parameters().iter().zip(&optimiser.moments) {
+            let shape = p.tensor.dims();
+            tensors.insert(format!("m.{}", p.name), Tensor::from_slice(&moments.m, shape, &Device::Cpu)?);
+            tensors.insert(format!("v.{}", p.name), Tensor::from_slice(&moments.v, shape, &Device::Cpu)?);
+            tensors.insert(format!("steps.{}", p.name), Tensor::from_slice(&[moments.steps as i64], 1, &Device::Cpu)?);
+        }
+        save(&folder.join(OPTIMIZER_FILE), &tensors)?;
+        let text = serde_json::to_string_pretty(state)? + "\n";
+        fs::write(folder.join(STATE_FILE), text)?;
+        Ok(())
+    })?;
+    let all = list(run)?;
+    for (_, old) in all.iter().take(all.len().saturating_sub(settings.keep_checkpoints.max(1))) {
+        fs::remove_dir_all(old).with_context(|| format!("{}: an old checkpoint cannot be removed", old.display()))?;
+    }
+    Ok(path)
+}
+
+/// Makes `RUN/best` a copy of a checkpoint.
+pub fn mark_best(run: &Path, checkpoint: &Path) -> Result<()> {
+    publish(&run.join(BEST), |folder| copy_tree(checkpoint, folder))
+}
+
+/// Fills a folder under a temporary name, brings it to disk and renames it into place.
+fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let temporary = parent.join(format!(".{name}.tmp"));
+    remove(&temporary)?;
+    let problem = || format!("{}: cannot be written; is the disk full?", path.display());
+    fs::create_dir_all(&temporary).with_context(problem)?;
+    fill(&temporary).with_context(problem)?;
+    sync_tree(&temporary).with_context(problem)?;
+    // A folder cannot be renamed over a full one: the old one steps aside first, and a reader that
+    // comes between the two renames finds it there (see `recover`).
+    let aside = parent.join(format!(".{name}.old"));
+    remove(&aside)?;
+    if path.exists() {
+        fs::rename(path, &aside).with_context(problem)?;
+    }
+    fs::rename(&temporary, path).with_context(problem)?;
+    File::open(parent).and_then(|d| d.sync_all()).with_context(problem)?;
+    remove(&aside)
+}
+
+/// Puts back a folder that [`publish`] had set aside when the process was killed, and removes
+/// half-written ones. Call before reading a run.
+pub fn recover(run: &Path) -> Result<()> {
+    for entry in fs::read_dir(run).with_context(|| format!("{}: cannot be listed; is it a run folder?", run.display()))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(final_name) = name.strip_prefix('.').and_then(|n| n.strip_suffix(".old")) {
+            let target = run.join(final_name);
+            if target.exists() {
+                remove(&entry.path())?;
+            } else {
+                fs::rename(entry.path(), target)?;
+            }
+        } else if name.starts_with('.') && name.ends_with(".tmp") {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path)?,
+        Ok(_) => fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    Ok(())
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+fn sync_tree(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    Ok(File::open(folder)?.sync_all()?)
+}
+
+fn save(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
+    candle_core::safetensors::save(tensors, path).with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// All checkpoints of a run by step, oldest first.
+pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(run).with_context(|| format!("{}: cannot be listed; is it a run folder?", run.display()))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(step) = name.strip_prefix(PREFIX).and_then(|s| s.parse().ok()) {
+            all.push((step, entry.path()));
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// The newest checkpoint of a run.
+pub fn latest(run: &Path) -> Result<PathBuf> {
+    let all = list(run)?;
+    all.last().map(|(_, p)| p.clone()).ok_or_else(|| anyhow!("{}: holds no checkpoint; start the run again without --resume", run.display()))
+}
+
+/// The checkpoint to evaluate: `best` where there is one, else the newest.
+pub fn best_or_latest(run: &Path) -> Result<PathBuf> {
+    let best = run.join(BEST);
+    if best.is_dir() { Ok(best) } else { latest(run) }
+}
+
+/// Loads adapters, mask tokens and head into the model.
+pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
+    for m in 0..2 {
+        let folder = checkpoint.join(model.modalities[m].as_str());
+        let (lora, adapters) = adapter::read(&folder, model.encoders[m].config())?;
+        if (lora.rank, lora.alpha) != (model.lora.rank, model.lora.alpha) {
+            bail!("{}: adapters of rank {} and alpha {}, the run has {} and {}", folder.display(), lora.rank, lora.alpha, model.lora.rank, model.lora.alpha);
+        }
+        model.learnable[m].adapters = adapters;
+    }
+    let path = checkpoint.join(HEAD_FILE);
+    let head = load(&path)?;
+    let values = model
+        .parameters()
+        .iter()
+        .map(|p| if p.name.contains('/') { Ok(p.tensor.clone()) } else { take(&head, &p.name, p.tensor.dims(), &path) })
+        .collect::<Result<Vec<_>>>()?;
+    model.set_parameters(values)
+}
+
+/// Loads the optimiser's state and the run's position.
+pub fn read_state(checkpoint: &Path, model: &U2a, optimiser: &mut AdamW) -> Result<State> {
+    let path = checkpoint.join(OPTIMIZER_FILE);
+    let tensors = load(&path)?;
+    optimiser.moments = model
+        .parameters()
+        .iter()
+        .map(|p| {
+            let flat = |kind: &str| -> Result<Vec<f32>> {
+                Ok(take(&tensors, &format!("{kind}.{}", p.name), p.tensor.dims(), &path)?.flatten_all()?.to_vec1()?)
+            };
+            let steps: Vec<i64> = take(&tensors, &format!("steps.{}", p.name), &[1], &path)?.to_vec1()?;
+            Ok(Moments { m: flat("m")?, v: flat("v")?, steps: steps[0] as u64 })
+        })
+        .collect::<Result<_>>()?;
+    let path = checkpoint.join(STATE_FILE);
+    let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{}: is not a checkpoint's state; remove this checkpoint and resume from an earlier one", path.display()))
+}
+
+fn load(path: &Path) -> Result<HashMap<String, Tensor>> {
+    candle_core::safetensors::load(path, &Device::Cpu)
+        .with_context(|| format!("{}: cannot be read; remove this checkpoint and resume from an earlier one", path.display()))
+}
+
+fn take(tensors: &HashMap<String, Tensor>, name: &str, shape: &[usize], path: &Path) -> Result<Tensor> {
+    let t = tensors.get(name).ok_or_else(|| anyhow!("{}: tensor {name} is missing", path.display()))?;
+    if t.dims() != shape {
+        bail!("{}: tensor {name} has shape {:?}, the run has {shape:?}", path.display(), t.dims());
+    }
+    Ok(t.clone())
+}

@@ -1,0 +1,195 @@
+//! Scores of predictions, by scikit-learn's definitions; where a ratio has a zero denominator it
+//! counts as 0.
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A multi-label class is predicted where its probability reaches this.
+pub const THRESHOLD: f64 = 0.5;
+
+/// Counts of one class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct ClassScore {
+    /// Samples that have the class.
+    pub support: usize,
+    /// Samples predicted to have it.
+    pub predicted: usize,
+    /// Both.
+    pub correct: usize,
+    /// `correct / predicted`.
+    pub precision: f64,
+    /// `correct / support`; for single-label data this is the class's accuracy.
+    pub recall: f64,
+    /// Harmonic mean of the two.
+    pub f1: f64,
+    /// Area under the precision-recall curve, multi-label only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average_precision: Option<f64>,
+}
+
+/// All scores of one set of predictions.
+#[derive(Clone, Debug, Serialize)]
+pub struct Metrics {
+    /// Number of samples.
+    pub samples: usize,
+    /// Named values: `accuracy`, `balanced_accuracy`, `f1_macro`, `f1_micro`, `f1_weighted`, and
+    /// for multi-label data `f1_samples`, `average_precision_macro` and `accuracy` as exact match.
+    pub values: BTreeMap<&'static str, f64>,
+    /// Per class, in canonical order.
+    pub classes: Vec<ClassScore>,
+    /// Row: true class, column: predicted class. Single-label only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confusion: Option<Vec<Vec<usize>>>,
+}
+
+fn ratio(a: f64, b: f64) -> f64 {
+    if b == 0.0 { 0.0 } else { a / b }
+}
+
+fn mean(x: impl Iterator<Item = f64>) -> f64 {
+    let (sum, n) = x.fold((0.0, 0usize), |(sum, n), v| (sum + v, n + 1));
+    ratio(sum, n as f64)
+}
+
+/// The class of the largest logit, the first among equals.
+pub fn argmax(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, v) in logits.iter().enumerate() {
+        if *v > logits[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+/// Classes whose probability reaches [`THRESHOLD`].
+pub fn above_threshold(logits: &[f32]) -> Vec<u32> {
+    // sigmoid(x) >= 1/2 exactly where x >= 0.
+    logits.iter().enumerate().filter(|(_, x)| **x >= 0.0).map(|(i, _)| i as u32).collect()
+}
+
+fn class_scores(counts: Vec<(usize, usize, usize)>) -> Vec<ClassScore> {
+    counts
+        .into_iter()
+        .map(|(support, predicted, correct)| ClassScore {
+            support,
+            predicted,
+            correct,
+            precision: ratio(correct as f64, predicted as f64),
+            recall: ratio(correct as f64, support as f64),
+            f1: ratio(2.0 * correct as f64, (support + predicted) as f64),
+            average_precision: None,
+        })
+        .collect()
+}
+
+/// The F1 averages that both kinds of data share. `counted` says which classes enter the macro
+/// average: scikit-learn leaves out single-label classes that are neither true nor predicted.
+fn f1_averages(classes: &[ClassScore], counted: impl Fn(&ClassScore) -> bool) -> BTreeMap<&'static str, f64> {
+    let total = |f: fn(&ClassScore) -> usize| classes.iter().map(f).sum::<usize>() as f64;
+    let (support, predicted, correct) = (total(|c| c.support), total(|c| c.predicted), total(|c| c.correct));
+    BTreeMap::from([
+        ("f1_macro", mean(classes.iter().filter(|c| counted(c)).map(|c| c.f1))),
+        ("f1_micro", ratio(2.0 * correct, support + predicted)),
+        ("f1_weighted", ratio(classes.iter().map(|c| c.f1 * c.support as f64).sum(), support)),
+    ])
+}
+
+/// Scores of single-label predictions.
+pub fn single_label(logits: &[Vec<f32>], labels: &[u32], classes: usize) -> Metrics {
+    let mut confusion = vec![vec![0usize; classes]; classes];
+    for (logits, label) in logits.iter().zip(labels) {
+        confusion[*label as usize][argmax(logits)] += 1;
+    }
+    let counts = (0..classes).map(|c| (confusion[c].iter().sum(), confusion.iter().map(|row| row[c]).sum(), confusion[c][c])).collect();
+    let scores = class_scores(counts);
+    let mut values = f1_averages(&scores, |c| c.support + c.predicted > 0);
+    let correct: usize = scores.iter().map(|c| c.correct).sum();
+    values.insert("accuracy", ratio(correct as f64, labels.len() as f64));
+    values.insert("balanced_accuracy", mean(scores.iter().filter(|c| c.support > 0).map(|c| c.recall)));
+    Metrics { samples: labels.len(), values, classes: scores, confusion: Some(confusion) }
+}
+
+/// Scores of multi-label predictions.
+pub fn multi_label(logits: &[Vec<f32>], labels: &[Vec<u32>], classes: usize) -> Metrics {
+    let mut counts = vec![(0, 0, 0); classes];
+    let (mut exact, mut sample_f1) = (0usize, 0.0);
+    for (logits, labels) in logits.iter().zip(labels) {
+        let predicted = above_threshold(logits);
+        let mut both = 0;
+        for c in 0..classes as u32 {
+            let (is, says) = (labels.contains(&c), predicted.contains(&c));
+            let count = &mut counts[c as usize];
+            count.0 += usize::from(is);
+            count.1 += usize::from(says);
+            count.2 += usize::from(is && says);
+            both += usize::from(is && says);
+        }
+        exact += usize::from(both == labels.len() && both == predicted.len());
+        sample_f1 += ratio(2.0 * both as f64, (labels.len() + predicted.len()) as f64);
+    }
+    let mut scores = class_scores(counts);
+    for (c, score) in scores.iter_mut().enumerate() {
+        let column: Vec<(f32, bool)> = logits.iter().zip(labels).map(|(x, l)| (x[c], l.contains(&(c as u32)))).collect();
+        score.average_precision = Some(average_precision(column));
+    }
+    let n = labels.len() as f64;
+    let mut values = f1_averages(&scores, |_| true);
+    values.insert("accuracy", ratio(exact as f64, n));
+    values.insert("f1_samples", ratio(sample_f1, n));
+    values.insert("average_precision_macro", mean(scores.iter().map(|c| c.average_precision.unwrap_or(0.0))));
+    Metrics { samples: labels.len(), values, classes: scores, confusion: None }
+}
+
+/// Sum over thresholds of precision times the rise in recall; equal scores are one threshold.
+fn average_precision(mut column: Vec<(f32, bool)>) -> f64 {
+    column.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let positives = column.iter().filter(|c| c.1).count() as f64;
+    let (mut hits, mut seen, mut area, mut i) = (0.0, 0.0, 0.0, 0);
+    while i < column.len() {
+        let threshold = column[i].0;
+        let before = hits;
+        while i < column.len() && column[i].0 == threshold {
+            hits += f64::from(u8::from(column[i].1));
+            seen += 1.0;
+            i += 1;
+        }
+        area += (hits - before) * hits / seen;
+    }
+    ratio(area, positives)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(a: f64, b: f64) {
+        assert!((a - b).abs() < 1e-12, "{a} {b}");
+    }
+
+    #[test]
+    fn single_label_by_hand() {
+        // True 0 0 1 2, predicted 0 1 1 0; class 3 never occurs.
+        let logits = [[1., 0., 0., 0.], [0., 1., 0., 0.], [0., 1., 0., 0.], [1., 0., 0., 0.]].map(|r: [f32; 4]| r.to_vec());
+        let m = single_label(&logits, &[0, 0, 1, 2], 4);
+        near(m.values["accuracy"], 0.5);
+        near(m.values["balanced_accuracy"], (0.5 + 1.0 + 0.0) / 3.0);
+        near(m.values["f1_macro"], (0.5 + 2.0 / 3.0 + 0.0) / 3.0);
+        near(m.values["f1_micro"], 0.5);
+        near(m.values["f1_weighted"], (0.5 * 2.0 + 2.0 / 3.0) / 4.0);
+        assert_eq!(m.confusion.unwrap()[0], [1, 1, 0, 0]);
+        assert_eq!(single_label(&[], &[], 3).values["accuracy"], 0.0);
+    }
+
+    #[test]
+    fn multi_label_by_hand() {
+        let logits = vec![vec![2.0, -1.0, 0.5], vec![-3.0, 1.0, -0.5], vec![0.5, -2.0, -1.0]];
+        let m = multi_label(&logits, &[vec![0], vec![1, 2], vec![0]], 3);
+        near(m.values["accuracy"], 1.0 / 3.0);
+        near(m.values["f1_micro"], 2.0 * 3.0 / (4.0 + 4.0));
+        near(m.values["f1_macro"], (1.0 + 1.0 + 0.0) / 3.0);
+        near(m.values["f1_samples"], (2.0 / 3.0 + 2.0 / 3.0 + 1.0) / 3.0);
+        // Class 2: ranked 0.5 (wrong), -0.5 (right), -1.0 (wrong): precision 1/2 at the only hit.
+        near(m.classes[2].average_precision.unwrap(), 0.5);
+    }
+}

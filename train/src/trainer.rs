@@ -1,0 +1,282 @@
+//! The training loop: stream, step, update, log, checkpoint; exact resume.
+//!
+//! All that is random is a function of (seed, epoch or step, sample), so a run is described by its
+//! configuration and its position: resuming reads a checkpoint and goes on, bit for bit on the CPU.
+
+use crate::checkpoint::{self, State};
+use crate::encoder::Keep;
+use crate::evaluate::{self, EvalOptions};
+use crate::log::RunLog;
+use crate::model::{LossConfig, StepMode, U2a};
+use crate::optim::AdamW;
+use crate::session::Session;
+use crate::settings::{KeepSetting, RunConfig, Settings};
+use anyhow::{Context, Result, bail};
+use candle_core::Tensor;
+use datasets::Split;
+use features::rng::Rng;
+use features::{Batch, Stream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Stream of the random generator for modality dropout.
+const MODALITY_DROPOUT: u32 = 0x4d6f_4472;
+/// A training split counts as complete, for modality dropout, while at most this share of its
+/// samples lacks a modality: a handful of unreadable clips does not change the method.
+pub const COMPLETE_SHARE: f64 = 0.05;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All epochs, or `max_steps`, are done.
+    Done,
+    /// A signal asked to stop; a checkpoint was written.
+    Stopped,
+}
+
+/// A run in progress.
+pub struct Trainer<'a> {
+    run: PathBuf,
+    config: RunConfig,
+    session: &'a Session,
+    model: U2a,
+    optimiser: AdamW,
+    state: State,
+    modality_dropout: bool,
+}
+
+impl<'a> Trainer<'a> {
+    /// A new run in `run`, which gets its initial checkpoint.
+    pub fn start(run: &Path, config: RunConfig, session: &'a Session, model: U2a) -> Result<Trainer<'a>> {
+        let optimiser = AdamW::new(config.settings.adamw(), model.parameters().iter().map(|p| p.tensor.elem_count()));
+        let state = State { seed: config.settings.seed, ..State::default() };
+        let trainer = Trainer::assemble(run, config, session, model, optimiser, state)?;
+        trainer.checkpoint()?;
+        Ok(trainer)
+    }
+
+    /// Goes on from the newest checkpoint of `run`.
+    pub fn resume(run: &Path, config: RunConfig, session: &'a Session, mut model: U2a) -> Result<Trainer<'a>> {
+        let checkpoint = checkpoint::latest(run)?;
+        checkpoint::read_model(&checkpoint, &mut model)?;
+        let mut optimiser = AdamW::new(config.settings.adamw(), model.parameters().iter().map(|p| p.tensor.elem_count()));
+        let state = checkpoint::read_state(&checkpoint, &model, &mut optimiser)?;
+        Trainer::assemble(run, config, session, model, optimiser, state)
+    }
+
+    fn assemble(run: &Path, config: RunConfig, session: &'a Session, model: U2a, optimiser: AdamW, state: State) -> Result<Trainer<'a>> {
+        let modality_dropout = modality_dropout_is_on(&config.settings, session)?;
+        Ok(Trainer { run: run.to_path_buf(), config, session, model, optimiser, state, modality_dropout })
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.config.settings
+    }
+
+    /// Trains to the end, or until `stop` is set.
+    pub fn train(&mut self, stop: &AtomicBool) -> Result<End> {
+        let settings = self.settings().clone();
+        let samples = self.session.shards.split(Split::Train).len() as u64;
+        if samples == 0 {
+            bail!("{}: the train split holds no sample; ingest it first", self.config.shards.display());
+        }
+        let steps_per_epoch = samples.div_ceil(settings.batch_size as u64);
+        let total = (settings.epochs * steps_per_epoch).min(settings.max_steps.unwrap_or(u64::MAX));
+        if self.state.step >= total {
+            return Ok(End::Done);
+        }
+        let loss = settings.loss(self.config.multi_label);
+        let schedule = settings.schedule();
+        let mut log = RunLog::open(&self.run, self.state.step, total)?;
+        while self.state.epoch < settings.epochs {
+            let stream = Stream::new(&self.session.shards, self.session.train_stream(&settings), self.state.epoch, self.state.consumed)?;
+            for batch in stream {
+                let mut batch = batch?;
+                if self.state.step == 0 {
+                    self.check_gradients(&batch, &loss)?;
+                }
+                if self.modality_dropout {
+                    drop_modality(&mut batch, settings.seed, self.state.step);
+                }
+                let lr = schedule.rate(self.state.step, steps_per_epoch, settings.epochs);
+                let mode = self.mode();
+                let result = self.model.step(&batch, &mode, &loss)?;
+                if !result.loss.is_finite() {
+                    bail!("{}: the loss is {} at step {}; lower lr (it is {lr:e}) or look at the data with `ingest inspect`", self.run.display(), result.loss, self.state.step + 1);
+                }
+                self.update(result.grads, lr)?;
+                self.state.step += 1;
+                self.state.consumed = batch.consumed;
+                log.step(self.state.step, self.state.epoch, result.loss, result.task, result.align, lr)?;
+                let stopped = stop.load(Ordering::Relaxed);
+                let at_end = self.state.step >= total;
+                if self.state.consumed >= samples {
+                    self.state.epoch += 1;
+                    self.state.consumed = 0;
+                    self.end_of_epoch(&mut log)?;
+                } else if stopped || at_end || (settings.checkpoint_every > 0 && self.state.step.is_multiple_of(settings.checkpoint_every)) {
+                    self.checkpoint()?;
+                }
+                log.flush()?;
+                if at_end {
+                    return Ok(End::Done);
+                }
+                if stopped {
+                    return Ok(End::Stopped);
+                }
+            }
+        }
+        Ok(End::Done)
+    }
+
+    fn mode(&self) -> StepMode {
+        let settings = self.settings();
+        StepMode {
+            seed: settings.seed,
+            step: self.state.step as u32,
+            encoder_dropout: settings.encoder_dropout,
+            keep: match settings.keep {
+                KeepSetting::All => Keep::All,
+                KeepSetting::Inputs => Keep::Inputs,
+            },
+        }
+    }
+
+    fn update(&mut self, grads: Vec<Option<Tensor>>, lr: f64) -> Result<()> {
+        let mut values = Vec::with_capacity(grads.len());
+        for (i, (p, grad)) in self.model.parameters().iter().zip(grads).enumerate() {
+            let Some(grad) = grad else {
+                values.push(p.tensor.clone());
+                continue;
+            };
+            let mut numbers: Vec<f32> = p.tensor.flatten_all()?.to_vec1()?;
+            self.optimiser.update(i, &mut numbers, &grad.flatten_all()?.to_vec1::<f32>()?, lr)?;
+            values.push(Tensor::from_vec(numbers, p.tensor.dims(), p.tensor.device())?);
+        }
+        self.model.set_parameters(values)
+    }
+
+    fn checkpoint(&self) -> Result<PathBuf> {
+        checkpoint::write(&self.run, &self.model, &self.optimiser, &self.state, self.settings())
+    }
+
+    /// Scores the validation split where there is one; the best checkpoint by it becomes `best`.
+    fn end_of_epoch(&mut self, log: &mut RunLog) -> Result<()> {
+        if self.session.shards.split(Split::Val).is_empty() {
+            self.checkpoint()?;
+            return Ok(());
+        }
+        let options = EvalOptions { split: Split::Val, missing_token: self.settings().missing_token, ..EvalOptions::default() };
+        let evaluation = evaluate::evaluate(self.session, &self.config, &self.model, &options)?;
+        log.evaluation(self.state.step, self.state.epoch, Split::Val, &evaluation.metrics)?;
+        let score = evaluation.metrics.values[evaluate::main_metric(self.config.multi_label)];
+        let better = self.state.best.is_none_or(|(best, _)| score > best);
+        if better {
+            self.state.best = Some((score, self.state.step));
+        }
+        let path = self.checkpoint()?;
+        if better {
+            checkpoint::mark_best(&self.run, &path)?;
+        }
+        Ok(())
+    }
+
+    /// Before the first step: with every adapter's B away from zero, each learnable tensor must
+    /// get a finite gradient that is not zero throughout.
+    fn check_gradients(&mut self, batch: &Batch, loss: &LossConfig) -> Result<()> {
+        let start: Vec<Tensor> = self.model.parameters().iter().map(|p| p.tensor.clone()).collect();
+        let probe = self.model.parameters().iter().map(|p| if p.name.ends_with("lora_B.weight") { p.tensor + 1e-3 } else { Ok(p.tensor.clone()) });
+        let probe = probe.collect::<candle_core::Result<Vec<_>>>()?;
+        self.model.set_parameters(probe)?;
+        let one = first_complete(batch);
+        let result = self.model.step(one.as_ref().unwrap_or(batch), &self.mode(), loss)?;
+        for (p, grad) in self.model.parameters().iter().zip(&result.grads) {
+            // A batch without a complete sample leaves an encoder out; its turn comes unchecked.
+            let Some(grad) = grad else { continue };
+            let numbers: Vec<f32> = grad.flatten_all()?.to_vec1()?;
+            if numbers.iter().any(|g| !g.is_finite()) || numbers.iter().all(|g| *g == 0.0) {
+                bail!("{} gets no usable gradient from the first batch (zero or not finite throughout); the weights of {:?} may be damaged", p.name, self.config.weights);
+            }
+        }
+        self.model.set_parameters(start).context("after the gradient check")
+    }
+}
+
+/// Whether modality dropout is on: as set, or where the training data are complete.
+fn modality_dropout_is_on(settings: &Settings, session: &Session) -> Result<bool> {
+    if let Some(on) = settings.modality_dropout {
+        return Ok(on);
+    }
+    let split = session.shards.split(Split::Train);
+    let lacking = split.present.iter().filter(|has| **has != [true, true]).count();
+    Ok(session.train_mask.is_none() && lacking as f64 <= COMPLETE_SHARE * split.len() as f64)
+}
+
+/// Drops one modality of the whole batch, or none, with equal probability. A sample that has
+/// nothing else keeps it.
+fn drop_modality(batch: &mut Batch, seed: u64, step: u64) {
+    let drawn = Rng::new(seed, &[MODALITY_DROPOUT, step as u32, (step >> 32) as u32]).below(3) as usize;
+    let Some(m) = drawn.checked_sub(1) else { return };
+    let Some(other) = &batch.inputs[1 - m] else { return };
+    let all_have_the_other = other.rows.len() == batch.ids.len();
+    if all_have_the_other {
+        batch.inputs[m] = None;
+        batch.present.iter_mut().for_each(|has| has[m] = false);
+    }
+}
+
+/// The first sample of a batch that has both modalities, as a batch of its own.
+fn first_complete(batch: &Batch) -> Option<Batch> {
+    let sample = batch.present.iter().position(|has| *has == [true, true])?;
+    let mut one = Batch {
+        ids: vec![batch.ids[sample].clone()],
+        labels: vec![batch.labels[sample].clone()],
+        present: vec![[true, true]],
+        inputs: [None, None],
+        consumed: 0,
+    };
+    for m in 0..2 {
+        one.inputs[m] = Some(batch.inputs[m].as_ref()?.only(sample)?);
+    }
+    Some(one)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use features::{ModalityBatch, ModalityData};
+
+    fn batch() -> Batch {
+        let mel = |rows: Vec<usize>| Some(ModalityBatch { data: ModalityData::Mel { values: vec![0.0; rows.len()], frames: 1, bins: 1 }, rows });
+        Batch { ids: vec!["a".into(), "b".into()], labels: vec![vec![0], vec![1]], present: vec![[true, true]; 2], inputs: [mel(vec![0, 1]), mel(vec![0, 1])], consumed: 2 }
+    }
+
+    #[test]
+    fn the_three_cases_are_equally_likely() {
+        let mut counts = [0; 3];
+        for step in 0..3000 {
+            let mut b = batch();
+            drop_modality(&mut b, 5, step);
+            let case = match (&b.inputs[0], &b.inputs[1]) {
+                (Some(_), Some(_)) => 0,
+                (None, Some(_)) => 1,
+                (Some(_), None) => 2,
+                (None, None) => panic!("both dropped"),
+            };
+            assert!(b.present.iter().all(|has| has[0] == (case != 1) && has[1] == (case != 2)));
+            counts[case] += 1;
+        }
+        assert!(counts.iter().all(|n| (900..1100).contains(n)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_sample_never_loses_its_only_modality() {
+        for step in 0..50 {
+            let mut b = batch();
+            b.inputs[1].as_mut().unwrap().rows.pop();
+            b.present[1] = [true, false];
+            drop_modality(&mut b, 5, step);
+            assert!(b.present.iter().all(|has| has[0] || has[1]), "step {step}");
+        }
+    }
+}
