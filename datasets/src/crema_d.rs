@@ -13,7 +13,9 @@ use std::path::Path;
 use crate::error::{Error, shorten};
 use crate::facts;
 use crate::stratify;
-use crate::tree::{Finder, State, Tree, base_name, depth, join, lines, parent, split_extension};
+use crate::tree::{
+    Finder, State, Tree, base_name, depth, join, lines, no_layout, parent, split_extension,
+};
 use crate::types::{Dataset, Info, Input, ListOptions, Listing, NoteKind, Sample, Split};
 
 /// What should lie in the raw root.
@@ -152,8 +154,8 @@ impl Dataset for CremaD {
                     .any(|(folder, _)| tree.child_dir(dir, folder).is_some())
             })
             .ok_or_else(|| {
-                Error::raw(
-                    raw,
+                no_layout(
+                    &tree,
                     "no folder AudioWAV, AudioMP3 or VideoFlash in it",
                     LAYOUT,
                 )

@@ -17,6 +17,7 @@ pub mod custom;
 mod description;
 mod error;
 mod facts;
+mod food_101;
 mod stratify;
 mod tree;
 mod types;
@@ -41,7 +42,7 @@ pub fn names() -> &'static [&'static str] {
 /// No such name; a `.toml` that cannot be read or is wrong.
 pub fn open(name_or_toml: &str) -> Result<Box<dyn Dataset>, Error> {
     let info = match name_or_toml {
-        "food-101" => facts::food_101(),
+        "food-101" => return Ok(Box::new(food_101::Food101::new())),
         "mm-imdb" => facts::mm_imdb(),
         "kinetics-sound" => facts::kinetics_sound(),
         "ave" => facts::ave(),

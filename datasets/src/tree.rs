@@ -149,6 +149,21 @@ impl Tree {
     }
 }
 
+/// The error for a tree in which no layout was recognised. Names an archive that still has to be unpacked.
+pub(crate) fn no_layout(tree: &Tree, problem: &str, remedy: &str) -> Error {
+    const ARCHIVES: [&str; 4] = [".zip", ".tar", ".tgz", ".tar.gz"];
+    let packed = tree
+        .files()
+        .find(|file| ARCHIVES.iter().any(|ending| file.ends_with(ending)));
+    match packed {
+        Some(file) => {
+            let remedy = format!("unpack {file} first ({remedy})");
+            Error::raw(&tree.root, problem, remedy)
+        }
+        None => Error::raw(&tree.root, problem, remedy),
+    }
+}
+
 /// Whether a link in `dir` leads back to a folder above it.
 fn is_above(link: &Path, dir: &Path) -> bool {
     match (link.canonicalize(), dir.canonicalize()) {
@@ -352,6 +367,13 @@ impl<'a> Finder<'a> {
                 path: self.tree.root.clone(),
                 count: pointers,
             });
+        }
+        if samples.is_empty() {
+            return Err(Error::raw(
+                &self.tree.root,
+                "no annotated sample in it",
+                remedy,
+            ));
         }
         Err(Error::raw(
             &self.tree.root,

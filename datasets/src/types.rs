@@ -151,7 +151,7 @@ pub enum Input {
     Files(Vec<PathBuf>),
     /// The text itself, cleaned, never empty.
     Text(String),
-    /// A file that holds the text: read it with [`read_text_file`](crate::read_text_file), which also cleans.
+    /// A file that holds the text, perhaps none: read it with [`read_text_file`](crate::read_text_file).
     TextFile(PathBuf),
     /// Nothing to read.
     Absent {

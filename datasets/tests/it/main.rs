@@ -5,3 +5,4 @@
 mod common;
 mod crema_d;
 mod custom;
+mod food_101;

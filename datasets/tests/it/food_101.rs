@@ -1,0 +1,250 @@
+//! UPMC Food-101.
+
+use datasets::{Input, ListOptions, Listing, NoteKind, open};
+
+use crate::common::{Stage, annotations, check_invariants, counts, notes, sample, words};
+
+fn list(stage: &Stage) -> Listing {
+    let dataset = open("food-101").unwrap();
+    let listing = dataset
+        .list(&stage.raw(), &ListOptions::default())
+        .unwrap_or_else(|error| panic!("{error}"));
+    check_invariants(dataset.info(), &listing);
+    listing
+}
+
+fn refused(stage: &Stage) -> String {
+    let dataset = open("food-101").unwrap();
+    let error = dataset.list(&stage.raw(), &ListOptions::default());
+    let text = error.unwrap_err().to_string();
+    assert!(!text.contains('\n'), "{text}");
+    text
+}
+
+#[test]
+fn the_real_test_titles_give_22716_rows() {
+    let Some(real) = annotations("food-101") else {
+        return;
+    };
+    let titles = std::fs::read_to_string(real.join("test_titles.csv")).unwrap();
+    let stage = Stage::new();
+    for line in titles.lines() {
+        let name = line.split(',').next().unwrap();
+        let class = name.rsplit_once('_').unwrap().0;
+        stage.media(&format!("versions/1/images/test/{class}/{name}"));
+    }
+    stage.copy(
+        &real.join("test_titles.csv"),
+        "versions/1/texts/test_titles.csv",
+    );
+    let listing = list(&stage);
+    assert_eq!(counts(&listing), [0, 0, 22_716]);
+    assert_eq!(
+        notes(&listing, NoteKind::Missing),
+        ["train_titles.csv: no such file; the train split is left out"]
+    );
+    assert!(notes(&listing, NoteKind::Unlisted).is_empty());
+    assert!(notes(&listing, NoteKind::Repaired).is_empty());
+    let dataset = open("food-101").unwrap();
+    let mut per_class = vec![0; 101];
+    let mut wordless = Vec::new();
+    for one in &listing.samples {
+        per_class[one.labels[0] as usize] += 1;
+        assert!(one.inputs[0].is_present());
+        match &one.inputs[1] {
+            Input::Text(text) => {
+                let clean =
+                    !text.contains("&amp;") && !text.contains("&#") && !text.contains("\\x");
+                assert!(
+                    clean && !text.starts_with("[[") && !text.ends_with("\"]"),
+                    "{}: {text}",
+                    one.id
+                );
+            }
+            Input::Absent { reason: None } => wordless.push(one.id.as_str()),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(wordless, ["peking_duck_476"]);
+    assert_eq!(per_class.iter().min(), Some(&197));
+    assert_eq!(per_class.iter().max(), Some(&238));
+    assert_eq!(dataset.info().classes.len(), 101);
+    assert_eq!(listing.samples[0].id, "apple_pie_175");
+    let text = |id| words(&sample(&listing, id).inputs[1]);
+    assert_eq!(text("apple_pie_18"), "\"The Food Lab's Apple Pie\"");
+    assert_eq!(
+        text("apple_pie_463"),
+        "\"José Pizarro recipe: apple pie - Telegraph\""
+    );
+    assert_eq!(text("apple_pie_267"), "\"Cookstr - Mom’s Apple Pie\"");
+}
+
+/// The classes file that is around agrees with the registry.
+#[test]
+fn classes_are_those_of_the_published_list() {
+    let Some(real) = annotations("food-101") else {
+        return;
+    };
+    let labels = std::fs::read_to_string(real.join("labels_MoPE.txt")).unwrap();
+    let labels: Vec<&str> = labels.lines().map(str::trim).collect();
+    assert_eq!(open("food-101").unwrap().info().classes, labels);
+}
+
+#[test]
+fn every_kind_of_dirt_in_the_kaggle_tree() {
+    let stage = Stage::new();
+    // No header, \r\n, a quote that is never closed with .txt names behind it, a title over two lines, a title with
+    // commas in it, no class at the end, one row twice.
+    let train = "\u{feff}apple_pie_851.jpg,First Row,apple_pie\r\n\
+        breakfast_burrito_730.jpg,\"[[\"\"Joe's Burrito,breakfast_burrito\r\n\
+        breakfast_burrito_143.txt,Swallowed One,breakfast_burrito\r\n\
+        breakfast_burrito_16.txt,Swallowed &amp; Two,breakfast_burrito\r\n\
+        breakfast_burrito_17.jpg,\"Closed \"\"here\"\"\",breakfast_burrito\r\n\
+        ice_cream_844.jpg,[],ice_cream\r\n\
+        waffles_1.jpg,\"Two\r\nlines\",waffles\r\n\
+        waffles_2.jpg,a, b and c,waffles\r\n\
+        waffles_3.jpg,Cr\\xc3\\xa8me &#8211; [x]']\r\n\
+        waffles_1.jpg,Again,waffles\r\n\
+        cheese_plate_717-0.jpg,Odd Name,cheese_plate\r\n\
+        tacos_1.jpg,No Bytes,tacos\r\n\
+        tacos_2.jpg,No Image,tacos";
+    stage.text("food/texts/train_titles.csv", train).text(
+        "food/texts/test_titles.csv",
+        "Image_path,text,label\nwaffles_9.jpg,Moved,waffles\n",
+    );
+    for name in [
+        "apple_pie_851",
+        "breakfast_burrito_730",
+        "breakfast_burrito_143",
+        "breakfast_burrito_16",
+        "breakfast_burrito_17",
+        "ice_cream_844",
+        "waffles_1",
+        "waffles_2",
+        "waffles_3",
+        "cheese_plate_717-0",
+    ] {
+        let class = name.rsplit_once('_').unwrap().0;
+        stage.media(&format!("food/images/train/{class}/{name}.jpg"));
+    }
+    stage
+        .text("food/images/train/tacos/tacos_1.jpg", "")
+        .media("food/image/waffles_9.jpg")
+        .media("food/images/test/waffles/waffles_77.jpg")
+        .media("food/images/test/waffles/cover.jpg")
+        .media("food/images/test/waffles/._waffles_9.jpg");
+    let listing = list(&stage);
+    assert_eq!(counts(&listing), [12, 0, 1]);
+    let table = [
+        ("apple_pie_851", "\"First Row\""),
+        ("breakfast_burrito_730", "\"Joe's Burrito\""),
+        ("breakfast_burrito_143", "\"Swallowed One\""),
+        ("breakfast_burrito_16", "\"Swallowed & Two\""),
+        ("breakfast_burrito_17", "\"Closed \"here\"\""),
+        ("ice_cream_844", "none"),
+        ("waffles_1", "\"Two lines\""),
+        ("waffles_2", "\"a, b and c\""),
+        ("waffles_3", "\"Crème – [x]\""),
+        ("cheese_plate_717-0", "\"Odd Name\""),
+        ("tacos_1", "\"No Bytes\""),
+        ("tacos_2", "\"No Image\""),
+        ("waffles_9", "\"Moved\""),
+    ];
+    assert_eq!(table.len(), listing.samples.len());
+    for (id, text) in table {
+        let found = sample(&listing, id);
+        assert_eq!(words(&found.inputs[1]), text, "{id}");
+        let class = id.rsplit_once('_').unwrap().0;
+        let image = match id {
+            "tacos_1" => "! food/images/train/tacos/tacos_1.jpg holds no bytes".to_owned(),
+            "tacos_2" => "! there is no food/images/train/tacos/tacos_2.jpg".to_owned(),
+            "waffles_9" => "food/image/waffles_9.jpg".to_owned(),
+            id => format!("food/images/train/{class}/{id}.jpg"),
+        };
+        assert_eq!(words(&found.inputs[0]), image);
+    }
+    for (kind, count) in [
+        (NoteKind::Repaired, 3),
+        (NoteKind::Dropped, 1),
+        (NoteKind::Missing, 1),
+        (NoteKind::Empty, 1),
+        (NoteKind::Unlisted, 2),
+    ] {
+        assert_eq!(
+            notes(&listing, kind).len(),
+            count,
+            "{kind:?}: {:?}",
+            notes(&listing, kind)
+        );
+    }
+}
+
+#[test]
+fn the_lip6_tree_and_the_jsonl_lists() {
+    let stage = Stage::new();
+    stage
+        .media("UPMC_Food101/images/train/apple_pie/apple_pie_1.jpg")
+        .media("UPMC_Food101/images/train/apple_pie/apple_pie_10.jpg")
+        .media("UPMC_Food101/images/test/waffles/waffles_3.jpg")
+        .media("UPMC_Food101/images/waffles_4.jpg")
+        .text(
+            "UPMC_Food101/texts_txt/apple_pie/apple_pie_1.txt",
+            "Pie\n\n &c",
+        )
+        .text("UPMC_Food101/texts_txt/waffles/waffles_3.txt", "");
+    let listing = list(&stage);
+    assert_eq!(counts(&listing), [2, 0, 1]);
+    let text = |listing: &Listing, id| words(&sample(listing, id).inputs[1]);
+    let page = "UPMC_Food101/texts_txt/apple_pie/apple_pie_1.txt";
+    assert_eq!(text(&listing, "apple_pie_1"), format!("text of {page}"));
+    let read = datasets::read_text_file(&stage.raw().join(page)).unwrap();
+    assert_eq!(read.as_deref(), Some("Pie &c"));
+    assert_eq!(text(&listing, "apple_pie_10"), "none");
+    assert_eq!(
+        text(&listing, "waffles_3"),
+        "text of UPMC_Food101/texts_txt/waffles/waffles_3.txt"
+    );
+    let empty = stage
+        .raw()
+        .join("UPMC_Food101/texts_txt/waffles/waffles_3.txt");
+    assert_eq!(datasets::read_text_file(&empty).unwrap(), None);
+    assert_eq!(notes(&listing, NoteKind::Unlisted).len(), 1);
+
+    let line = |split: &str, class: &str, n: u32, text: &str| {
+        format!(
+            "{{\"id\":\"{class}_{class}_{n}.jpg\",\"label\":\"{class}\",\"text\":\"{text}\",\"img\":\"images/{split}/{class}/{class}_{n}.jpg\"}}\n"
+        )
+    };
+    stage
+        .text(
+            "UPMC_Food101/train.jsonl",
+            line("train", "apple_pie", 1, " the pie | "),
+        )
+        .text("UPMC_Food101/dev.jsonl", line("train", "apple_pie", 10, ""))
+        .text("UPMC_Food101/test.jsonl", line("test", "waffles", 3, "w"))
+        .text("UPMC_Food101/test_hard_gt.jsonl", "not read");
+    let listing = list(&stage);
+    assert_eq!(counts(&listing), [1, 1, 1]);
+    assert_eq!(text(&listing, "apple_pie_1"), "\"the pie |\"");
+    assert_eq!(text(&listing, "apple_pie_10"), "none");
+    assert_eq!(notes(&listing, NoteKind::Choice).len(), 2);
+
+    stage.text("UPMC_Food101/dev.jsonl", "{\"img\": \"nothing.jpg\"}");
+    assert!(refused(&stage).contains("dev.jsonl, line 1: \"nothing.jpg\" is no Food-101 image"));
+    stage.text("UPMC_Food101/dev.jsonl", "{\"img\"");
+    assert!(refused(&stage).contains("dev.jsonl, line 1: EOF"));
+}
+
+#[test]
+fn what_cannot_work_is_refused_in_one_line() {
+    let stage = Stage::new();
+    stage.media("upmcfood101.zip");
+    assert!(refused(&stage).contains("unpack upmcfood101.zip first"));
+    stage.text("texts/test_titles.csv", "waffles_9.jpg,Waffle,waffles\n");
+    // The title alone is something to work with.
+    assert_eq!(counts(&list(&stage)), [0, 0, 1]);
+    stage.text("texts/test_titles.csv", "a,b\nwhat\n");
+    assert!(refused(&stage).contains("test_titles.csv, line 2: \"what\" is no row"));
+    stage.text("texts/test_titles.csv", "");
+    assert!(refused(&stage).contains("no annotated sample"));
+}
