@@ -18,6 +18,7 @@ mod description;
 mod error;
 mod facts;
 mod food_101;
+mod mm_imdb;
 mod stratify;
 mod tree;
 mod types;
@@ -43,7 +44,7 @@ pub fn names() -> &'static [&'static str] {
 pub fn open(name_or_toml: &str) -> Result<Box<dyn Dataset>, Error> {
     let info = match name_or_toml {
         "food-101" => return Ok(Box::new(food_101::Food101::new())),
-        "mm-imdb" => facts::mm_imdb(),
+        "mm-imdb" => return Ok(Box::new(mm_imdb::MmImdb::new())),
         "kinetics-sound" => facts::kinetics_sound(),
         "ave" => facts::ave(),
         "crema-d" => return Ok(Box::new(crema_d::CremaD::new())),

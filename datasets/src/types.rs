@@ -209,6 +209,8 @@ pub enum NoteKind {
     Empty,
     /// A Git LFS pointer lies where a media file should.
     LfsPointer,
+    /// A file is there and cannot be read as what it should be.
+    Unreadable,
     /// The publisher's file is known to be wrong; says what was done about it.
     KnownBad,
     /// One media file carries several samples.
@@ -234,6 +236,7 @@ impl NoteKind {
             NoteKind::Missing => "missing",
             NoteKind::Empty => "empty",
             NoteKind::LfsPointer => "lfs_pointer",
+            NoteKind::Unreadable => "unreadable",
             NoteKind::KnownBad => "known_bad",
             NoteKind::SharedFile => "shared_file",
             NoteKind::SplitLeak => "split_leak",
@@ -249,7 +252,11 @@ impl NoteKind {
     pub const fn needs_attention(self) -> bool {
         matches!(
             self,
-            NoteKind::Missing | NoteKind::Empty | NoteKind::LfsPointer | NoteKind::Dropped
+            NoteKind::Missing
+                | NoteKind::Empty
+                | NoteKind::LfsPointer
+                | NoteKind::Unreadable
+                | NoteKind::Dropped
         )
     }
 }

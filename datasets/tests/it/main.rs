@@ -6,3 +6,4 @@ mod common;
 mod crema_d;
 mod custom;
 mod food_101;
+mod mm_imdb;

@@ -1,0 +1,372 @@
+//! MM-IMDb: a poster, a plot, any number of 23 genres.
+//!
+//! `split.json` with `dataset/<id>.json` and `dataset/<id>.jpeg` beside it (the published tar), or `labels/<id>.json`
+//! and `images/<id>.jpeg`, anywhere below the raw root. The HDF5 form holds no plots and is refused.
+//!
+//! One sample per movie of `split.json`, with the plot that [`Plot`] chooses. The four rare genres are dropped as
+//! labels, not as movies. A movie whose json cannot be read has no known labels: it stays in the listing with both
+//! modalities absent, so that it is counted and never trained on.
+
+use std::path::Path;
+use std::thread;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::clean;
+use crate::error::{Error, shorten};
+use crate::facts;
+use crate::tree::{
+    Finder, State, Tree, base_name, depth, join, no_layout, parent, read_text, split_extension,
+    state,
+};
+use crate::types::{Dataset, Info, Input, ListOptions, Listing, NoteKind, Plot, Sample, Split};
+
+/// What should lie in the raw root.
+const LAYOUT: &str = "expected the unpacked mmimdb.tar.gz there: split.json, dataset/<id>.json and dataset/<id>.jpeg";
+
+/// Digits of an id.
+const ID_DIGITS: usize = 7;
+
+/// Where json and posters lie, in the two published forms.
+const FOLDERS: [(&str, &str); 2] = [("dataset", "dataset"), ("labels", "images")];
+
+/// Endings of a poster, the published one first.
+const POSTERS: [&str; 2] = ["jpeg", "jpg"];
+
+/// Longest tail behind a plot that is taken for its author's name (IMDbPY appends `::author`).
+const MAX_AUTHOR_CHARS: usize = 80;
+
+/// See the module comment.
+pub(crate) struct MmImdb {
+    info: Info,
+}
+
+impl MmImdb {
+    pub(crate) fn new() -> MmImdb {
+        MmImdb {
+            info: facts::mm_imdb(),
+        }
+    }
+}
+
+impl Dataset for MmImdb {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn list(&self, raw: &Path, options: &ListOptions) -> Result<Listing, Error> {
+        let tree = Tree::walk(raw, LAYOUT)?;
+        let place = FOLDERS.iter().find_map(|&(json, posters)| {
+            let is_base = |dir: &str| {
+                tree.child_dir(dir, json).is_some() && tree.child_dir(dir, posters).is_some()
+            };
+            let base = tree.find_dir(is_base)?;
+            Some((tree.child_dir(base, json)?, tree.child_dir(base, posters)?))
+        });
+        let Some((json, posters)) = place else {
+            return Err(refuse_hdf5(&tree).unwrap_or_else(|| {
+                no_layout(
+                    &tree,
+                    "no folder dataset, nor labels and images, in it",
+                    LAYOUT,
+                )
+            }));
+        };
+        let split_file = find_split_file(&tree, parent(json))?;
+        let ids = read_split_file(&tree.path(split_file))?;
+
+        let movies = read_movies(&tree, json, &ids, options.plot);
+        let mut finder = Finder::new(&tree);
+        let mut samples = Vec::with_capacity(ids.len());
+        for ((id, split), movie) in ids.into_iter().zip(movies) {
+            let poster = POSTERS
+                .map(|ending| join(posters, &format!("{id}.{ending}")))
+                .into_iter()
+                .find(|file| tree.has_file(file))
+                .unwrap_or_else(|| join(posters, &format!("{id}.{}", POSTERS[0])));
+            let (labels, inputs) = match movie {
+                Ok(movie) => {
+                    for genre in &movie.unknown {
+                        let message = format!(
+                            "the genre \"{}\" is none of the 27; ignored",
+                            shorten(genre)
+                        );
+                        finder.note(NoteKind::Repaired, &id, message);
+                    }
+                    let image = finder.input(&id, "image", std::slice::from_ref(&poster))?;
+                    let text = movie.text.map_or(Input::NONE, Input::Text);
+                    (movie.labels, [image, text])
+                }
+                Err(Bad { kind, reason }) => {
+                    let reason = format!("its genres are unknown: {reason}");
+                    finder.note(kind, &id, reason.as_str());
+                    (
+                        Vec::new(),
+                        [Input::absent(reason.as_str()), Input::absent(reason)],
+                    )
+                }
+            };
+            samples.push(Sample {
+                id,
+                split,
+                labels,
+                inputs,
+                source: poster,
+                segment: None,
+            });
+        }
+        note_unlisted(&tree, posters, &samples, &mut finder);
+        let notes = finder.finish(&samples, LAYOUT)?;
+        let folders = if json == posters {
+            json.to_owned()
+        } else {
+            format!("{json} and {posters}")
+        };
+        Ok(Listing {
+            layout: format!("{folders}, split of {split_file}, plot: {}", options.plot),
+            samples,
+            notes,
+        })
+    }
+}
+
+/// The error for a tree that has the HDF5 form alone.
+fn refuse_hdf5(tree: &Tree) -> Option<Error> {
+    let endings = [".hdf5", ".h5"];
+    let file = tree
+        .files()
+        .find(|file| endings.iter().any(|ending| file.ends_with(ending)))?;
+    Some(Error::Unsupported {
+        path: tree.path(file),
+        problem: "the HDF5 form of MM-IMDb holds no plots, only token numbers".to_owned(),
+        remedy: "get mmimdb.tar.gz instead (archive.org/download/mmimdb) and unpack it there"
+            .to_owned(),
+    })
+}
+
+fn find_split_file<'a>(tree: &'a Tree, base: &str) -> Result<&'a str, Error> {
+    tree.files()
+        .filter(|file| base_name(file) == "split.json")
+        // The one that belongs to the folders, else the shallowest.
+        .min_by_key(|file| (parent(file) != base, depth(file), *file))
+        .ok_or_else(|| {
+            Error::annotation(
+                &tree.path(&join(base, "split.json")),
+                None,
+                "no such file",
+                "get it from mmimdb.tar.gz; without it nobody knows the splits",
+            )
+        })
+}
+
+/// Ids in the order of the file, splits in the order of [`Split::ALL`].
+fn read_split_file(path: &Path) -> Result<Vec<(String, Split)>, Error> {
+    let remedy = "expected {\"train\": [ids], \"dev\": [ids], \"test\": [ids]}";
+    let fail = |problem: String| Error::annotation(path, None, problem, remedy);
+    let lists: serde_json::Map<String, Value> =
+        serde_json::from_str(&read_text(path)?).map_err(|error| fail(error.to_string()))?;
+    let mut ids = Vec::new();
+    for (name, list) in &lists {
+        let split = Split::from_spelling(name)
+            .ok_or_else(|| fail(format!("\"{}\" is no split", shorten(name))))?;
+        let list = list
+            .as_array()
+            .ok_or_else(|| fail(format!("\"{name}\" is no list")))?;
+        for id in list {
+            let written = match id {
+                Value::String(id) => id.trim().to_owned(),
+                other => other.to_string(),
+            };
+            let digits = written.bytes().all(|byte| byte.is_ascii_digit());
+            if !digits || written.is_empty() || written.len() > ID_DIGITS + 1 {
+                return Err(fail(format!("\"{}\" is no id", shorten(&written))));
+            }
+            ids.push((format!("{written:0>ID_DIGITS$}"), split));
+        }
+    }
+    let mut sorted: Vec<&str> = ids.iter().map(|(id, _)| id.as_str()).collect();
+    sorted.sort_unstable();
+    if let Some(double) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(fail(format!("the id {} is listed twice", double[0])));
+    }
+    ids.sort_by_key(|(_, split)| *split);
+    Ok(ids)
+}
+
+/// What a movie's json gives.
+struct Movie {
+    labels: Vec<u32>,
+    unknown: Vec<String>,
+    text: Option<String>,
+}
+
+/// Why a json gives nothing.
+struct Bad {
+    kind: NoteKind,
+    reason: String,
+}
+
+/// The fields that are used. The files are ragged: anything may be absent or of another type.
+#[derive(Deserialize)]
+struct Fields {
+    #[serde(default)]
+    genres: Value,
+    #[serde(default)]
+    plot: Value,
+    #[serde(default, rename = "plot outline")]
+    outline: Value,
+}
+
+/// Reads every movie's json, on all cores: tens of thousands of small files.
+fn read_movies(
+    tree: &Tree,
+    folder: &str,
+    ids: &[(String, Split)],
+    plot: Plot,
+) -> Vec<Result<Movie, Bad>> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let share = ids.len().div_ceil(threads).max(1);
+    thread::scope(|scope| {
+        let workers: Vec<_> = ids
+            .chunks(share)
+            .map(|ids| {
+                scope.spawn(move || {
+                    let files = ids
+                        .iter()
+                        .map(|(id, _)| join(folder, &format!("{id}.json")));
+                    files
+                        .map(|file| read_movie(tree, &file, plot))
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| match worker.join() {
+                Ok(movies) => movies,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    })
+}
+
+fn read_movie(tree: &Tree, file: &str, plot: Plot) -> Result<Movie, Bad> {
+    let bad = |kind, reason| Bad { kind, reason };
+    let missing = || bad(NoteKind::Missing, format!("there is no {file}"));
+    if !tree.has_file(file) {
+        return Err(missing());
+    }
+    let unreadable = |error: Error| bad(NoteKind::Unreadable, error.to_string());
+    match state(&tree.path(file)).map_err(unreadable)? {
+        State::Media(_) => {}
+        State::Missing => return Err(missing()),
+        State::Empty => return Err(bad(NoteKind::Empty, format!("{file} holds no bytes"))),
+        State::Pointer => {
+            let reason = format!("{file} is a Git LFS pointer; run `git lfs pull`");
+            return Err(bad(NoteKind::LfsPointer, reason));
+        }
+    }
+    let text = tree.read(file).map_err(unreadable)?;
+    let fields: Fields = serde_json::from_str(&text).map_err(|error| {
+        bad(
+            NoteKind::Unreadable,
+            format!("{file} is no movie's json: {error}"),
+        )
+    })?;
+    let Some(genres) = fields.genres.as_array() else {
+        return Err(bad(
+            NoteKind::Unreadable,
+            format!("{file} has no list \"genres\""),
+        ));
+    };
+    let mut movie = Movie {
+        labels: Vec::new(),
+        unknown: Vec::new(),
+        text: choose_plot(&fields, plot),
+    };
+    for genre in genres {
+        let name = genre.as_str().unwrap_or_default().trim();
+        match facts::MM_IMDB.iter().position(|one| *one == name) {
+            Some(label) => movie.labels.push(label as u32),
+            None if facts::MM_IMDB_DROPPED.contains(&name) => {}
+            None => movie.unknown.push(genre.to_string()),
+        }
+    }
+    movie.labels.sort_unstable();
+    movie.labels.dedup();
+    Ok(movie)
+}
+
+fn choose_plot(fields: &Fields, choice: Plot) -> Option<String> {
+    let plots: Vec<String> = match &fields.plot {
+        Value::Array(plots) => plots.iter().filter_map(clean_plot).collect(),
+        other => clean_plot(other).into_iter().collect(),
+    };
+    match choice {
+        Plot::First => plots.into_iter().next(),
+        Plot::All => (!plots.is_empty()).then(|| plots.join(" ")),
+        Plot::Outline => clean_plot(&fields.outline).or_else(|| plots.into_iter().next()),
+        Plot::Longest => {
+            // The first of equals: `max_by_key` would give the last.
+            let mut best: Option<String> = None;
+            for plot in plots {
+                let longer = |best: &String| plot.chars().count() > best.chars().count();
+                if best.as_ref().is_none_or(longer) {
+                    best = Some(plot);
+                }
+            }
+            best
+        }
+    }
+}
+
+fn clean_plot(plot: &Value) -> Option<String> {
+    let plot = plot.as_str()?;
+    let plot = match plot.rsplit_once("::") {
+        Some((words, author)) if author.chars().count() <= MAX_AUTHOR_CHARS => words,
+        _ => plot,
+    };
+    clean::squeeze(plot)
+}
+
+fn note_unlisted(tree: &Tree, posters: &str, samples: &[Sample], finder: &mut Finder<'_>) {
+    let mut listed: Vec<&str> = samples.iter().map(|one| one.id.as_str()).collect();
+    listed.sort_unstable();
+    for file in tree.files_below(posters) {
+        let (stem, ending) = split_extension(base_name(file));
+        if POSTERS.contains(&ending) && listed.binary_search(&stem).is_err() {
+            finder.note(
+                NoteKind::Unlisted,
+                file,
+                "split.json does not name the movie; not used",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(json: &str, choice: Plot) -> Option<String> {
+        choose_plot(&serde_json::from_str(json).unwrap(), choice)
+    }
+
+    #[test]
+    fn the_plot_is_a_choice() {
+        let json =
+            r#"{"plot": ["ab\n c::Ann O. <a@b.c>", "vwxyz", "12345"], "plot outline": "out"}"#;
+        assert_eq!(chosen(json, Plot::First).as_deref(), Some("ab c"));
+        assert_eq!(chosen(json, Plot::Longest).as_deref(), Some("vwxyz"));
+        assert_eq!(chosen(json, Plot::Outline).as_deref(), Some("out"));
+        assert_eq!(chosen(json, Plot::All).as_deref(), Some("ab c vwxyz 12345"));
+        let json = r#"{"plot": "one", "plot outline": null}"#;
+        assert_eq!(chosen(json, Plot::Outline).as_deref(), Some("one"));
+        for nothing in [r#"{}"#, r#"{"plot": []}"#, r#"{"plot": ["", 3]}"#] {
+            for choice in Plot::ALL {
+                assert_eq!(chosen(nothing, choice), None);
+            }
+        }
+    }
+}
