@@ -6,12 +6,15 @@
 pub mod batch;
 pub mod error;
 pub mod mel;
+pub mod order;
 pub mod rows;
 pub mod rng;
 pub mod schema;
+pub mod shards;
 
 pub use batch::{Batch, ModalityBatch, ModalityData};
 pub use error::Error;
 pub use mel::Mel;
 pub use rows::{Row, record_batch};
+pub use shards::{Shards, SplitIndex};
 pub use schema::{MelDtype, SCHEMA_VERSION, ShardSpec, writer_properties};

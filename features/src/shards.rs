@@ -1,0 +1,348 @@
+//! A folder of shards, opened: which samples it holds, where each lies, and single rows of it.
+//!
+//! Opening reads footers and the small columns only. Rows are fetched through the page index, one
+//! page per media cell, so that a shuffled epoch reads what it uses and nothing else.
+
+use crate::schema::{ShardSpec, content_column, has_column};
+use crate::{Error, Mel};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float16Array, Float32Array, RecordBatch};
+use arrow::datatypes::{DataType, Float16Type, Float32Type, Int32Type};
+use datasets::{Modality, Split};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::file::metadata::PageIndexPolicy;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// The samples of one split, in file order.
+#[derive(Clone, Debug, Default)]
+pub struct SplitIndex {
+    /// Ids.
+    pub ids: Vec<String>,
+    /// Class indices: one for single-label data, any number for multi-label.
+    pub labels: Vec<Vec<u32>>,
+    /// Which of the two modalities each has.
+    pub present: Vec<[bool; 2]>,
+    /// Shard number and row of each.
+    places: Vec<(u32, u32)>,
+}
+
+impl SplitIndex {
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether the split has no sample.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+struct Shard {
+    path: PathBuf,
+    metadata: ArrowReaderMetadata,
+    /// First row of each row group, and the total.
+    starts: Vec<u32>,
+}
+
+/// An opened shard folder.
+pub struct Shards {
+    folder: PathBuf,
+    spec: ShardSpec,
+    shards: Vec<Shard>,
+    splits: BTreeMap<Split, SplitIndex>,
+    fingerprint: String,
+}
+
+/// A modality's content as stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Log-mel frames.
+    Mel(Mel),
+    /// JPEG frames in time order, or the one picture.
+    Pictures(Vec<Vec<u8>>),
+    /// Cleaned text.
+    Text(String),
+}
+
+/// One row, as far as it was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Fetched {
+    /// In the order of the dataset's modalities.
+    pub contents: [Option<Content>; 2],
+}
+
+fn parquet_error(path: &Path, error: impl std::fmt::Display) -> Error {
+    Error::unusable(format!("{}: cannot be read as Parquet: {error}", path.display()), "ingest this dataset again with --overwrite")
+}
+
+impl Shards {
+    /// Opens `SPLIT-NNNNN-of-MMMMM.parquet` below `folder`.
+    ///
+    /// Errors: no shards, a missing one, one of another schema version or dataset, a damaged footer.
+    pub fn open(folder: &Path) -> Result<Shards, Error> {
+        let mut names: Vec<String> = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "list"))? {
+            let name = entry.map_err(Error::io(folder, "list"))?.file_name().to_string_lossy().into_owned();
+            if shard_name(&name).is_some() {
+                names.push(name);
+            }
+        }
+        names.sort();
+        if names.is_empty() {
+            return Err(Error::unusable(format!("{}: holds no shards (SPLIT-00000-of-00001.parquet)", folder.display()), "run `ingest run` first"));
+        }
+        for split in Split::ALL {
+            check_complete(folder, split, &names)?;
+        }
+        // Splits in their canonical order, shards by number.
+        names.sort_by_key(|name| shard_name(name).map(|(split, number, _)| (split, number)));
+        let mut spec: Option<ShardSpec> = None;
+        let mut shards = Vec::new();
+        let mut splits: BTreeMap<Split, SplitIndex> = Split::ALL.iter().map(|s| (*s, SplitIndex::default())).collect();
+        for name in &names {
+            let path = folder.join(name);
+            let file = File::open(&path).map_err(Error::io(&path, "open"))?;
+            let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+            let metadata = ArrowReaderMetadata::load(&file, options).map_err(|e| parquet_error(&path, e))?;
+            let own = ShardSpec::from_schema(metadata.schema()).map_err(|e| e.in_file(&path))?;
+            match &spec {
+                None => spec = Some(own),
+                Some(first) if *first != own => {
+                    return Err(Error::unusable(format!("{}: was made from another dataset or with other settings than {}", path.display(), names[0]), "ingest into an empty folder"));
+                }
+                Some(_) => {}
+            }
+            let mut starts = vec![0u32];
+            for group in metadata.metadata().row_groups() {
+                starts.push(starts[starts.len() - 1] + group.num_rows() as u32);
+            }
+            let shard = Shard { path, metadata, starts };
+            if let (Some(spec), Some((split, _, _))) = (&spec, shard_name(name)) {
+                let index = splits.entry(split).or_default();
+                read_index(&shard, file, spec, shards.len() as u32, index)?;
+            }
+            shards.push(shard);
+        }
+        // `names` is not empty, so a shard was read and set it.
+        let Some(spec) = spec else { return Err(Error::Invalid("no shard was read".into())) };
+        let fingerprint = fingerprint(&spec, &splits);
+        Ok(Shards { folder: folder.to_owned(), spec, shards, splits, fingerprint })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What all shards share.
+    pub fn spec(&self) -> &ShardSpec {
+        &self.spec
+    }
+
+    /// The samples of a split.
+    pub fn split(&self, split: Split) -> &SplitIndex {
+        &self.splits[&split]
+    }
+
+    /// Identifies the samples, their labels and their modalities, not the bytes: hex SHA-256.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+}
+
+/// (split, number, total) of a shard's file name.
+fn shard_name(name: &str) -> Option<(Split, u32, u32)> {
+    let mut parts = name.strip_suffix(".parquet")?.split('-');
+    let split = parts.next()?.parse().ok()?;
+    let number = parts.next()?.parse().ok()?;
+    let of = parts.next()?;
+    let total = parts.next()?.parse().ok()?;
+    (of == "of" && parts.next().is_none()).then_some((split, number, total))
+}
+
+fn check_complete(folder: &Path, split: Split, names: &[String]) -> Result<(), Error> {
+    let of_split: Vec<(u32, u32)> = names.iter().filter_map(|n| shard_name(n)).filter(|(s, _, _)| *s == split).map(|(_, n, t)| (n, t)).collect();
+    let Some((_, total)) = of_split.first() else { return Ok(()) };
+    if let Some((_, other)) = of_split.iter().find(|(_, t)| t != total) {
+        return Err(Error::unusable(format!("{}: holds {split} shards of two runs, one of {total} and one of {other}", folder.display()), "ingest into an empty folder"));
+    }
+    for number in 0..*total {
+        if !of_split.iter().any(|(n, _)| *n == number) {
+            let name = format!("{split}-{number:05}-of-{total:05}.parquet");
+            return Err(Error::unusable(format!("{}: shard {name} is missing", folder.display()), "run `ingest run` again, it makes what is missing"));
+        }
+    }
+    Ok(())
+}
+
+fn read_index(shard: &Shard, file: File, spec: &ShardSpec, number: u32, index: &mut SplitIndex) -> Result<(), Error> {
+    let label = if spec.multi_label { "labels" } else { "label" };
+    let columns = ["id", label, has_column(spec.modalities[0]), has_column(spec.modalities[1])];
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, shard.metadata.clone());
+    let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
+    let reader = builder.with_projection(mask).build().map_err(|e| parquet_error(&shard.path, e))?;
+    let mut row = 0;
+    for batch in reader {
+        let batch = batch.map_err(|e| parquet_error(&shard.path, e))?;
+        let ids = column(&batch, "id", &shard.path)?.as_string::<i32>().clone();
+        let has: Vec<BooleanArray> =
+            spec.modalities.iter().map(|m| Ok(column(&batch, has_column(*m), &shard.path)?.as_boolean().clone())).collect::<Result<_, Error>>()?;
+        let labels = column(&batch, label, &shard.path)?;
+        for i in 0..batch.num_rows() {
+            let of = match labels.data_type() {
+                DataType::Int32 => vec![labels.as_primitive::<Int32Type>().value(i)],
+                _ => labels.as_list::<i32>().value(i).as_primitive::<Int32Type>().values().to_vec(),
+            };
+            let of = of.into_iter().map(|l| match u32::try_from(l) {
+                Ok(l) if (l as usize) < spec.classes.len() => Ok(l),
+                _ => Err(Error::unusable(format!("{}: sample {} has label {l}, there are {} classes", shard.path.display(), ids.value(i), spec.classes.len()), "ingest this dataset again with --overwrite")),
+            });
+            index.labels.push(of.collect::<Result<_, Error>>()?);
+            index.ids.push(ids.value(i).to_owned());
+            index.present.push([has[0].value(i), has[1].value(i)]);
+            index.places.push((number, row));
+            row += 1;
+        }
+    }
+    Ok(())
+}
+
+fn column<'a>(batch: &'a RecordBatch, name: &str, path: &Path) -> Result<&'a ArrayRef, Error> {
+    batch.column_by_name(name).ok_or_else(|| Error::unusable(format!("{}: column {name} is missing", path.display()), "ingest this dataset again with --overwrite"))
+}
+
+fn fingerprint(spec: &ShardSpec, splits: &BTreeMap<Split, SplitIndex>) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{}\0{:?}\0{:?}\0", spec.dataset, spec.modalities, spec.classes));
+    for (split, index) in splits {
+        for ((id, labels), present) in index.ids.iter().zip(&index.labels).zip(&index.present) {
+            hash.update(format!("{split}\0{id}\0{labels:?}\0{present:?}\0"));
+        }
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Fetches rows; one per thread, because a file handle's position is shared by its clones.
+pub struct RowReader<'a> {
+    shards: &'a Shards,
+    files: BTreeMap<u32, File>,
+}
+
+impl<'a> RowReader<'a> {
+    /// A reader with no file open yet.
+    pub fn new(shards: &'a Shards) -> Self {
+        RowReader { shards, files: BTreeMap::new() }
+    }
+
+    /// Fetches samples of a split by their numbers in its index; `wanted` says per sample which
+    /// modalities to read. The result is in the order of `samples`.
+    pub fn fetch(&mut self, split: Split, samples: &[u32], wanted: &[[bool; 2]]) -> Result<Vec<Fetched>, Error> {
+        let index = self.shards.split(split);
+        // Rows of one row group, needing the same columns, are read in one go.
+        let mut groups: BTreeMap<(u32, usize, [bool; 2]), Vec<(u32, usize)>> = BTreeMap::new();
+        for (slot, (sample, want)) in samples.iter().zip(wanted).enumerate() {
+            let (shard, row) = index.places[*sample as usize];
+            let starts = &self.shards.shards[shard as usize].starts;
+            let group = starts.partition_point(|s| *s <= row) - 1;
+            groups.entry((shard, group, *want)).or_default().push((row - starts[group], slot));
+        }
+        let mut fetched: Vec<Fetched> = samples.iter().map(|_| Fetched::default()).collect();
+        for ((shard, group, want), mut rows) in groups {
+            if want == [false, false] {
+                continue;
+            }
+            rows.sort_unstable();
+            for (batch, slot) in self.read(shard, group, want, &rows)? {
+                let id = || &index.ids[samples[slot] as usize];
+                let path = &self.shards.shards[shard as usize].path;
+                for m in 0..2 {
+                    if want[m] {
+                        fetched[slot].contents[m] = Some(content(&batch, self.shards.spec.modalities[m], path).map_err(|e| e.at_sample(id()))?);
+                    }
+                }
+            }
+        }
+        Ok(fetched)
+    }
+
+    /// One-row batches of the given rows of a row group, with the slots they belong to.
+    fn read(&mut self, shard: u32, group: usize, want: [bool; 2], rows: &[(u32, usize)]) -> Result<Vec<(RecordBatch, usize)>, Error> {
+        let Shard { path, metadata, starts } = &self.shards.shards[shard as usize];
+        let file = match self.files.get(&shard) {
+            Some(file) => file.try_clone(),
+            None => File::open(path).and_then(|f| {
+                let clone = f.try_clone()?;
+                self.files.insert(shard, f);
+                Ok(clone)
+            }),
+        }
+        .map_err(Error::io(path, "open"))?;
+        let mut selectors = Vec::new();
+        let mut at = 0;
+        for (row, _) in rows {
+            if *row > at {
+                selectors.push(RowSelector::skip((*row - at) as usize));
+            }
+            selectors.push(RowSelector::select(1));
+            at = *row + 1;
+        }
+        let len = starts[group + 1] - starts[group];
+        if at < len {
+            selectors.push(RowSelector::skip((len - at) as usize));
+        }
+        let columns = (0..2).filter(|m| want[*m]).map(|m| content_column(self.shards.spec.modalities[m]));
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
+        let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
+        let reader = builder
+            .with_projection(mask)
+            .with_row_groups(vec![group])
+            .with_row_selection(RowSelection::from(selectors))
+            .with_batch_size(1)
+            .build()
+            .map_err(|e| parquet_error(path, e))?;
+        let mut batches = Vec::with_capacity(rows.len());
+        for (batch, (_, slot)) in reader.zip(rows) {
+            batches.push((batch.map_err(|e| parquet_error(path, e))?, *slot));
+        }
+        if batches.len() != rows.len() {
+            return Err(parquet_error(path, "it ends before its footer says"));
+        }
+        Ok(batches)
+    }
+}
+
+/// The content of a one-row batch.
+fn content(batch: &RecordBatch, modality: Modality, path: &Path) -> Result<Content, Error> {
+    let name = content_column(modality);
+    let array = column(batch, name, path)?;
+    if array.is_null(0) {
+        return Err(Error::unusable(format!("{}: column {name} is empty where {} says it is there", path.display(), has_column(modality)), "ingest this dataset again with --overwrite"));
+    }
+    Ok(match modality {
+        Modality::Audio => {
+            let frames = array.as_list::<i32>().value(0);
+            let frames = frames.as_fixed_size_list();
+            let bins = frames.value_length() as usize;
+            let values = frames.values();
+            let values = match values.data_type() {
+                DataType::Float16 => values.as_primitive_opt::<Float16Type>().map(|v: &Float16Array| v.values().iter().map(|x| x.to_f32()).collect()),
+                _ => values.as_primitive_opt::<Float32Type>().map(|v: &Float32Array| v.values().to_vec()),
+            };
+            let all: Vec<f32> = values.ok_or_else(|| parquet_error(path, "the mel column holds no numbers"))?;
+            let start = frames.value_offset_at(0) as usize;
+            Content::Mel(Mel { bins, values: all[start..start + frames.len() * bins].to_vec() })
+        }
+        Modality::Video => {
+            let frames = array.as_list::<i32>().value(0);
+            let bytes = frames.as_struct().column(0);
+            let bytes = bytes.as_binary::<i32>();
+            Content::Pictures((0..bytes.len()).map(|i| bytes.value(i).to_vec()).collect())
+        }
+        Modality::Image => Content::Pictures(vec![array.as_struct().column(0).as_binary::<i32>().value(0).to_vec()]),
+        Modality::Text => Content::Text(array.as_string::<i32>().value(0).to_owned()),
+    })
+}
