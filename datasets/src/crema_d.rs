@@ -310,7 +310,7 @@ impl Media {
             }
         }
         let video = if video_ok {
-            finder.input(&stem, "video", &[self.path(FLV, &stem)])?
+            finder.input(&stem, &[self.path(FLV, &stem)])?
         } else {
             Input::absent(format!("known to be bad: {}", said[1].unwrap_or_default()))
         };
@@ -330,7 +330,7 @@ impl Media {
             );
             Input::absent(reason)
         } else {
-            finder.input(&stem, "audio", &candidates)?
+            finder.input(&stem, &candidates)?
         };
         let source = match (&video, &audio) {
             (Input::Files(files), _) | (_, Input::Files(files)) => files[0].display().to_string(),

@@ -215,15 +215,14 @@ impl Custom {
         let Some(cell) = cell else {
             return Ok(Input::NONE);
         };
-        let name = self.info.modalities[which].as_str();
         match source {
             Source::Words(_) => Ok(clean::squeeze(cell).map_or(Input::NONE, Input::Text)),
             Source::Path(_) | Source::OwnTrack => {
-                let input = finder.input(&row.id, name, std::slice::from_ref(cell))?;
+                let input = finder.input(&row.id, std::slice::from_ref(cell))?;
                 Ok(input)
             }
             Source::TextPath(_) => {
-                let input = finder.input(&row.id, name, std::slice::from_ref(cell))?;
+                let input = finder.input(&row.id, std::slice::from_ref(cell))?;
                 Ok(match input {
                     Input::Files(mut files) => Input::TextFile(files.swap_remove(0)),
                     other => other,

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use crate::clean;
 use crate::error::{Error, shorten};
 use crate::facts;
-use crate::tree::{Finder, Tree, base_name, depth, join, lines, no_layout, split_extension};
+use crate::tree::{Finder, Tree, base_name, join, lines, no_layout, per_split, split_extension};
 use crate::types::{Dataset, Info, Input, ListOptions, Listing, NoteKind, Sample, Split};
 
 /// What should lie in the raw root.
@@ -47,10 +47,14 @@ impl Dataset for Food101 {
         let tree = Tree::walk(raw, LAYOUT)?;
         let images = Images::find(&tree);
         let mut finder = Finder::new(&tree);
-        let titles = lists(&tree, "csv", |stem| {
-            Split::from_spelling(stem.strip_suffix("_titles")?)
-        });
-        let jsonl = lists(&tree, "jsonl", Split::from_spelling);
+        let titles = per_split(&tree, |file| {
+            let stem = base_name(file).strip_suffix("_titles.csv");
+            Ok(stem.and_then(Split::from_spelling))
+        })?;
+        let jsonl = per_split(&tree, |file| {
+            let stem = base_name(file).strip_suffix(".jsonl");
+            Ok(stem.and_then(Split::from_spelling))
+        })?;
         let pages = tree.find_dir(|dir| base_name(dir) == "texts_txt");
 
         let (rows, layout) = if !titles.is_empty() {
@@ -86,7 +90,7 @@ impl Dataset for Food101 {
                 continue;
             }
             let file = images.path(&row);
-            let image = finder.input(&row.id, "image", std::slice::from_ref(&file))?;
+            let image = finder.input(&row.id, std::slice::from_ref(&file))?;
             samples.push(Sample {
                 inputs: [image, row.text],
                 source: file,
@@ -143,28 +147,6 @@ fn parse_file_name(name: &str) -> Option<(&str, u32)> {
         .iter()
         .any(|one| extension.eq_ignore_ascii_case(one));
     known.then(|| parse_name(stem).map(|class| (stem, class)))?
-}
-
-/// The annotation files with this extension whose name means a split, the shallowest of each.
-fn lists<'a>(
-    tree: &'a Tree,
-    extension: &str,
-    split_of: impl Fn(&str) -> Option<Split>,
-) -> BTreeMap<Split, &'a str> {
-    let mut found: BTreeMap<Split, &str> = BTreeMap::new();
-    for file in tree.files() {
-        let (stem, its_extension) = split_extension(base_name(file));
-        if its_extension != extension {
-            continue;
-        }
-        if let Some(split) = split_of(stem) {
-            let best = found.entry(split).or_insert(file);
-            if depth(file) < depth(best) {
-                *best = file;
-            }
-        }
-    }
-    found
 }
 
 fn read_all(

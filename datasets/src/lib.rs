@@ -11,13 +11,16 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod ave;
 mod clean;
+mod clip;
 mod crema_d;
 pub mod custom;
 mod description;
 mod error;
 mod facts;
 mod food_101;
+mod kinetics_sound;
 mod mm_imdb;
 mod stratify;
 mod tree;
@@ -42,15 +45,13 @@ pub fn names() -> &'static [&'static str] {
 /// # Errors
 /// No such name; a `.toml` that cannot be read or is wrong.
 pub fn open(name_or_toml: &str) -> Result<Box<dyn Dataset>, Error> {
-    let info = match name_or_toml {
-        "food-101" => return Ok(Box::new(food_101::Food101::new())),
-        "mm-imdb" => return Ok(Box::new(mm_imdb::MmImdb::new())),
-        "kinetics-sound" => facts::kinetics_sound(),
-        "ave" => facts::ave(),
-        "crema-d" => return Ok(Box::new(crema_d::CremaD::new())),
-        path if path.ends_with(".toml") => {
-            return Ok(Box::new(Custom::open(Path::new(path))?));
-        }
+    Ok(match name_or_toml {
+        "food-101" => Box::new(food_101::Food101::new()),
+        "mm-imdb" => Box::new(mm_imdb::MmImdb::new()),
+        "kinetics-sound" => Box::new(kinetics_sound::KineticsSound::new()),
+        "ave" => Box::new(ave::Ave::new()),
+        "crema-d" => Box::new(crema_d::CremaD::new()),
+        path if path.ends_with(".toml") => Box::new(Custom::open(Path::new(path))?),
         name => {
             return Err(Error::UnknownDataset {
                 hint: error::did_you_mean(name, facts::NAMES),
@@ -58,27 +59,7 @@ pub fn open(name_or_toml: &str) -> Result<Box<dyn Dataset>, Error> {
                 choices: facts::NAMES.join(", "),
             });
         }
-    };
-    Ok(Box::new(Planned { info }))
-}
-
-/// A registered dataset whose layouts are still to be written.
-struct Planned {
-    info: Info,
-}
-
-impl Dataset for Planned {
-    fn info(&self) -> &Info {
-        &self.info
-    }
-
-    fn list(&self, raw: &Path, _options: &ListOptions) -> Result<Listing, Error> {
-        Err(Error::raw(
-            raw,
-            format!("listing {} is not written yet", self.info.name),
-            "choose another dataset",
-        ))
-    }
+    })
 }
 
 /// Reads the text behind [`Input::TextFile`] at `path` (absolute, or relative to the working directory) and cleans it:

@@ -94,7 +94,7 @@ impl Dataset for MmImdb {
                         );
                         finder.note(NoteKind::Repaired, &id, message);
                     }
-                    let image = finder.input(&id, "image", std::slice::from_ref(&poster))?;
+                    let image = finder.input(&id, std::slice::from_ref(&poster))?;
                     let text = movie.text.map_or(Input::NONE, Input::Text);
                     (movie.labels, [image, text])
                 }

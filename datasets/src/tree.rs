@@ -11,7 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, shorten};
-use crate::types::{Input, Note, NoteKind, Sample};
+use crate::types::{Input, Note, NoteKind, Sample, Split};
 
 /// Folders below folders that are walked: a tree in an archive in an unpacked download, and no endless link.
 const MAX_DEPTH: usize = 8;
@@ -147,6 +147,23 @@ impl Tree {
     pub(crate) fn read(&self, file: &str) -> Result<String, Error> {
         read_text(&self.path(file))
     }
+}
+
+/// The annotation files that `split_of` recognises, one per split: the shallowest, the first by path of equals.
+pub(crate) fn per_split(
+    tree: &Tree,
+    split_of: impl Fn(&str) -> Result<Option<Split>, Error>,
+) -> Result<BTreeMap<Split, &str>, Error> {
+    let mut found: BTreeMap<Split, &str> = BTreeMap::new();
+    for file in tree.files() {
+        if let Some(split) = split_of(file)? {
+            let best = found.entry(split).or_insert(file);
+            if depth(file) < depth(best) {
+                *best = file;
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The error for a tree in which no layout was recognised. Names an archive that still has to be unpacked.
@@ -309,12 +326,7 @@ impl<'a> Finder<'a> {
 
     /// The usable ones of `candidates`, best first. The first candidate is the one that ought to be there: where it
     /// is not, a note says so, and what is used instead.
-    pub(crate) fn input(
-        &mut self,
-        id: &str,
-        what: &str,
-        candidates: &[String],
-    ) -> Result<Input, Error> {
+    pub(crate) fn input(&mut self, id: &str, candidates: &[String]) -> Result<Input, Error> {
         let mut usable = Vec::new();
         let mut reason = None;
         let mut first_missing = false;
@@ -336,8 +348,12 @@ impl<'a> Finder<'a> {
             let instead = usable.first().map_or_else(String::new, |other: &PathBuf| {
                 format!("; {} is used instead", other.display())
             });
-            let message = format!("{what}: there is no {}{instead}", candidates[0]);
-            self.note(NoteKind::Missing, id, message);
+            let message = format!("there is no {}{instead}", candidates[0]);
+            let note = Note::new(NoteKind::Missing, id, message);
+            // Sound and picture of one file are asked for one after the other.
+            if self.notes.last() != Some(&note) {
+                self.notes.push(note);
+            }
         }
         if usable.is_empty() {
             let reason = reason.unwrap_or_else(|| {

@@ -75,11 +75,11 @@ impl Split {
     }
 
     /// Reads the spellings that split columns and file names use in the wild
-    /// (`train`/`training`, `val`/`valid`/`validation`/`dev`, `test`/`testing`), in any case.
+    /// (`train`/`training`, `val`/`valid`/`validate`/`validation`/`dev`, `test`/`testing`), in any case.
     pub fn from_spelling(word: &str) -> Option<Split> {
         match word.trim().to_ascii_lowercase().as_str() {
             "train" | "training" => Some(Split::Train),
-            "val" | "valid" | "validation" | "dev" => Some(Split::Val),
+            "val" | "valid" | "validate" | "validation" | "dev" => Some(Split::Val),
             "test" | "testing" => Some(Split::Test),
             _ => None,
         }

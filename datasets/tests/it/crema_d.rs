@@ -99,7 +99,7 @@ fn without_lists_a_split_of_the_same_sizes_is_drawn() {
     assert!(
         missing
             .iter()
-            .any(|note| note.contains("video: there is no VideoFlash/"))
+            .any(|note| note.contains(": there is no VideoFlash/"))
     );
 }
 

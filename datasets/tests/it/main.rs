@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod ave;
 mod common;
 mod crema_d;
 mod custom;
 mod food_101;
+mod kinetics_sound;
 mod mm_imdb;

@@ -1,0 +1,418 @@
+//! Kinetics-Sound: the 31 classes of Kinetics-400 that are both seen and heard.
+//!
+//! Clips are `<id>_<start>_<end>.mp4`, with the sound inside or in a `.wav` of the same name, found by id and start
+//! wherever they lie below the raw root: the flat folders of CVDF, class folders with blanks or underscores, any mix.
+//! A file in a folder whose name begins with `replacement` is taken before the original of the same id.
+//!
+//! The annotation is, whichever is found first:
+//! - OGM-GE's lists `my_train.txt` and `my_test.txt`: `<clip>,10,<class index>`; test clips are written
+//!   `<id>_<start>`, not padded (MLA's `<file>.mp4 <class name>` is read too)
+//! - the Kinetics-400 csv files (`label,youtube_id,time_start,time_end,split,is_cc`), of which the 31 classes are kept
+//! - the folders themselves: `{train,val,test}/.../<class>/<clip>`
+//!
+//! A sample's id is `<id>_<start>_<end>`, six digits each, whichever annotation names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::clip::{ClipName, Clips, is_id};
+use crate::error::{Error, shorten};
+use crate::facts;
+use crate::tree::{Finder, Tree, base_name, lines, no_layout, per_split, split_extension};
+use crate::types::{Dataset, Info, ListOptions, Listing, NoteKind, Sample, Split};
+
+/// What should lie in the raw root.
+const LAYOUT: &str = "expected Kinetics-400 clips <id>_<start>_<end>.mp4 there, with my_train.txt and my_test.txt of \
+     OGM-GE or train.csv, val.csv and test.csv of Kinetics-400";
+
+/// Seconds of every clip, where a list gives no end.
+const CLIP_SECONDS: u32 = 10;
+
+/// See the module comment.
+pub(crate) struct KineticsSound {
+    info: Info,
+}
+
+impl KineticsSound {
+    pub(crate) fn new() -> KineticsSound {
+        KineticsSound {
+            info: facts::kinetics_sound(),
+        }
+    }
+}
+
+impl Dataset for KineticsSound {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn list(&self, raw: &Path, _options: &ListOptions) -> Result<Listing, Error> {
+        let tree = Tree::walk(raw, LAYOUT)?;
+        let clips = Clips::find(&tree);
+        let mut finder = Finder::new(&tree);
+        let lists = per_split(&tree, |file| list_split(&tree, file))?;
+        let tables = per_split(&tree, |file| table_split(&tree, file))?;
+        let mut rows: Vec<Row> = Vec::new();
+        let layout;
+        if !lists.is_empty() {
+            for (&split, file) in &lists {
+                rows.extend(read_list(&tree, file, split, &mut finder)?);
+            }
+            for split in [Split::Train, Split::Test] {
+                note_absent(&lists, split, "my_", ".txt", &mut finder);
+            }
+            layout = names("lists", &lists);
+        } else if !tables.is_empty() {
+            for (&split, file) in &tables {
+                rows.extend(read_table(&tree, file, split, &mut finder)?);
+            }
+            for split in Split::ALL {
+                note_absent(&tables, split, "", ".csv", &mut finder);
+            }
+            layout = names("Kinetics-400 tables", &tables);
+        } else {
+            rows = read_folders(&tree);
+            layout = "class folders".to_owned();
+            if rows.is_empty() {
+                return Err(no_layout(
+                    &tree,
+                    "no lists, no Kinetics-400 csv files and no clips in class folders in it",
+                    LAYOUT,
+                ));
+            }
+        }
+        if !lists.is_empty() && !tables.is_empty() {
+            let message = "Kinetics-400 csv files lie here too; the lists are used";
+            finder.note(NoteKind::Choice, "lists", message);
+        }
+
+        let mut used = BTreeSet::new();
+        let mut samples = Vec::with_capacity(rows.len());
+        for row in rows {
+            if !used.insert(row.sample_id()) {
+                let message = format!("listed again for {}; the first row is kept", row.split);
+                finder.note(NoteKind::Dropped, row.sample_id(), message);
+                continue;
+            }
+            samples.push(row.sample(&clips, &mut finder)?);
+        }
+        let taken: BTreeSet<&str> = samples.iter().map(|one| one.source.as_str()).collect();
+        let others = clips.video_files() - taken.iter().filter(|file| tree.has_file(file)).count();
+        if others > 0 {
+            let message =
+                format!("{others} video files are not among the samples' clips; not used");
+            finder.note(NoteKind::Choice, "videos", message);
+        }
+        let notes = finder.finish(&samples, LAYOUT)?;
+        Ok(Listing {
+            layout,
+            samples,
+            notes,
+        })
+    }
+
+    fn expected_per_class(&self) -> [Option<Vec<usize>>; 3] {
+        [
+            Some(facts::KINETICS_SOUND.iter().map(|one| one.1).collect()),
+            None,
+            Some(facts::KINETICS_SOUND.iter().map(|one| one.2).collect()),
+        ]
+    }
+}
+
+fn names(what: &str, files: &BTreeMap<Split, &str>) -> String {
+    let files: Vec<&str> = files.values().copied().collect();
+    format!("{what} {}", files.join(", "))
+}
+
+fn note_absent(
+    found: &BTreeMap<Split, &str>,
+    split: Split,
+    prefix: &str,
+    suffix: &str,
+    finder: &mut Finder<'_>,
+) {
+    if !found.contains_key(&split) {
+        let message = format!("no such file; the {split} split is left out");
+        finder.note(
+            NoteKind::Missing,
+            format!("{prefix}{split}{suffix}"),
+            message,
+        );
+    }
+}
+
+/// One annotated clip.
+struct Row {
+    id: String,
+    start: u32,
+    end: u32,
+    class: u32,
+    split: Split,
+}
+
+impl Row {
+    fn new(name: ClipName<'_>, class: u32, split: Split) -> Row {
+        let start = name.start.unwrap_or(0);
+        Row {
+            id: name.id.to_owned(),
+            start,
+            end: name.end.unwrap_or(start + CLIP_SECONDS),
+            class,
+            split,
+        }
+    }
+
+    fn sample_id(&self) -> String {
+        format!("{}_{:06}_{:06}", self.id, self.start, self.end)
+    }
+
+    fn sample(&self, clips: &Clips<'_>, finder: &mut Finder<'_>) -> Result<Sample, Error> {
+        let id = self.sample_id();
+        let replacements: Vec<String> = clips
+            .videos_of(&self.id)
+            .into_iter()
+            .filter(|file| is_replacement(file))
+            .collect();
+        let mut videos = clips.videos(&self.id, Some(self.start));
+        videos.retain(|file| !is_replacement(file));
+        // Where a clip lies in several splits' folders, the one of its own split first.
+        let elsewhere = |file: &String| !in_split_folder(file, self.split);
+        videos.sort_by_key(elsewhere);
+        if let (Some(one), Some(original)) = (replacements.first(), videos.first()) {
+            let message = format!("{one} is taken before {original}");
+            finder.note(NoteKind::Replacement, &id, message);
+        }
+        videos.splice(0..0, replacements);
+        let mut sounds = clips.sounds(&self.id, Some(self.start));
+        if videos.is_empty() {
+            videos.push(format!("{}/{id}.mp4", self.split));
+        }
+        let video = finder.input(&id, &videos)?;
+        // Sound of its own first; the videos' own tracks behind it.
+        if sounds.is_empty() || video.is_present() {
+            sounds.extend(videos.iter().cloned());
+        }
+        let audio = finder.input(&id, &sounds)?;
+        Ok(Sample {
+            id,
+            split: self.split,
+            labels: vec![self.class],
+            source: videos.swap_remove(0),
+            inputs: [audio, video],
+            segment: None,
+        })
+    }
+}
+
+fn is_replacement(file: &str) -> bool {
+    file.split('/')
+        .rev()
+        .skip(1)
+        .any(|dir| dir.starts_with("replacement"))
+}
+
+fn in_split_folder(file: &str, split: Split) -> bool {
+    file.split('/')
+        .rev()
+        .skip(1)
+        .any(|dir| Split::from_spelling(dir) == Some(split))
+}
+
+/// The class of this name, however its blanks are written.
+fn class_of(name: &str) -> Option<u32> {
+    let name = name
+        .trim()
+        .trim_matches('"')
+        .to_ascii_lowercase()
+        .replace('_', " ");
+    let found = facts::KINETICS_SOUND.binary_search_by(|one| one.0.cmp(&name));
+    found.ok().map(|class| class as u32)
+}
+
+/// The split that a file's name speaks of: `my_train.txt`, `kinetics-400_val.csv`.
+fn split_in_name(file: &str) -> Option<Split> {
+    let (stem, _) = split_extension(base_name(file));
+    stem.split(|c: char| !c.is_ascii_alphanumeric())
+        .find_map(Split::from_spelling)
+}
+
+/// The split of a list, if the file is one: by its name and first lines (one of them may be a header).
+fn list_split(tree: &Tree, file: &str) -> Result<Option<Split>, Error> {
+    if !file.ends_with(".txt") && !file.ends_with(".csv") {
+        return Ok(None);
+    }
+    let Some(split) = split_in_name(file) else {
+        return Ok(None);
+    };
+    let text = tree.read(file)?;
+    // A class may be as long as a video id ("parasailing"): a table is told by its header before anything else.
+    let is_table = lines(&text)
+        .next()
+        .is_some_and(|(_, line)| Header::parse(line).id.is_some());
+    let is_list = !is_table
+        && lines(&text)
+            .take(2)
+            .any(|(_, line)| parse_row(line).is_some());
+    Ok(is_list.then_some(split))
+}
+
+/// The split of a Kinetics-400 table, if the file is one: by its name and header.
+fn table_split(tree: &Tree, file: &str) -> Result<Option<Split>, Error> {
+    let Some(split) = split_in_name(file).filter(|_| file.ends_with(".csv")) else {
+        return Ok(None);
+    };
+    let text = tree.read(file)?;
+    let header = lines(&text).next().map(|(_, line)| Header::parse(line));
+    Ok(header
+        .is_some_and(|header| header.id.is_some() && header.start.is_some())
+        .then_some(split))
+}
+
+/// Reads `<clip>,10,<class index>` or `<file>.mp4 <class name>`.
+fn parse_row(line: &str) -> Option<(ClipName<'_>, u32)> {
+    let line = line.trim();
+    let (clip, rest) = line
+        .split_once(',')
+        .or_else(|| line.split_once(char::is_whitespace))?;
+    let clip = base_name(clip);
+    let name = ClipName::parse(clip).or_else(|| ClipName::parse(split_extension(clip).0))?;
+    let last = rest.rsplit([',', ' ', '\t']).next()?;
+    let class = match last.parse::<u32>() {
+        Ok(index) => Some(index).filter(|&index| (index as usize) < facts::KINETICS_SOUND.len()),
+        Err(_) => class_of(rest),
+    };
+    Some((name, class?))
+}
+
+fn read_list(
+    tree: &Tree,
+    file: &str,
+    split: Split,
+    finder: &mut Finder<'_>,
+) -> Result<Vec<Row>, Error> {
+    let text = tree.read(file)?;
+    let mut rows = Vec::new();
+    for (line, content) in lines(&text) {
+        match parse_row(content) {
+            Some((name, class)) => rows.push(Row::new(name, class, split)),
+            None if line == 1 => {
+                finder.note(
+                    NoteKind::Repaired,
+                    file,
+                    "the first line is taken for a header",
+                );
+            }
+            None => {
+                return Err(Error::annotation(
+                    &tree.path(file),
+                    Some(line),
+                    format!(
+                        "\"{}\" is no row of a Kinetics-Sound list",
+                        shorten(content)
+                    ),
+                    "expected a clip and its class from 0 to 30, as in --4-0ihtnBU_000058_000068,10,4",
+                ));
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// Where the columns of a Kinetics-400 table are, by any of the names that their publishers gave them.
+struct Header {
+    label: Option<usize>,
+    id: Option<usize>,
+    start: Option<usize>,
+    end: Option<usize>,
+}
+
+impl Header {
+    fn parse(line: &str) -> Header {
+        let columns: Vec<&str> = line
+            .split(',')
+            .map(|one| one.trim().trim_matches('"'))
+            .collect();
+        let find = |names: &[&str]| columns.iter().position(|one| names.contains(one));
+        Header {
+            label: find(&["label", "label-name"]),
+            id: find(&["youtube_id", "video-id"]),
+            start: find(&["time_start", "start-time"]),
+            end: find(&["time_end", "end-time"]),
+        }
+    }
+}
+
+fn read_table(
+    tree: &Tree,
+    file: &str,
+    split: Split,
+    finder: &mut Finder<'_>,
+) -> Result<Vec<Row>, Error> {
+    let text = tree.read(file)?;
+    let header = Header::parse(text.lines().next().unwrap_or_default());
+    let (Some(label), Some(id), Some(start)) = (header.label, header.id, header.start) else {
+        let message = format!("the table has no label column; the {split} split is left out");
+        finder.note(NoteKind::Missing, file, message);
+        return Ok(Vec::new());
+    };
+    let fail = |line: Option<usize>, problem: String| {
+        Error::annotation(
+            &tree.path(file),
+            line,
+            problem,
+            "expected label,youtube_id,time_start,time_end,split,is_cc",
+        )
+    };
+    let mut reader = csv::ReaderBuilder::new()
+        .flexible(true)
+        .from_reader(text.as_bytes());
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|error| fail(None, error.to_string()))?;
+        let line = record.position().map(|position| position.line() as usize);
+        let cell = |column: usize| record.get(column).unwrap_or_default().trim();
+        let Some(class) = class_of(cell(label)) else {
+            continue;
+        };
+        let time = |column: usize| {
+            cell(column)
+                .parse::<f64>()
+                .ok()
+                .filter(|time| (0.0..1e8).contains(time))
+        };
+        let (true, Some(begins)) = (is_id(cell(id)), time(start)) else {
+            let row: Vec<&str> = record.iter().collect();
+            return Err(fail(
+                line,
+                format!("\"{}\" names no clip", shorten(&row.join(","))),
+            ));
+        };
+        let name = ClipName {
+            id: cell(id),
+            start: Some(begins as u32),
+            end: header.end.and_then(time).map(|ends| ends as u32),
+        };
+        rows.push(Row::new(name, class, split));
+    }
+    Ok(rows)
+}
+
+/// Where there is no annotation, folders named after splits and classes are one.
+fn read_folders(tree: &Tree) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for file in tree.files() {
+        let (stem, extension) = split_extension(base_name(file));
+        let mut dirs = file.split('/').rev().skip(1);
+        let class = dirs.clone().find_map(class_of);
+        let split = dirs.find_map(Split::from_spelling);
+        if let (Some(name), Some(class), Some(split)) = (ClipName::parse(stem), class, split)
+            && extension.eq_ignore_ascii_case("mp4")
+            && !is_replacement(file)
+        {
+            rows.push(Row::new(name, class, split));
+        }
+    }
+    rows.sort_by_key(|row| row.split);
+    rows
+}
