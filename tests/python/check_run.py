@@ -2,6 +2,9 @@
 
     python check_run.py RUN --predictions FILE --shards DIR --weights DIR [--checkpoint best] [--missing MODALITY]
 
+What the model saw of each sample is in the predictions' has_MODALITY columns; with `--missing` they must lack that
+modality wherever the sample has the other one.
+
 The adapters load with `PeftModel.from_pretrained` on the base models of `--weights`; any warning about missing or
 unexpected adapter keys counts as a failure. Rows come from the shards, preprocessed here by Pillow and numpy. Exit 0:
 every prediction agrees; 1: one does not; 2: something is not there.
@@ -115,10 +118,7 @@ class Run:
         states = encoder.states(x, lengths, self.mask_tokens[index])
         return states[:, 0].mean(0), states[:, -1].mean(0)
 
-    def logits(self, row, missing):
-        have = [row[f"has_{m}"] and m != missing for m in self.modalities]
-        if not any(have):
-            return None
+    def logits(self, row, have):
         out = [self.tokens(i, row) if have[i] else None for i in range(2)]
         first = out[0][0] if have[0] else out[1][1]
         second = out[1][0] if have[1] else out[0][1]
@@ -141,7 +141,7 @@ def predictions_of(path):
     table = pq.read_table(path)
     if not {"id", "logits"} <= set(table.column_names):
         raise SystemExit(f"error: {path}: no columns id and logits among {table.column_names}")
-    return {r["id"]: np.array(r["logits"], dtype=np.float32) for r in table.select(["id", "logits"]).to_pylist()}
+    return {r["id"]: r for r in table.to_pylist()}
 
 
 def main():
@@ -177,21 +177,27 @@ def main():
     wrong, seen = [], 0
     for file in files:
         for row in pq.read_table(file).to_pylist():
-            ours = run.logits(row, args.missing)
-            if (ours is None) != (row["id"] not in theirs):
-                wrong.append(f"{row['id']}: predicted by one side only")
+            told = theirs.pop(row["id"], None)
+            if told is None:
+                wrong.append(f"{row['id']}: no prediction")
                 continue
-            if ours is None:
+            there = [row[f"has_{m}"] for m in modalities]
+            have = [told[f"has_{m}"] for m in modalities]
+            wanted = [h and m != args.missing for h, m in zip(there, modalities)]
+            if have != (wanted if any(wanted) else there) and (args.missing or any(h > t for h, t in zip(have, there))):
+                wrong.append(f"{row['id']}: has {there}, model saw {have}")
                 continue
             seen += 1
-            by = float(np.abs(ours - theirs[row["id"]]).max() / max(1.0, np.abs(ours).max()))
-            saw = any(m in ("video", "image") and row[f"has_{m}"] and m != args.missing for m in modalities)
+            ours, logits = run.logits(row, have), np.array(told["logits"], dtype=np.float32)
+            by = float(np.abs(ours - logits).max() / max(1.0, np.abs(ours).max()))
+            saw = any(m in ("video", "image") and h for m, h in zip(modalities, have))
             group = "pictures" if saw else "none"
             worst[group] = max(worst[group], (by, row["id"]), key=lambda pair: pair[0])
             limit = args.picture_tolerance if saw else args.tolerance
             if not by <= limit:
                 wrong.append(f"{row['id']}: off by {by:.1e}, allowed {limit:.0e}")
     print(f"{seen} predictions; off by at most {worst['pictures'][0]:.1e} with pictures, {worst['none'][0]:.1e} without")
+    wrong += [f"{i}: predicted, but in no shard" for i in theirs]
     if not seen:
         wrong.append("nothing to compare")
     for line in wrong[:10]:

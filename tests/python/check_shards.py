@@ -44,12 +44,12 @@ def attempt(reader):
 
 
 def is_picture(value):
-    """Bytes of a JPEG that decodes and whose shorter side is at most what ingest keeps."""
+    """Bytes of a JPEG that decodes and whose shorter side is what ingest keeps."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(value))
     image.load()
-    return image.format == "JPEG" and image.mode == "RGB" and min(image.size) <= SHORTER_SIDE
+    return image.format == "JPEG" and image.mode == "RGB" and min(image.size) == SHORTER_SIDE
 
 
 @attempt

@@ -187,7 +187,7 @@ fn each_clip_comes_out_as_a_user_expects() {
         (455, 256)
     );
     assert_eq!(clips["R6llTwEh07w"].frames.as_ref().unwrap()[0], (340, 256));
-    // A small picture is not blown up.
+    // A small picture is enlarged to the same.
     assert_eq!(
         clips["00W1lcxW-WU_40.000"].frames.as_ref().unwrap()[0],
         (256, 144)

@@ -27,7 +27,7 @@ fn training(shards: &Path, out: &Path) -> Command {
             "1e-3",
             "--seed",
             "11",
-            "--checkpoint-steps",
+            "--checkpoint-every",
             "3",
         ],
     );

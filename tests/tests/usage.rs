@@ -327,11 +327,11 @@ fn a_full_disk() {
         eprintln!("skipped: a small file system cannot be mounted here");
         return;
     };
-    run(&mut ingest).expect_usage(&["disk", "space"]);
+    run(&mut ingest).expect_usage(&["No space left"]);
     let mut training = train(&[
         "--epochs",
         "50",
-        "--checkpoint-steps",
+        "--checkpoint-every",
         "1",
         "--keep-checkpoints",
         "1000",
@@ -344,7 +344,7 @@ fn a_full_disk() {
         .arg("--out")
         .arg(out.join("run"));
     let mut training = on_a_full_disk(&out, &training).unwrap();
-    run(&mut training).expect_usage(&["disk", "space"]);
+    run(&mut training).expect_usage(&["No space left"]);
 }
 
 #[test]
