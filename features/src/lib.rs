@@ -17,7 +17,7 @@ pub mod text;
 pub use batch::{Batch, ModalityBatch, ModalityData};
 pub use error::Error;
 pub use image::{Augmentation, ImageTransform};
-pub use mel::Mel;
+pub use mel::{Mel, MelFrontEnd};
 pub use rows::{Row, record_batch};
 pub use shards::{Shards, SplitIndex};
 pub use text::TextTransform;
