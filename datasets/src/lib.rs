@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod ave;
+mod check;
 mod clean;
 mod clip;
 mod crema_d;
@@ -20,14 +21,17 @@ mod description;
 mod error;
 mod facts;
 mod food_101;
+mod hashes;
 mod kinetics_sound;
 mod mm_imdb;
 mod stratify;
 mod tree;
 mod types;
 
+pub use check::{CheckOptions, CheckReport, ClassCheck, MissingItem, SplitCheck, check};
 pub use custom::{Custom, Table};
 pub use error::Error;
+pub use hashes::{HashCheck, WrongFile};
 pub use types::{
     Dataset, Info, Input, ListOptions, Listing, MAX_ID_BYTES, Modality, Note, NoteKind, Plot,
     Sample, Split,

@@ -129,6 +129,10 @@ impl Dataset for MmImdb {
             notes,
         })
     }
+
+    fn expected_over_splits(&self) -> Option<Vec<usize>> {
+        Some(facts::MM_IMDB.iter().map(|one| one.1).collect())
+    }
 }
 
 /// The error for a tree that has the HDF5 form alone.
@@ -287,7 +291,7 @@ fn read_movie(tree: &Tree, file: &str, plot: Plot) -> Result<Movie, Bad> {
     };
     for genre in genres {
         let name = genre.as_str().unwrap_or_default().trim();
-        match facts::MM_IMDB.iter().position(|one| *one == name) {
+        match facts::MM_IMDB.iter().position(|one| one.0 == name) {
             Some(label) => movie.labels.push(label as u32),
             None if facts::MM_IMDB_DROPPED.contains(&name) => {}
             None => movie.unknown.push(genre.to_string()),

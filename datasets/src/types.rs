@@ -365,4 +365,13 @@ pub trait Dataset: Send + Sync {
     fn expected_per_class(&self) -> [Option<Vec<usize>>; 3] {
         [None, None, None]
     }
+
+    /// Samples per class over all splits, where only that is known; else what the splits add up to.
+    fn expected_over_splits(&self) -> Option<Vec<usize>> {
+        let splits = self.expected_per_class();
+        let known: Vec<&Vec<usize>> = splits.iter().flatten().collect();
+        let classes = known.first()?.len();
+        let sum = |class| known.iter().map(|counts| counts[class]).sum();
+        Some((0..classes).map(sum).collect())
+    }
 }

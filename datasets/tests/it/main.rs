@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod ave;
+mod check;
 mod common;
 mod crema_d;
 mod custom;
