@@ -12,9 +12,8 @@ use std::path::Path;
 use crate::clip::{self, Clips};
 use crate::error::{Error, did_you_mean, shorten};
 use crate::facts;
-use crate::tree::{
-    Finder, Tree, base_name, join, lines, no_layout, note_shared_files, parent, per_split,
-};
+use crate::finder::{Finder, note_shared_files};
+use crate::tree::{Tree, base_name, join, lines, no_layout, parent, per_split};
 use crate::types::{Dataset, Info, ListOptions, Listing, NoteKind, Sample, Split};
 
 /// What should lie in the raw root.

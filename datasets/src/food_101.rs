@@ -17,7 +17,8 @@ use serde::Deserialize;
 use crate::clean;
 use crate::error::{Error, shorten};
 use crate::facts;
-use crate::tree::{Finder, Tree, base_name, join, lines, no_layout, per_split, split_extension};
+use crate::finder::Finder;
+use crate::tree::{Tree, base_name, join, lines, no_layout, per_split, split_extension};
 use crate::types::{Dataset, Info, Input, ListOptions, Listing, NoteKind, Sample, Split};
 
 /// What should lie in the raw root.

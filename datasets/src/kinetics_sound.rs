@@ -18,7 +18,8 @@ use std::path::Path;
 use crate::clip::{ClipName, Clips, is_id};
 use crate::error::{Error, shorten};
 use crate::facts;
-use crate::tree::{Finder, Tree, base_name, lines, no_layout, per_split, split_extension};
+use crate::finder::Finder;
+use crate::tree::{Tree, base_name, lines, no_layout, per_split, split_extension};
 use crate::types::{Dataset, Info, ListOptions, Listing, NoteKind, Sample, Split};
 
 /// What should lie in the raw root.

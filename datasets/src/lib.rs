@@ -20,11 +20,13 @@ pub mod custom;
 mod description;
 mod error;
 mod facts;
+mod finder;
 mod food_101;
 mod hashes;
 mod kinetics_sound;
 mod mm_imdb;
 mod stratify;
+mod table;
 mod tree;
 mod types;
 

@@ -16,9 +16,9 @@ use serde_json::Value;
 use crate::clean;
 use crate::error::{Error, shorten};
 use crate::facts;
+use crate::finder::Finder;
 use crate::tree::{
-    Finder, State, Tree, base_name, depth, join, no_layout, parent, read_text, split_extension,
-    state,
+    State, Tree, base_name, depth, join, no_layout, parent, read_text, split_extension, state,
 };
 use crate::types::{Dataset, Info, Input, ListOptions, Listing, NoteKind, Plot, Sample, Split};
 

@@ -1,0 +1,319 @@
+//! CREMA-D: `AudioWAV/<stem>.wav`, `AudioMP3/<stem>.mp3`, `VideoFlash/<stem>.flv`, anywhere below the raw root.
+//!
+//! A stem is `ACTOR_SENTENCE_EMOTION_LEVEL` and carries the label (the emotion the actor was asked for; the crowd's
+//! votes are not used). The split comes from a pair of lists, one for training and one for testing, wherever they lie
+//! below the raw root: OGM-GE's `train.csv`/`test.csv` (`<stem>,<CODE>`) or MLA's form (`<stem>.flv <Word>`).
+//! Without lists it is drawn: 744 of 7,442, or as many of what is there, the same share of every emotion.
+//!
+//! Sound is taken from the wav, else the mp3, else the video's own track.
+
+mod known_bad;
+mod lists;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use self::known_bad::{KNOWN_BAD, SAME_SOUND};
+use crate::error::Error;
+use crate::facts;
+use crate::finder::Finder;
+use crate::tree::{State, Tree, base_name, join, no_layout, split_extension};
+use crate::types::{Dataset, Info, Input, ListOptions, Listing, NoteKind, Sample, Split};
+
+/// What should lie in the raw root.
+const LAYOUT: &str = "expected the CREMA-D clone there: AudioWAV/<stem>.wav and VideoFlash/<stem>.flv, \
+     with or without OGM-GE's train.csv and test.csv beside them";
+
+/// The twelve sentences.
+const SENTENCES: [&str; 12] = [
+    "IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI",
+];
+
+/// The kinds of file, best source of sound first.
+const FOLDERS: [(&str, &str); 3] = [
+    ("AudioWAV", "wav"),
+    ("AudioMP3", "mp3"),
+    ("VideoFlash", "flv"),
+];
+const WAV: usize = 0;
+const MP3: usize = 1;
+const FLV: usize = 2;
+
+/// See the module comment.
+pub(crate) struct CremaD {
+    info: Info,
+}
+
+impl CremaD {
+    pub(crate) fn new() -> CremaD {
+        CremaD {
+            info: facts::crema_d(),
+        }
+    }
+}
+
+impl Dataset for CremaD {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn list(&self, raw: &Path, _options: &ListOptions) -> Result<Listing, Error> {
+        let tree = Tree::walk(raw, LAYOUT)?;
+        let base = tree
+            .find_dir(|dir| {
+                FOLDERS
+                    .iter()
+                    .any(|(folder, _)| tree.child_dir(dir, folder).is_some())
+            })
+            .ok_or_else(|| {
+                no_layout(
+                    &tree,
+                    "no folder AudioWAV, AudioMP3 or VideoFlash in it",
+                    LAYOUT,
+                )
+            })?
+            .to_owned();
+        let mut finder = Finder::new(&tree);
+        let media = Media::find(&tree, &base, &mut finder);
+        let (clips, split_from) = lists::split(&tree, &base, &media, &mut finder)?;
+        let mut samples = Vec::with_capacity(clips.len());
+        for (clip, split) in &clips {
+            samples.push(media.sample(clip, *split, &mut finder)?);
+        }
+        media.remark(&clips, &mut finder)?;
+        let notes = finder.finish(&samples, LAYOUT)?;
+        let place = if base.is_empty() {
+            String::new()
+        } else {
+            format!(" in {base}")
+        };
+        Ok(Listing {
+            layout: format!("{}{place}; {split_from}", media.folder_names()),
+            samples,
+            notes,
+        })
+    }
+
+    fn expected_per_class(&self) -> [Option<Vec<usize>>; 3] {
+        [
+            Some(facts::CREMA_D.iter().map(|one| one.2).collect()),
+            None,
+            Some(facts::CREMA_D.iter().map(|one| one.3).collect()),
+        ]
+    }
+}
+
+/// A clip by its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Clip {
+    /// In the present spelling.
+    stem: String,
+    class: u32,
+}
+
+/// The clip of this name, if it is one. An early release wrote the level `X` for `XX`.
+fn parse_stem(stem: &str) -> Option<Clip> {
+    let fields: Vec<&str> = stem.split('_').collect();
+    let [actor, sentence, emotion, level] = fields[..] else {
+        return None;
+    };
+    let actor_fits =
+        actor.len() == 4 && actor.starts_with('1') && actor.bytes().all(|b| b.is_ascii_digit());
+    let class = facts::CREMA_D
+        .iter()
+        .position(|(code, ..)| *code == emotion)?;
+    let level = match level {
+        "X" => "XX",
+        "LO" | "MD" | "HI" | "XX" => level,
+        _ => return None,
+    };
+    let stem = format!("{actor}_{sentence}_{emotion}_{level}");
+    (actor_fits && SENTENCES.contains(&sentence)).then_some(Clip {
+        stem,
+        class: class as u32,
+    })
+}
+
+/// Which media files there are, per kind and stem.
+struct Media {
+    /// Path of the folder, or where it would be, and whether it is there.
+    folders: [(String, bool); 3],
+    files: [BTreeMap<String, String>; 3],
+}
+
+impl Media {
+    fn find(tree: &Tree, base: &str, finder: &mut Finder<'_>) -> Media {
+        let folders = FOLDERS.map(|(name, _)| match tree.child_dir(base, name) {
+            Some(dir) => (dir.to_owned(), true),
+            None => (join(base, name), false),
+        });
+        let mut files: [BTreeMap<String, String>; 3] = Default::default();
+        for (kind, (dir, present)) in folders.iter().enumerate() {
+            if !present {
+                continue;
+            }
+            for file in tree.files_below(dir) {
+                let (name, extension) = split_extension(base_name(file));
+                match parse_stem(name) {
+                    Some(Clip { stem, .. }) if extension.eq_ignore_ascii_case(FOLDERS[kind].1) => {
+                        // The present spelling wins over the old one.
+                        if name == stem || !files[kind].contains_key(&stem) {
+                            files[kind].insert(stem, file.to_owned());
+                        }
+                    }
+                    _ => finder.note(
+                        NoteKind::Unlisted,
+                        file,
+                        "the name is not that of a CREMA-D clip; not used",
+                    ),
+                }
+            }
+        }
+        Media { folders, files }
+    }
+
+    fn stems(&self) -> BTreeSet<&str> {
+        self.files
+            .iter()
+            .flat_map(|files| files.keys().map(String::as_str))
+            .collect()
+    }
+
+    fn folder_names(&self) -> String {
+        let names: Vec<&str> = self
+            .folders
+            .iter()
+            .filter(|(_, present)| *present)
+            .map(|(dir, _)| base_name(dir))
+            .collect();
+        names.join(" + ")
+    }
+
+    /// Where the file is, or where it would be.
+    fn path(&self, kind: usize, stem: &str) -> String {
+        self.files[kind].get(stem).cloned().unwrap_or_else(|| {
+            join(
+                &self.folders[kind].0,
+                &format!("{stem}.{}", FOLDERS[kind].1),
+            )
+        })
+    }
+
+    fn sample(&self, clip: &Clip, split: Split, finder: &mut Finder<'_>) -> Result<Sample, Error> {
+        let stem = clip.stem.as_str();
+        // What the known-bad table leaves of each kind, and what it said.
+        let mut audio_ok = [true; 3];
+        let mut video_ok = true;
+        let mut said: [Option<&str>; 2] = [None, None];
+        for bad in KNOWN_BAD.iter().filter(|bad| bad.stem == stem) {
+            let file = self.path(bad.kind, stem);
+            if let State::Media(bytes) = finder.state(&file)?
+                && bad.bytes.contains(&bytes)
+            {
+                finder.note(NoteKind::KnownBad, stem, bad.message);
+                audio_ok[bad.kind] &= bad.audio;
+                video_ok &= bad.video;
+                for (said, fits) in said.iter_mut().zip([bad.audio, bad.video]) {
+                    *said = said.or((!fits).then_some(bad.message));
+                }
+            }
+        }
+        let video = if video_ok {
+            finder.input(stem, &[self.path(FLV, stem)])?
+        } else {
+            Input::absent(format!("known to be bad: {}", said[1].unwrap_or_default()))
+        };
+        // Sound ought to be in the best folder there is; the others are asked where they have the file.
+        let candidates: Vec<String> = (WAV..=FLV)
+            .filter(|&kind| self.folders[kind].1)
+            .enumerate()
+            .filter(|&(rank, kind)| {
+                audio_ok[kind] && (rank == 0 || self.files[kind].contains_key(stem))
+            })
+            .map(|(_, kind)| self.path(kind, stem))
+            .collect();
+        let audio = if candidates.is_empty() {
+            let reason = said[0].map_or_else(
+                || format!("there is no {}", self.path(WAV, stem)),
+                |said| format!("known to be bad: {said}"),
+            );
+            Input::absent(reason)
+        } else {
+            finder.input(stem, &candidates)?
+        };
+        let source = match (&video, &audio) {
+            (Input::Files(files), _) | (_, Input::Files(files)) => files[0].display().to_string(),
+            _ => self.path(FLV, stem),
+        };
+        Ok(Sample {
+            id: stem.to_owned(),
+            split,
+            labels: vec![clip.class],
+            inputs: [audio, video],
+            source,
+            segment: None,
+        })
+    }
+
+    /// What is worth telling about the tree as a whole.
+    fn remark(&self, clips: &[(Clip, Split)], finder: &mut Finder<'_>) -> Result<(), Error> {
+        let listed: BTreeSet<&str> = clips.iter().map(|(clip, _)| clip.stem.as_str()).collect();
+        for stem in self.stems() {
+            if !listed.contains(stem) {
+                finder.note(
+                    NoteKind::Unlisted,
+                    stem,
+                    "the clip is here and in no list; not used",
+                );
+            }
+        }
+        if !self.folders[WAV].1 && !self.folders[MP3].1 {
+            finder.note(
+                NoteKind::Choice,
+                &self.folders[WAV].0,
+                "no such folder: the sound is taken from the flv files' own track",
+            );
+        }
+        for (one, other) in SAME_SOUND {
+            let both = [one, other].map(|stem| self.path(WAV, stem));
+            if let (State::Media(a), State::Media(b)) =
+                (finder.state(&both[0])?, finder.state(&both[1])?)
+                && a == b
+            {
+                let message = format!("published with the very sound of {other}; both are kept");
+                finder.note(NoteKind::KnownBad, one, message);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stems_follow_the_grammar() {
+        let parse = |stem| parse_stem(stem).map(|clip| (clip.stem, clip.class));
+        assert_eq!(
+            parse("1040_ITH_SAD_X"),
+            Some(("1040_ITH_SAD_XX".to_owned(), 5))
+        );
+        assert_eq!(
+            parse("1001_IEO_ANG_HI"),
+            Some(("1001_IEO_ANG_HI".to_owned(), 0))
+        );
+        for wrong in [
+            "1001_IEO_ANG",
+            "2001_IEO_ANG_XX",
+            "1001_IEO_ANG_XY",
+            "1001_ABC_ANG_XX",
+            "1001_IEO_JOY_XX",
+            "1001_IEO_ANG_XX_2",
+            "10é1_IEO_ANG_XX",
+            "",
+        ] {
+            assert_eq!(parse_stem(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A user's table: reading it as CSV, and reading its cells as what they should be.
+
+use std::path::{Component, Path};
+
+use crate::description::Labels;
+use crate::error::{Error, did_you_mean, shorten};
+use crate::types::{MAX_ID_BYTES, Split};
+
+/// A table as text: column names and one cell per column and row, `None` where there is no value.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Column names.
+    pub columns: Vec<String>,
+    /// Rows, each as long as `columns`.
+    pub rows: Vec<Vec<Option<String>>>,
+}
+
+pub(crate) fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension()
+        .is_some_and(|one| one.eq_ignore_ascii_case(extension))
+}
+
+/// Reads a CSV (or TSV) file with a header: the table, and the line on which each row begins.
+pub(crate) fn read_csv(path: &Path) -> Result<(Table, Vec<usize>), Error> {
+    let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let line = 1 + bytes[..error.valid_up_to()]
+            .iter()
+            .filter(|&&byte| byte == b'\n')
+            .count();
+        Error::annotation(
+            path,
+            Some(line),
+            "a byte that is no UTF-8",
+            "save the table as UTF-8",
+        )
+    })?;
+    let text = text.trim_start_matches('\u{feff}');
+    let delimiter = if has_extension(path, "tsv") {
+        b'\t'
+    } else {
+        b','
+    };
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(delimiter)
+        .from_reader(text.as_bytes());
+    let fail = |error: csv::Error| {
+        let line = error.position().map(|position| position.line() as usize);
+        let problem = match error.kind() {
+            csv::ErrorKind::UnequalLengths {
+                expected_len, len, ..
+            } => format!("{len} fields where the header has {expected_len}"),
+            _ => error.to_string(),
+        };
+        Error::annotation(
+            path,
+            line,
+            problem,
+            "mend that line (quote fields that hold the separator)",
+        )
+    };
+    let columns: Vec<String> = reader
+        .headers()
+        .map_err(fail)?
+        .iter()
+        .map(|name| name.trim().to_owned())
+        .collect();
+    let mut table = Table {
+        columns,
+        rows: Vec::new(),
+    };
+    let mut lines = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(fail)?;
+        lines.push(
+            record
+                .position()
+                .map_or(0, |position| position.line() as usize),
+        );
+        let cells = record.iter();
+        table
+            .rows
+            .push(cells.map(|cell| Some(cell.to_owned())).collect());
+    }
+    Ok((table, lines))
+}
+
+/// A table with the name of its file, for messages that tell where.
+pub(crate) struct Reader<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) table: &'a Table,
+    pub(crate) lines: Option<&'a [usize]>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn column(&self, name: &str) -> Result<usize, Error> {
+        let columns = &self.table.columns;
+        let mut found = (0..columns.len()).filter(|&index| columns[index] == name);
+        match (found.next(), found.next()) {
+            (Some(index), None) => Ok(index),
+            (Some(_), Some(_)) => {
+                Err(self.table_error(&format!("two columns are called \"{name}\"")))
+            }
+            (None, _) => {
+                let hint = did_you_mean(name, columns.iter().map(String::as_str));
+                let there = shorten(&columns.join(", "));
+                Err(self.table_error(&format!(
+                    "no column is called \"{name}\"{hint}; there are: {there}"
+                )))
+            }
+        }
+    }
+
+    pub(crate) fn table_error(&self, problem: &str) -> Error {
+        Error::annotation(
+            self.path,
+            None,
+            problem,
+            "mend the table or its description",
+        )
+    }
+
+    pub(crate) fn place(&self, index: usize) -> String {
+        match self.lines {
+            Some(lines) => format!("line {}", lines[index]),
+            None => format!("row {}", index + 1),
+        }
+    }
+
+    pub(crate) fn error(&self, index: usize, problem: &str, remedy: &str) -> Error {
+        match self.lines {
+            Some(lines) => Error::annotation(self.path, Some(lines[index]), problem, remedy),
+            None => {
+                let problem = format!("row {}: {problem}", index + 1);
+                Error::annotation(self.path, None, problem, remedy)
+            }
+        }
+    }
+
+    /// The trimmed cell; `None` where it is empty.
+    pub(crate) fn cell(&self, index: usize, column: usize) -> Option<&'a str> {
+        let cell = self.table.rows[index].get(column)?.as_deref()?.trim();
+        (!cell.is_empty()).then_some(cell)
+    }
+
+    pub(crate) fn id(&self, index: usize, column: usize) -> Result<&'a str, Error> {
+        let remedy = "ids are short names";
+        let Some(id) = self.cell(index, column) else {
+            return Err(self.error(index, "the id is empty", remedy));
+        };
+        let problem = if id.len() > MAX_ID_BYTES {
+            format!("the id has {} bytes, more than {MAX_ID_BYTES}", id.len())
+        } else if id.contains(['/', '\\']) {
+            "the id holds a slash".to_owned()
+        } else if id.contains(char::is_control) {
+            "the id holds a line break or another control character".to_owned()
+        } else if id == "." || id == ".." {
+            "the id is a folder's name".to_owned()
+        } else {
+            return Ok(id);
+        };
+        Err(self.error(index, &format!("\"{}\": {problem}", shorten(id)), remedy))
+    }
+
+    pub(crate) fn split(&self, index: usize, column: usize) -> Result<Split, Error> {
+        let word = self.cell(index, column).unwrap_or_default();
+        Split::from_spelling(word).ok_or_else(|| {
+            let problem = format!("\"{}\" is no split", shorten(word));
+            self.error(index, &problem, "write train, val or test")
+        })
+    }
+
+    pub(crate) fn labels(
+        &self,
+        index: usize,
+        column: usize,
+        labels: &Labels,
+    ) -> Result<Vec<&'a str>, Error> {
+        let cell = self.cell(index, column);
+        match labels {
+            Labels::One(_) => cell.map(|one| vec![one]).ok_or_else(|| {
+                self.error(index, "the label is empty", "every sample needs its class")
+            }),
+            Labels::Many { separator, .. } => Ok(cell
+                .unwrap_or_default()
+                .split(separator.as_str())
+                .map(str::trim)
+                .filter(|one| !one.is_empty())
+                .collect()),
+        }
+    }
+
+    /// A path, which must name something below the raw root, in its shortest spelling.
+    pub(crate) fn path(&self, index: usize, path: &str) -> Result<String, Error> {
+        let mut parts = Vec::new();
+        let mut problem = None;
+        for part in Path::new(path).components() {
+            match part {
+                Component::Normal(name) => parts.push(name.to_str().unwrap_or_default()),
+                Component::CurDir => {}
+                _ => problem = Some("leaves the raw folder"),
+            }
+        }
+        if path.contains(char::is_control) {
+            problem = Some("holds a line break or another control character");
+        }
+        match problem {
+            None => Ok(parts.join("/")),
+            Some(problem) => Err(self.error(
+                index,
+                &format!("the path \"{}\" {problem}", shorten(path)),
+                "write paths relative to the raw folder, without \"..\"",
+            )),
+        }
+    }
+}
