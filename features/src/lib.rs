@@ -12,6 +12,7 @@ pub mod rows;
 pub mod rng;
 pub mod schema;
 pub mod shards;
+pub mod stream;
 pub mod text;
 
 pub use batch::{Batch, ModalityBatch, ModalityData};
@@ -20,5 +21,6 @@ pub use image::{Augmentation, ImageTransform};
 pub use mel::{Mel, MelFrontEnd};
 pub use rows::{Row, record_batch};
 pub use shards::{Shards, SplitIndex};
+pub use stream::{Stream, StreamConfig, Transforms};
 pub use text::TextTransform;
 pub use schema::{MelDtype, SCHEMA_VERSION, ShardSpec, writer_properties};

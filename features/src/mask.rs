@@ -1,0 +1,408 @@
+//! Missing-modality masks: which samples lose which modality under a protocol.
+//!
+//! A draw is a pure function of (protocol, rate, seed) and each split's SET of ids. The ids are ranked by
+//! [`crate::order::rank`] under the key ("u2a-mask", protocol, seed) and the first floor(rate x N) are touched, so
+//! neither the order of the rows nor the number of shards matters, and what a lower rate takes away, a higher one
+//! takes away too.
+//!
+//! A mask says what a protocol hides, not what is there: that the data itself lacks a modality is in the shards. The
+//! two are joined by [`Mask::present`]; where hiding would leave a sample with nothing, it keeps what it has.
+//!
+//! Invariant: no sample of a mask has both modalities gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Metadata, Schema, SchemaRef};
+use datasets::{Modality, Split};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use crate::error::Error;
+use crate::order::by_rank;
+use crate::schema::has_column;
+use crate::shards::{Shards, SplitIndex};
+
+/// The missing rate of the paper's experiments.
+pub const RATE: f64 = 0.7;
+
+/// Absorbs what a decimal rate loses as a double, so that 0.7 of 90 samples are 63, not 62.
+const RATE_ROUNDING: f64 = 1e-9;
+
+/// Which modality is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// This one, from every touched sample.
+    Missing(Modality),
+    /// Either one, from every other touched sample: in rank order the second modality, the first, the second, ...
+    MissingBoth,
+}
+
+impl Protocol {
+    /// "missing-audio", ..., "missing-both".
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Missing(Modality::Audio) => "missing-audio",
+            Protocol::Missing(Modality::Video) => "missing-video",
+            Protocol::Missing(Modality::Image) => "missing-image",
+            Protocol::Missing(Modality::Text) => "missing-text",
+            Protocol::MissingBoth => "missing-both",
+        }
+    }
+
+    /// The protocols that a dataset of these modalities has.
+    pub fn of(modalities: [Modality; 2]) -> [Protocol; 3] {
+        let [first, second] = modalities;
+        [
+            Protocol::Missing(first),
+            Protocol::Missing(second),
+            Protocol::MissingBoth,
+        ]
+    }
+}
+
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Protocol {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let mut all = Modality::ALL
+            .map(Protocol::Missing)
+            .into_iter()
+            .chain([Protocol::MissingBoth]);
+        all.find(|one| one.as_str() == name).ok_or_else(|| {
+            Error::unusable(
+                format!("no protocol '{name}'"),
+                "use missing-audio, missing-video, missing-image, missing-text or missing-both",
+            )
+        })
+    }
+}
+
+/// What each sample shows under a protocol, for every split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mask {
+    modalities: [Modality; 2],
+    /// What is stored beside the rows: dataset, protocol, rate, seed.
+    origin: BTreeMap<String, String>,
+    /// The file it was read from, for messages.
+    path: Option<PathBuf>,
+    splits: BTreeMap<Split, BTreeMap<String, [bool; 2]>>,
+}
+
+/// Draws one split: for each id, which of the two modalities it shows.
+///
+/// # Errors
+/// A rate outside 0..=1; a protocol about a modality that is none of the two.
+pub fn draw(
+    modalities: [Modality; 2],
+    protocol: Protocol,
+    rate: f64,
+    seed: u64,
+    ids: &[impl AsRef<str>],
+) -> Result<Vec<[bool; 2]>, Error> {
+    if !(0.0..=1.0).contains(&rate) {
+        return Err(Error::unusable(
+            format!("a missing rate of {rate} makes no sense"),
+            "give a number from 0 to 1",
+        ));
+    }
+    let gone = |rank: usize| match protocol {
+        Protocol::Missing(modality) => modalities.iter().position(|&m| m == modality),
+        Protocol::MissingBoth => Some((rank + 1) % 2),
+    };
+    if gone(0).is_none() {
+        let [a, b, c] = Protocol::of(modalities);
+        return Err(Error::unusable(
+            format!(
+                "{protocol}: the samples have {} and {}",
+                modalities[0], modalities[1]
+            ),
+            format!("use {a}, {b} or {c}"),
+        ));
+    }
+    let touched = (rate * ids.len() as f64 + RATE_ROUNDING).floor() as usize;
+    let mut shown = vec![[true; 2]; ids.len()];
+    let key = ["u2a-mask", protocol.as_str(), &seed.to_string()];
+    for (rank, sample) in by_rank(&key, ids).into_iter().take(touched).enumerate() {
+        if let Some(modality) = gone(rank) {
+            shown[sample as usize][modality] = false;
+        }
+    }
+    Ok(shown)
+}
+
+impl Mask {
+    /// Draws every split of a shard folder.
+    ///
+    /// # Errors
+    /// As [`draw`].
+    pub fn draw(shards: &Shards, protocol: Protocol, rate: f64, seed: u64) -> Result<Mask, Error> {
+        let spec = shards.spec();
+        let mut splits = BTreeMap::new();
+        for split in Split::ALL {
+            let ids = &shards.split(split).ids;
+            let shown = draw(spec.modalities, protocol, rate, seed, ids)?;
+            splits.insert(split, ids.iter().cloned().zip(shown).collect());
+        }
+        let origin = [
+            ("u2a.dataset", spec.dataset.clone()),
+            ("u2a.mask_protocol", protocol.to_string()),
+            ("u2a.mask_rate", rate.to_string()),
+            ("u2a.mask_seed", seed.to_string()),
+        ];
+        Ok(Mask {
+            modalities: spec.modalities,
+            origin: origin.map(|(key, value)| (key.to_owned(), value)).into(),
+            path: None,
+            splits,
+        })
+    }
+
+    /// Where a mask belongs: `FOLDER/masks/PROTOCOL-RATE-seedS.parquet`.
+    pub fn path_in(folder: &Path, protocol: Protocol, rate: f64, seed: u64) -> PathBuf {
+        folder
+            .join("masks")
+            .join(format!("{protocol}-{rate}-seed{seed}.parquet"))
+    }
+
+    /// Samples of a split that lose their first and their second modality.
+    pub fn gone(&self, split: Split) -> [usize; 2] {
+        let shown = || {
+            self.splits
+                .get(&split)
+                .into_iter()
+                .flat_map(BTreeMap::values)
+        };
+        [0, 1].map(|m| shown().filter(|shown| !shown[m]).count())
+    }
+
+    /// Per sample of the split in file order, what it has once the mask lies over what the data has. Where that is
+    /// nothing, the sample keeps what it has.
+    ///
+    /// # Errors
+    /// The mask is of another dataset or lacks ids of the split.
+    pub fn present(&self, shards: &Shards, split: Split) -> Result<Vec<[bool; 2]>, Error> {
+        let name = || match &self.path {
+            Some(path) => path.display().to_string(),
+            None => "the mask".into(),
+        };
+        let remedy = "draw a mask for these shards with `ingest mask`";
+        let wanted = shards.spec().modalities;
+        if wanted != self.modalities {
+            return Err(Error::unusable(
+                format!(
+                    "{}: is about {} and {}, the shards hold {} and {}",
+                    name(),
+                    self.modalities[0],
+                    self.modalities[1],
+                    wanted[0],
+                    wanted[1]
+                ),
+                remedy,
+            ));
+        }
+        let SplitIndex { ids, present, .. } = shards.split(split);
+        let none = BTreeMap::new();
+        let shown = self.splits.get(&split).unwrap_or(&none);
+        let lacking: Vec<&String> = ids.iter().filter(|id| !shown.contains_key(*id)).collect();
+        if let Some(first) = lacking.first() {
+            return Err(Error::unusable(
+                format!(
+                    "{}: lacks {} of the {} samples of {split} in {}, such as '{first}'",
+                    name(),
+                    lacking.len(),
+                    ids.len(),
+                    shards.folder().display()
+                ),
+                remedy,
+            ));
+        }
+        Ok(ids
+            .iter()
+            .zip(present)
+            .map(|(id, there)| join(*there, shown[id]))
+            .collect())
+    }
+
+    /// Writes the mask: `id`, `split`, one bool per modality, sorted by split and id. The file appears whole or not at
+    /// all, and equal masks give equal bytes.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+        let temporary = path.with_extension(format!("parquet.{}.tmp", std::process::id()));
+        let written = self.write_to(&temporary).and_then(|()| {
+            std::fs::rename(&temporary, path).map_err(Error::io(path, "put the mask at"))
+        });
+        if written.is_err() {
+            // The first error is the one to tell; a leftover is named so that it never counts as a mask.
+            std::fs::remove_file(&temporary).ok();
+        }
+        written
+    }
+
+    fn write_to(&self, path: &Path) -> Result<(), Error> {
+        let file = File::create(path).map_err(Error::io(path, "create"))?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_created_by("u2a".into())
+            .build();
+        let refused = |e: parquet::errors::ParquetError| Error::Io {
+            path: path.to_owned(),
+            action: "write",
+            source: std::io::Error::other(e),
+        };
+        let rows = self.rows()?;
+        let mut writer =
+            ArrowWriter::try_new(file, rows.schema(), Some(properties)).map_err(refused)?;
+        writer.write(&rows).map_err(refused)?;
+        let file = writer.into_inner().map_err(refused)?;
+        file.sync_all().map_err(Error::io(path, "write"))
+    }
+
+    fn rows(&self) -> Result<RecordBatch, Error> {
+        let all = || {
+            self.splits.iter().flat_map(|(split, shown)| {
+                shown
+                    .iter()
+                    .map(move |(id, shown)| (split.as_str(), id.as_str(), shown))
+            })
+        };
+        let column = |m: usize| -> ArrayRef {
+            Arc::new(
+                all()
+                    .map(|(_, _, shown)| Some(shown[m]))
+                    .collect::<BooleanArray>(),
+            )
+        };
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from_iter_values(all().map(|(_, id, _)| id))),
+            Arc::new(StringArray::from_iter_values(
+                all().map(|(split, _, _)| split),
+            )),
+            column(0),
+            column(1),
+        ];
+        RecordBatch::try_new(self.schema(), columns)
+            .map_err(|e| Error::Invalid(format!("a mask does not fit its schema: {e}")))
+    }
+
+    fn schema(&self) -> SchemaRef {
+        let text = |name: &str| Field::new(name, DataType::Utf8, false);
+        let flag = |modality| Field::new(has_column(modality), DataType::Boolean, false);
+        let fields = vec![
+            text("id"),
+            text("split"),
+            flag(self.modalities[0]),
+            flag(self.modalities[1]),
+        ];
+        let mut metadata = Metadata::default();
+        for (key, value) in &self.origin {
+            metadata.insert(key, value);
+        }
+        Arc::new(Schema::new_with_metadata(fields, metadata))
+    }
+
+    /// Reads a mask: [`Mask::write`]'s, or the user's own with the same columns.
+    ///
+    /// # Errors
+    /// No Parquet file; a column missing, of another type or null; an id twice; a sample with both modalities gone.
+    pub fn read(path: &Path) -> Result<Mask, Error> {
+        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        read(file)
+            .map_err(|problem| {
+                let remedy = "draw it with `ingest mask`, or give it `id`, `split` and two of \
+                          has_audio, has_video, has_image, has_text";
+                Error::unusable(problem, remedy).in_file(path)
+            })
+            .map(|mask| Mask {
+                path: Some(path.to_owned()),
+                ..mask
+            })
+    }
+}
+
+/// What is there and shown; all that is there if that would be nothing.
+fn join(there: [bool; 2], shown: [bool; 2]) -> [bool; 2] {
+    let both = [there[0] && shown[0], there[1] && shown[1]];
+    if both == [false; 2] { there } else { both }
+}
+
+fn read(file: File) -> Result<Mask, String> {
+    let not_parquet = |e| format!("cannot be read as Parquet ({e})");
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(not_parquet)?;
+    let schema = builder.schema().clone();
+    let modalities: Vec<Modality> = Modality::ALL
+        .into_iter()
+        .filter(|&m| schema.field_with_name(has_column(m)).is_ok())
+        .collect();
+    // (m1, m2) as every dataset has them: image and text, or audio and video. That is the order of the enum.
+    let modalities: [Modality; 2] = modalities
+        .try_into()
+        .map_err(|found: Vec<_>| format!("is about {} modalities, not two", found.len()))?;
+    let origin = schema
+        .metadata()
+        .iter()
+        .filter(|(key, _)| key.starts_with("u2a."))
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .collect();
+    let mut mask = Mask {
+        modalities,
+        origin,
+        path: None,
+        splits: BTreeMap::new(),
+    };
+    let mut seen = BTreeSet::new();
+    for batch in builder.build().map_err(not_parquet)? {
+        let batch = batch.map_err(|e| format!("cannot be read as Parquet ({e})"))?;
+        let column = |name: &str, kind: DataType| {
+            let column = batch
+                .column_by_name(name)
+                .ok_or(format!("lacks the column {name}"))?;
+            let column = arrow::compute::cast(column, &kind)
+                .map_err(|_| format!("column {name} is no {kind}"))?;
+            match column.null_count() {
+                0 => Ok(column),
+                nulls => Err(format!("column {name} has {nulls} nulls")),
+            }
+        };
+        let (ids, splits) = (
+            column("id", DataType::Utf8)?,
+            column("split", DataType::Utf8)?,
+        );
+        let flags = [
+            column(has_column(modalities[0]), DataType::Boolean)?,
+            column(has_column(modalities[1]), DataType::Boolean)?,
+        ];
+        for row in 0..batch.num_rows() {
+            let id = ids.as_string::<i32>().value(row);
+            let split = splits.as_string::<i32>().value(row);
+            let split = Split::from_spelling(split).ok_or(format!("no split '{split}'"))?;
+            let shown = [0, 1].map(|m| flags[m].as_boolean().value(row));
+            if shown == [false; 2] {
+                return Err(format!("sample '{id}' has both modalities gone"));
+            }
+            if !seen.insert((split, id.to_owned())) {
+                return Err(format!("sample '{id}' stands there twice"));
+            }
+            mask.splits
+                .entry(split)
+                .or_default()
+                .insert(id.to_owned(), shown);
+        }
+    }
+    Ok(mask)
+}
