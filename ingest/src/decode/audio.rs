@@ -1,0 +1,263 @@
+//! An audio stream's packets to mono float samples at 16 kHz.
+//!
+//! Channels are averaged, then resampled; what the mel front end cannot use (behind 1024 frames) is not decoded. No gain,
+//! no mean subtraction: that is the front end's business.
+
+use std::ops::ControlFlow;
+
+use ffmpeg_next::format::Sample;
+use ffmpeg_next::frame;
+use rubato::audioadapter_buffers::direct::InterleavedSlice;
+use rubato::{Fft, FixedSync, Resampler};
+
+use super::demux::Track;
+use super::{Health, drive, libav};
+use crate::failure::{self, Failure};
+
+/// Rate of everything that leaves this module, in Hz.
+pub const SAMPLE_RATE: usize = 16_000;
+
+/// Samples that 1024 mel frames need: 1023 hops of 10 ms and one window of 25 ms. 10.255 s.
+pub const MAX_SAMPLES: usize = 1023 * 160 + MIN_SAMPLES;
+
+/// Samples of one mel frame.
+pub const MIN_SAMPLES: usize = 400;
+
+/// Input samples per call of the resampler.
+const CHUNK: usize = 1024;
+
+/// Input samples decoded beyond the last one needed, so that cutting there changes no sample that is kept: more than the
+/// resampler's filter is long at any usual rate.
+const SURROUNDINGS: usize = 8192;
+
+/// Rates taken for real, in Hz.
+const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
+
+/// What came out of an audio stream.
+pub struct Audio {
+    /// Mono, 16 kHz, at most [`MAX_SAMPLES`] of them.
+    pub samples: Vec<f32>,
+    /// Duration of the stream in seconds. What was decoded, and where decoding stopped early because the mel ends there,
+    /// the rest as the packets tell it.
+    pub seconds: f64,
+    /// Damage met on the way.
+    pub health: Health,
+}
+
+/// Decodes a stream.
+///
+/// # Errors
+/// No decoder, nothing decodable, only zeros, or shorter than one mel frame.
+pub fn decode(track: &Track) -> Result<Audio, Failure> {
+    let mut decoder = libav::audio_decoder(&track.parameters, track.time_base)
+        .map_err(|error| super::open_failure(error, &track.parameters))?;
+    let mut mono = Mono::default();
+    let errors = drive(
+        &mut decoder,
+        &track.packets,
+        frame::Audio::empty(),
+        |frame| mono.push(frame),
+    );
+    let health = Health {
+        good: mono.frames,
+        bad: errors + track.read_errors,
+    };
+    if let Some(problem) = mono.problem {
+        return Err(Failure::with(failure::UNDECODABLE, problem));
+    }
+    if mono.samples.is_empty() {
+        return Err(Failure::with(
+            failure::UNDECODABLE,
+            health.describe("audio frame"),
+        ));
+    }
+    health.check("audio frame")?;
+    if mono.samples.iter().any(|sample| !sample.is_finite()) {
+        return Err(Failure::with(
+            failure::UNDECODABLE,
+            "samples that are no numbers",
+        ));
+    }
+    if mono.samples.iter().all(|&sample| sample == 0.0) {
+        return Err(Failure::with(failure::SILENT, "all samples are zero"));
+    }
+    let decoded = mono.samples.len() as f64 / f64::from(mono.rate);
+    let seconds = match (mono.start, track.end) {
+        (Some(start), Some(end)) if mono.full || !track.whole => {
+            track.seconds(end.saturating_sub(start)).max(decoded)
+        }
+        _ => decoded,
+    };
+    let mut samples = resample(mono.samples, mono.rate as usize)?;
+    samples.truncate(MAX_SAMPLES);
+    if samples.len() < MIN_SAMPLES {
+        let detail = format!(
+            "{} ms, and one mel frame takes 25",
+            samples.len() * 1000 / SAMPLE_RATE
+        );
+        return Err(Failure::with(failure::TOO_SHORT, detail));
+    }
+    Ok(Audio {
+        samples,
+        seconds,
+        health,
+    })
+}
+
+/// Mono samples at the stream's own rate, as far as they are needed.
+#[derive(Default)]
+struct Mono {
+    samples: Vec<f32>,
+    rate: u32,
+    /// Time stamp of the first frame, behind what the encoder put in front.
+    start: Option<i64>,
+    frames: usize,
+    full: bool,
+    problem: Option<String>,
+}
+
+impl Mono {
+    fn push(&mut self, frame: &frame::Audio) -> ControlFlow<()> {
+        if self.rate == 0 {
+            self.rate = frame.rate();
+            self.start = frame.timestamp();
+        }
+        if frame.rate() != self.rate {
+            self.problem = Some(format!(
+                "sample rate changes from {} to {} Hz",
+                self.rate,
+                frame.rate()
+            ));
+            return ControlFlow::Break(());
+        }
+        if !RATES.contains(&self.rate) || frame.channels() == 0 {
+            self.problem = Some(format!("{} channels at {} Hz", frame.channels(), self.rate));
+            return ControlFlow::Break(());
+        }
+        if let Err(problem) = append_mono(&mut self.samples, frame) {
+            self.problem = Some(problem);
+            return ControlFlow::Break(());
+        }
+        self.frames += 1;
+        self.full = self.samples.len() >= needed(self.rate as usize);
+        if self.full {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+}
+
+/// Input samples after which nothing more can reach the mel.
+fn needed(rate: usize) -> usize {
+    (MAX_SAMPLES * rate).div_ceil(SAMPLE_RATE) + SURROUNDINGS + rate / gcd(rate, SAMPLE_RATE)
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Appends the mean of a frame's channels, full scale being 1.
+fn append_mono(out: &mut Vec<f32>, frame: &frame::Audio) -> Result<(), String> {
+    match frame.format() {
+        Sample::U8(_) => mean(out, frame, |[b]: [u8; 1]| (f32::from(b) - 128.0) / 128.0),
+        Sample::I16(_) => mean(out, frame, |b: [u8; 2]| {
+            f32::from(i16::from_ne_bytes(b)) / 32_768.0
+        }),
+        Sample::I32(_) => mean(out, frame, |b: [u8; 4]| {
+            i32::from_ne_bytes(b) as f32 / 2_147_483_648.0
+        }),
+        Sample::I64(_) => mean(out, frame, |b: [u8; 8]| {
+            i64::from_ne_bytes(b) as f32 / 9_223_372_036_854_775_808.0
+        }),
+        Sample::F32(_) => mean(out, frame, f32::from_ne_bytes),
+        Sample::F64(_) => mean(out, frame, |b: [u8; 8]| f64::from_ne_bytes(b) as f32),
+        Sample::None => return Err("samples of an unknown format".to_owned()),
+    }
+    Ok(())
+}
+
+fn mean<const N: usize>(out: &mut Vec<f32>, frame: &frame::Audio, value: impl Fn([u8; N]) -> f32) {
+    let channels = usize::from(frame.channels());
+    let start = out.len();
+    out.resize(start + frame.samples(), 0.0);
+    let out = &mut out[start..];
+    if frame.is_planar() {
+        for channel in 0..channels {
+            let (values, _) = libav::audio_plane(frame, channel).as_chunks::<N>();
+            for (sum, &bytes) in out.iter_mut().zip(values) {
+                *sum += value(bytes);
+            }
+        }
+    } else {
+        let (values, _) = libav::audio_plane(frame, 0).as_chunks::<N>();
+        for (sum, all) in out.iter_mut().zip(values.chunks_exact(channels)) {
+            *sum = all.iter().map(|&bytes| value(bytes)).sum();
+        }
+    }
+    if channels > 1 {
+        out.iter_mut().for_each(|sum| *sum /= channels as f32);
+    }
+}
+
+/// Resamples to 16 kHz, exactly aligned with the input's start.
+fn resample(samples: Vec<f32>, rate: usize) -> Result<Vec<f32>, Failure> {
+    if rate == SAMPLE_RATE {
+        return Ok(samples);
+    }
+    let wrong = |error: &dyn std::fmt::Display| {
+        Failure::with(
+            failure::UNDECODABLE,
+            format!("cannot resample from {rate} Hz: {error}"),
+        )
+    };
+    let mut resampler = Fft::<f32>::new(rate, SAMPLE_RATE, CHUNK, 1, FixedSync::Input)
+        .map_err(|error| wrong(&error))?;
+    let length = samples.len();
+    let input = InterleavedSlice::new(&samples, 1, length).map_err(|error| wrong(&error))?;
+    let output = resampler
+        .process_all(&input, length, None)
+        .map_err(|error| wrong(&error))?;
+    Ok(output.take_data())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sine well inside the band comes out as the same sine, at the same place, from 8, 44.1 and 48 kHz.
+    #[test]
+    fn resampling_keeps_phase_and_level() {
+        for rate in [8_000, 22_050, 44_100, 48_000] {
+            let tone = |rate: usize, n: usize| -> Vec<f32> {
+                (0..n)
+                    .map(|i| {
+                        (2.0 * std::f64::consts::PI * 1000.0 * i as f64 / rate as f64).sin() as f32
+                    })
+                    .collect()
+            };
+            let out = resample(tone(rate, rate), rate).unwrap();
+            assert_eq!(out.len(), SAMPLE_RATE);
+            let expected = tone(SAMPLE_RATE, SAMPLE_RATE);
+            let worst = (500..15_500)
+                .map(|i| (out[i] - expected[i]).abs())
+                .fold(0.0, f32::max);
+            assert!(worst < 2e-3, "{rate}: {worst}");
+        }
+    }
+
+    /// Decoding stops early; what is kept must not notice.
+    #[test]
+    fn cutting_behind_the_need_changes_nothing() {
+        let rate = 44_100;
+        let noise: Vec<f32> = (0..rate * 14)
+            .map(|i| ((i * 7919 % 1000) as f32 / 500.0) - 1.0)
+            .collect();
+        let mut whole = resample(noise.clone(), rate).unwrap();
+        let mut cut = resample(noise[..needed(rate)].to_vec(), rate).unwrap();
+        whole.truncate(MAX_SAMPLES);
+        cut.truncate(MAX_SAMPLES);
+        assert_eq!(cut.len(), MAX_SAMPLES);
+        assert_eq!(whole, cut);
+    }
+}

@@ -1,0 +1,256 @@
+//! The only module of the decoder that calls libav directly: what ffmpeg-next does not offer, or offers with a panic.
+//!
+//! Nothing here decides anything; `demux`, `audio` and `video` do. Each `unsafe` block is a call into libav on a pointer
+//! that a live wrapper object owns.
+//!
+//! Invariants: a file is opened through the `file:` protocol alone and by a demuxer of [`DEMUXERS`] alone, so no input can
+//! make libav reach the network, follow a playlist or open a second file.
+
+use std::ffi::{CString, c_int};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+use ffmpeg_next as ffmpeg;
+use ffmpeg_next::codec::{self, decoder};
+use ffmpeg_next::ffi;
+use ffmpeg_next::format::context::Input;
+use ffmpeg_next::frame;
+use ffmpeg_next::packet::{Mut as _, Ref as _};
+use ffmpeg_next::{Error, Packet, Rational, Stream};
+
+/// Demuxers that a media file may need. Playlists (hls, dash, concat, ...), devices and text formats are left out.
+const DEMUXERS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,asf,ogg,\
+                        rm,nut,wav,w64,aiff,au,caf,mp3,aac,ac3,eac3,flac,amr,ape,wv,tta,gif,apng";
+
+/// Pictures with more pixels are refused: 8192 x 8192, which is above 8K video.
+pub const MAX_PIXELS: i64 = 1 << 26;
+
+/// Prepares libav: no output of its own on stderr.
+pub fn init() -> Result<(), Error> {
+    ffmpeg::init()?;
+    ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
+    Ok(())
+}
+
+/// Opens a media file and finds its streams.
+pub fn open(path: &Path) -> Result<Input, Error> {
+    // "file:" also keeps a name such as "concat:a|b" or "-" from being taken for something else.
+    let mut url = b"file:".to_vec();
+    url.extend_from_slice(path.as_os_str().as_bytes());
+    let url = CString::new(url).map_err(|_| Error::Other {
+        errno: libc::EINVAL,
+    })?;
+    let mut options = ffmpeg::Dictionary::new();
+    options.set("protocol_whitelist", "file");
+    options.set("format_whitelist", DEMUXERS);
+    // SAFETY: `options` is handed to libav, which leaves what it did not use in it, and taken back at once. `context` is
+    // null or a valid context after avformat_open_input (which frees it on failure); Input owns and closes it.
+    unsafe {
+        let mut context: *mut ffi::AVFormatContext = ptr::null_mut();
+        let mut raw = options.disown();
+        let code = ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null_mut(), &mut raw);
+        drop(ffmpeg::Dictionary::own(raw));
+        if code < 0 {
+            return Err(Error::from(code));
+        }
+        let input = Input::wrap(context);
+        match ffi::avformat_find_stream_info(context, ptr::null_mut()) {
+            code if code < 0 => Err(Error::from(code)),
+            _ => Ok(input),
+        }
+    }
+}
+
+/// Tells the demuxer to drop the packets of all streams but these.
+pub fn keep_only(input: &mut Input, streams: &[usize]) {
+    for index in 0..input.nb_streams() as usize {
+        if !streams.contains(&index) {
+            // SAFETY: index < nb_streams, and the context owns its streams for as long as it lives.
+            unsafe {
+                let stream = *(*input.as_mut_ptr()).streams.add(index);
+                (*stream).discard = ffi::AVDiscard::AVDISCARD_ALL;
+            }
+        }
+    }
+}
+
+/// Whether a packet is to be decoded but not shown: it lies outside the container's edit list.
+pub fn is_hidden(packet: &Packet) -> bool {
+    // SAFETY: reads a plain field of a packet that we hold.
+    unsafe { (*packet.as_ptr()).flags & ffi::AV_PKT_FLAG_DISCARD != 0 }
+}
+
+/// Reads the next packet; `None` at the end of the file.
+pub fn read(input: &mut Input, packet: &mut Packet) -> Result<Option<()>, Error> {
+    // SAFETY: both pointers come from live wrappers. av_read_frame overwrites the packet, which is blank here.
+    match unsafe { ffi::av_read_frame(input.as_mut_ptr(), packet.as_mut_ptr()) } {
+        0.. => Ok(Some(())),
+        ffi::AVERROR_EOF => Ok(None),
+        code => Err(Error::from(code)),
+    }
+}
+
+/// A decoder for these parameters, single threaded: clips run in parallel, frames need not.
+fn context(parameters: &codec::Parameters, time_base: Rational) -> Result<decoder::Decoder, Error> {
+    let mut context = codec::Context::new();
+    // SAFETY: both pointers are owned by live wrappers; max_pixels is a plain field.
+    unsafe {
+        let code = ffi::avcodec_parameters_to_context(context.as_mut_ptr(), parameters.as_ptr());
+        if code < 0 {
+            return Err(Error::from(code));
+        }
+        (*context.as_mut_ptr()).max_pixels = MAX_PIXELS;
+    }
+    context.set_threading(codec::threading::Config::count(1));
+    let mut decoder = context.decoder();
+    // Without it libav cannot cut the encoder's priming samples off.
+    decoder.set_packet_time_base(time_base);
+    Ok(decoder)
+}
+
+/// Opens the audio decoder of a stream.
+pub fn audio_decoder(
+    parameters: &codec::Parameters,
+    time_base: Rational,
+) -> Result<decoder::Audio, Error> {
+    context(parameters, time_base)?.audio()
+}
+
+/// Opens the video decoder of a stream.
+pub fn video_decoder(
+    parameters: &codec::Parameters,
+    time_base: Rational,
+) -> Result<decoder::Video, Error> {
+    context(parameters, time_base)?.video()
+}
+
+/// Bytes of one plane of an audio frame: channel `plane` of a planar format, all channels interleaved (plane 0) else.
+///
+/// ffmpeg-next's own accessors stop at 8 channels.
+pub fn audio_plane(frame: &frame::Audio, plane: usize) -> &[u8] {
+    let channels = usize::from(frame.channels());
+    let (planes, per_plane) = if frame.is_planar() {
+        (channels, 1)
+    } else {
+        (1, channels)
+    };
+    assert!(plane < planes, "plane {plane} of {planes}");
+    let bytes = frame.samples() * per_plane * frame.format().bytes();
+    // SAFETY: libav guarantees that extended_data holds one pointer per plane, each to at least that many bytes.
+    unsafe { std::slice::from_raw_parts(*(*frame.as_ptr()).extended_data.add(plane), bytes) }
+}
+
+/// How the stored picture has to be turned to stand upright: the linear part (a, b, c, d) of the display matrix, by which
+/// the point (x, y) goes to (a x + c y, b x + d y).
+pub fn display_matrix(stream: &Stream) -> Option<[i32; 4]> {
+    stream
+        .side_data()
+        .find(|side| side.kind() == codec::packet::side_data::Type::DisplayMatrix)
+        .and_then(|side| {
+            let at = |i: usize| {
+                let bytes = side.data().get(4 * i..4 * i + 4)?;
+                Some(i32::from_ne_bytes(bytes.try_into().ok()?))
+            };
+            Some([at(0)?, at(1)?, at(3)?, at(4)?])
+        })
+}
+
+/// Converts frames of any pixel format to packed RGB of the same size, with the frame's own colour matrix and range.
+pub struct ToRgb {
+    scaler: Option<(Key, ffmpeg::software::scaling::Context)>,
+    target: frame::Video,
+}
+
+/// Everything a conversion depends on.
+#[derive(PartialEq, Clone, Copy)]
+struct Key {
+    format: ffmpeg::format::Pixel,
+    width: u32,
+    height: u32,
+    matrix: c_int,
+    full_range: c_int,
+}
+
+impl ToRgb {
+    /// Nothing is allocated before the first frame.
+    pub fn new() -> ToRgb {
+        ToRgb {
+            scaler: None,
+            target: frame::Video::empty(),
+        }
+    }
+
+    /// RGB bytes of the frame, rows packed.
+    pub fn convert(&mut self, frame: &frame::Video) -> Result<Vec<u8>, Error> {
+        let key = key(frame);
+        let scaler = match &mut self.scaler {
+            Some((known, scaler)) if *known == key => scaler,
+            slot => {
+                self.target = frame::Video::empty();
+                &mut slot.insert((key, scaler(&key)?)).1
+            }
+        };
+        scaler.run(frame, &mut self.target)?;
+        let row = 3 * key.width as usize;
+        let stride = self.target.stride(0);
+        let mut rgb = Vec::with_capacity(row * key.height as usize);
+        for line in self.target.data(0).chunks(stride).take(key.height as usize) {
+            rgb.extend_from_slice(&line[..row]);
+        }
+        Ok(rgb)
+    }
+}
+
+fn key(frame: &frame::Video) -> Key {
+    use ffi::AVColorRange::{AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG};
+    use ffmpeg::format::Pixel;
+    let format = frame.format();
+    // SAFETY: reads plain fields of a frame that we hold.
+    let (space, range) = unsafe { ((*frame.as_ptr()).colorspace, (*frame.as_ptr()).color_range) };
+    let full = match range {
+        AVCOL_RANGE_JPEG => true,
+        AVCOL_RANGE_MPEG => false,
+        _ => matches!(
+            format,
+            Pixel::YUVJ420P
+                | Pixel::YUVJ422P
+                | Pixel::YUVJ444P
+                | Pixel::YUVJ440P
+                | Pixel::YUVJ411P
+                | Pixel::GRAY8
+        ),
+    };
+    Key {
+        format,
+        width: frame.width(),
+        height: frame.height(),
+        matrix: space as c_int,
+        full_range: c_int::from(full),
+    }
+}
+
+fn scaler(key: &Key) -> Result<ffmpeg::software::scaling::Context, Error> {
+    use ffmpeg::software::scaling::{Context, Flags};
+    // The size stays, so the kernel concerns the chroma planes alone.
+    let flags = Flags::BICUBIC | Flags::ACCURATE_RND | Flags::FULL_CHR_H_INT;
+    let rgb = ffmpeg::format::Pixel::RGB24;
+    let mut scaler = Context::get(
+        key.format, key.width, key.height, rgb, key.width, key.height, flags,
+    )?;
+    const UNITY: c_int = 1 << 16;
+    // SAFETY: the context is live and the coefficient tables are static. An RGB source is refused (-1) and needs none.
+    unsafe {
+        ffi::sws_setColorspaceDetails(
+            scaler.as_mut_ptr(),
+            ffi::sws_getCoefficients(key.matrix),
+            key.full_range,
+            ffi::sws_getCoefficients(ffi::SWS_CS_DEFAULT),
+            1,
+            0,
+            UNITY,
+            UNITY,
+        );
+    }
+    Ok(scaler)
+}

@@ -1,0 +1,96 @@
+//! Media files to features: demux once, decode what is wanted.
+//!
+//! Runs in a child process (`worker`), because what is decoded comes from strangers. Nothing here knows about datasets
+//! or shards.
+
+pub mod audio;
+pub mod demux;
+pub mod libav;
+mod orient;
+pub mod video;
+
+use std::ops::ControlFlow;
+
+use ffmpeg_next::codec::{self, decoder};
+use ffmpeg_next::{Error, Frame, Packet};
+
+use crate::failure::{self, Failure};
+
+/// How much of a stream could be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// Frames that came out.
+    pub good: usize,
+    /// Packets that could not be read or decoded.
+    pub bad: usize,
+}
+
+impl Health {
+    /// For people: "12 of 50 frames".
+    pub fn describe(self, what: &str) -> String {
+        format!("{} {what}s decoded, {} lost", self.good, self.bad)
+    }
+
+    /// A stream of which less than half survives is not worth keeping: its few frames stand for one moment.
+    fn check(self, what: &str) -> Result<(), Failure> {
+        if self.bad > self.good {
+            return Err(Failure::with(failure::UNDECODABLE, self.describe(what)));
+        }
+        Ok(())
+    }
+}
+
+/// Sends every packet through a decoder and shows each frame to `each` until that breaks off. Counts the errors; a
+/// broken packet does not end the stream.
+fn drive<F: std::ops::DerefMut<Target = Frame>>(
+    decoder: &mut decoder::Opened,
+    packets: &[Packet],
+    mut frame: F,
+    mut each: impl FnMut(&F) -> ControlFlow<()>,
+) -> usize {
+    let mut errors = 0;
+    let mut receive = |decoder: &mut decoder::Opened, errors: &mut usize| {
+        loop {
+            match decoder.receive_frame(&mut frame) {
+                Ok(()) => each(&frame)?,
+                Err(
+                    Error::Eof
+                    | Error::Other {
+                        errno: libc::EAGAIN,
+                    },
+                ) => return ControlFlow::Continue(()),
+                Err(_) => {
+                    *errors += 1;
+                    return ControlFlow::Continue(());
+                }
+            }
+        }
+    };
+    for packet in packets {
+        // libav takes an empty packet for the end of the stream.
+        if packet.size() == 0 {
+            continue;
+        }
+        if decoder.send_packet(packet).is_err() {
+            errors += 1;
+        }
+        if receive(decoder, &mut errors).is_break() {
+            return errors;
+        }
+    }
+    if decoder.send_eof().is_ok() {
+        let _stopped = receive(decoder, &mut errors);
+    }
+    errors
+}
+
+/// Why a decoder could not be opened.
+fn open_failure(error: Error, parameters: &codec::Parameters) -> Failure {
+    let codec = parameters.id();
+    match error {
+        Error::DecoderNotFound => {
+            Failure::with(failure::NO_DECODER, format!("for {}", codec.name()))
+        }
+        error => Failure::with(failure::UNDECODABLE, format!("{}: {error}", codec.name())),
+    }
+}

@@ -1,0 +1,361 @@
+//! The decode workers, seen from the parent: one thread per child process, requests in, replies out in any order.
+//!
+//! A clip that kills its child, hangs or makes it talk nonsense costs the modality that did it and nothing else: what
+//! the child had answered before stays, the modalities it still owed are asked again, each alone, of a fresh child.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+
+use crate::failure::{self, Failure};
+use crate::protocol::{self, Hello, Reply, Request};
+use crate::sys;
+
+/// Seconds that one clip may take by default. The slowest clip of the five datasets needs well under 10.
+pub const DEFAULT_TIMEOUT_SECONDS: u64 = 120;
+
+/// Address space of a child by default, in MiB: a full clip of packets, a few 8K pictures and the program itself.
+pub const DEFAULT_MEMORY_MIB: u64 = 4096;
+
+/// How long a child may take to start, on a machine with much else to do.
+const START_SECONDS: u64 = 60;
+
+/// How long a child that has closed its pipe may take to end.
+const DYING: Duration = Duration::from_secs(10);
+
+/// How often a waiting thread looks whether the run was given up.
+const LOOK_UP: Duration = Duration::from_millis(200);
+
+/// How children are run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Children at a time.
+    pub workers: usize,
+    /// For one request, by the clock and in processor time.
+    pub timeout: Duration,
+    /// Address space of one child in MiB.
+    pub memory_mib: u64,
+}
+
+/// One clip's answers, in the order of its tasks.
+pub type Replies = Vec<Reply>;
+
+/// Threads, their children, and the pipes between.
+pub struct Pool {
+    jobs: Option<Sender<(usize, Request)>>,
+    results: Receiver<(usize, anyhow::Result<Replies>)>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts the threads; each starts its child with its first clip.
+    ///
+    /// # Errors
+    /// The system has no room for threads, or does not tell where this program lies.
+    pub fn start(settings: &Settings) -> anyhow::Result<Pool> {
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let (jobs, queue) = mpsc::channel::<(usize, Request)>();
+        let (answers, results) = mpsc::channel();
+        let queue = Arc::new(Mutex::new(queue));
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = (0..settings.workers)
+            .map(|number| {
+                let mut client = Client {
+                    program: program.clone(),
+                    settings: settings.clone(),
+                    stop: stop.clone(),
+                    worker: None,
+                };
+                let (queue, answers) = (queue.clone(), answers.clone());
+                thread::Builder::new()
+                    .name(format!("decode-{number}"))
+                    .spawn(move || {
+                        loop {
+                            // A poisoned lock means a thread died holding it, and then the run is over anyway.
+                            let Ok(Ok((index, request))) = queue.lock().map(|queue| queue.recv())
+                            else {
+                                break;
+                            };
+                            let replies = client.serve(&request);
+                            if answers.send((index, replies)).is_err() {
+                                break;
+                            }
+                        }
+                    })
+            })
+            .collect::<io::Result<_>>()
+            .context("cannot start threads for the decode workers; give a smaller --workers")?;
+        Ok(Pool {
+            jobs: Some(jobs),
+            results,
+            stop,
+            threads,
+        })
+    }
+
+    /// Hands a clip in, under a number by which its replies will be known.
+    pub fn submit(&self, index: usize, request: Request) -> anyhow::Result<()> {
+        let gone = || anyhow!("the decode workers are gone");
+        self.jobs
+            .as_ref()
+            .ok_or_else(gone)?
+            .send((index, request))
+            .map_err(|_| gone())
+    }
+
+    /// Waits for the next finished clip, whichever it is; `None` where none has come within the time.
+    ///
+    /// # Errors
+    /// Children cannot be started at all.
+    pub fn next(&self, wait: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
+        match self.results.recv_timeout(wait) {
+            Ok((index, replies)) => Ok(Some((index, replies?))),
+            Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
+            Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the decode workers are gone"),
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has nothing more to give.
+            drop(thread.join());
+        }
+    }
+}
+
+/// One thread's side: a child that is started when needed and replaced when it dies.
+struct Client {
+    program: PathBuf,
+    settings: Settings,
+    stop: Arc<AtomicBool>,
+    worker: Option<Worker>,
+}
+
+/// Why a child stopped answering.
+enum Ended {
+    /// It is dead, hangs or talks nonsense, and why.
+    Lost(Failure),
+    /// The run is being given up.
+    Stopped,
+}
+
+impl Client {
+    /// A modality is given up only where it loses a child that had done nothing before, or its time: what went before
+    /// must not show.
+    fn serve(&mut self, request: &Request) -> anyhow::Result<Replies> {
+        let fresh = self.worker.is_none();
+        let mut replies: Replies = Vec::new();
+        let failure = match self.ask(request, &mut replies)? {
+            Ok(()) => return Ok(replies),
+            Err(Ended::Stopped) => bail!("stopped"),
+            Err(Ended::Lost(failure)) => failure,
+        };
+        let owed = &request.tasks[replies.len()..];
+        if request.tasks.len() == 1 && (fresh || failure.cause == failure::TIMED_OUT) {
+            replies.push(Reply {
+                outcome: Err(failure),
+                warnings: Vec::new(),
+            });
+        } else {
+            for task in owed {
+                replies.extend(self.serve(&Request {
+                    pool: request.pool,
+                    tasks: vec![task.clone()],
+                })?);
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Asks the child, collecting its replies as they come.
+    fn ask(
+        &mut self,
+        request: &Request,
+        replies: &mut Replies,
+    ) -> anyhow::Result<Result<(), Ended>> {
+        let worker = match &mut self.worker {
+            Some(worker) => worker,
+            none => none.insert(Worker::start(&self.program, &self.settings)?),
+        };
+        let deadline = Instant::now() + self.settings.timeout;
+        let outcome = worker.converse(request, replies, deadline, &self.stop);
+        match outcome {
+            Ok(()) => Ok(Ok(())),
+            Err(error) => {
+                let Some(worker) = self.worker.take() else {
+                    bail!("no decode worker")
+                };
+                if self.stop.load(Ordering::Relaxed) {
+                    return Ok(Err(Ended::Stopped));
+                }
+                Ok(Err(Ended::Lost(worker.post_mortem(&error, &self.settings))))
+            }
+        }
+    }
+}
+
+/// A running child.
+struct Worker {
+    child: Child,
+    input: ChildStdin,
+    output: ChildStdout,
+}
+
+impl Worker {
+    fn start(program: &PathBuf, settings: &Settings) -> anyhow::Result<Worker> {
+        let seconds = settings.timeout.as_secs().max(1);
+        let arguments: [OsString; 5] = [
+            "decode-worker".into(),
+            "--memory-mib".into(),
+            settings.memory_mib.to_string().into(),
+            "--cpu-seconds".into(),
+            seconds.to_string().into(),
+        ];
+        let mut child = Command::new(program)
+            .args(arguments)
+            // Nothing of the user's environment concerns a decoder.
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            // A Ctrl-C at the terminal is the parent's to handle.
+            .process_group(0)
+            .spawn()
+            .context("cannot start a decode worker; give a smaller --workers")?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("a decode worker started without its pipes");
+        };
+        let mut worker = Worker {
+            child,
+            input,
+            output,
+        };
+        let deadline = Instant::now() + Duration::from_secs(START_SECONDS);
+        let never = AtomicBool::new(false);
+        let mut from = Deadline {
+            output: &mut worker.output,
+            deadline,
+            stop: &never,
+        };
+        match protocol::receive::<Hello>(&mut from) {
+            Ok(Some(hello)) if hello.version == env!("CARGO_PKG_VERSION") => Ok(worker),
+            Ok(Some(hello)) => bail!(
+                "the decode worker is version {} and this program {}; the program's file was replaced, start again",
+                hello.version,
+                env!("CARGO_PKG_VERSION")
+            ),
+            other => {
+                let error = other
+                    .err()
+                    .unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                let why = worker.post_mortem(&error, settings);
+                bail!(
+                    "a decode worker does not start: {why}; give a larger --worker-memory than {} MiB",
+                    settings.memory_mib
+                )
+            }
+        }
+    }
+
+    fn converse(
+        &mut self,
+        request: &Request,
+        replies: &mut Replies,
+        deadline: Instant,
+        stop: &AtomicBool,
+    ) -> io::Result<()> {
+        protocol::send(&mut self.input, request)?;
+        let mut from = Deadline {
+            output: &mut self.output,
+            deadline,
+            stop,
+        };
+        for _task in &request.tasks {
+            match protocol::receive_reply(&mut from)? {
+                Some(reply) => replies.push(reply),
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a child that failed us, and finds out why it did. Says nothing that differs from run to run.
+    fn post_mortem(mut self, error: &io::Error, settings: &Settings) -> Failure {
+        let slow = || {
+            Failure::with(
+                failure::TIMED_OUT,
+                format!("more than {} s", settings.timeout.as_secs()),
+            )
+        };
+        match error.kind() {
+            io::ErrorKind::TimedOut => return slow(),
+            io::ErrorKind::InvalidData => {
+                return Failure::with(failure::CRASHED, "it answered nonsense");
+            }
+            _ => {}
+        }
+        // The pipe is closed, so it is dead or about to be.
+        let patience = Instant::now() + DYING;
+        let mut status = None;
+        while status.is_none() && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(5));
+            status = self.child.try_wait().unwrap_or_default();
+        }
+        match status.and_then(|status| status.signal()) {
+            Some(libc::SIGXCPU) => slow(),
+            Some(libc::SIGABRT) => {
+                let detail = format!(
+                    "aborted, as it does beyond {} MiB of memory",
+                    settings.memory_mib
+                );
+                Failure::with(failure::CRASHED, detail)
+            }
+            Some(signal) => Failure::with(failure::CRASHED, format!("signal {signal}")),
+            None => Failure::with(failure::CRASHED, "it ended itself"),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Both fail only where it is gone already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// A child's output, read no longer than until a deadline.
+struct Deadline<'a> {
+    output: &'a mut ChildStdout,
+    deadline: Instant,
+    stop: &'a AtomicBool,
+}
+
+impl Read for Deadline<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let now = Instant::now();
+            if now >= self.deadline || self.stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            if sys::wait_readable(self.output.as_fd(), self.deadline.min(now + LOOK_UP))? {
+                return self.output.read(buffer);
+            }
+        }
+    }
+}

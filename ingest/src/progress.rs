@@ -1,0 +1,103 @@
+//! How far a run is: a bar with rate and time left on a terminal, JSON lines on stderr otherwise.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+/// Time between two JSON lines.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Reports to stderr.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    started: Instant,
+    last: Instant,
+    done: u64,
+    total: u64,
+}
+
+impl Progress {
+    /// Begins a job of so many steps.
+    pub fn start(job: &str, total: u64) -> Progress {
+        let bar = stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            let style = "{prefix} {bar:30} {pos}/{len} {per_sec} {eta} left {msg}";
+            bar.set_style(
+                ProgressStyle::with_template(style)
+                    .unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
+            bar.set_prefix(job.to_owned());
+            bar
+        });
+        let now = Instant::now();
+        let progress = Progress {
+            bar,
+            started: now,
+            last: now,
+            done: 0,
+            total,
+        };
+        if progress.bar.is_none() {
+            line(&json!({"event": "start", "job": job, "total": total}));
+        }
+        progress
+    }
+
+    /// One step further. `note` is what to show beside the figures, such as the count of failures.
+    pub fn step(&mut self, note: impl FnOnce() -> String) {
+        self.done += 1;
+        match &self.bar {
+            Some(bar) => {
+                bar.inc(1);
+                if self.last.elapsed() > INTERVAL / 10 {
+                    bar.set_message(note());
+                    self.last = Instant::now();
+                }
+            }
+            None if self.last.elapsed() >= INTERVAL => {
+                self.last = Instant::now();
+                line(&self.figures("progress", &note()));
+            }
+            None => {}
+        }
+    }
+
+    /// Tells about something on a line of its own.
+    pub fn say(&self, event: &str, message: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(message),
+            None => line(&json!({"event": event, "message": message})),
+        }
+    }
+
+    /// Ends the job.
+    pub fn finish(&self, note: &str) {
+        match &self.bar {
+            Some(bar) => bar.finish_and_clear(),
+            None => line(&self.figures("done", note)),
+        }
+    }
+
+    fn figures(&self, event: &str, note: &str) -> Value {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let rate = self.done as f64 / seconds.max(1e-9);
+        let left = (self.total - self.done.min(self.total)) as f64 / rate.max(1e-9);
+        let round = |value: f64| (value * 10.0).round() / 10.0;
+        json!({
+            "event": event,
+            "done": self.done,
+            "total": self.total,
+            "per_second": round(rate),
+            "seconds": round(seconds),
+            "seconds_left": if self.done == 0 { Value::Null } else { json!(round(left)) },
+            "note": note,
+        })
+    }
+}
+
+fn line(value: &Value) {
+    // Progress that nobody can see is no reason to stop.
+    drop(writeln!(stderr(), "{value}"));
+}
