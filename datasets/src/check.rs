@@ -37,7 +37,7 @@ pub struct CheckReport {
     pub classes: Vec<ClassCheck>,
     /// Every modality of a sample that should be there and is not.
     pub missing: Vec<MissingItem>,
-    /// How many notes there are of each kind, by [`NoteKind::as_str`].
+    /// How many notes there are of each kind, by [`NoteKind::as_str`](crate::NoteKind::as_str).
     pub note_counts: BTreeMap<&'static str, usize>,
     /// Everything else that is worth telling; kinds and order as in [`Listing::notes`].
     pub notes: Vec<Note>,

@@ -63,6 +63,18 @@ fn expected_against_found_per_split_and_class() {
         (6_698, 6_697, [6_697, 6_697])
     );
     assert_eq!(train.classes[4].complete, 972);
+    // The stand-ins are not the real clips, and the one that is gone is named.
+    let options = CheckOptions {
+        hashes: vec![real.join("lfs_pointers_VideoFlash.tsv")],
+        ..CheckOptions::default()
+    };
+    let hashed = report("crema-d", &stage, &options);
+    let videos = &hashed.hashes[0];
+    assert_eq!(
+        (videos.rows, videos.right, videos.wrong.len()),
+        (7_442, 0, 7_441)
+    );
+    assert_eq!(videos.absent, ["VideoFlash/1088_IOM_NEU_XX.flv"]);
     let json = serde_json::to_value(&lacking).unwrap();
     assert_eq!(json["splits"][0]["split"], "train");
     assert_eq!(json["missing"][1]["modality"], "video");
