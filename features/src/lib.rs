@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod error;
 pub mod image;
+pub mod mask;
 pub mod mel;
 pub mod order;
 pub mod rows;

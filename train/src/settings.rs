@@ -2,7 +2,7 @@
 //! dataset in `configs/`, and the `config.toml` that a run folder keeps.
 
 use crate::adapter::{LoraConfig, ModuleNames};
-use crate::encoder::config::EncoderConfig;
+use crate::encoder::config::{EncoderConfig, Kind};
 use crate::model::{ALIGN_WEIGHT, LossConfig, MissingToken};
 use crate::optim::{AdamWConfig, Schedule};
 use anyhow::{Context, Result, anyhow, bail};
@@ -278,6 +278,20 @@ pub enum WeightSource {
     Folder(PathBuf),
     /// Random weights from this seed.
     Random(u64),
+    /// The Hugging Face hub, or its cache on this machine.
+    Hub,
+}
+
+impl WeightSource {
+    /// The folder of one encoder's checkpoint, fetched from the hub where need be; none for random
+    /// weights.
+    pub fn folder(&self, kind: Kind) -> Result<Option<PathBuf>> {
+        match self {
+            WeightSource::Folder(folder) => Ok(Some(folder.join(kind.folder()))),
+            WeightSource::Random(_) => Ok(None),
+            WeightSource::Hub => crate::weights::from_hub(kind).map(Some),
+        }
+    }
 }
 
 /// `RUN/config.toml`: everything that made the run.

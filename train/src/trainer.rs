@@ -69,6 +69,11 @@ impl<'a> Trainer<'a> {
         Ok(Trainer { run: run.to_path_buf(), config, session, model, optimiser, state, modality_dropout })
     }
 
+    /// Where the run stands.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
     fn settings(&self) -> &Settings {
         &self.config.settings
     }
@@ -185,7 +190,7 @@ impl<'a> Trainer<'a> {
     /// get a finite gradient that is not zero throughout.
     fn check_gradients(&mut self, batch: &Batch, loss: &LossConfig) -> Result<()> {
         let start: Vec<Tensor> = self.model.parameters().iter().map(|p| p.tensor.clone()).collect();
-        let probe = self.model.parameters().iter().map(|p| if p.name.ends_with("lora_B.weight") { p.tensor + 1e-3 } else { Ok(p.tensor.clone()) });
+        let probe = self.model.parameters().into_iter().map(|p| if p.name.ends_with("lora_B.weight") { p.tensor + 1e-3 } else { Ok(p.tensor.clone()) });
         let probe = probe.collect::<candle_core::Result<Vec<_>>>()?;
         self.model.set_parameters(probe)?;
         let one = first_complete(batch);
@@ -217,12 +222,9 @@ fn modality_dropout_is_on(settings: &Settings, session: &Session) -> Result<bool
 fn drop_modality(batch: &mut Batch, seed: u64, step: u64) {
     let drawn = Rng::new(seed, &[MODALITY_DROPOUT, step as u32, (step >> 32) as u32]).below(3) as usize;
     let Some(m) = drawn.checked_sub(1) else { return };
-    let Some(other) = &batch.inputs[1 - m] else { return };
-    let all_have_the_other = other.rows.len() == batch.ids.len();
-    if all_have_the_other {
-        batch.inputs[m] = None;
-        batch.present.iter_mut().for_each(|has| has[m] = false);
-    }
+    let only: Vec<usize> = (0..batch.ids.len()).filter(|i| !batch.present[*i][1 - m]).collect();
+    batch.inputs[m] = batch.inputs[m].as_ref().and_then(|input| input.pick(&only));
+    batch.present.iter_mut().filter(|has| has[1 - m]).for_each(|has| has[m] = false);
 }
 
 /// The first sample of a batch that has both modalities, as a batch of its own.
@@ -236,7 +238,9 @@ fn first_complete(batch: &Batch) -> Option<Batch> {
         consumed: 0,
     };
     for m in 0..2 {
-        one.inputs[m] = Some(batch.inputs[m].as_ref()?.only(sample)?);
+        let mut input = batch.inputs[m].as_ref()?.pick(&[sample])?;
+        input.rows = vec![0];
+        one.inputs[m] = Some(input);
     }
     Some(one)
 }

@@ -1,0 +1,153 @@
+//! What a run reads: opened shards, the transforms that fit the encoders, masks; and the model
+//! built from a run's configuration.
+
+use crate::encoder::Encoder;
+use crate::encoder::config::{EncoderConfig, InputSize, Kind};
+use crate::model::U2a;
+use crate::settings::{ClipFeatures, RunConfig, Settings, WeightSource};
+use crate::weights::{CONFIG_FILE, VOCAB_FILE, Weights};
+use anyhow::{Result, bail};
+use candle_core::DType;
+use datasets::{Modality, Split};
+use features::Shards;
+use features::image::ImageTransform;
+use features::mask::{Mask, Protocol};
+use features::stream::{BYTE_BUDGET, MelTransform, StreamConfig, Transforms};
+use features::text::TextTransform;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Mel frames and pixels where no encoder of the pair asks for them.
+const UNUSED: usize = 1;
+
+/// The data side of a run.
+pub struct Session {
+    /// Opened shards.
+    pub shards: Arc<Shards>,
+    /// The training mask, over the train split in file order.
+    pub train_mask: Option<Arc<Vec<[bool; 2]>>>,
+    /// SHA-256 over that mask.
+    pub train_mask_sha256: Option<String>,
+    /// Decoding threads.
+    pub threads: usize,
+    transforms: Transforms,
+}
+
+impl Session {
+    /// Opens what the configuration names. `settings` and `encoders` are those of the run.
+    pub fn open(shards: Shards, settings: &Settings, encoders: &[EncoderConfig; 2], weights: &WeightSource, threads: usize) -> Result<Session> {
+        let shards = Arc::new(shards);
+        let transforms = transforms(settings, encoders, weights)?;
+        let mut session = Session { shards, train_mask: None, train_mask_sha256: None, threads, transforms };
+        if let Some(mask) = &settings.train_mask {
+            let mask = session.mask(mask, settings.train_mask_rate, settings.seed)?;
+            let present = mask.present(&session.shards, Split::Train)?;
+            session.train_mask_sha256 = Some(hash(&present));
+            session.train_mask = Some(Arc::new(present));
+        }
+        Ok(session)
+    }
+
+    /// A mask file, or a protocol drawn on the spot.
+    pub fn mask(&self, what: &str, rate: f64, seed: u64) -> Result<Mask> {
+        let path = Path::new(what);
+        if path.is_file() {
+            return Ok(Mask::read(path)?);
+        }
+        let Ok(protocol) = what.parse::<Protocol>() else {
+            bail!("{what}: is neither a mask file nor a protocol (missing-audio, missing-video, missing-image, missing-text, missing-both)");
+        };
+        Ok(Mask::draw(&self.shards, protocol, rate, seed)?)
+    }
+
+    /// The training split as the settings ask for it.
+    pub fn train_stream(&self, settings: &Settings) -> StreamConfig {
+        StreamConfig {
+            split: Split::Train,
+            shuffle: settings.shuffle,
+            augment: settings.augment,
+            seed: settings.seed,
+            batch_size: settings.batch_size,
+            threads: self.threads,
+            byte_budget: BYTE_BUDGET,
+            transforms: self.transforms.clone(),
+            present: self.train_mask.clone(),
+        }
+    }
+
+    /// A split in file order without augmentation.
+    pub fn test_stream(&self, split: Split, batch_size: usize, present: Option<Vec<[bool; 2]>>) -> StreamConfig {
+        StreamConfig {
+            split,
+            shuffle: false,
+            augment: false,
+            seed: 0,
+            batch_size,
+            threads: self.threads,
+            byte_budget: BYTE_BUDGET,
+            transforms: self.transforms.clone(),
+            present: present.map(Arc::new),
+        }
+    }
+}
+
+/// SHA-256 over a mask, in hex.
+pub fn hash(present: &[[bool; 2]]) -> String {
+    use sha2::{Digest, Sha256};
+    let bytes: Vec<u8> = present.iter().flatten().map(|b| u8::from(*b)).collect();
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn transforms(settings: &Settings, encoders: &[EncoderConfig; 2], weights: &WeightSource) -> Result<Transforms> {
+    let (mut image, mut mel, mut text) = (UNUSED, UNUSED, None);
+    for config in encoders {
+        match config.input {
+            InputSize::Image { size, .. } => image = size,
+            InputSize::Mel { frames, bins, .. } => {
+                if bins != features::mel::MEL_BINS {
+                    bail!("the audio encoder reads {bins} mel bins, the shards hold {}; take an encoder for {0}", features::mel::MEL_BINS);
+                }
+                mel = frames;
+            }
+            InputSize::Text { vocab, positions, .. } => {
+                if settings.text_length > positions {
+                    bail!("text_length {} exceeds the text encoder's {positions} positions", settings.text_length);
+                }
+                text = Some(match weights.folder(Kind::Bert)? {
+                    Some(folder) => TextTransform::from_vocab(&folder.join(VOCAB_FILE), settings.text_length)?,
+                    None => TextTransform::hashed(vocab, settings.text_length)?,
+                });
+            }
+        }
+    }
+    Ok(Transforms { frames: settings.frames, image: ImageTransform::clip(image), mel: MelTransform::ast(mel), text })
+}
+
+/// The encoders' configurations for a pair of modalities.
+pub fn encoder_configs(modalities: [Modality; 2], weights: &WeightSource, tiny: bool) -> Result<[EncoderConfig; 2]> {
+    let config = |m: Modality| {
+        let kind = Kind::of(m);
+        match weights.folder(kind)? {
+            Some(folder) => EncoderConfig::read(&folder.join(CONFIG_FILE), kind),
+            None if tiny => Ok(EncoderConfig::tiny(kind)),
+            None => Ok(EncoderConfig::base(kind)),
+        }
+    };
+    Ok([config(modalities[0])?, config(modalities[1])?])
+}
+
+/// The model of a run before any training: frozen weights, new learnable tensors from the seed.
+pub fn build_model(config: &RunConfig) -> Result<U2a> {
+    let encoder = |i: usize| -> Result<Encoder> {
+        let encoder = &config.encoders[i];
+        let weights = match (config.weights.folder(encoder.kind)?, &config.weights) {
+            (Some(folder), _) => Weights::load(&folder, encoder)?,
+            (None, WeightSource::Random(seed)) => Weights::random(*seed, encoder)?,
+            (None, _) => bail!("no weights"),
+        };
+        let built = Encoder::new(encoder.clone(), weights, DType::F32)?;
+        let bare = encoder.kind == Kind::Clip && config.settings.clip_features == ClipFeatures::LastHidden;
+        Ok(if bare { built.without_final_norm() } else { built })
+    };
+    U2a::new(config.modalities, [encoder(0)?, encoder(1)?], config.classes.len(), config.settings.lora(), config.settings.seed)
+}
