@@ -1,0 +1,71 @@
+# U2A in Rust. `just --list` shows the recipes; each hands further flags to its program.
+set positional-arguments
+
+ingest := "target/release/ingest"
+train := "target/release/train"
+
+# Show the recipes
+default:
+    @just --list
+
+# Build the two programs
+build:
+    @cargo build --quiet --release --workspace --bins
+
+# From raw clips to a table: synthesise, ingest, train, evaluate with each modality gone
+demo: build
+    @scripts/demo
+
+# Make a miniature raw tree in a dataset's own layout
+synth dataset *flags: build
+    @{{ingest}} synth "$@"
+
+# Hold a raw tree against what the dataset should hold
+check dataset *flags: build
+    @{{ingest}} check "$@"
+
+# Raw tree to Parquet shards
+ingest dataset *flags: build
+    @{{ingest}} run "$@"
+
+# Look into shards: schema, counts, availability; --sample ID writes pictures
+inspect dataset *flags: build
+    @{{ingest}} inspect "$@"
+
+# Write a missing-modality mask beside the shards
+mask dataset *flags: build
+    @{{ingest}} mask "$@"
+
+# Train U2A on shards
+train dataset *flags: build
+    @{{train}} run "$@"
+
+# Score a run on its test split
+eval run *flags: build
+    @{{train}} eval "$@"
+
+# One HTML page about runs
+report *runs: build
+    @{{train}} report "$@"
+
+# What this machine and this build can do
+doctor *flags: build
+    @{{train}} doctor "$@"
+
+# All tests that need neither Python nor a GPU
+test *flags:
+    @cargo build --quiet --workspace --bins
+    @cargo test --workspace "$@"
+
+# Tests against Python peers, in an environment that is made on the first call
+test-python:
+    @scripts/test-python
+
+# Make the golden values anew and show whether anything moved
+golden:
+    @scripts/golden
+
+# Format and clippy
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
