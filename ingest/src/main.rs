@@ -8,7 +8,6 @@ mod decode;
 mod failure;
 mod lock;
 mod manifest;
-mod mel_stub;
 mod output;
 mod plan;
 mod pool;
@@ -17,6 +16,7 @@ mod protocol;
 mod run;
 mod shard;
 mod source;
+mod synth;
 mod sys;
 mod table;
 mod worker;
@@ -37,6 +37,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     Run(run::Args),
+    Synth(synth::Args),
     /// Decodes clips for a parent process
     #[command(hide = true)]
     DecodeWorker(worker::Args),
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     };
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args),
+        Command::Synth(args) => synth::run(args),
         Command::DecodeWorker(args) => worker::run(*args),
     };
     outcome.unwrap_or_else(|error| output::error(&error))

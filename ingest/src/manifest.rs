@@ -1,4 +1,4 @@
-//! `manifest.json` and `failures.parquet`: the sum of what the finished shards say of themselves.
+//! What a finished run leaves beside its shards: `failures.parquet`, the standard masks, and last `manifest.json`.
 //!
 //! Made from the shards alone, so it is the same whoever makes it, after however many interruptions. No clock, no host
 //! name, no absolute path goes in.
@@ -13,6 +13,8 @@ use anyhow::Context;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use datasets::{Info, Modality, Split};
+use features::Shards;
+use features::mask::{self, Mask, Protocol};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -27,6 +29,9 @@ pub const FILE: &str = "manifest.json";
 
 /// The name of the table of quarantined samples.
 pub const FAILURES: &str = "failures.parquet";
+
+/// Seeds of the masks that every run gets: the paper's tables report three.
+const STANDARD_SEEDS: [u64; 3] = [0, 1, 2];
 
 /// Warnings listed in full.
 const MAX_WARNINGS: usize = 1000;
@@ -121,7 +126,7 @@ pub struct Warnings {
     pub first: Vec<Warning>,
 }
 
-/// Adds the shards up and writes both files into the folder.
+/// Adds the shards up and writes everything that belongs beside them into the folder, the manifest last.
 pub fn write(
     folder: &Path,
     info: &Info,
@@ -194,6 +199,9 @@ pub fn write(
             .first
             .extend(summary.warnings.iter().take(room).cloned());
     }
+    if manifest.shards.iter().any(|shard| shard.rows > 0) {
+        write_masks(folder)?;
+    }
     let mut json = serde_json::to_vec_pretty(&manifest)?;
     json.push(b'\n');
     shard::write_file(folder, FILE, &json)?;
@@ -262,7 +270,19 @@ fn write_failures(folder: &Path, info: &Info, finished: &[Finished]) -> anyhow::
     shard::write_file(folder, FAILURES, &bytes)
 }
 
-/// Removes both, which speak of shards that are about to change.
+/// The masks of every protocol that the dataset has, at the rate and for the seeds of the paper's tables.
+fn write_masks(folder: &Path) -> anyhow::Result<()> {
+    let shards = Shards::open(folder)?;
+    for protocol in Protocol::of(shards.spec().modalities) {
+        for seed in STANDARD_SEEDS {
+            let path = Mask::path_in(folder, protocol, mask::RATE, seed);
+            Mask::draw(&shards, protocol, mask::RATE, seed)?.write(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes manifest and failures, which speak of shards that are about to change.
 pub fn remove(folder: &Path) -> anyhow::Result<()> {
     for name in [FILE, FAILURES] {
         let path = folder.join(name);

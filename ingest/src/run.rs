@@ -222,7 +222,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .map_or(Claim::Whole, |part| Claim::Part(part.index, part.of));
     let _lock = Lock::acquire(&out, claim)?;
     match claim {
-        Claim::Whole => shard::sweep(&out, |_| true)?,
+        Claim::Whole => {
+            shard::sweep(&out, |_| true)?;
+            shard::sweep_masks(&out)?;
+        }
         Claim::Part(..) => shard::sweep(&out, |name| {
             todo.iter().any(|shard| shard.name.file() == name)
         })?,

@@ -243,17 +243,34 @@ pub fn temporary(folder: &Path, name: &str) -> PathBuf {
 
 /// Removes what a killed run has left of these temporary names.
 pub fn sweep(folder: &Path, mine: impl Fn(&str) -> bool) -> anyhow::Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let inner = name
-            .to_str()
-            .and_then(|name| name.strip_prefix('.')?.strip_suffix(".tmp"));
+    for path in list(folder)? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let inner = name.and_then(|name| name.strip_prefix('.')?.strip_suffix(".tmp"));
         if inner.is_some_and(&mine) {
-            fs::remove_file(entry.path()).with_context(|| entry.path().display().to_string())?;
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
         }
     }
     Ok(())
+}
+
+/// The same for the masks, whose temporary names are `features`' own. Only for who has the folder for himself.
+pub fn sweep_masks(folder: &Path) -> anyhow::Result<()> {
+    for path in list(&folder.join("masks"))? {
+        if path.extension().is_some_and(|ending| ending == "tmp") {
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// The entries of a folder; of one that is not there, none.
+fn list(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| folder.display().to_string())?,
+    };
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>();
+    paths.with_context(|| folder.display().to_string())
 }
 
 /// Data to the disk, then the name, then the name to the disk.
@@ -283,14 +300,9 @@ pub struct Finished {
 
 /// Reads the footers of all shards in a folder, in order. An absent folder has none.
 pub fn survey(folder: &Path) -> anyhow::Result<Vec<Finished>> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| folder.display().to_string())?,
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.extend(entry?.file_name().to_str().and_then(Name::parse));
-    }
+    let paths = list(folder)?;
+    let name = |path: &PathBuf| Name::parse(path.file_name()?.to_str()?);
+    let mut names: Vec<Name> = paths.iter().filter_map(name).collect();
     names.sort();
     names.into_iter().map(|name| read(folder, name)).collect()
 }

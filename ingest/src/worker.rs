@@ -9,10 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::mel_stub::MelFrontEnd;
+
 use anyhow::Context;
 use datasets::Modality;
-use features::image;
+use features::{MelFrontEnd, image};
 
 use crate::decode::demux::{self, Track, Tracks, Wanted};
 use crate::decode::{Health, audio, libav, video};

@@ -201,7 +201,7 @@ fn mean<const N: usize>(out: &mut Vec<f32>, frame: &frame::Audio, value: impl Fn
 }
 
 /// Resamples to 16 kHz, exactly aligned with the input's start.
-fn resample(samples: Vec<f32>, rate: usize) -> Result<Vec<f32>, Failure> {
+pub fn resample(samples: Vec<f32>, rate: usize) -> Result<Vec<f32>, Failure> {
     if rate == SAMPLE_RATE {
         return Ok(samples);
     }

@@ -1,0 +1,244 @@
+//! A miniature CREMA-D: flv1 + mp3 in `VideoFlash`, wav, mp3, the annotation files, and OGM-GE's two lists.
+//!
+//! File names, columns, quoting and line ends are those of the real files; actors, sentences and emotions are real codes.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::bail;
+use features::rng::Rng;
+use ffmpeg_next::Rational;
+
+use super::encode::{self, Audio, Video};
+use super::scene::Scene;
+use super::sound::Voice;
+use super::{Cue, Job, Tree, shuffle, test_share};
+
+const EMOTIONS: [&str; 6] = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"];
+
+const SENTENCES: [&str; 12] =
+    ["IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI"];
+
+const ACTORS: std::ops::RangeInclusive<u32> = 1001..=1091;
+
+/// OGM-GE's share: 744 of 7,442.
+const TEST_SHARE: f64 = 0.1;
+
+/// Shortest and longest clip made, in seconds. The real ones have 1.3 to 5.
+const SECONDS: (f64, f64) = (1.3, 2.6);
+
+const WIDTH: u32 = 480;
+const HEIGHT: u32 = 360;
+const RATE: Rational = Rational(30_000, 1_001);
+const VIDEO_BIT_RATE: usize = 700_000;
+const WAV_RATE: u32 = 16_000;
+
+/// What mp3 in FLV must have.
+const MP3_RATE: u32 = 44_100;
+const MP3_BIT_RATE: usize = 64_000;
+
+/// Streams of random numbers, by purpose.
+const DRAW: u32 = 1;
+const LOOK: u32 = 2;
+const CLIP: u32 = 3;
+const VOTE: u32 = 4;
+
+/// One clip to be.
+#[derive(Debug, Clone)]
+struct Clip {
+    stem: String,
+    actor: u32,
+    emotion: usize,
+    cue: Cue,
+    test: bool,
+}
+
+/// Plans a tree of `samples` clips.
+pub fn tree(samples: usize, seed: u64) -> anyhow::Result<Tree> {
+    let mut clips = draw(samples, seed)?;
+    // The lists are in no order that means anything, the tables in that of the stems.
+    let mut lists = [String::new(), String::new()];
+    for clip in &clips {
+        write!(lists[usize::from(clip.test)], "{},{}\r\n", clip.stem, EMOTIONS[clip.emotion])?;
+    }
+    clips.sort_by(|a, b| a.stem.cmp(&b.stem));
+    let test = clips.iter().filter(|clip| clip.test).count();
+    let [train_list, test_list] = lists;
+    Ok(Tree {
+        folders: vec!["AudioWAV", "AudioMP3", "VideoFlash", "processedResults"],
+        texts: vec![
+            ("train.csv".to_owned(), train_list),
+            ("test.csv".to_owned(), test_list),
+            ("SentenceFilenames.csv".to_owned(), sentence_filenames(&clips)),
+            ("VideoDemographics.csv".to_owned(), demographics(seed)),
+            ("processedResults/summaryTable.csv".to_owned(), summary_table(&clips, seed)),
+        ],
+        counts: vec![("train", clips.len() - test), ("test", test)],
+        jobs: clips
+            .into_iter()
+            .zip(0..)
+            .map(|(clip, number)| -> Job { Box::new(move |root| make(&clip, number, seed, root)) })
+            .collect(),
+    })
+}
+
+/// Chooses clips: emotions alike often, actors and sentences at random, cues and splits dealt evenly within an emotion.
+fn draw(samples: usize, seed: u64) -> anyhow::Result<Vec<Clip>> {
+    let stems: Vec<Vec<(String, u32)>> = EMOTIONS
+        .iter()
+        .zip(0..)
+        .map(|(emotion, number)| {
+            let mut stems: Vec<_> = ACTORS.flat_map(|actor| stems(actor, emotion)).collect();
+            shuffle(&mut stems, &mut Rng::new(seed, &[DRAW, number]));
+            stems
+        })
+        .collect();
+    let most: usize = stems.iter().map(Vec::len).sum();
+    let least = 2 * EMOTIONS.len();
+    if !(least..=most).contains(&samples) {
+        bail!("--samples {samples}: CREMA-D's names allow {least} to {most} clips; choose a number between");
+    }
+    // One clip of each emotion in turn, until enough; an emotion whose names are used up is passed over.
+    let mut counts = [0; EMOTIONS.len()];
+    let mut taken = 0;
+    while taken < samples {
+        for (count, stems) in counts.iter_mut().zip(&stems) {
+            if taken < samples && *count < stems.len() {
+                (*count, taken) = (*count + 1, taken + 1);
+            }
+        }
+    }
+    let mut clips = Vec::with_capacity(samples);
+    for (emotion, (count, stems)) in counts.into_iter().zip(stems).enumerate() {
+        let rng = &mut Rng::new(seed, &[DRAW, 100 + emotion as u32]);
+        let test = test_share(count, samples, TEST_SHARE);
+        let cues = Cue::deal(test, rng).into_iter().chain(Cue::deal(count - test, rng));
+        for (i, ((stem, actor), cue)) in stems.into_iter().zip(cues).enumerate() {
+            clips.push(Clip { stem, actor, emotion, cue, test: i < test });
+        }
+    }
+    shuffle(&mut clips, &mut Rng::new(seed, &[DRAW, 1000]));
+    Ok(clips)
+}
+
+/// An actor's stems of one emotion: every sentence once, the first one at three levels unless neutral.
+fn stems(actor: u32, emotion: &str) -> Vec<(String, u32)> {
+    let mut stems = Vec::new();
+    for sentence in SENTENCES {
+        let levels: &[&str] =
+            if sentence == "IEO" && emotion != "NEU" { &["LO", "MD", "HI"] } else { &["XX"] };
+        stems.extend(levels.iter().map(|level| (format!("{actor}_{sentence}_{emotion}_{level}"), actor)));
+    }
+    stems
+}
+
+fn sentence_filenames(clips: &[Clip]) -> String {
+    let rows: Vec<String> = clips.iter().zip(1..).map(|(clip, number)| format!("{number},\"{}\"", clip.stem)).collect();
+    // The real file lacks the final line end.
+    format!("\"Stimulus_Number\",\"Filename\"\n{}", rows.join("\n"))
+}
+
+fn demographics(seed: u64) -> String {
+    let mut text = "\"ActorID\",\"Age\",\"Sex\",\"Race\",\"Ethnicity\"\n".to_owned();
+    for actor in ACTORS {
+        let mut rng = Rng::new(seed, &[LOOK, actor, 1]);
+        let age = 20 + rng.below(55);
+        let sex = ["Male", "Female"][rng.below(2) as usize];
+        let race = ["Caucasian", "Caucasian", "African American", "Asian"][rng.below(4) as usize];
+        let ethnicity = if rng.below(10) == 0 { "Hispanic" } else { "Not Hispanic" };
+        text += &format!("{actor},{age},\"{sex}\",\"{race}\",\"{ethnicity}\"\n");
+    }
+    text
+}
+
+/// Crowd votes: those who hear or see a cue name the emotion, the others mostly nothing.
+fn summary_table(clips: &[Clip], seed: u64) -> String {
+    let mut text = "\"\",\"FileName\",\"VoiceVote\",\"VoiceLevel\",\"FaceVote\",\"FaceLevel\",\"MultiModalVote\",\
+                    \"MultiModalLevel\"\n"
+        .to_owned();
+    for (clip, number) in clips.iter().zip(1u32..) {
+        let mut rng = Rng::new(seed, &[VOTE, number]);
+        let mut vote = |told: bool| {
+            let letter = &EMOTIONS[clip.emotion][..1];
+            let level = if told { 60.0 } else { 35.0 } + 30.0 * rng.uniform();
+            match (told, rng.below(20)) {
+                // A tie, in both columns.
+                (_, 0) if letter != "N" => format!("\"{letter}:N\",\"{level:.2}:{:.2}\"", level - 10.0),
+                (true, _) => format!("\"{letter}\",\"{level:.2}\""),
+                (false, _) => format!("\"N\",\"{level:.2}\""),
+            }
+        };
+        let (voice, face, both) = (vote(clip.cue.in_first()), vote(clip.cue.in_second()), vote(true));
+        text += &format!("\"{number}\",\"{}\",{voice},{face},{both}\n", clip.stem);
+    }
+    text
+}
+
+/// Makes one clip's three files.
+fn make(clip: &Clip, number: u32, seed: u64, root: &Path) -> anyhow::Result<()> {
+    let rng = &mut Rng::new(seed, &[CLIP, number]);
+    let class = |shown: bool| shown.then_some((clip.emotion, EMOTIONS.len()));
+    let seconds = SECONDS.0 + (SECONDS.1 - SECONDS.0) * rng.uniform();
+    let pitch = 1.0 + 0.05 * Rng::new(seed, &[LOOK, clip.actor, 2]).normal();
+    let voice = Voice { class: class(clip.cue.in_first()), pitch, seconds };
+    // The recording at mp3's rate, and the same one as the publisher brought it to 16 kHz.
+    let recording = voice.sing(MP3_RATE, rng);
+    let samples = crate::decode::audio::resample(recording.clone(), MP3_RATE as usize)
+        .map_err(|failure| anyhow::anyhow!("{}: {failure}", clip.stem))?;
+    let file = |folder: &str, ending: &str| root.join(folder).join(format!("{}.{ending}", clip.stem));
+    encode::wav(&file("AudioWAV", "wav"), WAV_RATE, &samples)?;
+
+    let look = &mut Rng::new(seed, &[LOOK, clip.actor]);
+    let scene = Scene::new(WIDTH as usize, HEIGHT as usize, class(clip.cue.in_second()), look, rng);
+    let frame_rate = f64::from(RATE);
+    let video = Video {
+        encoder: "flv",
+        width: WIDTH,
+        height: HEIGHT,
+        rate: RATE,
+        frames: (seconds * frame_rate) as usize,
+        bit_rate: VIDEO_BIT_RATE,
+        gop: 30,
+        paint: &|n, canvas| scene.paint(n as f64 / frame_rate, canvas),
+    };
+    let mp3 = || Audio { encoder: "libmp3lame", rate: MP3_RATE, bit_rate: MP3_BIT_RATE, samples: &recording };
+    encode::clip(&file("VideoFlash", "flv"), "flv", Some(video), Some(mp3()))?;
+    encode::clip(&file("AudioMP3", "mp3"), "mp3", None, Some(mp3()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn every_emotion_and_cue_is_in_both_splits_alike() {
+        let clips = draw(300, 0).unwrap();
+        assert_eq!(clips.len(), 300);
+        let mut stems: Vec<_> = clips.iter().map(|clip| &clip.stem).collect();
+        stems.sort();
+        stems.dedup();
+        assert_eq!(stems.len(), 300, "names differ");
+        let mut counts: BTreeMap<(usize, bool), [usize; 3]> = BTreeMap::new();
+        for clip in &clips {
+            counts.entry((clip.emotion, clip.test)).or_default()[clip.cue as usize] += 1;
+        }
+        for ((_, test), count) in counts {
+            let n: usize = count.iter().sum();
+            assert!(if test { (12..=13).contains(&n) } else { (37..=38).contains(&n) }, "{n}");
+            for (share, count) in [0.4, 0.3, 0.3].into_iter().zip(count) {
+                assert!((share * n as f64 - count as f64).abs() < 1.0, "{count} of {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn small_and_large_trees() {
+        assert!(draw(11, 0).is_err());
+        assert_eq!(draw(12, 0).unwrap().iter().filter(|clip| clip.test).count(), 6);
+        let all = draw(7442, 0).unwrap();
+        assert!((735..=755).contains(&all.iter().filter(|clip| clip.test).count()));
+        assert!(draw(8000, 0).is_err());
+    }
+}
