@@ -115,6 +115,9 @@ struct RunArgs {
     /// Seed of everything random
     #[arg(long)]
     seed: Option<u64>,
+    /// A checkpoint every so many steps beside the one at each epoch's end
+    #[arg(long)]
+    checkpoint_every: Option<u64>,
     /// Any other setting, as in config.toml; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -124,9 +127,12 @@ struct RunArgs {
     /// f32 or bf16
     #[arg(long)]
     precision: Option<String>,
-    /// Threads for arithmetic and decoding [default: all cores]
+    /// Threads for arithmetic [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
+    /// Threads that decode ahead [default: as many as for arithmetic]
+    #[arg(long)]
+    loader_threads: Option<usize>,
     /// Print the parameter table and stop
     #[arg(long)]
     describe: bool,
@@ -267,6 +273,7 @@ impl RunArgs {
         add("augment", self.augment.map(on));
         add("seed", self.seed.map(|v| v.to_string()));
         add("precision", self.precision.clone());
+        add("checkpoint_every", self.checkpoint_every.map(|v| v.to_string()));
         all
     }
 
@@ -285,6 +292,10 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         return describe(args);
     }
     let threads = set_threads(args.threads)?;
+    let threads = args.loader_threads.unwrap_or(threads);
+    if threads == 0 {
+        bail!("--loader-threads 0: at least one thread is needed");
+    }
     if let Some(run) = &args.resume {
         return resume(args, run, threads);
     }

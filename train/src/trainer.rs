@@ -88,7 +88,7 @@ impl<'a> Trainer<'a> {
         let steps_per_epoch = samples.div_ceil(settings.batch_size as u64);
         let total = (settings.epochs * steps_per_epoch).min(settings.max_steps.unwrap_or(u64::MAX));
         if self.state.step >= total {
-            return Ok(End::Done);
+            return self.finish(&mut RunLog::open(&self.run, self.state.step, total)?);
         }
         let loss = settings.loss(self.config.multi_label);
         let schedule = settings.schedule();
@@ -124,12 +124,27 @@ impl<'a> Trainer<'a> {
                 }
                 log.flush()?;
                 if at_end {
-                    return Ok(End::Done);
+                    return self.finish(&mut log);
                 }
                 if stopped {
                     return Ok(End::Stopped);
                 }
             }
+        }
+        self.finish(&mut log)
+    }
+
+    /// After the last epoch: without a validation split to choose by, the last checkpoint is the
+    /// best, and the test split is scored once for the log.
+    fn finish(&self, log: &mut RunLog) -> Result<End> {
+        let all_epochs = self.state.epoch >= self.settings().epochs;
+        let chosen = !self.session.shards.split(Split::Val).is_empty() || self.run.join(checkpoint::BEST).is_dir();
+        if all_epochs && !chosen {
+            if !self.session.shards.split(Split::Test).is_empty() {
+                self.evaluate(Split::Test, log)?;
+            }
+            log.flush()?;
+            checkpoint::mark_best(&self.run, &checkpoint::latest(&self.run)?)?;
         }
         Ok(End::Done)
     }
@@ -171,10 +186,7 @@ impl<'a> Trainer<'a> {
             self.checkpoint()?;
             return Ok(());
         }
-        let options = EvalOptions { split: Split::Val, missing_token: self.settings().missing_token, ..EvalOptions::default() };
-        let evaluation = evaluate::evaluate(self.session, &self.config, &self.model, &options)?;
-        log.evaluation(self.state.step, self.state.epoch, Split::Val, &evaluation.metrics)?;
-        let score = evaluation.metrics.values[evaluate::main_metric(self.config.multi_label)];
+        let score = self.evaluate(Split::Val, log)?;
         let better = self.state.best.is_none_or(|(best, _)| score > best);
         if better {
             self.state.best = Some((score, self.state.step));
@@ -184,6 +196,14 @@ impl<'a> Trainer<'a> {
             checkpoint::mark_best(&self.run, &path)?;
         }
         Ok(())
+    }
+
+    /// Scores a split for the log; returns the main metric.
+    fn evaluate(&self, split: Split, log: &mut RunLog) -> Result<f64> {
+        let options = EvalOptions { split, missing_token: self.settings().missing_token, ..EvalOptions::default() };
+        let evaluation = evaluate::evaluate(self.session, &self.config, &self.model, &options)?;
+        log.evaluation(self.state.step, self.state.epoch, split, &evaluation.metrics)?;
+        Ok(evaluation.metrics.values[evaluate::main_metric(self.config.multi_label)])
     }
 
     /// Before the first step: with every adapter's B away from zero, each learnable tensor must
