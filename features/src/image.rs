@@ -12,6 +12,10 @@ use std::io::Cursor;
 
 use fast_image_resize as fir;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
 
 use crate::error::Error;
 use crate::rng::Rng;
@@ -66,7 +70,7 @@ pub struct Rgb {
 ///
 /// As Pillow's `convert("RGB")`: gray is repeated, CMYK and YCCK are taken as Adobe's (inverted), alpha is dropped.
 /// Of 16 bits the high byte is kept, of gray ones too (Pillow cuts those off at 255, which leaves white). A JPEG with
-/// broken entropy data gives what could be read, one that ends too early is an error, both as in Pillow.
+/// damaged image data is an error; Pillow refuses it only where it ends too early, and guesses otherwise.
 ///
 /// # Errors
 /// [`Error::Limit`] if the header promises more than [`MAX_SIDE`] or [`MAX_PIXELS`]; [`Error::Media`] if the bytes are
@@ -76,29 +80,57 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb, Error> {
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|error| media(&error))?;
-    let format = match reader.format() {
-        Some(format @ (Jpeg | Png | Gif | WebP | Bmp)) => format,
+    match reader.format() {
+        Some(Jpeg) => return decode_jpeg(bytes),
+        Some(Png | Gif | WebP | Bmp) => {}
         _ if bytes.is_empty() => return Err(Error::Media("the picture is empty".into())),
         _ => {
             return Err(Error::Media(
                 "not a JPEG, PNG, GIF, WEBP or BMP picture".into(),
             ));
         }
-    };
+    }
     let mut limits = image::Limits::no_limits();
     limits.max_alloc = Some(MAX_DECODER_BYTES);
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(from_image)?;
     let (width, height) = decoder.dimensions();
-    check_size(width as usize, height as usize)?;
-    if format == Jpeg && jpeg_is_cut_off(bytes) {
+    let (width, height) = (width as usize, height as usize);
+    check_size(width, height)?;
+    let pixels = rgb8(DynamicImage::from_decoder(decoder).map_err(from_image)?);
+    Ok(Rgb {
+        width,
+        height,
+        pixels,
+    })
+}
+
+/// Without `image` in between, which would have the decoder fill what is damaged with gray and say nothing.
+fn decode_jpeg(bytes: &[u8]) -> Result<Rgb, Error> {
+    // Oddities between header segments are harmless and found in the wild.
+    let options = DecoderOptions::default()
+        .set_strict_mode(false)
+        .set_max_width(usize::MAX)
+        .set_max_height(usize::MAX)
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(|error| media(&error))?;
+    let (width, height) = decoder.dimensions().unwrap_or_default();
+    check_size(width, height)?;
+    if jpeg_is_cut_off(bytes) {
         return Err(Error::Media("the JPEG ends too early".into()));
     }
-    let picture = DynamicImage::from_decoder(decoder).map_err(from_image)?;
+    decoder.set_options(options.set_strict_mode(true));
+    let pixels = decoder.decode().map_err(|error| media(&error))?;
+    if pixels.len() != width * height * 3 {
+        return Err(Error::Media(
+            "the JPEG has colours of an unknown kind".into(),
+        ));
+    }
     Ok(Rgb {
-        width: width as usize,
-        height: height as usize,
-        pixels: rgb8(picture),
+        width,
+        height,
+        pixels,
     })
 }
 
@@ -274,7 +306,9 @@ pub fn shrink_to_jpeg(image: &Rgb, shorter: usize, quality: u8) -> Result<Vec<u8
     })
 }
 
-/// Compresses without subsampling the colours (4:4:4).
+/// Compresses with colours at full resolution (4:4:4). On real frames and photos of shorter side 256 that takes 15 to 40 %
+/// more bytes than 4:2:0, and the largest error of the 224-pixel view stays below 14 levels of 255 instead of reaching 104
+/// at coloured edges.
 fn to_jpeg(pixels: &[u8], width: usize, height: usize, quality: u8) -> Result<Vec<u8>, Error> {
     let mut out = Vec::with_capacity(pixels.len() / 4);
     let mut encoder = jpeg_encoder::Encoder::new(&mut out, quality);
@@ -319,10 +353,12 @@ fn scaled(image: &Rgb, shorter: usize) -> (usize, usize) {
 #[derive(Default)]
 struct Scratch {
     resizer: fir::Resizer,
+    /// Columns resized, rows not yet.
+    narrowed: Vec<u8>,
     pixels: Vec<u8>,
 }
 
-/// Buffers larger than this are given back after use, in bytes.
+/// Buffers larger than this are given back when the next picture comes, in bytes.
 const KEPT_SCRATCH: usize = 8 << 20;
 
 thread_local! {
@@ -331,6 +367,10 @@ thread_local! {
 
 impl Scratch {
     /// The area [left, top, width, height] of a picture as `width x height` pixels.
+    ///
+    /// Columns first, then rows, each rounded to 8 bits: Pillow's order (version 13 turns it round for some tall
+    /// pictures). In one go the resizer takes rows first, and where the filter overshoots at hard edges the two differ
+    /// by up to 8 levels of 255.
     fn resample(
         &mut self,
         image: &Rgb,
@@ -338,36 +378,64 @@ impl Scratch {
         width: usize,
         height: usize,
     ) -> Result<&[u8], Error> {
-        use fir::images::{Image, ImageRef};
         let [left, top, crop_width, crop_height] = area;
-        let options = fir::ResizeOptions::new()
-            .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom))
-            .crop(
-                left,
-                top,
-                inside(left, crop_width, image.width),
-                inside(top, crop_height, image.height),
-            );
-        let wrong = |error: &dyn std::fmt::Display| {
-            Error::Invalid(format!("the picture cannot be resized: {error}"))
-        };
+        let crop_width = inside(left, crop_width, image.width);
+        let crop_height = inside(top, crop_height, image.height);
         if self.resizer.size_of_internal_buffers() > KEPT_SCRATCH {
             self.resizer.reset_internal_buffers();
         }
-        if self.pixels.capacity() > KEPT_SCRATCH {
-            self.pixels = Vec::new();
+        for buffer in [&mut self.narrowed, &mut self.pixels] {
+            if buffer.capacity() > KEPT_SCRATCH {
+                *buffer = Vec::new();
+            }
         }
-        self.pixels.resize(width * height * 3, 0);
-        let kind = fir::PixelType::U8x3;
-        let source = ImageRef::new(image.width as u32, image.height as u32, &image.pixels, kind)
-            .map_err(|error| wrong(&error))?;
-        let mut target = Image::from_slice_u8(width as u32, height as u32, &mut self.pixels, kind)
-            .map_err(|error| wrong(&error))?;
-        self.resizer
-            .resize(&source, &mut target, &options)
-            .map_err(|error| wrong(&error))?;
+        // The rows that the second pass will look at, and perhaps a few more.
+        let reach = CUBIC_SUPPORT * (crop_height / height as f64).max(1.0) + 1.0;
+        let first = (top - reach).floor().max(0.0) as usize;
+        let last = ((top + crop_height + reach).ceil() as usize).min(image.height);
+        let rows = &image.pixels[first * image.width * 3..last * image.width * 3];
+        pass(
+            &mut self.resizer,
+            (rows, image.width, last - first),
+            [left, 0.0, crop_width, (last - first) as f64],
+            (&mut self.narrowed, width, last - first),
+        )?;
+        pass(
+            &mut self.resizer,
+            (&self.narrowed, width, last - first),
+            [0.0, top - first as f64, width as f64, crop_height],
+            (&mut self.pixels, width, height),
+        )?;
         Ok(&self.pixels)
     }
+}
+
+/// How far the bicubic filter reaches, in pixels of the smaller picture.
+const CUBIC_SUPPORT: f64 = 2.0;
+
+/// One pass of the resizer: the area [left, top, width, height] of (pixels, width, height) into another such.
+fn pass(
+    resizer: &mut fir::Resizer,
+    (from, width, height): (&[u8], usize, usize),
+    [left, top, crop_width, crop_height]: [f64; 4],
+    (to, new_width, new_height): (&mut Vec<u8>, usize, usize),
+) -> Result<(), Error> {
+    use fir::images::{Image, ImageRef};
+    let wrong = |error: &dyn std::fmt::Display| {
+        Error::Invalid(format!("the picture cannot be resized: {error}"))
+    };
+    // Catmull and Rom's filter is the cubic one with a = -0.5.
+    let options = fir::ResizeOptions::new()
+        .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom))
+        .crop(left, top, crop_width, inside(top, crop_height, height));
+    to.resize(new_width * new_height * 3, 0);
+    let kind = fir::PixelType::U8x3;
+    let source = ImageRef::new(width as u32, height as u32, from, kind).map_err(|e| wrong(&e))?;
+    let mut target = Image::from_slice_u8(new_width as u32, new_height as u32, to, kind)
+        .map_err(|e| wrong(&e))?;
+    resizer
+        .resize(&source, &mut target, &options)
+        .map_err(|e| wrong(&e))
 }
 
 /// A length that, after rounding, does not reach beyond the picture.
@@ -415,7 +483,7 @@ fn check_size(width: usize, height: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether nothing ends the image data. The decoder fills the rest with gray and says nothing.
+/// Whether nothing ends the image data; the decoder would not notice within the last rows.
 fn jpeg_is_cut_off(bytes: &[u8]) -> bool {
     const SCAN: u8 = 0xDA;
     const END: u8 = 0xD9;
@@ -470,11 +538,9 @@ fn media(error: &dyn std::fmt::Display) -> Error {
     Error::Media(format!("the picture cannot be read: {}", line(error)))
 }
 
-/// The message without line breaks.
+/// The message without line breaks and the quotes around it.
 fn line(error: &dyn std::fmt::Display) -> String {
-    error
-        .to_string()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    let text = error.to_string();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").trim_matches('"').to_owned()
 }

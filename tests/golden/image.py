@@ -1,0 +1,143 @@
+"""Golden pictures: what Pillow and Hugging Face's CLIPImageProcessor (the one on PIL) make of them.
+
+`image/` gets small seeded pictures of every format and colour model that is read; `image.safetensors` what comes out:
+
+view.NAME      test-time view before rescaling, uint8 [3, SIZE, SIZE], by CLIPImageProcessor after `convert("RGB")`, which
+               drops alpha (the processor of transformers 4 does that, version 5 itself would lay it over white)
+photo.NAME     the same of real photos beside the checkout (../shared/media/images); kept as it was where they are absent
+pixels         the normalised view of `square.png` (nothing to resize), float32: mean, standard deviation, order
+crop.N         Pillow's `resize(box=)` of `landscape.png`, N = 1 mirrored, uint8 [3, SIZE, SIZE]; the boxes in the JSON
+shrunk         `landscape.png` with its shorter side at SHRUNK, uint8 [rows, columns, 3]
+"""
+
+import io
+
+import numpy as np
+from common import HERE, rng, write
+from PIL import Image
+from safetensors.numpy import load_file
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+PICTURES = HERE / "image"
+PHOTOS = HERE.parents[2] / "shared" / "media" / "images"
+SIZE, SHRUNK = 32, 48
+# left, top, right, bottom as shares of the picture
+CROPS = [(0.1, 0.2, 0.85, 0.9), (0.0, 0.0, 1.0, 0.75)]
+
+
+def scene(width, height, channels, *name):
+    """Waves, a few flat boxes with hard edges, a little noise: something to alias, and it compresses."""
+    draw = rng("image", *name)
+    y, x = np.mgrid[0:height, 0:width] / max(width, height)
+    out = np.empty((height, width, channels))
+    for c in range(channels):
+        a, b, phase = draw.uniform(4, 30), draw.uniform(4, 30), draw.uniform(0, 6)
+        out[..., c] = 128 + 90 * np.sin(a * x + b * y * y + phase)
+    for _ in range(4):
+        top, left = draw.integers(0, height), draw.integers(0, width)
+        out[top : top + height // 4, left : left + width // 4] = draw.uniform(0, 255, channels)
+    out += draw.normal(0, 3, (height, width, 1))
+    return np.clip(out, 0, 255).astype(np.uint8)
+
+
+def pictures():
+    """File name -> bytes."""
+
+    def save(image, format, **options):
+        file = io.BytesIO()
+        image.save(file, format, **options)
+        return file.getvalue()
+
+    def of(mode, width, height, *name):
+        array = scene(width, height, len(Image.new(mode, (1, 1)).getbands()), *name)
+        return Image.fromarray(array.squeeze(), mode)
+
+    landscape = of("RGB", 151, 97, "landscape")
+    photo = of("RGB", 157, 101, "photo")
+    palette = of("RGB", 70, 83, "palette").quantize(31)
+    cmyk = save(of("CMYK", 91, 67, "cmyk"), "JPEG", quality=90)
+    # The Adobe marker's last byte says how the four colours are coded: 0 as they are, 2 as YCCK.
+    adobe = cmyk.index(b"Adobe") + 11
+    assert cmyk[adobe] == 0
+    deep = scene(45, 61, 3, "deep").astype(np.uint16) * 257
+    return {
+        "square.png": save(of("RGB", SIZE, SIZE, "square"), "PNG"),
+        "landscape.png": save(landscape, "PNG"),
+        "portrait.png": save(of("RGB", 61, 101, "portrait"), "PNG"),
+        "tiny.png": save(of("RGB", 13, 9, "tiny"), "PNG"),
+        "strip.png": save(of("RGB", 301, 35, "strip"), "PNG"),
+        "gray.png": save(of("L", 67, 90, "gray"), "PNG"),
+        "gray_alpha.png": save(of("LA", 67, 50, "gray alpha"), "PNG"),
+        "alpha.png": save(of("RGBA", 80, 61, "alpha"), "PNG"),
+        "palette.png": save(palette, "PNG"),
+        "palette_alpha.png": save(palette, "PNG", transparency=3),
+        "bits.png": save(of("L", 75, 66, "bits").convert("1"), "PNG"),
+        "deep.png": png16(deep),
+        "420.jpg": save(photo, "JPEG", quality=90, subsampling=2),
+        "422_progressive.jpg": save(photo, "JPEG", quality=90, subsampling=1, progressive=True),
+        "444.jpg": save(photo, "JPEG", quality=90, subsampling=0),
+        "restart.jpg": save(photo, "JPEG", quality=90, restart_marker_blocks=3),
+        "rgb.jpg": save(photo, "JPEG", quality=90, keep_rgb=True),
+        "gray.jpg": save(of("L", 99, 71, "gray jpeg"), "JPEG", quality=90),
+        "cmyk.jpg": cmyk,
+        "ycck.jpg": cmyk[:adobe] + b"\2" + cmyk[adobe + 1 :],
+        "palette.gif": save(palette, "GIF", transparency=3),
+        "lossless.webp": save(of("RGBA", 70, 49, "webp"), "WEBP", lossless=True, exact=True),
+        "lossy.webp": save(photo, "WEBP", quality=85),
+        "colours.bmp": save(of("RGB", 41, 38, "bmp"), "BMP"),
+    }
+
+
+def png16(array):
+    """16 bits a channel, which Pillow reads but does not write."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = array.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+def processed(image, **options):
+    processor = CLIPImageProcessorPil(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE})
+    return processor(images=image, return_tensors="np", **options)["pixel_values"][0]
+
+
+def view(path):
+    image = Image.open(path).convert("RGB")
+    # A transparent colour outlives the conversion, and the processor would act on it.
+    image.info.pop("transparency", None)
+    values = processed(image, do_rescale=False, do_normalize=False)
+    assert values.dtype == np.uint8 and values.shape == (3, SIZE, SIZE), (values.dtype, values.shape)
+    return values
+
+
+def main():
+    PICTURES.mkdir(exist_ok=True)
+    out = {}
+    for name, data in pictures().items():
+        (PICTURES / name).write_bytes(data)
+        out[f"view.{name}"] = view(PICTURES / name)
+    if PHOTOS.is_dir():
+        for path in sorted(PHOTOS.glob("*.jpg")):
+            out[f"photo.{path.name}"] = view(path)
+    else:
+        print(f"no {PHOTOS}: the photos' values stay")
+        out.update({k: v for k, v in load_file(HERE / "image.safetensors").items() if k.startswith("photo.")})
+    out["pixels"] = processed(Image.open(PICTURES / "square.png"))
+    landscape = Image.open(PICTURES / "landscape.png")
+    width, height = landscape.size
+    for n, box in enumerate(CROPS):
+        pixels = tuple(share * side for share, side in zip(box, (width, height, width, height)))
+        crop = np.asarray(landscape.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=pixels))
+        out[f"crop.{n}"] = np.ascontiguousarray(crop[:, ::-1] if n == 1 else crop).transpose(2, 0, 1)
+    out["shrunk"] = np.asarray(landscape.resize((SHRUNK * width // height, SHRUNK), Image.Resampling.BICUBIC))
+    write(HERE / "image.safetensors", out, {"size": SIZE, "crops": CROPS})
+
+
+if __name__ == "__main__":
+    main()
