@@ -1,4 +1,5 @@
 //! Pictures against Pillow and Hugging Face's `CLIPImageProcessor`, from the values that `tests/golden/image.py` made.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 
