@@ -4,10 +4,13 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod check;
 mod decode;
 mod failure;
+mod inspect;
 mod lock;
 mod manifest;
+mod mask;
 mod output;
 mod plan;
 mod pool;
@@ -38,6 +41,9 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Synth(synth::Args),
+    Check(check::Args),
+    Inspect(inspect::Args),
+    Mask(mask::Args),
     /// Decodes clips for a parent process
     #[command(hide = true)]
     DecodeWorker(worker::Args),
@@ -51,6 +57,9 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Synth(args) => synth::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Mask(args) => mask::run(args),
         Command::DecodeWorker(args) => worker::run(*args),
     };
     outcome.unwrap_or_else(|error| output::error(&error))

@@ -269,7 +269,9 @@ fn list(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.with_context(|| folder.display().to_string())?,
     };
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>();
+    let paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<_>>();
     paths.with_context(|| folder.display().to_string())
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use datasets::{Custom, Dataset, Table};
 
 /// Environment variable that moves the data folder.
@@ -70,4 +70,35 @@ fn data() -> PathBuf {
 fn read_table(path: &Path) -> anyhow::Result<Table> {
     crate::table::read(path)
         .with_context(|| format!("{}: not a Parquet table that can be used", path.display()))
+}
+
+/// The folder of shards that a word means: a folder as it is, or a dataset's default one.
+///
+/// # Errors
+/// Neither.
+pub fn shards(word: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(word);
+    if path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let looks_like_path = word.contains('/') && !word.ends_with(".toml");
+    if looks_like_path {
+        bail!("{word}: no such folder; give a folder of shards or a dataset's name");
+    }
+    let folder = default_shards(
+        &open(&Select {
+            dataset: word.to_owned(),
+            raw: None,
+        })?
+        .dataset
+        .info()
+        .name,
+    );
+    if !folder.is_dir() {
+        bail!(
+            "{}: no shards there; run `ingest run {word}` first, or give the folder they are in",
+            folder.display()
+        );
+    }
+    Ok(folder)
 }

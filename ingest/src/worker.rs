@@ -9,7 +9,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-
 use anyhow::Context;
 use datasets::Modality;
 use features::{MelFrontEnd, image};

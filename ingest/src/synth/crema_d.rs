@@ -16,8 +16,9 @@ use super::{Cue, Job, Tree, shuffle, test_share};
 
 const EMOTIONS: [&str; 6] = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"];
 
-const SENTENCES: [&str; 12] =
-    ["IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI"];
+const SENTENCES: [&str; 12] = [
+    "IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI",
+];
 
 const ACTORS: std::ops::RangeInclusive<u32> = 1001..=1091;
 
@@ -59,7 +60,12 @@ pub fn tree(samples: usize, seed: u64) -> anyhow::Result<Tree> {
     // The lists are in no order that means anything, the tables in that of the stems.
     let mut lists = [String::new(), String::new()];
     for clip in &clips {
-        write!(lists[usize::from(clip.test)], "{},{}\r\n", clip.stem, EMOTIONS[clip.emotion])?;
+        write!(
+            lists[usize::from(clip.test)],
+            "{},{}\r\n",
+            clip.stem,
+            EMOTIONS[clip.emotion]
+        )?;
     }
     clips.sort_by(|a, b| a.stem.cmp(&b.stem));
     let test = clips.iter().filter(|clip| clip.test).count();
@@ -69,9 +75,15 @@ pub fn tree(samples: usize, seed: u64) -> anyhow::Result<Tree> {
         texts: vec![
             ("train.csv".to_owned(), train_list),
             ("test.csv".to_owned(), test_list),
-            ("SentenceFilenames.csv".to_owned(), sentence_filenames(&clips)),
+            (
+                "SentenceFilenames.csv".to_owned(),
+                sentence_filenames(&clips),
+            ),
             ("VideoDemographics.csv".to_owned(), demographics(seed)),
-            ("processedResults/summaryTable.csv".to_owned(), summary_table(&clips, seed)),
+            (
+                "processedResults/summaryTable.csv".to_owned(),
+                summary_table(&clips, seed),
+            ),
         ],
         counts: vec![("train", clips.len() - test), ("test", test)],
         jobs: clips
@@ -96,7 +108,9 @@ fn draw(samples: usize, seed: u64) -> anyhow::Result<Vec<Clip>> {
     let most: usize = stems.iter().map(Vec::len).sum();
     let least = 2 * EMOTIONS.len();
     if !(least..=most).contains(&samples) {
-        bail!("--samples {samples}: CREMA-D's names allow {least} to {most} clips; choose a number between");
+        bail!(
+            "--samples {samples}: CREMA-D's names allow {least} to {most} clips; choose a number between"
+        );
     }
     // One clip of each emotion in turn, until enough; an emotion whose names are used up is passed over.
     let mut counts = [0; EMOTIONS.len()];
@@ -112,9 +126,17 @@ fn draw(samples: usize, seed: u64) -> anyhow::Result<Vec<Clip>> {
     for (emotion, (count, stems)) in counts.into_iter().zip(stems).enumerate() {
         let rng = &mut Rng::new(seed, &[DRAW, 100 + emotion as u32]);
         let test = test_share(count, samples, TEST_SHARE);
-        let cues = Cue::deal(test, rng).into_iter().chain(Cue::deal(count - test, rng));
+        let cues = Cue::deal(test, rng)
+            .into_iter()
+            .chain(Cue::deal(count - test, rng));
         for (i, ((stem, actor), cue)) in stems.into_iter().zip(cues).enumerate() {
-            clips.push(Clip { stem, actor, emotion, cue, test: i < test });
+            clips.push(Clip {
+                stem,
+                actor,
+                emotion,
+                cue,
+                test: i < test,
+            });
         }
     }
     shuffle(&mut clips, &mut Rng::new(seed, &[DRAW, 1000]));
@@ -125,15 +147,26 @@ fn draw(samples: usize, seed: u64) -> anyhow::Result<Vec<Clip>> {
 fn stems(actor: u32, emotion: &str) -> Vec<(String, u32)> {
     let mut stems = Vec::new();
     for sentence in SENTENCES {
-        let levels: &[&str] =
-            if sentence == "IEO" && emotion != "NEU" { &["LO", "MD", "HI"] } else { &["XX"] };
-        stems.extend(levels.iter().map(|level| (format!("{actor}_{sentence}_{emotion}_{level}"), actor)));
+        let levels: &[&str] = if sentence == "IEO" && emotion != "NEU" {
+            &["LO", "MD", "HI"]
+        } else {
+            &["XX"]
+        };
+        stems.extend(
+            levels
+                .iter()
+                .map(|level| (format!("{actor}_{sentence}_{emotion}_{level}"), actor)),
+        );
     }
     stems
 }
 
 fn sentence_filenames(clips: &[Clip]) -> String {
-    let rows: Vec<String> = clips.iter().zip(1..).map(|(clip, number)| format!("{number},\"{}\"", clip.stem)).collect();
+    let rows: Vec<String> = clips
+        .iter()
+        .zip(1..)
+        .map(|(clip, number)| format!("{number},\"{}\"", clip.stem))
+        .collect();
     // The real file lacks the final line end.
     format!("\"Stimulus_Number\",\"Filename\"\n{}", rows.join("\n"))
 }
@@ -145,7 +178,11 @@ fn demographics(seed: u64) -> String {
         let age = 20 + rng.below(55);
         let sex = ["Male", "Female"][rng.below(2) as usize];
         let race = ["Caucasian", "Caucasian", "African American", "Asian"][rng.below(4) as usize];
-        let ethnicity = if rng.below(10) == 0 { "Hispanic" } else { "Not Hispanic" };
+        let ethnicity = if rng.below(10) == 0 {
+            "Hispanic"
+        } else {
+            "Not Hispanic"
+        };
         text += &format!("{actor},{age},\"{sex}\",\"{race}\",\"{ethnicity}\"\n");
     }
     text
@@ -163,12 +200,18 @@ fn summary_table(clips: &[Clip], seed: u64) -> String {
             let level = if told { 60.0 } else { 35.0 } + 30.0 * rng.uniform();
             match (told, rng.below(20)) {
                 // A tie, in both columns.
-                (_, 0) if letter != "N" => format!("\"{letter}:N\",\"{level:.2}:{:.2}\"", level - 10.0),
+                (_, 0) if letter != "N" => {
+                    format!("\"{letter}:N\",\"{level:.2}:{:.2}\"", level - 10.0)
+                }
                 (true, _) => format!("\"{letter}\",\"{level:.2}\""),
                 (false, _) => format!("\"N\",\"{level:.2}\""),
             }
         };
-        let (voice, face, both) = (vote(clip.cue.in_first()), vote(clip.cue.in_second()), vote(true));
+        let (voice, face, both) = (
+            vote(clip.cue.in_first()),
+            vote(clip.cue.in_second()),
+            vote(true),
+        );
         text += &format!("\"{number}\",\"{}\",{voice},{face},{both}\n", clip.stem);
     }
     text
@@ -180,16 +223,27 @@ fn make(clip: &Clip, number: u32, seed: u64, root: &Path) -> anyhow::Result<()> 
     let class = |shown: bool| shown.then_some((clip.emotion, EMOTIONS.len()));
     let seconds = SECONDS.0 + (SECONDS.1 - SECONDS.0) * rng.uniform();
     let pitch = 1.0 + 0.05 * Rng::new(seed, &[LOOK, clip.actor, 2]).normal();
-    let voice = Voice { class: class(clip.cue.in_first()), pitch, seconds };
+    let voice = Voice {
+        class: class(clip.cue.in_first()),
+        pitch,
+        seconds,
+    };
     // The recording at mp3's rate, and the same one as the publisher brought it to 16 kHz.
     let recording = voice.sing(MP3_RATE, rng);
     let samples = crate::decode::audio::resample(recording.clone(), MP3_RATE as usize)
         .map_err(|failure| anyhow::anyhow!("{}: {failure}", clip.stem))?;
-    let file = |folder: &str, ending: &str| root.join(folder).join(format!("{}.{ending}", clip.stem));
+    let file =
+        |folder: &str, ending: &str| root.join(folder).join(format!("{}.{ending}", clip.stem));
     encode::wav(&file("AudioWAV", "wav"), WAV_RATE, &samples)?;
 
     let look = &mut Rng::new(seed, &[LOOK, clip.actor]);
-    let scene = Scene::new(WIDTH as usize, HEIGHT as usize, class(clip.cue.in_second()), look, rng);
+    let scene = Scene::new(
+        WIDTH as usize,
+        HEIGHT as usize,
+        class(clip.cue.in_second()),
+        look,
+        rng,
+    );
     let frame_rate = f64::from(RATE);
     let video = Video {
         encoder: "flv",
@@ -201,7 +255,12 @@ fn make(clip: &Clip, number: u32, seed: u64, root: &Path) -> anyhow::Result<()> 
         gop: 30,
         paint: &|n, canvas| scene.paint(n as f64 / frame_rate, canvas),
     };
-    let mp3 = || Audio { encoder: "libmp3lame", rate: MP3_RATE, bit_rate: MP3_BIT_RATE, samples: &recording };
+    let mp3 = || Audio {
+        encoder: "libmp3lame",
+        rate: MP3_RATE,
+        bit_rate: MP3_BIT_RATE,
+        samples: &recording,
+    };
     encode::clip(&file("VideoFlash", "flv"), "flv", Some(video), Some(mp3()))?;
     encode::clip(&file("AudioMP3", "mp3"), "mp3", None, Some(mp3()))
 }
@@ -226,9 +285,19 @@ mod tests {
         }
         for ((_, test), count) in counts {
             let n: usize = count.iter().sum();
-            assert!(if test { (12..=13).contains(&n) } else { (37..=38).contains(&n) }, "{n}");
+            assert!(
+                if test {
+                    (12..=13).contains(&n)
+                } else {
+                    (37..=38).contains(&n)
+                },
+                "{n}"
+            );
             for (share, count) in [0.4, 0.3, 0.3].into_iter().zip(count) {
-                assert!((share * n as f64 - count as f64).abs() < 1.0, "{count} of {n}");
+                assert!(
+                    (share * n as f64 - count as f64).abs() < 1.0,
+                    "{count} of {n}"
+                );
             }
         }
     }
@@ -236,7 +305,10 @@ mod tests {
     #[test]
     fn small_and_large_trees() {
         assert!(draw(11, 0).is_err());
-        assert_eq!(draw(12, 0).unwrap().iter().filter(|clip| clip.test).count(), 6);
+        assert_eq!(
+            draw(12, 0).unwrap().iter().filter(|clip| clip.test).count(),
+            6
+        );
         let all = draw(7442, 0).unwrap();
         assert!((735..=755).contains(&all.iter().filter(|clip| clip.test).count()));
         assert!(draw(8000, 0).is_err());

@@ -50,7 +50,12 @@ pub struct Audio<'a> {
 }
 
 /// Writes a clip. The container follows from its name as libav knows it ("flv", "mp3", "mp4").
-pub fn clip(path: &Path, container: &str, video: Option<Video>, audio: Option<Audio>) -> anyhow::Result<()> {
+pub fn clip(
+    path: &Path,
+    container: &str,
+    video: Option<Video>,
+    audio: Option<Audio>,
+) -> anyhow::Result<()> {
     let write = || -> anyhow::Result<()> {
         // ffmpeg-next panics on such a name.
         if path.to_str().is_none_or(|name| name.contains('\0')) {
@@ -59,21 +64,30 @@ pub fn clip(path: &Path, container: &str, video: Option<Video>, audio: Option<Au
         let mut output = ffmpeg::format::output_as(path, container)?;
         // SAFETY: sets a plain flag of a live context before the header is written.
         unsafe { (*output.as_mut_ptr()).flags |= ffmpeg::ffi::AVFMT_FLAG_BITEXACT };
-        let mut video = video.map(|video| VideoTrack::open(&mut output, video)).transpose()?;
-        let mut audio = audio.map(|audio| AudioTrack::open(&mut output, audio)).transpose()?;
+        let mut video = video
+            .map(|video| VideoTrack::open(&mut output, video))
+            .transpose()?;
+        let mut audio = audio
+            .map(|audio| AudioTrack::open(&mut output, audio))
+            .transpose()?;
         output.write_header()?;
         // Whichever is behind goes next, as in a recording.
         loop {
             let picture = video.as_ref().and_then(VideoTrack::at);
             let sound = audio.as_ref().and_then(AudioTrack::at);
             match (picture, sound, &mut video, &mut audio) {
-                (Some(picture), Some(sound), _, Some(track)) if sound <= picture => track.step(&mut output)?,
+                (Some(picture), Some(sound), _, Some(track)) if sound <= picture => {
+                    track.step(&mut output)?
+                }
                 (Some(_), _, Some(track), _) => track.step(&mut output)?,
                 (None, Some(_), _, Some(track)) => track.step(&mut output)?,
                 _ => break,
             }
         }
-        for encoder in [video.map(|track| track.out), audio.map(|track| track.out)].into_iter().flatten() {
+        for encoder in [video.map(|track| track.out), audio.map(|track| track.out)]
+            .into_iter()
+            .flatten()
+        {
             encoder.finish(&mut output)?;
         }
         output.write_trailer()?;
@@ -91,7 +105,10 @@ struct Out {
 
 impl Out {
     fn drain(&mut self, output: &mut Output) -> anyhow::Result<()> {
-        let stream = output.stream(self.stream).ok_or_else(|| anyhow!("no stream"))?.time_base();
+        let stream = output
+            .stream(self.stream)
+            .ok_or_else(|| anyhow!("no stream"))?
+            .time_base();
         let mut packet = Packet::empty();
         while self.encoder.receive_packet(&mut packet).is_ok() {
             packet.set_stream(self.stream);
@@ -108,15 +125,20 @@ impl Out {
 }
 
 fn find(name: &str) -> anyhow::Result<ffmpeg::Codec> {
-    encoder::find_by_name(name)
-        .ok_or_else(|| anyhow!("this machine's FFmpeg has no encoder {name}; install the full libavcodec"))
+    encoder::find_by_name(name).ok_or_else(|| {
+        anyhow!("this machine's FFmpeg has no encoder {name}; install the full libavcodec")
+    })
 }
 
 fn context(codec: ffmpeg::Codec, output: &Output) -> encoder::Encoder {
     let mut context = codec::Context::new_with_codec(codec);
     context.set_threading(codec::threading::Config::count(1));
     let mut flags = codec::Flags::BITEXACT;
-    if output.format().flags().contains(ffmpeg::format::Flags::GLOBAL_HEADER) {
+    if output
+        .format()
+        .flags()
+        .contains(ffmpeg::format::Flags::GLOBAL_HEADER)
+    {
         flags |= codec::Flags::GLOBAL_HEADER;
     }
     context.set_flags(flags);
@@ -147,9 +169,18 @@ impl<'a> VideoTrack<'a> {
         stream.set_parameters(&encoder);
         stream.set_time_base(time_base);
         stream.set_avg_frame_rate(video.rate);
-        let out = Out { stream: stream.index(), encoder: encoder.0.0, time_base };
+        let out = Out {
+            stream: stream.index(),
+            encoder: encoder.0.0,
+            time_base,
+        };
         let canvas = Canvas::new(video.width as usize, video.height as usize);
-        Ok(VideoTrack { video, out, canvas, next: 0 })
+        Ok(VideoTrack {
+            video,
+            out,
+            canvas,
+            next: 0,
+        })
     }
 
     /// Seconds of the next frame, while there is one.
@@ -162,7 +193,11 @@ impl<'a> VideoTrack<'a> {
         let mut picture = frame::Video::new(Pixel::YUV420P, self.video.width, self.video.height);
         for (plane, (pixels, width)) in self.canvas.planes().into_iter().enumerate() {
             let stride = picture.stride(plane);
-            for (to, from) in picture.data_mut(plane).chunks_mut(stride).zip(pixels.chunks(width)) {
+            for (to, from) in picture
+                .data_mut(plane)
+                .chunks_mut(stride)
+                .zip(pixels.chunks(width))
+            {
                 to[..width].copy_from_slice(from);
             }
         }
@@ -200,13 +235,24 @@ impl<'a> AudioTrack<'a> {
         let mut stream = output.add_stream(codec)?;
         stream.set_parameters(&encoder);
         stream.set_time_base(time_base);
-        let out = Out { stream: stream.index(), encoder: encoder.0.0, time_base };
-        Ok(AudioTrack { audio, out, format, frame_size, next: 0 })
+        let out = Out {
+            stream: stream.index(),
+            encoder: encoder.0.0,
+            time_base,
+        };
+        Ok(AudioTrack {
+            audio,
+            out,
+            format,
+            frame_size,
+            next: 0,
+        })
     }
 
     /// Seconds of the next sample, while there is one.
     fn at(&self) -> Option<f64> {
-        (self.next < self.audio.samples.len()).then(|| self.next as f64 / f64::from(self.audio.rate))
+        (self.next < self.audio.samples.len())
+            .then(|| self.next as f64 / f64::from(self.audio.rate))
     }
 
     fn step(&mut self, output: &mut Output) -> anyhow::Result<()> {

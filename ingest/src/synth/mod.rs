@@ -156,7 +156,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "crema-d" => crema_d::tree(args.samples, args.seed)?,
         other => bail!("{other} cannot be synthesised yet; choose crema-d"),
     };
-    let out = args.out.clone().unwrap_or_else(|| source::default_raw(&info.name));
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| source::default_raw(&info.name));
     let marker = |complete| Marker {
         about: "synthetic: made by `ingest synth`, which may replace this folder".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -171,26 +174,52 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         if there.is_some() {
             fs::remove_dir_all(&out).with_context(|| out.display().to_string())?;
         }
-        fs::create_dir_all(&out)
-            .with_context(|| format!("{}: cannot create this folder; choose another --out", out.display()))?;
-        write(&out.join(MARKER), &serde_json::to_string_pretty(&marker(false))?)?;
+        fs::create_dir_all(&out).with_context(|| {
+            format!(
+                "{}: cannot create this folder; choose another --out",
+                out.display()
+            )
+        })?;
+        write(
+            &out.join(MARKER),
+            &serde_json::to_string_pretty(&marker(false))?,
+        )?;
         make(&tree, &out)?;
-        write(&out.join(MARKER), &serde_json::to_string_pretty(&marker(true))?)?;
+        write(
+            &out.join(MARKER),
+            &serde_json::to_string_pretty(&marker(true))?,
+        )?;
     }
     if args.json {
-        let splits: serde_json::Map<_, _> =
-            tree.counts.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect();
-        return output::json(&json!({"out": out, "samples": args.samples, "seed": args.seed, "splits": splits}));
+        let splits: serde_json::Map<_, _> = tree
+            .counts
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), json!(count)))
+            .collect();
+        return output::json(
+            &json!({"out": out, "samples": args.samples, "seed": args.seed, "splits": splits}),
+        );
     }
-    let counts: Vec<String> = tree.counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let counts: Vec<String> = tree
+        .counts
+        .iter()
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
     let verb = match (args.dry_run, done) {
         (_, true) => "is there already",
         (true, _) => "would be made",
         _ => "made",
     };
-    outln!("synthetic {} ({}) {verb}: {}", info.title, counts.join(", "), out.display())?;
+    outln!(
+        "synthetic {} ({}) {verb}: {}",
+        info.title,
+        counts.join(", "),
+        out.display()
+    )?;
     if args.samples < LARGE {
-        outln!("a quarter of each class is for testing, more than in the real dataset, so that a score means something")?;
+        outln!(
+            "a quarter of each class is for testing, more than in the real dataset, so that a score means something"
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -204,9 +233,14 @@ fn look(out: &Path) -> anyhow::Result<Option<Marker>> {
     if entries.next().is_none() {
         return Ok(None);
     }
-    let marker = fs::read(out.join(MARKER)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let marker = fs::read(out.join(MARKER))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if marker.is_none() {
-        bail!("{}: holds files that `synth` did not make; choose another --out", out.display());
+        bail!(
+            "{}: holds files that `synth` did not make; choose another --out",
+            out.display()
+        );
     }
     Ok(marker)
 }
@@ -214,7 +248,8 @@ fn look(out: &Path) -> anyhow::Result<Option<Marker>> {
 fn make(tree: &Tree, out: &Path) -> anyhow::Result<()> {
     crate::decode::libav::init().context("cannot start libav")?;
     for folder in &tree.folders {
-        fs::create_dir_all(out.join(folder)).with_context(|| out.join(folder).display().to_string())?;
+        fs::create_dir_all(out.join(folder))
+            .with_context(|| out.join(folder).display().to_string())?;
     }
     for (path, text) in &tree.texts {
         write(&out.join(path), text)?;
@@ -237,7 +272,10 @@ fn make(tree: &Tree, out: &Path) -> anyhow::Result<()> {
             Ok(outcome) => outcome,
             Err(_) => bail!("a thread of synth broke down"),
         };
-        handles.into_iter().map(join).collect::<anyhow::Result<()>>()
+        handles
+            .into_iter()
+            .map(join)
+            .collect::<anyhow::Result<()>>()
     })?;
     if let Ok(progress) = progress.lock() {
         progress.finish("");
@@ -269,6 +307,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(look(folder.path()).unwrap().is_none());
         fs::write(folder.path().join("precious.mp4"), "x").unwrap();
-        assert!(look(folder.path()).unwrap_err().to_string().contains("choose another --out"));
+        assert!(
+            look(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("choose another --out")
+        );
     }
 }

@@ -51,7 +51,11 @@ impl Canvas {
 
     /// The planes, each with the length of its rows.
     pub fn planes(&self) -> [(&[u8], usize); 3] {
-        [(&self.y, self.width), (&self.u, self.width / 2), (&self.v, self.width / 2)]
+        [
+            (&self.y, self.width),
+            (&self.u, self.width / 2),
+            (&self.v, self.width / 2),
+        ]
     }
 
     fn copy(&mut self, other: &Canvas) {
@@ -63,8 +67,14 @@ impl Canvas {
     /// Fills where `inside` holds, within a box (left, top, right, bottom) that may reach beyond the edges.
     fn fill(&mut self, bounds: [f64; 4], colour: Colour, inside: impl Fn(f64, f64) -> bool) {
         let clip = |value: f64, most: usize| (value.max(0.0) as usize).min(most);
-        let (left, right) = (clip(bounds[0], self.width), clip(bounds[2] + 1.0, self.width));
-        let (top, bottom) = (clip(bounds[1], self.height), clip(bounds[3] + 1.0, self.height));
+        let (left, right) = (
+            clip(bounds[0], self.width),
+            clip(bounds[2] + 1.0, self.width),
+        );
+        let (top, bottom) = (
+            clip(bounds[1], self.height),
+            clip(bounds[3] + 1.0, self.height),
+        );
         for y in top..bottom {
             for x in left..right {
                 if inside(x as f64, y as f64) {
@@ -80,7 +90,9 @@ impl Canvas {
 
     fn disc(&mut self, x: f64, y: f64, radius: f64, colour: Colour) {
         let bounds = [x - radius, y - radius, x + radius, y + radius];
-        self.fill(bounds, colour, |px, py| (px - x).powi(2) + (py - y).powi(2) <= radius * radius);
+        self.fill(bounds, colour, |px, py| {
+            (px - x).powi(2) + (py - y).powi(2) <= radius * radius
+        });
     }
 
     /// A line from (x, y) by (dx, dy), bent down in the middle by `bend`.
@@ -119,7 +131,13 @@ enum Motion {
 impl Scene {
     /// `class`: which, and out of how many; `None` looks alike for all of them. `look` is the person's own randomness,
     /// `rng` the clip's.
-    pub fn new(width: usize, height: usize, class: Option<(usize, usize)>, look: &mut Rng, rng: &mut Rng) -> Scene {
+    pub fn new(
+        width: usize,
+        height: usize,
+        class: Option<(usize, usize)>,
+        look: &mut Rng,
+        rng: &mut Rng,
+    ) -> Scene {
         let (w, h) = (width as f64, height as f64);
         let mut background = Canvas::new(width, height);
         clutter(&mut background, look);
@@ -140,7 +158,13 @@ impl Scene {
                 (Colour::hsv(hue, 0.85, 0.95), share, brow, mouth, motion)
             }
             // Grey, anywhere, no expression: seen with every class.
-            None => (Colour::hsv(0.0, 0.0, 0.6), rng.uniform(), 0.0, 0.0, Motion::Still),
+            None => (
+                Colour::hsv(0.0, 0.0, 0.6),
+                rng.uniform(),
+                0.0,
+                0.0,
+                Motion::Still,
+            ),
         };
         let (offset_y, offset_x) = (TAU * place).sin_cos();
         let mut near = |value: f64, spread: f64| value + spread * (rng.uniform() - 0.5);
@@ -148,7 +172,10 @@ impl Scene {
             background,
             colour,
             features: Colour(30, 128, 128),
-            centre: (near(w / 2.0 + 0.09 * h * offset_x, 0.05 * h), near(h / 2.0 + 0.12 * h * offset_y, 0.05 * h)),
+            centre: (
+                near(w / 2.0 + 0.09 * h * offset_x, 0.05 * h),
+                near(h / 2.0 + 0.12 * h * offset_y, 0.05 * h),
+            ),
             radius,
             brow,
             mouth,
@@ -178,9 +205,25 @@ impl Scene {
             canvas.disc(x + side * 0.38 * r, y - 0.12 * r, 0.12 * r, self.features);
             // Brows slope towards the nose, or away from it, alike on both sides.
             let slope = self.brow * r * side;
-            canvas.stroke(x + (side * 0.38 - 0.22) * r, y - 0.42 * r + slope / 4.0, 0.44 * r, -slope / 2.0, 0.0, thick, self.features);
+            canvas.stroke(
+                x + (side * 0.38 - 0.22) * r,
+                y - 0.42 * r + slope / 4.0,
+                0.44 * r,
+                -slope / 2.0,
+                0.0,
+                thick,
+                self.features,
+            );
         }
-        canvas.stroke(x - 0.42 * r, y + 0.45 * r, 0.84 * r, 0.0, 0.28 * r * self.mouth, thick, self.features);
+        canvas.stroke(
+            x - 0.42 * r,
+            y + 0.45 * r,
+            0.84 * r,
+            0.0,
+            0.28 * r * self.mouth,
+            thick,
+            self.features,
+        );
     }
 }
 
@@ -196,7 +239,10 @@ fn clutter(canvas: &mut Canvas, rng: &mut Rng) {
     for _ in 0..5 + rng.below(5) {
         let colour = Colour::hsv(rng.uniform(), 0.3, 0.2 + 0.5 * rng.uniform());
         let (x, y) = (w * rng.uniform(), h * rng.uniform());
-        let (dx, dy) = (w * (0.05 + 0.15 * rng.uniform()), h * (0.05 + 0.2 * rng.uniform()));
+        let (dx, dy) = (
+            w * (0.05 + 0.15 * rng.uniform()),
+            h * (0.05 + 0.2 * rng.uniform()),
+        );
         canvas.fill([x, y, x + dx, y + dy], colour, |_, _| true);
     }
 }
@@ -209,7 +255,10 @@ mod tests {
     fn colours_are_those_of_the_standard() {
         let near = |colour: Colour, y, u, v| {
             let Colour(a, b, c) = colour;
-            assert!(a.abs_diff(y) <= 1 && b.abs_diff(u) <= 1 && c.abs_diff(v) <= 1, "{colour:?}");
+            assert!(
+                a.abs_diff(y) <= 1 && b.abs_diff(u) <= 1 && c.abs_diff(v) <= 1,
+                "{colour:?}"
+            );
         };
         near(Colour::hsv(0.0, 1.0, 1.0), 81, 90, 240);
         near(Colour::hsv(1.0 / 3.0, 1.0, 1.0), 145, 54, 34);
@@ -221,10 +270,21 @@ mod tests {
     fn the_face_is_large_and_its_colour_is_the_class() {
         let mut canvas = Canvas::new(480, 360);
         for class in 0..6 {
-            let scene = Scene::new(480, 360, Some((class, 6)), &mut Rng::new(1, &[2]), &mut Rng::new(3, &[class as u32]));
+            let scene = Scene::new(
+                480,
+                360,
+                Some((class, 6)),
+                &mut Rng::new(1, &[2]),
+                &mut Rng::new(3, &[class as u32]),
+            );
             scene.paint(0.3, &mut canvas);
             let (u, v) = (scene.colour.1, scene.colour.2);
-            let painted = canvas.u.iter().zip(&canvas.v).filter(|&(&a, &b)| (a, b) == (u, v)).count();
+            let painted = canvas
+                .u
+                .iter()
+                .zip(&canvas.v)
+                .filter(|&(&a, &b)| (a, b) == (u, v))
+                .count();
             assert!(painted * 8 > canvas.u.len(), "{class}: {painted}");
         }
     }

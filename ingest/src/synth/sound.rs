@@ -41,7 +41,11 @@ impl Voice {
                 let at = |range: (f64, f64)| range.0 * (range.1 / range.0).powf(place);
                 // Neighbouring classes differ in tremolo by steps of two fifths of the range, not of one class.
                 let step = (class * 2 % 5) as f64 / 4.0;
-                (at(PITCH), Some(at(BAND)), TREMOLO.0 + (TREMOLO.1 - TREMOLO.0) * step)
+                (
+                    at(PITCH),
+                    Some(at(BAND)),
+                    TREMOLO.0 + (TREMOLO.1 - TREMOLO.0) * step,
+                )
             }
             None => (between(PITCH), None, 0.0),
         };
@@ -57,20 +61,34 @@ impl Voice {
                 }
                 None => 0.35,
             };
-            add_tone(&mut samples, TAU * frequency / f64::from(rate), TAU * rng.uniform(), colour / partial.sqrt());
+            add_tone(
+                &mut samples,
+                TAU * frequency / f64::from(rate),
+                TAU * rng.uniform(),
+                colour / partial.sqrt(),
+            );
             partial += 1.0;
         }
-        let level = (samples.iter().map(|s| s * s).sum::<f64>() / n.max(1) as f64).sqrt().max(1e-9);
+        let level = (samples.iter().map(|s| s * s).sum::<f64>() / n.max(1) as f64)
+            .sqrt()
+            .max(1e-9);
         let (phase, noise) = (TAU * rng.uniform(), 0.06 + 0.06 * rng.uniform());
         let gain = 0.12 * 2f64.powf(rng.uniform() - 0.5) / level;
         let shake = TAU * tremolo / f64::from(rate);
         let fade = f64::from(rate) * 0.08;
         for (i, sample) in samples.iter_mut().enumerate() {
-            let beat = if tremolo > 0.0 { 0.55 + 0.45 * (shake * i as f64 + phase).sin() } else { 0.7 };
+            let beat = if tremolo > 0.0 {
+                0.55 + 0.45 * (shake * i as f64 + phase).sin()
+            } else {
+                0.7
+            };
             let edge = (i.min(n - i) as f64 / fade).min(1.0);
             *sample = *sample * gain * beat * edge + 0.12 * noise * rng.normal();
         }
-        samples.into_iter().map(|sample| sample.clamp(-1.0, 1.0) as f32).collect()
+        samples
+            .into_iter()
+            .map(|sample| sample.clamp(-1.0, 1.0) as f32)
+            .collect()
     }
 }
 
@@ -80,7 +98,10 @@ fn add_tone(samples: &mut [f64], step: f64, phase: f64, level: f64) {
     let (mut sin, mut cos) = phase.sin_cos();
     for sample in samples {
         *sample += level * sin;
-        (sin, cos) = (sin * turn_cos + cos * turn_sin, cos * turn_cos - sin * turn_sin);
+        (sin, cos) = (
+            sin * turn_cos + cos * turn_sin,
+            cos * turn_cos - sin * turn_sin,
+        );
     }
 }
 
@@ -90,7 +111,11 @@ mod tests {
 
     #[test]
     fn voices_are_reproducible_and_in_range() {
-        let voice = Voice { class: Some((3, 6)), pitch: 1.0, seconds: 1.5 };
+        let voice = Voice {
+            class: Some((3, 6)),
+            pitch: 1.0,
+            seconds: 1.5,
+        };
         let once = voice.sing(16_000, &mut Rng::new(5, &[1]));
         assert_eq!(once.len(), 24_000);
         assert_eq!(once, voice.sing(16_000, &mut Rng::new(5, &[1])));

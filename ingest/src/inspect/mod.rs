@@ -1,0 +1,399 @@
+//! `ingest inspect`: what shards hold, read with polars as any user would read them.
+//!
+//! The overview touches the small columns alone, so it is fast on folders of any size. Reads only; the pictures of
+//! `--sample` go into a folder of their own.
+
+mod sample;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use features::ShardSpec;
+use features::schema::has_column;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use polars::prelude::*;
+use serde_json::{Map, Value, json};
+
+use crate::manifest;
+use crate::output::{self, outln};
+use crate::plan::Name;
+use crate::source;
+
+/// Rows printed of a table that is no shard.
+const HEAD: u32 = 10;
+
+/// Sentences printed of the error column, the most frequent ones.
+const ERRORS: usize = 20;
+
+const EXAMPLE: &str = "\
+Examples:
+  ingest inspect crema-d
+  ingest inspect data/shards/ave --json | jq .splits
+  ingest inspect crema-d --sample 1041_TIE_NEU_XX --out /tmp/look";
+
+/// What shards hold: schema, rows per split and class, availability, durations, failures
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    /// A dataset, a folder of shards, or one Parquet file
+    #[arg(value_name = "DATASET|DIR|FILE")]
+    target: String,
+    /// Print this sample and write its frames as PNG and its mel as a picture
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    sample: Option<String>,
+    /// Folder for the pictures of --sample [default: sample-ID]
+    #[arg(long, value_name = "DIR", requires = "sample")]
+    out: Option<PathBuf>,
+    /// With --sample: name the pictures and write none
+    #[arg(long, requires = "sample")]
+    dry_run: bool,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let target = Path::new(&args.target);
+    let (files, folder) = if target.is_file() {
+        (vec![target.to_owned()], None)
+    } else {
+        let folder = source::shards(&args.target)?;
+        (shard_files(&folder)?, Some(folder))
+    };
+    if let Some(id) = &args.sample {
+        return sample::run(&files, id, args.out.as_deref(), args.dry_run, args.json);
+    }
+    let Some(spec) = spec(&files[0])? else {
+        return plain(&files[0], args.json);
+    };
+    let report = overview(&files, folder.as_deref(), &spec)?;
+    if args.json {
+        return output::json(&report);
+    }
+    print(&report, &spec)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shard_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        names.extend(entry?.file_name().to_str().and_then(Name::parse));
+    }
+    names.sort();
+    if names.is_empty() {
+        bail!(
+            "{}: holds no shards; run `ingest run` first, or give another folder",
+            folder.display()
+        );
+    }
+    Ok(names
+        .into_iter()
+        .map(|name| folder.join(name.file()))
+        .collect())
+}
+
+/// The spec of a shard; `None` for any other Parquet file.
+fn spec(file: &Path) -> anyhow::Result<Option<ShardSpec>> {
+    let open = File::open(file).with_context(|| file.display().to_string())?;
+    let metadata = ArrowReaderMetadata::load(&open, ArrowReaderOptions::new())
+        .with_context(|| format!("{}: no Parquet file that can be read", file.display()))?;
+    if !metadata
+        .schema()
+        .metadata()
+        .contains_key("u2a.schema_version")
+        || metadata.schema().index_of("source").is_err()
+    {
+        return Ok(None);
+    }
+    Ok(Some(
+        ShardSpec::from_schema(metadata.schema()).with_context(|| file.display().to_string())?,
+    ))
+}
+
+/// A scan over files, nothing read yet.
+fn scan(files: &[PathBuf]) -> anyhow::Result<LazyFrame> {
+    let paths: anyhow::Result<Vec<PlRefPath>> = files
+        .iter()
+        .map(|file| match file.to_str() {
+            Some(path) => Ok(PlRefPath::from(path)),
+            None => bail!("{}: polars wants a name in UTF-8; move it", file.display()),
+        })
+        .collect();
+    let options = ScanArgsParquet {
+        glob: false,
+        ..Default::default()
+    };
+    Ok(LazyFrame::scan_parquet_files(
+        paths?.into_iter().collect(),
+        options,
+    )?)
+}
+
+/// A Parquet file that is no shard: a mask, the failures, a user's table.
+fn plain(file: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
+    let frame = scan(&[file.to_owned()])?;
+    let schema = columns(&frame)?;
+    let rows = count(frame.clone())?;
+    if as_json {
+        return output::json(&json!({"file": file, "rows": rows, "columns": schema}));
+    }
+    outln!("{}: {rows} rows", file.display())?;
+    outln!("{}", frame.limit(HEAD).collect()?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Column names and types.
+fn columns(frame: &LazyFrame) -> anyhow::Result<Map<String, Value>> {
+    let schema = frame.clone().collect_schema()?;
+    Ok(schema
+        .iter()
+        .map(|(name, kind)| (name.to_string(), json!(kind.to_string())))
+        .collect())
+}
+
+fn count(frame: LazyFrame) -> anyhow::Result<u64> {
+    let counted = frame.select([len().cast(DataType::UInt64)]).collect()?;
+    Ok(counted.columns()[0].u64()?.get(0).unwrap_or(0))
+}
+
+/// Everything about a folder of shards, as JSON.
+fn overview(files: &[PathBuf], folder: Option<&Path>, spec: &ShardSpec) -> anyhow::Result<Value> {
+    let frame = scan(files)?;
+    let mut bytes = 0;
+    for file in files {
+        bytes += fs::metadata(file)
+            .with_context(|| file.display().to_string())?
+            .len();
+    }
+    let mut durations = Map::new();
+    for modality in spec.modalities {
+        let column = format!("{modality}_seconds");
+        if frame.clone().collect_schema()?.contains(&column) {
+            durations.insert(modality.to_string(), spread(&frame, col(column.as_str()))?);
+        }
+    }
+    let quarantined = match folder.map(|folder| folder.join(manifest::FAILURES)) {
+        Some(file) if file.is_file() => json!(count(scan(&[file])?)?),
+        _ => Value::Null,
+    };
+    Ok(json!({
+        "dataset": spec.dataset,
+        "schema_version": features::SCHEMA_VERSION,
+        "tool_version": spec.tool_version,
+        "settings_hash": spec.settings_hash,
+        "shards": files.len(),
+        "bytes": bytes,
+        "rows": count(frame.clone())?,
+        "columns": columns(&frame)?,
+        "splits": splits(&frame, spec)?,
+        "classes": classes(&frame, spec)?,
+        "seconds": durations,
+        "errors": errors(&frame)?,
+        "quarantined": quarantined,
+    }))
+}
+
+/// Rows per split, and how many of them have which modality.
+fn splits(frame: &LazyFrame, spec: &ShardSpec) -> anyhow::Result<Map<String, Value>> {
+    let [first, second] = spec.modalities.map(has_column);
+    let number = |e: Expr, name: &str| e.cast(DataType::UInt64).alias(name);
+    let table = frame
+        .clone()
+        .group_by([col("split")])
+        .agg([
+            number(len(), "rows"),
+            number(col(first).sum(), first),
+            number(col(second).sum(), second),
+            number(col(first).and(col(second)).sum(), "complete"),
+        ])
+        .collect()?;
+    let mut found = Map::new();
+    for split in datasets::Split::ALL {
+        for row in 0..table.height() {
+            if table.column("split")?.str()?.get(row) == Some(split.as_str()) {
+                let mut entry = Map::new();
+                for name in ["rows", first, second, "complete"] {
+                    entry.insert(name.to_owned(), json!(table.column(name)?.u64()?.get(row)));
+                }
+                found.insert(split.to_string(), Value::Object(entry));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Rows per class and split, in canonical order.
+fn classes(frame: &LazyFrame, spec: &ShardSpec) -> anyhow::Result<Map<String, Value>> {
+    let names = if spec.multi_label {
+        col("label_names")
+            .explode(ExplodeOptions {
+                empty_as_null: false,
+                keep_nulls: false,
+            })
+            .alias("name")
+    } else {
+        col("label_name").alias("name")
+    };
+    let mut found: Map<String, Value> = spec
+        .classes
+        .iter()
+        .map(|name| (name.clone(), json!({})))
+        .collect();
+    for split in datasets::Split::ALL {
+        let table = frame
+            .clone()
+            .filter(col("split").eq(lit(split.as_str())))
+            .select([names.clone()])
+            .group_by([col("name")])
+            .agg([len().cast(DataType::UInt64).alias("rows")])
+            .collect()?;
+        for row in 0..table.height() {
+            let name = table.column("name")?.str()?.get(row).unwrap_or_default();
+            if let Some(entry) = found.get_mut(name) {
+                entry[split.as_str()] = json!(table.column("rows")?.u64()?.get(row));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Least, mean, greatest of a column of seconds, and their sum in hours.
+fn spread(frame: &LazyFrame, column: Expr) -> anyhow::Result<Value> {
+    let wide = |e: Expr, name: &str| e.cast(DataType::Float64).alias(name);
+    let column = || column.clone().cast(DataType::Float64);
+    let table = frame
+        .clone()
+        .select([
+            wide(column().min(), "min"),
+            wide(column().mean(), "mean"),
+            wide(column().max(), "max"),
+            wide(column().sum() / lit(3600.0), "hours"),
+        ])
+        .collect()?;
+    let mut entry = Map::new();
+    for name in ["min", "mean", "max", "hours"] {
+        let value = table.column(name)?.f64()?.get(0);
+        entry.insert(
+            name.to_owned(),
+            json!(value.map(|value| (value * 1000.0).round() / 1000.0)),
+        );
+    }
+    Ok(Value::Object(entry))
+}
+
+/// The error column's sentences, the most frequent first.
+fn errors(frame: &LazyFrame) -> anyhow::Result<Vec<Value>> {
+    let table = frame
+        .clone()
+        .filter(col("error").is_not_null())
+        .group_by([col("error")])
+        .agg([len().cast(DataType::UInt64).alias("rows")])
+        .sort_by_exprs(
+            [col("rows"), col("error")],
+            SortMultipleOptions::default().with_order_descending_multi([true, false]),
+        )
+        .collect()?;
+    let rows = 0..table.height();
+    rows.map(|row| {
+        let error = table.column("error")?.str()?.get(row);
+        Ok(json!({"error": error, "rows": table.column("rows")?.u64()?.get(row)}))
+    })
+    .collect()
+}
+
+fn print(report: &Value, spec: &ShardSpec) -> anyhow::Result<()> {
+    let text = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let megabytes = report["bytes"].as_f64().unwrap_or(0.0) / 1e6;
+    outln!(
+        "{}: {} rows in {} shards, {megabytes:.1} MB (schema {}, tool {}, settings {})",
+        spec.dataset,
+        report["rows"],
+        report["shards"],
+        report["schema_version"],
+        spec.tool_version,
+        spec.settings_hash.get(..16).unwrap_or(&spec.settings_hash)
+    )?;
+    outln!("\ncolumns")?;
+    for (name, kind) in report["columns"].as_object().into_iter().flatten() {
+        outln!("  {name:<16} {}", text(kind))?;
+    }
+    let [first, second] = spec.modalities;
+    outln!(
+        "\n{:<28} {:>8} {:>8} {first:>8} {second:>8}",
+        "split",
+        "rows",
+        "complete"
+    )?;
+    for (split, entry) in report["splits"].as_object().into_iter().flatten() {
+        let [one, two] = spec
+            .modalities
+            .map(|modality| text(&entry[has_column(modality)]));
+        outln!(
+            "{split:<28} {:>8} {:>8} {one:>8} {two:>8}",
+            text(&entry["rows"]),
+            text(&entry["complete"])
+        )?;
+    }
+    let splits: Vec<&String> = report["splits"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(split, _)| split)
+        .collect();
+    let heads: String = splits.iter().map(|split| format!(" {split:>8}")).collect();
+    outln!("\n{:<28}{heads}", "class")?;
+    for (class, entry) in report["classes"].as_object().into_iter().flatten() {
+        let count = |split: &&String| entry.get(split.as_str()).map_or("0".to_owned(), text);
+        let counts: String = splits
+            .iter()
+            .map(|split| format!(" {:>8}", count(split)))
+            .collect();
+        outln!("{class:<28}{counts}")?;
+    }
+    let seconds = report["seconds"].as_object();
+    if seconds.is_some_and(|seconds| !seconds.is_empty()) {
+        outln!(
+            "\n{:<28} {:>8} {:>8} {:>8} {:>8}",
+            "seconds",
+            "least",
+            "mean",
+            "most",
+            "hours"
+        )?;
+    }
+    for (modality, entry) in seconds.into_iter().flatten() {
+        let [least, mean, most, hours] =
+            ["min", "mean", "max", "hours"].map(|key| text(&entry[key]));
+        outln!("{modality:<28} {least:>8} {mean:>8} {most:>8} {hours:>8}")?;
+    }
+    let errors = report["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    if errors.is_empty() {
+        outln!("\nno row lacks anything that should be there")?;
+    } else {
+        outln!("\nrows that lack something that should be there")?;
+    }
+    for entry in errors.iter().take(ERRORS) {
+        outln!("  {:>6} x {}", text(&entry["rows"]), text(&entry["error"]))?;
+    }
+    if errors.len() > ERRORS {
+        outln!(
+            "  and {} other sentences (--json has them all)",
+            errors.len() - ERRORS
+        )?;
+    }
+    match report["quarantined"].as_u64() {
+        Some(0) | None => {}
+        Some(count) => outln!(
+            "{count} samples of which nothing is left are in {}",
+            manifest::FAILURES
+        )?,
+    }
+    Ok(())
+}
