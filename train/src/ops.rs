@@ -10,7 +10,7 @@
 use crate::kernels::lora::{self, LoraGrad};
 use crate::kernels::matmul::Threads;
 use crate::kernels::norm;
-use crate::kernels::{Activation, Dropout, Mat, MatMut, Real, attention, matmul};
+use crate::kernels::{Activation, Dropout, Mat, MatMut, Real, activation, attention, matmul};
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 use std::ops::Deref;
 
@@ -313,6 +313,16 @@ pub fn activate_backward(f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tenso
         let mut dz = slice::<T>(dy)?.to_vec();
         f.backward::<T>(&slice(z)?, &mut dz);
         tensor(dz, z.dims())
+    })
+}
+
+/// The sum of two tensors of one shape, on this crate's threads: candle's own keeps a second pool
+/// of spinning threads busy.
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    typed!(a, T => {
+        let mut sum = slice::<T>(a)?.to_vec();
+        activation::add::<T>(&mut sum, &slice(b)?);
+        tensor(sum, a.dims())
     })
 }
 

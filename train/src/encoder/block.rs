@@ -140,18 +140,18 @@ impl Block {
         let (attended, attention) = ops::attention_forward(&qkv, heads, call.rows, call.attention_dropout().as_ref())?;
         let (projected, out_u) = call.with_adapters(3..4, |a| self.out.forward(&attended, call.rows, a))?;
         let projected = ops::dropout(&projected, call.hidden_dropout(0).as_ref(), call.rows)?;
-        let sum1 = (x + projected)?;
+        let sum1 = ops::add(&projected, x)?;
         if let Some((_, stats1)) = normed {
             let (input, stats2) = self.norm2.forward(&sum1)?;
             let (z, _) = self.fc1.forward(&input, call.rows, None)?;
             let (y, _) = self.fc2.forward(&ops::activate(activation, &z)?, call.rows, None)?;
-            let y = (&sum1 + ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?)?;
+            let y = ops::add(&ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?, &sum1)?;
             Ok((y, Saved { x: x.clone(), stats1, qkv, qkv_u, attended, attention, out_u, sum1, stats2, z, sum2: None }))
         } else {
             let (h, stats1) = self.norm1.forward(&sum1)?;
             let (z, _) = self.fc1.forward(&h, call.rows, None)?;
             let (y, _) = self.fc2.forward(&ops::activate(activation, &z)?, call.rows, None)?;
-            let sum2 = (&h + ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?)?;
+            let sum2 = ops::add(&ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?, &h)?;
             let (y, stats2) = self.norm2.forward(&sum2)?;
             let saved = Saved { x: x.clone(), stats1, qkv, qkv_u, attended, attention, out_u, sum1, stats2, z, sum2: Some(sum2) };
             Ok((y, saved))
@@ -169,10 +169,10 @@ impl Block {
         };
         if let Some(sum2) = &saved.sum2 {
             let d_sum2 = self.norm2.backward(dy, sum2, &saved.stats2, None)?;
-            let dh = (feed_forward(&d_sum2)? + d_sum2)?;
+            let dh = ops::add(&feed_forward(&d_sum2)?, &d_sum2)?;
             let d_sum1 = self.norm1.backward(&dh, &saved.sum1, &saved.stats1, None)?;
             let (dx, grads) = self.attention_backward(&d_sum1, &saved.x, saved, call)?;
-            Ok(((dx + d_sum1)?, grads))
+            Ok((ops::add(&dx, &d_sum1)?, grads))
         } else {
             let d_sum1 = self.norm2.backward(&feed_forward(dy)?, &saved.sum1, &saved.stats2, Some(dy))?;
             let input = self.norm1.again(&saved.x, &saved.stats1)?;

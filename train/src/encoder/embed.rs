@@ -6,7 +6,7 @@
 
 use super::block::Noise;
 use super::config::{EncoderConfig, InputSize};
-use crate::ops::{self, Norm, Rows};
+use crate::ops::{self, Linear, Norm, Rows};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use features::ModalityData;
@@ -18,10 +18,8 @@ pub enum Embedding {
     Patches {
         /// Patches along each axis of the input and how they are cut.
         grid: Grid,
-        /// `d x (channels * patch * patch)`.
-        weight: Tensor,
-        /// `d`; CLIP has none.
-        bias: Option<Tensor>,
+        /// `d x (channels * patch * patch)`; CLIP's bias is zero.
+        projection: Linear,
         /// Class token, and AST's distillation token, with their positions added: `k x d`.
         prefix: Tensor,
         /// `patches x d`.
@@ -87,10 +85,9 @@ impl Embedding {
                 let class = take("embeddings.class_embedding")?.reshape((1, d))?;
                 Ok(Embedding::Patches {
                     grid: Grid { channels: 3, rows: size, cols: size, patch, row_stride: patch, col_stride: patch, transposed: false },
-                    weight: take("embeddings.patch_embedding.weight")?.reshape((d, ()))?,
-                    bias: None,
+                    projection: Linear { weight: take("embeddings.patch_embedding.weight")?.reshape((d, ()))?, bias: class.zeros_like()?.flatten_all()? },
                     prefix: (class + positions.narrow(0, 0, 1)?)?,
-                    positions: positions.narrow(0, 1, config.patches())?,
+                    positions: positions.narrow(0, 1, config.patches())?.contiguous()?,
                 })
             }
             InputSize::Mel { frames, bins, patch, time_stride, frequency_stride } => {
@@ -99,10 +96,12 @@ impl Embedding {
                 let distillation = take("embeddings.distillation_token")?.reshape((1, d))?;
                 Ok(Embedding::Patches {
                     grid: Grid { channels: 1, rows: bins, cols: frames, patch, row_stride: frequency_stride, col_stride: time_stride, transposed: true },
-                    weight: take("embeddings.patch_embeddings.projection.weight")?.reshape((d, ()))?,
-                    bias: Some(take("embeddings.patch_embeddings.projection.bias")?),
+                    projection: Linear {
+                        weight: take("embeddings.patch_embeddings.projection.weight")?.reshape((d, ()))?,
+                        bias: take("embeddings.patch_embeddings.projection.bias")?,
+                    },
                     prefix: (Tensor::cat(&[class, distillation], 0)? + positions.narrow(0, 0, 2)?)?,
-                    positions: positions.narrow(0, 2, config.patches())?,
+                    positions: positions.narrow(0, 2, config.patches())?.contiguous()?,
                 })
             }
             InputSize::Text { .. } => {
@@ -124,7 +123,7 @@ impl Embedding {
         let mut parts: Vec<Tensor> = Vec::new();
         let mut offsets = vec![0];
         match (self, data) {
-            (Embedding::Patches { grid, weight, bias, prefix, positions }, ModalityData::Pixels { values, .. } | ModalityData::Mel { values, .. }) => {
+            (Embedding::Patches { grid, projection, prefix, positions }, ModalityData::Pixels { values, .. } | ModalityData::Mel { values, .. }) => {
                 match data {
                     ModalityData::Mel { frames, bins, .. } if grid.channels != 1 || (*frames, *bins) != (grid.cols, grid.rows) => {
                         bail!("a spectrogram of {frames} x {bins} does not fit an encoder for {} x {}", grid.cols, grid.rows)
@@ -144,10 +143,8 @@ impl Embedding {
                     let mut patches = Vec::with_capacity(down * across * width);
                     grid.cut(one, &mut patches);
                     let patches = Tensor::from_vec(patches, (down * across, width), &Device::Cpu)?.to_dtype(dtype)?;
-                    let mut tokens = (patches.matmul(&weight.t()?)? + positions)?;
-                    if let Some(bias) = bias {
-                        tokens = tokens.broadcast_add(bias)?;
-                    }
+                    let rows = Rows { offsets: vec![0, down * across], samples: vec![0] };
+                    let tokens = ops::add(&projection.forward(&patches, &rows, None)?.0, positions)?;
                     offsets.push(offsets[offsets.len() - 1] + prefix.dim(0)? + tokens.dim(0)? + 1);
                     parts.extend([prefix.clone(), tokens, mask_token.clone()]);
                 }

@@ -1,4 +1,4 @@
-//! The encoders' activation functions, forward and backward.
+//! The encoders' elementwise functions: activations, forward and backward, and sums.
 
 use super::simd::simd;
 use super::Real;
@@ -35,6 +35,19 @@ impl Activation {
             Activation::Gelu => gelu_backward(z, dy),
             Activation::QuickGelu => quick_gelu_backward(z, dy),
         });
+    }
+}
+
+/// `sum += x`.
+pub fn add<T: Real>(sum: &mut [T], x: &[T]) {
+    sum.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(sum, x)| add_chunk(sum, x));
+}
+
+simd! {
+    fn add_chunk<T: Real>(sum: &mut [T], x: &[T]) {
+        for (sum, x) in sum.iter_mut().zip(x) {
+            *sum += *x;
+        }
     }
 }
 
