@@ -59,25 +59,57 @@ pub enum ModalityData {
 impl ModalityBatch {
     /// The part of the given samples of the batch; none if none of them has the modality.
     pub fn pick(&self, samples: &[usize]) -> Option<ModalityBatch> {
-        let places: Vec<usize> = samples.iter().filter_map(|s| self.rows.binary_search(s).ok()).collect();
+        let places: Vec<usize> = samples
+            .iter()
+            .filter_map(|s| self.rows.binary_search(s).ok())
+            .collect();
         if places.is_empty() {
             return None;
         }
         let part = |values: &[f32]| -> Vec<f32> {
             let each = values.len() / self.rows.len();
-            places.iter().flat_map(|at| &values[at * each..(at + 1) * each]).copied().collect()
+            places
+                .iter()
+                .flat_map(|at| &values[at * each..(at + 1) * each])
+                .copied()
+                .collect()
         };
         let data = match &self.data {
-            ModalityData::Mel { values, frames, bins } => ModalityData::Mel { values: part(values), frames: *frames, bins: *bins },
-            ModalityData::Pixels { values, images_per_sample, size } => {
-                ModalityData::Pixels { values: part(values), images_per_sample: *images_per_sample, size: *size }
-            }
-            ModalityData::Tokens { ids, lengths, max_len } => ModalityData::Tokens {
-                ids: places.iter().flat_map(|at| &ids[at * max_len..(at + 1) * max_len]).copied().collect(),
+            ModalityData::Mel {
+                values,
+                frames,
+                bins,
+            } => ModalityData::Mel {
+                values: part(values),
+                frames: *frames,
+                bins: *bins,
+            },
+            ModalityData::Pixels {
+                values,
+                images_per_sample,
+                size,
+            } => ModalityData::Pixels {
+                values: part(values),
+                images_per_sample: *images_per_sample,
+                size: *size,
+            },
+            ModalityData::Tokens {
+                ids,
+                lengths,
+                max_len,
+            } => ModalityData::Tokens {
+                ids: places
+                    .iter()
+                    .flat_map(|at| &ids[at * max_len..(at + 1) * max_len])
+                    .copied()
+                    .collect(),
                 lengths: places.iter().map(|at| lengths[*at]).collect(),
                 max_len: *max_len,
             },
         };
-        Some(ModalityBatch { rows: places.iter().map(|at| self.rows[*at]).collect(), data })
+        Some(ModalityBatch {
+            rows: places.iter().map(|at| self.rows[*at]).collect(),
+            data,
+        })
     }
 }

@@ -18,7 +18,11 @@ pub fn rank(parts: &[&str], id: &str) -> [u8; 32] {
 
 /// The positions of `ids` in ascending rank.
 pub fn by_rank(parts: &[&str], ids: &[impl AsRef<str>]) -> Vec<u32> {
-    let mut ranked: Vec<([u8; 32], u32)> = ids.iter().enumerate().map(|(i, id)| (rank(parts, id.as_ref()), i as u32)).collect();
+    let mut ranked: Vec<([u8; 32], u32)> = ids
+        .iter()
+        .enumerate()
+        .map(|(i, id)| (rank(parts, id.as_ref()), i as u32))
+        .collect();
     ranked.sort_unstable();
     ranked.into_iter().map(|(_, i)| i).collect()
 }
@@ -36,10 +40,18 @@ mod tests {
     #[test]
     fn depends_on_seed_epoch_and_ids_alone() {
         let ids: Vec<String> = (0..100).map(|i| format!("clip{i}")).collect();
-        let names = |ids: &[String], order: Vec<u32>| order.into_iter().map(|i| ids[i as usize].clone()).collect::<Vec<_>>();
+        let names = |ids: &[String], order: Vec<u32>| {
+            order
+                .into_iter()
+                .map(|i| ids[i as usize].clone())
+                .collect::<Vec<_>>()
+        };
         let mut backwards = ids.clone();
         backwards.reverse();
-        assert_eq!(names(&ids, epoch_order(1, 0, &ids)), names(&backwards, epoch_order(1, 0, &backwards)));
+        assert_eq!(
+            names(&ids, epoch_order(1, 0, &ids)),
+            names(&backwards, epoch_order(1, 0, &backwards))
+        );
         assert_ne!(epoch_order(1, 0, &ids), epoch_order(1, 1, &ids));
         assert_ne!(epoch_order(1, 0, &ids), epoch_order(2, 0, &ids));
         let mut sorted = epoch_order(1, 0, &ids);

@@ -18,7 +18,12 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let p0 = M0 * u64::from(c0);
         let p1 = M1 * u64::from(c2);
-        (c0, c1, c2, c3) = ((p1 >> 32) as u32 ^ c1 ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c3 ^ k1, p0 as u32);
+        (c0, c1, c2, c3) = (
+            (p1 >> 32) as u32 ^ c1 ^ k0,
+            p1 as u32,
+            (p0 >> 32) as u32 ^ c3 ^ k1,
+            p0 as u32,
+        );
         k0 = k0.wrapping_add(W0);
         k1 = k1.wrapping_add(W1);
     }
@@ -42,16 +47,29 @@ impl Rng {
     /// # Panics
     /// With more than three numbers: a bug in the caller.
     pub fn new(seed: u64, name: &[u32]) -> Self {
-        assert!(name.len() <= 3, "a sequence is named by up to three numbers");
+        assert!(
+            name.len() <= 3,
+            "a sequence is named by up to three numbers"
+        );
         let mut padded = [0; 3];
         padded[..name.len()].copy_from_slice(name);
-        Rng { key: [seed as u32, (seed >> 32) as u32], name: padded, block: 0, words: [0; 4], used: 4, spare: None }
+        Rng {
+            key: [seed as u32, (seed >> 32) as u32],
+            name: padded,
+            block: 0,
+            words: [0; 4],
+            used: 4,
+            spare: None,
+        }
     }
 
     /// 32 random bits.
     pub fn bits(&mut self) -> u32 {
         if self.used == 4 {
-            self.words = philox4x32([self.block, self.name[0], self.name[1], self.name[2]], self.key);
+            self.words = philox4x32(
+                [self.block, self.name[0], self.name[1], self.name[2]],
+                self.key,
+            );
             self.block = self.block.wrapping_add(1);
             self.used = 0;
         }
@@ -99,10 +117,19 @@ mod tests {
 
     #[test]
     fn known_answers_of_random123() {
-        assert_eq!(philox4x32([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox4x32([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
         assert_eq!(
-            philox4x32([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
+            philox4x32([0; 4], [0; 2]),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
+        assert_eq!(
+            philox4x32([u32::MAX; 4], [u32::MAX; 2]),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
+        assert_eq!(
+            philox4x32(
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                [0xa409_3822, 0x299f_31d0]
+            ),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
     }
@@ -113,7 +140,10 @@ mod tests {
         let normals: Vec<f64> = (0..20_000).map(|_| rng.normal()).collect();
         let mean = normals.iter().sum::<f64>() / 20_000.0;
         let variance = normals.iter().map(|x| x * x).sum::<f64>() / 20_000.0;
-        assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.04, "{mean} {variance}");
+        assert!(
+            mean.abs() < 0.03 && (variance - 1.0).abs() < 0.04,
+            "{mean} {variance}"
+        );
         assert!((0..1000).all(|_| (0.0..1.0).contains(&rng.uniform())));
         let mut seen = [0; 7];
         (0..7000).for_each(|_| seen[rng.below(7) as usize] += 1);

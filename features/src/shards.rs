@@ -5,11 +5,16 @@
 
 use crate::schema::{ShardSpec, content_column, has_column};
 use crate::{Error, Mel};
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float16Array, Float32Array, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float16Array, Float32Array, RecordBatch,
+};
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Int32Type};
 use datasets::{Modality, Split};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+    RowSelector,
+};
 use parquet::file::metadata::PageIndexPolicy;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -76,7 +81,10 @@ pub struct Fetched {
 }
 
 fn parquet_error(path: &Path, error: impl std::fmt::Display) -> Error {
-    Error::unusable(format!("{}: cannot be read as Parquet: {error}", path.display()), "ingest this dataset again with --overwrite")
+    Error::unusable(
+        format!("{}: cannot be read as Parquet: {error}", path.display()),
+        "ingest this dataset again with --overwrite",
+    )
 }
 
 impl Shards {
@@ -86,14 +94,24 @@ impl Shards {
     pub fn open(folder: &Path) -> Result<Shards, Error> {
         let mut names: Vec<String> = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "list"))? {
-            let name = entry.map_err(Error::io(folder, "list"))?.file_name().to_string_lossy().into_owned();
+            let name = entry
+                .map_err(Error::io(folder, "list"))?
+                .file_name()
+                .to_string_lossy()
+                .into_owned();
             if shard_name(&name).is_some() {
                 names.push(name);
             }
         }
         names.sort();
         if names.is_empty() {
-            return Err(Error::unusable(format!("{}: holds no shards (SPLIT-00000-of-00001.parquet)", folder.display()), "run `ingest run` first"));
+            return Err(Error::unusable(
+                format!(
+                    "{}: holds no shards (SPLIT-00000-of-00001.parquet)",
+                    folder.display()
+                ),
+                "run `ingest run` first",
+            ));
         }
         for split in Split::ALL {
             check_complete(folder, split, &names)?;
@@ -102,17 +120,29 @@ impl Shards {
         names.sort_by_key(|name| shard_name(name).map(|(split, number, _)| (split, number)));
         let mut spec: Option<ShardSpec> = None;
         let mut shards = Vec::new();
-        let mut splits: BTreeMap<Split, SplitIndex> = Split::ALL.iter().map(|s| (*s, SplitIndex::default())).collect();
+        let mut splits: BTreeMap<Split, SplitIndex> = Split::ALL
+            .iter()
+            .map(|s| (*s, SplitIndex::default()))
+            .collect();
         for name in &names {
             let path = folder.join(name);
             let file = File::open(&path).map_err(Error::io(&path, "open"))?;
-            let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-            let metadata = ArrowReaderMetadata::load(&file, options).map_err(|e| parquet_error(&path, e))?;
+            let options =
+                ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+            let metadata =
+                ArrowReaderMetadata::load(&file, options).map_err(|e| parquet_error(&path, e))?;
             let own = ShardSpec::from_schema(metadata.schema()).map_err(|e| e.in_file(&path))?;
             match &spec {
                 None => spec = Some(own),
                 Some(first) if *first != own => {
-                    return Err(Error::unusable(format!("{}: was made from another dataset or with other settings than {}", path.display(), names[0]), "ingest into an empty folder"));
+                    return Err(Error::unusable(
+                        format!(
+                            "{}: was made from another dataset or with other settings than {}",
+                            path.display(),
+                            names[0]
+                        ),
+                        "ingest into an empty folder",
+                    ));
                 }
                 Some(_) => {}
             }
@@ -120,7 +150,11 @@ impl Shards {
             for group in metadata.metadata().row_groups() {
                 starts.push(starts[starts.len() - 1] + group.num_rows() as u32);
             }
-            let shard = Shard { path, metadata, starts };
+            let shard = Shard {
+                path,
+                metadata,
+                starts,
+            };
             if let (Some(spec), Some((split, _, _))) = (&spec, shard_name(name)) {
                 let index = splits.entry(split).or_default();
                 read_index(&shard, file, spec, shards.len() as u32, index)?;
@@ -128,9 +162,17 @@ impl Shards {
             shards.push(shard);
         }
         // `names` is not empty, so a shard was read and set it.
-        let Some(spec) = spec else { return Err(Error::Invalid("no shard was read".into())) };
+        let Some(spec) = spec else {
+            return Err(Error::Invalid("no shard was read".into()));
+        };
         let fingerprint = fingerprint(&spec, &splits);
-        Ok(Shards { folder: folder.to_owned(), spec, shards, splits, fingerprint })
+        Ok(Shards {
+            folder: folder.to_owned(),
+            spec,
+            shards,
+            splits,
+            fingerprint,
+        })
     }
 
     /// The folder.
@@ -165,41 +207,93 @@ fn shard_name(name: &str) -> Option<(Split, u32, u32)> {
 }
 
 fn check_complete(folder: &Path, split: Split, names: &[String]) -> Result<(), Error> {
-    let of_split: Vec<(u32, u32)> = names.iter().filter_map(|n| shard_name(n)).filter(|(s, _, _)| *s == split).map(|(_, n, t)| (n, t)).collect();
-    let Some((_, total)) = of_split.first() else { return Ok(()) };
+    let of_split: Vec<(u32, u32)> = names
+        .iter()
+        .filter_map(|n| shard_name(n))
+        .filter(|(s, _, _)| *s == split)
+        .map(|(_, n, t)| (n, t))
+        .collect();
+    let Some((_, total)) = of_split.first() else {
+        return Ok(());
+    };
     if let Some((_, other)) = of_split.iter().find(|(_, t)| t != total) {
-        return Err(Error::unusable(format!("{}: holds {split} shards of two runs, one of {total} and one of {other}", folder.display()), "ingest into an empty folder"));
+        return Err(Error::unusable(
+            format!(
+                "{}: holds {split} shards of two runs, one of {total} and one of {other}",
+                folder.display()
+            ),
+            "ingest into an empty folder",
+        ));
     }
     for number in 0..*total {
         if !of_split.iter().any(|(n, _)| *n == number) {
             let name = format!("{split}-{number:05}-of-{total:05}.parquet");
-            return Err(Error::unusable(format!("{}: shard {name} is missing", folder.display()), "run `ingest run` again, it makes what is missing"));
+            return Err(Error::unusable(
+                format!("{}: shard {name} is missing", folder.display()),
+                "run `ingest run` again, it makes what is missing",
+            ));
         }
     }
     Ok(())
 }
 
-fn read_index(shard: &Shard, file: File, spec: &ShardSpec, number: u32, index: &mut SplitIndex) -> Result<(), Error> {
+fn read_index(
+    shard: &Shard,
+    file: File,
+    spec: &ShardSpec,
+    number: u32,
+    index: &mut SplitIndex,
+) -> Result<(), Error> {
     let label = if spec.multi_label { "labels" } else { "label" };
-    let columns = ["id", label, has_column(spec.modalities[0]), has_column(spec.modalities[1])];
+    let columns = [
+        "id",
+        label,
+        has_column(spec.modalities[0]),
+        has_column(spec.modalities[1]),
+    ];
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, shard.metadata.clone());
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
-    let reader = builder.with_projection(mask).build().map_err(|e| parquet_error(&shard.path, e))?;
+    let reader = builder
+        .with_projection(mask)
+        .build()
+        .map_err(|e| parquet_error(&shard.path, e))?;
     let mut row = 0;
     for batch in reader {
         let batch = batch.map_err(|e| parquet_error(&shard.path, e))?;
-        let ids = column(&batch, "id", &shard.path)?.as_string::<i32>().clone();
-        let has: Vec<BooleanArray> =
-            spec.modalities.iter().map(|m| Ok(column(&batch, has_column(*m), &shard.path)?.as_boolean().clone())).collect::<Result<_, Error>>()?;
+        let ids = column(&batch, "id", &shard.path)?
+            .as_string::<i32>()
+            .clone();
+        let has: Vec<BooleanArray> = spec
+            .modalities
+            .iter()
+            .map(|m| {
+                Ok(column(&batch, has_column(*m), &shard.path)?
+                    .as_boolean()
+                    .clone())
+            })
+            .collect::<Result<_, Error>>()?;
         let labels = column(&batch, label, &shard.path)?;
         for i in 0..batch.num_rows() {
             let of = match labels.data_type() {
                 DataType::Int32 => vec![labels.as_primitive::<Int32Type>().value(i)],
-                _ => labels.as_list::<i32>().value(i).as_primitive::<Int32Type>().values().to_vec(),
+                _ => labels
+                    .as_list::<i32>()
+                    .value(i)
+                    .as_primitive::<Int32Type>()
+                    .values()
+                    .to_vec(),
             };
             let of = of.into_iter().map(|l| match u32::try_from(l) {
                 Ok(l) if (l as usize) < spec.classes.len() => Ok(l),
-                _ => Err(Error::unusable(format!("{}: sample {} has label {l}, there are {} classes", shard.path.display(), ids.value(i), spec.classes.len()), "ingest this dataset again with --overwrite")),
+                _ => Err(Error::unusable(
+                    format!(
+                        "{}: sample {} has label {l}, there are {} classes",
+                        shard.path.display(),
+                        ids.value(i),
+                        spec.classes.len()
+                    ),
+                    "ingest this dataset again with --overwrite",
+                )),
             });
             index.labels.push(of.collect::<Result<_, Error>>()?);
             index.ids.push(ids.value(i).to_owned());
@@ -212,12 +306,20 @@ fn read_index(shard: &Shard, file: File, spec: &ShardSpec, number: u32, index: &
 }
 
 fn column<'a>(batch: &'a RecordBatch, name: &str, path: &Path) -> Result<&'a ArrayRef, Error> {
-    batch.column_by_name(name).ok_or_else(|| Error::unusable(format!("{}: column {name} is missing", path.display()), "ingest this dataset again with --overwrite"))
+    batch.column_by_name(name).ok_or_else(|| {
+        Error::unusable(
+            format!("{}: column {name} is missing", path.display()),
+            "ingest this dataset again with --overwrite",
+        )
+    })
 }
 
 fn fingerprint(spec: &ShardSpec, splits: &BTreeMap<Split, SplitIndex>) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("{}\0{:?}\0{:?}\0", spec.dataset, spec.modalities, spec.classes));
+    hash.update(format!(
+        "{}\0{:?}\0{:?}\0",
+        spec.dataset, spec.modalities, spec.classes
+    ));
     for (split, index) in splits {
         for ((id, labels), present) in index.ids.iter().zip(&index.labels).zip(&index.present) {
             hash.update(format!("{split}\0{id}\0{labels:?}\0{present:?}\0"));
@@ -235,12 +337,20 @@ pub struct RowReader<'a> {
 impl<'a> RowReader<'a> {
     /// A reader with no file open yet.
     pub fn new(shards: &'a Shards) -> Self {
-        RowReader { shards, files: BTreeMap::new() }
+        RowReader {
+            shards,
+            files: BTreeMap::new(),
+        }
     }
 
     /// Fetches samples of a split by their numbers in its index; `wanted` says per sample which
     /// modalities to read. The result is in the order of `samples`.
-    pub fn fetch(&mut self, split: Split, samples: &[u32], wanted: &[[bool; 2]]) -> Result<Vec<Fetched>, Error> {
+    pub fn fetch(
+        &mut self,
+        split: Split,
+        samples: &[u32],
+        wanted: &[[bool; 2]],
+    ) -> Result<Vec<Fetched>, Error> {
         let index = self.shards.split(split);
         // Rows of one row group, needing the same columns, are read in one go.
         let mut groups: BTreeMap<(u32, usize, [bool; 2]), Vec<(u32, usize)>> = BTreeMap::new();
@@ -248,7 +358,10 @@ impl<'a> RowReader<'a> {
             let (shard, row) = index.places[*sample as usize];
             let starts = &self.shards.shards[shard as usize].starts;
             let group = starts.partition_point(|s| *s <= row) - 1;
-            groups.entry((shard, group, *want)).or_default().push((row - starts[group], slot));
+            groups
+                .entry((shard, group, *want))
+                .or_default()
+                .push((row - starts[group], slot));
         }
         let mut fetched: Vec<Fetched> = samples.iter().map(|_| Fetched::default()).collect();
         for ((shard, group, want), mut rows) in groups {
@@ -261,7 +374,10 @@ impl<'a> RowReader<'a> {
                 let path = &self.shards.shards[shard as usize].path;
                 for m in 0..2 {
                     if want[m] {
-                        fetched[slot].contents[m] = Some(content(&batch, self.shards.spec.modalities[m], path).map_err(|e| e.at_sample(id()))?);
+                        fetched[slot].contents[m] = Some(
+                            content(&batch, self.shards.spec.modalities[m], path)
+                                .map_err(|e| e.at_sample(id()))?,
+                        );
                     }
                 }
             }
@@ -270,8 +386,18 @@ impl<'a> RowReader<'a> {
     }
 
     /// One-row batches of the given rows of a row group, with the slots they belong to.
-    fn read(&mut self, shard: u32, group: usize, want: [bool; 2], rows: &[(u32, usize)]) -> Result<Vec<(RecordBatch, usize)>, Error> {
-        let Shard { path, metadata, starts } = &self.shards.shards[shard as usize];
+    fn read(
+        &mut self,
+        shard: u32,
+        group: usize,
+        want: [bool; 2],
+        rows: &[(u32, usize)],
+    ) -> Result<Vec<(RecordBatch, usize)>, Error> {
+        let Shard {
+            path,
+            metadata,
+            starts,
+        } = &self.shards.shards[shard as usize];
         let file = match self.files.get(&shard) {
             Some(file) => file.try_clone(),
             None => File::open(path).and_then(|f| {
@@ -294,7 +420,9 @@ impl<'a> RowReader<'a> {
         if at < len {
             selectors.push(RowSelector::skip((len - at) as usize));
         }
-        let columns = (0..2).filter(|m| want[*m]).map(|m| content_column(self.shards.spec.modalities[m]));
+        let columns = (0..2)
+            .filter(|m| want[*m])
+            .map(|m| content_column(self.shards.spec.modalities[m]));
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone());
         let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
         let reader = builder
@@ -320,7 +448,14 @@ fn content(batch: &RecordBatch, modality: Modality, path: &Path) -> Result<Conte
     let name = content_column(modality);
     let array = column(batch, name, path)?;
     if array.is_null(0) {
-        return Err(Error::unusable(format!("{}: column {name} is empty where {} says it is there", path.display(), has_column(modality)), "ingest this dataset again with --overwrite"));
+        return Err(Error::unusable(
+            format!(
+                "{}: column {name} is empty where {} says it is there",
+                path.display(),
+                has_column(modality)
+            ),
+            "ingest this dataset again with --overwrite",
+        ));
     }
     Ok(match modality {
         Modality::Audio => {
@@ -329,12 +464,20 @@ fn content(batch: &RecordBatch, modality: Modality, path: &Path) -> Result<Conte
             let bins = frames.value_length() as usize;
             let values = frames.values();
             let values = match values.data_type() {
-                DataType::Float16 => values.as_primitive_opt::<Float16Type>().map(|v: &Float16Array| v.values().iter().map(|x| x.to_f32()).collect()),
-                _ => values.as_primitive_opt::<Float32Type>().map(|v: &Float32Array| v.values().to_vec()),
+                DataType::Float16 => values
+                    .as_primitive_opt::<Float16Type>()
+                    .map(|v: &Float16Array| v.values().iter().map(|x| x.to_f32()).collect()),
+                _ => values
+                    .as_primitive_opt::<Float32Type>()
+                    .map(|v: &Float32Array| v.values().to_vec()),
             };
-            let all: Vec<f32> = values.ok_or_else(|| parquet_error(path, "the mel column holds no numbers"))?;
+            let all: Vec<f32> =
+                values.ok_or_else(|| parquet_error(path, "the mel column holds no numbers"))?;
             let start = frames.value_offset_at(0) as usize;
-            Content::Mel(Mel { bins, values: all[start..start + frames.len() * bins].to_vec() })
+            Content::Mel(Mel {
+                bins,
+                values: all[start..start + frames.len() * bins].to_vec(),
+            })
         }
         Modality::Video => {
             let frames = array.as_list::<i32>().value(0);
@@ -342,7 +485,14 @@ fn content(batch: &RecordBatch, modality: Modality, path: &Path) -> Result<Conte
             let bytes = bytes.as_binary::<i32>();
             Content::Pictures((0..bytes.len()).map(|i| bytes.value(i).to_vec()).collect())
         }
-        Modality::Image => Content::Pictures(vec![array.as_struct().column(0).as_binary::<i32>().value(0).to_vec()]),
+        Modality::Image => Content::Pictures(vec![
+            array
+                .as_struct()
+                .column(0)
+                .as_binary::<i32>()
+                .value(0)
+                .to_vec(),
+        ]),
         Modality::Text => Content::Text(array.as_string::<i32>().value(0).to_owned()),
     })
 }

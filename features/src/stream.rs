@@ -36,7 +36,11 @@ pub struct MelTransform {
 impl MelTransform {
     /// AST's normalisation (feature extractor of `MIT/ast-finetuned-audioset-10-10-0.4593`).
     pub fn ast(frames: usize) -> Self {
-        MelTransform { frames, mean: -4.267_739_3, std: 4.568_997_4 }
+        MelTransform {
+            frames,
+            mean: -4.267_739_3,
+            std: 4.568_997_4,
+        }
     }
 
     /// Pads first, then normalises, so padding is not zero afterwards: AST's order.
@@ -44,7 +48,10 @@ impl MelTransform {
         let kept = mel.values.len().min(self.frames * mel.bins);
         let scale = 2.0 * self.std;
         out.extend(mel.values[..kept].iter().map(|v| (v - self.mean) / scale));
-        out.extend(std::iter::repeat_n((0.0 - self.mean) / scale, self.frames * mel.bins - kept));
+        out.extend(std::iter::repeat_n(
+            (0.0 - self.mean) / scale,
+            self.frames * mel.bins - kept,
+        ));
     }
 }
 
@@ -139,27 +146,57 @@ pub struct Stream {
 
 impl Stream {
     /// Begins epoch `epoch` after its first `start` samples.
-    pub fn new(shards: &Arc<Shards>, config: StreamConfig, epoch: u64, start: u64) -> Result<Stream, Error> {
+    pub fn new(
+        shards: &Arc<Shards>,
+        config: StreamConfig,
+        epoch: u64,
+        start: u64,
+    ) -> Result<Stream, Error> {
         let index = shards.split(config.split);
         if config.batch_size == 0 || config.threads == 0 {
-            return Err(Error::Invalid("a stream needs a batch size and at least one thread".into()));
+            return Err(Error::Invalid(
+                "a stream needs a batch size and at least one thread".into(),
+            ));
         }
-        if config.present.as_ref().is_some_and(|p| p.len() != index.len()) {
-            return Err(Error::Invalid("a mask of another length than the split".into()));
+        if config
+            .present
+            .as_ref()
+            .is_some_and(|p| p.len() != index.len())
+        {
+            return Err(Error::Invalid(
+                "a mask of another length than the split".into(),
+            ));
         }
-        let mut order = if config.shuffle { epoch_order(config.seed, epoch, &index.ids) } else { (0..index.len() as u32).collect() };
+        let mut order = if config.shuffle {
+            epoch_order(config.seed, epoch, &index.ids)
+        } else {
+            (0..index.len() as u32).collect()
+        };
         order.drain(..(start as usize).min(order.len()));
         let batches = order.len().div_ceil(config.batch_size);
         let window = (config.byte_budget / batch_bytes(shards, &config).max(1)).max(1);
         let threads = config.threads.min(batches).min(window);
-        let shared = Arc::new(Shared { shards: shards.clone(), config, epoch, order, start, window, state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            shards: shards.clone(),
+            config,
+            epoch,
+            order,
+            start,
+            window,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
         let threads = (0..threads)
             .map(|_| {
                 let shared = shared.clone();
                 std::thread::spawn(move || shared.work())
             })
             .collect();
-        Ok(Stream { shared, threads, batches })
+        Ok(Stream {
+            shared,
+            threads,
+            batches,
+        })
     }
 
     /// Batches that this stream gives in all.
@@ -198,7 +235,11 @@ impl Iterator for Stream {
                 self.shared.changed.notify_all();
                 return Some(batch);
             }
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -226,19 +267,29 @@ impl Shared {
             let number = {
                 let mut state = self.lock();
                 loop {
-                    if state.stop || state.next_to_make * self.config.batch_size >= self.order.len() {
+                    if state.stop || state.next_to_make * self.config.batch_size >= self.order.len()
+                    {
                         return;
                     }
                     if state.next_to_make < state.next_to_give + self.window {
                         break;
                     }
-                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = self
+                        .changed
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
                 state.next_to_make += 1;
                 state.next_to_make - 1
             };
-            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.make(&mut reader, number)));
-            let made = made.unwrap_or_else(|_| Err(Error::Invalid(format!("decoding batch {number} panicked: a bug, please report it"))));
+            let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                self.make(&mut reader, number)
+            }));
+            let made = made.unwrap_or_else(|_| {
+                Err(Error::Invalid(format!(
+                    "decoding batch {number} panicked: a bug, please report it"
+                )))
+            });
             self.lock().made.insert(number, made);
             self.changed.notify_all();
         }
@@ -264,12 +315,26 @@ impl Shared {
             if rows.is_empty() {
                 continue;
             }
-            let contents = rows.iter().map(|row| (index.ids[samples[*row] as usize].as_str(), fetched[*row].contents[m].as_ref()));
-            *input = Some(ModalityBatch { data: self.transform(contents)?, rows });
+            let contents = rows.iter().map(|row| {
+                (
+                    index.ids[samples[*row] as usize].as_str(),
+                    fetched[*row].contents[m].as_ref(),
+                )
+            });
+            *input = Some(ModalityBatch {
+                data: self.transform(contents)?,
+                rows,
+            });
         }
         Ok(Batch {
-            ids: samples.iter().map(|s| index.ids[*s as usize].clone()).collect(),
-            labels: samples.iter().map(|s| index.labels[*s as usize].clone()).collect(),
+            ids: samples
+                .iter()
+                .map(|s| index.ids[*s as usize].clone())
+                .collect(),
+            labels: samples
+                .iter()
+                .map(|s| index.labels[*s as usize].clone())
+                .collect(),
             present,
             inputs,
             consumed: self.start + (from + samples.len()) as u64,
@@ -277,7 +342,10 @@ impl Shared {
     }
 
     /// One modality's contents side by side.
-    fn transform<'a>(&self, contents: impl Iterator<Item = (&'a str, Option<&'a Content>)>) -> Result<ModalityData, Error> {
+    fn transform<'a>(
+        &self,
+        contents: impl Iterator<Item = (&'a str, Option<&'a Content>)>,
+    ) -> Result<ModalityData, Error> {
         let t = &self.config.transforms;
         let mut values = Vec::new();
         let (mut ids, mut lengths) = (Vec::new(), Vec::new());
@@ -286,48 +354,102 @@ impl Shared {
             match content {
                 Some(Content::Mel(mel)) => {
                     t.mel.apply(mel, &mut values);
-                    shape = Some(ModalityData::Mel { values: Vec::new(), frames: t.mel.frames, bins: mel.bins });
+                    shape = Some(ModalityData::Mel {
+                        values: Vec::new(),
+                        frames: t.mel.frames,
+                        bins: mel.bins,
+                    });
                 }
                 Some(Content::Pictures(pictures)) => {
-                    let per = self.pictures(id, pictures, &mut values).map_err(|e| e.at_sample(id))?;
-                    shape = Some(ModalityData::Pixels { values: Vec::new(), images_per_sample: per, size: t.image.size });
+                    let per = self
+                        .pictures(id, pictures, &mut values)
+                        .map_err(|e| e.at_sample(id))?;
+                    shape = Some(ModalityData::Pixels {
+                        values: Vec::new(),
+                        images_per_sample: per,
+                        size: t.image.size,
+                    });
                 }
                 Some(Content::Text(text)) => {
-                    let Some(text_transform) = &t.text else { return Err(Error::Invalid("a text dataset streamed without a tokenizer".into())) };
+                    let Some(text_transform) = &t.text else {
+                        return Err(Error::Invalid(
+                            "a text dataset streamed without a tokenizer".into(),
+                        ));
+                    };
                     let mut encoded = text_transform.encode(text).map_err(|e| e.at_sample(id))?;
                     lengths.push(encoded.len());
                     encoded.resize(text_transform.max_len(), 0);
                     ids.extend(encoded);
-                    shape = Some(ModalityData::Tokens { ids: Vec::new(), lengths: Vec::new(), max_len: text_transform.max_len() });
+                    shape = Some(ModalityData::Tokens {
+                        ids: Vec::new(),
+                        lengths: Vec::new(),
+                        max_len: text_transform.max_len(),
+                    });
                 }
                 None => return Err(Error::Invalid(format!("sample '{id}' was not fetched"))),
             }
         }
         match shape {
-            Some(ModalityData::Mel { frames, bins, .. }) => Ok(ModalityData::Mel { values, frames, bins }),
-            Some(ModalityData::Pixels { images_per_sample, size, .. }) => Ok(ModalityData::Pixels { values, images_per_sample, size }),
-            Some(ModalityData::Tokens { max_len, .. }) => Ok(ModalityData::Tokens { ids, lengths, max_len }),
+            Some(ModalityData::Mel { frames, bins, .. }) => Ok(ModalityData::Mel {
+                values,
+                frames,
+                bins,
+            }),
+            Some(ModalityData::Pixels {
+                images_per_sample,
+                size,
+                ..
+            }) => Ok(ModalityData::Pixels {
+                values,
+                images_per_sample,
+                size,
+            }),
+            Some(ModalityData::Tokens { max_len, .. }) => Ok(ModalityData::Tokens {
+                ids,
+                lengths,
+                max_len,
+            }),
             None => Err(Error::Invalid("a modality without contents".into())),
         }
     }
 
     /// Appends a sample's pictures; returns how many.
     fn pictures(&self, id: &str, pictures: &[Vec<u8>], out: &mut Vec<f32>) -> Result<usize, Error> {
-        let StreamConfig { augment, seed, transforms: t, .. } = &self.config;
+        let StreamConfig {
+            augment,
+            seed,
+            transforms: t,
+            ..
+        } = &self.config;
         // A picture is a pool of one, of which one is taken.
-        let is_video = self.shards.spec().modalities.contains(&datasets::Modality::Video);
+        let is_video = self
+            .shards
+            .spec()
+            .modalities
+            .contains(&datasets::Modality::Video);
         let wanted = if is_video { t.frames } else { 1 };
         if pictures.is_empty() {
-            return Err(Error::unusable("its frames column holds no frame", "ingest this dataset again with --overwrite"));
+            return Err(Error::unusable(
+                "its frames column holds no frame",
+                "ingest this dataset again with --overwrite",
+            ));
         }
         if *augment {
-            let key = rank(&["u2a-augment", &seed.to_string(), &self.epoch.to_string()], id);
+            let key = rank(
+                &["u2a-augment", &seed.to_string(), &self.epoch.to_string()],
+                id,
+            );
             let mut key_bytes = [0; 8];
             key_bytes.copy_from_slice(&key[..8]);
             let mut rng = Rng::new(u64::from_le_bytes(key_bytes), &[]);
             let view = Augmentation::draw(&mut rng);
             for i in random_frames(pictures.len(), wanted, &mut rng) {
-                crate::image::train_view(&crate::image::decode(&pictures[i])?, &t.image, &view, out)?;
+                crate::image::train_view(
+                    &crate::image::decode(&pictures[i])?,
+                    &t.image,
+                    &view,
+                    out,
+                )?;
             }
         } else {
             for i in segment_centres(pictures.len(), wanted) {
@@ -371,13 +493,25 @@ mod tests {
     fn padding_comes_before_normalisation() {
         let t = MelTransform::ast(3);
         let mut out = Vec::new();
-        t.apply(&Mel { bins: 2, values: vec![1.0, -4.267_739_3] }, &mut out);
+        t.apply(
+            &Mel {
+                bins: 2,
+                values: vec![1.0, -4.267_739_3],
+            },
+            &mut out,
+        );
         let pad = 4.267_739_3 / (2.0 * 4.568_997_4);
         assert_eq!(out.len(), 6);
         assert!((out[0] - 5.267_739_3 / (2.0 * 4.568_997_4)).abs() < 1e-6 && out[1] == 0.0);
         assert!(out[2..].iter().all(|v| (v - pad).abs() < 1e-6));
         out.clear();
-        t.apply(&Mel { bins: 2, values: vec![0.0; 20] }, &mut out);
+        t.apply(
+            &Mel {
+                bins: 2,
+                values: vec![0.0; 20],
+            },
+            &mut out,
+        );
         assert_eq!(out.len(), 6);
     }
 }

@@ -48,7 +48,11 @@ pub struct LoraConfig {
 impl Default for LoraConfig {
     /// The paper's: rank 1, alpha 1, dropout 0.1.
     fn default() -> Self {
-        LoraConfig { rank: 1, alpha: 1.0, dropout: 0.1 }
+        LoraConfig {
+            rank: 1,
+            alpha: 1.0,
+            dropout: 0.1,
+        }
     }
 }
 
@@ -78,7 +82,9 @@ fn target_modules(kind: Kind, names: ModuleNames) -> &'static str {
         (Kind::Clip, _) => r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)",
         (Kind::Bert, _) => r".*attention\.(self\.(query|key|value)|output\.dense)",
         (Kind::Ast, ModuleNames::Transformers5) => r".*attention\.(q_proj|k_proj|v_proj|o_proj)",
-        (Kind::Ast, ModuleNames::Transformers4) => r".*attention\.(attention\.(query|key|value)|output\.dense)",
+        (Kind::Ast, ModuleNames::Transformers4) => {
+            r".*attention\.(attention\.(query|key|value)|output\.dense)"
+        }
     }
 }
 
@@ -87,18 +93,32 @@ fn base_class(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Clip => ("CLIPVisionModel", "transformers.models.clip.modeling_clip"),
         Kind::Bert => ("BertModel", "transformers.models.bert.modeling_bert"),
-        Kind::Ast => ("ASTModel", "transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogram_transformer"),
+        Kind::Ast => (
+            "ASTModel",
+            "transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogram_transformer",
+        ),
     }
 }
 
 /// Tensor names as in `adapter_model.safetensors`: A, then B.
-pub fn tensor_names(config: &EncoderConfig, layer: usize, part: Part, names: ModuleNames) -> [String; 2] {
+pub fn tensor_names(
+    config: &EncoderConfig,
+    layer: usize,
+    part: Part,
+    names: ModuleNames,
+) -> [String; 2] {
     let module = module_name(config, layer, part, names);
     ["A", "B"].map(|factor| format!("{PREFIX}{module}.lora_{factor}.weight"))
 }
 
 /// Writes an adapter folder; the caller makes it durable.
-pub fn write(folder: &Path, config: &EncoderConfig, lora: &LoraConfig, adapters: &[[Adapter; ADAPTERS]], names: ModuleNames) -> Result<()> {
+pub fn write(
+    folder: &Path,
+    config: &EncoderConfig,
+    lora: &LoraConfig,
+    adapters: &[[Adapter; ADAPTERS]],
+    names: ModuleNames,
+) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let mut tensors = HashMap::new();
     for (layer, block) in adapters.iter().enumerate() {
@@ -109,7 +129,8 @@ pub fn write(folder: &Path, config: &EncoderConfig, lora: &LoraConfig, adapters:
         }
     }
     let path = folder.join(MODEL_FILE);
-    candle_core::safetensors::save(&tensors, &path).with_context(|| format!("{}: cannot be written", path.display()))?;
+    candle_core::safetensors::save(&tensors, &path)
+        .with_context(|| format!("{}: cannot be written", path.display()))?;
     let (class, library) = base_class(config.kind);
     let json = json!({
         "peft_type": "LORA",
@@ -132,46 +153,92 @@ pub fn write(folder: &Path, config: &EncoderConfig, lora: &LoraConfig, adapters:
         "init_lora_weights": true,
     });
     let path = folder.join(CONFIG_FILE);
-    std::fs::write(&path, format!("{json:#}\n")).with_context(|| format!("{}: cannot be written", path.display()))
+    std::fs::write(&path, format!("{json:#}\n"))
+        .with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 /// Reads an adapter folder written by this tool or by PEFT.
 ///
 /// Errors name the file: a missing tensor, a wrong shape, settings that mean another computation
 /// (DoRA, rank-stabilised scaling, other modules).
-pub fn read(folder: &Path, config: &EncoderConfig) -> Result<(LoraConfig, Vec<[Adapter; ADAPTERS]>)> {
+pub fn read(
+    folder: &Path,
+    config: &EncoderConfig,
+) -> Result<(LoraConfig, Vec<[Adapter; ADAPTERS]>)> {
     let path = folder.join(CONFIG_FILE);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("{}: cannot be read; the folder is not an adapter", path.display()))?;
-    let json: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("{}: is not JSON", path.display()))?;
-    let number = |key: &str| json[key].as_f64().ok_or_else(|| anyhow!("{}: {key} is missing", path.display()));
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!(
+            "{}: cannot be read; the folder is not an adapter",
+            path.display()
+        )
+    })?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("{}: is not JSON", path.display()))?;
+    let number = |key: &str| {
+        json[key]
+            .as_f64()
+            .ok_or_else(|| anyhow!("{}: {key} is missing", path.display()))
+    };
     for key in ["use_rslora", "use_dora", "lora_bias"] {
         if json[key].as_bool() == Some(true) {
-            bail!("{}: {key} is set, which this tool does not compute", path.display());
+            bail!(
+                "{}: {key} is set, which this tool does not compute",
+                path.display()
+            );
         }
     }
-    let lora = LoraConfig { rank: number("r")? as usize, alpha: number("lora_alpha")?, dropout: number("lora_dropout")? };
+    let lora = LoraConfig {
+        rank: number("r")? as usize,
+        alpha: number("lora_alpha")?,
+        dropout: number("lora_dropout")?,
+    };
     let path = folder.join(MODEL_FILE);
-    let tensors = candle_core::safetensors::load(&path, &Device::Cpu).with_context(|| format!("{}: cannot be read as safetensors", path.display()))?;
-    let mut found: BTreeMap<String, Tensor> =
-        tensors.into_iter().map(|(name, t)| (canonical(config.kind, name.strip_prefix(PREFIX).unwrap_or(&name)), t)).collect();
+    let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
+        .with_context(|| format!("{}: cannot be read as safetensors", path.display()))?;
+    let mut found: BTreeMap<String, Tensor> = tensors
+        .into_iter()
+        .map(|(name, t)| {
+            (
+                canonical(config.kind, name.strip_prefix(PREFIX).unwrap_or(&name)),
+                t,
+            )
+        })
+        .collect();
     let mut adapters = Vec::with_capacity(config.layers);
     for layer in 0..config.layers {
         let mut take = |part: Part| -> Result<Adapter> {
             let module = config.block_tensor(layer, part);
             let mut factor = |which: &str, shape: (usize, usize)| -> Result<Tensor> {
                 let name = format!("{module}.lora_{which}.weight");
-                let t = found.remove(&name).ok_or_else(|| anyhow!("{}: adapter tensor {name} is missing", path.display()))?;
+                let t = found.remove(&name).ok_or_else(|| {
+                    anyhow!("{}: adapter tensor {name} is missing", path.display())
+                })?;
                 if t.dims() != [shape.0, shape.1] {
-                    bail!("{}: adapter tensor {name} has shape {:?}, not {shape:?}; it belongs to another encoder or rank", path.display(), t.dims());
+                    bail!(
+                        "{}: adapter tensor {name} has shape {:?}, not {shape:?}; it belongs to another encoder or rank",
+                        path.display(),
+                        t.dims()
+                    );
                 }
                 Ok(t.to_dtype(DType::F32)?)
             };
-            Ok(Adapter { a: factor("A", (lora.rank, config.hidden))?, b: factor("B", (config.hidden, lora.rank))? })
+            Ok(Adapter {
+                a: factor("A", (lora.rank, config.hidden))?,
+                b: factor("B", (config.hidden, lora.rank))?,
+            })
         };
-        adapters.push([take(Part::Query)?, take(Part::Key)?, take(Part::Value)?, take(Part::Out)?]);
+        adapters.push([
+            take(Part::Query)?,
+            take(Part::Key)?,
+            take(Part::Value)?,
+            take(Part::Out)?,
+        ]);
     }
     if let Some(extra) = found.keys().next() {
-        bail!("{}: adapter tensor {extra} has no place in this encoder; adapters belong on query, key, value and attention output", path.display());
+        bail!(
+            "{}: adapter tensor {extra} has no place in this encoder; adapters belong on query, key, value and attention output",
+            path.display()
+        );
     }
     Ok((lora, adapters))
 }

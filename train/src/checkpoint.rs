@@ -40,22 +40,47 @@ pub struct State {
 }
 
 /// Writes `RUN/checkpoint-STEP` and removes the oldest beyond `settings.keep_checkpoints`.
-pub fn write(run: &Path, model: &U2a, optimiser: &AdamW, state: &State, settings: &Settings) -> Result<PathBuf> {
+pub fn write(
+    run: &Path,
+    model: &U2a,
+    optimiser: &AdamW,
+    state: &State,
+    settings: &Settings,
+) -> Result<PathBuf> {
     let path = run.join(format!("{PREFIX}{:08}", state.step));
     publish(&path, |folder| {
         for (m, modality) in model.modalities.iter().enumerate() {
             let sub = folder.join(modality.as_str());
-            adapter::write(&sub, model.encoders[m].config(), &model.lora, &model.learnable[m].adapters, settings.module_names)?;
+            adapter::write(
+                &sub,
+                model.encoders[m].config(),
+                &model.lora,
+                &model.learnable[m].adapters,
+                settings.module_names,
+            )?;
         }
-        let head: HashMap<String, Tensor> =
-            model.parameters().iter().filter(|p| !p.name.contains('/')).map(|p| (p.name.clone(), p.tensor.clone())).collect();
+        let head: HashMap<String, Tensor> = model
+            .parameters()
+            .iter()
+            .filter(|p| !p.name.contains('/'))
+            .map(|p| (p.name.clone(), p.tensor.clone()))
+            .collect();
         save(&folder.join(HEAD_FILE), &head)?;
         let mut tensors = HashMap::new();
         for (p, moments) in model.parameters().iter().zip(&optimiser.moments) {
             let shape = p.tensor.dims();
-            tensors.insert(format!("m.{}", p.name), Tensor::from_slice(&moments.m, shape, &Device::Cpu)?);
-            tensors.insert(format!("v.{}", p.name), Tensor::from_slice(&moments.v, shape, &Device::Cpu)?);
-            tensors.insert(format!("steps.{}", p.name), Tensor::from_slice(&[moments.steps as i64], 1, &Device::Cpu)?);
+            tensors.insert(
+                format!("m.{}", p.name),
+                Tensor::from_slice(&moments.m, shape, &Device::Cpu)?,
+            );
+            tensors.insert(
+                format!("v.{}", p.name),
+                Tensor::from_slice(&moments.v, shape, &Device::Cpu)?,
+            );
+            tensors.insert(
+                format!("steps.{}", p.name),
+                Tensor::from_slice(&[moments.steps as i64], 1, &Device::Cpu)?,
+            );
         }
         save(&folder.join(OPTIMIZER_FILE), &tensors)?;
         let text = serde_json::to_string_pretty(state)? + "\n";
@@ -63,8 +88,12 @@ pub fn write(run: &Path, model: &U2a, optimiser: &AdamW, state: &State, settings
         Ok(())
     })?;
     let all = list(run)?;
-    for (_, old) in all.iter().take(all.len().saturating_sub(settings.keep_checkpoints.max(1))) {
-        fs::remove_dir_all(old).with_context(|| format!("{}: an old checkpoint cannot be removed", old.display()))?;
+    for (_, old) in all
+        .iter()
+        .take(all.len().saturating_sub(settings.keep_checkpoints.max(1)))
+    {
+        fs::remove_dir_all(old)
+            .with_context(|| format!("{}: an old checkpoint cannot be removed", old.display()))?;
     }
     Ok(path)
 }
@@ -77,7 +106,10 @@ pub fn mark_best(run: &Path, checkpoint: &Path) -> Result<()> {
 /// Fills a folder under a temporary name, brings it to disk and renames it into place.
 fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let temporary = parent.join(format!(".{name}.tmp"));
     remove(&temporary)?;
     let problem = || format!("{}: cannot be written; is the disk full?", path.display());
@@ -92,14 +124,18 @@ fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         fs::rename(path, &aside).with_context(problem)?;
     }
     fs::rename(&temporary, path).with_context(problem)?;
-    File::open(parent).and_then(|d| d.sync_all()).with_context(problem)?;
+    File::open(parent)
+        .and_then(|d| d.sync_all())
+        .with_context(problem)?;
     remove(&aside)
 }
 
 /// Puts back a folder that [`publish`] had set aside when the process was killed, and removes
 /// half-written ones. Call before reading a run.
 pub fn recover(run: &Path) -> Result<()> {
-    for entry in fs::read_dir(run).with_context(|| format!("{}: cannot be listed; is it a run folder?", run.display()))? {
+    for entry in fs::read_dir(run)
+        .with_context(|| format!("{}: cannot be listed; is it a run folder?", run.display()))?
+    {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if let Some(final_name) = name.strip_prefix('.').and_then(|n| n.strip_suffix(".old")) {
@@ -152,13 +188,16 @@ fn sync_tree(folder: &Path) -> Result<()> {
 }
 
 fn save(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
-    candle_core::safetensors::save(tensors, path).with_context(|| format!("{}: cannot be written", path.display()))
+    candle_core::safetensors::save(tensors, path)
+        .with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 /// All checkpoints of a run by step, oldest first.
 pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut all = Vec::new();
-    for entry in fs::read_dir(run).with_context(|| format!("{}: cannot be listed; is it a run folder?", run.display()))? {
+    for entry in fs::read_dir(run)
+        .with_context(|| format!("{}: cannot be listed; is it a run folder?", run.display()))?
+    {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if let Some(step) = name.strip_prefix(PREFIX).and_then(|s| s.parse().ok()) {
@@ -172,7 +211,12 @@ pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
 /// The newest checkpoint of a run.
 pub fn latest(run: &Path) -> Result<PathBuf> {
     let all = list(run)?;
-    all.last().map(|(_, p)| p.clone()).ok_or_else(|| anyhow!("{}: holds no checkpoint; start the run again without --resume", run.display()))
+    all.last().map(|(_, p)| p.clone()).ok_or_else(|| {
+        anyhow!(
+            "{}: holds no checkpoint; start the run again without --resume",
+            run.display()
+        )
+    })
 }
 
 /// The checkpoint to evaluate: `best` where there is one, else the newest.
@@ -187,7 +231,14 @@ pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
         let folder = checkpoint.join(model.modalities[m].as_str());
         let (lora, adapters) = adapter::read(&folder, model.encoders[m].config())?;
         if (lora.rank, lora.alpha) != (model.lora.rank, model.lora.alpha) {
-            bail!("{}: adapters of rank {} and alpha {}, the run has {} and {}", folder.display(), lora.rank, lora.alpha, model.lora.rank, model.lora.alpha);
+            bail!(
+                "{}: adapters of rank {} and alpha {}, the run has {} and {}",
+                folder.display(),
+                lora.rank,
+                lora.alpha,
+                model.lora.rank,
+                model.lora.alpha
+            );
         }
         model.learnable[m].adapters = adapters;
     }
@@ -196,7 +247,13 @@ pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
     let values = model
         .parameters()
         .iter()
-        .map(|p| if p.name.contains('/') { Ok(p.tensor.clone()) } else { take(&head, &p.name, p.tensor.dims(), &path) })
+        .map(|p| {
+            if p.name.contains('/') {
+                Ok(p.tensor.clone())
+            } else {
+                take(&head, &p.name, p.tensor.dims(), &path)
+            }
+        })
         .collect::<Result<Vec<_>>>()?;
     model.set_parameters(values)
 }
@@ -210,26 +267,54 @@ pub fn read_state(checkpoint: &Path, model: &U2a, optimiser: &mut AdamW) -> Resu
         .iter()
         .map(|p| {
             let flat = |kind: &str| -> Result<Vec<f32>> {
-                Ok(take(&tensors, &format!("{kind}.{}", p.name), p.tensor.dims(), &path)?.flatten_all()?.to_vec1()?)
+                Ok(take(
+                    &tensors,
+                    &format!("{kind}.{}", p.name),
+                    p.tensor.dims(),
+                    &path,
+                )?
+                .flatten_all()?
+                .to_vec1()?)
             };
-            let steps: Vec<i64> = take(&tensors, &format!("steps.{}", p.name), &[1], &path)?.to_vec1()?;
-            Ok(Moments { m: flat("m")?, v: flat("v")?, steps: steps[0] as u64 })
+            let steps: Vec<i64> =
+                take(&tensors, &format!("steps.{}", p.name), &[1], &path)?.to_vec1()?;
+            Ok(Moments {
+                m: flat("m")?,
+                v: flat("v")?,
+                steps: steps[0] as u64,
+            })
         })
         .collect::<Result<_>>()?;
     let path = checkpoint.join(STATE_FILE);
-    let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{}: is not a checkpoint's state; remove this checkpoint and resume from an earlier one", path.display()))
 }
 
 fn load(path: &Path) -> Result<HashMap<String, Tensor>> {
-    candle_core::safetensors::load(path, &Device::Cpu)
-        .with_context(|| format!("{}: cannot be read; remove this checkpoint and resume from an earlier one", path.display()))
+    candle_core::safetensors::load(path, &Device::Cpu).with_context(|| {
+        format!(
+            "{}: cannot be read; remove this checkpoint and resume from an earlier one",
+            path.display()
+        )
+    })
 }
 
-fn take(tensors: &HashMap<String, Tensor>, name: &str, shape: &[usize], path: &Path) -> Result<Tensor> {
-    let t = tensors.get(name).ok_or_else(|| anyhow!("{}: tensor {name} is missing", path.display()))?;
+fn take(
+    tensors: &HashMap<String, Tensor>,
+    name: &str,
+    shape: &[usize],
+    path: &Path,
+) -> Result<Tensor> {
+    let t = tensors
+        .get(name)
+        .ok_or_else(|| anyhow!("{}: tensor {name} is missing", path.display()))?;
     if t.dims() != shape {
-        bail!("{}: tensor {name} has shape {:?}, the run has {shape:?}", path.display(), t.dims());
+        bail!(
+            "{}: tensor {name} has shape {:?}, the run has {shape:?}",
+            path.display(),
+            t.dims()
+        );
     }
     Ok(t.clone())
 }

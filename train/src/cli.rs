@@ -29,7 +29,9 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train into a run folder, or continue one
-    #[command(after_help = "Example:\n  train run crema-d --random-weights 0 --encoders tiny --epochs 3 --out runs/first\n  train run crema-d --resume runs/first")]
+    #[command(
+        after_help = "Example:\n  train run crema-d --random-weights 0 --encoders tiny --epochs 3 --out runs/first\n  train run crema-d --resume runs/first"
+    )]
     Run(Box<RunArgs>),
     /// Score a run on its test split, with any modality gone
     #[command(after_help = "Example:\n  train eval runs/first --missing audio")]
@@ -249,7 +251,10 @@ fn set_threads(threads: Option<usize>) -> Result<usize> {
         Some(n) => n,
         None => std::thread::available_parallelism().map_or(1, Into::into),
     };
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("the thread pool cannot be made")?;
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .context("the thread pool cannot be made")?;
     Ok(threads)
 }
 
@@ -257,7 +262,8 @@ impl RunArgs {
     fn overrides(&self) -> Vec<String> {
         let mut all = self.set.clone();
         let on = |s: Switch| (s == Switch::On).to_string();
-        let mut add = |key: &str, value: Option<String>| all.extend(value.map(|v| format!("{key}={v}")));
+        let mut add =
+            |key: &str, value: Option<String>| all.extend(value.map(|v| format!("{key}={v}")));
         add("epochs", self.epochs.map(|v| v.to_string()));
         add("max_steps", self.max_steps.map(|v| v.to_string()));
         add("batch_size", self.batch_size.map(|v| v.to_string()));
@@ -268,12 +274,18 @@ impl RunArgs {
         add("modality_dropout", self.modality_dropout.map(on));
         add("encoder_dropout", self.encoder_dropout.map(on));
         add("align_weight", self.align_weight.map(|v| format!("{v:?}")));
-        add("train_mask", self.train_mask.clone().map(|v| format!("{v:?}")));
+        add(
+            "train_mask",
+            self.train_mask.clone().map(|v| format!("{v:?}")),
+        );
         add("shuffle", self.no_shuffle.then(|| "false".to_string()));
         add("augment", self.augment.map(on));
         add("seed", self.seed.map(|v| v.to_string()));
         add("precision", self.precision.clone());
-        add("checkpoint_every", self.checkpoint_every.map(|v| v.to_string()));
+        add(
+            "checkpoint_every",
+            self.checkpoint_every.map(|v| v.to_string()),
+        );
         all
     }
 
@@ -300,19 +312,33 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         return resume(args, run, threads);
     }
     let name = folder_name(&args.dataset)?;
-    let folder = args.shards.clone().unwrap_or_else(|| data_root().join("shards").join(&name));
-    if !args.dataset.ends_with(".toml") && !datasets::names().contains(&args.dataset.as_str()) && args.shards.is_none() {
+    let folder = args
+        .shards
+        .clone()
+        .unwrap_or_else(|| data_root().join("shards").join(&name));
+    if !args.dataset.ends_with(".toml")
+        && !datasets::names().contains(&args.dataset.as_str())
+        && args.shards.is_none()
+    {
         // Says which names there are.
         datasets::open(&args.dataset)?;
     }
     let shards = Shards::open(&folder)?;
     let spec = shards.spec().clone();
     if spec.dataset != name {
-        bail!("{}: holds shards of {}, not of {name}; give the folder of {name} with --shards", folder.display(), spec.dataset);
+        bail!(
+            "{}: holds shards of {}, not of {name}; give the folder of {name} with --shards",
+            folder.display(),
+            spec.dataset
+        );
     }
     let settings = Settings::resolve(&name, spec.modalities, &args.overrides())?;
     let weights = args.weights();
-    let encoders = session::encoder_configs(spec.modalities, &weights, args.encoders == EncoderSize::Tiny)?;
+    let encoders = session::encoder_configs(
+        spec.modalities,
+        &weights,
+        args.encoders == EncoderSize::Tiny,
+    )?;
     let session = Session::open(shards, &settings, &encoders, &weights, threads)?;
     let config = RunConfig {
         version: env!("CARGO_PKG_VERSION").to_string(),
@@ -330,18 +356,28 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         settings,
         encoders,
     };
-    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("{name}-{}", chrono::Local::now().format("%Y%m%d-%H%M%S"))));
+    let out = args.out.clone().unwrap_or_else(|| {
+        PathBuf::from("runs").join(format!(
+            "{name}-{}",
+            chrono::Local::now().format("%Y%m%d-%H%M%S")
+        ))
+    });
     if args.dry_run {
         return plan(args, &config, &session, &out);
     }
     if out.join(CONFIG_FILE).exists() {
-        bail!("{}: is a run already; continue it with --resume {0}, or give another --out", out.display());
+        bail!(
+            "{}: is a run already; continue it with --resume {0}, or give another --out",
+            out.display()
+        );
     }
     let model = session::build_model(&config)?;
     std::fs::create_dir_all(&out).with_context(|| format!("{}: cannot be made", out.display()))?;
     let path = out.join(CONFIG_FILE);
     let temporary = out.join(".config.toml.tmp");
-    std::fs::write(&temporary, config.to_toml()?).and_then(|()| std::fs::rename(&temporary, &path)).with_context(|| format!("{}: cannot be written", path.display()))?;
+    std::fs::write(&temporary, config.to_toml()?)
+        .and_then(|()| std::fs::rename(&temporary, &path))
+        .with_context(|| format!("{}: cannot be written", path.display()))?;
     let trainer = Trainer::start(&out, config, &session, model)?;
     train(args, &out, trainer)
 }
@@ -350,11 +386,23 @@ fn resume(args: &RunArgs, run: &Path, threads: usize) -> Result<ExitCode> {
     let mut config = RunConfig::read(run)?;
     let name = folder_name(&args.dataset)?;
     if name != config.dataset {
-        bail!("{}: is a run on {}, not on {name}; call `train run {0} --resume`", run.display(), config.dataset);
+        bail!(
+            "{}: is a run on {}, not on {name}; call `train run {0} --resume`",
+            run.display(),
+            config.dataset
+        );
     }
-    let given: Vec<String> = args.overrides().into_iter().filter(|o| !o.starts_with("max_steps=")).collect();
+    let given: Vec<String> = args
+        .overrides()
+        .into_iter()
+        .filter(|o| !o.starts_with("max_steps="))
+        .collect();
     if !given.is_empty() {
-        bail!("{}: a resumed run keeps its settings, {} cannot change; only --max-steps, --threads and --shards can", run.display(), given.join(", "));
+        bail!(
+            "{}: a resumed run keeps its settings, {} cannot change; only --max-steps, --threads and --shards can",
+            run.display(),
+            given.join(", ")
+        );
     }
     if args.max_steps.is_some() || config.settings.max_steps.is_some() {
         config.settings.max_steps = args.max_steps;
@@ -378,9 +426,18 @@ fn open_session(config: &RunConfig, moved: Option<&Path>, threads: usize) -> Res
     let folder = moved.unwrap_or(&config.shards);
     let shards = Shards::open(folder)?;
     if shards.fingerprint() != config.fingerprint {
-        bail!("{}: holds other samples than the run was trained on; give the same shards with --shards", folder.display());
+        bail!(
+            "{}: holds other samples than the run was trained on; give the same shards with --shards",
+            folder.display()
+        );
     }
-    Session::open(shards, &config.settings, &config.encoders, &config.weights, threads)
+    Session::open(
+        shards,
+        &config.settings,
+        &config.encoders,
+        &config.weights,
+        threads,
+    )
 }
 
 fn train(args: &RunArgs, out: &Path, mut trainer: Trainer) -> Result<ExitCode> {
@@ -391,13 +448,22 @@ fn train(args: &RunArgs, out: &Path, mut trainer: Trainer) -> Result<ExitCode> {
     let end = trainer.train(&stop)?;
     let state = trainer.state();
     if args.json {
-        say(json!({"run": out, "step": state.step, "epoch": state.epoch, "finished": end == End::Done, "best": state.best}))?;
+        say(
+            json!({"run": out, "step": state.step, "epoch": state.epoch, "finished": end == End::Done, "best": state.best}),
+        )?;
     } else {
-        let best = state.best.map(|(score, step)| format!(", best validation score {score:.4} at step {step}")).unwrap_or_default();
+        let best = state
+            .best
+            .map(|(score, step)| format!(", best validation score {score:.4} at step {step}"))
+            .unwrap_or_default();
         say(format!("{}: {} steps{best}", out.display(), state.step))?;
     }
     if end == End::Stopped {
-        eprintln!("stopped by a signal after step {}; continue with --resume {}", state.step, out.display());
+        eprintln!(
+            "stopped by a signal after step {}; continue with --resume {}",
+            state.step,
+            out.display()
+        );
         return Ok(ExitCode::from(1));
     }
     Ok(ExitCode::SUCCESS)
@@ -408,9 +474,14 @@ fn plan(args: &RunArgs, config: &RunConfig, session: &Session, out: &Path) -> Re
     let steps = (samples as u64).div_ceil(config.settings.batch_size as u64);
     let total = (steps * config.settings.epochs).min(config.settings.max_steps.unwrap_or(u64::MAX));
     if args.json {
-        say(json!({"run": out, "train_samples": samples, "steps_per_epoch": steps, "steps": total, "config": config}))?;
+        say(
+            json!({"run": out, "train_samples": samples, "steps_per_epoch": steps, "steps": total, "config": config}),
+        )?;
     } else {
-        say(format!("would train {total} steps ({samples} samples, {steps} steps an epoch) into {}\n", out.display()))?;
+        say(format!(
+            "would train {total} steps ({samples} samples, {steps} steps an epoch) into {}\n",
+            out.display()
+        ))?;
         say(config.to_toml()?.trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
@@ -428,15 +499,26 @@ fn describe(args: &RunArgs) -> Result<ExitCode> {
         }
     };
     let settings = Settings::resolve(&args.dataset, modalities, &args.overrides())?;
-    let encoders = session::encoder_configs(modalities, &args.weights(), args.encoders == EncoderSize::Tiny)?;
+    let encoders = session::encoder_configs(
+        modalities,
+        &args.weights(),
+        args.encoders == EncoderSize::Tiny,
+    )?;
     let table = U2a::table(modalities, &encoders, classes, settings.lora_rank);
     let total: usize = table.iter().map(|(_, n, _)| n).sum();
     let learnable: usize = table.iter().map(|(_, _, n)| n).sum();
     if args.json {
-        let parts: Vec<_> = table.iter().map(|(name, n, l)| json!({"part": name, "parameters": n, "learnable": l})).collect();
+        let parts: Vec<_> = table
+            .iter()
+            .map(|(name, n, l)| json!({"part": name, "parameters": n, "learnable": l}))
+            .collect();
         say(json!({"parts": parts, "parameters": total, "learnable": learnable}))?;
     } else {
-        for (name, n, l) in table.iter().map(|(a, b, c)| (a.as_str(), *b, *c)).chain([("total", total, learnable)]) {
+        for (name, n, l) in table
+            .iter()
+            .map(|(a, b, c)| (a.as_str(), *b, *c))
+            .chain([("total", total, learnable)])
+        {
             say(format!("{name:<28} {:>13} {:>11}", grouped(n), grouped(l)))?;
         }
     }
@@ -473,13 +555,20 @@ fn eval(args: &EvalArgs) -> Result<ExitCode> {
         missing_token: args.missing_token,
     };
     if args.dry_run {
-        say(format!("would score {} on the {} split and write eval-{}.json into {}", folder.display(), options.split, options.name(), args.run.display()))?;
+        say(format!(
+            "would score {} on the {} split and write eval-{}.json into {}",
+            folder.display(),
+            options.split,
+            options.name(),
+            args.run.display()
+        ))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut model = session::build_model(&config)?;
     checkpoint::read_model(&folder, &mut model)?;
     let evaluation = evaluate::evaluate(&session, &config, &model, &options)?;
-    let (json_path, predictions) = evaluate::write(&args.run, &config, &options, &folder, &evaluation)?;
+    let (json_path, predictions) =
+        evaluate::write(&args.run, &config, &options, &folder, &evaluation)?;
     if args.json {
         let mut json = evaluate::to_json(&config, &options, &folder, &evaluation);
         json["file"] = json!(json_path);
@@ -489,16 +578,31 @@ fn eval(args: &EvalArgs) -> Result<ExitCode> {
         for (name, value) in &evaluation.metrics.values {
             say(format!("{name:<24} {value:.4}"))?;
         }
-        say(format!("{} samples, {}", evaluation.metrics.samples, json_path.display()))?;
+        say(format!(
+            "{} samples, {}",
+            evaluation.metrics.samples,
+            json_path.display()
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn report(args: &ReportArgs) -> Result<ExitCode> {
-    let page = args.out.clone().unwrap_or_else(|| args.runs[0].join("report.html"));
-    let runs = args.runs.iter().map(|run| report::RunSummary::read(run)).collect::<Result<Vec<_>>>()?;
+    let page = args
+        .out
+        .clone()
+        .unwrap_or_else(|| args.runs[0].join("report.html"));
+    let runs = args
+        .runs
+        .iter()
+        .map(|run| report::RunSummary::read(run))
+        .collect::<Result<Vec<_>>>()?;
     if args.dry_run {
-        say(format!("would write {} about {} runs", page.display(), runs.len()))?;
+        say(format!(
+            "would write {} about {} runs",
+            page.display(),
+            runs.len()
+        ))?;
         return Ok(ExitCode::SUCCESS);
     }
     report::write(&page, &runs)?;
@@ -523,11 +627,19 @@ fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
     };
     #[cfg(not(target_arch = "x86_64"))]
     let vectors = "portable";
-    let ingest = std::env::current_exe().ok().and_then(|p| Some(p.parent()?.join("ingest"))).filter(|p| p.is_file());
+    let ingest = std::env::current_exe()
+        .ok()
+        .and_then(|p| Some(p.parent()?.join("ingest")))
+        .filter(|p| p.is_file());
     if args.json {
-        say(json!({"version": env!("CARGO_PKG_VERSION"), "cores": cores, "vectors": vectors, "cuda": false, "ingest": ingest}))?;
+        say(
+            json!({"version": env!("CARGO_PKG_VERSION"), "cores": cores, "vectors": vectors, "cuda": false, "ingest": ingest}),
+        )?;
     } else {
-        say(format!("train {}\ncores     {cores}\nvectors   {vectors}", env!("CARGO_PKG_VERSION")))?;
+        say(format!(
+            "train {}\ncores     {cores}\nvectors   {vectors}",
+            env!("CARGO_PKG_VERSION")
+        ))?;
         say("CUDA      not in this build: --device cpu is the only one")?;
         match ingest {
             Some(path) => say(format!("ingest    {}", path.display()))?,

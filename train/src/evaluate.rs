@@ -5,7 +5,9 @@ use crate::model::{MissingToken, U2a};
 use crate::session::Session;
 use crate::settings::RunConfig;
 use anyhow::{Context, Result, bail};
-use arrow::array::{ArrayRef, BooleanArray, Float32Builder, Int32Builder, ListBuilder, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Float32Builder, Int32Builder, ListBuilder, RecordBatch, StringArray,
+};
 use datasets::{Modality, Split};
 use features::Stream;
 use serde_json::json;
@@ -31,7 +33,12 @@ pub struct EvalOptions {
 
 impl Default for EvalOptions {
     fn default() -> Self {
-        EvalOptions { split: Split::Test, mask: None, missing: None, missing_token: MissingToken::Mask }
+        EvalOptions {
+            split: Split::Test,
+            mask: None,
+            missing: None,
+            missing_token: MissingToken::Mask,
+        }
     }
 }
 
@@ -41,7 +48,9 @@ impl EvalOptions {
     pub fn name(&self) -> String {
         let mut name = self.split.to_string();
         if let Some((mask, rate, seed)) = &self.mask {
-            let mask = Path::new(mask).file_stem().map_or(mask.clone(), |s| s.to_string_lossy().into_owned());
+            let mask = Path::new(mask)
+                .file_stem()
+                .map_or(mask.clone(), |s| s.to_string_lossy().into_owned());
             name += &format!("-{mask}-{rate}-seed{seed}");
         }
         if let Some(modality) = self.missing {
@@ -95,19 +104,35 @@ pub fn main_metric(multi_label: bool) -> &'static str {
 }
 
 /// Scores a split.
-pub fn evaluate(session: &Session, config: &RunConfig, model: &U2a, options: &EvalOptions) -> Result<Evaluation> {
+pub fn evaluate(
+    session: &Session,
+    config: &RunConfig,
+    model: &U2a,
+    options: &EvalOptions,
+) -> Result<Evaluation> {
     let index = session.shards.split(options.split);
     if index.is_empty() {
-        bail!("{}: the {} split holds no sample", session.shards.folder().display(), options.split);
+        bail!(
+            "{}: the {} split holds no sample",
+            session.shards.folder().display(),
+            options.split
+        );
     }
     let mut shown = index.present.clone();
     if let Some((mask, rate, seed)) = &options.mask {
-        shown = session.mask(mask, *rate, *seed)?.present(&session.shards, options.split)?;
+        shown = session
+            .mask(mask, *rate, *seed)?
+            .present(&session.shards, options.split)?;
     }
     let mut kept = 0;
     if let Some(modality) = options.missing {
         let Some(m) = config.modalities.iter().position(|x| *x == modality) else {
-            bail!("--missing {modality}: {} has {} and {}", config.dataset, config.modalities[0], config.modalities[1]);
+            bail!(
+                "--missing {modality}: {} has {} and {}",
+                config.dataset,
+                config.modalities[0],
+                config.modalities[1]
+            );
         };
         for (has, there) in shown.iter_mut().zip(&index.present) {
             if has[1 - m] && there[1 - m] {
@@ -120,14 +145,30 @@ pub fn evaluate(session: &Session, config: &RunConfig, model: &U2a, options: &Ev
     let merged = model.merged()?;
     let mut predictions = Vec::with_capacity(index.len());
     let mut distances = Vec::new();
-    for batch in Stream::new(&session.shards, session.test_stream(options.split, BATCH_SIZE, Some(shown)), 0, 0)? {
+    for batch in Stream::new(
+        &session.shards,
+        session.test_stream(options.split, BATCH_SIZE, Some(shown)),
+        0,
+        0,
+    )? {
         let batch = batch?;
         let scores = model.score(&merged, &batch, options.missing_token)?;
         for (sample, d) in scores.alignment {
             distances.push((batch.labels[sample].clone(), d));
         }
-        for (((id, labels), present), logits) in batch.ids.into_iter().zip(batch.labels).zip(batch.present).zip(scores.logits) {
-            predictions.push(Prediction { id, labels, present, logits });
+        for (((id, labels), present), logits) in batch
+            .ids
+            .into_iter()
+            .zip(batch.labels)
+            .zip(batch.present)
+            .zip(scores.logits)
+        {
+            predictions.push(Prediction {
+                id,
+                labels,
+                present,
+                logits,
+            });
         }
     }
     let classes = config.classes.len();
@@ -136,10 +177,20 @@ pub fn evaluate(session: &Session, config: &RunConfig, model: &U2a, options: &Ev
         let labels: Vec<Vec<u32>> = predictions.iter().map(|p| p.labels.clone()).collect();
         metrics::multi_label(&logits, &labels, classes)
     } else {
-        let labels = predictions.iter().map(|p| p.labels.first().copied().with_context(|| format!("sample {} has no label", p.id)));
+        let labels = predictions.iter().map(|p| {
+            p.labels
+                .first()
+                .copied()
+                .with_context(|| format!("sample {} has no label", p.id))
+        });
         metrics::single_label(&logits, &labels.collect::<Result<Vec<u32>>>()?, classes)
     };
-    Ok(Evaluation { metrics, predictions, alignment: alignment(&distances, classes), kept })
+    Ok(Evaluation {
+        metrics,
+        predictions,
+        alignment: alignment(&distances, classes),
+        kept,
+    })
 }
 
 fn alignment(distances: &[(Vec<u32>, [f64; 2])], classes: usize) -> Option<Alignment> {
@@ -148,28 +199,64 @@ fn alignment(distances: &[(Vec<u32>, [f64; 2])], classes: usize) -> Option<Align
         (n > 0.0).then(|| [0, 1].map(|i| chosen.iter().map(|d| d[i]).sum::<f64>() / n))
     };
     let overall = mean(distances.iter().map(|(_, d)| *d).collect())?;
-    let of = |c: u32| mean(distances.iter().filter(|(labels, _)| labels.contains(&c)).map(|(_, d)| *d).collect());
-    Some(Alignment { samples: distances.len(), overall, classes: (0..classes as u32).map(of).collect() })
+    let of = |c: u32| {
+        mean(
+            distances
+                .iter()
+                .filter(|(labels, _)| labels.contains(&c))
+                .map(|(_, d)| *d)
+                .collect(),
+        )
+    };
+    Some(Alignment {
+        samples: distances.len(),
+        overall,
+        classes: (0..classes as u32).map(of).collect(),
+    })
 }
 
 /// Writes `RUN/eval-NAME.json` and `RUN/predictions-NAME.parquet`; returns both paths.
-pub fn write(run: &Path, config: &RunConfig, options: &EvalOptions, checkpoint: &Path, evaluation: &Evaluation) -> Result<(PathBuf, PathBuf)> {
+pub fn write(
+    run: &Path,
+    config: &RunConfig,
+    options: &EvalOptions,
+    checkpoint: &Path,
+    evaluation: &Evaluation,
+) -> Result<(PathBuf, PathBuf)> {
     let name = options.name();
     let json_path = run.join(format!("eval-{name}.json"));
     let parquet_path = run.join(format!("predictions-{name}.parquet"));
-    write_predictions(&parquet_path, config, &evaluation.predictions).with_context(|| format!("{}: cannot be written", parquet_path.display()))?;
+    write_predictions(&parquet_path, config, &evaluation.predictions)
+        .with_context(|| format!("{}: cannot be written", parquet_path.display()))?;
     let json = to_json(config, options, checkpoint, evaluation);
     let temporary = run.join(format!(".eval-{name}.json.tmp"));
-    fs::write(&temporary, format!("{json:#}\n")).and_then(|()| fs::rename(&temporary, &json_path)).with_context(|| format!("{}: cannot be written", json_path.display()))?;
+    fs::write(&temporary, format!("{json:#}\n"))
+        .and_then(|()| fs::rename(&temporary, &json_path))
+        .with_context(|| format!("{}: cannot be written", json_path.display()))?;
     Ok((json_path, parquet_path))
 }
 
 /// The content of `eval-NAME.json`.
-pub fn to_json(config: &RunConfig, options: &EvalOptions, checkpoint: &Path, evaluation: &Evaluation) -> serde_json::Value {
-    let Evaluation { metrics, predictions, alignment, kept } = evaluation;
+pub fn to_json(
+    config: &RunConfig,
+    options: &EvalOptions,
+    checkpoint: &Path,
+    evaluation: &Evaluation,
+) -> serde_json::Value {
+    let Evaluation {
+        metrics,
+        predictions,
+        alignment,
+        kept,
+    } = evaluation;
     let count = |f: fn(&Prediction) -> bool| predictions.iter().filter(|p| f(p)).count();
     let [m1, m2] = config.modalities;
-    let per_class: Vec<_> = config.classes.iter().zip(&metrics.classes).map(|(name, score)| json!({"class": name, "scores": score})).collect();
+    let per_class: Vec<_> = config
+        .classes
+        .iter()
+        .zip(&metrics.classes)
+        .map(|(name, score)| json!({"class": name, "scores": score}))
+        .collect();
     json!({
         "dataset": config.dataset,
         "split": options.split.as_str(),
@@ -213,14 +300,30 @@ fn write_predictions(path: &Path, config: &RunConfig, predictions: &[Prediction]
     let mut logits = ListBuilder::new(Float32Builder::new());
     for p in predictions {
         labels.append_value(p.labels.iter().map(|l| Some(*l as i32)));
-        let classes = if config.multi_label { metrics::above_threshold(&p.logits) } else { vec![metrics::argmax(&p.logits) as u32] };
+        let classes = if config.multi_label {
+            metrics::above_threshold(&p.logits)
+        } else {
+            vec![metrics::argmax(&p.logits) as u32]
+        };
         predicted.append_value(classes.into_iter().map(|l| Some(l as i32)));
         logits.append_value(p.logits.iter().map(|l| Some(*l)));
     }
-    let has = |m: usize| -> ArrayRef { Arc::new(predictions.iter().map(|p| Some(p.present[m])).collect::<BooleanArray>()) };
+    let has = |m: usize| -> ArrayRef {
+        Arc::new(
+            predictions
+                .iter()
+                .map(|p| Some(p.present[m]))
+                .collect::<BooleanArray>(),
+        )
+    };
     let [m1, m2] = config.modalities;
     let batch = RecordBatch::try_from_iter([
-        ("id", Arc::new(StringArray::from_iter_values(predictions.iter().map(|p| &p.id))) as ArrayRef),
+        (
+            "id",
+            Arc::new(StringArray::from_iter_values(
+                predictions.iter().map(|p| &p.id),
+            )) as ArrayRef,
+        ),
         ("labels", Arc::new(labels.finish())),
         ("predicted", Arc::new(predicted.finish())),
         (&format!("has_{m1}"), has(0)),
@@ -228,7 +331,8 @@ fn write_predictions(path: &Path, config: &RunConfig, predictions: &[Prediction]
         ("logits", Arc::new(logits.finish())),
     ])?;
     let temporary = path.with_extension("parquet.tmp");
-    let mut writer = parquet::arrow::ArrowWriter::try_new(File::create(&temporary)?, batch.schema(), None)?;
+    let mut writer =
+        parquet::arrow::ArrowWriter::try_new(File::create(&temporary)?, batch.schema(), None)?;
     writer.write(&batch)?;
     writer.close()?;
     Ok(fs::rename(&temporary, path)?)

@@ -28,32 +28,69 @@ impl RunLog {
         let path = run.join(METRICS_FILE);
         let problem = || format!("{}: cannot be written", path.display());
         if path.exists() {
-            let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-            let kept: String = text.lines().filter(|line| line_step(line).is_some_and(|s| s <= step)).map(|line| format!("{line}\n")).collect();
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("{}: cannot be read", path.display()))?;
+            let kept: String = text
+                .lines()
+                .filter(|line| line_step(line).is_some_and(|s| s <= step))
+                .map(|line| format!("{line}\n"))
+                .collect();
             if kept != text {
                 let temporary = run.join(".metrics.jsonl.tmp");
                 fs::write(&temporary, kept).with_context(problem)?;
-                File::open(&temporary).and_then(|f| f.sync_all()).with_context(problem)?;
+                File::open(&temporary)
+                    .and_then(|f| f.sync_all())
+                    .with_context(problem)?;
                 fs::rename(&temporary, &path).with_context(problem)?;
             }
         }
-        let metrics = BufWriter::new(OpenOptions::new().create(true).append(true).open(&path).with_context(problem)?);
+        let metrics = BufWriter::new(
+            OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&path)
+                .with_context(problem)?,
+        );
         let folder = run.join("tensorboard");
-        let events = EventWriter::create(&folder).with_context(|| format!("{}: cannot be written", folder.display()))?;
+        let events = EventWriter::create(&folder)
+            .with_context(|| format!("{}: cannot be written", folder.display()))?;
         let progress = if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {per_sec}  {eta} left  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style).with_position(step)
+            let style = ProgressStyle::with_template(
+                "{bar:30} step {pos}/{len}  {per_sec}  {eta} left  {msg}",
+            )
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
+                .with_style(style)
+                .with_position(step)
         } else {
             ProgressBar::hidden()
         };
         progress.reset_eta();
-        Ok(RunLog { path, metrics, events, progress })
+        Ok(RunLog {
+            path,
+            metrics,
+            events,
+            progress,
+        })
     }
 
     /// Logs one step.
-    pub fn step(&mut self, step: u64, epoch: u64, loss: f64, task: f64, align: f64, lr: f64) -> Result<()> {
+    pub fn step(
+        &mut self,
+        step: u64,
+        epoch: u64,
+        loss: f64,
+        task: f64,
+        align: f64,
+        lr: f64,
+    ) -> Result<()> {
         self.line(&json!({"step": step, "epoch": epoch, "loss": loss, "task_loss": task, "align_loss": align, "lr": lr}))?;
-        for (tag, value) in [("train/loss", loss), ("train/task_loss", task), ("train/align_loss", align), ("train/lr", lr)] {
+        for (tag, value) in [
+            ("train/loss", loss),
+            ("train/task_loss", task),
+            ("train/align_loss", align),
+            ("train/lr", lr),
+        ] {
             self.events.scalar(tag, step, value)?;
         }
         self.progress.set_position(step);
@@ -62,22 +99,39 @@ impl RunLog {
     }
 
     /// Logs one evaluation.
-    pub fn evaluation(&mut self, step: u64, epoch: u64, split: Split, metrics: &Metrics) -> Result<()> {
+    pub fn evaluation(
+        &mut self,
+        step: u64,
+        epoch: u64,
+        split: Split,
+        metrics: &Metrics,
+    ) -> Result<()> {
         self.line(&json!({"step": step, "epoch": epoch, "split": split.as_str(), "samples": metrics.samples, "metrics": metrics.values}))?;
         for (name, value) in &metrics.values {
-            self.events.scalar(&format!("{split}/{name}"), step, *value)?;
+            self.events
+                .scalar(&format!("{split}/{name}"), step, *value)?;
         }
         Ok(())
     }
 
     /// Hands everything to the operating system.
     pub fn flush(&mut self) -> Result<()> {
-        self.metrics.flush().with_context(|| format!("{}: cannot be written; is the disk full?", self.path.display()))?;
+        self.metrics.flush().with_context(|| {
+            format!(
+                "{}: cannot be written; is the disk full?",
+                self.path.display()
+            )
+        })?;
         Ok(self.events.flush()?)
     }
 
     fn line(&mut self, value: &Value) -> Result<()> {
-        writeln!(self.metrics, "{value}").with_context(|| format!("{}: cannot be written; is the disk full?", self.path.display()))
+        writeln!(self.metrics, "{value}").with_context(|| {
+            format!(
+                "{}: cannot be written; is the disk full?",
+                self.path.display()
+            )
+        })
     }
 }
 

@@ -34,12 +34,20 @@ mod tests {
         let shape = (2, x.len() / 2);
         let var = Var::from_vec(x.to_vec(), shape, &Device::Cpu).unwrap();
         let grads = f(var.as_tensor()).backward().unwrap();
-        let got = grads.get(&var).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let got = grads
+            .get(&var)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1::<f64>()
+            .unwrap();
         for i in 0..x.len() {
             let at = |delta: f64| {
                 let mut x = x.to_vec();
                 x[i] += delta;
-                f(&Tensor::from_vec(x, shape, &Device::Cpu).unwrap()).to_scalar::<f64>().unwrap()
+                f(&Tensor::from_vec(x, shape, &Device::Cpu).unwrap())
+                    .to_scalar::<f64>()
+                    .unwrap()
             };
             let want = (at(1e-6) - at(-1e-6)) / 2e-6;
             assert!((want - got[i]).abs() < 1e-8, "{i}: {want} {}", got[i]);
@@ -59,11 +67,27 @@ mod tests {
     fn finite_at_any_logit() {
         let x = Var::new(&[[-1e4f32, 1e4, 200.0, -200.0]], &Device::Cpu).unwrap();
         for y in [[1f32, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0]] {
-            let loss = binary_cross_entropy(x.as_tensor(), &Tensor::new(&[y], &Device::Cpu).unwrap()).unwrap();
+            let loss =
+                binary_cross_entropy(x.as_tensor(), &Tensor::new(&[y], &Device::Cpu).unwrap())
+                    .unwrap();
             assert!(loss.to_scalar::<f32>().unwrap().is_finite());
-            let grad = loss.backward().unwrap().get(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let grad = loss
+                .backward()
+                .unwrap()
+                .get(&x)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
             assert!(grad.iter().all(|g| g.is_finite()), "{grad:?}");
         }
-        assert!(cross_entropy(x.as_tensor(), &[0]).unwrap().to_scalar::<f32>().unwrap().is_finite());
+        assert!(
+            cross_entropy(x.as_tensor(), &[0])
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+                .is_finite()
+        );
     }
 }

@@ -65,7 +65,12 @@ pub fn argmax(logits: &[f32]) -> usize {
 /// Classes whose probability reaches [`THRESHOLD`].
 pub fn above_threshold(logits: &[f32]) -> Vec<u32> {
     // sigmoid(x) >= 1/2 exactly where x >= 0.
-    logits.iter().enumerate().filter(|(_, x)| **x >= 0.0).map(|(i, _)| i as u32).collect()
+    logits
+        .iter()
+        .enumerate()
+        .filter(|(_, x)| **x >= 0.0)
+        .map(|(i, _)| i as u32)
+        .collect()
 }
 
 fn class_scores(counts: Vec<(usize, usize, usize)>) -> Vec<ClassScore> {
@@ -85,13 +90,29 @@ fn class_scores(counts: Vec<(usize, usize, usize)>) -> Vec<ClassScore> {
 
 /// The F1 averages that both kinds of data share. `counted` says which classes enter the macro
 /// average: scikit-learn leaves out single-label classes that are neither true nor predicted.
-fn f1_averages(classes: &[ClassScore], counted: impl Fn(&ClassScore) -> bool) -> BTreeMap<&'static str, f64> {
+fn f1_averages(
+    classes: &[ClassScore],
+    counted: impl Fn(&ClassScore) -> bool,
+) -> BTreeMap<&'static str, f64> {
     let total = |f: fn(&ClassScore) -> usize| classes.iter().map(f).sum::<usize>() as f64;
-    let (support, predicted, correct) = (total(|c| c.support), total(|c| c.predicted), total(|c| c.correct));
+    let (support, predicted, correct) = (
+        total(|c| c.support),
+        total(|c| c.predicted),
+        total(|c| c.correct),
+    );
     BTreeMap::from([
-        ("f1_macro", mean(classes.iter().filter(|c| counted(c)).map(|c| c.f1))),
+        (
+            "f1_macro",
+            mean(classes.iter().filter(|c| counted(c)).map(|c| c.f1)),
+        ),
         ("f1_micro", ratio(2.0 * correct, support + predicted)),
-        ("f1_weighted", ratio(classes.iter().map(|c| c.f1 * c.support as f64).sum(), support)),
+        (
+            "f1_weighted",
+            ratio(
+                classes.iter().map(|c| c.f1 * c.support as f64).sum(),
+                support,
+            ),
+        ),
     ])
 }
 
@@ -101,13 +122,29 @@ pub fn single_label(logits: &[Vec<f32>], labels: &[u32], classes: usize) -> Metr
     for (logits, label) in logits.iter().zip(labels) {
         confusion[*label as usize][argmax(logits)] += 1;
     }
-    let counts = (0..classes).map(|c| (confusion[c].iter().sum(), confusion.iter().map(|row| row[c]).sum(), confusion[c][c])).collect();
+    let counts = (0..classes)
+        .map(|c| {
+            (
+                confusion[c].iter().sum(),
+                confusion.iter().map(|row| row[c]).sum(),
+                confusion[c][c],
+            )
+        })
+        .collect();
     let scores = class_scores(counts);
     let mut values = f1_averages(&scores, |c| c.support + c.predicted > 0);
     let correct: usize = scores.iter().map(|c| c.correct).sum();
     values.insert("accuracy", ratio(correct as f64, labels.len() as f64));
-    values.insert("balanced_accuracy", mean(scores.iter().filter(|c| c.support > 0).map(|c| c.recall)));
-    Metrics { samples: labels.len(), values, classes: scores, confusion: Some(confusion) }
+    values.insert(
+        "balanced_accuracy",
+        mean(scores.iter().filter(|c| c.support > 0).map(|c| c.recall)),
+    );
+    Metrics {
+        samples: labels.len(),
+        values,
+        classes: scores,
+        confusion: Some(confusion),
+    }
 }
 
 /// Scores of multi-label predictions.
@@ -130,15 +167,27 @@ pub fn multi_label(logits: &[Vec<f32>], labels: &[Vec<u32>], classes: usize) -> 
     }
     let mut scores = class_scores(counts);
     for (c, score) in scores.iter_mut().enumerate() {
-        let column: Vec<(f32, bool)> = logits.iter().zip(labels).map(|(x, l)| (x[c], l.contains(&(c as u32)))).collect();
+        let column: Vec<(f32, bool)> = logits
+            .iter()
+            .zip(labels)
+            .map(|(x, l)| (x[c], l.contains(&(c as u32))))
+            .collect();
         score.average_precision = Some(average_precision(column));
     }
     let n = labels.len() as f64;
     let mut values = f1_averages(&scores, |_| true);
     values.insert("accuracy", ratio(exact as f64, n));
     values.insert("f1_samples", ratio(sample_f1, n));
-    values.insert("average_precision_macro", mean(scores.iter().map(|c| c.average_precision.unwrap_or(0.0))));
-    Metrics { samples: labels.len(), values, classes: scores, confusion: None }
+    values.insert(
+        "average_precision_macro",
+        mean(scores.iter().map(|c| c.average_precision.unwrap_or(0.0))),
+    );
+    Metrics {
+        samples: labels.len(),
+        values,
+        classes: scores,
+        confusion: None,
+    }
 }
 
 /// Sum over thresholds of precision times the rise in recall; equal scores are one threshold.
@@ -170,7 +219,13 @@ mod tests {
     #[test]
     fn single_label_by_hand() {
         // True 0 0 1 2, predicted 0 1 1 0; class 3 never occurs.
-        let logits = [[1., 0., 0., 0.], [0., 1., 0., 0.], [0., 1., 0., 0.], [1., 0., 0., 0.]].map(|r: [f32; 4]| r.to_vec());
+        let logits = [
+            [1., 0., 0., 0.],
+            [0., 1., 0., 0.],
+            [0., 1., 0., 0.],
+            [1., 0., 0., 0.],
+        ]
+        .map(|r: [f32; 4]| r.to_vec());
         let m = single_label(&logits, &[0, 0, 1, 2], 4);
         near(m.values["accuracy"], 0.5);
         near(m.values["balanced_accuracy"], (0.5 + 1.0 + 0.0) / 3.0);
@@ -183,7 +238,11 @@ mod tests {
 
     #[test]
     fn multi_label_by_hand() {
-        let logits = vec![vec![2.0, -1.0, 0.5], vec![-3.0, 1.0, -0.5], vec![0.5, -2.0, -1.0]];
+        let logits = vec![
+            vec![2.0, -1.0, 0.5],
+            vec![-3.0, 1.0, -0.5],
+            vec![0.5, -2.0, -1.0],
+        ];
         let m = multi_label(&logits, &[vec![0], vec![1, 2], vec![0]], 3);
         near(m.values["accuracy"], 1.0 / 3.0);
         near(m.values["f1_micro"], 2.0 * 3.0 / (4.0 + 4.0));

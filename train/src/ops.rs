@@ -36,17 +36,25 @@ impl<G: Deref<Target = Storage>, T: Real> Deref for Slice<G, T> {
 
 fn cpu_slice<T: Real>(storage: &CpuStorage) -> &[T] {
     // `slice` has compared the types.
-    storage.as_slice::<T>().expect("type checked when the slice was made")
+    storage
+        .as_slice::<T>()
+        .expect("type checked when the slice was made")
 }
 
 fn slice<T: Real>(t: &Tensor) -> Result<Slice<impl Deref<Target = Storage> + '_, T>> {
     let (storage, layout): (_, &Layout) = t.storage_and_layout();
-    let Some(range) = layout.contiguous_offsets() else { bail!("a kernel was given a tensor that is not contiguous: {layout:?}") };
+    let Some(range) = layout.contiguous_offsets() else {
+        bail!("a kernel was given a tensor that is not contiguous: {layout:?}")
+    };
     match &*storage {
         Storage::Cpu(cpu) => drop(cpu.as_slice::<T>()?),
         _ => bail!("a CPU kernel was given a tensor on another device"),
     }
-    Ok(Slice { storage, range, _type: std::marker::PhantomData })
+    Ok(Slice {
+        storage,
+        range,
+        _type: std::marker::PhantomData,
+    })
 }
 
 /// Runs a body with `$T` bound to the tensor's number type.
@@ -137,7 +145,13 @@ impl Norm {
     }
 
     /// `plus` + the gradient of the input, given that of the output.
-    pub fn backward(&self, dy: &Tensor, x: &Tensor, stats: &NormStats, plus: Option<&Tensor>) -> Result<Tensor> {
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        stats: &NormStats,
+        plus: Option<&Tensor>,
+    ) -> Result<Tensor> {
         typed!(x, T => {
             let mut dx: Vec<T> = match plus {
                 Some(t) => slice::<T>(t)?.to_vec(),
@@ -181,7 +195,12 @@ pub struct Adapters<'a> {
 impl Linear {
     /// `y = x W^T + b + scale dropout(x) A^T B^T`, and `u = dropout(x) A^T` (`n x parts*rank`) for
     /// the backward pass.
-    pub fn forward(&self, x: &Tensor, rows: &Rows, adapters: Option<&Adapters>) -> Result<(Tensor, Option<Tensor>)> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        rows: &Rows,
+        adapters: Option<&Adapters>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let (n, d) = x.dims2()?;
         let out = self.weight.dim(0)?;
         typed!(x, T => {
@@ -214,7 +233,14 @@ impl Linear {
     }
 
     /// The gradient of the input (through the frozen weight and the adapters) and of the adapters.
-    pub fn backward(&self, dy: &Tensor, x: &Tensor, u: Option<&Tensor>, rows: &Rows, adapters: Option<&Adapters>) -> Result<(Tensor, Vec<Adapter>)> {
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        u: Option<&Tensor>,
+        rows: &Rows,
+        adapters: Option<&Adapters>,
+    ) -> Result<(Tensor, Vec<Adapter>)> {
         let (n, out) = dy.dims2()?;
         let d = self.weight.dim(1)?;
         typed!(dy, T => {
@@ -242,8 +268,15 @@ impl Linear {
 
     /// The layer with its adapters multiplied out into the weight: for evaluation.
     pub fn merged(&self, adapters: &Adapters) -> Result<Linear> {
-        let deltas = adapters.parts.iter().map(|p| p.b.matmul(&p.a)? * adapters.scale).collect::<Result<Vec<_>>>()?;
-        Ok(Linear { weight: (&self.weight + Tensor::cat(&deltas, 0)?)?, bias: self.bias.clone() })
+        let deltas = adapters
+            .parts
+            .iter()
+            .map(|p| p.b.matmul(&p.a)? * adapters.scale)
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Linear {
+            weight: (&self.weight + Tensor::cat(&deltas, 0)?)?,
+            bias: self.bias.clone(),
+        })
     }
 }
 
@@ -285,7 +318,12 @@ impl SavedOf for f64 {
 }
 
 /// Multi-head self-attention; `qkv` is `n x 3d`, the result `n x d`.
-pub fn attention_forward(qkv: &Tensor, heads: usize, rows: &Rows, dropout: Option<&Dropout>) -> Result<(Tensor, AttentionSaved)> {
+pub fn attention_forward(
+    qkv: &Tensor,
+    heads: usize,
+    rows: &Rows,
+    dropout: Option<&Dropout>,
+) -> Result<(Tensor, AttentionSaved)> {
     let d = qkv.dim(1)? / 3;
     typed!(qkv, T => {
         let (out, saved) = attention::forward::<T>(&slice(qkv)?, d, heads, rows, dropout);
@@ -294,7 +332,15 @@ pub fn attention_forward(qkv: &Tensor, heads: usize, rows: &Rows, dropout: Optio
 }
 
 /// The gradient of `qkv`, given the output and its gradient.
-pub fn attention_backward(qkv: &Tensor, heads: usize, rows: &Rows, dropout: Option<&Dropout>, out: &Tensor, saved: &AttentionSaved, d_out: &Tensor) -> Result<Tensor> {
+pub fn attention_backward(
+    qkv: &Tensor,
+    heads: usize,
+    rows: &Rows,
+    dropout: Option<&Dropout>,
+    out: &Tensor,
+    saved: &AttentionSaved,
+    d_out: &Tensor,
+) -> Result<Tensor> {
     let d = qkv.dim(1)? / 3;
     typed!(qkv, T => {
         let grad = attention::backward::<T>(&slice(qkv)?, d, heads, rows, dropout, &slice(out)?, T::saved_of(saved)?, &slice(d_out)?);
@@ -328,7 +374,9 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 /// Dropout of a token matrix; its own backward, applied to the gradient.
 pub fn dropout(x: &Tensor, dropout: Option<&Dropout>, rows: &Rows) -> Result<Tensor> {
-    let Some(dropout) = dropout else { return Ok(x.clone()) };
+    let Some(dropout) = dropout else {
+        return Ok(x.clone());
+    };
     let d = x.dim(1)?;
     typed!(x, T => {
         let mut y = slice::<T>(x)?.to_vec();

@@ -18,7 +18,12 @@ pub struct AdamWConfig {
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.02 }
+        AdamWConfig {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.02,
+        }
     }
 }
 
@@ -46,16 +51,33 @@ pub struct AdamW {
 impl AdamW {
     /// Zero moments for tensors of the given sizes.
     pub fn new(config: AdamWConfig, sizes: impl IntoIterator<Item = usize>) -> AdamW {
-        let moments = sizes.into_iter().map(|n| Moments { m: vec![0.0; n], v: vec![0.0; n], steps: 0 }).collect();
+        let moments = sizes
+            .into_iter()
+            .map(|n| Moments {
+                m: vec![0.0; n],
+                v: vec![0.0; n],
+                steps: 0,
+            })
+            .collect();
         AdamW { config, moments }
     }
 
     /// Updates tensor `index` in place.
     pub fn update(&mut self, index: usize, value: &mut [f32], grad: &[f32], lr: f64) -> Result<()> {
-        let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
+        let AdamWConfig {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+        } = self.config;
         let Moments { m, v, steps } = &mut self.moments[index];
         if value.len() != m.len() || grad.len() != m.len() {
-            bail!("optimiser state of {} numbers for a tensor of {} with a gradient of {}", m.len(), value.len(), grad.len());
+            bail!(
+                "optimiser state of {} numbers for a tensor of {} with a gradient of {}",
+                m.len(),
+                value.len(),
+                grad.len()
+            );
         }
         *steps += 1;
         let correction1 = 1.0 - beta1.powf(*steps as f64);
@@ -113,12 +135,20 @@ mod tests {
 
     #[test]
     fn schedule_in_closed_form() {
-        let s = Schedule { lr: 5e-5, warmup_epochs: 5, warmup_factor: 0.1, power: 0.9 };
+        let s = Schedule {
+            lr: 5e-5,
+            warmup_epochs: 5,
+            warmup_factor: 0.1,
+            power: 0.9,
+        };
         assert!((s.rate(0, 10, 100) - 5e-6).abs() < 1e-15);
         assert!((s.rate(49, 10, 100) - 5e-6).abs() < 1e-15);
         assert!((s.rate(50, 10, 100) - 5e-5).abs() < 1e-15);
         assert!((s.rate(525, 10, 100) - 5e-5 * 0.5f64.powf(0.9)).abs() < 1e-15);
         assert!(s.rate(999, 10, 100) > 0.0);
-        assert!((s.rate(7, 10, 3) - 5e-6).abs() < 1e-15, "a run shorter than the warm-up is all warm-up");
+        assert!(
+            (s.rate(7, 10, 3) - 5e-6).abs() < 1e-15,
+            "a run shorter than the warm-up is all warm-up"
+        );
     }
 }

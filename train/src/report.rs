@@ -48,7 +48,11 @@ impl RunSummary {
     pub fn read(run: &Path) -> Result<RunSummary> {
         let config = RunConfig::read(run)?;
         let path = run.join(METRICS_FILE);
-        let text = if path.exists() { fs::read_to_string(&path).with_context(|| path.display().to_string())? } else { String::new() };
+        let text = if path.exists() {
+            fs::read_to_string(&path).with_context(|| path.display().to_string())?
+        } else {
+            String::new()
+        };
         let losses = text
             .lines()
             .filter_map(|line| {
@@ -60,12 +64,28 @@ impl RunSummary {
         for entry in fs::read_dir(run).with_context(|| run.display().to_string())? {
             let entry = entry?;
             let file = entry.file_name().to_string_lossy().into_owned();
-            let Some(name) = file.strip_prefix("eval-").and_then(|n| n.strip_suffix(".json")) else { continue };
-            let text = fs::read_to_string(entry.path()).with_context(|| entry.path().display().to_string())?;
-            let json = serde_json::from_str(&text).with_context(|| format!("{}: is not JSON; make it again with `train eval`", entry.path().display()))?;
+            let Some(name) = file
+                .strip_prefix("eval-")
+                .and_then(|n| n.strip_suffix(".json"))
+            else {
+                continue;
+            };
+            let text = fs::read_to_string(entry.path())
+                .with_context(|| entry.path().display().to_string())?;
+            let json = serde_json::from_str(&text).with_context(|| {
+                format!(
+                    "{}: is not JSON; make it again with `train eval`",
+                    entry.path().display()
+                )
+            })?;
             evaluations.insert(name.to_string(), json);
         }
-        Ok(RunSummary { run: run.to_path_buf(), config, losses, evaluations })
+        Ok(RunSummary {
+            run: run.to_path_buf(),
+            config,
+            losses,
+            evaluations,
+        })
     }
 }
 
@@ -77,18 +97,41 @@ pub fn table(runs: &[RunSummary]) -> Vec<Line> {
     let mut lines: Vec<Line> = names
         .into_iter()
         .filter_map(|name| {
-            let first = runs.iter().find_map(|r| Some((r, r.evaluations.get(name)?)))?;
+            let first = runs
+                .iter()
+                .find_map(|r| Some((r, r.evaluations.get(name)?)))?;
             let metric = main_metric(first.0.config.multi_label);
-            let values: Vec<Option<f64>> = runs.iter().map(|r| r.evaluations.get(name)?["metrics"][metric].as_f64()).collect();
+            let values: Vec<Option<f64>> = runs
+                .iter()
+                .map(|r| r.evaluations.get(name)?["metrics"][metric].as_f64())
+                .collect();
             let known: Vec<f64> = values.iter().flatten().copied().collect();
             let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
             let spread = known.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
-            let deviation = if known.len() > 1 { (spread / (known.len() - 1) as f64).sqrt() } else { 0.0 };
-            Some(Line { evaluation: name.clone(), seen: in_words(&first.0.config, first.1), metric: metric.to_string(), values, mean, deviation, chance: first.1["chance"].as_f64() })
+            let deviation = if known.len() > 1 {
+                (spread / (known.len() - 1) as f64).sqrt()
+            } else {
+                0.0
+            };
+            Some(Line {
+                evaluation: name.clone(),
+                seen: in_words(&first.0.config, first.1),
+                metric: metric.to_string(),
+                values,
+                mean,
+                deviation,
+                chance: first.1["chance"].as_f64(),
+            })
         })
         .collect();
     // Everything there first, then by what is gone; mask tokens before zeros.
-    lines.sort_by_key(|l| (l.evaluation.contains("-zeros"), l.evaluation.len(), l.evaluation.clone()));
+    lines.sort_by_key(|l| {
+        (
+            l.evaluation.contains("-zeros"),
+            l.evaluation.len(),
+            l.evaluation.clone(),
+        )
+    });
     lines.sort_by_key(|l| l.seen.split(',').next().unwrap_or("").to_string() != "both");
     lines
 }
@@ -96,14 +139,27 @@ pub fn table(runs: &[RunSummary]) -> Vec<Line> {
 fn in_words(config: &RunConfig, json: &Value) -> String {
     let mut seen = match json["missing"].as_str() {
         None => "both".to_string(),
-        Some(gone) => config.modalities.iter().map(|m| m.as_str()).filter(|m| *m != gone).collect::<Vec<_>>().join("") + " only",
+        Some(gone) => {
+            config
+                .modalities
+                .iter()
+                .map(|m| m.as_str())
+                .filter(|m| *m != gone)
+                .collect::<Vec<_>>()
+                .join("")
+                + " only"
+        }
     };
     if let Some(protocol) = json["protocol"].as_str() {
         let _ = write!(seen, ", {protocol} at {}", json["rate"]);
     }
     if json["missing"].is_string() || json["protocol"].is_string() {
         let zeros = json["missing_token"] == "zeros";
-        seen += if zeros { ", zeros for the missing token" } else { ", mask token" };
+        seen += if zeros {
+            ", zeros for the missing token"
+        } else {
+            ", mask token"
+        };
     }
     if json["split"] != "test" {
         let _ = write!(seen, ", {} split", json["split"].as_str().unwrap_or("?"));
@@ -114,12 +170,35 @@ fn in_words(config: &RunConfig, json: &Value) -> String {
 /// The table for a terminal.
 pub fn text_table(runs: &[RunSummary]) -> String {
     let lines = table(runs);
-    let Some(first) = lines.first() else { return "no evaluations yet; run `train eval` first".to_string() };
-    let width = lines.iter().map(|l| l.seen.len()).max().unwrap_or(0).max(12);
-    let mut out = format!("{:<width$}  {:>7}  {:>7}  per run\n", format!("{} on", first.metric), "mean", "sd");
+    let Some(first) = lines.first() else {
+        return "no evaluations yet; run `train eval` first".to_string();
+    };
+    let width = lines
+        .iter()
+        .map(|l| l.seen.len())
+        .max()
+        .unwrap_or(0)
+        .max(12);
+    let mut out = format!(
+        "{:<width$}  {:>7}  {:>7}  per run\n",
+        format!("{} on", first.metric),
+        "mean",
+        "sd"
+    );
     for line in &lines {
-        let each: Vec<String> = line.values.iter().map(|v| v.map_or("-".into(), |v| format!("{v:.3}"))).collect();
-        let _ = writeln!(out, "{:<width$}  {:>7.3}  {:>7.3}  {}", line.seen, line.mean, line.deviation, each.join(" "));
+        let each: Vec<String> = line
+            .values
+            .iter()
+            .map(|v| v.map_or("-".into(), |v| format!("{v:.3}")))
+            .collect();
+        let _ = writeln!(
+            out,
+            "{:<width$}  {:>7.3}  {:>7.3}  {}",
+            line.seen,
+            line.mean,
+            line.deviation,
+            each.join(" ")
+        );
     }
     if let Some(chance) = first.chance {
         let _ = write!(out, "{:<width$}  {chance:>7.3}", "chance");
@@ -128,7 +207,10 @@ pub fn text_table(runs: &[RunSummary]) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 const STYLE: &str = "
@@ -142,17 +224,23 @@ svg { width: 100%; height: auto; } pre { overflow-x: auto; background: var(--sof
 ";
 
 /// Colours of the curves, in order of the runs.
-const COLOURS: [&str; 6] = ["#2f6fde", "#d9622b", "#2a9d5c", "#a24bcf", "#c2a000", "#d0417e"];
+const COLOURS: [&str; 6] = [
+    "#2f6fde", "#d9622b", "#2a9d5c", "#a24bcf", "#c2a000", "#d0417e",
+];
 
 /// Writes the page.
 pub fn write(path: &Path, runs: &[RunSummary]) -> Result<()> {
     let temporary = path.with_extension("html.tmp");
-    fs::write(&temporary, page(runs)).and_then(|()| fs::rename(&temporary, path)).with_context(|| format!("{}: cannot be written", path.display()))
+    fs::write(&temporary, page(runs))
+        .and_then(|()| fs::rename(&temporary, path))
+        .with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 fn page(runs: &[RunSummary]) -> String {
     let mut html = String::new();
-    let title = runs.first().map_or("U2A".to_string(), |r| format!("U2A on {}", r.config.dataset));
+    let title = runs.first().map_or("U2A".to_string(), |r| {
+        format!("U2A on {}", r.config.dataset)
+    });
     // Writing to a string cannot fail.
     let _ = write!(
         html,
@@ -166,9 +254,20 @@ fn page(runs: &[RunSummary]) -> String {
     html += "</tr>";
     let lines = table(runs);
     for line in &lines {
-        let _ = write!(html, "<tr><td>{}</td><td>{}</td><td>{:.4}</td><td>{:.4}</td>", escape(&line.seen), line.metric, line.mean, line.deviation);
+        let _ = write!(
+            html,
+            "<tr><td>{}</td><td>{}</td><td>{:.4}</td><td>{:.4}</td>",
+            escape(&line.seen),
+            line.metric,
+            line.mean,
+            line.deviation
+        );
         for value in &line.values {
-            let _ = write!(html, "<td>{}</td>", value.map_or("-".into(), |v| format!("{v:.4}")));
+            let _ = write!(
+                html,
+                "<td>{}</td>",
+                value.map_or("-".into(), |v| format!("{v:.4}"))
+            );
         }
         html += "</tr>";
     }
@@ -187,13 +286,21 @@ fn page(runs: &[RunSummary]) -> String {
     }
     for run in runs {
         let text = run.config.to_toml().unwrap_or_default();
-        let _ = write!(html, "<details><summary>Settings of {}</summary><pre>{}</pre></details>", escape(&run_name(run)), escape(&text));
+        let _ = write!(
+            html,
+            "<details><summary>Settings of {}</summary><pre>{}</pre></details>",
+            escape(&run_name(run)),
+            escape(&text)
+        );
     }
     html + "</body></html>\n"
 }
 
 fn run_name(run: &RunSummary) -> String {
-    run.run.file_name().map_or_else(|| run.run.display().to_string(), |n| n.to_string_lossy().into_owned())
+    run.run.file_name().map_or_else(
+        || run.run.display().to_string(),
+        |n| n.to_string_lossy().into_owned(),
+    )
 }
 
 /// Points of a curve: more only thicken the line.
@@ -206,13 +313,23 @@ fn curves(runs: &[RunSummary]) -> String {
     let all = || runs.iter().flat_map(|r| &r.losses);
     let last = all().map(|p| p.0).max().unwrap_or(1).max(1) as f64;
     let top = all().map(|p| p.1).fold(0.0, f64::max).max(1e-9);
-    let mut svg = format!("<svg viewBox=\"0 0 {W} {H}\" role=\"img\" aria-label=\"training loss by step\">");
+    let mut svg =
+        format!("<svg viewBox=\"0 0 {W} {H}\" role=\"img\" aria-label=\"training loss by step\">");
     for i in 0..=4 {
         let y = PAD / 2.0 + (H - 1.5 * PAD) * f64::from(i) / 4.0;
         let value = top * f64::from(4 - i) / 4.0;
-        let _ = write!(svg, "<line x1=\"{PAD}\" x2=\"{W}\" y1=\"{y}\" y2=\"{y}\" stroke=\"#8884\"/><text x=\"{}\" y=\"{}\" font-size=\"11\" text-anchor=\"end\" fill=\"currentColor\">{value:.2}</text>", PAD - 4.0, y + 4.0);
+        let _ = write!(
+            svg,
+            "<line x1=\"{PAD}\" x2=\"{W}\" y1=\"{y}\" y2=\"{y}\" stroke=\"#8884\"/><text x=\"{}\" y=\"{}\" font-size=\"11\" text-anchor=\"end\" fill=\"currentColor\">{value:.2}</text>",
+            PAD - 4.0,
+            y + 4.0
+        );
     }
-    let _ = write!(svg, "<text x=\"{W}\" y=\"{}\" font-size=\"11\" text-anchor=\"end\" fill=\"currentColor\">step {last}</text>", H - 6.0);
+    let _ = write!(
+        svg,
+        "<text x=\"{W}\" y=\"{}\" font-size=\"11\" text-anchor=\"end\" fill=\"currentColor\">step {last}</text>",
+        H - 6.0
+    );
     for (i, run) in runs.iter().enumerate() {
         let each = run.losses.len().div_ceil(POINTS).max(1);
         let points: Vec<String> = run
@@ -221,11 +338,21 @@ fn curves(runs: &[RunSummary]) -> String {
             .map(|c| {
                 let mean = c.iter().map(|p| p.1).sum::<f64>() / c.len() as f64;
                 let x = PAD + (W - PAD) * c[c.len() - 1].0 as f64 / last;
-                format!("{x:.1},{:.1}", PAD / 2.0 + (H - 1.5 * PAD) * (1.0 - mean / top))
+                format!(
+                    "{x:.1},{:.1}",
+                    PAD / 2.0 + (H - 1.5 * PAD) * (1.0 - mean / top)
+                )
             })
             .collect();
         let colour = COLOURS[i % COLOURS.len()];
-        let _ = write!(svg, "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{}\"/><text x=\"{}\" y=\"{}\" font-size=\"11\" fill=\"{colour}\">{}</text>", points.join(" "), PAD + 8.0, PAD / 2.0 + 12.0 + 14.0 * i as f64, escape(&run_name(run)));
+        let _ = write!(
+            svg,
+            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{}\"/><text x=\"{}\" y=\"{}\" font-size=\"11\" fill=\"{colour}\">{}</text>",
+            points.join(" "),
+            PAD + 8.0,
+            PAD / 2.0 + 12.0 + 14.0 * i as f64,
+            escape(&run_name(run))
+        );
     }
     svg + "</svg>"
 }
@@ -237,21 +364,34 @@ fn classes(json: &Value) -> String {
         let _ = write!(
             html,
             "<tr><td>{}</td><td>{}</td><td>{:.3}</td><td>{:.3}</td><td>{:.3}</td><td style=\"width:8rem\"><div class=\"bar\" style=\"width:{:.0}%\"></div></td></tr>",
-            escape(class["class"].as_str().unwrap_or("?")), class["scores"]["support"], score("precision"), score("recall"), score("f1"), 100.0 * score("f1")
+            escape(class["class"].as_str().unwrap_or("?")),
+            class["scores"]["support"],
+            score("precision"),
+            score("recall"),
+            score("f1"),
+            100.0 * score("f1")
         );
     }
     html + "</table></div>"
 }
 
 fn confusion(names: &[String], matrix: &Value) -> String {
-    let Some(rows) = matrix.as_array() else { return String::new() };
+    let Some(rows) = matrix.as_array() else {
+        return String::new();
+    };
     let mut html = "<p class=\"note\">Confusion: a row per true class, a column per predicted class.</p><div class=\"scroll\"><table>".to_string();
     for (name, row) in names.iter().zip(rows) {
-        let counts: Vec<u64> = row.as_array().map_or_else(Vec::new, |r| r.iter().filter_map(Value::as_u64).collect());
+        let counts: Vec<u64> = row
+            .as_array()
+            .map_or_else(Vec::new, |r| r.iter().filter_map(Value::as_u64).collect());
         let total = counts.iter().sum::<u64>().max(1) as f64;
         let _ = write!(html, "<tr><td>{}</td>", escape(name));
         for count in counts {
-            let _ = write!(html, "<td style=\"background:rgba(47,111,222,{:.2})\">{count}</td>", 0.8 * count as f64 / total);
+            let _ = write!(
+                html,
+                "<td style=\"background:rgba(47,111,222,{:.2})\">{count}</td>",
+                0.8 * count as f64 / total
+            );
         }
         html += "</tr>";
     }

@@ -35,10 +35,22 @@ pub struct Session {
 
 impl Session {
     /// Opens what the configuration names. `settings` and `encoders` are those of the run.
-    pub fn open(shards: Shards, settings: &Settings, encoders: &[EncoderConfig; 2], weights: &WeightSource, threads: usize) -> Result<Session> {
+    pub fn open(
+        shards: Shards,
+        settings: &Settings,
+        encoders: &[EncoderConfig; 2],
+        weights: &WeightSource,
+        threads: usize,
+    ) -> Result<Session> {
         let shards = Arc::new(shards);
         let transforms = transforms(settings, encoders, weights)?;
-        let mut session = Session { shards, train_mask: None, train_mask_sha256: None, threads, transforms };
+        let mut session = Session {
+            shards,
+            train_mask: None,
+            train_mask_sha256: None,
+            threads,
+            transforms,
+        };
         if let Some(mask) = &settings.train_mask {
             let mask = session.mask(mask, settings.train_mask_rate, settings.seed)?;
             let present = mask.present(&session.shards, Split::Train)?;
@@ -55,7 +67,9 @@ impl Session {
             return Ok(Mask::read(path)?);
         }
         let Ok(protocol) = what.parse::<Protocol>() else {
-            bail!("{what}: is neither a mask file nor a protocol (missing-audio, missing-video, missing-image, missing-text, missing-both)");
+            bail!(
+                "{what}: is neither a mask file nor a protocol (missing-audio, missing-video, missing-image, missing-text, missing-both)"
+            );
         };
         Ok(Mask::draw(&self.shards, protocol, rate, seed)?)
     }
@@ -76,7 +90,12 @@ impl Session {
     }
 
     /// A split in file order without augmentation.
-    pub fn test_stream(&self, split: Split, batch_size: usize, present: Option<Vec<[bool; 2]>>) -> StreamConfig {
+    pub fn test_stream(
+        &self,
+        split: Split,
+        batch_size: usize,
+        present: Option<Vec<[bool; 2]>>,
+    ) -> StreamConfig {
         StreamConfig {
             split,
             shuffle: false,
@@ -95,36 +114,62 @@ impl Session {
 pub fn hash(present: &[[bool; 2]]) -> String {
     use sha2::{Digest, Sha256};
     let bytes: Vec<u8> = present.iter().flatten().map(|b| u8::from(*b)).collect();
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
-fn transforms(settings: &Settings, encoders: &[EncoderConfig; 2], weights: &WeightSource) -> Result<Transforms> {
+fn transforms(
+    settings: &Settings,
+    encoders: &[EncoderConfig; 2],
+    weights: &WeightSource,
+) -> Result<Transforms> {
     let (mut image, mut mel, mut text) = (UNUSED, UNUSED, None);
     for config in encoders {
         match config.input {
             InputSize::Image { size, .. } => image = size,
             InputSize::Mel { frames, bins, .. } => {
                 if bins != features::mel::MEL_BINS {
-                    bail!("the audio encoder reads {bins} mel bins, the shards hold {}; take an encoder for {0}", features::mel::MEL_BINS);
+                    bail!(
+                        "the audio encoder reads {bins} mel bins, the shards hold {}; take an encoder for {0}",
+                        features::mel::MEL_BINS
+                    );
                 }
                 mel = frames;
             }
-            InputSize::Text { vocab, positions, .. } => {
+            InputSize::Text {
+                vocab, positions, ..
+            } => {
                 if settings.text_length > positions {
-                    bail!("text_length {} exceeds the text encoder's {positions} positions", settings.text_length);
+                    bail!(
+                        "text_length {} exceeds the text encoder's {positions} positions",
+                        settings.text_length
+                    );
                 }
                 text = Some(match weights.folder(Kind::Bert)? {
-                    Some(folder) => TextTransform::from_vocab(&folder.join(VOCAB_FILE), settings.text_length)?,
+                    Some(folder) => {
+                        TextTransform::from_vocab(&folder.join(VOCAB_FILE), settings.text_length)?
+                    }
                     None => TextTransform::hashed(vocab, settings.text_length)?,
                 });
             }
         }
     }
-    Ok(Transforms { frames: settings.frames, image: ImageTransform::clip(image), mel: MelTransform::ast(mel), text })
+    Ok(Transforms {
+        frames: settings.frames,
+        image: ImageTransform::clip(image),
+        mel: MelTransform::ast(mel),
+        text,
+    })
 }
 
 /// The encoders' configurations for a pair of modalities.
-pub fn encoder_configs(modalities: [Modality; 2], weights: &WeightSource, tiny: bool) -> Result<[EncoderConfig; 2]> {
+pub fn encoder_configs(
+    modalities: [Modality; 2],
+    weights: &WeightSource,
+    tiny: bool,
+) -> Result<[EncoderConfig; 2]> {
     let config = |m: Modality| {
         let kind = Kind::of(m);
         match weights.folder(kind)? {
@@ -146,8 +191,19 @@ pub fn build_model(config: &RunConfig) -> Result<U2a> {
             (None, _) => bail!("no weights"),
         };
         let built = Encoder::new(encoder.clone(), weights, DType::F32)?;
-        let bare = encoder.kind == Kind::Clip && config.settings.clip_features == ClipFeatures::LastHidden;
-        Ok(if bare { built.without_final_norm() } else { built })
+        let bare =
+            encoder.kind == Kind::Clip && config.settings.clip_features == ClipFeatures::LastHidden;
+        Ok(if bare {
+            built.without_final_norm()
+        } else {
+            built
+        })
     };
-    U2a::new(config.modalities, [encoder(0)?, encoder(1)?], config.classes.len(), config.settings.lora(), config.settings.seed)
+    U2a::new(
+        config.modalities,
+        [encoder(0)?, encoder(1)?],
+        config.classes.len(),
+        config.settings.lora(),
+        config.settings.seed,
+    )
 }

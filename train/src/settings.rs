@@ -159,7 +159,10 @@ impl Default for Settings {
 const CONFIGS: [(&str, &str); 5] = [
     ("food-101", include_str!("../configs/food-101.toml")),
     ("mm-imdb", include_str!("../configs/mm-imdb.toml")),
-    ("kinetics-sound", include_str!("../configs/kinetics-sound.toml")),
+    (
+        "kinetics-sound",
+        include_str!("../configs/kinetics-sound.toml"),
+    ),
     ("ave", include_str!("../configs/ave.toml")),
     ("crema-d", include_str!("../configs/crema-d.toml")),
 ];
@@ -167,17 +170,39 @@ const CONFIGS: [(&str, &str); 5] = [
 impl Settings {
     /// The settings of a dataset (another one takes those of its kind, image-text or audio-video)
     /// with overrides as `key=value`, later ones winning.
-    pub fn resolve(dataset: &str, modalities: [Modality; 2], overrides: &[String]) -> Result<Settings> {
-        let kind = if modalities.contains(&Modality::Text) { "food-101" } else { "crema-d" };
-        let file = |name: &str| CONFIGS.iter().find(|(n, _)| *n == name).map(|(_, text)| *text);
+    pub fn resolve(
+        dataset: &str,
+        modalities: [Modality; 2],
+        overrides: &[String],
+    ) -> Result<Settings> {
+        let kind = if modalities.contains(&Modality::Text) {
+            "food-101"
+        } else {
+            "crema-d"
+        };
+        let file = |name: &str| {
+            CONFIGS
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, text)| *text)
+        };
         let text = file(dataset).or(file(kind)).unwrap_or_default();
-        let mut table: toml::Table = toml::from_str(text).with_context(|| format!("configs/{dataset}.toml"))?;
+        let mut table: toml::Table =
+            toml::from_str(text).with_context(|| format!("configs/{dataset}.toml"))?;
         for pair in overrides {
-            let (key, value) = pair.split_once('=').ok_or_else(|| anyhow!("--set {pair}: not of the form key=value"))?;
+            let (key, value) = pair
+                .split_once('=')
+                .ok_or_else(|| anyhow!("--set {pair}: not of the form key=value"))?;
             let (key, value) = (key.trim(), value.trim());
             // A bare word is a string; anything TOML knows is that.
-            let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
-            table.insert(key.to_string(), parsed.unwrap_or_else(|| toml::Value::String(value.to_string())));
+            let parsed = format!("v = {value}")
+                .parse::<toml::Table>()
+                .ok()
+                .and_then(|mut t| t.remove("v"));
+            table.insert(
+                key.to_string(),
+                parsed.unwrap_or_else(|| toml::Value::String(value.to_string())),
+            );
         }
         Self::from_table(table).context("--set")
     }
@@ -185,10 +210,16 @@ impl Settings {
     fn from_table(table: toml::Table) -> Result<Settings> {
         let names = Self::names();
         if let Some(unknown) = table.keys().find(|k| !names.contains(&k.as_str())) {
-            let nearest = names.iter().min_by_key(|n| distance(n, unknown)).copied().unwrap_or("");
+            let nearest = names
+                .iter()
+                .min_by_key(|n| distance(n, unknown))
+                .copied()
+                .unwrap_or("");
             bail!("there is no setting {unknown:?}; did you mean {nearest:?}?");
         }
-        let settings: Settings = toml::Value::Table(table).try_into().map_err(|e| anyhow!("{}", e.to_string().trim().replace('\n', " ")))?;
+        let settings: Settings = toml::Value::Table(table)
+            .try_into()
+            .map_err(|e| anyhow!("{}", e.to_string().trim().replace('\n', " ")))?;
         settings.check()?;
         Ok(settings)
     }
@@ -196,17 +227,48 @@ impl Settings {
     /// All names, in the order of the struct.
     fn names() -> Vec<&'static str> {
         vec![
-            "epochs", "max_steps", "batch_size", "lr", "warmup_epochs", "warmup_factor", "power", "beta1", "beta2", "eps",
-            "weight_decay", "lora_rank", "lora_alpha", "lora_dropout", "module_names", "align_weight", "align_stop_gradient",
-            "modality_dropout", "encoder_dropout", "missing_token", "clip_features", "train_mask", "train_mask_rate", "shuffle",
-            "augment", "frames", "text_length", "seed", "precision", "keep", "checkpoint_every", "keep_checkpoints",
+            "epochs",
+            "max_steps",
+            "batch_size",
+            "lr",
+            "warmup_epochs",
+            "warmup_factor",
+            "power",
+            "beta1",
+            "beta2",
+            "eps",
+            "weight_decay",
+            "lora_rank",
+            "lora_alpha",
+            "lora_dropout",
+            "module_names",
+            "align_weight",
+            "align_stop_gradient",
+            "modality_dropout",
+            "encoder_dropout",
+            "missing_token",
+            "clip_features",
+            "train_mask",
+            "train_mask_rate",
+            "shuffle",
+            "augment",
+            "frames",
+            "text_length",
+            "seed",
+            "precision",
+            "keep",
+            "checkpoint_every",
+            "keep_checkpoints",
         ]
     }
 
     fn check(&self) -> Result<()> {
         let positive = [
-            ("epochs", self.epochs as usize), ("batch_size", self.batch_size), ("lora_rank", self.lora_rank),
-            ("frames", self.frames), ("keep_checkpoints", self.keep_checkpoints),
+            ("epochs", self.epochs as usize),
+            ("batch_size", self.batch_size),
+            ("lora_rank", self.lora_rank),
+            ("frames", self.frames),
+            ("keep_checkpoints", self.keep_checkpoints),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, v)| *v == 0) {
             bail!("{name} must be at least 1");
@@ -214,7 +276,10 @@ impl Settings {
         if !(self.lr > 0.0 && self.lr.is_finite()) {
             bail!("lr must be a positive number, not {}", self.lr);
         }
-        for (name, v) in [("lora_dropout", self.lora_dropout), ("train_mask_rate", self.train_mask_rate)] {
+        for (name, v) in [
+            ("lora_dropout", self.lora_dropout),
+            ("train_mask_rate", self.train_mask_rate),
+        ] {
             if !(0.0..=1.0).contains(&v) || (name == "lora_dropout" && v == 1.0) {
                 bail!("{name} must lie in [0, 1), not {v}");
             }
@@ -230,17 +295,31 @@ impl Settings {
 
     /// Settings of the adapters.
     pub fn lora(&self) -> LoraConfig {
-        LoraConfig { rank: self.lora_rank, alpha: self.lora_alpha, dropout: self.lora_dropout }
+        LoraConfig {
+            rank: self.lora_rank,
+            alpha: self.lora_alpha,
+            dropout: self.lora_dropout,
+        }
     }
 
     /// Settings of the optimiser.
     pub fn adamw(&self) -> AdamWConfig {
-        AdamWConfig { beta1: self.beta1, beta2: self.beta2, eps: self.eps, weight_decay: self.weight_decay }
+        AdamWConfig {
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+        }
     }
 
     /// The learning-rate schedule.
     pub fn schedule(&self) -> Schedule {
-        Schedule { lr: self.lr, warmup_epochs: self.warmup_epochs, warmup_factor: self.warmup_factor, power: self.power }
+        Schedule {
+            lr: self.lr,
+            warmup_epochs: self.warmup_epochs,
+            warmup_factor: self.warmup_factor,
+            power: self.power,
+        }
     }
 
     /// Settings of the loss.
@@ -262,7 +341,9 @@ fn distance(a: &str, b: &str) -> usize {
         let mut diagonal = row[0];
         row[0] = i + 1;
         for (j, y) in b.iter().enumerate() {
-            let cost = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            let cost = (diagonal + usize::from(x != *y))
+                .min(row[j] + 1)
+                .min(row[j + 1] + 1);
             diagonal = row[j + 1];
             row[j + 1] = cost;
         }
@@ -329,11 +410,24 @@ impl RunConfig {
     /// Reads `RUN/config.toml`.
     pub fn read(run: &Path) -> Result<RunConfig> {
         let path = run.join(CONFIG_FILE);
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("{}: cannot be read; {} is not a run folder made by `train run`", path.display(), run.display()))?;
-        let config: RunConfig = toml::from_str(&text)
-            .map_err(|e| anyhow!("{}: {}; the file was changed or comes from another version", path.display(), e.to_string().trim().replace('\n', " ")))?;
-        config.settings.check().with_context(|| path.display().to_string())?;
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "{}: cannot be read; {} is not a run folder made by `train run`",
+                path.display(),
+                run.display()
+            )
+        })?;
+        let config: RunConfig = toml::from_str(&text).map_err(|e| {
+            anyhow!(
+                "{}: {}; the file was changed or comes from another version",
+                path.display(),
+                e.to_string().trim().replace('\n', " ")
+            )
+        })?;
+        config
+            .settings
+            .check()
+            .with_context(|| path.display().to_string())?;
         Ok(config)
     }
 
@@ -360,16 +454,33 @@ mod tests {
             ("mine", AV, 5e-5, 100, 4),
         ] {
             let s = Settings::resolve(name, modalities, &[]).unwrap();
-            assert_eq!((s.lr, s.epochs, s.batch_size), (lr, epochs, batch), "{name}");
-            assert_eq!((s.power, s.eps, s.weight_decay, s.align_weight), (0.9, 1e-8, 0.02, 0.2));
+            assert_eq!(
+                (s.lr, s.epochs, s.batch_size),
+                (lr, epochs, batch),
+                "{name}"
+            );
+            assert_eq!(
+                (s.power, s.eps, s.weight_decay, s.align_weight),
+                (0.9, 1e-8, 0.02, 0.2)
+            );
             assert_eq!((s.lora_rank, s.lora_alpha, s.warmup_epochs), (1, 1.0, 5));
         }
-        assert_eq!(Settings::resolve("mm-imdb", [Modality::Image, Modality::Text], &[]).unwrap().text_length, 256);
+        assert_eq!(
+            Settings::resolve("mm-imdb", [Modality::Image, Modality::Text], &[])
+                .unwrap()
+                .text_length,
+            256
+        );
     }
 
     #[test]
     fn names_are_those_of_the_struct() {
-        let full = Settings { max_steps: Some(1), modality_dropout: Some(true), train_mask: Some("x".into()), ..Settings::default() };
+        let full = Settings {
+            max_steps: Some(1),
+            modality_dropout: Some(true),
+            train_mask: Some("x".into()),
+            ..Settings::default()
+        };
         let table = toml::Table::try_from(full).unwrap();
         let mut names: Vec<&str> = table.keys().map(String::as_str).collect();
         let mut listed = Settings::names();
@@ -380,13 +491,32 @@ mod tests {
 
     #[test]
     fn overrides() {
-        let set = |pairs: &[&str]| Settings::resolve("ave", AV, &pairs.iter().map(ToString::to_string).collect::<Vec<_>>());
-        let s = set(&["lr=0.1", "train_mask=missing-audio", "shuffle = false", "clip_features=last_hidden"]).unwrap();
-        assert_eq!((s.lr, s.shuffle, s.clip_features), (0.1, false, ClipFeatures::LastHidden));
+        let set = |pairs: &[&str]| {
+            Settings::resolve(
+                "ave",
+                AV,
+                &pairs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            )
+        };
+        let s = set(&[
+            "lr=0.1",
+            "train_mask=missing-audio",
+            "shuffle = false",
+            "clip_features=last_hidden",
+        ])
+        .unwrap();
+        assert_eq!(
+            (s.lr, s.shuffle, s.clip_features),
+            (0.1, false, ClipFeatures::LastHidden)
+        );
         assert_eq!(s.train_mask.as_deref(), Some("missing-audio"));
         let message = |pairs: &[&str]| format!("{:#}", set(pairs).unwrap_err());
         assert!(message(&["lora_rnk=2"]).contains("\"lora_rank\""));
-        assert!(message(&["lr=fast"]).contains("lr"), "{}", message(&["lr=fast"]));
+        assert!(
+            message(&["lr=fast"]).contains("lr"),
+            "{}",
+            message(&["lr=fast"])
+        );
         assert!(message(&["batch_size=0"]).contains("batch_size"));
         assert!(message(&["lr"]).contains("key=value"));
     }

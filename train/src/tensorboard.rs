@@ -75,22 +75,38 @@ impl EventWriter {
         std::fs::create_dir_all(folder)?;
         let mut number = 0;
         let path = loop {
-            let path: PathBuf = folder.join(format!("events.out.tfevents.{:010}.{number:04}.u2a", now() as u64));
+            let path: PathBuf = folder.join(format!(
+                "events.out.tfevents.{:010}.{number:04}.u2a",
+                now() as u64
+            ));
             if !path.exists() {
                 break path;
             }
             number += 1;
         };
-        let mut writer = EventWriter { file: BufWriter::new(File::create(path)?) };
-        writer.record(Message::default().double(1, now()).bytes(3, b"brain.Event:2"))?;
+        let mut writer = EventWriter {
+            file: BufWriter::new(File::create(path)?),
+        };
+        writer.record(
+            Message::default()
+                .double(1, now())
+                .bytes(3, b"brain.Event:2"),
+        )?;
         Ok(writer)
     }
 
     /// Adds one scalar at a step.
     pub fn scalar(&mut self, tag: &str, step: u64, value: f64) -> Result<()> {
-        let value = Message::default().bytes(1, tag.as_bytes()).float(2, value as f32);
+        let value = Message::default()
+            .bytes(1, tag.as_bytes())
+            .float(2, value as f32);
         let summary = Message::default().bytes(1, &value.0);
-        self.record(Message::default().double(1, now()).int(2, step).bytes(5, &summary.0))
+        self.record(
+            Message::default()
+                .double(1, now())
+                .int(2, step)
+                .bytes(5, &summary.0),
+        )
     }
 
     /// Hands everything to the operating system.
@@ -101,14 +117,17 @@ impl EventWriter {
     fn record(&mut self, event: Message) -> Result<()> {
         let length = (event.0.len() as u64).to_le_bytes();
         self.file.write_all(&length)?;
-        self.file.write_all(&masked(crc32c(&length)).to_le_bytes())?;
+        self.file
+            .write_all(&masked(crc32c(&length)).to_le_bytes())?;
         self.file.write_all(&event.0)?;
         self.file.write_all(&masked(crc32c(&event.0)).to_le_bytes())
     }
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |d| d.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -125,7 +144,10 @@ mod tests {
     #[test]
     fn a_scalar_as_bytes() {
         let value = Message::default().bytes(1, b"loss").float(2, 0.5);
-        assert_eq!(value.0, [0x0A, 4, b'l', b'o', b's', b's', 0x15, 0, 0, 0, 0x3F]);
+        assert_eq!(
+            value.0,
+            [0x0A, 4, b'l', b'o', b's', b's', 0x15, 0, 0, 0, 0x3F]
+        );
         assert_eq!(Message::default().int(2, 300).0, [0x10, 0xAC, 0x02]);
     }
 }

@@ -47,26 +47,60 @@ pub struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     /// A new run in `run`, which gets its initial checkpoint.
-    pub fn start(run: &Path, config: RunConfig, session: &'a Session, model: U2a) -> Result<Trainer<'a>> {
-        let optimiser = AdamW::new(config.settings.adamw(), model.parameters().iter().map(|p| p.tensor.elem_count()));
-        let state = State { seed: config.settings.seed, ..State::default() };
+    pub fn start(
+        run: &Path,
+        config: RunConfig,
+        session: &'a Session,
+        model: U2a,
+    ) -> Result<Trainer<'a>> {
+        let optimiser = AdamW::new(
+            config.settings.adamw(),
+            model.parameters().iter().map(|p| p.tensor.elem_count()),
+        );
+        let state = State {
+            seed: config.settings.seed,
+            ..State::default()
+        };
         let trainer = Trainer::assemble(run, config, session, model, optimiser, state)?;
         trainer.checkpoint()?;
         Ok(trainer)
     }
 
     /// Goes on from the newest checkpoint of `run`.
-    pub fn resume(run: &Path, config: RunConfig, session: &'a Session, mut model: U2a) -> Result<Trainer<'a>> {
+    pub fn resume(
+        run: &Path,
+        config: RunConfig,
+        session: &'a Session,
+        mut model: U2a,
+    ) -> Result<Trainer<'a>> {
         let checkpoint = checkpoint::latest(run)?;
         checkpoint::read_model(&checkpoint, &mut model)?;
-        let mut optimiser = AdamW::new(config.settings.adamw(), model.parameters().iter().map(|p| p.tensor.elem_count()));
+        let mut optimiser = AdamW::new(
+            config.settings.adamw(),
+            model.parameters().iter().map(|p| p.tensor.elem_count()),
+        );
         let state = checkpoint::read_state(&checkpoint, &model, &mut optimiser)?;
         Trainer::assemble(run, config, session, model, optimiser, state)
     }
 
-    fn assemble(run: &Path, config: RunConfig, session: &'a Session, model: U2a, optimiser: AdamW, state: State) -> Result<Trainer<'a>> {
+    fn assemble(
+        run: &Path,
+        config: RunConfig,
+        session: &'a Session,
+        model: U2a,
+        optimiser: AdamW,
+        state: State,
+    ) -> Result<Trainer<'a>> {
         let modality_dropout = modality_dropout_is_on(&config.settings, session)?;
-        Ok(Trainer { run: run.to_path_buf(), config, session, model, optimiser, state, modality_dropout })
+        Ok(Trainer {
+            run: run.to_path_buf(),
+            config,
+            session,
+            model,
+            optimiser,
+            state,
+            modality_dropout,
+        })
     }
 
     /// Where the run stands.
@@ -83,7 +117,10 @@ impl<'a> Trainer<'a> {
         let settings = self.settings().clone();
         let samples = self.session.shards.split(Split::Train).len() as u64;
         if samples == 0 {
-            bail!("{}: the train split holds no sample; ingest it first", self.config.shards.display());
+            bail!(
+                "{}: the train split holds no sample; ingest it first",
+                self.config.shards.display()
+            );
         }
         let steps_per_epoch = samples.div_ceil(settings.batch_size as u64);
         let total = (settings.epochs * steps_per_epoch).min(settings.max_steps.unwrap_or(u64::MAX));
@@ -94,7 +131,12 @@ impl<'a> Trainer<'a> {
         let schedule = settings.schedule();
         let mut log = RunLog::open(&self.run, self.state.step, total)?;
         while self.state.epoch < settings.epochs {
-            let stream = Stream::new(&self.session.shards, self.session.train_stream(&settings), self.state.epoch, self.state.consumed)?;
+            let stream = Stream::new(
+                &self.session.shards,
+                self.session.train_stream(&settings),
+                self.state.epoch,
+                self.state.consumed,
+            )?;
             for batch in stream {
                 let mut batch = batch?;
                 if self.state.step == 0 {
@@ -107,19 +149,35 @@ impl<'a> Trainer<'a> {
                 let mode = self.mode();
                 let result = self.model.step(&batch, &mode, &loss)?;
                 if !result.loss.is_finite() {
-                    bail!("{}: the loss is {} at step {}; lower lr (it is {lr:e}) or look at the data with `ingest inspect`", self.run.display(), result.loss, self.state.step + 1);
+                    bail!(
+                        "{}: the loss is {} at step {}; lower lr (it is {lr:e}) or look at the data with `ingest inspect`",
+                        self.run.display(),
+                        result.loss,
+                        self.state.step + 1
+                    );
                 }
                 self.update(result.grads, lr)?;
                 self.state.step += 1;
                 self.state.consumed = batch.consumed;
-                log.step(self.state.step, self.state.epoch, result.loss, result.task, result.align, lr)?;
+                log.step(
+                    self.state.step,
+                    self.state.epoch,
+                    result.loss,
+                    result.task,
+                    result.align,
+                    lr,
+                )?;
                 let stopped = stop.load(Ordering::Relaxed);
                 let at_end = self.state.step >= total;
                 if self.state.consumed >= samples {
                     self.state.epoch += 1;
                     self.state.consumed = 0;
                     self.end_of_epoch(&mut log)?;
-                } else if stopped || at_end || (settings.checkpoint_every > 0 && self.state.step.is_multiple_of(settings.checkpoint_every)) {
+                } else if stopped
+                    || at_end
+                    || (settings.checkpoint_every > 0
+                        && self.state.step.is_multiple_of(settings.checkpoint_every))
+                {
                     self.checkpoint()?;
                 }
                 log.flush()?;
@@ -138,7 +196,8 @@ impl<'a> Trainer<'a> {
     /// best, and the test split is scored once for the log.
     fn finish(&self, log: &mut RunLog) -> Result<End> {
         let all_epochs = self.state.epoch >= self.settings().epochs;
-        let chosen = !self.session.shards.split(Split::Val).is_empty() || self.run.join(checkpoint::BEST).is_dir();
+        let chosen = !self.session.shards.split(Split::Val).is_empty()
+            || self.run.join(checkpoint::BEST).is_dir();
         if all_epochs && !chosen {
             if !self.session.shards.split(Split::Test).is_empty() {
                 self.evaluate(Split::Test, log)?;
@@ -170,14 +229,25 @@ impl<'a> Trainer<'a> {
                 continue;
             };
             let mut numbers: Vec<f32> = p.tensor.flatten_all()?.to_vec1()?;
-            self.optimiser.update(i, &mut numbers, &grad.flatten_all()?.to_vec1::<f32>()?, lr)?;
-            values.push(Tensor::from_vec(numbers, p.tensor.dims(), p.tensor.device())?);
+            self.optimiser
+                .update(i, &mut numbers, &grad.flatten_all()?.to_vec1::<f32>()?, lr)?;
+            values.push(Tensor::from_vec(
+                numbers,
+                p.tensor.dims(),
+                p.tensor.device(),
+            )?);
         }
         self.model.set_parameters(values)
     }
 
     fn checkpoint(&self) -> Result<PathBuf> {
-        checkpoint::write(&self.run, &self.model, &self.optimiser, &self.state, self.settings())
+        checkpoint::write(
+            &self.run,
+            &self.model,
+            &self.optimiser,
+            &self.state,
+            self.settings(),
+        )
     }
 
     /// Scores the validation split where there is one; the best checkpoint by it becomes `best`.
@@ -200,30 +270,58 @@ impl<'a> Trainer<'a> {
 
     /// Scores a split for the log; returns the main metric.
     fn evaluate(&self, split: Split, log: &mut RunLog) -> Result<f64> {
-        let options = EvalOptions { split, missing_token: self.settings().missing_token, ..EvalOptions::default() };
+        let options = EvalOptions {
+            split,
+            missing_token: self.settings().missing_token,
+            ..EvalOptions::default()
+        };
         let evaluation = evaluate::evaluate(self.session, &self.config, &self.model, &options)?;
-        log.evaluation(self.state.step, self.state.epoch, split, &evaluation.metrics)?;
+        log.evaluation(
+            self.state.step,
+            self.state.epoch,
+            split,
+            &evaluation.metrics,
+        )?;
         Ok(evaluation.metrics.values[evaluate::main_metric(self.config.multi_label)])
     }
 
     /// Before the first step: with every adapter's B away from zero, each learnable tensor must
     /// get a finite gradient that is not zero throughout.
     fn check_gradients(&mut self, batch: &Batch, loss: &LossConfig) -> Result<()> {
-        let start: Vec<Tensor> = self.model.parameters().iter().map(|p| p.tensor.clone()).collect();
-        let probe = self.model.parameters().into_iter().map(|p| if p.name.ends_with("lora_B.weight") { p.tensor + 1e-3 } else { Ok(p.tensor.clone()) });
+        let start: Vec<Tensor> = self
+            .model
+            .parameters()
+            .iter()
+            .map(|p| p.tensor.clone())
+            .collect();
+        let probe = self.model.parameters().into_iter().map(|p| {
+            if p.name.ends_with("lora_B.weight") {
+                p.tensor + 1e-3
+            } else {
+                Ok(p.tensor.clone())
+            }
+        });
         let probe = probe.collect::<candle_core::Result<Vec<_>>>()?;
         self.model.set_parameters(probe)?;
         let one = first_complete(batch);
-        let result = self.model.step(one.as_ref().unwrap_or(batch), &self.mode(), loss)?;
+        let result = self
+            .model
+            .step(one.as_ref().unwrap_or(batch), &self.mode(), loss)?;
         for (p, grad) in self.model.parameters().iter().zip(&result.grads) {
             // A batch without a complete sample leaves an encoder out; its turn comes unchecked.
             let Some(grad) = grad else { continue };
             let numbers: Vec<f32> = grad.flatten_all()?.to_vec1()?;
             if numbers.iter().any(|g| !g.is_finite()) || numbers.iter().all(|g| *g == 0.0) {
-                bail!("{} gets no usable gradient from the first batch (zero or not finite throughout); the weights of {:?} may be damaged", p.name, self.config.weights);
+                bail!(
+                    "{} gets no usable gradient from the first batch (zero or not finite throughout); the weights of {:?} may be damaged",
+                    p.name,
+                    self.config.weights
+                );
             }
         }
-        self.model.set_parameters(start).context("after the gradient check")
+        self.model
+            .set_parameters(start)
+            .context("after the gradient check")
     }
 }
 
@@ -233,18 +331,31 @@ fn modality_dropout_is_on(settings: &Settings, session: &Session) -> Result<bool
         return Ok(on);
     }
     let split = session.shards.split(Split::Train);
-    let lacking = split.present.iter().filter(|has| **has != [true, true]).count();
+    let lacking = split
+        .present
+        .iter()
+        .filter(|has| **has != [true, true])
+        .count();
     Ok(session.train_mask.is_none() && lacking as f64 <= COMPLETE_SHARE * split.len() as f64)
 }
 
 /// Drops one modality of the whole batch, or none, with equal probability. A sample that has
 /// nothing else keeps it.
 fn drop_modality(batch: &mut Batch, seed: u64, step: u64) {
-    let drawn = Rng::new(seed, &[MODALITY_DROPOUT, step as u32, (step >> 32) as u32]).below(3) as usize;
-    let Some(m) = drawn.checked_sub(1) else { return };
-    let only: Vec<usize> = (0..batch.ids.len()).filter(|i| !batch.present[*i][1 - m]).collect();
+    let drawn =
+        Rng::new(seed, &[MODALITY_DROPOUT, step as u32, (step >> 32) as u32]).below(3) as usize;
+    let Some(m) = drawn.checked_sub(1) else {
+        return;
+    };
+    let only: Vec<usize> = (0..batch.ids.len())
+        .filter(|i| !batch.present[*i][1 - m])
+        .collect();
     batch.inputs[m] = batch.inputs[m].as_ref().and_then(|input| input.pick(&only));
-    batch.present.iter_mut().filter(|has| has[1 - m]).for_each(|has| has[m] = false);
+    batch
+        .present
+        .iter_mut()
+        .filter(|has| has[1 - m])
+        .for_each(|has| has[m] = false);
 }
 
 /// The first sample of a batch that has both modalities, as a batch of its own.
@@ -271,8 +382,23 @@ mod tests {
     use features::{ModalityBatch, ModalityData};
 
     fn batch() -> Batch {
-        let mel = |rows: Vec<usize>| Some(ModalityBatch { data: ModalityData::Mel { values: vec![0.0; rows.len()], frames: 1, bins: 1 }, rows });
-        Batch { ids: vec!["a".into(), "b".into()], labels: vec![vec![0], vec![1]], present: vec![[true, true]; 2], inputs: [mel(vec![0, 1]), mel(vec![0, 1])], consumed: 2 }
+        let mel = |rows: Vec<usize>| {
+            Some(ModalityBatch {
+                data: ModalityData::Mel {
+                    values: vec![0.0; rows.len()],
+                    frames: 1,
+                    bins: 1,
+                },
+                rows,
+            })
+        };
+        Batch {
+            ids: vec!["a".into(), "b".into()],
+            labels: vec![vec![0], vec![1]],
+            present: vec![[true, true]; 2],
+            inputs: [mel(vec![0, 1]), mel(vec![0, 1])],
+            consumed: 2,
+        }
     }
 
     #[test]
@@ -287,7 +413,11 @@ mod tests {
                 (Some(_), None) => 2,
                 (None, None) => panic!("both dropped"),
             };
-            assert!(b.present.iter().all(|has| has[0] == (case != 1) && has[1] == (case != 2)));
+            assert!(
+                b.present
+                    .iter()
+                    .all(|has| has[0] == (case != 1) && has[1] == (case != 2))
+            );
             counts[case] += 1;
         }
         assert!(counts.iter().all(|n| (900..1100).contains(n)), "{counts:?}");

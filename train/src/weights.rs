@@ -25,26 +25,51 @@ impl Weights {
     pub fn load(folder: &Path, config: &EncoderConfig) -> Result<Weights> {
         let path = find(folder)?;
         let tensors: Vec<(String, Tensor)> = if path.extension().is_some_and(|e| e == "bin") {
-            candle_core::pickle::read_all(&path).with_context(|| format!("{}: cannot be read as a PyTorch file; fetch it again", path.display()))?
+            candle_core::pickle::read_all(&path).with_context(|| {
+                format!(
+                    "{}: cannot be read as a PyTorch file; fetch it again",
+                    path.display()
+                )
+            })?
         } else {
-            let map = candle_core::safetensors::load(&path, &Device::Cpu)
-                .with_context(|| format!("{}: cannot be read as safetensors; fetch it again", path.display()))?;
+            let map = candle_core::safetensors::load(&path, &Device::Cpu).with_context(|| {
+                format!(
+                    "{}: cannot be read as safetensors; fetch it again",
+                    path.display()
+                )
+            })?;
             map.into_iter().collect()
         };
-        let mut found: BTreeMap<String, Tensor> = tensors.into_iter().map(|(name, t)| (canonical(config.kind, &name), t)).collect();
+        let mut found: BTreeMap<String, Tensor> = tensors
+            .into_iter()
+            .map(|(name, t)| (canonical(config.kind, &name), t))
+            .collect();
         let mut weights = BTreeMap::new();
         for Spec { name, shape, .. } in config.specs() {
             let tensor = found.remove(&name).ok_or_else(|| {
-                anyhow!("{}: tensor {name} is missing; this is not a whole {} checkpoint of {} layers", path.display(), config.kind.hub_name(), config.layers)
+                anyhow!(
+                    "{}: tensor {name} is missing; this is not a whole {} checkpoint of {} layers",
+                    path.display(),
+                    config.kind.hub_name(),
+                    config.layers
+                )
             })?;
             if tensor.dims() != shape {
-                bail!("{}: tensor {name} has shape {:?}, config.json asks for {shape:?}; take both files from one checkpoint", path.display(), tensor.dims());
+                bail!(
+                    "{}: tensor {name} has shape {:?}, config.json asks for {shape:?}; take both files from one checkpoint",
+                    path.display(),
+                    tensor.dims()
+                );
             }
             weights.insert(name, tensor.to_dtype(DType::F32)?);
         }
         // More layers than the config says would be dropped silently.
         if let Some(extra) = found.keys().find(|k| is_block_tensor(k)) {
-            bail!("{}: has tensor {extra}, beyond the {} layers of config.json; take both files from one checkpoint", path.display(), config.layers);
+            bail!(
+                "{}: has tensor {extra}, beyond the {} layers of config.json; take both files from one checkpoint",
+                path.display(),
+                config.layers
+            );
         }
         Ok(Weights(weights))
     }
@@ -60,7 +85,11 @@ impl Weights {
                 Role::Shift => vec![0.0; n],
                 Role::Matrix | Role::Embedding => {
                     let fan_in: usize = shape[1..].iter().product();
-                    let std = if role == Role::Matrix { 1.0 / (fan_in as f64).sqrt() } else { 1.0 };
+                    let std = if role == Role::Matrix {
+                        1.0 / (fan_in as f64).sqrt()
+                    } else {
+                        1.0
+                    };
                     let mut rng = Rng::new(seed, &[RANDOM_WEIGHTS, config.kind as u32, i as u32]);
                     (0..n).map(|_| (std * rng.normal()) as f32).collect()
                 }
@@ -72,7 +101,9 @@ impl Weights {
 
     /// Takes a tensor out; every spec's name is there once.
     pub fn take(&mut self, name: &str) -> Result<Tensor> {
-        self.0.remove(name).ok_or_else(|| anyhow!("tensor {name} is not among the encoder's weights"))
+        self.0
+            .remove(name)
+            .ok_or_else(|| anyhow!("tensor {name} is not among the encoder's weights"))
     }
 }
 
@@ -86,7 +117,11 @@ fn find(folder: &Path) -> Result<PathBuf> {
             return Ok(path);
         }
     }
-    bail!("{}: holds no {}; download the checkpoint there, or use --random-weights SEED", folder.display(), FILES.join(" or "))
+    bail!(
+        "{}: holds no {}; download the checkpoint there, or use --random-weights SEED",
+        folder.display(),
+        FILES.join(" or ")
+    )
 }
 
 /// The folder of a checkpoint in the hub's cache, fetched from the hub where it is not there yet.
@@ -107,14 +142,24 @@ pub fn from_hub(kind: Kind) -> Result<PathBuf> {
             None => bail!("no connection to the hub"),
         }
     };
-    let problem = || format!("{name}: cannot be fetched from the Hugging Face hub; give --weights DIR with {}/ in it, or --random-weights SEED", kind.folder());
+    let problem = || {
+        format!(
+            "{name}: cannot be fetched from the Hugging Face hub; give --weights DIR with {}/ in it, or --random-weights SEED",
+            kind.folder()
+        )
+    };
     let config = get(CONFIG_FILE).with_context(problem)?;
     // Older checkpoints have PyTorch's own format only.
-    get(FILES[0]).or_else(|_| get(FILES[1])).with_context(problem)?;
+    get(FILES[0])
+        .or_else(|_| get(FILES[1]))
+        .with_context(problem)?;
     if kind == Kind::Bert {
         get(VOCAB_FILE).with_context(problem)?;
     }
-    config.parent().map(Path::to_path_buf).ok_or_else(|| anyhow!("{}: has no folder", config.display()))
+    config
+        .parent()
+        .map(Path::to_path_buf)
+        .ok_or_else(|| anyhow!("{}: has no folder", config.display()))
 }
 
 fn is_block_tensor(name: &str) -> bool {
@@ -127,14 +172,22 @@ fn is_block_tensor(name: &str) -> bool {
 pub fn canonical(kind: Kind, name: &str) -> String {
     match kind {
         // "text_model." keeps its prefix, so the text tower never matches.
-        Kind::Clip => name.strip_prefix("vision_model.").unwrap_or(name).to_string(),
+        Kind::Clip => name
+            .strip_prefix("vision_model.")
+            .unwrap_or(name)
+            .to_string(),
         Kind::Bert => {
             let name = name.strip_prefix("bert.").unwrap_or(name);
-            name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+            name.replace("LayerNorm.gamma", "LayerNorm.weight")
+                .replace("LayerNorm.beta", "LayerNorm.bias")
         }
         Kind::Ast => {
-            let name = name.strip_prefix("audio_spectrogram_transformer.").unwrap_or(name);
-            let Some(rest) = name.strip_prefix("layers.") else { return name.to_string() };
+            let name = name
+                .strip_prefix("audio_spectrogram_transformer.")
+                .unwrap_or(name);
+            let Some(rest) = name.strip_prefix("layers.") else {
+                return name.to_string();
+            };
             let renamed = [
                 ("attention.q_proj", "attention.attention.query"),
                 ("attention.k_proj", "attention.attention.key"),
@@ -143,7 +196,10 @@ pub fn canonical(kind: Kind, name: &str) -> String {
                 ("mlp.fc1", "intermediate.dense"),
                 ("mlp.fc2", "output.dense"),
             ];
-            let rest = renamed.iter().find(|(new, _)| rest.contains(new)).map_or(rest.to_string(), |(new, old)| rest.replace(new, old));
+            let rest = renamed
+                .iter()
+                .find(|(new, _)| rest.contains(new))
+                .map_or(rest.to_string(), |(new, old)| rest.replace(new, old));
             format!("encoder.layer.{rest}")
         }
     }
@@ -156,15 +212,47 @@ mod tests {
     #[test]
     fn names_of_all_checkpoints() {
         for (kind, given, want) in [
-            (Kind::Clip, "vision_model.encoder.layers.3.self_attn.q_proj.weight", "encoder.layers.3.self_attn.q_proj.weight"),
-            (Kind::Clip, "encoder.layers.3.self_attn.q_proj.weight", "encoder.layers.3.self_attn.q_proj.weight"),
-            (Kind::Clip, "text_model.encoder.layers.3.self_attn.q_proj.weight", "text_model.encoder.layers.3.self_attn.q_proj.weight"),
-            (Kind::Bert, "bert.encoder.layer.0.output.LayerNorm.gamma", "encoder.layer.0.output.LayerNorm.weight"),
+            (
+                Kind::Clip,
+                "vision_model.encoder.layers.3.self_attn.q_proj.weight",
+                "encoder.layers.3.self_attn.q_proj.weight",
+            ),
+            (
+                Kind::Clip,
+                "encoder.layers.3.self_attn.q_proj.weight",
+                "encoder.layers.3.self_attn.q_proj.weight",
+            ),
+            (
+                Kind::Clip,
+                "text_model.encoder.layers.3.self_attn.q_proj.weight",
+                "text_model.encoder.layers.3.self_attn.q_proj.weight",
+            ),
+            (
+                Kind::Bert,
+                "bert.encoder.layer.0.output.LayerNorm.gamma",
+                "encoder.layer.0.output.LayerNorm.weight",
+            ),
             (Kind::Bert, "cls.predictions.bias", "cls.predictions.bias"),
-            (Kind::Ast, "audio_spectrogram_transformer.encoder.layer.1.attention.output.dense.bias", "encoder.layer.1.attention.output.dense.bias"),
-            (Kind::Ast, "layers.1.attention.o_proj.bias", "encoder.layer.1.attention.output.dense.bias"),
-            (Kind::Ast, "layers.11.mlp.fc2.weight", "encoder.layer.11.output.dense.weight"),
-            (Kind::Ast, "layers.0.layernorm_after.bias", "encoder.layer.0.layernorm_after.bias"),
+            (
+                Kind::Ast,
+                "audio_spectrogram_transformer.encoder.layer.1.attention.output.dense.bias",
+                "encoder.layer.1.attention.output.dense.bias",
+            ),
+            (
+                Kind::Ast,
+                "layers.1.attention.o_proj.bias",
+                "encoder.layer.1.attention.output.dense.bias",
+            ),
+            (
+                Kind::Ast,
+                "layers.11.mlp.fc2.weight",
+                "encoder.layer.11.output.dense.weight",
+            ),
+            (
+                Kind::Ast,
+                "layers.0.layernorm_after.bias",
+                "encoder.layer.0.layernorm_after.bias",
+            ),
             (Kind::Ast, "layernorm.weight", "layernorm.weight"),
         ] {
             assert_eq!(canonical(kind, given), want);
@@ -174,7 +262,16 @@ mod tests {
     #[test]
     fn random_weights_are_a_function_of_the_seed() {
         let config = EncoderConfig::tiny(Kind::Clip);
-        let get = |seed| Weights::random(seed, &config).unwrap().take("encoder.layers.0.mlp.fc1.weight").unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let get = |seed| {
+            Weights::random(seed, &config)
+                .unwrap()
+                .take("encoder.layers.0.mlp.fc1.weight")
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap()
+        };
         assert_eq!(get(1), get(1));
         assert_ne!(get(1), get(2));
         let std = (get(1).iter().map(|v| v * v).sum::<f32>() / get(1).len() as f32).sqrt();

@@ -23,7 +23,9 @@ fn peak() -> Option<u64> {
 
 fn noise(n: usize, seed: u32) -> Vec<f32> {
     let mut rng = features::rng::Rng::new(1, &[seed]);
-    (0..n).map(|_| (rng.bits() as f32 / u32::MAX as f32) * 2.0 - 1.0).collect()
+    (0..n)
+        .map(|_| (rng.bits() as f32 / u32::MAX as f32) * 2.0 - 1.0)
+        .collect()
 }
 
 #[test]
@@ -33,23 +35,58 @@ fn a_step_of_batch_4_stays_below_6_gb() {
         let weights = Weights::random(0, &config).unwrap();
         Encoder::new(config, weights, DType::F32).unwrap()
     };
-    let model = U2a::new([Modality::Audio, Modality::Video], [encoder(Kind::Ast), encoder(Kind::Clip)], 28, LoraConfig::default(), 0).unwrap();
+    let model = U2a::new(
+        [Modality::Audio, Modality::Video],
+        [encoder(Kind::Ast), encoder(Kind::Clip)],
+        28,
+        LoraConfig::default(),
+        0,
+    )
+    .unwrap();
     let rows: Vec<usize> = (0..BATCH).collect();
     let batch = Batch {
         ids: rows.iter().map(ToString::to_string).collect(),
         labels: rows.iter().map(|r| vec![*r as u32]).collect(),
         present: vec![[true, true]; BATCH],
         inputs: [
-            Some(ModalityBatch { rows: rows.clone(), data: ModalityData::Mel { values: noise(BATCH * 1024 * 128, 1), frames: 1024, bins: 128 } }),
-            Some(ModalityBatch { rows, data: ModalityData::Pixels { values: noise(BATCH * 3 * 3 * 224 * 224, 2), images_per_sample: 3, size: 224 } }),
+            Some(ModalityBatch {
+                rows: rows.clone(),
+                data: ModalityData::Mel {
+                    values: noise(BATCH * 1024 * 128, 1),
+                    frames: 1024,
+                    bins: 128,
+                },
+            }),
+            Some(ModalityBatch {
+                rows,
+                data: ModalityData::Pixels {
+                    values: noise(BATCH * 3 * 3 * 224 * 224, 2),
+                    images_per_sample: 3,
+                    size: 224,
+                },
+            }),
         ],
         consumed: BATCH as u64,
     };
-    let mode = StepMode { seed: 0, step: 0, encoder_dropout: true, keep: Keep::All };
-    let loss = LossConfig { align_weight: 0.2, align_stop_gradient: false, multi_label: false, missing_token: MissingToken::Mask };
+    let mode = StepMode {
+        seed: 0,
+        step: 0,
+        encoder_dropout: true,
+        keep: Keep::All,
+    };
+    let loss = LossConfig {
+        align_weight: 0.2,
+        align_stop_gradient: false,
+        multi_label: false,
+        missing_token: MissingToken::Mask,
+    };
     let start = std::time::Instant::now();
     let result = model.step(&batch, &mode, &loss).unwrap();
-    eprintln!("loss {}, {:.1} s", result.loss, start.elapsed().as_secs_f64());
+    eprintln!(
+        "loss {}, {:.1} s",
+        result.loss,
+        start.elapsed().as_secs_f64()
+    );
     assert!(result.loss.is_finite());
     assert!(result.grads.iter().all(Option::is_some));
     match peak() {

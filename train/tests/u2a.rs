@@ -15,7 +15,12 @@ use train::encoder::config::Kind;
 use train::model::{LossConfig, MissingToken, StepMode, U2a};
 use train::optim::{AdamW, AdamWConfig, Schedule};
 
-fn golden_batch(golden: &HashMap<String, Tensor>, modalities: [Modality; 2], samples: &[usize], present: &[[bool; 2]]) -> Batch {
+fn golden_batch(
+    golden: &HashMap<String, Tensor>,
+    modalities: [Modality; 2],
+    samples: &[usize],
+    present: &[[bool; 2]],
+) -> Batch {
     let pool = |name: &str| &golden[&format!("pool.{name}")];
     let input = |m: usize| {
         let rows: Vec<usize> = (0..samples.len()).filter(|i| present[*i][m]).collect();
@@ -24,16 +29,33 @@ fn golden_batch(golden: &HashMap<String, Tensor>, modalities: [Modality; 2], sam
         }
         let t = pool(modalities[m].as_str());
         let picked: Vec<u32> = rows.iter().map(|r| samples[*r] as u32).collect();
-        let t = t.index_select(&Tensor::new(picked.clone(), &Device::Cpu).unwrap(), 0).unwrap();
+        let t = t
+            .index_select(&Tensor::new(picked.clone(), &Device::Cpu).unwrap(), 0)
+            .unwrap();
         let floats = || flat(&t).into_iter().map(|v| v as f32).collect();
         let dims = t.dims();
         let data = match modalities[m] {
-            Modality::Audio => ModalityData::Mel { values: floats(), frames: dims[1], bins: dims[2] },
-            Modality::Video => ModalityData::Pixels { values: floats(), images_per_sample: dims[1], size: dims[4] },
-            Modality::Image => ModalityData::Pixels { values: floats(), images_per_sample: 1, size: dims[3] },
+            Modality::Audio => ModalityData::Mel {
+                values: floats(),
+                frames: dims[1],
+                bins: dims[2],
+            },
+            Modality::Video => ModalityData::Pixels {
+                values: floats(),
+                images_per_sample: dims[1],
+                size: dims[4],
+            },
+            Modality::Image => ModalityData::Pixels {
+                values: floats(),
+                images_per_sample: 1,
+                size: dims[3],
+            },
             Modality::Text => ModalityData::Tokens {
                 ids: flat(&t).into_iter().map(|v| v as u32).collect(),
-                lengths: picked.iter().map(|s| flat(pool("text_lengths"))[*s as usize] as usize).collect(),
+                lengths: picked
+                    .iter()
+                    .map(|s| flat(pool("text_lengths"))[*s as usize] as usize)
+                    .collect(),
                 max_len: dims[1],
             },
         };
@@ -44,7 +66,9 @@ fn golden_batch(golden: &HashMap<String, Tensor>, modalities: [Modality; 2], sam
         let row = flat(&labels.get(sample).unwrap());
         match labels.dims().len() {
             1 => vec![row[0] as u32],
-            _ => (0..row.len() as u32).filter(|c| row[*c as usize] == 1.0).collect(),
+            _ => (0..row.len() as u32)
+                .filter(|c| row[*c as usize] == 1.0)
+                .collect(),
         }
     };
     Batch {
@@ -57,42 +81,97 @@ fn golden_batch(golden: &HashMap<String, Tensor>, modalities: [Modality; 2], sam
 }
 
 fn parameters(golden: &HashMap<String, Tensor>, stage: &str, model: &U2a) -> Vec<Tensor> {
-    model.parameters().iter().map(|p| golden[&format!("{stage}.{}", p.name)].to_dtype(p.tensor.dtype()).unwrap()).collect()
+    model
+        .parameters()
+        .iter()
+        .map(|p| {
+            golden[&format!("{stage}.{}", p.name)]
+                .to_dtype(p.tensor.dtype())
+                .unwrap()
+        })
+        .collect()
 }
 
 fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label: bool) {
     let golden = load(&format!("u2a-{name}.safetensors"));
     let encoders = modalities.map(|m| encoder(Kind::of(m), DType::F32));
-    let lora = LoraConfig { dropout: 0.0, ..LoraConfig::default() };
+    let lora = LoraConfig {
+        dropout: 0.0,
+        ..LoraConfig::default()
+    };
     let mut model = U2a::new(modalities, encoders, classes, lora, 0).unwrap();
     let start = parameters(&golden, "initial", &model);
     model.set_parameters(start).unwrap();
-    let mut optimiser = AdamW::new(AdamWConfig::default(), model.parameters().iter().map(|p| p.tensor.elem_count()));
-    let schedule = Schedule { lr: 0.005, warmup_epochs: 5, warmup_factor: 0.1, power: 0.9 };
-    let config = LossConfig { align_weight: 0.2, align_stop_gradient: false, multi_label, missing_token: MissingToken::Mask };
+    let mut optimiser = AdamW::new(
+        AdamWConfig::default(),
+        model.parameters().iter().map(|p| p.tensor.elem_count()),
+    );
+    let schedule = Schedule {
+        lr: 0.005,
+        warmup_epochs: 5,
+        warmup_factor: 0.1,
+        power: 0.9,
+    };
+    let config = LossConfig {
+        align_weight: 0.2,
+        align_stop_gradient: false,
+        multi_label,
+        missing_token: MissingToken::Mask,
+    };
     let (samples, present) = (&golden["steps.samples"], flat(&golden["steps.present"]));
     let curve = |name: &str| flat(&golden[&format!("steps.{name}")]);
     for step in 0..20 {
-        let ids: Vec<usize> = flat(&samples.get(step).unwrap()).into_iter().map(|v| v as usize).collect();
-        let has: Vec<[bool; 2]> = (0..4).map(|i| [0, 1].map(|m| present[(step * 4 + i) * 2 + m] == 1.0)).collect();
+        let ids: Vec<usize> = flat(&samples.get(step).unwrap())
+            .into_iter()
+            .map(|v| v as usize)
+            .collect();
+        let has: Vec<[bool; 2]> = (0..4)
+            .map(|i| [0, 1].map(|m| present[(step * 4 + i) * 2 + m] == 1.0))
+            .collect();
         let batch = golden_batch(&golden, modalities, &ids, &has);
-        let mode = StepMode { seed: 0, step: step as u32, encoder_dropout: false, keep: if step % 2 == 0 { Keep::All } else { Keep::Inputs } };
+        let mode = StepMode {
+            seed: 0,
+            step: step as u32,
+            encoder_dropout: false,
+            keep: if step % 2 == 0 {
+                Keep::All
+            } else {
+                Keep::Inputs
+            },
+        };
         let result = model.step(&batch, &mode, &config).unwrap();
-        for (name, got) in [("loss", result.loss), ("task_loss", result.task), ("align_loss", result.align)] {
+        for (name, got) in [
+            ("loss", result.loss),
+            ("task_loss", result.task),
+            ("align_loss", result.align),
+        ] {
             let want = curve(name)[step];
             // The contract's promise is 1e-4 on the loss; three times what was measured.
-            assert!((got - want).abs() <= 2e-6 * want.abs(), "step {step} {name}: {got} {want}");
+            assert!(
+                (got - want).abs() <= 2e-6 * want.abs(),
+                "step {step} {name}: {got} {want}"
+            );
         }
         let rate = schedule.rate(step as u64, 2, 10);
-        assert!((rate - curve("lr")[step]).abs() < 1e-9, "step {step}: rate {rate}");
+        assert!(
+            (rate - curve("lr")[step]).abs() < 1e-9,
+            "step {step}: rate {rate}"
+        );
         if step == 0 {
             assert!(distance(&result.logits, &golden["first.logits"]) < 3e-6);
             for (p, grad) in model.parameters().iter().zip(&result.grads) {
-                let far = distance(grad.as_ref().unwrap(), &golden[&format!("first.grad.{}", p.name)]);
+                let far = distance(
+                    grad.as_ref().unwrap(),
+                    &golden[&format!("first.grad.{}", p.name)],
+                );
                 assert!(far < 4e-5, "gradient of {}: {far:e}", p.name);
             }
         }
-        let values: Vec<Tensor> = model.parameters().iter().map(|p| p.tensor.clone()).collect();
+        let values: Vec<Tensor> = model
+            .parameters()
+            .iter()
+            .map(|p| p.tensor.clone())
+            .collect();
         let mut moved = Vec::new();
         for (i, (value, grad)) in values.into_iter().zip(result.grads).enumerate() {
             let Some(grad) = grad else {
@@ -100,11 +179,22 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
                 continue;
             };
             let mut numbers = value.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            optimiser.update(i, &mut numbers, &grad.flatten_all().unwrap().to_vec1::<f32>().unwrap(), rate).unwrap();
+            optimiser
+                .update(
+                    i,
+                    &mut numbers,
+                    &grad.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+                    rate,
+                )
+                .unwrap();
             moved.push(Tensor::from_vec(numbers, value.dims(), &Device::Cpu).unwrap());
         }
         model.set_parameters(moved).unwrap();
-        if let Some(stage) = [(0, "after1"), (3, "after4"), (19, "final")].iter().find(|(at, _)| *at == step).map(|(_, stage)| stage) {
+        if let Some(stage) = [(0, "after1"), (3, "after4"), (19, "final")]
+            .iter()
+            .find(|(at, _)| *at == step)
+            .map(|(_, stage)| stage)
+        {
             for p in model.parameters() {
                 let far = distance(p.tensor, &golden[&format!("{stage}.{}", p.name)]);
                 assert!(far < 6e-5, "{stage} {}: {far:e}", p.name);
@@ -113,8 +203,18 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
     }
     let merged = model.merged().unwrap();
     let all: Vec<usize> = (0..8).collect();
-    for (name, has) in [("both", [true, true]), ("no_first", [false, true]), ("no_second", [true, false])] {
-        let scores = model.score(&merged, &golden_batch(&golden, modalities, &all, &[has; 8]), MissingToken::Mask).unwrap();
+    for (name, has) in [
+        ("both", [true, true]),
+        ("no_first", [false, true]),
+        ("no_second", [true, false]),
+    ] {
+        let scores = model
+            .score(
+                &merged,
+                &golden_batch(&golden, modalities, &all, &[has; 8]),
+                MissingToken::Mask,
+            )
+            .unwrap();
         let logits = Tensor::new(scores.logits, &Device::Cpu).unwrap();
         let far = distance(&logits, &golden[&format!("eval.{name}.logits")]);
         assert!(far < 1e-5, "{name}: {far:e}");

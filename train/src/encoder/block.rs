@@ -62,11 +62,23 @@ const MODULES_PER_BLOCK: u32 = 8;
 impl Noise {
     /// No randomness.
     pub fn none() -> Noise {
-        Noise { seed: 0, step: 0, lora: 0.0, hidden: 0.0, attention: 0.0, first_module: 0 }
+        Noise {
+            seed: 0,
+            step: 0,
+            lora: 0.0,
+            hidden: 0.0,
+            attention: 0.0,
+            first_module: 0,
+        }
     }
 
     fn draw(&self, rate: f64, module: u32) -> Option<Dropout> {
-        (rate > 0.0).then_some(Dropout { rate, seed: self.seed, step: self.step, module: self.first_module + module })
+        (rate > 0.0).then_some(Dropout {
+            rate,
+            seed: self.seed,
+            step: self.step,
+            module: self.first_module + module,
+        })
     }
 
     fn block(&self, rate: f64, block: usize, site: u32) -> Option<Dropout> {
@@ -96,11 +108,23 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn with_adapters<R>(&self, sites: std::ops::Range<usize>, f: impl FnOnce(Option<&Adapters>) -> R) -> R {
-        let Some(adapters) = self.adapters else { return f(None) };
+    fn with_adapters<R>(
+        &self,
+        sites: std::ops::Range<usize>,
+        f: impl FnOnce(Option<&Adapters>) -> R,
+    ) -> R {
+        let Some(adapters) = self.adapters else {
+            return f(None);
+        };
         let parts: Vec<&Adapter> = adapters[sites.clone()].iter().collect();
-        let dropout = sites.filter_map(|site| self.noise.block(self.noise.lora, self.index, site as u32)).collect();
-        f(Some(&Adapters { parts: &parts, scale: self.scale, dropout }))
+        let dropout = sites
+            .filter_map(|site| self.noise.block(self.noise.lora, self.index, site as u32))
+            .collect();
+        f(Some(&Adapters {
+            parts: &parts,
+            scale: self.scale,
+            dropout,
+        }))
     }
 
     fn attention_dropout(&self) -> Option<Dropout> {
@@ -133,33 +157,85 @@ pub struct Saved {
 impl Block {
     /// The block's output (`n x d`) and what its backward needs.
     pub fn forward(&self, x: &Tensor, call: &Call) -> Result<(Tensor, Saved)> {
-        let Shape { heads, activation, norm_first } = call.shape;
-        let normed = if norm_first { Some(self.norm1.forward(x)?) } else { None };
+        let Shape {
+            heads,
+            activation,
+            norm_first,
+        } = call.shape;
+        let normed = if norm_first {
+            Some(self.norm1.forward(x)?)
+        } else {
+            None
+        };
         let input = normed.as_ref().map_or(x, |(y, _)| y);
         let (qkv, qkv_u) = call.with_adapters(0..3, |a| self.qkv.forward(input, call.rows, a))?;
-        let (attended, attention) = ops::attention_forward(&qkv, heads, call.rows, call.attention_dropout().as_ref())?;
-        let (projected, out_u) = call.with_adapters(3..4, |a| self.out.forward(&attended, call.rows, a))?;
+        let (attended, attention) =
+            ops::attention_forward(&qkv, heads, call.rows, call.attention_dropout().as_ref())?;
+        let (projected, out_u) =
+            call.with_adapters(3..4, |a| self.out.forward(&attended, call.rows, a))?;
         let projected = ops::dropout(&projected, call.hidden_dropout(0).as_ref(), call.rows)?;
         let sum1 = ops::add(&projected, x)?;
         if let Some((_, stats1)) = normed {
             let (input, stats2) = self.norm2.forward(&sum1)?;
             let (z, _) = self.fc1.forward(&input, call.rows, None)?;
-            let (y, _) = self.fc2.forward(&ops::activate(activation, &z)?, call.rows, None)?;
-            let y = ops::add(&ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?, &sum1)?;
-            Ok((y, Saved { x: x.clone(), stats1, qkv, qkv_u, attended, attention, out_u, sum1, stats2, z, sum2: None }))
+            let (y, _) = self
+                .fc2
+                .forward(&ops::activate(activation, &z)?, call.rows, None)?;
+            let y = ops::add(
+                &ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?,
+                &sum1,
+            )?;
+            Ok((
+                y,
+                Saved {
+                    x: x.clone(),
+                    stats1,
+                    qkv,
+                    qkv_u,
+                    attended,
+                    attention,
+                    out_u,
+                    sum1,
+                    stats2,
+                    z,
+                    sum2: None,
+                },
+            ))
         } else {
             let (h, stats1) = self.norm1.forward(&sum1)?;
             let (z, _) = self.fc1.forward(&h, call.rows, None)?;
-            let (y, _) = self.fc2.forward(&ops::activate(activation, &z)?, call.rows, None)?;
-            let sum2 = ops::add(&ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?, &h)?;
+            let (y, _) = self
+                .fc2
+                .forward(&ops::activate(activation, &z)?, call.rows, None)?;
+            let sum2 = ops::add(
+                &ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?,
+                &h,
+            )?;
             let (y, stats2) = self.norm2.forward(&sum2)?;
-            let saved = Saved { x: x.clone(), stats1, qkv, qkv_u, attended, attention, out_u, sum1, stats2, z, sum2: Some(sum2) };
+            let saved = Saved {
+                x: x.clone(),
+                stats1,
+                qkv,
+                qkv_u,
+                attended,
+                attention,
+                out_u,
+                sum1,
+                stats2,
+                z,
+                sum2: Some(sum2),
+            };
             Ok((y, saved))
         }
     }
 
     /// The gradients of the block's input and of its adapters (query, key, value, output).
-    pub fn backward(&self, dy: &Tensor, saved: &Saved, call: &Call) -> Result<(Tensor, Vec<Adapter>)> {
+    pub fn backward(
+        &self,
+        dy: &Tensor,
+        saved: &Saved,
+        call: &Call,
+    ) -> Result<(Tensor, Vec<Adapter>)> {
         let activation = call.shape.activation;
         let feed_forward = |dy: &Tensor| -> Result<Tensor> {
             let dy = ops::dropout(dy, call.hidden_dropout(1).as_ref(), call.rows)?;
@@ -174,22 +250,45 @@ impl Block {
             let (dx, grads) = self.attention_backward(&d_sum1, &saved.x, saved, call)?;
             Ok((ops::add(&dx, &d_sum1)?, grads))
         } else {
-            let d_sum1 = self.norm2.backward(&feed_forward(dy)?, &saved.sum1, &saved.stats2, Some(dy))?;
+            let d_sum1 =
+                self.norm2
+                    .backward(&feed_forward(dy)?, &saved.sum1, &saved.stats2, Some(dy))?;
             let input = self.norm1.again(&saved.x, &saved.stats1)?;
             let (d_input, grads) = self.attention_backward(&d_sum1, &input, saved, call)?;
-            Ok((self.norm1.backward(&d_input, &saved.x, &saved.stats1, Some(&d_sum1))?, grads))
+            Ok((
+                self.norm1
+                    .backward(&d_input, &saved.x, &saved.stats1, Some(&d_sum1))?,
+                grads,
+            ))
         }
     }
 
     /// Through output layer, attention and the stacked projections, down to their `input`.
-    fn attention_backward(&self, dy: &Tensor, input: &Tensor, saved: &Saved, call: &Call) -> Result<(Tensor, Vec<Adapter>)> {
+    fn attention_backward(
+        &self,
+        dy: &Tensor,
+        input: &Tensor,
+        saved: &Saved,
+        call: &Call,
+    ) -> Result<(Tensor, Vec<Adapter>)> {
         let dy = ops::dropout(dy, call.hidden_dropout(0).as_ref(), call.rows)?;
-        let (d_attended, out_grads) =
-            call.with_adapters(3..4, |a| self.out.backward(&dy, &saved.attended, saved.out_u.as_ref(), call.rows, a))?;
+        let (d_attended, out_grads) = call.with_adapters(3..4, |a| {
+            self.out
+                .backward(&dy, &saved.attended, saved.out_u.as_ref(), call.rows, a)
+        })?;
         let d_qkv = ops::attention_backward(
-            &saved.qkv, call.shape.heads, call.rows, call.attention_dropout().as_ref(), &saved.attended, &saved.attention, &d_attended,
+            &saved.qkv,
+            call.shape.heads,
+            call.rows,
+            call.attention_dropout().as_ref(),
+            &saved.attended,
+            &saved.attention,
+            &d_attended,
         )?;
-        let (dx, mut grads) = call.with_adapters(0..3, |a| self.qkv.backward(&d_qkv, input, saved.qkv_u.as_ref(), call.rows, a))?;
+        let (dx, mut grads) = call.with_adapters(0..3, |a| {
+            self.qkv
+                .backward(&d_qkv, input, saved.qkv_u.as_ref(), call.rows, a)
+        })?;
         grads.extend(out_grads);
         Ok((dx, grads))
     }
@@ -197,7 +296,17 @@ impl Block {
     /// The block with its adapters multiplied into the weights.
     pub fn merged(&self, adapters: &[Adapter; ADAPTERS], scale: f64) -> Result<Block> {
         let [q, k, v, o] = adapters;
-        let of = |parts: &[&Adapter], linear: &Linear| linear.merged(&Adapters { parts, scale, dropout: Vec::new() });
-        Ok(Block { qkv: of(&[q, k, v], &self.qkv)?, out: of(&[o], &self.out)?, ..self.clone() })
+        let of = |parts: &[&Adapter], linear: &Linear| {
+            linear.merged(&Adapters {
+                parts,
+                scale,
+                dropout: Vec::new(),
+            })
+        };
+        Ok(Block {
+            qkv: of(&[q, k, v], &self.qkv)?,
+            out: of(&[o], &self.out)?,
+            ..self.clone()
+        })
     }
 }

@@ -137,21 +137,80 @@ impl EncoderConfig {
     /// The paper's encoder of this kind, sizes of the published checkpoints.
     pub fn base(kind: Kind) -> EncoderConfig {
         let (activation, norm_eps, dropout, input) = match kind {
-            Kind::Clip => (Activation::QuickGelu, 1e-5, 0.0, InputSize::Image { size: 224, patch: 16 }),
-            Kind::Bert => (Activation::Gelu, 1e-12, 0.1, InputSize::Text { vocab: 30522, positions: 512, types: 2 }),
-            Kind::Ast => (Activation::Gelu, 1e-12, 0.0, InputSize::Mel { frames: 1024, bins: 128, patch: 16, time_stride: 10, frequency_stride: 10 }),
+            Kind::Clip => (
+                Activation::QuickGelu,
+                1e-5,
+                0.0,
+                InputSize::Image {
+                    size: 224,
+                    patch: 16,
+                },
+            ),
+            Kind::Bert => (
+                Activation::Gelu,
+                1e-12,
+                0.1,
+                InputSize::Text {
+                    vocab: 30522,
+                    positions: 512,
+                    types: 2,
+                },
+            ),
+            Kind::Ast => (
+                Activation::Gelu,
+                1e-12,
+                0.0,
+                InputSize::Mel {
+                    frames: 1024,
+                    bins: 128,
+                    patch: 16,
+                    time_stride: 10,
+                    frequency_stride: 10,
+                },
+            ),
         };
-        EncoderConfig { kind, hidden: 768, layers: 12, heads: 12, intermediate: 3072, activation, norm_eps, hidden_dropout: dropout, attention_dropout: dropout, input }
+        EncoderConfig {
+            kind,
+            hidden: 768,
+            layers: 12,
+            heads: 12,
+            intermediate: 3072,
+            activation,
+            norm_eps,
+            hidden_dropout: dropout,
+            attention_dropout: dropout,
+            input,
+        }
     }
 
     /// The same architecture, small enough for a demonstration on two cores.
     pub fn tiny(kind: Kind) -> EncoderConfig {
         let input = match kind {
-            Kind::Clip => InputSize::Image { size: 64, patch: 16 },
-            Kind::Bert => InputSize::Text { vocab: 30522, positions: 512, types: 2 },
-            Kind::Ast => InputSize::Mel { frames: 256, bins: 128, patch: 16, time_stride: 16, frequency_stride: 16 },
+            Kind::Clip => InputSize::Image {
+                size: 64,
+                patch: 16,
+            },
+            Kind::Bert => InputSize::Text {
+                vocab: 30522,
+                positions: 512,
+                types: 2,
+            },
+            Kind::Ast => InputSize::Mel {
+                frames: 256,
+                bins: 128,
+                patch: 16,
+                time_stride: 16,
+                frequency_stride: 16,
+            },
         };
-        EncoderConfig { hidden: 64, layers: 4, heads: 4, intermediate: 256, input, ..Self::base(kind) }
+        EncoderConfig {
+            hidden: 64,
+            layers: 4,
+            heads: 4,
+            intermediate: 256,
+            input,
+            ..Self::base(kind)
+        }
     }
 
     /// Reads a `config.json` of the given kind.
@@ -159,9 +218,14 @@ impl EncoderConfig {
     /// Absent keys take the defaults of Hugging Face's configuration classes; for CLIP the vision
     /// part of a whole model's file is taken. Errors name the file and the key.
     pub fn read(path: &Path, kind: Kind) -> Result<EncoderConfig> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{}: cannot be read; a weights folder needs config.json and model.safetensors", path.display()))?;
-        let json: Value = serde_json::from_str(&text).with_context(|| format!("{}: is not JSON; fetch the file again", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!(
+                "{}: cannot be read; a weights folder needs config.json and model.safetensors",
+                path.display()
+            )
+        })?;
+        let json: Value = serde_json::from_str(&text)
+            .with_context(|| format!("{}: is not JSON; fetch the file again", path.display()))?;
         Self::from_json(&json, kind).with_context(|| path.display().to_string())
     }
 
@@ -173,9 +237,16 @@ impl EncoderConfig {
             Kind::Ast => model_type == "audio-spectrogram-transformer",
         };
         if !fits {
-            bail!("is of model type {model_type:?}, not {kind:?}; put {} into this folder", kind.hub_name());
+            bail!(
+                "is of model type {model_type:?}, not {kind:?}; put {} into this folder",
+                kind.hub_name()
+            );
         }
-        let json = if model_type == "clip" { &json["vision_config"] } else { json };
+        let json = if model_type == "clip" {
+            &json["vision_config"]
+        } else {
+            json
+        };
         let size = |key: &str, default: usize| match &json[key] {
             Value::Null => Ok(default),
             v => match v.as_u64() {
@@ -185,7 +256,10 @@ impl EncoderConfig {
         };
         let number = |key: &str, default: f64| match &json[key] {
             Value::Null => Ok(default),
-            v => v.as_f64().filter(|x| (0.0..1.0).contains(x)).ok_or_else(|| anyhow!("{key} is {v}, not in [0, 1)")),
+            v => v
+                .as_f64()
+                .filter(|x| (0.0..1.0).contains(x))
+                .ok_or_else(|| anyhow!("{key} is {v}, not in [0, 1)")),
         };
         let base = Self::base(kind);
         let activation = match json["hidden_act"].as_str() {
@@ -195,7 +269,10 @@ impl EncoderConfig {
             Some(other) => bail!("hidden_act {other:?} is not known here (gelu, quick_gelu)"),
         };
         let input = match kind {
-            Kind::Clip => InputSize::Image { size: size("image_size", 224)?, patch: size("patch_size", 32)? },
+            Kind::Clip => InputSize::Image {
+                size: size("image_size", 224)?,
+                patch: size("patch_size", 32)?,
+            },
             Kind::Bert => InputSize::Text {
                 vocab: size("vocab_size", 30522)?,
                 positions: size("max_position_embeddings", 512)?,
@@ -231,13 +308,22 @@ impl EncoderConfig {
 
     fn check(&self) -> Result<()> {
         if !self.hidden.is_multiple_of(self.heads) {
-            bail!("hidden_size {} is not a multiple of num_attention_heads {}", self.hidden, self.heads);
+            bail!(
+                "hidden_size {} is not a multiple of num_attention_heads {}",
+                self.hidden,
+                self.heads
+            );
         }
         match self.input {
             InputSize::Image { size, patch } if patch > size || !size.is_multiple_of(patch) => {
                 bail!("image_size {size} is not a multiple of patch_size {patch}")
             }
-            InputSize::Mel { frames, bins, patch, .. } if patch > frames || patch > bins => {
+            InputSize::Mel {
+                frames,
+                bins,
+                patch,
+                ..
+            } if patch > frames || patch > bins => {
                 bail!("patch_size {patch} exceeds the spectrogram of {frames} x {bins}")
             }
             _ => Ok(()),
@@ -249,45 +335,58 @@ impl EncoderConfig {
         match self.input {
             InputSize::Image { size, patch } => (size / patch).pow(2),
             InputSize::Text { .. } => 0,
-            InputSize::Mel { frames, bins, patch, time_stride, frequency_stride } => {
-                ((bins - patch) / frequency_stride + 1) * ((frames - patch) / time_stride + 1)
-            }
+            InputSize::Mel {
+                frames,
+                bins,
+                patch,
+                time_stride,
+                frequency_stride,
+            } => ((bins - patch) / frequency_stride + 1) * ((frames - patch) / time_stride + 1),
         }
     }
 
     /// Tensor name of part `what` of block `layer`, as on the hub.
     pub fn block_tensor(&self, layer: usize, what: Part) -> String {
         let (prefix, name) = match self.kind {
-            Kind::Clip => ("encoder.layers", match what {
-                Part::Query => "self_attn.q_proj",
-                Part::Key => "self_attn.k_proj",
-                Part::Value => "self_attn.v_proj",
-                Part::Out => "self_attn.out_proj",
-                Part::Norm1 => "layer_norm1",
-                Part::Norm2 => "layer_norm2",
-                Part::Fc1 => "mlp.fc1",
-                Part::Fc2 => "mlp.fc2",
-            }),
-            Kind::Bert => ("encoder.layer", match what {
-                Part::Query => "attention.self.query",
-                Part::Key => "attention.self.key",
-                Part::Value => "attention.self.value",
-                Part::Out => "attention.output.dense",
-                Part::Norm1 => "attention.output.LayerNorm",
-                Part::Norm2 => "output.LayerNorm",
-                Part::Fc1 => "intermediate.dense",
-                Part::Fc2 => "output.dense",
-            }),
-            Kind::Ast => ("encoder.layer", match what {
-                Part::Query => "attention.attention.query",
-                Part::Key => "attention.attention.key",
-                Part::Value => "attention.attention.value",
-                Part::Out => "attention.output.dense",
-                Part::Norm1 => "layernorm_before",
-                Part::Norm2 => "layernorm_after",
-                Part::Fc1 => "intermediate.dense",
-                Part::Fc2 => "output.dense",
-            }),
+            Kind::Clip => (
+                "encoder.layers",
+                match what {
+                    Part::Query => "self_attn.q_proj",
+                    Part::Key => "self_attn.k_proj",
+                    Part::Value => "self_attn.v_proj",
+                    Part::Out => "self_attn.out_proj",
+                    Part::Norm1 => "layer_norm1",
+                    Part::Norm2 => "layer_norm2",
+                    Part::Fc1 => "mlp.fc1",
+                    Part::Fc2 => "mlp.fc2",
+                },
+            ),
+            Kind::Bert => (
+                "encoder.layer",
+                match what {
+                    Part::Query => "attention.self.query",
+                    Part::Key => "attention.self.key",
+                    Part::Value => "attention.self.value",
+                    Part::Out => "attention.output.dense",
+                    Part::Norm1 => "attention.output.LayerNorm",
+                    Part::Norm2 => "output.LayerNorm",
+                    Part::Fc1 => "intermediate.dense",
+                    Part::Fc2 => "output.dense",
+                },
+            ),
+            Kind::Ast => (
+                "encoder.layer",
+                match what {
+                    Part::Query => "attention.attention.query",
+                    Part::Key => "attention.attention.key",
+                    Part::Value => "attention.attention.value",
+                    Part::Out => "attention.output.dense",
+                    Part::Norm1 => "layernorm_before",
+                    Part::Norm2 => "layernorm_after",
+                    Part::Fc1 => "intermediate.dense",
+                    Part::Fc2 => "output.dense",
+                },
+            ),
         };
         format!("{prefix}.{layer}.{name}")
     }
@@ -296,34 +395,84 @@ impl EncoderConfig {
     pub fn specs(&self) -> Vec<Spec> {
         let (d, m) = (self.hidden, self.intermediate);
         let mut specs = Vec::new();
-        let mut add = |name: String, shape: &[usize], role| specs.push(Spec { name, shape: shape.to_vec(), role });
+        let mut add = |name: String, shape: &[usize], role| {
+            specs.push(Spec {
+                name,
+                shape: shape.to_vec(),
+                role,
+            })
+        };
         match self.input {
             InputSize::Image { patch, .. } => {
                 add("embeddings.class_embedding".into(), &[d], Role::Embedding);
-                add("embeddings.patch_embedding.weight".into(), &[d, 3, patch, patch], Role::Matrix);
-                add("embeddings.position_embedding.weight".into(), &[self.patches() + 1, d], Role::Embedding);
+                add(
+                    "embeddings.patch_embedding.weight".into(),
+                    &[d, 3, patch, patch],
+                    Role::Matrix,
+                );
+                add(
+                    "embeddings.position_embedding.weight".into(),
+                    &[self.patches() + 1, d],
+                    Role::Embedding,
+                );
                 add("pre_layrnorm.weight".into(), &[d], Role::Scale);
                 add("pre_layrnorm.bias".into(), &[d], Role::Shift);
             }
-            InputSize::Text { vocab, positions, types } => {
-                add("embeddings.word_embeddings.weight".into(), &[vocab, d], Role::Embedding);
-                add("embeddings.position_embeddings.weight".into(), &[positions, d], Role::Embedding);
-                add("embeddings.token_type_embeddings.weight".into(), &[types, d], Role::Embedding);
+            InputSize::Text {
+                vocab,
+                positions,
+                types,
+            } => {
+                add(
+                    "embeddings.word_embeddings.weight".into(),
+                    &[vocab, d],
+                    Role::Embedding,
+                );
+                add(
+                    "embeddings.position_embeddings.weight".into(),
+                    &[positions, d],
+                    Role::Embedding,
+                );
+                add(
+                    "embeddings.token_type_embeddings.weight".into(),
+                    &[types, d],
+                    Role::Embedding,
+                );
                 add("embeddings.LayerNorm.weight".into(), &[d], Role::Scale);
                 add("embeddings.LayerNorm.bias".into(), &[d], Role::Shift);
             }
             InputSize::Mel { patch, .. } => {
                 add("embeddings.cls_token".into(), &[1, 1, d], Role::Embedding);
-                add("embeddings.distillation_token".into(), &[1, 1, d], Role::Embedding);
-                add("embeddings.position_embeddings".into(), &[1, self.patches() + 2, d], Role::Embedding);
-                add("embeddings.patch_embeddings.projection.weight".into(), &[d, 1, patch, patch], Role::Matrix);
-                add("embeddings.patch_embeddings.projection.bias".into(), &[d], Role::Shift);
+                add(
+                    "embeddings.distillation_token".into(),
+                    &[1, 1, d],
+                    Role::Embedding,
+                );
+                add(
+                    "embeddings.position_embeddings".into(),
+                    &[1, self.patches() + 2, d],
+                    Role::Embedding,
+                );
+                add(
+                    "embeddings.patch_embeddings.projection.weight".into(),
+                    &[d, 1, patch, patch],
+                    Role::Matrix,
+                );
+                add(
+                    "embeddings.patch_embeddings.projection.bias".into(),
+                    &[d],
+                    Role::Shift,
+                );
             }
         }
         for layer in 0..self.layers {
             for (part, shape) in [
-                (Part::Query, [d, d]), (Part::Key, [d, d]), (Part::Value, [d, d]), (Part::Out, [d, d]),
-                (Part::Fc1, [m, d]), (Part::Fc2, [d, m]),
+                (Part::Query, [d, d]),
+                (Part::Key, [d, d]),
+                (Part::Value, [d, d]),
+                (Part::Out, [d, d]),
+                (Part::Fc1, [m, d]),
+                (Part::Fc2, [d, m]),
             ] {
                 let name = self.block_tensor(layer, part);
                 add(format!("{name}.weight"), &shape, Role::Matrix);
@@ -354,7 +503,10 @@ impl EncoderConfig {
 
     /// Number of frozen weights.
     pub fn parameters(&self) -> usize {
-        self.specs().iter().map(|s| s.shape.iter().product::<usize>()).sum()
+        self.specs()
+            .iter()
+            .map(|s| s.shape.iter().product::<usize>())
+            .sum()
     }
 }
 
@@ -380,7 +532,8 @@ pub enum Part {
 }
 
 /// The parts that carry an adapter, in the order of the adapters.
-pub const ADAPTED: [Part; super::block::ADAPTERS] = [Part::Query, Part::Key, Part::Value, Part::Out];
+pub const ADAPTED: [Part; super::block::ADAPTERS] =
+    [Part::Query, Part::Key, Part::Value, Part::Out];
 
 #[cfg(test)]
 mod tests {
@@ -398,17 +551,31 @@ mod tests {
     #[test]
     fn a_clip_file_of_the_whole_model() {
         let json = serde_json::json!({"model_type": "clip", "vision_config": {"patch_size": 16, "hidden_act": "quick_gelu"}, "text_config": {}});
-        assert_eq!(EncoderConfig::from_json(&json, Kind::Clip).unwrap(), EncoderConfig::base(Kind::Clip));
+        assert_eq!(
+            EncoderConfig::from_json(&json, Kind::Clip).unwrap(),
+            EncoderConfig::base(Kind::Clip)
+        );
     }
 
     #[test]
     fn another_architecture_is_named() {
         let json = serde_json::json!({"model_type": "gpt2"});
-        let error = EncoderConfig::from_json(&json, Kind::Bert).unwrap_err().to_string();
-        assert!(error.contains("gpt2") && error.contains("google-bert/bert-base-uncased"), "{error}");
-        let json = serde_json::json!({"model_type": "bert", "hidden_size": 30, "num_attention_heads": 4});
+        let error = EncoderConfig::from_json(&json, Kind::Bert)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("gpt2") && error.contains("google-bert/bert-base-uncased"),
+            "{error}"
+        );
+        let json =
+            serde_json::json!({"model_type": "bert", "hidden_size": 30, "num_attention_heads": 4});
         assert!(EncoderConfig::from_json(&json, Kind::Bert).is_err());
         let json = serde_json::json!({"model_type": "bert", "hidden_size": -3});
-        assert!(EncoderConfig::from_json(&json, Kind::Bert).unwrap_err().to_string().contains("hidden_size"));
+        assert!(
+            EncoderConfig::from_json(&json, Kind::Bert)
+                .unwrap_err()
+                .to_string()
+                .contains("hidden_size")
+        );
     }
 }

@@ -51,7 +51,10 @@ pub struct Grid {
 
 impl Grid {
     fn count(&self) -> (usize, usize) {
-        ((self.rows - self.patch) / self.row_stride + 1, (self.cols - self.patch) / self.col_stride + 1)
+        (
+            (self.rows - self.patch) / self.row_stride + 1,
+            (self.cols - self.patch) / self.col_stride + 1,
+        )
     }
 
     /// The patches of one input as rows: `patches x (channels * patch * patch)`.
@@ -77,30 +80,60 @@ impl Grid {
 
 impl Embedding {
     /// Takes the embedding layer's tensors.
-    pub fn new(config: &EncoderConfig, take: &mut dyn FnMut(&str) -> Result<Tensor>) -> Result<Embedding> {
+    pub fn new(
+        config: &EncoderConfig,
+        take: &mut dyn FnMut(&str) -> Result<Tensor>,
+    ) -> Result<Embedding> {
         let d = config.hidden;
         match config.input {
             InputSize::Image { size, patch } => {
                 let positions = take("embeddings.position_embedding.weight")?;
                 let class = take("embeddings.class_embedding")?.reshape((1, d))?;
                 Ok(Embedding::Patches {
-                    grid: Grid { channels: 3, rows: size, cols: size, patch, row_stride: patch, col_stride: patch, transposed: false },
-                    projection: Linear { weight: take("embeddings.patch_embedding.weight")?.reshape((d, ()))?, bias: class.zeros_like()?.flatten_all()? },
+                    grid: Grid {
+                        channels: 3,
+                        rows: size,
+                        cols: size,
+                        patch,
+                        row_stride: patch,
+                        col_stride: patch,
+                        transposed: false,
+                    },
+                    projection: Linear {
+                        weight: take("embeddings.patch_embedding.weight")?.reshape((d, ()))?,
+                        bias: class.zeros_like()?.flatten_all()?,
+                    },
                     prefix: (class + positions.narrow(0, 0, 1)?)?,
                     positions: positions.narrow(0, 1, config.patches())?.contiguous()?,
                 })
             }
-            InputSize::Mel { frames, bins, patch, time_stride, frequency_stride } => {
+            InputSize::Mel {
+                frames,
+                bins,
+                patch,
+                time_stride,
+                frequency_stride,
+            } => {
                 let positions = take("embeddings.position_embeddings")?.squeeze(0)?;
                 let class = take("embeddings.cls_token")?.reshape((1, d))?;
                 let distillation = take("embeddings.distillation_token")?.reshape((1, d))?;
                 Ok(Embedding::Patches {
-                    grid: Grid { channels: 1, rows: bins, cols: frames, patch, row_stride: frequency_stride, col_stride: time_stride, transposed: true },
+                    grid: Grid {
+                        channels: 1,
+                        rows: bins,
+                        cols: frames,
+                        patch,
+                        row_stride: frequency_stride,
+                        col_stride: time_stride,
+                        transposed: true,
+                    },
                     projection: Linear {
-                        weight: take("embeddings.patch_embeddings.projection.weight")?.reshape((d, ()))?,
+                        weight: take("embeddings.patch_embeddings.projection.weight")?
+                            .reshape((d, ()))?,
                         bias: take("embeddings.patch_embeddings.projection.bias")?,
                     },
-                    prefix: (Tensor::cat(&[class, distillation], 0)? + positions.narrow(0, 0, 2)?)?,
+                    prefix: (Tensor::cat(&[class, distillation], 0)?
+                        + positions.narrow(0, 0, 2)?)?,
                     positions: positions.narrow(0, 2, config.patches())?.contiguous()?,
                 })
             }
@@ -110,54 +143,112 @@ impl Embedding {
                 Ok(Embedding::Words {
                     words: take("embeddings.word_embeddings.weight")?,
                     positions: positions.broadcast_add(&types.narrow(0, 0, 1)?)?,
-                    norm: Norm { weight: take("embeddings.LayerNorm.weight")?, bias: take("embeddings.LayerNorm.bias")?, eps: config.norm_eps },
+                    norm: Norm {
+                        weight: take("embeddings.LayerNorm.weight")?,
+                        bias: take("embeddings.LayerNorm.bias")?,
+                        eps: config.norm_eps,
+                    },
                 })
             }
         }
     }
 
     /// Packed tokens `n x d` of all inputs, the mask token (`d`) last in each sequence.
-    pub fn tokens(&self, data: &ModalityData, samples: &[u32], mask_token: &Tensor, noise: &Noise) -> Result<(Tensor, Rows)> {
+    pub fn tokens(
+        &self,
+        data: &ModalityData,
+        samples: &[u32],
+        mask_token: &Tensor,
+        noise: &Noise,
+    ) -> Result<(Tensor, Rows)> {
         let mask_token = mask_token.reshape((1, ()))?;
         let dtype = mask_token.dtype();
         let mut parts: Vec<Tensor> = Vec::new();
         let mut offsets = vec![0];
         match (self, data) {
-            (Embedding::Patches { grid, projection, prefix, positions }, ModalityData::Pixels { values, .. } | ModalityData::Mel { values, .. }) => {
+            (
+                Embedding::Patches {
+                    grid,
+                    projection,
+                    prefix,
+                    positions,
+                },
+                ModalityData::Pixels { values, .. } | ModalityData::Mel { values, .. },
+            ) => {
                 match data {
-                    ModalityData::Mel { frames, bins, .. } if grid.channels != 1 || (*frames, *bins) != (grid.cols, grid.rows) => {
-                        bail!("a spectrogram of {frames} x {bins} does not fit an encoder for {} x {}", grid.cols, grid.rows)
+                    ModalityData::Mel { frames, bins, .. }
+                        if grid.channels != 1 || (*frames, *bins) != (grid.cols, grid.rows) =>
+                    {
+                        bail!(
+                            "a spectrogram of {frames} x {bins} does not fit an encoder for {} x {}",
+                            grid.cols,
+                            grid.rows
+                        )
                     }
-                    ModalityData::Pixels { size, .. } if grid.channels != 3 || *size != grid.rows => {
-                        bail!("images of {size} x {size} do not fit an encoder for {} x {}", grid.rows, grid.cols)
+                    ModalityData::Pixels { size, .. }
+                        if grid.channels != 3 || *size != grid.rows =>
+                    {
+                        bail!(
+                            "images of {size} x {size} do not fit an encoder for {} x {}",
+                            grid.rows,
+                            grid.cols
+                        )
                     }
                     _ => {}
                 }
                 let input = grid.channels * grid.rows * grid.cols;
                 if values.len() != samples.len() * input {
-                    bail!("{} numbers are not {} inputs of {input}", values.len(), samples.len());
+                    bail!(
+                        "{} numbers are not {} inputs of {input}",
+                        values.len(),
+                        samples.len()
+                    );
                 }
                 let (down, across) = grid.count();
                 let width = grid.channels * grid.patch * grid.patch;
                 for one in values.chunks_exact(input) {
                     let mut patches = Vec::with_capacity(down * across * width);
                     grid.cut(one, &mut patches);
-                    let patches = Tensor::from_vec(patches, (down * across, width), &Device::Cpu)?.to_dtype(dtype)?;
-                    let rows = Rows { offsets: vec![0, down * across], samples: vec![0] };
-                    let tokens = ops::add(&projection.forward(&patches, &rows, None)?.0, positions)?;
+                    let patches = Tensor::from_vec(patches, (down * across, width), &Device::Cpu)?
+                        .to_dtype(dtype)?;
+                    let rows = Rows {
+                        offsets: vec![0, down * across],
+                        samples: vec![0],
+                    };
+                    let tokens =
+                        ops::add(&projection.forward(&patches, &rows, None)?.0, positions)?;
                     offsets.push(offsets[offsets.len() - 1] + prefix.dim(0)? + tokens.dim(0)? + 1);
                     parts.extend([prefix.clone(), tokens, mask_token.clone()]);
                 }
             }
-            (Embedding::Words { words, positions, norm }, ModalityData::Tokens { ids, lengths, max_len }) => {
-                for ((ids, length), sample) in ids.chunks_exact(*max_len).zip(lengths).zip(samples) {
+            (
+                Embedding::Words {
+                    words,
+                    positions,
+                    norm,
+                },
+                ModalityData::Tokens {
+                    ids,
+                    lengths,
+                    max_len,
+                },
+            ) => {
+                for ((ids, length), sample) in ids.chunks_exact(*max_len).zip(lengths).zip(samples)
+                {
                     let ids = &ids[..*length];
                     if let Some(id) = ids.iter().find(|id| **id as usize >= words.dims()[0]) {
-                        bail!("word piece {id} is beyond the encoder's vocabulary of {}; vocab.txt and model belong to different checkpoints", words.dims()[0]);
+                        bail!(
+                            "word piece {id} is beyond the encoder's vocabulary of {}; vocab.txt and model belong to different checkpoints",
+                            words.dims()[0]
+                        );
                     }
-                    let sum = (words.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)? + positions.narrow(0, 0, *length)?)?;
+                    let sum = (words.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?
+                        + positions.narrow(0, 0, *length)?)?;
                     let (tokens, _) = norm.forward(&sum)?;
-                    let rows = Rows { offsets: vec![0, *length], samples: vec![*sample] };
+                    let rows = Rows {
+                        offsets: vec![0, *length],
+                        samples: vec![*sample],
+                    };
                     let tokens = ops::dropout(&tokens, noise.embedding().as_ref(), &rows)?;
                     offsets.push(offsets[offsets.len() - 1] + length + 1);
                     parts.extend([tokens, mask_token.clone()]);
@@ -165,6 +256,12 @@ impl Embedding {
             }
             _ => bail!("an input of another modality"),
         }
-        Ok((Tensor::cat(&parts, 0)?, Rows { offsets, samples: samples.to_vec() }))
+        Ok((
+            Tensor::cat(&parts, 0)?,
+            Rows {
+                offsets,
+                samples: samples.to_vec(),
+            },
+        ))
     }
 }

@@ -94,16 +94,28 @@ impl Encoder {
         let eps = config.norm_eps;
         let embedding = Embedding::new(&config, &mut take)?;
         let norm = |take: &mut dyn FnMut(&str) -> Result<Tensor>, name: &str| -> Result<Norm> {
-            Ok(Norm { weight: take(&format!("{name}.weight"))?, bias: take(&format!("{name}.bias"))?, eps })
+            Ok(Norm {
+                weight: take(&format!("{name}.weight"))?,
+                bias: take(&format!("{name}.bias"))?,
+                eps,
+            })
         };
         let linear = |take: &mut dyn FnMut(&str) -> Result<Tensor>, name: &str| -> Result<Linear> {
-            Ok(Linear { weight: take(&format!("{name}.weight"))?, bias: take(&format!("{name}.bias"))? })
+            Ok(Linear {
+                weight: take(&format!("{name}.weight"))?,
+                bias: take(&format!("{name}.bias"))?,
+            })
         };
-        let pre_norm = if config.kind == Kind::Clip { Some(norm(&mut take, "pre_layrnorm")?) } else { None };
+        let pre_norm = if config.kind == Kind::Clip {
+            Some(norm(&mut take, "pre_layrnorm")?)
+        } else {
+            None
+        };
         let mut blocks = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
             let name = |part| config.block_tensor(layer, part);
-            let [q, k, v] = [Part::Query, Part::Key, Part::Value].map(|part| linear(&mut take, &name(part)));
+            let [q, k, v] =
+                [Part::Query, Part::Key, Part::Value].map(|part| linear(&mut take, &name(part)));
             let (q, k, v) = (q?, k?, v?);
             let qkv = Linear {
                 weight: Tensor::cat(&[q.weight, k.weight, v.weight], 0)?,
@@ -123,8 +135,19 @@ impl Encoder {
             Kind::Ast => Some(norm(&mut take, "layernorm")?),
             Kind::Bert => None,
         };
-        let shape = Shape { heads: config.heads, activation: config.activation, norm_first: config.kind != Kind::Bert };
-        Ok(Encoder { config, embedding, pre_norm, blocks, final_norm, shape })
+        let shape = Shape {
+            heads: config.heads,
+            activation: config.activation,
+            norm_first: config.kind != Kind::Bert,
+        };
+        Ok(Encoder {
+            config,
+            embedding,
+            pre_norm,
+            blocks,
+            final_norm,
+            shape,
+        })
     }
 
     /// Sizes.
@@ -140,13 +163,29 @@ impl Encoder {
 
     /// The encoder with the adapters multiplied into its weights, for evaluation.
     pub fn merged(&self, learnable: &Learnable) -> Result<Encoder> {
-        let blocks = self.blocks.iter().zip(&learnable.adapters).map(|(b, a)| b.merged(a, learnable.scale)).collect::<candle_core::Result<_>>()?;
-        Ok(Encoder { blocks, ..self.clone() })
+        let blocks = self
+            .blocks
+            .iter()
+            .zip(&learnable.adapters)
+            .map(|(b, a)| b.merged(a, learnable.scale))
+            .collect::<candle_core::Result<_>>()?;
+        Ok(Encoder {
+            blocks,
+            ..self.clone()
+        })
     }
 
-    fn call<'a>(&self, index: usize, rows: &'a Rows, learnable: Option<&'a Learnable>, noise: &'a Noise) -> Call<'a> {
+    fn call<'a>(
+        &self,
+        index: usize,
+        rows: &'a Rows,
+        learnable: Option<&'a Learnable>,
+        noise: &'a Noise,
+    ) -> Call<'a> {
         Call {
-            index, rows, noise,
+            index,
+            rows,
+            noise,
             shape: self.shape,
             adapters: learnable.map(|l| &l.adapters[index]),
             scale: learnable.map_or(0.0, |l| l.scale),
@@ -156,8 +195,18 @@ impl Encoder {
     /// Runs the encoder; `samples` names each sequence to the random generator.
     ///
     /// With `merged` the adapters are passed over, because the weights hold them already.
-    pub fn forward(&self, data: &ModalityData, samples: &[u32], learnable: &Learnable, merged: bool, noise: &Noise, keep: Keep) -> Result<(Output, Tape)> {
-        let (mut x, rows) = self.embedding.tokens(data, samples, &learnable.mask_token, noise)?;
+    pub fn forward(
+        &self,
+        data: &ModalityData,
+        samples: &[u32],
+        learnable: &Learnable,
+        merged: bool,
+        noise: &Noise,
+        keep: Keep,
+    ) -> Result<(Output, Tape)> {
+        let (mut x, rows) = self
+            .embedding
+            .tokens(data, samples, &learnable.mask_token, noise)?;
         let mut pre = None;
         if let Some(norm) = &self.pre_norm {
             let (y, stats) = norm.forward(&x)?;
@@ -181,19 +230,49 @@ impl Encoder {
             None => (last.clone(), None),
         };
         let n = rows.sequences();
-        let output = Output { cls: tokens.narrow(0, 0, n)?, mask: tokens.narrow(0, n, n)? };
-        Ok((output, Tape { rows, noise: *noise, pre, blocks: kept, last, last_stats }))
+        let output = Output {
+            cls: tokens.narrow(0, 0, n)?,
+            mask: tokens.narrow(0, n, n)?,
+        };
+        Ok((
+            output,
+            Tape {
+                rows,
+                noise: *noise,
+                pre,
+                blocks: kept,
+                last,
+                last_stats,
+            },
+        ))
     }
 
     /// Gradients of the learnable part, given those of the two outputs; frees the tape as it goes.
-    pub fn backward(&self, tape: Tape, d_cls: &Tensor, d_mask: &Tensor, learnable: &Learnable) -> Result<Gradients> {
-        let Tape { rows, noise, pre, blocks: mut kept, last, last_stats } = tape;
+    pub fn backward(
+        &self,
+        tape: Tape,
+        d_cls: &Tensor,
+        d_mask: &Tensor,
+        learnable: &Learnable,
+    ) -> Result<Gradients> {
+        let Tape {
+            rows,
+            noise,
+            pre,
+            blocks: mut kept,
+            last,
+            last_stats,
+        } = tape;
         let d_last = Tensor::cat(&[d_cls, d_mask], 0)?;
         let d_last = match (&self.final_norm, &last_stats) {
             (Some(norm), Some(stats)) => norm.backward(&d_last, &last, stats, None)?,
             _ => d_last,
         };
-        let zeros = Tensor::zeros((rows.len(), self.config.hidden), d_last.dtype(), d_last.device())?;
+        let zeros = Tensor::zeros(
+            (rows.len(), self.config.hidden),
+            d_last.dtype(),
+            d_last.device(),
+        )?;
         let mut dx = zeros.index_add(&read_rows(&rows)?, &d_last, 0)?;
         let mut adapters = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate().rev() {
@@ -209,14 +288,25 @@ impl Encoder {
         }
         adapters.reverse();
         // Below the blocks only the mask token learns.
-        let ids: Vec<u32> = rows.offsets[1..].iter().map(|end| *end as u32 - 1).collect();
+        let ids: Vec<u32> = rows.offsets[1..]
+            .iter()
+            .map(|end| *end as u32 - 1)
+            .collect();
         let mask_rows = Tensor::new(ids, &Device::Cpu)?;
         let d_mask = dx.index_select(&mask_rows, 0)?;
         let d_mask = match (&self.pre_norm, &pre) {
-            (Some(norm), Some((x, stats))) => norm.backward(&d_mask, &x.index_select(&mask_rows, 0)?, &pick(stats, &rows), None)?,
+            (Some(norm), Some((x, stats))) => norm.backward(
+                &d_mask,
+                &x.index_select(&mask_rows, 0)?,
+                &pick(stats, &rows),
+                None,
+            )?,
             _ => d_mask,
         };
-        Ok(Gradients { adapters, mask_token: d_mask.sum_keepdim(0)? })
+        Ok(Gradients {
+            adapters,
+            mask_token: d_mask.sum_keepdim(0)?,
+        })
     }
 }
 

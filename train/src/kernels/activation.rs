@@ -1,7 +1,7 @@
 //! The encoders' elementwise functions: activations, forward and backward, and sums.
 
-use super::simd::simd;
 use super::Real;
+use super::simd::simd;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -22,25 +22,31 @@ impl Activation {
     /// `y = f(z)`.
     pub fn forward<T: Real>(self, z: &[T]) -> Vec<T> {
         let mut y = vec![T::zero(); z.len()];
-        y.par_chunks_mut(CHUNK).zip(z.par_chunks(CHUNK)).for_each(|(y, z)| match self {
-            Activation::Gelu => gelu(z, y),
-            Activation::QuickGelu => quick_gelu(z, y),
-        });
+        y.par_chunks_mut(CHUNK)
+            .zip(z.par_chunks(CHUNK))
+            .for_each(|(y, z)| match self {
+                Activation::Gelu => gelu(z, y),
+                Activation::QuickGelu => quick_gelu(z, y),
+            });
         y
     }
 
     /// Replaces the gradient of the output by that of the input: `dz = dy f'(z)`.
     pub fn backward<T: Real>(self, z: &[T], dy: &mut [T]) {
-        dy.par_chunks_mut(CHUNK).zip(z.par_chunks(CHUNK)).for_each(|(dy, z)| match self {
-            Activation::Gelu => gelu_backward(z, dy),
-            Activation::QuickGelu => quick_gelu_backward(z, dy),
-        });
+        dy.par_chunks_mut(CHUNK)
+            .zip(z.par_chunks(CHUNK))
+            .for_each(|(dy, z)| match self {
+                Activation::Gelu => gelu_backward(z, dy),
+                Activation::QuickGelu => quick_gelu_backward(z, dy),
+            });
     }
 }
 
 /// `sum += x`.
 pub fn add<T: Real>(sum: &mut [T], x: &[T]) {
-    sum.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(sum, x)| add_chunk(sum, x));
+    sum.par_chunks_mut(CHUNK)
+        .zip(x.par_chunks(CHUNK))
+        .for_each(|(sum, x)| add_chunk(sum, x));
 }
 
 simd! {
@@ -109,18 +115,28 @@ mod tests {
             let up = f.forward(&z.iter().map(|v| v + 1e-6).collect::<Vec<_>>());
             let down = f.forward(&z.iter().map(|v| v - 1e-6).collect::<Vec<_>>());
             for i in 0..z.len() {
-                assert!(((up[i] - down[i]) / 2e-6 - dz[i]).abs() < 1e-8, "{f:?} at {}", z[i]);
+                assert!(
+                    ((up[i] - down[i]) / 2e-6 - dz[i]).abs() < 1e-8,
+                    "{f:?} at {}",
+                    z[i]
+                );
             }
         }
     }
 
     #[test]
     fn single_precision_is_close_to_double() {
-        let z: Vec<f64> = noise(2, 1000).iter().map(|v| f64::from((v * 4.0) as f32)).collect();
+        let z: Vec<f64> = noise(2, 1000)
+            .iter()
+            .map(|v| f64::from((v * 4.0) as f32))
+            .collect();
         let z32: Vec<f32> = z.iter().map(|v| *v as f32).collect();
         for f in [Activation::Gelu, Activation::QuickGelu] {
             for ((a, b), z) in f.forward(&z).iter().zip(f.forward(&z32)).zip(&z) {
-                assert!((a - f64::from(b)).abs() < 3e-7 * (1.0 + z.abs()), "{f:?} at {z}: {a} {b}");
+                assert!(
+                    (a - f64::from(b)).abs() < 3e-7 * (1.0 + z.abs()),
+                    "{f:?} at {z}: {a} {b}"
+                );
             }
         }
     }

@@ -30,14 +30,22 @@ struct Unit {
 }
 
 fn units(rows: &Rows, heads: usize) -> Vec<Unit> {
-    (0..rows.sequences()).flat_map(|sequence| (0..heads).map(move |head| Unit { sequence, head })).collect()
+    (0..rows.sequences())
+        .flat_map(|sequence| (0..heads).map(move |head| Unit { sequence, head }))
+        .collect()
 }
 
 /// `softmax(q k^T / sqrt(dim)) v` for each sequence and head.
 ///
 /// `qkv` is `n x 3d`, queries, keys and values side by side, heads side by side in each; the result
 /// is `n x d`. Dropout, if any, falls on the probabilities.
-pub fn forward<T: Real>(qkv: &[T], d: usize, heads: usize, rows: &Rows, dropout: Option<&Dropout>) -> (Vec<T>, Saved<T>) {
+pub fn forward<T: Real>(
+    qkv: &[T],
+    d: usize,
+    heads: usize,
+    rows: &Rows,
+    dropout: Option<&Dropout>,
+) -> (Vec<T>, Saved<T>) {
     let (n, dim) = (rows.len(), d / heads);
     let scale = 1.0 / (dim as f64).sqrt();
     let mut out = vec![T::zero(); n * d];
@@ -48,27 +56,50 @@ pub fn forward<T: Real>(qkv: &[T], d: usize, heads: usize, rows: &Rows, dropout:
             let (start, end) = (rows.offsets[unit.sequence], rows.offsets[unit.sequence + 1]);
             let t = end - start;
             let part = |which: usize, from: usize, len: usize| {
-                Mat::strided(&qkv[(start + from) * 3 * d + which * d + unit.head * dim..], len, dim, 3 * d)
+                Mat::strided(
+                    &qkv[(start + from) * 3 * d + which * d + unit.head * dim..],
+                    len,
+                    dim,
+                    3 * d,
+                )
             };
             let mut scores = vec![T::zero(); TILE.min(t) * t];
             let mut mask = vec![T::zero(); if dropout.is_some() { t } else { 0 }];
             for from in (0..t).step_by(TILE) {
                 let len = TILE.min(t - from);
                 let scores = &mut scores[..len * t];
-                matmul(scale, part(0, from, len), part(1, 0, t).t(), false, MatMut::new(scores, len, t), Threads::One);
+                matmul(
+                    scale,
+                    part(0, from, len),
+                    part(1, 0, t).t(),
+                    false,
+                    MatMut::new(scores, len, t),
+                    Threads::One,
+                );
                 // SAFETY: (sequence, head) units are distinct, so their rows of `lse` and their
                 // columns of `out` are.
                 let mut lse = unsafe { lse.matrix(unit.head * n + start + from, 1, len, len) };
                 for (i, (row, lse)) in scores.chunks_exact_mut(t).zip(lse.row(0)).enumerate() {
                     *lse = softmax_row(row);
                     if let Some(dropout) = dropout {
-                        dropout.fill(rows.samples[unit.sequence], unit.head * t + from + i, &mut mask);
+                        dropout.fill(
+                            rows.samples[unit.sequence],
+                            unit.head * t + from + i,
+                            &mut mask,
+                        );
                         row.iter_mut().zip(&mask).for_each(|(p, m)| *p *= *m);
                     }
                 }
                 // SAFETY: as above.
                 let out = unsafe { out.matrix((start + from) * d + unit.head * dim, len, dim, d) };
-                matmul(1.0, Mat::new(scores, len, t), part(2, 0, t), false, out, Threads::One);
+                matmul(
+                    1.0,
+                    Mat::new(scores, len, t),
+                    part(2, 0, t),
+                    false,
+                    out,
+                    Threads::One,
+                );
             }
         });
     }
@@ -77,8 +108,14 @@ pub fn forward<T: Real>(qkv: &[T], d: usize, heads: usize, rows: &Rows, dropout:
 
 /// The gradient of `qkv` (`n x 3d`), given the output and its gradient (`n x d`).
 pub fn backward<T: Real>(
-    qkv: &[T], d: usize, heads: usize, rows: &Rows, dropout: Option<&Dropout>,
-    out: &[T], saved: &Saved<T>, d_out: &[T],
+    qkv: &[T],
+    d: usize,
+    heads: usize,
+    rows: &Rows,
+    dropout: Option<&Dropout>,
+    out: &[T],
+    saved: &Saved<T>,
+    d_out: &[T],
 ) -> Vec<T> {
     let (n, dim) = (rows.len(), d / heads);
     let scale = 1.0 / (dim as f64).sqrt();
@@ -90,7 +127,12 @@ pub fn backward<T: Real>(
             let t = end - start;
             let column = unit.head * dim;
             let part = |which: usize, from: usize, len: usize| {
-                Mat::strided(&qkv[(start + from) * 3 * d + which * d + column..], len, dim, 3 * d)
+                Mat::strided(
+                    &qkv[(start + from) * 3 * d + which * d + column..],
+                    len,
+                    dim,
+                    3 * d,
+                )
             };
             // SAFETY: (sequence, head) units are distinct, so are the rows and columns they write;
             // within a unit the three column blocks are.
@@ -105,15 +147,37 @@ pub fn backward<T: Real>(
                 let (p, dp) = (&mut p[..len * t], &mut dp[..len * t]);
                 let row_start = (start + from) * d + column;
                 let d_out_tile = Mat::strided(&d_out[row_start..], len, dim, d);
-                matmul(scale, part(0, from, len), part(1, 0, t).t(), false, MatMut::new(p, len, t), Threads::One);
-                matmul(1.0, d_out_tile, part(2, 0, t).t(), false, MatMut::new(dp, len, t), Threads::One);
-                for (i, (p, dp)) in p.chunks_exact_mut(t).zip(dp.chunks_exact_mut(t)).enumerate() {
+                matmul(
+                    scale,
+                    part(0, from, len),
+                    part(1, 0, t).t(),
+                    false,
+                    MatMut::new(p, len, t),
+                    Threads::One,
+                );
+                matmul(
+                    1.0,
+                    d_out_tile,
+                    part(2, 0, t).t(),
+                    false,
+                    MatMut::new(dp, len, t),
+                    Threads::One,
+                );
+                for (i, (p, dp)) in p
+                    .chunks_exact_mut(t)
+                    .zip(dp.chunks_exact_mut(t))
+                    .enumerate()
+                {
                     let at = row_start + i * d;
                     // sum_j p_ij dp_ij = out_i . d_out_i, with or without dropout.
                     let delta = dot(&out[at..at + dim], &d_out[at..at + dim]);
                     let lse = saved.log_sum_exp[unit.head * n + start + from + i];
                     if let Some(dropout) = dropout {
-                        dropout.fill(rows.samples[unit.sequence], unit.head * t + from + i, &mut mask);
+                        dropout.fill(
+                            rows.samples[unit.sequence],
+                            unit.head * t + from + i,
+                            &mut mask,
+                        );
                         dp.iter_mut().zip(&mask).for_each(|(dp, m)| *dp *= *m);
                         scores_backward_row(p, dp, lse, delta);
                         p.iter_mut().zip(&mask).for_each(|(p, m)| *p *= *m);
@@ -123,9 +187,30 @@ pub fn backward<T: Real>(
                 }
                 let (p, ds) = (Mat::new(p, len, t), Mat::new(dp, len, t));
                 let first = from == 0;
-                matmul(scale, ds, part(1, 0, t), false, d_part(0, from, len), Threads::One);
-                matmul(scale, ds.t(), part(0, from, len), !first, d_part(1, 0, t), Threads::One);
-                matmul(1.0, p.t(), d_out_tile, !first, d_part(2, 0, t), Threads::One);
+                matmul(
+                    scale,
+                    ds,
+                    part(1, 0, t),
+                    false,
+                    d_part(0, from, len),
+                    Threads::One,
+                );
+                matmul(
+                    scale,
+                    ds.t(),
+                    part(0, from, len),
+                    !first,
+                    d_part(1, 0, t),
+                    Threads::One,
+                );
+                matmul(
+                    1.0,
+                    p.t(),
+                    d_out_tile,
+                    !first,
+                    d_part(2, 0, t),
+                    Threads::One,
+                );
             }
         });
     }
@@ -190,14 +275,23 @@ mod tests {
         for s in 0..rows.sequences() {
             for i in rows.offsets[s]..rows.offsets[s + 1] {
                 for h in 0..heads {
-                    let at = |which: usize, row: usize, k: usize| qkv[row * 3 * d + which * d + h * dim + k];
+                    let at = |which: usize, row: usize, k: usize| {
+                        qkv[row * 3 * d + which * d + h * dim + k]
+                    };
                     let weights: Vec<f64> = (rows.offsets[s]..rows.offsets[s + 1])
-                        .map(|j| ((0..dim).map(|k| at(0, i, k) * at(1, j, k)).sum::<f64>() / (dim as f64).sqrt()).exp())
+                        .map(|j| {
+                            ((0..dim).map(|k| at(0, i, k) * at(1, j, k)).sum::<f64>()
+                                / (dim as f64).sqrt())
+                            .exp()
+                        })
                         .collect();
                     let z: f64 = weights.iter().sum();
                     for k in 0..dim {
-                        out[i * d + h * dim + k] =
-                            weights.iter().enumerate().map(|(j, w)| w / z * at(2, rows.offsets[s] + j, k)).sum();
+                        out[i * d + h * dim + k] = weights
+                            .iter()
+                            .enumerate()
+                            .map(|(j, w)| w / z * at(2, rows.offsets[s] + j, k))
+                            .sum();
                     }
                 }
             }
@@ -208,7 +302,10 @@ mod tests {
     #[test]
     fn forward_equals_the_textbook() {
         let (d, heads) = (12, 3);
-        let rows = Rows { offsets: vec![0, 5, 5 + 2 * TILE + 3], samples: vec![0, 1] };
+        let rows = Rows {
+            offsets: vec![0, 5, 5 + 2 * TILE + 3],
+            samples: vec![0, 1],
+        };
         let qkv = noise(1, rows.len() * 3 * d);
         let (out, _) = forward(&qkv, d, heads, &rows, None);
         for (a, b) in out.iter().zip(plain(&qkv, d, heads, &rows)) {
@@ -219,11 +316,29 @@ mod tests {
     #[test]
     fn gradient_by_finite_differences() {
         let (d, heads) = (8, 2);
-        let rows = Rows { offsets: vec![0, 4, 4 + TILE + 5], samples: vec![3, 8] };
+        let rows = Rows {
+            offsets: vec![0, 4, 4 + TILE + 5],
+            samples: vec![3, 8],
+        };
         let (qkv, c) = (noise(1, rows.len() * 3 * d), noise(2, rows.len() * d));
-        for dropout in [None, Some(Dropout { rate: 0.2, seed: 1, step: 0, module: 0 })] {
+        for dropout in [
+            None,
+            Some(Dropout {
+                rate: 0.2,
+                seed: 1,
+                step: 0,
+                module: 0,
+            }),
+        ] {
             let dropout = dropout.as_ref();
-            let loss = |qkv: &[f64]| forward(qkv, d, heads, &rows, dropout).0.iter().zip(&c).map(|(y, c)| y * c).sum::<f64>();
+            let loss = |qkv: &[f64]| {
+                forward(qkv, d, heads, &rows, dropout)
+                    .0
+                    .iter()
+                    .zip(&c)
+                    .map(|(y, c)| y * c)
+                    .sum::<f64>()
+            };
             let (out, saved) = forward(&qkv, d, heads, &rows, dropout);
             let grad = backward(&qkv, d, heads, &rows, dropout, &out, &saved, &c);
             for i in (0..qkv.len()).step_by(5) {

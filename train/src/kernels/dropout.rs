@@ -57,18 +57,30 @@ pub(crate) mod tests {
 
     #[test]
     fn rate_and_independence() {
-        let d = Dropout { rate: 0.1, seed: 7, step: 3, module: 2 };
+        let d = Dropout {
+            rate: 0.1,
+            seed: 7,
+            step: 3,
+            module: 2,
+        };
         let mut mask = vec![0f32; 768];
         let mut dropped = 0;
         for row in 0..500 {
             d.fill(1, row, &mut mask);
             dropped += mask.iter().filter(|m| **m == 0.0).count();
-            assert!(mask.iter().all(|m| *m == 0.0 || (*m - 1.0 / 0.9).abs() < 1e-6));
+            assert!(
+                mask.iter()
+                    .all(|m| *m == 0.0 || (*m - 1.0 / 0.9).abs() < 1e-6)
+            );
         }
         let rate = dropped as f64 / (500.0 * 768.0);
         assert!((rate - 0.1).abs() < 0.002, "{rate}");
         let mut other = mask.clone();
-        for changed in [Dropout { step: 4, ..d }, Dropout { module: 3, ..d }, Dropout { seed: 8, ..d }] {
+        for changed in [
+            Dropout { step: 4, ..d },
+            Dropout { module: 3, ..d },
+            Dropout { seed: 8, ..d },
+        ] {
             changed.fill(1, 499, &mut other);
             assert_ne!(mask, other);
         }

@@ -48,15 +48,26 @@ const ROWS_PER_TASK: usize = 32;
 /// Sets every row of `y` (`n x out`) to `bias + scale B u`, where the frozen product is then added.
 ///
 /// `u` is `n x rank` inside rows of `u_stride`, `b` is `out x rank`.
-pub fn fill_bias_and_up<T: Real>(bias: &[T], scale: T, b: &[T], u: &[T], u_stride: usize, y: &mut [T], y_stride: usize, start: usize) {
+pub fn fill_bias_and_up<T: Real>(
+    bias: &[T],
+    scale: T,
+    b: &[T],
+    u: &[T],
+    u_stride: usize,
+    y: &mut [T],
+    y_stride: usize,
+    start: usize,
+) {
     let out = bias.len();
     let rank = b.len() / out;
-    y.par_chunks_mut(y_stride * ROWS_PER_TASK).enumerate().for_each(|(task, y)| {
-        for (i, y) in y.chunks_exact_mut(y_stride).enumerate() {
-            let u = &u[(task * ROWS_PER_TASK + i) * u_stride..][..rank];
-            up_row(bias, scale, b, u, &mut y[start..start + out]);
-        }
-    });
+    y.par_chunks_mut(y_stride * ROWS_PER_TASK)
+        .enumerate()
+        .for_each(|(task, y)| {
+            for (i, y) in y.chunks_exact_mut(y_stride).enumerate() {
+                let u = &u[(task * ROWS_PER_TASK + i) * u_stride..][..rank];
+                up_row(bias, scale, b, u, &mut y[start..start + out]);
+            }
+        });
 }
 
 simd! {
@@ -81,20 +92,40 @@ simd! {
 /// `u = dropout(x) A^T`: writes `n x rank` into rows of `u_stride`, `rank` columns from `start`.
 ///
 /// x is `n x d`, `a` is `rank x d`.
-pub fn down<T: Real>(x: &[T], d: usize, a: &[T], dropout: Option<&Dropout>, rows: &Rows, u: &mut [T], u_stride: usize, start: usize) {
+pub fn down<T: Real>(
+    x: &[T],
+    d: usize,
+    a: &[T],
+    dropout: Option<&Dropout>,
+    rows: &Rows,
+    u: &mut [T],
+    u_stride: usize,
+    start: usize,
+) {
     let rank = a.len() / d;
-    u.par_chunks_mut(u_stride * ROWS_PER_TASK).zip(x.par_chunks(d * ROWS_PER_TASK)).enumerate().for_each(|(task, (u, x))| {
-        let mut mask = vec![T::one(); if dropout.is_some() { d } else { 0 }];
-        for (i, (u, x)) in u.chunks_exact_mut(u_stride).zip(x.chunks_exact(d)).enumerate() {
-            if let Some(dropout) = dropout {
-                let (sample, position) = rows.locate(task * ROWS_PER_TASK + i);
-                dropout.fill(sample, position, &mut mask);
+    u.par_chunks_mut(u_stride * ROWS_PER_TASK)
+        .zip(x.par_chunks(d * ROWS_PER_TASK))
+        .enumerate()
+        .for_each(|(task, (u, x))| {
+            let mut mask = vec![T::one(); if dropout.is_some() { d } else { 0 }];
+            for (i, (u, x)) in u
+                .chunks_exact_mut(u_stride)
+                .zip(x.chunks_exact(d))
+                .enumerate()
+            {
+                if let Some(dropout) = dropout {
+                    let (sample, position) = rows.locate(task * ROWS_PER_TASK + i);
+                    dropout.fill(sample, position, &mut mask);
+                }
+                for (u, a) in u[start..start + rank].iter_mut().zip(a.chunks_exact(d)) {
+                    *u = if dropout.is_some() {
+                        dot3(x, a, &mask)
+                    } else {
+                        dot(x, a)
+                    };
+                }
             }
-            for (u, a) in u[start..start + rank].iter_mut().zip(a.chunks_exact(d)) {
-                *u = if dropout.is_some() { dot3(x, a, &mask) } else { dot(x, a) };
-            }
-        }
-    });
+        });
 }
 
 simd! {
@@ -133,13 +164,24 @@ pub struct LoraGrad<T> {
 ///
 /// `dy` is the gradient of the layer's output, `out` columns from `dy_start` in rows of `dy_stride`;
 /// `u` as [`down`] left it. Sums over rows are formed in chunks of fixed size and added in order.
-#[allow(clippy::too_many_arguments, reason = "one call per adapter; a struct would only rename them")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one call per adapter; a struct would only rename them"
+)]
 pub fn backward<T: Real>(
-    dy: &[T], dy_stride: usize, dy_start: usize,
-    x: &[T], d: usize,
-    u: &[T], u_stride: usize, u_start: usize,
-    a: &[T], b: &[T], scale: T,
-    dropout: Option<&Dropout>, rows: &Rows,
+    dy: &[T],
+    dy_stride: usize,
+    dy_start: usize,
+    x: &[T],
+    d: usize,
+    u: &[T],
+    u_stride: usize,
+    u_start: usize,
+    a: &[T],
+    b: &[T],
+    scale: T,
+    dropout: Option<&Dropout>,
+    rows: &Rows,
     dx: &mut [T],
 ) -> LoraGrad<T> {
     let rank = a.len() / d;
@@ -149,7 +191,10 @@ pub fn backward<T: Real>(
         .zip(x.par_chunks(d * ROWS_PER_TASK))
         .enumerate()
         .map(|(task, (dx, x))| {
-            let mut grad = LoraGrad { a: vec![T::zero(); rank * d], b: vec![T::zero(); out * rank] };
+            let mut grad = LoraGrad {
+                a: vec![T::zero(); rank * d],
+                b: vec![T::zero(); out * rank],
+            };
             let mut mask = vec![T::one(); d];
             for (i, (dx, x)) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).enumerate() {
                 let row = task * ROWS_PER_TASK + i;
@@ -161,13 +206,23 @@ pub fn backward<T: Real>(
                 for r in 0..rank {
                     let u = scale * u[row * u_stride + u_start + r];
                     let du = scale * up_backward_row(dy, b, rank, r, u, &mut grad.b);
-                    down_backward_row(du, &a[r * d..][..d], x, &mask, dx, &mut grad.a[r * d..][..d]);
+                    down_backward_row(
+                        du,
+                        &a[r * d..][..d],
+                        x,
+                        &mask,
+                        dx,
+                        &mut grad.a[r * d..][..d],
+                    );
                 }
             }
             grad
         })
         .collect();
-    let mut grad = LoraGrad { a: vec![T::zero(); rank * d], b: vec![T::zero(); out * rank] };
+    let mut grad = LoraGrad {
+        a: vec![T::zero(); rank * d],
+        b: vec![T::zero(); out * rank],
+    };
     for part in partial {
         grad.a.iter_mut().zip(part.a).for_each(|(g, p)| *g += p);
         grad.b.iter_mut().zip(part.b).for_each(|(g, p)| *g += p);
@@ -212,7 +267,15 @@ mod tests {
     use crate::kernels::dropout::tests::noise;
 
     /// y = scale B A dropout(x), summed against c.
-    fn loss(x: &[f64], a: &[f64], b: &[f64], c: &[f64], d: usize, dropout: Option<&Dropout>, rows: &Rows) -> f64 {
+    fn loss(
+        x: &[f64],
+        a: &[f64],
+        b: &[f64],
+        c: &[f64],
+        d: usize,
+        dropout: Option<&Dropout>,
+        rows: &Rows,
+    ) -> f64 {
         let (n, rank) = (rows.len(), a.len() / d);
         let out = b.len() / rank;
         let mut u = vec![0.0; n * rank];
@@ -225,15 +288,46 @@ mod tests {
     #[test]
     fn gradients_by_finite_differences() {
         let (d, out) = (20, 11);
-        let rows = Rows { offsets: vec![0, 3, 40], samples: vec![5, 9] };
+        let rows = Rows {
+            offsets: vec![0, 3, 40],
+            samples: vec![5, 9],
+        };
         let n = rows.len();
         for rank in [1, 3] {
-            for dropout in [None, Some(Dropout { rate: 0.3, seed: 1, step: 2, module: 3 })] {
-                let (x, a, b, c) = (noise(1, n * d), noise(2, rank * d), noise(3, out * rank), noise(4, n * out));
+            for dropout in [
+                None,
+                Some(Dropout {
+                    rate: 0.3,
+                    seed: 1,
+                    step: 2,
+                    module: 3,
+                }),
+            ] {
+                let (x, a, b, c) = (
+                    noise(1, n * d),
+                    noise(2, rank * d),
+                    noise(3, out * rank),
+                    noise(4, n * out),
+                );
                 let mut u = vec![0.0; n * rank];
                 down(&x, d, &a, dropout.as_ref(), &rows, &mut u, rank, 0);
                 let mut dx = vec![0.0; n * d];
-                let grad = backward(&c, out, 0, &x, d, &u, rank, 0, &a, &b, 0.5, dropout.as_ref(), &rows, &mut dx);
+                let grad = backward(
+                    &c,
+                    out,
+                    0,
+                    &x,
+                    d,
+                    &u,
+                    rank,
+                    0,
+                    &a,
+                    &b,
+                    0.5,
+                    dropout.as_ref(),
+                    &rows,
+                    &mut dx,
+                );
                 let check = |which: usize, i: usize, got: f64| {
                     let at = |delta: f64| {
                         let mut v = [x.clone(), a.clone(), b.clone()];

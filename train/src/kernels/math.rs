@@ -83,7 +83,10 @@ mod tests {
             let want = f64::from(x).exp();
             worst = worst.max((f64::from(exp(x)) - want).abs() / want);
         }
-        assert!(worst < 2.0 * f64::from(f32::EPSILON), "relative error {worst}");
+        assert!(
+            worst < 2.0 * f64::from(f32::EPSILON),
+            "relative error {worst}"
+        );
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(-200.0), 0.0);

@@ -23,14 +23,29 @@ impl<'a, T> Mat<'a, T> {
     /// A `rows` x `cols` matrix at the start of the slice with `stride` elements between rows.
     pub fn strided(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         if rows > 0 && cols > 0 {
-            assert!((rows - 1) * stride + cols <= data.len(), "matrix view out of bounds");
+            assert!(
+                (rows - 1) * stride + cols <= data.len(),
+                "matrix view out of bounds"
+            );
         }
-        Mat { data, rows, cols, row_stride: stride, col_stride: 1 }
+        Mat {
+            data,
+            rows,
+            cols,
+            row_stride: stride,
+            col_stride: 1,
+        }
     }
 
     /// The transpose.
     pub fn t(self) -> Self {
-        Mat { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+        Mat {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
     }
 }
 
@@ -47,13 +62,25 @@ impl<'a, T> MatMut<'a, T> {
     /// A `rows` x `cols` matrix that fills the slice.
     pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
         assert!(rows * cols <= data.len(), "matrix view out of bounds");
-        MatMut { data: data.as_mut_ptr(), rows, cols, stride: cols, _life: PhantomData }
+        MatMut {
+            data: data.as_mut_ptr(),
+            rows,
+            cols,
+            stride: cols,
+            _life: PhantomData,
+        }
     }
 
     /// # Safety
     /// Every element must be valid for writing for `'a`, and no other live view may touch it.
     pub unsafe fn from_raw(data: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
-        MatMut { data, rows, cols, stride, _life: PhantomData }
+        MatMut {
+            data,
+            rows,
+            cols,
+            stride,
+            _life: PhantomData,
+        }
     }
 
     /// Row `i` as a slice.
@@ -76,8 +103,19 @@ pub enum Threads {
 /// `c = alpha a b`, or `c += alpha a b` with `accumulate`.
 ///
 /// Shapes: a `m x k`, b `k x n`, c `m x n`. Panics on shapes that do not fit: a bug, never input.
-pub fn matmul<T: Real>(alpha: f64, a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>, threads: Threads) {
-    assert_eq!((a.rows, a.cols, b.cols), (c.rows, b.rows, c.cols), "matmul: shapes do not fit");
+pub fn matmul<T: Real>(
+    alpha: f64,
+    a: Mat<T>,
+    b: Mat<T>,
+    accumulate: bool,
+    c: MatMut<T>,
+    threads: Threads,
+) {
+    assert_eq!(
+        (a.rows, a.cols, b.cols),
+        (c.rows, b.rows, c.cols),
+        "matmul: shapes do not fit"
+    );
     if c.rows == 0 || c.cols == 0 {
         return;
     }
@@ -89,12 +127,24 @@ pub fn matmul<T: Real>(alpha: f64, a: Mat<T>, b: Mat<T>, accumulate: bool, c: Ma
     // fit, and `c` is borrowed mutably so it overlaps neither `a` nor `b`.
     unsafe {
         gemm::gemm(
-            c.rows, c.cols, a.cols,
-            c.data, 1, c.stride as isize, accumulate,
-            a.data.as_ptr(), a.col_stride as isize, a.row_stride as isize,
-            b.data.as_ptr(), b.col_stride as isize, b.row_stride as isize,
-            T::of(1.0), T::of(alpha),
-            false, false, false,
+            c.rows,
+            c.cols,
+            a.cols,
+            c.data,
+            1,
+            c.stride as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            T::of(1.0),
+            T::of(alpha),
+            false,
+            false,
+            false,
             parallelism,
         );
     }
@@ -110,7 +160,14 @@ mod tests {
         let a: Vec<f64> = (0..8).map(f64::from).collect();
         let b: Vec<f64> = (0..6).map(|x| f64::from(x) * 0.5).collect();
         let mut c = vec![1.0; 6];
-        matmul(2.0, Mat::strided(&a[1..], 2, 2, 4), Mat::new(&b, 3, 2).t(), true, MatMut::new(&mut c, 2, 3), Threads::One);
+        matmul(
+            2.0,
+            Mat::strided(&a[1..], 2, 2, 4),
+            Mat::new(&b, 3, 2).t(),
+            true,
+            MatMut::new(&mut c, 2, 3),
+            Threads::One,
+        );
         let want: Vec<f64> = (0..2)
             .flat_map(|i| (0..3).map(move |j| (i, j)))
             .map(|(i, j)| 1.0 + 2.0 * (0..2).map(|k| a[1 + i * 4 + k] * b[j * 2 + k]).sum::<f64>())

@@ -24,7 +24,9 @@ pub use dropout::Dropout;
 pub use matmul::{Mat, MatMut, matmul};
 
 /// A floating-point type that the kernels run in: `f32`, or `f64` for gradient checks.
-pub trait Real: candle_core::WithDType + candle_core::FloatDType + Default + std::iter::Sum {
+pub trait Real:
+    candle_core::WithDType + candle_core::FloatDType + Default + std::iter::Sum
+{
     /// `e^x`.
     fn exp(self) -> Self;
     /// Natural logarithm.

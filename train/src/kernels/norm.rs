@@ -1,7 +1,7 @@
 //! Layer normalisation over the rows of a matrix, and its backward for a frozen scale and shift.
 
-use super::simd::{LANES, simd};
 use super::Real;
+use super::simd::{LANES, simd};
 use rayon::prelude::*;
 
 /// Mean and reciprocal standard deviation of each row, kept for the backward pass.
@@ -17,13 +17,14 @@ pub fn layer_norm<T: Real>(x: &[T], scale: &[T], shift: &[T], eps: f64) -> (Vec<
     let d = scale.len();
     let mut y = vec![T::zero(); x.len()];
     let mut stats = vec![[T::zero(); 2]; x.len() / d];
-    y.par_chunks_mut(d * ROWS_PER_TASK).zip(stats.par_chunks_mut(ROWS_PER_TASK)).zip(x.par_chunks(d * ROWS_PER_TASK)).for_each(
-        |((y, stats), x)| {
+    y.par_chunks_mut(d * ROWS_PER_TASK)
+        .zip(stats.par_chunks_mut(ROWS_PER_TASK))
+        .zip(x.par_chunks(d * ROWS_PER_TASK))
+        .for_each(|((y, stats), x)| {
             for ((y, stats), x) in y.chunks_exact_mut(d).zip(stats).zip(x.chunks_exact(d)) {
                 *stats = forward_row(x, scale, shift, T::of(eps), y);
             }
-        },
-    );
+        });
     (y, stats)
 }
 
@@ -31,28 +32,39 @@ pub fn layer_norm<T: Real>(x: &[T], scale: &[T], shift: &[T], eps: f64) -> (Vec<
 pub fn layer_norm_again<T: Real>(x: &[T], scale: &[T], shift: &[T], stats: &RowStats<T>) -> Vec<T> {
     let d = scale.len();
     let mut y = vec![T::zero(); x.len()];
-    y.par_chunks_mut(d * ROWS_PER_TASK).zip(stats.par_chunks(ROWS_PER_TASK)).zip(x.par_chunks(d * ROWS_PER_TASK)).for_each(
-        |((y, stats), x)| {
+    y.par_chunks_mut(d * ROWS_PER_TASK)
+        .zip(stats.par_chunks(ROWS_PER_TASK))
+        .zip(x.par_chunks(d * ROWS_PER_TASK))
+        .for_each(|((y, stats), x)| {
             for ((y, stats), x) in y.chunks_exact_mut(d).zip(stats).zip(x.chunks_exact(d)) {
                 apply_row(x, scale, shift, *stats, y);
             }
-        },
-    );
+        });
     y
 }
 
 /// Adds the gradient of the input to `dx`, given that of the output; all `n x d`.
-pub fn layer_norm_backward<T: Real>(dy: &[T], x: &[T], scale: &[T], stats: &RowStats<T>, dx: &mut [T]) {
+pub fn layer_norm_backward<T: Real>(
+    dy: &[T],
+    x: &[T],
+    scale: &[T],
+    stats: &RowStats<T>,
+    dx: &mut [T],
+) {
     let d = scale.len();
     let chunk = d * ROWS_PER_TASK;
-    dx.par_chunks_mut(chunk).zip(stats.par_chunks(ROWS_PER_TASK)).zip(dy.par_chunks(chunk).zip(x.par_chunks(chunk))).for_each(
-        |((dx, stats), (dy, x))| {
-            let rows = dx.chunks_exact_mut(d).zip(stats).zip(dy.chunks_exact(d).zip(x.chunks_exact(d)));
+    dx.par_chunks_mut(chunk)
+        .zip(stats.par_chunks(ROWS_PER_TASK))
+        .zip(dy.par_chunks(chunk).zip(x.par_chunks(chunk)))
+        .for_each(|((dx, stats), (dy, x))| {
+            let rows = dx
+                .chunks_exact_mut(d)
+                .zip(stats)
+                .zip(dy.chunks_exact(d).zip(x.chunks_exact(d)));
             for ((dx, stats), (dy, x)) in rows {
                 backward_row(dy, x, scale, *stats, dx);
             }
-        },
-    );
+        });
 }
 
 simd! {
@@ -130,7 +142,14 @@ mod tests {
     fn gradient_by_finite_differences() {
         let (n, d) = (3, 37);
         let (x, scale, shift, c) = (noise(1, n * d), noise(2, d), noise(3, d), noise(4, n * d));
-        let loss = |x: &[f64]| layer_norm(x, &scale, &shift, 1e-5).0.iter().zip(&c).map(|(y, c)| y * c).sum::<f64>();
+        let loss = |x: &[f64]| {
+            layer_norm(x, &scale, &shift, 1e-5)
+                .0
+                .iter()
+                .zip(&c)
+                .map(|(y, c)| y * c)
+                .sum::<f64>()
+        };
         let stats = layer_norm(&x, &scale, &shift, 1e-5).1;
         let mut dx = vec![0.0; n * d];
         layer_norm_backward(&c, &x, &scale, &stats, &mut dx);

@@ -22,16 +22,29 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 impl<'a, T> Shared<'a, T> {
     /// Takes the slice for as long as views of it live.
     pub fn new(data: &'a mut [T]) -> Self {
-        Shared { data: data.as_mut_ptr(), len: data.len(), _life: PhantomData }
+        Shared {
+            data: data.as_mut_ptr(),
+            len: data.len(),
+            _life: PhantomData,
+        }
     }
 
     /// The `rows` x `cols` matrix that starts at `start` and has `stride` elements between rows.
     ///
     /// # Safety
     /// No other live view may touch any of its elements (the columns `start..start+cols` of its rows).
-    pub unsafe fn matrix(&self, start: usize, rows: usize, cols: usize, stride: usize) -> MatMut<'a, T> {
+    pub unsafe fn matrix(
+        &self,
+        start: usize,
+        rows: usize,
+        cols: usize,
+        stride: usize,
+    ) -> MatMut<'a, T> {
         if rows > 0 && cols > 0 {
-            assert!(start + (rows - 1) * stride + cols <= self.len, "matrix view out of bounds");
+            assert!(
+                start + (rows - 1) * stride + cols <= self.len,
+                "matrix view out of bounds"
+            );
         }
         // SAFETY: the last element was just checked to lie inside the slice.
         unsafe { MatMut::from_raw(self.data.wrapping_add(start), rows, cols, stride) }

@@ -24,7 +24,12 @@ pub fn encoder(kind: Kind, dtype: DType) -> Encoder {
 }
 
 pub fn flat(t: &Tensor) -> Vec<f64> {
-    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    t.to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 /// Largest difference over largest magnitude (over 1 where all is zero).
@@ -32,5 +37,8 @@ pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
     let (a, b) = (flat(a), flat(b));
     assert_eq!(a.len(), b.len());
     let top = b.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    a.iter().zip(&b).fold(0.0f64, |m, (a, b)| m.max((a - b).abs())) / if top == 0.0 { 1.0 } else { top }
+    a.iter()
+        .zip(&b)
+        .fold(0.0f64, |m, (a, b)| m.max((a - b).abs()))
+        / if top == 0.0 { 1.0 } else { top }
 }
