@@ -323,6 +323,18 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         // Says which names there are.
         datasets::open(&args.dataset)?;
     }
+    let out = args.out.clone().unwrap_or_else(|| {
+        PathBuf::from("runs").join(format!(
+            "{name}-{}",
+            chrono::Local::now().format("%Y%m%d-%H%M%S")
+        ))
+    });
+    if out.join(CONFIG_FILE).exists() {
+        bail!(
+            "{}: is a run already; continue it with --resume {0}, or give another --out",
+            out.display()
+        );
+    }
     let shards = Shards::open(&folder)?;
     let spec = shards.spec().clone();
     if spec.dataset != name {
@@ -356,20 +368,8 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
         settings,
         encoders,
     };
-    let out = args.out.clone().unwrap_or_else(|| {
-        PathBuf::from("runs").join(format!(
-            "{name}-{}",
-            chrono::Local::now().format("%Y%m%d-%H%M%S")
-        ))
-    });
     if args.dry_run {
         return plan(args, &config, &session, &out);
-    }
-    if out.join(CONFIG_FILE).exists() {
-        bail!(
-            "{}: is a run already; continue it with --resume {0}, or give another --out",
-            out.display()
-        );
     }
     let model = session::build_model(&config)?;
     std::fs::create_dir_all(&out).with_context(|| format!("{}: cannot be made", out.display()))?;
@@ -387,7 +387,7 @@ fn resume(args: &RunArgs, run: &Path, threads: usize) -> Result<ExitCode> {
     let name = folder_name(&args.dataset)?;
     if name != config.dataset {
         bail!(
-            "{}: is a run on {}, not on {name}; call `train run {0} --resume`",
+            "{}: is a run on {}, not on {name}; call `train run {1} --resume {0}`",
             run.display(),
             config.dataset
         );
