@@ -66,6 +66,11 @@ impl Failure {
         }
     }
 
+    /// The decoder asked for more memory than a worker may have.
+    pub fn out_of_memory() -> Failure {
+        Failure::with(TOO_LARGE, "needs more memory than --worker-memory allows")
+    }
+
     /// What the dataset's listing says about an input that is not there.
     pub fn listed(reason: &str) -> Failure {
         let about = |cause, path: &str| Failure::with(cause, path.trim());

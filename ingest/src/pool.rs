@@ -27,8 +27,14 @@ pub const DEFAULT_TIMEOUT_SECONDS: u64 = 120;
 /// Address space of a child by default, in MiB: a full clip of packets, a few 8K pictures and the program itself.
 pub const DEFAULT_MEMORY_MIB: u64 = 4096;
 
-/// How long a child may take to start, on a machine with much else to do.
-const START_SECONDS: u64 = 60;
+/// How long a child may take to start, at least: the machine may have much else to do.
+const START: Duration = Duration::from_secs(10);
+
+/// How often a child is started anew that ends before its first word.
+const START_ATTEMPTS: usize = 5;
+
+/// How many fresh children one modality of one clip may cost before it is given up.
+const LIVES: usize = 3;
 
 /// How long a child that has closed its pipe may take to end.
 const DYING: Duration = Duration::from_secs(10);
@@ -146,65 +152,59 @@ struct Client {
     worker: Option<Worker>,
 }
 
-/// Why a child stopped answering.
-enum Ended {
-    /// It is dead, hangs or talks nonsense, and why.
-    Lost(Failure),
-    /// The run is being given up.
-    Stopped,
-}
-
 impl Client {
-    /// A modality is given up only where it loses a child that had done nothing before, or its time: what went before
-    /// must not show.
     fn serve(&mut self, request: &Request) -> anyhow::Result<Replies> {
-        let fresh = self.worker.is_none();
         let mut replies: Replies = Vec::new();
-        let failure = match self.ask(request, &mut replies)? {
-            Ok(()) => return Ok(replies),
-            Err(Ended::Stopped) => bail!("stopped"),
-            Err(Ended::Lost(failure)) => failure,
-        };
-        let owed = &request.tasks[replies.len()..];
-        if request.tasks.len() == 1 && (fresh || failure.cause == failure::TIMED_OUT) {
-            replies.push(Reply {
-                outcome: Err(failure),
-                warnings: Vec::new(),
-            });
-        } else {
-            for task in owed {
-                replies.extend(self.serve(&Request {
+        if self.ask(request, &mut replies)?.is_some() {
+            for task in &request.tasks[replies.len()..] {
+                let alone = Request {
                     pool: request.pool,
                     tasks: vec![task.clone()],
-                })?);
+                };
+                self.insist(&alone, &mut replies)?;
             }
         }
         Ok(replies)
     }
 
-    /// Asks the child, collecting its replies as they come.
-    fn ask(
-        &mut self,
-        request: &Request,
-        replies: &mut Replies,
-    ) -> anyhow::Result<Result<(), Ended>> {
-        let worker = match &mut self.worker {
+    /// Asks for one task until it is answered, or given up: after the first time-out, or when it has cost [`LIVES`]
+    /// children that had done nothing before. Fewer may have died of something else, such as a want of memory in the
+    /// whole machine, and that must not show in the output.
+    fn insist(&mut self, request: &Request, replies: &mut Replies) -> anyhow::Result<()> {
+        let mut lives = LIVES;
+        loop {
+            let fresh = self.worker.is_none();
+            let Some(failure) = self.ask(request, replies)? else {
+                return Ok(());
+            };
+            lives -= usize::from(fresh);
+            if lives == 0 || failure.cause == failure::TIMED_OUT {
+                replies.push(Reply {
+                    outcome: Err(failure),
+                    warnings: Vec::new(),
+                });
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks the child, collecting its replies as they come. `Some`: the child is lost, and why.
+    ///
+    /// # Errors
+    /// No child can be started; the run is being given up.
+    fn ask(&mut self, request: &Request, replies: &mut Replies) -> anyhow::Result<Option<Failure>> {
+        let mut worker = match self.worker.take() {
             Some(worker) => worker,
-            none => none.insert(Worker::start(&self.program, &self.settings)?),
+            None => Worker::start(&self.program, &self.settings)?,
         };
         let deadline = Instant::now() + self.settings.timeout;
-        let outcome = worker.converse(request, replies, deadline, &self.stop);
-        match outcome {
-            Ok(()) => Ok(Ok(())),
-            Err(error) => {
-                let Some(worker) = self.worker.take() else {
-                    bail!("no decode worker")
-                };
-                if self.stop.load(Ordering::Relaxed) {
-                    return Ok(Err(Ended::Stopped));
-                }
-                Ok(Err(Ended::Lost(worker.post_mortem(&error, &self.settings))))
+        match worker.converse(request, replies, deadline, &self.stop) {
+            Ok(()) => {
+                self.worker = Some(worker);
+                Ok(None)
             }
+            Err(_) if self.stop.load(Ordering::Relaxed) => bail!("stopped"),
+            Err(error) => Ok(Some(worker.post_mortem(&error, &self.settings))),
         }
     }
 }
@@ -217,7 +217,17 @@ struct Worker {
 }
 
 impl Worker {
+    /// Starts a child. One that dies at once may have met a passing want of memory, or somebody's kill.
     fn start(program: &PathBuf, settings: &Settings) -> anyhow::Result<Worker> {
+        for _attempt in 1..START_ATTEMPTS {
+            if let Ok(worker) = Worker::start_once(program, settings) {
+                return Ok(worker);
+            }
+        }
+        Worker::start_once(program, settings)
+    }
+
+    fn start_once(program: &PathBuf, settings: &Settings) -> anyhow::Result<Worker> {
         let seconds = settings.timeout.as_secs().max(1);
         let arguments: [OsString; 5] = [
             "decode-worker".into(),
@@ -245,7 +255,7 @@ impl Worker {
             input,
             output,
         };
-        let deadline = Instant::now() + Duration::from_secs(START_SECONDS);
+        let deadline = Instant::now() + settings.timeout.max(START);
         let never = AtomicBool::new(false);
         let mut from = Deadline {
             output: &mut worker.output,

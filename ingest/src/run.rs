@@ -90,7 +90,7 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = pool::DEFAULT_TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..))]
     clip_timeout: u64,
     /// Memory that one decode worker may use, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = pool::DEFAULT_MEMORY_MIB, value_parser = clap::value_parser!(u64).range(64..))]
+    #[arg(long, value_name = "MIB", default_value_t = pool::DEFAULT_MEMORY_MIB, value_parser = clap::value_parser!(u64).range(16..))]
     worker_memory: u64,
     /// Say what would be done, and do nothing
     #[arg(long)]
@@ -586,7 +586,7 @@ fn fill(row: &mut Row, modality: Modality, content: Content) -> Result<(), Failu
                 .map(|bytes| f32::from_le_bytes(*bytes))
                 .collect();
             let frames = values.len() / features::mel::MEL_BINS;
-            let whole = rest.is_empty() && values.len() % features::mel::MEL_BINS == 0;
+            let whole = rest.is_empty() && values.len().is_multiple_of(features::mel::MEL_BINS);
             let sane = (1..=features::mel::MAX_MEL_FRAMES).contains(&frames)
                 && values.iter().all(|v| v.is_finite());
             if !whole || !sane {

@@ -25,6 +25,9 @@ const MAX_TEXT_BYTES: u64 = 4 << 20;
 /// Bytes of an encoded picture that are read.
 const MAX_PICTURE_BYTES: u64 = 64 << 20;
 
+/// Bytes that must be free for a worker to begin: the least that a clip of ordinary size takes.
+const HEADROOM: usize = 128 << 20;
+
 /// What the parent lets it use.
 #[derive(clap::Args, Debug, Clone, Copy)]
 pub struct Args {
@@ -42,6 +45,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         memory: args.memory_mib << 20,
     })
     .context("cannot limit the decode worker")?;
+    // A limit below what the program itself takes would show as every file being unreadable.
+    Vec::<u8>::new()
+        .try_reserve_exact(HEADROOM)
+        .context("the decode worker's memory limit leaves no room")?;
     // What a panic says would only confuse the parent's stderr; the reply tells that there was one.
     std::panic::set_hook(Box::new(|_| {}));
     libav::init().context("cannot start libav")?;

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use ffmpeg_next::format::Sample;
 use ffmpeg_next::frame;
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
-use rubato::{Fft, FixedSync, Resampler};
+use rubato::{Fft, FixedSync, Resampler, WindowFunction};
 
 use super::demux::Track;
 use super::{Health, drive, libav};
@@ -23,12 +23,13 @@ pub const MAX_SAMPLES: usize = 1023 * 160 + MIN_SAMPLES;
 /// Samples of one mel frame.
 pub const MIN_SAMPLES: usize = 400;
 
-/// Input samples per call of the resampler.
-const CHUNK: usize = 1024;
+/// Input samples per block of the resampler, at least. Long blocks make a steep filter: with this length everything up to
+/// 7.8 kHz passes unchanged from 44.1 and 48 kHz. rubato's own choice for blocks of 1024 takes 14 dB off 7 kHz.
+const BLOCK: usize = 4096;
 
 /// Input samples decoded beyond the last one needed, so that cutting there changes no sample that is kept: more than the
-/// resampler's filter is long at any usual rate.
-const SURROUNDINGS: usize = 8192;
+/// resampler's filter is long.
+const SURROUNDINGS: usize = 4 * BLOCK;
 
 /// Rates taken for real, in Hz.
 const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
@@ -150,7 +151,7 @@ impl Mono {
 
 /// Input samples after which nothing more can reach the mel.
 fn needed(rate: usize) -> usize {
-    (MAX_SAMPLES * rate).div_ceil(SAMPLE_RATE) + SURROUNDINGS + rate / gcd(rate, SAMPLE_RATE)
+    (MAX_SAMPLES * rate).div_ceil(SAMPLE_RATE) + SURROUNDINGS + 2 * rate / gcd(rate, SAMPLE_RATE)
 }
 
 fn gcd(a: usize, b: usize) -> usize {
@@ -211,8 +212,10 @@ pub fn resample(samples: Vec<f32>, rate: usize) -> Result<Vec<f32>, Failure> {
             format!("cannot resample from {rate} Hz: {error}"),
         )
     };
-    let mut resampler = Fft::<f32>::new(rate, SAMPLE_RATE, CHUNK, 1, FixedSync::Input)
-        .map_err(|error| wrong(&error))?;
+    let window = WindowFunction::BlackmanHarris2;
+    let mut resampler =
+        Fft::<f32>::new_custom(rate, SAMPLE_RATE, BLOCK, 1, 1, window, FixedSync::Input)
+            .map_err(|error| wrong(&error))?;
     let length = samples.len();
     let input = InterleavedSlice::new(&samples, 1, length).map_err(|error| wrong(&error))?;
     let output = resampler
@@ -225,25 +228,31 @@ pub fn resample(samples: Vec<f32>, rate: usize) -> Result<Vec<f32>, Failure> {
 mod tests {
     use super::*;
 
-    /// A sine well inside the band comes out as the same sine, at the same place, from 8, 44.1 and 48 kHz.
+    fn tone(hertz: f64, rate: usize) -> Vec<f32> {
+        let step = 2.0 * std::f64::consts::PI * hertz / rate as f64;
+        (0..rate).map(|i| (step * i as f64).sin() as f32).collect()
+    }
+
+    /// A sine in the band comes out as the same sine, at the same place; one above the band does not come out.
     #[test]
-    fn resampling_keeps_phase_and_level() {
-        for rate in [8_000, 22_050, 44_100, 48_000] {
-            let tone = |rate: usize, n: usize| -> Vec<f32> {
-                (0..n)
-                    .map(|i| {
-                        (2.0 * std::f64::consts::PI * 1000.0 * i as f64 / rate as f64).sin() as f32
-                    })
-                    .collect()
-            };
-            let out = resample(tone(rate, rate), rate).unwrap();
-            assert_eq!(out.len(), SAMPLE_RATE);
-            let expected = tone(SAMPLE_RATE, SAMPLE_RATE);
-            let worst = (500..15_500)
-                .map(|i| (out[i] - expected[i]).abs())
-                .fold(0.0, f32::max);
-            assert!(worst < 2e-3, "{rate}: {worst}");
+    fn resampling_keeps_phase_and_level_up_to_the_edge() {
+        for rate in [22_050, 44_100, 48_000] {
+            for hertz in [100.0, 1_000.0, 7_700.0] {
+                let out = resample(tone(hertz, rate), rate).unwrap();
+                assert_eq!(out.len(), SAMPLE_RATE);
+                let expected = tone(hertz, SAMPLE_RATE);
+                let worst = (2_000..14_000)
+                    .map(|i| (out[i] - expected[i]).abs())
+                    .fold(0.0, f32::max);
+                assert!(worst < 2e-3, "{hertz} Hz from {rate}: {worst}");
+            }
+            let out = resample(tone(8_200.0, rate), rate).unwrap();
+            let worst = (2_000..14_000).map(|i| out[i].abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "alias from {rate}: {worst}");
         }
+        let up = resample(tone(3_000.0, 8_000), 8_000).unwrap();
+        let expected = tone(3_000.0, SAMPLE_RATE);
+        assert!((2_000..14_000).all(|i| (up[i] - expected[i]).abs() < 2e-3));
     }
 
     /// Decoding stops early; what is kept must not notice.

@@ -87,6 +87,9 @@ pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
         Error::Other {
             errno: libc::ENOENT,
         } => Failure::new(failure::NO_FILE),
+        Error::Other {
+            errno: libc::ENOMEM,
+        } => Failure::out_of_memory(),
         Error::Other { errno } if errno != libc::EINVAL => {
             Failure::with(failure::UNREADABLE, error)
         }

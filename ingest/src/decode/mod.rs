@@ -88,6 +88,9 @@ fn drive<F: std::ops::DerefMut<Target = Frame>>(
 fn open_failure(error: Error, parameters: &codec::Parameters) -> Failure {
     let codec = parameters.id();
     match error {
+        Error::Other {
+            errno: libc::ENOMEM,
+        } => Failure::out_of_memory(),
         Error::DecoderNotFound => {
             Failure::with(failure::NO_DECODER, format!("for {}", codec.name()))
         }

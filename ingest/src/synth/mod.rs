@@ -272,10 +272,7 @@ fn make(tree: &Tree, out: &Path) -> anyhow::Result<()> {
             Ok(outcome) => outcome,
             Err(_) => bail!("a thread of synth broke down"),
         };
-        handles
-            .into_iter()
-            .map(join)
-            .collect::<anyhow::Result<()>>()
+        handles.into_iter().try_for_each(join)
     })?;
     if let Ok(progress) = progress.lock() {
         progress.finish("");

@@ -39,7 +39,10 @@ impl Colour {
 impl Canvas {
     /// Black.
     pub fn new(width: usize, height: usize) -> Canvas {
-        assert!(width % 2 == 0 && height % 2 == 0, "4:2:0 wants even sides");
+        assert!(
+            width.is_multiple_of(2) && height.is_multiple_of(2),
+            "4:2:0 wants even sides"
+        );
         Canvas {
             width,
             height,
@@ -96,7 +99,14 @@ impl Canvas {
     }
 
     /// A line from (x, y) by (dx, dy), bent down in the middle by `bend`.
-    fn stroke(&mut self, x: f64, y: f64, dx: f64, dy: f64, bend: f64, thick: f64, colour: Colour) {
+    fn stroke(
+        &mut self,
+        (x, y): (f64, f64),
+        (dx, dy): (f64, f64),
+        bend: f64,
+        thick: f64,
+        colour: Colour,
+    ) {
         let reach = bend.abs() + dy.abs() + thick;
         let bounds = [x, y - reach, x + dx, y + reach];
         self.fill(bounds, colour, |px, py| {
@@ -205,25 +215,11 @@ impl Scene {
             canvas.disc(x + side * 0.38 * r, y - 0.12 * r, 0.12 * r, self.features);
             // Brows slope towards the nose, or away from it, alike on both sides.
             let slope = self.brow * r * side;
-            canvas.stroke(
-                x + (side * 0.38 - 0.22) * r,
-                y - 0.42 * r + slope / 4.0,
-                0.44 * r,
-                -slope / 2.0,
-                0.0,
-                thick,
-                self.features,
-            );
+            let start = (x + (side * 0.38 - 0.22) * r, y - 0.42 * r + slope / 4.0);
+            canvas.stroke(start, (0.44 * r, -slope / 2.0), 0.0, thick, self.features);
         }
-        canvas.stroke(
-            x - 0.42 * r,
-            y + 0.45 * r,
-            0.84 * r,
-            0.0,
-            0.28 * r * self.mouth,
-            thick,
-            self.features,
-        );
+        let (start, bend) = ((x - 0.42 * r, y + 0.45 * r), 0.28 * r * self.mouth);
+        canvas.stroke(start, (0.84 * r, 0.0), bend, thick, self.features);
     }
 }
 

@@ -1,0 +1,250 @@
+//! What goes wrong around a run: children that die or stop, clips that cost too much, disks that are full.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{assert_same, describe, have, ingest, rows, run, run_crema, synth};
+
+/// The decode workers of a running ingest.
+fn children(parent: &Child) -> Vec<i32> {
+    let mut found = Vec::new();
+    for task in fs::read_dir(format!("/proc/{}/task", parent.id()))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let list = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        found.extend(
+            list.split_whitespace()
+                .map(|pid| pid.parse::<i32>().unwrap()),
+        );
+    }
+    found
+}
+
+fn signal(pid: i32, signal: i32) {
+    // SAFETY: a plain call; the number is that of a child of a program that this test has started.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// A child that is killed or stands still costs time, and nothing else.
+#[test]
+fn children_that_die_or_hang_cost_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = synth(folder.path(), 16);
+    let whole = folder.path().join("whole");
+    run(&mut run_crema(&raw, &whole)).ok();
+    for (name, what, times) in [
+        ("killed", libc::SIGKILL, 3),
+        ("crashed", libc::SIGSEGV, 2),
+        ("stopped", libc::SIGSTOP, 1),
+    ] {
+        let out = folder.path().join(name);
+        let mut command = run_crema(&raw, &out);
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        command
+            .args(["--clip-timeout", "4"])
+            .stdout(Stdio::null())
+            .stderr(log);
+        let mut parent = command.spawn().unwrap();
+        let (start, mut hit) = (Instant::now(), 0);
+        while hit < times
+            && start.elapsed() < Duration::from_secs(20)
+            && parent.try_wait().unwrap().is_none()
+        {
+            std::thread::sleep(Duration::from_millis(250));
+            if let Some(&child) = children(&parent).first() {
+                signal(child, what);
+                hit += 1;
+            }
+        }
+        let success = parent.wait().unwrap().success();
+        assert!(
+            success,
+            "{name}: {}",
+            fs::read_to_string(folder.path().join("log")).unwrap()
+        );
+        assert!(hit > 0, "{name}: no child was seen");
+        assert_same(&whole, &out);
+    }
+}
+
+/// Without its parent a child ends.
+#[test]
+fn no_child_outlives_a_killed_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = synth(folder.path(), 16);
+    let mut command = run_crema(&raw, &folder.path().join("out"));
+    let mut parent = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    let mut seen = Vec::new();
+    while seen.is_empty() && start.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(10));
+        seen = children(&parent);
+    }
+    assert!(!seen.is_empty());
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    let gone = |pid: &i32| {
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        state.is_empty() || state.contains(") Z") || !state.contains("(ingest)")
+    };
+    let start = Instant::now();
+    while !seen.iter().all(gone) {
+        assert!(start.elapsed() < Duration::from_secs(10), "{seen:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A clip that needs more memory than a worker may have loses its video, with the reason; its audio stays, and so does
+/// the clip after it.
+#[test]
+fn a_clip_beyond_the_memory_limit_costs_one_modality() {
+    if !have("ffmpeg") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let make = |name: &str, size: &str| {
+        let path = folder.path().join(name);
+        let picture = format!("color=red:s={size}:r=2:d=1");
+        let status = Command::new("ffmpeg")
+            .args([
+                "-v", "error", "-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", "sine=d=1",
+            ])
+            .args(["-c:v", "mjpeg", "-c:a", "mp3", "-y"])
+            .arg(&path)
+            .status();
+        assert!(status.unwrap().success());
+    };
+    make("huge.avi", "8000x8000");
+    make("small.avi", "64x64");
+    let toml = describe(
+        folder.path(),
+        folder.path(),
+        &[
+            ("huge", "train", "huge.avi"),
+            ("small", "train", "small.avi"),
+        ],
+    );
+    let out = folder.path().join("out");
+    let mut command = ingest();
+    command
+        .args([
+            "run",
+            "--worker-memory",
+            "700",
+            "--workers",
+            "1",
+            "--max-failures",
+            "1",
+        ])
+        .arg(&toml);
+    run(command.arg("--out").arg(&out)).ok();
+    let rows = rows(&out);
+    assert!(rows["small"].has_video && rows["small"].has_audio && rows["small"].error.is_none());
+    let huge = &rows["huge"];
+    assert!(huge.has_audio && !huge.has_video);
+    let error = huge.error.as_deref().unwrap();
+    assert!(
+        error.starts_with("video: ") && !error.contains("audio:"),
+        "{error}"
+    );
+    eprintln!("{error}");
+}
+
+#[test]
+fn workers_that_cannot_start_end_the_run_with_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = synth(folder.path(), 12);
+    let outcome = run(run_crema(&raw, &folder.path().join("out")).args(["--worker-memory", "16"]));
+    let error = outcome.error();
+    assert!(error.contains("--worker-memory"), "{error}");
+}
+
+/// Where a file cannot grow: the kernel's limit stands in for a full disk.
+#[test]
+fn a_write_that_fails_leaves_no_half_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = synth(folder.path(), 16);
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("out"));
+    run(&mut run_crema(&raw, &whole)).ok();
+    let largest = common::files(&whole)
+        .into_values()
+        .map(|bytes| bytes.len())
+        .max()
+        .unwrap();
+    let mut command = run_crema(&raw, &out);
+    let limit = libc::rlimit {
+        rlim_cur: largest as u64 / 2,
+        rlim_max: largest as u64 / 2,
+    };
+    // SAFETY: setrlimit is safe to call between fork and exec.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_FSIZE, &limit) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    let outcome = run(&mut command);
+    assert!(outcome.error().contains("make room"), "{outcome:?}");
+    assert_half_done(&whole, &out);
+    run(&mut run_crema(&raw, &out)).ok();
+    assert_same(&whole, &out);
+}
+
+/// A disk that is really full, where one may be mounted.
+#[test]
+fn a_full_disk_is_one_line_and_no_half_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = synth(folder.path(), 16);
+    let (whole, disk) = (folder.path().join("whole"), folder.path().join("disk"));
+    run(&mut run_crema(&raw, &whole)).ok();
+    let size: usize = common::files(&whole)
+        .into_values()
+        .map(|bytes| bytes.len())
+        .sum();
+    fs::create_dir(&disk).unwrap();
+    let options = format!("size={}k", size / 2 / 1024);
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+        .arg(&disk)
+        .output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this user may not mount a tmpfs");
+        return;
+    }
+    let out = disk.join("out");
+    let outcome = std::panic::catch_unwind(|| {
+        let outcome = run(&mut run_crema(&raw, &out));
+        assert!(outcome.error().contains("make room"), "{outcome:?}");
+        assert_half_done(&whole, &out);
+    });
+    let unmounted = Command::new("umount").arg(&disk).status();
+    assert!(unmounted.unwrap().success());
+    outcome.unwrap();
+}
+
+/// Whatever has a final name is whole, and nothing else is left.
+fn assert_half_done(whole: &Path, out: &Path) {
+    let whole = common::files(whole);
+    let found = common::files(out);
+    assert!(found.len() < whole.len());
+    for (path, bytes) in found {
+        assert!(
+            whole.get(&path).is_some_and(|right| *right == bytes),
+            "{}",
+            path.display()
+        );
+    }
+}

@@ -1,0 +1,403 @@
+//! Real clips of strangers, described by a user's own `.toml`: each must come out as a user would expect.
+//!
+//! The figures beside each clip are what ffprobe says of it (-count_frames, -show_entries stream).
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use features::image;
+
+use common::{Row, describe, have, ingest, media, rows, run};
+
+/// What ffprobe and ffmpeg tell about a clip.
+struct Expected {
+    file: &'static str,
+    /// ffmpeg's name for the stream that av_find_best_stream takes.
+    stream: &'static str,
+    /// Duration of the audio, `None` where there is no such stream.
+    audio: Option<f32>,
+    /// Decodable frames, width and height as shown (after rotation), time of the last frame's end since the first.
+    video: (usize, usize, usize, f32),
+}
+
+const CLIPS: [Expected; 9] = [
+    // 303 frames of 340x256 at 30 fps, aac of 10.008 s.
+    Expected {
+        file: "clips/R6llTwEh07w.mp4",
+        stream: "0:v:0",
+        audio: Some(10.008),
+        video: (303, 340, 256, 10.1),
+    },
+    // Longer than the mel takes in: its audio is cut, its duration is not.
+    Expected {
+        file: "clips/SOX5yA1l24A.mp4",
+        stream: "0:v:0",
+        audio: Some(11.06),
+        video: (332, 340, 256, 11.078),
+    },
+    // An edit list hides 101 of 400 packets.
+    Expected {
+        file: "clips/KlsG1EnBEjc_000361.mp4",
+        stream: "0:v:0",
+        audio: Some(10.008),
+        video: (299, 1280, 720, 9.977),
+    },
+    // No audio stream.
+    Expected {
+        file: "clips/mmaction2_demo_no_audio.mp4",
+        stream: "0:v:0",
+        audio: None,
+        video: (280, 340, 256, 10.0),
+    },
+    // 568x320 with a display matrix of -90 degrees: shown as 320x568. Three frames.
+    Expected {
+        file: "clips/decord_video_90.mov",
+        stream: "0:v:0",
+        audio: None,
+        video: (3, 320, 568, 0.1),
+    },
+    // Two video and two audio streams; the best ones are stream 3 (480x270, 390 frames) and 4.
+    Expected {
+        file: "clips/nasa_13013.mp4",
+        stream: "0:3",
+        audio: Some(13.056),
+        video: (390, 480, 270, 13.013),
+    },
+    // Starts at 8.333 s; 12 frames at 30 fps.
+    Expected {
+        file: "clips/test_non_zero_start.mp4",
+        stream: "0:v:0",
+        audio: None,
+        video: (12, 200, 112, 0.4),
+    },
+    // Packets without presentation times (avi), mp3.
+    Expected {
+        file: "clips/mmaction2_test.avi",
+        stream: "0:v:0",
+        audio: Some(6.557),
+        video: (164, 320, 240, 6.56),
+    },
+    // 50 packets, of which one cannot be decoded.
+    Expected {
+        file: "damaged/decord_corrupted.mp4",
+        stream: "0:v:0",
+        audio: None,
+        video: (49, 1280, 720, 5.0),
+    },
+];
+
+#[test]
+fn each_clip_comes_out_as_its_user_expects() {
+    let Some(media) = media() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let ids: Vec<String> = (0..CLIPS.len()).map(|i| format!("-clip{i}")).collect();
+    let mut table: Vec<(&str, &str, &str)> = CLIPS
+        .iter()
+        .zip(&ids)
+        .map(|(clip, id)| (id.as_str(), "train", clip.file))
+        .collect();
+    table.push(("picture", "test", "damaged/corrupt.jpg"));
+    table.push(("gone", "test", "clips/nobody.mp4"));
+    let toml = describe(folder.path(), &media, &table);
+    let out = folder.path().join("shards");
+    let outcome = run(ingest().arg("run").arg(&toml).arg("--out").arg(&out));
+    // Two samples came to nothing: more than the share that passes without a word.
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    let rows = rows(&out);
+    assert_eq!(rows.len(), CLIPS.len());
+    for (clip, id) in CLIPS.iter().zip(&ids) {
+        check_row(clip, &rows[id]);
+    }
+
+    let failures = common::batches(&out.join("failures.parquet"));
+    let text: Vec<String> = failures
+        .iter()
+        .flat_map(|batch| {
+            (0..batch.num_rows()).map(move |row| {
+                let columns = batch.columns().iter();
+                let cells = columns.map(|c| {
+                    arrow::array::AsArray::as_string::<i32>(c.as_ref())
+                        .value(row)
+                        .to_owned()
+                });
+                cells.collect::<Vec<_>>().join(" | ")
+            })
+        })
+        .collect();
+    assert_eq!(text.len(), 2);
+    assert!(
+        text.iter()
+            .any(|row| row.starts_with("picture | test") && row.contains("not a media file")),
+        "{text:?}"
+    );
+    assert!(
+        text.iter()
+            .any(|row| row.starts_with("gone | test") && row.contains("no such file")),
+        "{text:?}"
+    );
+
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(out.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["totals"]["train"]["rows"], CLIPS.len());
+    assert_eq!(manifest["totals"]["test"]["quarantined"], 2);
+    assert_eq!(
+        manifest["failures"]["causes"]["audio"]["no audio stream"],
+        4
+    );
+    assert_eq!(
+        manifest["warnings"]["first"][0]["what"]["detail"],
+        "49 frames decoded, 1 lost"
+    );
+
+    if have("ffmpeg") {
+        for (clip, id) in CLIPS.iter().zip(&ids) {
+            compare_frames(clip, &rows[id], &media);
+        }
+        let whole = rows[&ids[0]].mel.as_ref().unwrap();
+        compare_mel(&media.join(CLIPS[0].file), whole, "anull", 0.05);
+    }
+}
+
+fn check_row(clip: &Expected, row: &Row) {
+    let (count, width, height, seconds) = clip.video;
+    let Row {
+        frames,
+        times,
+        video_seconds,
+        audio_seconds,
+        mel,
+        error,
+        ..
+    } = row;
+    assert!(row.has_video, "{}: {error:?}", clip.file);
+    let frames = frames.as_ref().unwrap();
+    assert_eq!(frames.len(), count.min(10), "{}", clip.file);
+    assert_eq!(times.len(), frames.len());
+    let picture = image::decode(&frames[0]).unwrap();
+    let short = width.min(height);
+    assert_eq!(
+        (picture.width, picture.height),
+        (width * 256 / short, height * 256 / short),
+        "{}",
+        clip.file
+    );
+    assert!(
+        (video_seconds.unwrap() - seconds).abs() < 0.05,
+        "{}: {video_seconds:?}",
+        clip.file
+    );
+    // Frames of constant rate: number floor((i + 0.5) n / 10) stands at that share of the duration.
+    let pool = count.min(10);
+    for (i, time) in times.iter().enumerate() {
+        let expected = ((2 * i + 1) * count / (2 * pool)) as f32 * seconds / count as f32;
+        assert!(
+            (time - expected).abs() < 0.06,
+            "{}: frame {i} at {time}, not {expected}",
+            clip.file
+        );
+    }
+    match clip.audio {
+        Some(seconds) => {
+            assert!(row.has_audio && error.is_none());
+            assert!(
+                (audio_seconds.unwrap() - seconds).abs() < 0.03,
+                "{}: {audio_seconds:?}",
+                clip.file
+            );
+            let mel_frames = mel.as_ref().unwrap().len() / 128;
+            let expected = (((seconds - 0.025) / 0.01) as usize + 1).min(1024);
+            assert!(
+                mel_frames.abs_diff(expected) <= 3,
+                "{}: {mel_frames}",
+                clip.file
+            );
+        }
+        None => {
+            assert!(!row.has_audio && mel.is_none() && audio_seconds.is_none());
+            assert_eq!(
+                error.as_deref(),
+                Some("audio: no audio stream"),
+                "{}",
+                clip.file
+            );
+        }
+    }
+}
+
+/// The stored frames against those that ffmpeg shows under the same numbers, and against their neighbours.
+fn compare_frames(clip: &Expected, row: &Row, media: &Path) {
+    let (count, width, height, _) = clip.video;
+    let frames = row.frames.as_ref().unwrap();
+    let number = |i: usize| (2 * i + 1) * count / (2 * frames.len());
+    let near = |number: usize| number.saturating_sub(1)..(number + 2).min(count);
+    let wanted: BTreeSet<usize> = (0..frames.len()).flat_map(|i| near(number(i))).collect();
+    let select: Vec<String> = wanted.iter().map(|n| format!("eq(n,{n})")).collect();
+    let output = Command::new("ffmpeg")
+        .args(["-v", "quiet", "-i"])
+        .arg(media.join(clip.file))
+        .args([
+            "-map",
+            clip.stream,
+            "-vf",
+            &format!("select='{}'", select.join("+")),
+        ])
+        .args([
+            "-vsync",
+            "passthrough",
+            "-sws_flags",
+            "bicubic+accurate_rnd+full_chroma_int",
+        ])
+        .args(["-f", "rawvideo", "-pix_fmt", "rgb24", "-"])
+        .output()
+        .unwrap();
+    let bytes = width * height * 3;
+    assert_eq!(
+        output.stdout.len(),
+        wanted.len() * bytes,
+        "{}: ffmpeg sees other frames",
+        clip.file
+    );
+    for (i, jpeg) in frames.iter().enumerate() {
+        let ours = image::decode(jpeg).unwrap().pixels;
+        let distance = |number: usize| {
+            let place = wanted.iter().position(|&one| one == number).unwrap();
+            let pixels = output.stdout[place * bytes..][..bytes].to_vec();
+            let theirs = image::shrink_to_jpeg(
+                &image::Rgb {
+                    width,
+                    height,
+                    pixels,
+                },
+                256,
+                95,
+            )
+            .unwrap();
+            let theirs = image::decode(&theirs).unwrap().pixels;
+            let sum: u64 = ours
+                .iter()
+                .zip(&theirs)
+                .map(|(a, b)| u64::from(a.abs_diff(*b)))
+                .sum();
+            sum as f64 / ours.len() as f64
+        };
+        let number = number(i);
+        let right = distance(number);
+        assert!(
+            right < 0.5,
+            "{}: frame {number} is {right} grey levels off",
+            clip.file
+        );
+        for other in near(number) {
+            // Frames of a still picture may be equal; then either is right.
+            assert!(
+                distance(other) + 0.05 > right,
+                "{}: frame {other} fits better than {number}",
+                clip.file
+            );
+        }
+    }
+}
+
+/// The stored mel against the mel of what ffmpeg decodes and resamples. `down`: how ffmpeg is to make it mono; left to
+/// itself it takes 0.71 of both channels.
+fn compare_mel(file: &Path, ours: &[f32], down: &str, most: f64) {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "quiet", "-i"])
+        .arg(file)
+        .args([
+            "-af",
+            &format!("aformat=sample_fmts=fltp,{down}"),
+            "-ar",
+            "16000",
+            "-f",
+            "f32le",
+            "-",
+        ])
+        .output()
+        .unwrap();
+    let samples: Vec<f32> = output
+        .stdout
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|b| f32::from_le_bytes(*b))
+        .collect();
+    let theirs = features::MelFrontEnd::new().compute(&samples);
+    let frames = (ours.len() / 128).min(theirs.frames());
+    assert!(
+        frames > 100 && ours.len().abs_diff(theirs.values.len()) <= 3 * 128,
+        "{} {}",
+        ours.len(),
+        theirs.values.len()
+    );
+    // Above 7.4 kHz the two resamplers' filters differ by design.
+    let differences = (0..frames).flat_map(|f| (0..120).map(move |b| f * 128 + b));
+    let sum: f64 = differences
+        .map(|i| f64::from((ours[i] - theirs.values[i]).abs()))
+        .sum();
+    let mean = sum / (frames * 120) as f64;
+    assert!(mean < most, "{}: mean difference {mean}", file.display());
+}
+
+/// Sound files of every sample format, without video.
+#[test]
+fn sound_files_of_every_format() {
+    let Some(media) = media() else { return };
+    // 24-bit, 32-bit at 8 kHz, float, stereo at 16 kHz, stereo flac at 44.1 kHz; durations from ffprobe.
+    let files = [
+        ("audio/sine_mono_s24.wav", 4.0),
+        ("audio/sine_mono_s32_8000.wav", 4.0),
+        ("audio/sine_mono_f32.wav", 4.0),
+        ("audio/mmaction2_test_2ch_16k.wav", 6.556_75),
+        ("audio/test_audio.flac", 5.193_22),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let rows_of: Vec<(&str, &str, &str)> = files
+        .iter()
+        .map(|(file, _)| (&file[6..10], "train", *file))
+        .collect();
+    let names = ["a", "b", "c", "d", "e"];
+    let table: Vec<_> = rows_of
+        .iter()
+        .zip(names)
+        .map(|((_, split, file), name)| (name, *split, *file))
+        .collect();
+    let toml = describe(folder.path(), &media, &table);
+    let out = folder.path().join("shards");
+    let outcome = run(ingest()
+        .arg("run")
+        .arg(&toml)
+        .arg("--out")
+        .arg(&out)
+        .args(["--max-failures", "100%"]));
+    outcome.ok();
+    let rows = rows(&out);
+    for ((file, seconds), name) in files.iter().zip(names) {
+        let row = &rows[name];
+        assert_eq!(row.error.as_deref(), Some("video: no video stream"));
+        assert!(
+            (row.audio_seconds.unwrap() - seconds).abs() < 1e-3,
+            "{file}"
+        );
+        if have("ffmpeg") {
+            // Where nothing is resampled nothing may differ but dither, which ffmpeg does not use here.
+            let most = if file.contains("flac") || file.contains("8000") {
+                0.1
+            } else {
+                1e-3
+            };
+            let stereo = file.contains("2ch") || file.contains("flac");
+            let down = if stereo {
+                "pan=mono|c0=0.5*c0+0.5*c1"
+            } else {
+                "anull"
+            };
+            compare_mel(&media.join(file), row.mel.as_ref().unwrap(), down, most);
+        }
+    }
+}

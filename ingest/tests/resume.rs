@@ -1,0 +1,190 @@
+//! Whatever interrupts a run, and however it is divided, the output is byte for byte that of an undisturbed one.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{assert_same, ingest, run, run_crema, synth};
+
+const SAMPLES: usize = 16;
+
+fn spawn(command: &mut Command) -> Child {
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Lets a run go on for a while, then sends a signal. `true`: it had ended before.
+fn disturb(command: &mut Command, after: Duration, signal: i32) -> bool {
+    let mut child = spawn(command);
+    std::thread::sleep(after);
+    let ended = child.try_wait().unwrap().is_some();
+    // SAFETY: a plain call; the child is ours and not yet waited for, so its number is not another's.
+    unsafe { libc::kill(child.id() as i32, signal) };
+    child.wait().unwrap();
+    ended
+}
+
+/// How long an undisturbed run takes here.
+fn undisturbed(raw: &Path, out: &Path) -> Duration {
+    let start = Instant::now();
+    run(&mut run_crema(raw, out)).ok();
+    start.elapsed()
+}
+
+#[test]
+fn killed_at_random_moments() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = synth(folder.path(), SAMPLES);
+    let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
+    let time = undisturbed(&raw, &whole);
+    let seed = u64::from(std::process::id());
+    eprintln!("seed {seed}, undisturbed {time:?}");
+    let mut kills = 0;
+    for (round, step) in (0..3).flat_map(|round| (0..5).map(move |step| (round, step))) {
+        let share = features::rng::Rng::new(seed, &[round, step]).uniform();
+        if step == 0 {
+            drop(std::fs::remove_dir_all(&killed));
+        }
+        // Each step gets a little further; the last one is left alone.
+        if step < 4 {
+            kills += u32::from(!disturb(
+                &mut run_crema(&raw, &killed),
+                time.mul_f64(0.7 * share),
+                libc::SIGKILL,
+            ));
+        } else {
+            run(&mut run_crema(&raw, &killed)).ok();
+            assert_same(&whole, &killed);
+        }
+    }
+    assert!(kills >= 6, "only {kills} of 12 runs were caught alive");
+}
+
+#[test]
+fn stopped_politely() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = synth(folder.path(), SAMPLES);
+    let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
+    let time = undisturbed(&raw, &whole);
+    let mut child = run_crema(&raw, &stopped)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(time.mul_f64(0.4));
+    // SAFETY: as above.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    let start = Instant::now();
+    let status = child.wait().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(status.code(), Some(143));
+    let left: Vec<_> = common::files(&stopped).into_keys().collect();
+    assert!(
+        left.iter()
+            .all(|path| !path.to_str().unwrap().starts_with('.')),
+        "{left:?}"
+    );
+    run(&mut run_crema(&raw, &stopped)).ok();
+    assert_same(&whole, &stopped);
+}
+
+#[test]
+fn any_number_of_workers_and_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = synth(folder.path(), SAMPLES);
+    let whole = folder.path().join("whole");
+    undisturbed(&raw, &whole);
+
+    for workers in ["1", "5"] {
+        let out = folder.path().join(workers);
+        let mut command = ingest();
+        command
+            .args([
+                "run",
+                "crema-d",
+                "--shard-rows",
+                "5",
+                "--workers",
+                workers,
+                "--raw",
+            ])
+            .arg(&raw);
+        run(command.arg("--out").arg(&out)).ok();
+        assert_same(&whole, &out);
+    }
+
+    // Two parts at the same time, one of them killed and repeated; the third comes last and finishes.
+    let out = folder.path().join("parts");
+    let part = |part: &str| {
+        let mut command = run_crema(&raw, &out);
+        command.args(["--part", part]);
+        command
+    };
+    let mut one = spawn(&mut part("1/3"));
+    disturb(&mut part("2/3"), Duration::from_millis(100), libc::SIGKILL);
+    run(&mut part("2/3")).ok();
+    assert!(one.wait().unwrap().success());
+    assert!(!out.join("manifest.json").exists());
+    let early = run(run_crema(&raw, &out).arg("--finish"));
+    assert!(
+        early.error().contains("shards are still missing"),
+        "{early:?}"
+    );
+    run(&mut part("0/3")).ok();
+    assert_same(&whole, &out);
+    std::fs::remove_file(out.join("manifest.json")).unwrap();
+    run(run_crema(&raw, &out).arg("--finish")).ok();
+    assert_same(&whole, &out);
+}
+
+/// The plan that is printed is the one that is carried out.
+#[test]
+fn dry_run_tells_what_a_run_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = synth(folder.path(), SAMPLES);
+    let out = folder.path().join("out");
+    let plan = || {
+        let outcome = run(run_crema(&raw, &out).args(["--dry-run", "--json"]));
+        serde_json::from_str::<serde_json::Value>(&outcome.ok().stdout).unwrap()
+    };
+    let before = plan();
+    assert!(!out.exists());
+    run(&mut run_crema(&raw, &out)).ok();
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(out.join("manifest.json")).unwrap()).unwrap();
+    assert_eq!(before["settings_hash"], manifest["settings_hash"]);
+    let names = |shards: &serde_json::Value, samples: &str| -> Vec<(String, u64)> {
+        let shards = shards.as_array().unwrap().iter();
+        shards
+            .map(|one| {
+                (
+                    one["file"].as_str().unwrap().to_owned(),
+                    one[samples].as_u64().unwrap(),
+                )
+            })
+            .collect()
+    };
+    assert_eq!(
+        names(&before["shards"], "samples"),
+        names(&manifest["shards"], "rows")
+    );
+    let after = plan();
+    assert!(
+        after["shards"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|shard| shard["action"] == "keep")
+    );
+    // Nothing to do is quickly done, and changes nothing.
+    let files = common::files(&out);
+    run(&mut run_crema(&raw, &out)).ok();
+    assert_eq!(files, common::files(&out));
+}
