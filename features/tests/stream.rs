@@ -1,0 +1,420 @@
+//! The stream's promises on small shards made here: one order, exact resume, the same batches
+//! whatever the threads and shards, masks, and one clear error for shards that cannot be read.
+#![allow(clippy::unwrap_used)]
+
+use datasets::{Modality, Split};
+use features::image::{ImageTransform, Rgb, shrink_to_jpeg};
+use features::stream::{MelTransform, Stream, StreamConfig, Transforms};
+use features::{
+    Batch, Mel, MelDtype, ModalityData, Row, ShardSpec, Shards, record_batch, writer_properties,
+};
+use parquet::arrow::ArrowWriter;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+const CLASSES: usize = 3;
+
+fn spec(mel_dtype: MelDtype) -> ShardSpec {
+    ShardSpec {
+        dataset: "made-up".into(),
+        modalities: [Modality::Audio, Modality::Video],
+        classes: (0..CLASSES).map(|c| format!("class {c}")).collect(),
+        multi_label: false,
+        mel_dtype,
+        frame_pool: 5,
+        segment: false,
+        tool_version: "0".into(),
+        settings_hash: "0".into(),
+    }
+}
+
+/// Sample `i`: its number is in every value, so a mix-up shows. Every 5th has no sound, every 7th
+/// no picture.
+fn row(i: usize) -> Row {
+    let mut row = Row::new(
+        format!("clip{i:03}"),
+        Split::Train,
+        vec![(i % CLASSES) as u32],
+    );
+    if !i.is_multiple_of(5) {
+        let frames = 3 + i % 4;
+        row.mel = Some(Mel {
+            bins: 128,
+            values: (0..frames * 128)
+                .map(|k| (i * 1000 + k) as f32 / 64.0)
+                .collect(),
+        });
+        row.audio_seconds = Some(1.0);
+    }
+    if i.is_multiple_of(5) || !i.is_multiple_of(7) {
+        let frame = |f: usize| {
+            let pixels = (0..40 * 30)
+                .flat_map(|_| [(i * 4) as u8, (f * 50) as u8, 128])
+                .collect();
+            shrink_to_jpeg(
+                &Rgb {
+                    width: 40,
+                    height: 30,
+                    pixels,
+                },
+                32,
+                95,
+            )
+            .unwrap()
+        };
+        row.frames = Some((0..5).map(frame).collect());
+        row.frame_times = vec![0.0, 0.1, 0.2, 0.3, 0.4];
+        row.video_seconds = Some(0.5);
+    }
+    row
+}
+
+/// `samples` rows in shards of `per_shard`, row groups of `per_group`.
+fn write(folder: &Path, samples: usize, per_shard: usize, per_group: usize, dtype: MelDtype) {
+    let spec = spec(dtype);
+    let shards = samples.div_ceil(per_shard);
+    for shard in 0..shards {
+        let rows: Vec<Row> = (shard * per_shard..((shard + 1) * per_shard).min(samples))
+            .map(row)
+            .collect();
+        let path = folder.join(format!("train-{shard:05}-of-{shards:05}.parquet"));
+        let mut writer = ArrowWriter::try_new(
+            File::create(path).unwrap(),
+            spec.arrow_schema(),
+            Some(writer_properties(&spec)),
+        )
+        .unwrap();
+        for group in rows.chunks(per_group) {
+            writer.write(&record_batch(&spec, group).unwrap()).unwrap();
+            writer.flush().unwrap();
+        }
+        writer.close().unwrap();
+    }
+}
+
+fn made(samples: usize, per_shard: usize, per_group: usize) -> (tempfile::TempDir, Arc<Shards>) {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), samples, per_shard, per_group, MelDtype::F32);
+    let shards = Arc::new(Shards::open(folder.path()).unwrap());
+    (folder, shards)
+}
+
+fn config(threads: usize) -> StreamConfig {
+    StreamConfig {
+        split: Split::Train,
+        shuffle: true,
+        augment: true,
+        seed: 3,
+        batch_size: 4,
+        threads,
+        byte_budget: 64 << 20,
+        transforms: Transforms {
+            frames: 3,
+            image: ImageTransform::clip(16),
+            mel: MelTransform::ast(8),
+            text: None,
+        },
+        present: None,
+    }
+}
+
+fn all(shards: &Arc<Shards>, config: StreamConfig, epoch: u64, start: u64) -> Vec<Batch> {
+    Stream::new(shards, config, epoch, start)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
+}
+
+fn ids(batches: &[Batch]) -> Vec<String> {
+    batches.iter().flat_map(|b| b.ids.clone()).collect()
+}
+
+/// Everything in a batch, as text that compares.
+fn image_of(batches: &[Batch]) -> Vec<String> {
+    batches.iter().map(|b| format!("{b:?}")).collect()
+}
+
+#[test]
+fn the_same_batches_whatever_the_threads_and_shards() {
+    let (_a, one) = made(38, 38, 38);
+    let (_b, many) = made(38, 7, 2);
+    let want = image_of(&all(&one, config(1), 0, 0));
+    for (shards, threads) in [(&one, 2), (&one, 5), (&many, 1), (&many, 3)] {
+        assert!(
+            image_of(&all(shards, config(threads), 0, 0)) == want,
+            "{threads} threads"
+        );
+    }
+    assert_eq!(one.fingerprint(), many.fingerprint());
+}
+
+#[test]
+fn every_sample_once_an_epoch_and_every_epoch_another_order() {
+    let (_folder, shards) = made(38, 10, 4);
+    let (first, second) = (
+        ids(&all(&shards, config(2), 0, 0)),
+        ids(&all(&shards, config(2), 1, 0)),
+    );
+    assert_ne!(first, second);
+    let set: BTreeSet<&String> = first.iter().collect();
+    assert_eq!((first.len(), set.len()), (38, 38));
+    let in_order = ids(&all(
+        &shards,
+        StreamConfig {
+            shuffle: false,
+            ..config(2)
+        },
+        0,
+        0,
+    ));
+    assert!(in_order.is_sorted());
+}
+
+#[test]
+fn resuming_anywhere_gives_the_rest() {
+    let (_folder, shards) = made(22, 10, 4);
+    let whole = all(&shards, config(2), 4, 0);
+    for (i, batch) in whole.iter().enumerate() {
+        let rest = all(&shards, config(3), 4, batch.consumed);
+        assert!(
+            image_of(&rest) == image_of(&whole[i + 1..]),
+            "after batch {i}"
+        );
+    }
+    assert_eq!(whole.last().unwrap().consumed, 22);
+    assert_eq!(
+        whole.last().unwrap().ids.len(),
+        2,
+        "the ragged last batch is kept"
+    );
+}
+
+#[test]
+fn values_belong_to_their_samples() {
+    let (_folder, shards) = made(38, 9, 3);
+    let plain = StreamConfig {
+        augment: false,
+        ..config(2)
+    };
+    for batch in all(&shards, plain, 0, 0) {
+        for m in 0..2 {
+            let want: Vec<usize> = (0..batch.ids.len())
+                .filter(|i| batch.present[*i][m])
+                .collect();
+            assert_eq!(
+                batch.inputs[m].as_ref().map_or(vec![], |b| b.rows.clone()),
+                want
+            );
+        }
+        for (i, id) in batch.ids.iter().enumerate() {
+            let number: usize = id[4..].parse().unwrap();
+            let wanted = row(number);
+            assert_eq!(
+                batch.present[i],
+                [wanted.mel.is_some(), wanted.frames.is_some()]
+            );
+            assert_eq!(batch.labels[i], wanted.labels);
+            if let Some(mel) = wanted.mel {
+                let input = batch.inputs[0].as_ref().unwrap().pick(&[i]).unwrap();
+                let ModalityData::Mel {
+                    values,
+                    frames: 8,
+                    bins: 128,
+                } = input.data
+                else {
+                    panic!("{input:?}")
+                };
+                for (k, got) in values.iter().enumerate() {
+                    let raw = mel.values.get(k).copied().unwrap_or(0.0);
+                    assert!(
+                        (got - (raw + 4.267_739_3) / (2.0 * 4.568_997_4)).abs() < 1e-4,
+                        "{id} {k}"
+                    );
+                }
+            }
+            if wanted.frames.is_some() {
+                let input = batch.inputs[1].as_ref().unwrap().pick(&[i]).unwrap();
+                let ModalityData::Pixels {
+                    values,
+                    images_per_sample: 3,
+                    size: 16,
+                } = input.data
+                else {
+                    panic!("{input:?}")
+                };
+                // Green tells the frame: numbers 0, 2, 4 are the centres of three segments of five.
+                for (frame, number) in [0.0f32, 2.0, 4.0].into_iter().enumerate() {
+                    let green = values[(frame * 3 + 1) * 256 + 100] * 0.261_302_58 + 0.457_827_5;
+                    assert!(
+                        (green * 255.0 - number * 50.0).abs() < 4.0,
+                        "{id} frame {frame}: {}",
+                        green * 255.0
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn half_precision_mels_come_back_close() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), 6, 6, 6, MelDtype::F16);
+    let half = Arc::new(Shards::open(folder.path()).unwrap());
+    let (_full_folder, full) = made(6, 6, 6);
+    let mel = |shards| match all(
+        shards,
+        StreamConfig {
+            shuffle: false,
+            ..config(1)
+        },
+        0,
+        0,
+    )
+    .remove(0)
+    .inputs[0]
+        .take()
+        .unwrap()
+        .data
+    {
+        ModalityData::Mel { values, .. } => values,
+        other => panic!("{other:?}"),
+    };
+    let (a, b) = (mel(&half), mel(&full));
+    assert_eq!(a.len(), b.len());
+    // Half precision keeps 11 bits.
+    assert!(
+        a.iter()
+            .zip(&b)
+            .all(|(a, b)| (a - b).abs() <= 1e-3 * b.abs().max(1.0))
+    );
+}
+
+#[test]
+fn a_mask_hides_and_never_shows_what_is_not_there() {
+    let (_folder, shards) = made(20, 20, 20);
+    let hidden = Arc::new(
+        (0..20)
+            .map(|i| {
+                if i % 2 == 0 {
+                    [false, true]
+                } else {
+                    [true, true]
+                }
+            })
+            .collect::<Vec<_>>(),
+    );
+    let masked = StreamConfig {
+        shuffle: false,
+        present: Some(hidden),
+        ..config(2)
+    };
+    for batch in all(&shards, masked, 0, 0) {
+        for (id, present) in batch.ids.iter().zip(&batch.present) {
+            let i: usize = id[4..].parse().unwrap();
+            let there = [row(i).mel.is_some(), row(i).frames.is_some()];
+            assert_eq!(*present, [there[0] && i % 2 == 1, there[1]], "{id}");
+        }
+    }
+}
+
+#[test]
+fn a_tiny_budget_still_gives_every_batch() {
+    let (_folder, shards) = made(38, 10, 4);
+    let tight = StreamConfig {
+        byte_budget: 1,
+        ..config(4)
+    };
+    assert!(image_of(&all(&shards, tight, 0, 0)) == image_of(&all(&shards, config(1), 0, 0)));
+}
+
+#[test]
+fn a_dropped_stream_ends_its_threads() {
+    let (_folder, shards) = made(38, 10, 4);
+    let mut stream = Stream::new(&shards, config(4), 0, 0).unwrap();
+    stream.next().unwrap().unwrap();
+    drop(stream);
+    assert_eq!(
+        Arc::strong_count(&shards),
+        1,
+        "a thread still holds the shards"
+    );
+}
+
+#[test]
+fn shards_that_cannot_be_read_are_named() {
+    let refused = |spoil: &dyn Fn(&Path)| {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), 12, 4, 4, MelDtype::F32);
+        spoil(folder.path());
+        match Shards::open(folder.path()) {
+            Ok(_) => panic!("opened"),
+            Err(error) => error.to_string(),
+        }
+    };
+    let gone = refused(&|f| std::fs::remove_file(f.join("train-00001-of-00003.parquet")).unwrap());
+    assert!(
+        gone.contains("train-00001-of-00003.parquet is missing"),
+        "{gone}"
+    );
+    let cut = refused(&|f| {
+        let path = f.join("train-00002-of-00003.parquet");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
+    });
+    assert!(
+        cut.contains("train-00002-of-00003.parquet") && cut.contains("--overwrite"),
+        "{cut}"
+    );
+    let two_runs = refused(&|f| {
+        std::fs::copy(
+            f.join("train-00000-of-00003.parquet"),
+            f.join("train-00000-of-00002.parquet"),
+        )
+        .unwrap();
+    });
+    assert!(two_runs.contains("two runs"), "{two_runs}");
+    let mixed = refused(&|f| {
+        let path = f.join("train-00001-of-00003.parquet");
+        let other = ShardSpec {
+            dataset: "another".into(),
+            ..spec(MelDtype::F32)
+        };
+        let mut writer =
+            ArrowWriter::try_new(File::create(path).unwrap(), other.arrow_schema(), None).unwrap();
+        writer
+            .write(&record_batch(&other, &[row(1)]).unwrap())
+            .unwrap();
+        writer.close().unwrap();
+    });
+    assert!(mixed.contains("train-00001-of-00003.parquet"), "{mixed}");
+    let empty = tempfile::tempdir().unwrap();
+    assert!(
+        Shards::open(empty.path())
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("holds no shards")
+    );
+}
+
+#[test]
+fn damage_found_while_streaming_ends_the_stream_with_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), 12, 12, 12, MelDtype::F32);
+    let path = folder.path().join("train-00000-of-00001.parquet");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The first page of the first media column lies well before the footer.
+    let from = bytes.len() / 4;
+    bytes[from..from + 2000].fill(0xA5);
+    std::fs::write(&path, bytes).unwrap();
+    let Ok(shards) = Shards::open(folder.path()) else {
+        return;
+    };
+    let mut stream = Stream::new(&Arc::new(shards), config(2), 0, 0).unwrap();
+    let failed = stream.by_ref().any(|b| b.is_err());
+    assert!(failed, "damaged pages went unnoticed");
+    assert!(stream.next().is_none(), "nothing comes after an error");
+}
