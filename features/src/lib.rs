@@ -1,16 +1,23 @@
 //! What a sample is once ingested, and how it streams.
+//!
+//! - Written: [`schema`] is the one definition of a shard's columns, [`rows`] turns samples into them, [`mel`] and
+//!   [`image`] make what the media cells hold.
+//! - Read: [`shards`] opens a folder and fetches single rows, [`stream`] hands out model-ready [`batch`]es in an
+//!   [`order`] that depends on (seed, epoch, ids) alone, [`image`] and [`text`] are the transforms, [`mask`] hides
+//!   modalities, [`rng`] draws what augmentation needs.
+//!
+//! Not here: decoding audio and video (`ingest`), tensors (`train`).
+
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-// TEAM NOTE for the owner of features (remove when read): to save time, image.rs and text.rs are being
-// written by another colleague now, order.rs and stream.rs by the lead. Yours: mel.rs, then mask.rs.
 pub mod batch;
 pub mod error;
 pub mod image;
 pub mod mask;
 pub mod mel;
 pub mod order;
-pub mod rows;
 pub mod rng;
+pub mod rows;
 pub mod schema;
 pub mod shards;
 pub mod stream;
@@ -21,7 +28,7 @@ pub use error::Error;
 pub use image::{Augmentation, ImageTransform};
 pub use mel::{Mel, MelFrontEnd};
 pub use rows::{Row, record_batch};
+pub use schema::{MelDtype, SCHEMA_VERSION, ShardSpec, writer_properties};
 pub use shards::{Shards, SplitIndex};
 pub use stream::{Stream, StreamConfig, Transforms};
 pub use text::TextTransform;
-pub use schema::{MelDtype, SCHEMA_VERSION, ShardSpec, writer_properties};

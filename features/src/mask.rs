@@ -199,7 +199,8 @@ impl Mask {
         };
         let remedy = "draw a mask for these shards with `ingest mask`";
         let wanted = shards.spec().modalities;
-        if wanted != self.modalities {
+        let column = wanted.map(|one| self.modalities.iter().position(|&own| own == one));
+        let [Some(first), Some(second)] = column else {
             return Err(Error::unusable(
                 format!(
                     "{}: is about {} and {}, the shards hold {} and {}",
@@ -211,15 +212,15 @@ impl Mask {
                 ),
                 remedy,
             ));
-        }
+        };
         let SplitIndex { ids, present, .. } = shards.split(split);
         let none = BTreeMap::new();
         let shown = self.splits.get(&split).unwrap_or(&none);
         let lacking: Vec<&String> = ids.iter().filter(|id| !shown.contains_key(*id)).collect();
-        if let Some(first) = lacking.first() {
+        if let Some(example) = lacking.first() {
             return Err(Error::unusable(
                 format!(
-                    "{}: lacks {} of the {} samples of {split} in {}, such as '{first}'",
+                    "{}: lacks {} of the {} samples of {split} in {}, such as '{example}'",
                     name(),
                     lacking.len(),
                     ids.len(),
@@ -231,7 +232,7 @@ impl Mask {
         Ok(ids
             .iter()
             .zip(present)
-            .map(|(id, there)| join(*there, shown[id]))
+            .map(|(id, there)| join(*there, [shown[id][first], shown[id][second]]))
             .collect())
     }
 
@@ -345,11 +346,12 @@ fn read(file: File) -> Result<Mask, String> {
     let not_parquet = |e| format!("cannot be read as Parquet ({e})");
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(not_parquet)?;
     let schema = builder.schema().clone();
-    let modalities: Vec<Modality> = Modality::ALL
-        .into_iter()
-        .filter(|&m| schema.field_with_name(has_column(m)).is_ok())
+    let modality_of = |name: &str| Modality::ALL.into_iter().find(|&m| has_column(m) == name);
+    let modalities: Vec<Modality> = schema
+        .fields()
+        .iter()
+        .filter_map(|field| modality_of(field.name()))
         .collect();
-    // (m1, m2) as every dataset has them: image and text, or audio and video. That is the order of the enum.
     let modalities: [Modality; 2] = modalities
         .try_into()
         .map_err(|found: Vec<_>| format!("is about {} modalities, not two", found.len()))?;
