@@ -17,6 +17,19 @@ pub enum Claim {
     Whole,
     /// The shards of one part of so many.
     Part(usize, usize),
+    /// What is written once all parts are there; waits for its turn.
+    Finish,
+}
+
+/// How one lock file is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Take {
+    /// Nobody else may hold it; who does is an error.
+    Alone,
+    /// Others may hold it in the same way.
+    Shared,
+    /// Nobody else may hold it; wait for who does.
+    Patiently,
 }
 
 /// A claim on a folder, given back when dropped.
@@ -33,20 +46,20 @@ impl Lock {
         let mut lock = Lock { held: Vec::new() };
         let whole = folder.join(".ingest.lock");
         match claim {
-            Claim::Whole => lock.take(folder, whole, false)?,
+            Claim::Whole => lock.take(folder, whole, Take::Alone)?,
             Claim::Part(part, of) => {
-                lock.take(folder, whole, true)?;
-                lock.take(
-                    folder,
-                    folder.join(format!(".ingest-{part}-of-{of}.lock")),
-                    false,
-                )?;
+                lock.take(folder, whole, Take::Shared)?;
+                let own = folder.join(format!(".ingest-{part}-of-{of}.lock"));
+                lock.take(folder, own, Take::Alone)?;
+            }
+            Claim::Finish => {
+                lock.take(folder, folder.join(".ingest-finish.lock"), Take::Patiently)?;
             }
         }
         Ok(lock)
     }
 
-    fn take(&mut self, folder: &Path, path: PathBuf, shared: bool) -> anyhow::Result<()> {
+    fn take(&mut self, folder: &Path, path: PathBuf, how: Take) -> anyhow::Result<()> {
         loop {
             let mut file = OpenOptions::new()
                 .read(true)
@@ -60,11 +73,12 @@ impl Lock {
                         folder.display()
                     )
                 })?;
-            match if shared {
-                file.try_lock_shared()
-            } else {
-                file.try_lock()
-            } {
+            let taken = match how {
+                Take::Alone => file.try_lock(),
+                Take::Shared => file.try_lock_shared(),
+                Take::Patiently => file.lock().map_err(TryLockError::Error),
+            };
+            match taken {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     let mut holder = String::new();
@@ -89,7 +103,7 @@ impl Lock {
             {
                 continue;
             }
-            if !shared {
+            if how != Take::Shared {
                 file.set_len(0)?;
                 file.seek(SeekFrom::Start(0))?;
                 write!(file, "{}", std::process::id())?;

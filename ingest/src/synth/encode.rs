@@ -13,6 +13,7 @@ use ffmpeg_next::format::{Pixel, Sample, sample};
 use ffmpeg_next::{Packet, Rational, frame};
 
 use super::scene::Canvas;
+use crate::decode::libav;
 
 /// Paints frame number `n`.
 pub type Paint<'a> = &'a dyn Fn(usize, &mut Canvas);
@@ -62,8 +63,7 @@ pub fn clip(
             bail!("the name of the folder is not UTF-8; choose another --out");
         }
         let mut output = ffmpeg::format::output_as(path, container)?;
-        // SAFETY: sets a plain flag of a live context before the header is written.
-        unsafe { (*output.as_mut_ptr()).flags |= ffmpeg::ffi::AVFMT_FLAG_BITEXACT };
+        libav::make_bit_exact(&mut output);
         let mut video = video
             .map(|video| VideoTrack::open(&mut output, video))
             .transpose()?;

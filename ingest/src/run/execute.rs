@@ -1,0 +1,291 @@
+//! The work itself: samples to the decode workers, their replies to rows, rows to shards, all in the order of the plan.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use datasets::{Input, Modality, NoteKind, Sample};
+use features::mel::{MAX_MEL_FRAMES, MEL_BINS};
+use features::{Mel, Row};
+
+use super::Args;
+use crate::failure::{self, Failure};
+use crate::plan::{self, Plan};
+use crate::pool::{self, Pool, Replies};
+use crate::progress::Progress;
+use crate::protocol::{Content, File, Request, Task};
+use crate::shard::{Outcome, Quarantined, Summary, Warning, Writer};
+use crate::source::Source;
+use crate::sys;
+
+/// Clips handed to the workers ahead of the one that is written next, per worker.
+const AHEAD_PER_WORKER: usize = 8;
+
+/// Bytes of replies that may wait for their turn before no more clips are handed out. Bounds the memory where clips are
+/// large, as with every frame kept.
+const MAX_WAITING: usize = 256 << 20;
+
+/// How long to wait for a worker before looking at signals.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Decodes and writes the shards in order. `Some`: a signal asked to stop.
+pub fn execute(
+    args: &Args,
+    source: &Source,
+    plan: &Plan,
+    todo: &[&plan::Shard],
+    out: &Path,
+    notes: &BTreeMap<NoteKind, usize>,
+) -> anyhow::Result<Option<i32>> {
+    let workers = match args.workers {
+        Some(workers) => usize::from(workers),
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let pool = Pool::start(&pool::Settings {
+        workers,
+        timeout: Duration::from_secs(args.clip_timeout),
+        memory_mib: args.worker_memory,
+    })?;
+    let samples: Vec<&Sample> = todo.iter().flat_map(|shard| &shard.samples).collect();
+    let mut progress = Progress::start("clips", samples.len() as u64);
+    for (kind, count) in notes {
+        progress.say(
+            "note",
+            &format!(
+                "{count} x {} in the raw data (see `ingest check`)",
+                kind.as_str()
+            ),
+        );
+    }
+    let mut feed = Feed {
+        pool: &pool,
+        raw: &source.raw,
+        modalities: source.dataset.info().modalities,
+        frame_pool: plan.settings.frame_pool as usize,
+        samples,
+        ahead: workers * AHEAD_PER_WORKER,
+        submitted: 0,
+        arrived: BTreeMap::new(),
+        waiting: 0,
+        next: 0,
+    };
+    let (mut incomplete, mut quarantined) = (0, 0);
+    for shard in todo {
+        let summary = Summary::new(
+            plan.settings.clone(),
+            shard.input_hash.clone(),
+            plan.shards_per_split(),
+        );
+        let mut writer = Writer::create(out, shard.name, &plan.spec, summary)?;
+        for sample in &shard.samples {
+            let Some(replies) = feed.take()? else {
+                return Ok(sys::stop_signal());
+            };
+            let (outcome, warnings) = assemble(sample, feed.modalities, replies);
+            match &outcome {
+                Outcome::Quarantined(_) => quarantined += 1,
+                Outcome::Row(_, failures) => incomplete += usize::from(!failures.is_empty()),
+            }
+            writer.push(outcome, warnings)?;
+            progress.step(|| note(incomplete, quarantined));
+        }
+        writer.finish()?;
+    }
+    progress.finish(&note(incomplete, quarantined));
+    Ok(None)
+}
+
+fn note(incomplete: usize, quarantined: usize) -> String {
+    format!("{incomplete} incomplete, {quarantined} without anything")
+}
+
+/// Keeps the workers busy and gives their replies out in the order of the samples.
+struct Feed<'a> {
+    pool: &'a Pool,
+    raw: &'a Path,
+    modalities: [Modality; 2],
+    frame_pool: usize,
+    samples: Vec<&'a Sample>,
+    ahead: usize,
+    submitted: usize,
+    arrived: BTreeMap<usize, Replies>,
+    waiting: usize,
+    next: usize,
+}
+
+impl Feed<'_> {
+    /// The next sample's replies; `None` where a signal asked to stop.
+    fn take(&mut self) -> anyhow::Result<Option<Replies>> {
+        let most = self.samples.len().min(self.next + self.ahead);
+        while self.submitted < most && (self.waiting < MAX_WAITING || self.submitted == self.next) {
+            let request = self.request(self.samples[self.submitted]);
+            if request.tasks.is_empty() {
+                self.arrived.insert(self.submitted, Vec::new());
+            } else {
+                self.pool.submit(self.submitted, request)?;
+            }
+            self.submitted += 1;
+        }
+        loop {
+            if sys::stop_signal().is_some() {
+                return Ok(None);
+            }
+            if let Some(replies) = self.arrived.remove(&self.next) {
+                self.next += 1;
+                self.waiting -= size(&replies);
+                return Ok(Some(replies));
+            }
+            if let Some((index, replies)) = self.pool.next(PATIENCE)? {
+                self.waiting += size(&replies);
+                self.arrived.insert(index, replies);
+            }
+        }
+    }
+
+    fn request(&self, sample: &Sample) -> Request {
+        let tasks = self
+            .modalities
+            .iter()
+            .zip(&sample.inputs)
+            .filter_map(|(&modality, input)| {
+                let files = files(input)?;
+                let files = files
+                    .iter()
+                    .map(|path| File {
+                        path: self.raw.join(path),
+                        name: slashed(path),
+                    })
+                    .collect();
+                Some(Task { modality, files })
+            });
+        Request {
+            pool: self.frame_pool,
+            tasks: tasks.collect(),
+        }
+    }
+}
+
+/// Bytes of media in replies.
+fn size(replies: &Replies) -> usize {
+    let contents = replies
+        .iter()
+        .filter_map(|reply| reply.outcome.as_ref().ok());
+    contents
+        .flat_map(|content| &content.blobs)
+        .map(Vec::len)
+        .sum()
+}
+
+/// The files that a worker has to open for an input.
+fn files(input: &Input) -> Option<&[PathBuf]> {
+    match input {
+        Input::Files(paths) => Some(paths),
+        Input::TextFile(path) => Some(std::slice::from_ref(path)),
+        Input::Text(_) | Input::Absent { .. } => None,
+    }
+}
+
+fn slashed(path: &Path) -> String {
+    path.components()
+        .map(|part| part.as_os_str().to_string_lossy())
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+/// A sample and the workers' replies, in the order of its file inputs, to what goes into the shard.
+fn assemble(
+    sample: &Sample,
+    modalities: [Modality; 2],
+    replies: Replies,
+) -> (Outcome, Vec<Warning>) {
+    let mut row = Row::new(&sample.id, sample.split, sample.labels.clone());
+    row.source = sample.source.clone();
+    row.segment = sample.segment;
+    let mut failures: BTreeMap<Modality, Failure> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    let mut replies = replies.into_iter();
+    for (&modality, input) in modalities.iter().zip(&sample.inputs) {
+        match input {
+            Input::Text(text) => row.text = Some(text.clone()),
+            Input::Absent { reason: None } => {}
+            Input::Absent {
+                reason: Some(reason),
+            } => {
+                failures.insert(modality, Failure::listed(reason));
+            }
+            Input::Files(_) | Input::TextFile(_) => {
+                let Some(reply) = replies.next() else {
+                    continue;
+                };
+                let warn = |what| Warning {
+                    id: sample.id.clone(),
+                    modality,
+                    what,
+                };
+                warnings.extend(reply.warnings.into_iter().map(warn));
+                if let Err(failure) = reply
+                    .outcome
+                    .and_then(|content| fill(&mut row, modality, content))
+                {
+                    failures.insert(modality, failure);
+                }
+            }
+        }
+    }
+    if !modalities.iter().any(|&modality| row.has(modality)) {
+        let gone = Quarantined {
+            id: row.id,
+            source: row.source,
+            labels: row.labels,
+            failures,
+        };
+        return (Outcome::Quarantined(gone), warnings);
+    }
+    let sentences: Vec<String> = failures
+        .iter()
+        .map(|(modality, failure)| format!("{modality}: {failure}"))
+        .collect();
+    row.error = (!sentences.is_empty()).then(|| sentences.join("; "));
+    (Outcome::Row(Box::new(row), failures), warnings)
+}
+
+/// Puts a worker's answer into a row, checking what the schema would refuse: the worker is not to be trusted.
+fn fill(row: &mut Row, modality: Modality, content: Content) -> Result<(), Failure> {
+    let nonsense = || Failure::with(failure::CRASHED, "it answered nonsense");
+    let mut blobs = content.blobs;
+    match modality {
+        Modality::Audio => {
+            let (values, rest) = blobs.first().ok_or_else(nonsense)?.as_chunks::<4>();
+            let values: Vec<f32> = values
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
+                .collect();
+            let frames = values.len() / MEL_BINS;
+            let whole = rest.is_empty() && values.len().is_multiple_of(MEL_BINS);
+            let sane =
+                (1..=MAX_MEL_FRAMES).contains(&frames) && values.iter().all(|v| v.is_finite());
+            if !whole || !sane {
+                return Err(nonsense());
+            }
+            row.mel = Some(Mel {
+                bins: MEL_BINS,
+                values,
+            });
+            row.audio_seconds = content.seconds;
+        }
+        Modality::Video => {
+            if blobs.is_empty() || blobs.len() != content.times.len() {
+                return Err(nonsense());
+            }
+            row.frames = Some(blobs);
+            row.frame_times = content.times;
+            row.video_seconds = content.seconds;
+        }
+        Modality::Image => row.image = Some(blobs.pop().ok_or_else(nonsense)?),
+        Modality::Text => {
+            let text = blobs.pop().and_then(|bytes| String::from_utf8(bytes).ok());
+            row.text = Some(text.filter(|text| !text.is_empty()).ok_or_else(nonsense)?);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! `ingest run`: raw tree to shards.
+//!
+//! Plan, look what is there already, decode the rest in child processes, write shards in order, and when the last one is
+//! there, the manifest. Every step can be interrupted at any moment and started again.
+
+mod execute;
+mod existing;
+mod report;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
+use datasets::{Info, ListOptions, NoteKind, Plot};
+use features::MelDtype;
+
+use crate::lock::{Claim, Lock};
+use crate::manifest;
+use crate::output::{self, outln};
+use crate::plan::{self, Choices, DEFAULT_FRAME_POOL, DEFAULT_SHARD_ROWS};
+use crate::pool;
+use crate::shard;
+use crate::source;
+use crate::sys;
+
+/// Share of the samples that may lack something before the exit code says so.
+const DEFAULT_MAX_FAILURES: &str = "1%";
+
+const EXAMPLE: &str = "\
+Examples:
+  ingest run crema-d
+  ingest run ave --raw /data/AVE_Dataset --out /data/shards/ave --workers 8
+  ingest run clips.toml --limit 20 --dry-run
+  ingest run kinetics-sound --part 0/3     # and 1/3, 2/3 elsewhere, in any order";
+
+/// Raw media to Parquet shards. A run that was stopped goes on where it was
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLE)]
+pub struct Args {
+    #[command(flatten)]
+    source: source::Select,
+    /// Folder for the shards [default: data/shards/DATASET]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Decode so many clips at a time [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+    /// Only the first N samples of each split
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    limit: Option<usize>,
+    /// Only the shards whose number, divided by N, leaves I (0 to N-1)
+    #[arg(long, value_name = "I/N", conflicts_with_all = ["overwrite", "finish"])]
+    part: Option<Part>,
+    /// Decode nothing: write the manifest over the shards of all parts
+    #[arg(long, conflicts_with = "overwrite")]
+    finish: bool,
+    /// Begin anew: remove the shards that are there
+    #[arg(long, conflicts_with = "update")]
+    overwrite: bool,
+    /// Make those shards anew whose raw data has changed since
+    #[arg(long)]
+    update: bool,
+    /// Samples per shard
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_SHARD_ROWS, value_parser = at_least_one)]
+    shard_rows: usize,
+    /// Frames kept per clip, evenly spaced; 0 keeps all
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_FRAME_POOL)]
+    frame_pool: u32,
+    /// Store mel values as f32 or f16
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    mel_dtype: MelDtype,
+    /// Which plot becomes the text (mm-imdb): longest, first, outline or all
+    #[arg(long, value_name = "WHICH", default_value = "longest")]
+    plot: Plot,
+    /// Exit with 1 where more samples than this, or than this share, lack a modality
+    #[arg(long, value_name = "N|P%", default_value = DEFAULT_MAX_FAILURES)]
+    max_failures: Budget,
+    /// Give a clip up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = pool::DEFAULT_TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..))]
+    clip_timeout: u64,
+    /// Memory that one decode worker may use, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = pool::DEFAULT_MEMORY_MIB, value_parser = clap::value_parser!(u64).range(16..))]
+    worker_memory: u64,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("must be a whole number".to_owned()),
+    }
+}
+
+/// `I/N`.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    index: usize,
+    of: usize,
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Part, String> {
+        let parsed = text
+            .split_once('/')
+            .and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match parsed {
+            Some((index, of)) if index < of => Ok(Part { index, of }),
+            _ => Err("must be I/N with I from 0 to N-1, such as 0/3".to_owned()),
+        }
+    }
+}
+
+/// How much may fail.
+#[derive(Debug, Clone, Copy)]
+enum Budget {
+    Count(usize),
+    Percent(f64),
+}
+
+impl FromStr for Budget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Budget, String> {
+        let wrong = || "must be a count such as 20 or a share such as 1.5%".to_owned();
+        match text.strip_suffix('%') {
+            Some(share) => match share.parse() {
+                Ok(share) if (0.0..=100.0).contains(&share) => Ok(Budget::Percent(share)),
+                _ => Err(wrong()),
+            },
+            None => text.parse().map(Budget::Count).map_err(|_| wrong()),
+        }
+    }
+}
+
+impl Budget {
+    fn allows(self, failed: usize, samples: usize) -> bool {
+        match self {
+            Budget::Count(most) => failed <= most,
+            Budget::Percent(share) => failed as f64 <= samples as f64 * share / 100.0,
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let source = source::open(&args.source)?;
+    let info = source.dataset.info();
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| source::default_shards(&info.name));
+    if args.finish {
+        return finish_only(args, info, &out);
+    }
+    let choices = Choices {
+        mel_dtype: args.mel_dtype,
+        frame_pool: args.frame_pool,
+        shard_rows: args.shard_rows,
+        limit: args.limit,
+        listing: ListOptions { plot: args.plot },
+    };
+    let listing = source.dataset.list(&source.raw, &choices.listing)?;
+    let mut notes: BTreeMap<NoteKind, usize> = BTreeMap::new();
+    for note in &listing.notes {
+        *notes.entry(note.kind).or_default() += 1;
+    }
+    let layout = listing.layout.clone();
+    let plan = plan::plan(info, listing, &choices);
+    if plan.shards.is_empty() {
+        bail!(
+            "{}: the annotation lists no samples; run `ingest check` on it",
+            source.raw.display()
+        );
+    }
+    // Held from before the look at the folder until the end.
+    let _lock = if args.dry_run {
+        None
+    } else {
+        Some(claim(args, &out)?)
+    };
+    let finished = if args.overwrite {
+        Vec::new()
+    } else {
+        existing::survey(&plan, &out)?
+    };
+    let stale = existing::stale(&plan, &finished, args.update, &out)?;
+    let todo: Vec<&plan::Shard> = plan
+        .shards
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| args.part.is_none_or(|part| number % part.of == part.index))
+        .map(|(_, shard)| shard)
+        .filter(|shard| {
+            stale.contains(&shard.name) || !finished.iter().any(|done| done.name == shard.name)
+        })
+        .collect();
+    if args.dry_run {
+        return report::plan(args, &source, &layout, &out, &plan, &todo);
+    }
+    let mine = |name: &str| todo.iter().any(|shard| shard.name.file() == name);
+    if args.part.is_some() {
+        shard::sweep(&out, mine)?;
+    } else {
+        shard::sweep(&out, |_| true)?;
+        shard::sweep_masks(&out)?;
+    }
+    if args.overwrite {
+        existing::remove_all(&out)?;
+    }
+    if !todo.is_empty() {
+        manifest::remove(&out)?;
+        sys::catch_signals();
+        if let Some(signal) = execute::execute(args, &source, &plan, &todo, &out, &notes)? {
+            let message = format!(
+                "stopped by signal {signal}; the same command goes on where this one stopped"
+            );
+            return Ok(output::stopped(signal, &message));
+        }
+    }
+    report::conclude(args, info, &plan.shards_per_split(), &out)
+}
+
+/// Makes the output folder and claims it.
+fn claim(args: &Args, out: &Path) -> anyhow::Result<Lock> {
+    fs::create_dir_all(out).with_context(|| {
+        format!(
+            "{}: cannot create this folder; choose another --out",
+            out.display()
+        )
+    })?;
+    let claim = args
+        .part
+        .map_or(Claim::Whole, |part| Claim::Part(part.index, part.of));
+    Lock::acquire(out, claim)
+}
+
+/// `--finish`: nothing but the manifest.
+fn finish_only(args: &Args, info: &Info, out: &Path) -> anyhow::Result<ExitCode> {
+    let finished = shard::survey(out)?;
+    let Some(first) = finished.first() else {
+        bail!("{}: no shards here; run the parts first", out.display());
+    };
+    if first.spec.dataset != info.name {
+        bail!(
+            "{}: the shards are of dataset {}, not {}",
+            out.display(),
+            first.spec.dataset,
+            info.name
+        );
+    }
+    let expected = first.summary.shards.clone();
+    if args.dry_run {
+        outln!(
+            "would write {} and {} in {}",
+            manifest::FILE,
+            manifest::FAILURES,
+            out.display()
+        )?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let _lock = Lock::acquire(out, Claim::Whole)?;
+    report::conclude(args, info, &expected, out)
+}
