@@ -96,9 +96,10 @@ fn output_folders() {
     let out = folder.path().join("out");
     run(&mut run_crema(&raw, &out)).ok();
 
-    let other = run(run_crema(&raw, &out).args(["--frame-pool", "4"]));
+    let other = run(run_crema(&raw, &out).args(["--mel-dtype", "f16"]));
     assert!(
-        other.error().contains("frame_pool 10, now 4") && other.error().contains("--overwrite")
+        other.error().contains("mel_dtype \"f32\", now \"f16\"")
+            && other.error().contains("--overwrite")
     );
     let limited = run(run_crema(&raw, &out).args(["--limit", "3"]));
     assert!(limited.error().contains("limit null, now 3"));
@@ -126,8 +127,8 @@ fn output_folders() {
     common::assert_same(&again, &out);
     let rewritten = run(run_crema(&raw, &out).args([
         "--overwrite",
-        "--frame-pool",
-        "4",
+        "--mel-dtype",
+        "f16",
         "--max-failures",
         "1",
     ]));
@@ -137,7 +138,7 @@ fn output_folders() {
     let shard = out.join("train-00000-of-00002.parquet");
     let bytes = fs::read(&shard).unwrap();
     fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
-    let cut = run(run_crema(&raw, &out).args(["--frame-pool", "4"]));
+    let cut = run(run_crema(&raw, &out).args(["--mel-dtype", "f16"]));
     assert!(
         cut.error().contains("train-00000-of-00002.parquet") && cut.error().contains("delete it")
     );

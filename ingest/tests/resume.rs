@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{assert_same, ingest, run, run_crema, synth};
+use common::{assert_same, run, run_crema, synth};
 
 const SAMPLES: usize = 16;
 
@@ -104,19 +104,7 @@ fn any_number_of_workers_and_parts() {
 
     for workers in ["1", "5"] {
         let out = folder.path().join(workers);
-        let mut command = ingest();
-        command
-            .args([
-                "run",
-                "crema-d",
-                "--shard-rows",
-                "5",
-                "--workers",
-                workers,
-                "--raw",
-            ])
-            .arg(&raw);
-        run(command.arg("--out").arg(&out)).ok();
+        run(run_crema(&raw, &out).args(["--workers", workers])).ok();
         assert_same(&whole, &out);
     }
 

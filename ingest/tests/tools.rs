@@ -119,8 +119,8 @@ fn the_chain_of_tools() {
     let sample = json(run(&mut command).ok());
     assert_eq!(sample["sample"]["id"], id);
     let row = &common::rows(&out)[id];
-    let frame = features::image::decode(&fs::read(pictures.join("frame-03.png")).unwrap()).unwrap();
-    let stored = features::image::decode(&row.frames.as_ref().unwrap()[3]).unwrap();
+    let frame = features::image::decode(&fs::read(pictures.join("frame-02.png")).unwrap()).unwrap();
+    let stored = features::image::decode(&row.frames.as_ref().unwrap()[2]).unwrap();
     assert_eq!(frame.pixels, stored.pixels);
     let mel = features::image::decode(&fs::read(pictures.join("mel.png")).unwrap()).unwrap();
     assert_eq!(mel.width % (row.mel.as_ref().unwrap().len() / 128), 0);
@@ -165,8 +165,18 @@ fn settings_reach_the_shards() {
     let raw = synth(folder.path(), 12);
     let (whole, half) = (folder.path().join("whole"), folder.path().join("half"));
     run(&mut run_crema(&raw, &whole)).ok();
-    run(run_crema(&raw, &half).args(["--mel-dtype", "f16", "--frame-pool", "0", "--limit", "2"]))
-        .ok();
+    let mut command = ingest();
+    command.args([
+        "run",
+        "crema-d",
+        "--mel-dtype",
+        "f16",
+        "--frame-pool",
+        "0",
+        "--limit",
+        "2",
+    ]);
+    run(command.arg("--raw").arg(&raw).arg("--out").arg(&half)).ok();
     let seen = json(run(ingest().args(["inspect", "--json"]).arg(&half)).ok());
     assert_eq!(seen["rows"], 4);
     assert_eq!(seen["columns"]["mel"], "list[array[f16, 128]]");

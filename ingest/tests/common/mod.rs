@@ -116,22 +116,11 @@ pub fn synth(folder: &Path, samples: usize) -> PathBuf {
     raw
 }
 
-/// `ingest run crema-d` over a raw tree, in shards of 5.
+/// `ingest run crema-d` over a raw tree, in shards of 5 and with few frames, which is quick.
 pub fn run_crema(raw: &Path, out: &Path) -> Command {
     let mut command = ingest();
-    command
-        .args([
-            "run",
-            "crema-d",
-            "--shard-rows",
-            "5",
-            "--workers",
-            "2",
-            "--raw",
-        ])
-        .arg(raw)
-        .arg("--out")
-        .arg(out);
+    command.args(["run", "crema-d", "--shard-rows", "5", "--frame-pool", "3"]);
+    command.arg("--raw").arg(raw).arg("--out").arg(out);
     command
 }
 
