@@ -66,30 +66,34 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
     if let Some(problem) = mono.problem {
         return Err(Failure::with(failure::UNDECODABLE, problem));
     }
-    if mono.samples.is_empty() {
+    if mono.stretches.is_empty() {
         return Err(Failure::with(
             failure::UNDECODABLE,
             health.describe("audio frame"),
         ));
     }
     health.check("audio frame")?;
-    if mono.samples.iter().any(|sample| !sample.is_finite()) {
+    let values = || mono.stretches.iter().flat_map(|(_, samples)| samples);
+    if values().any(|sample| !sample.is_finite()) {
         return Err(Failure::with(
             failure::UNDECODABLE,
             "samples that are no numbers",
         ));
     }
-    if mono.samples.iter().all(|&sample| sample == 0.0) {
+    if values().all(|&sample| sample == 0.0) {
         return Err(Failure::with(failure::SILENT, "all samples are zero"));
     }
-    let decoded = mono.samples.len() as f64 / f64::from(mono.rate);
+    let decoded = mono.seconds();
     let seconds = match (mono.start, track.end) {
         (Some(start), Some(end)) if mono.full || !track.whole => {
             track.seconds(end.saturating_sub(start)).max(decoded)
         }
         _ => decoded,
     };
-    let mut samples = resample(mono.samples, mono.rate as usize)?;
+    let mut samples = Vec::new();
+    for (rate, stretch) in mono.stretches {
+        samples.extend(resample(stretch, rate as usize)?);
+    }
     samples.truncate(MAX_SAMPLES);
     if samples.len() < MIN_SAMPLES {
         let detail = format!(
@@ -108,8 +112,8 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
 /// Mono samples at the stream's own rate, as far as they are needed.
 #[derive(Default)]
 struct Mono {
-    samples: Vec<f32>,
-    rate: u32,
+    /// Rate and samples. One stretch, unless the rate changes on the way, as it does where a frame's header is damaged.
+    stretches: Vec<(u32, Vec<f32>)>,
     /// Time stamp of the first frame, behind what the encoder put in front.
     start: Option<i64>,
     frames: usize,
@@ -119,39 +123,51 @@ struct Mono {
 
 impl Mono {
     fn push(&mut self, frame: &frame::Audio) -> ControlFlow<()> {
-        if self.rate == 0 {
-            self.rate = frame.rate();
+        let rate = frame.rate();
+        if !RATES.contains(&rate) || frame.channels() == 0 {
+            self.problem = Some(format!("{} channels at {rate} Hz", frame.channels()));
+            return ControlFlow::Break(());
+        }
+        if frame.samples() == 0 {
+            return ControlFlow::Continue(());
+        }
+        if self.stretches.is_empty() {
             self.start = frame.timestamp();
         }
-        if frame.rate() != self.rate {
-            self.problem = Some(format!(
-                "sample rate changes from {} to {} Hz",
-                self.rate,
-                frame.rate()
-            ));
-            return ControlFlow::Break(());
+        if self
+            .stretches
+            .last()
+            .is_none_or(|(known, _)| *known != rate)
+        {
+            self.stretches.push((rate, Vec::new()));
         }
-        if !RATES.contains(&self.rate) || frame.channels() == 0 {
-            self.problem = Some(format!("{} channels at {} Hz", frame.channels(), self.rate));
-            return ControlFlow::Break(());
-        }
-        if let Err(problem) = append_mono(&mut self.samples, frame) {
+        if let Some((_, samples)) = self.stretches.last_mut()
+            && let Err(problem) = append_mono(samples, frame)
+        {
             self.problem = Some(problem);
             return ControlFlow::Break(());
         }
         self.frames += 1;
-        self.full = self.samples.len() >= needed(self.rate as usize);
+        self.full = self.seconds() >= needed(rate as usize);
         if self.full {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
         }
     }
+
+    fn seconds(&self) -> f64 {
+        let stretches = self.stretches.iter();
+        stretches
+            .map(|(rate, samples)| samples.len() as f64 / f64::from(*rate))
+            .sum()
+    }
 }
 
-/// Input samples after which nothing more can reach the mel.
-fn needed(rate: usize) -> usize {
-    (MAX_SAMPLES * rate).div_ceil(SAMPLE_RATE) + SURROUNDINGS + 2 * rate / gcd(rate, SAMPLE_RATE)
+/// Seconds after which nothing more can reach the mel, with this rate at the end.
+fn needed(rate: usize) -> f64 {
+    let surroundings = SURROUNDINGS + 2 * rate / gcd(rate, SAMPLE_RATE);
+    MAX_SAMPLES as f64 / SAMPLE_RATE as f64 + surroundings as f64 / rate as f64
 }
 
 fn gcd(a: usize, b: usize) -> usize {
@@ -263,7 +279,11 @@ mod tests {
             .map(|i| ((i * 7919 % 1000) as f32 / 500.0) - 1.0)
             .collect();
         let mut whole = resample(noise.clone(), rate).unwrap();
-        let mut cut = resample(noise[..needed(rate)].to_vec(), rate).unwrap();
+        let mut cut = resample(
+            noise[..(needed(rate) * rate as f64) as usize].to_vec(),
+            rate,
+        )
+        .unwrap();
         whole.truncate(MAX_SAMPLES);
         cut.truncate(MAX_SAMPLES);
         assert_eq!(cut.len(), MAX_SAMPLES);

@@ -90,9 +90,14 @@ pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
         Error::Other {
             errno: libc::ENOMEM,
         } => Failure::out_of_memory(),
-        Error::Other { errno } if errno != libc::EINVAL => {
-            Failure::with(failure::UNREADABLE, error)
+        // What libav says of a demuxer that it may not use, and of Matroska that is cut short.
+        Error::Other {
+            errno: libc::EINVAL,
+        } => Failure::with(failure::NOT_MEDIA, "a playlist or an unusual container"),
+        Error::Other { errno: libc::EIO } => {
+            Failure::with(failure::NOT_MEDIA, "damaged, or cut short")
         }
+        Error::Other { .. } => Failure::with(failure::UNREADABLE, error),
         error => Failure::with(failure::NOT_MEDIA, error),
     })?;
     let mut audio = Gatherer::new(&input, Type::Audio, wanted.audio);

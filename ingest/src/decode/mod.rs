@@ -86,14 +86,15 @@ fn drive<F: std::ops::DerefMut<Target = Frame>>(
 
 /// Why a decoder could not be opened.
 fn open_failure(error: Error, parameters: &codec::Parameters) -> Failure {
-    let codec = parameters.id();
+    let codec = match parameters.id() {
+        codec::Id::None => "an unknown codec",
+        id => id.name(),
+    };
     match error {
         Error::Other {
             errno: libc::ENOMEM,
         } => Failure::out_of_memory(),
-        Error::DecoderNotFound => {
-            Failure::with(failure::NO_DECODER, format!("for {}", codec.name()))
-        }
-        error => Failure::with(failure::UNDECODABLE, format!("{}: {error}", codec.name())),
+        Error::DecoderNotFound => Failure::with(failure::NO_DECODER, format!("for {}", codec)),
+        error => Failure::with(failure::UNDECODABLE, format!("{}: {error}", codec)),
     }
 }
