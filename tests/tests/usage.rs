@@ -12,7 +12,7 @@ use arrow::datatypes::Schema;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use tests::{CremaD, DONE, binary, command, names, run, temp, weights};
+use tests::{CremaD, DONE, command, names, run, temp, weights};
 
 /// Shared by the tests of this program: nothing here writes into it.
 fn data() -> &'static CremaD {
@@ -86,54 +86,6 @@ fn help_has_an_example() {
             );
         }
     }
-}
-
-#[test]
-fn raw_data_that_cannot_work() {
-    let folder = temp();
-    let absent = folder.path().join("nothing-here");
-    let empty = folder.path().join("empty");
-    fs::create_dir(&empty).unwrap();
-    let out = folder.path().join("out");
-    for raw in [&absent, &empty] {
-        for subcommand in ["run", "check"] {
-            let mut ingest = command("ingest", [subcommand, "crema-d", "--raw"]);
-            ingest.arg(raw);
-            if subcommand == "run" {
-                ingest.arg("--out").arg(&out);
-            }
-            run(&mut ingest).expect_usage(&[raw.file_name().unwrap().to_str().unwrap()]);
-        }
-    }
-    assert!(!out.exists(), "wrong input leaves nothing behind");
-}
-
-#[test]
-fn lfs_pointers_instead_of_media() {
-    let folder = temp();
-    let raw = folder.path().join("raw");
-    run(command("ingest", ["synth", "crema-d", "--samples", "12", "--out"]).arg(&raw)).expect(DONE);
-    let pointer = |i: usize| {
-        format!(
-            "version https://git-lfs.github.com/spec/v1\noid sha256:{i:064x}\nsize {}\n",
-            100_000 + i
-        )
-    };
-    let mut replaced = 0;
-    for media in ["VideoFlash", "AudioWAV", "AudioMP3"] {
-        if raw.join(media).is_dir() {
-            for name in names(&raw.join(media)) {
-                fs::write(raw.join(media).join(name), pointer(replaced)).unwrap();
-                replaced += 1;
-            }
-        }
-    }
-    assert!(replaced >= 24);
-    run(command("ingest", ["run", "crema-d", "--raw"])
-        .arg(&raw)
-        .arg("--out")
-        .arg(folder.path().join("out")))
-    .expect_usage(&["LFS", "git lfs pull"]);
 }
 
 /// Writes a shard again with other schema metadata.
@@ -318,23 +270,13 @@ fn a_full_disk() {
     let folder = temp();
     let out = folder.path().join("disk");
     fs::create_dir(&out).unwrap();
-    let mut ingest = command("ingest", ["run", "crema-d", "--raw"]);
-    ingest
-        .arg(data().raw())
-        .arg("--out")
-        .arg(out.join("shards"));
-    let Some(mut ingest) = on_a_full_disk(&out, &ingest) else {
-        eprintln!("skipped: a small file system cannot be mounted here");
-        return;
-    };
-    run(&mut ingest).expect_usage(&["No space left"]);
     let mut training = train(&[
         "--epochs",
         "50",
         "--checkpoint-every",
         "1",
-        "--keep-checkpoints",
-        "1000",
+        "--set",
+        "keep_checkpoints=1000",
     ]);
     training
         .arg("--shards")
@@ -343,16 +285,30 @@ fn a_full_disk() {
         .arg(weights())
         .arg("--out")
         .arg(out.join("run"));
-    let mut training = on_a_full_disk(&out, &training).unwrap();
+    let Some(mut training) = on_a_full_disk(&out, &training) else {
+        eprintln!("skipped: a small file system cannot be mounted here");
+        return;
+    };
     run(&mut training).expect_usage(&["No space left"]);
 }
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    for arguments in [vec!["inspect", "--json"], vec!["inspect"]] {
-        let mut child = Command::new(binary("ingest"))
-            .args(&arguments)
-            .arg(data().shards())
+    let shards = data().shards().display().to_string();
+    let table = [
+        "run",
+        "crema-d",
+        "--describe",
+        "--random-weights",
+        "0",
+        "--shards",
+        &shards,
+    ];
+    for (program, arguments) in [
+        ("ingest", vec!["inspect", &shards]),
+        ("train", table.to_vec()),
+    ] {
+        let mut child = command(program, &arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -366,6 +322,6 @@ fn a_reader_that_goes_away_is_no_error() {
             .read_to_string(&mut stderr)
             .unwrap();
         let status = child.wait().unwrap();
-        assert_eq!(status.code(), Some(0), "{arguments:?}: {stderr}");
+        assert_eq!(status.code(), Some(0), "{program} {arguments:?}: {stderr}");
     }
 }
