@@ -117,8 +117,9 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         for (path, file) in self.held.drain(..).rev() {
-            // Another part may still hold the folder's lock; then the file is its to remove.
-            if file.try_lock().is_ok() {
+            // Another part may still hold the folder's lock; then the file is its to remove. Let go before asking, or two
+            // that end together wait for each other and nobody removes it.
+            if file.unlock().is_ok() && file.try_lock().is_ok() {
                 drop(std::fs::remove_file(path));
             }
         }

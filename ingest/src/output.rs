@@ -48,12 +48,13 @@ pub fn error(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut message = one_line(error);
+    // Some libraries hand the system's error on as text alone.
     let full = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG];
-    if causes().any(|cause| {
-        cause
-            .raw_os_error()
-            .is_some_and(|code| full.contains(&code))
-    }) {
+    let is_full = |code: &i32| {
+        causes().any(|cause| cause.raw_os_error() == Some(*code))
+            || message.contains(&format!("(os error {code})"))
+    };
+    if full.iter().any(is_full) {
         message += "; make room or choose another --out, and run the same command again: finished shards are kept";
     }
     drop(writeln!(io::stderr(), "error: {message}"));

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::{Value, json};
 
 /// Time between two JSON lines.
@@ -23,11 +23,14 @@ impl Progress {
     pub fn start(job: &str, total: u64) -> Progress {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = "{prefix} {bar:30} {pos}/{len} {per_sec} {eta} left {msg}";
-            bar.set_style(
-                ProgressStyle::with_template(style)
-                    .unwrap_or_else(|_| ProgressStyle::default_bar()),
-            );
+            let style = "{prefix} {bar:30} {pos}/{len} {rate} {eta} left {msg}";
+            let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                // Writing into a string cannot fail.
+                drop(write!(out, "{:.1}/s", state.per_sec()));
+            };
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style.with_key("rate", rate));
+            }
             bar.set_prefix(job.to_owned());
             bar
         });

@@ -49,6 +49,7 @@ pub struct Task {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct File {
     /// Where it lies.
+    #[serde(with = "bytes")]
     pub path: PathBuf,
     /// Its path below the raw root: the same on every machine.
     pub name: String,
@@ -82,6 +83,23 @@ struct Header {
     seconds: Option<f32>,
     times: Vec<f32>,
     blobs: Vec<u64>,
+}
+
+/// A path as its bytes: a file name need not be UTF-8, and JSON must be.
+mod bytes {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().as_bytes().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(OsString::from_vec(Vec::deserialize(from)?).into())
+    }
 }
 
 /// Sends a message without blobs.
@@ -191,6 +209,19 @@ mod tests {
         assert_eq!(receive_reply(&mut pipe).unwrap(), Some(good));
         assert_eq!(receive_reply(&mut pipe).unwrap(), Some(bad));
         assert_eq!(receive_reply(&mut pipe).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_name_need_not_be_utf8() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = PathBuf::from(std::ffi::OsString::from_vec(b"/a/\xff\n\".mp4".to_vec()));
+        let file = File {
+            path,
+            name: "x".to_owned(),
+        };
+        let mut pipe = Vec::new();
+        send(&mut pipe, &file).unwrap();
+        assert_eq!(receive::<File>(&mut pipe.as_slice()).unwrap(), Some(file));
     }
 
     #[test]

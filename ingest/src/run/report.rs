@@ -161,7 +161,7 @@ fn report(args: &Args, out: &Path, manifest: &Manifest) -> anyhow::Result<ExitCo
             },
             manifest::FAILURES
         ));
-        return Ok(ExitCode::from(1));
+        return Ok(ExitCode::from(output::LOOK));
     }
     Ok(ExitCode::SUCCESS)
 }
