@@ -26,6 +26,11 @@ fn children(parent: &Child) -> Vec<i32> {
                 .map(|pid| pid.parse::<i32>().unwrap()),
         );
     }
+    // A child that is still its parent's image, between fork and exec, holds the parent up.
+    found.retain(|pid| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains("decode-worker"))
+    });
     found
 }
 
