@@ -26,7 +26,7 @@ impl Progress {
             let style = "{prefix} {bar:30} {pos}/{len} {rate} {eta} left {msg}";
             let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
                 // Writing into a string cannot fail.
-                drop(write!(out, "{:.1}/s", state.per_sec()));
+                write!(out, "{:.1}/s", state.per_sec()).ok();
             };
             if let Ok(style) = ProgressStyle::with_template(style) {
                 bar.set_style(style.with_key("rate", rate));

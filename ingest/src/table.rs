@@ -1,64 +1,63 @@
 //! The user's annotation table in Parquet, read as text for `datasets`, which knows no Parquet.
+//!
+//! Read with polars, which takes every compression that other writers use.
 
-use std::fs::File;
 use std::path::Path;
 
-use arrow::array::{Array, AsArray};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use anyhow::Context;
 use datasets::Table;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use polars::prelude::*;
 
 /// Between the elements of a list column, as `datasets` expects several labels in one cell by default.
 const SEPARATOR: &str = "|";
 
 /// Reads every column. A list becomes one cell, its elements joined by "|".
+///
+/// # Errors
+/// No Parquet file, or one that polars cannot read.
 pub fn read(path: &Path) -> anyhow::Result<Table> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()?;
-    let mut table = Table::default();
-    for batch in reader {
-        let batch = batch?;
-        table.columns = batch
-            .schema()
-            .fields()
-            .iter()
-            .map(|field| field.name().clone())
-            .collect();
-        let start = table.rows.len();
-        table.rows.resize(start + batch.num_rows(), Vec::new());
-        for column in batch.columns() {
-            for (row, cell) in table.rows[start..].iter_mut().enumerate() {
-                cell.push(text(column, row)?);
-            }
+    let name = path.to_str().context("its name is not UTF-8")?;
+    let options = ScanArgsParquet {
+        glob: false,
+        ..Default::default()
+    };
+    let frame = LazyFrame::scan_parquet(PlRefPath::from(name), options)?.collect()?;
+    let columns = frame.columns();
+    let mut rows = vec![Vec::with_capacity(columns.len()); frame.height()];
+    for column in columns {
+        let column = column.as_materialized_series();
+        for (cells, value) in rows.iter_mut().zip(column.iter()) {
+            cells.push(text(&value));
         }
     }
-    Ok(table)
+    Ok(Table {
+        columns: columns
+            .iter()
+            .map(|column| column.name().to_string())
+            .collect(),
+        rows,
+    })
 }
 
-fn text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
-    if column.is_null(row) {
-        return Ok(None);
+fn text(value: &AnyValue) -> Option<String> {
+    match value {
+        AnyValue::Null => None,
+        AnyValue::String(text) => Some((*text).to_owned()),
+        AnyValue::StringOwned(text) => Some(text.to_string()),
+        AnyValue::List(elements) => {
+            let words: Vec<String> = elements
+                .iter()
+                .filter_map(|element| text(&element))
+                .collect();
+            Some(words.join(SEPARATOR))
+        }
+        other => Some(other.str_value().into_owned()),
     }
-    let elements = match column.as_list_opt::<i32>() {
-        Some(lists) => lists.value(row),
-        None => match column.as_list_opt::<i64>() {
-            Some(lists) => lists.value(row),
-            None => return Ok(Some(display(column, row)?)),
-        },
-    };
-    let words: anyhow::Result<Vec<String>> =
-        (0..elements.len()).map(|i| display(&elements, i)).collect();
-    Ok(Some(words?.join(SEPARATOR)))
-}
-
-fn display(column: &dyn Array, row: usize) -> anyhow::Result<String> {
-    let options = FormatOptions::default().with_display_error(false);
-    Ok(ArrayFormatter::try_new(column, &options)?
-        .value(row)
-        .try_to_string()?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::sync::Arc;
 
     use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray};
@@ -71,10 +70,8 @@ mod tests {
     fn every_cell_becomes_text() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.parquet");
-        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([
-            Some(vec![Some(1), Some(2)]),
-            Some(vec![]),
-        ]);
+        let lists = [Some(vec![Some(1), Some(2)]), Some(vec![])];
+        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>(lists);
         let columns: [(&str, ArrayRef); 3] = [
             ("id", Arc::new(StringArray::from(vec![Some("-a"), None]))),
             ("n", Arc::new(Int64Array::from(vec![7, -1]))),

@@ -39,8 +39,8 @@ Examples:
   ingest synth crema-d
   ingest synth crema-d --out /tmp/raw --samples 60 --seed 7
 
-A tree of fewer than 2000 samples gets a test split of 25 % instead of the dataset's own share, so that a score on it
-means something.";
+A tree of fewer than 2000 samples gets a test split of 25 % instead of the dataset's own share,
+so that a score on it means something.";
 
 /// A miniature raw tree in a dataset's own layout
 #[derive(clap::Args, Debug)]
