@@ -92,6 +92,12 @@ impl Shards {
     ///
     /// Errors: no shards, a missing one, one of another schema version or dataset, a damaged footer.
     pub fn open(folder: &Path) -> Result<Shards, Error> {
+        if !folder.is_dir() {
+            return Err(Error::unusable(
+                format!("{}: there is no such folder of shards", folder.display()),
+                "run `ingest run` first, or give the folder they are in",
+            ));
+        }
         let mut names: Vec<String> = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "list"))? {
             let name = entry

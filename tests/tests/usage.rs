@@ -38,34 +38,12 @@ fn unknown_words() {
     ))
     .expect_usage(&["--epochs", "many"]);
     run(&mut command("train", ["trian"])).expect_usage(&["trian"]);
-    run(&mut command(
-        "ingest",
-        [
-            "mask",
-            "crema-d",
-            "--protocol",
-            "missing-image",
-            "--rate",
-            "0.7",
-            "--seed",
-            "1",
-        ],
-    ))
-    .expect_usage(&["missing-image"]);
-    run(&mut command(
-        "ingest",
-        [
-            "mask",
-            "crema-d",
-            "--protocol",
-            "missing-audio",
-            "--rate",
-            "1.5",
-            "--seed",
-            "1",
-        ],
-    ))
-    .expect_usage(&["1.5"]);
+    let mask = |protocol: &str, rate: &str| {
+        let flags = ["mask", "--protocol", protocol, "--rate", rate, "--seed", "1"];
+        run(command("ingest", flags).arg(data().shards()))
+    };
+    mask("missing-image", "0.7").expect_usage(&["missing-image"]);
+    mask("missing-audio", "1.5").expect_usage(&["1.5"]);
     run(&mut command("ingest", ["run", "no/such/own.toml"])).expect_usage(&["no/such/own.toml"]);
 }
 
