@@ -28,23 +28,37 @@ fn train(arguments: &[&str]) -> Command {
 
 #[test]
 fn unknown_words() {
-    run(&mut command("ingest", ["run", "crema"])).expect_usage(&["crema", "crema-d"]);
-    run(&mut command("train", ["run", "crema"])).expect_usage(&["crema", "crema-d"]);
-    run(&mut command("ingest", ["run", "crema-d", "--wrokers", "2"])).expect_usage(&["--wrokers"]);
-    run(&mut command("train", ["run", "crema-d", "--epoch", "many"])).expect_usage(&["--epoch"]);
-    run(&mut command(
-        "train",
-        ["run", "crema-d", "--epochs", "many"],
-    ))
-    .expect_usage(&["--epochs", "many"]);
-    run(&mut command("train", ["trian"])).expect_usage(&["trian"]);
-    let mask = |protocol: &str, rate: &str| {
-        let flags = ["mask", "--protocol", protocol, "--rate", rate, "--seed", "1"];
-        run(command("ingest", flags).arg(data().shards()))
+    let refused = |program: &str, line: &str, words: &[&str]| {
+        run(&mut command(program, line.split(' '))).expect_usage(words);
     };
-    mask("missing-image", "0.7").expect_usage(&["missing-image"]);
-    mask("missing-audio", "1.5").expect_usage(&["1.5"]);
-    run(&mut command("ingest", ["run", "no/such/own.toml"])).expect_usage(&["no/such/own.toml"]);
+    for program in ["ingest", "train"] {
+        refused(program, "run crema", &["crema", "crema-d"]);
+        refused(program, "run no/such/own.toml", &["no/such/own.toml"]);
+        refused(program, "rnu crema-d", &["rnu"]);
+        refused(program, "run crema-d --epohcs 2", &["--epohcs"]);
+    }
+    refused("train", "run crema-d --epochs many", &["--epochs", "many"]);
+    let set = "run crema-d --describe --random-weights 0 --set learning_rat=1";
+    refused("train", set, &["learning_rat"]);
+    refused(
+        "train",
+        "run crema-d --random-weights 0 --device cuda:0",
+        &["cuda:0"],
+    );
+    // Shards that are there, words that are not.
+    let shards = data().shards().display().to_string();
+    let mask = |rest: &str, words: &[&str]| {
+        run(command("ingest", ["mask", &shards]).args(rest.split(' '))).expect_usage(words);
+    };
+    mask(
+        "--protocol missing-image --rate 0.7 --seed 1",
+        &["missing-image"],
+    );
+    mask(
+        "--protocol missing-everything --rate 0.7 --seed 1",
+        &["missing-everything"],
+    );
+    mask("--protocol missing-audio --rate 1.5 --seed 1", &["1.5"]);
 }
 
 #[test]
