@@ -9,17 +9,16 @@
 //! - Subtracting a frame's mean m and then pre-emphasising is the same as pre-emphasising first and subtracting
 //!   (1 - 0.97) m, so samples are pre-emphasised once, not once per frame that holds them. The whole clip's mean falls
 //!   out the same way. (Only sample 0 of a frame has no predecessor, and the window is 0 there.)
-//! - Two frames make one complex transform, eight frames one pass over the filters.
+//! - Two frames make one complex transform, and up to eight transforms run side by side.
 //! - A filter touches the few bins it covers.
 //!
 //! All of it is float64 up to the logarithm: in float32 a loud bin drowns the quiet ones (torchaudio's own float32
 //! result is up to 1e-2 away from its float64 one), and two frames in one transform would disturb each other.
 
-use std::f64::consts::PI;
-use std::sync::Arc;
+mod block;
+mod vector;
 
-use rustfft::num_complex::Complex;
-use rustfft::{Fft, FftPlanner};
+use block::{Engine, FFT, Filter, Tables};
 
 /// Mel bins per frame.
 pub const MEL_BINS: usize = 128;
@@ -40,19 +39,11 @@ pub const HOP: usize = 160;
 pub const MEL_RECIPE: &str =
     "kaldi-fbank-16k-128-hann25ms-hop10ms-fft512-pre0.97-htk20..8000-ln-v1";
 
-const FFT: usize = 512;
 const PRE_EMPHASIS: f64 = 0.97;
 const LOW_HZ: f32 = 20.0;
 const HIGH_HZ: f32 = 8_000.0;
 /// Energies below this are taken as this: the smallest step of float32 at 1, as in Kaldi.
 const FLOOR: f32 = f32::EPSILON;
-
-/// Frames worked on at once.
-const LANES: usize = 8;
-/// Samples under so many frames.
-const SPAN: usize = WINDOW + (LANES - 1) * HOP;
-/// Divides both [`WINDOW`] and [`HOP`]: sums over it make up every frame's mean.
-const CHUNK: usize = 80;
 
 /// Log-mel frames of one clip: natural log, unpadded, unnormalised.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,20 +72,8 @@ pub fn mel_frames(samples: usize) -> usize {
 
 /// Tables and buffers. Make one per thread and use it for many clips.
 pub struct MelFrontEnd {
-    fft: Arc<dyn Fft<f64>>,
-    window: Vec<f64>,
-    filters: Vec<Filter>,
-    /// [`LANES`] / 2 transforms, one after the other, and what they need besides.
-    spectra: Vec<Complex<f64>>,
-    scratch: Vec<Complex<f64>>,
-    emphasised: Vec<f64>,
-    power: Vec<[f64; LANES]>,
-}
-
-/// One triangle: its weights, from its first bin on.
-struct Filter {
-    first: usize,
-    weights: Vec<f64>,
+    tables: Tables,
+    engine: Engine,
 }
 
 impl Default for MelFrontEnd {
@@ -106,19 +85,9 @@ impl Default for MelFrontEnd {
 impl MelFrontEnd {
     /// Makes the tables.
     pub fn new() -> Self {
-        let fft = FftPlanner::new().plan_fft_forward(FFT);
-        let scratch = vec![Complex::default(); fft.get_inplace_scratch_len()];
-        let window = (0..WINDOW)
-            .map(|i| 0.5 - 0.5 * (2.0 * PI * i as f64 / (WINDOW - 1) as f64).cos())
-            .collect();
         MelFrontEnd {
-            fft,
-            window,
-            filters: filters(),
-            spectra: vec![Complex::default(); FFT * LANES / 2],
-            scratch,
-            emphasised: vec![0.0; SPAN],
-            power: vec![[0.0; LANES]; FFT / 2],
+            tables: Tables::new(),
+            engine: Engine::new(),
         }
     }
 
@@ -129,73 +98,10 @@ impl MelFrontEnd {
     pub fn compute(&mut self, samples_16k_mono: &[f32]) -> Mel {
         let frames = mel_frames(samples_16k_mono.len());
         let mut values = vec![0.0; frames * MEL_BINS];
-        for (block, out) in values.chunks_mut(LANES * MEL_BINS).enumerate() {
-            let start = block * LANES * HOP;
-            let end = samples_16k_mono.len().min(start + SPAN);
-            self.window_and_transform(&samples_16k_mono[start..end]);
-            self.power_of_each_frame();
-            self.log_mel(out);
-        }
+        self.engine.run(&self.tables, samples_16k_mono, &mut values);
         Mel {
             bins: MEL_BINS,
             values,
-        }
-    }
-
-    /// Fills `spectra`: frame 2j as the real part of transform j, frame 2j + 1 as its imaginary part. What lies beyond
-    /// the samples counts as 0 and makes frames that nobody takes.
-    fn window_and_transform(&mut self, samples: &[f32]) {
-        let mut sums = [0.0; SPAN / CHUNK];
-        for (sum, chunk) in sums.iter_mut().zip(samples.chunks(CHUNK)) {
-            *sum = chunk.iter().map(|&x| f64::from(x)).sum();
-        }
-        self.emphasised.fill(0.0);
-        for (out, pair) in self.emphasised[1..].iter_mut().zip(samples.windows(2)) {
-            *out = f64::from(pair[1]) - PRE_EMPHASIS * f64::from(pair[0]);
-        }
-        let offset = |frame: usize| {
-            let first = frame * (HOP / CHUNK);
-            let mean = sums[first..first + WINDOW / CHUNK].iter().sum::<f64>() / WINDOW as f64;
-            (1.0 - PRE_EMPHASIS) * mean
-        };
-        for (j, spectrum) in self.spectra.chunks_exact_mut(FFT).enumerate() {
-            let (even, odd) = (2 * j, 2 * j + 1);
-            let (even_offset, odd_offset) = (offset(even), offset(odd));
-            let even = &self.emphasised[even * HOP..][..WINDOW];
-            let odd = &self.emphasised[odd * HOP..][..WINDOW];
-            for (((z, w), even), odd) in spectrum.iter_mut().zip(&self.window).zip(even).zip(odd) {
-                *z = Complex::new(w * (even - even_offset), w * (odd - odd_offset));
-            }
-            spectrum[WINDOW..].fill(Complex::default());
-        }
-        self.fft
-            .process_with_scratch(&mut self.spectra, &mut self.scratch);
-    }
-
-    /// Takes the two frames of each transform apart. With Z the transform of x + iy, Z[k] + conj Z[N-k] is twice the
-    /// transform of x, and Z[k] - conj Z[N-k] is 2i times that of y. The last bin, 8 kHz, is in no filter.
-    fn power_of_each_frame(&mut self) {
-        for (j, z) in self.spectra.chunks_exact(FFT).enumerate() {
-            for (k, power) in self.power.iter_mut().enumerate() {
-                let (a, b) = (z[k], z[(FFT - k) % FFT]);
-                let (sum, difference) = (a + b, a - b);
-                power[2 * j] = 0.25 * (sum.re * sum.re + difference.im * difference.im);
-                power[2 * j + 1] = 0.25 * (sum.im * sum.im + difference.re * difference.re);
-            }
-        }
-    }
-
-    fn log_mel(&self, out: &mut [f32]) {
-        for (bin, filter) in self.filters.iter().enumerate() {
-            let mut energy = [0.0; LANES];
-            for (weight, power) in filter.weights.iter().zip(&self.power[filter.first..]) {
-                for (energy, power) in energy.iter_mut().zip(power) {
-                    *energy += weight * power;
-                }
-            }
-            for (frame, energy) in out.chunks_exact_mut(MEL_BINS).zip(energy) {
-                frame[bin] = (energy as f32).max(FLOOR).ln();
-            }
         }
     }
 }
@@ -238,6 +144,7 @@ fn filters() -> Vec<Filter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::f64::consts::PI;
     use std::path::{Path, PathBuf};
 
     /// Samples of a 16-bit PCM wav.

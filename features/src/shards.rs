@@ -359,7 +359,8 @@ impl<'a> RowReader<'a> {
     ) -> Result<Vec<Fetched>, Error> {
         let index = self.shards.split(split);
         // Rows of one row group, needing the same columns, are read in one go.
-        let mut groups: BTreeMap<(u32, usize, [bool; 2]), Vec<(u32, usize)>> = BTreeMap::new();
+        type Part = (u32, usize, [bool; 2]);
+        let mut groups: BTreeMap<Part, Vec<(u32, usize)>> = BTreeMap::new();
         for (slot, (sample, want)) in samples.iter().zip(wanted).enumerate() {
             let (shard, row) = index.places[*sample as usize];
             let starts = &self.shards.shards[shard as usize].starts;
@@ -378,12 +379,11 @@ impl<'a> RowReader<'a> {
             for (batch, slot) in self.read(shard, group, want, &rows)? {
                 let id = || &index.ids[samples[slot] as usize];
                 let path = &self.shards.shards[shard as usize].path;
-                for m in 0..2 {
-                    if want[m] {
-                        fetched[slot].contents[m] = Some(
-                            content(&batch, self.shards.spec.modalities[m], path)
-                                .map_err(|e| e.at_sample(id()))?,
-                        );
+                let modalities = self.shards.spec.modalities.into_iter().zip(want);
+                for (cell, (modality, want)) in fetched[slot].contents.iter_mut().zip(modalities) {
+                    if want {
+                        let content = content(&batch, modality, path);
+                        *cell = Some(content.map_err(|e| e.at_sample(id()))?);
                     }
                 }
             }
@@ -468,7 +468,8 @@ fn content(batch: &RecordBatch, modality: Modality, path: &Path) -> Result<Conte
             let frames = array.as_list::<i32>().value(0);
             let frames = frames.as_fixed_size_list();
             let bins = frames.value_length() as usize;
-            let values = frames.values();
+            let start = frames.value_offset_at(0);
+            let values = frames.values().slice(start, frames.len() * bins);
             let values = match values.data_type() {
                 DataType::Float16 => values
                     .as_primitive_opt::<Float16Type>()
@@ -477,13 +478,9 @@ fn content(batch: &RecordBatch, modality: Modality, path: &Path) -> Result<Conte
                     .as_primitive_opt::<Float32Type>()
                     .map(|v: &Float32Array| v.values().to_vec()),
             };
-            let all: Vec<f32> =
+            let values =
                 values.ok_or_else(|| parquet_error(path, "the mel column holds no numbers"))?;
-            let start = frames.value_offset_at(0) as usize;
-            Content::Mel(Mel {
-                bins,
-                values: all[start..start + frames.len() * bins].to_vec(),
-            })
+            Content::Mel(Mel { bins, values })
         }
         Modality::Video => {
             let frames = array.as_list::<i32>().value(0);

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use datasets::{Modality, Split};
-use features::image::{ImageTransform, Rgb, shrink_to_jpeg};
+use features::image::{CLIP_MEAN, CLIP_STD, ImageTransform, Rgb, shrink_to_jpeg};
 use features::stream::{MelTransform, Stream, StreamConfig, Transforms};
 use features::{
     Batch, Mel, MelDtype, ModalityData, Row, ShardSpec, Shards, record_batch, writer_properties,
@@ -246,7 +246,7 @@ fn values_belong_to_their_samples() {
                 };
                 // Green tells the frame: numbers 0, 2, 4 are the centres of three segments of five.
                 for (frame, number) in [0.0f32, 2.0, 4.0].into_iter().enumerate() {
-                    let green = values[(frame * 3 + 1) * 256 + 100] * 0.261_302_58 + 0.457_827_5;
+                    let green = values[(frame * 3 + 1) * 256 + 100] * CLIP_STD[1] + CLIP_MEAN[1];
                     assert!(
                         (green * 255.0 - number * 50.0).abs() < 4.0,
                         "{id} frame {frame}: {}",
