@@ -213,12 +213,12 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// Starts a command, lets it live for `life` at most, kills it with SIGKILL. True where it had ended by itself with 0.
+/// Starts a command and kills it with SIGKILL as soon as `when` is true. True where it had ended by itself with 0.
 ///
 /// # Panics
 /// Where it ended by itself with another code.
 #[track_caller]
-pub fn kill_after(command: &mut Command, life: Duration) -> bool {
+pub fn kill_when(command: &mut Command, mut when: impl FnMut() -> bool) -> bool {
     let line = format!("{command:?}");
     let mut child = command
         .stdout(Stdio::null())
@@ -226,17 +226,22 @@ pub fn kill_after(command: &mut Command, life: Duration) -> bool {
         .spawn()
         .unwrap_or_else(|e| panic!("{line}: {e}"));
     let stderr = drain(child.stderr.take());
-    match wait(&mut child, life) {
-        None => false,
-        Some(status) => {
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
             let stderr = stderr.join().expect("a reader does not panic");
             assert!(
                 status.success(),
                 "{line}: {status}\n{}",
                 String::from_utf8_lossy(&stderr)
             );
-            true
+            return true;
         }
+        if when() {
+            drop(child.kill());
+            drop(child.wait());
+            return false;
+        }
+        thread::sleep(Duration::from_micros(200));
     }
 }
 

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tests::{CremaD, DONE, command, json_lines, kill_after, names, run, temp, weights};
+use tests::{CremaD, DONE, command, json_lines, kill_when, names, run, temp, weights};
 
-/// Cut off after so many attempts, the next one runs to the end.
+/// Attempts that are cut off; the next one runs to the end.
 const KILLS: u32 = 10;
 
 fn training(shards: &Path, out: &Path) -> Command {
@@ -76,9 +76,13 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     out
 }
 
-/// A spread of lifetimes over a run's duration, the same on every call.
-fn lifetimes(whole: Duration) -> impl Iterator<Item = Duration> {
-    (0..KILLS).map(move |i| whole.mul_f64(f64::from(i * 7 % 10 + 1) / 11.0))
+/// Names of a run's checkpoints; none before it has a folder.
+fn checkpoints(run: &Path) -> Vec<String> {
+    let found = if run.is_dir() { names(run) } else { Vec::new() };
+    found
+        .into_iter()
+        .filter(|name| name.starts_with("checkpoint-"))
+        .collect()
 }
 
 #[test]
@@ -90,43 +94,47 @@ fn training_resumes_bit_for_bit() {
     run(&mut training(&data.shards(), &whole)).expect(DONE);
     let took = start.elapsed();
 
-    let mut deaths = 0;
-    let mut resume = |life: Option<Duration>| {
-        // Before the first checkpoint there is nothing to resume: the run starts over.
-        let started = killed.is_dir()
-            && names(&killed)
-                .iter()
-                .any(|name| name.starts_with("checkpoint-"));
-        let mut attempt = if started {
+    let attempt = || {
+        if killed.join("config.toml").exists() {
             let mut command = command("train", ["run", "crema-d", "--resume"]);
             command.arg(&killed);
             command
         } else {
-            if killed.is_dir() {
-                std::fs::remove_dir_all(&killed).unwrap();
-            }
             training(&data.shards(), &killed)
-        };
-        match life {
-            Some(life) => deaths += u32::from(!kill_after(&mut attempt, life)),
-            None => drop(run(&mut attempt).expect(DONE)),
         }
     };
-    for life in lifetimes(took) {
-        resume(Some(life));
+    let mut deaths = 0;
+    for i in 0..KILLS {
+        let (start, before) = (Instant::now(), checkpoints(&killed));
+        let life = took.mul_f64(f64::from(i * 7 % 10 + 1) / 11.0);
+        let ended = kill_when(&mut attempt(), || {
+            if i % 2 == 0 {
+                // At the moment a checkpoint appears: what belongs to it must be on disk already.
+                checkpoints(&killed).last() > before.last()
+            } else {
+                start.elapsed() > life
+            }
+        });
+        deaths += u32::from(!ended);
     }
-    resume(None);
+    run(&mut attempt()).expect(DONE);
     assert!(deaths > 0, "never killed within {took:?}");
 
-    assert_eq!(losses(&killed), losses(&whole));
-    let checkpoints = |run: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
+    let (wanted, found) = (losses(&whole), losses(&killed));
+    let lost: Vec<_> = wanted
+        .keys()
+        .filter(|step| !found.contains_key(step))
+        .collect();
+    assert!(lost.is_empty(), "metrics.jsonl has lost steps {lost:?}");
+    assert_eq!(found, wanted);
+    let tensors = |run: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
         let keep = |path: &Path| path.extension().is_some_and(|e| e == "safetensors");
         contents(run)
             .into_iter()
             .filter(|(path, _)| keep(path))
             .collect()
     };
-    let (wanted, found) = (checkpoints(&whole), checkpoints(&killed));
+    let (wanted, found) = (tensors(&whole), tensors(&killed));
     assert_eq!(
         found.keys().collect::<Vec<_>>(),
         wanted.keys().collect::<Vec<_>>()
