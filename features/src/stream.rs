@@ -203,6 +203,12 @@ impl Stream {
     pub fn batches(&self) -> usize {
         self.batches
     }
+
+    /// Batches that are decoded or being decoded and not yet given: what the byte budget bounds.
+    pub fn ahead(&self) -> usize {
+        let state = self.shared.lock();
+        state.next_to_make - state.next_to_give
+    }
 }
 
 /// Size of a full batch's values.

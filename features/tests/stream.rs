@@ -331,6 +331,27 @@ fn a_tiny_budget_still_gives_every_batch() {
 }
 
 #[test]
+fn the_budget_bounds_what_waits() {
+    let (_folder, shards) = made(38, 10, 4);
+    // What a batch of `config` weighs: 4 samples of 8 mel frames and of 3 frames of 16 x 16 pixels.
+    let batch = 4 * (8 * 128 + 3 * 3 * 16 * 16) * 4;
+    let fits = |batches| StreamConfig {
+        byte_budget: batches * batch,
+        ..config(5)
+    };
+    for batches in [1, 2, 4] {
+        let mut stream = Stream::new(&shards, fits(batches), 0, 0).unwrap();
+        let mut most = 0;
+        while stream.next().is_some() {
+            // Time for the threads to run as far ahead as they may.
+            std::thread::sleep(std::time::Duration::from_millis(15));
+            most = most.max(stream.ahead());
+        }
+        assert!(most <= batches, "{most} batches wait where {batches} fit");
+    }
+}
+
+#[test]
 fn a_dropped_stream_ends_its_threads() {
     let (_folder, shards) = made(38, 10, 4);
     let mut stream = Stream::new(&shards, config(4), 0, 0).unwrap();
