@@ -114,24 +114,27 @@ impl RunLog {
         Ok(())
     }
 
-    /// Hands everything to the operating system.
+    /// Hands everything to the operating system. Call it after every step.
     pub fn flush(&mut self) -> Result<()> {
-        self.metrics.flush().with_context(|| {
-            format!(
-                "{}: cannot be written; is the disk full?",
-                self.path.display()
-            )
-        })?;
+        self.metrics.flush().with_context(|| self.unwritable())?;
         Ok(self.events.flush()?)
     }
 
+    /// Brings everything to the disk. Call it before a checkpoint: a run goes on after the step
+    /// that the checkpoint holds, and the lines up to that step are not made again.
+    pub fn sync(&mut self) -> Result<()> {
+        self.flush()?;
+        let file = self.metrics.get_ref();
+        file.sync_data().with_context(|| self.unwritable())
+    }
+
+    fn unwritable(&self) -> String {
+        let path = self.path.display();
+        format!("{path}: cannot be written; is the disk full?")
+    }
+
     fn line(&mut self, value: &Value) -> Result<()> {
-        writeln!(self.metrics, "{value}").with_context(|| {
-            format!(
-                "{}: cannot be written; is the disk full?",
-                self.path.display()
-            )
-        })
+        writeln!(self.metrics, "{value}").with_context(|| self.unwritable())
     }
 }
 

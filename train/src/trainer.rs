@@ -80,6 +80,10 @@ impl<'a> Trainer<'a> {
             model.parameters().iter().map(|p| p.tensor.elem_count()),
         );
         let state = checkpoint::read_state(&checkpoint, &model, &mut optimiser)?;
+        if state.best.is_some_and(|(_, step)| step == state.step) {
+            // A kill may have come between this checkpoint and its copy.
+            checkpoint::mark_best(run, &checkpoint)?;
+        }
         Trainer::assemble(run, config, session, model, optimiser, state)
     }
 
@@ -178,6 +182,7 @@ impl<'a> Trainer<'a> {
                     || (settings.checkpoint_every > 0
                         && self.state.step.is_multiple_of(settings.checkpoint_every))
                 {
+                    log.sync()?;
                     self.checkpoint()?;
                 }
                 log.flush()?;
@@ -253,6 +258,7 @@ impl<'a> Trainer<'a> {
     /// Scores the validation split where there is one; the best checkpoint by it becomes `best`.
     fn end_of_epoch(&mut self, log: &mut RunLog) -> Result<()> {
         if self.session.shards.split(Split::Val).is_empty() {
+            log.sync()?;
             self.checkpoint()?;
             return Ok(());
         }
@@ -261,6 +267,7 @@ impl<'a> Trainer<'a> {
         if better {
             self.state.best = Some((score, self.state.step));
         }
+        log.sync()?;
         let path = self.checkpoint()?;
         if better {
             checkpoint::mark_best(&self.run, &path)?;
