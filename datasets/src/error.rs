@@ -80,12 +80,12 @@ pub enum Error {
         remedy: String,
     },
     /// The system refused.
-    #[error("{}: {source}; check that the file is there and that you may read it", path.display())]
+    #[error("{}: {cause}; check that the file is there and that you may read it", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said. Shown in the message, so no `source`: it would be printed twice.
+        cause: io::Error,
     },
 }
 
@@ -94,10 +94,10 @@ fn at(line: Option<usize>) -> String {
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path, source: io::Error) -> Error {
+    pub(crate) fn io(path: &Path, cause: io::Error) -> Error {
         Error::Io {
             path: path.to_owned(),
-            source,
+            cause,
         }
     }
 

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// The system refused to read or write. Worth a retry once the cause (rights, space, cable) is gone.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {cause}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What was being done, as an infinitive: "read", "create".
         action: &'static str,
-        /// What the system said.
-        source: std::io::Error,
+        /// What the system said. Shown in the message, so no `source`: it would be printed twice.
+        cause: std::io::Error,
     },
     /// The input cannot work as it is. The user must change something.
     #[error("{problem}; {remedy}")]
@@ -36,20 +36,20 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
     /// Any of the above, in one file.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     InFile {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: Box<Error>,
+        cause: Box<Error>,
     },
     /// Any of the above, at one sample.
-    #[error("sample '{id}': {source}")]
+    #[error("sample '{id}': {cause}")]
     AtSample {
         /// The sample's id.
         id: String,
         /// What is wrong with it.
-        source: Box<Error>,
+        cause: Box<Error>,
     },
 }
 
@@ -67,7 +67,7 @@ impl Error {
     pub fn in_file(self, path: &Path) -> Self {
         Error::InFile {
             path: path.to_owned(),
-            source: Box::new(self),
+            cause: Box::new(self),
         }
     }
 
@@ -76,17 +76,17 @@ impl Error {
     pub fn at_sample(self, id: &str) -> Self {
         Error::AtSample {
             id: id.to_owned(),
-            source: Box::new(self),
+            cause: Box::new(self),
         }
     }
 
     /// An [`Error::Io`], for `map_err`.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Error::Io {
+        move |cause| Error::Io {
             path,
             action,
-            source,
+            cause,
         }
     }
 }

@@ -264,7 +264,7 @@ impl Mask {
         let refused = |e: parquet::errors::ParquetError| Error::Io {
             path: path.to_owned(),
             action: "write",
-            source: std::io::Error::other(e),
+            cause: std::io::Error::other(e),
         };
         let rows = self.rows()?;
         let mut writer =

@@ -1,6 +1,6 @@
 //! The mel front end: 16 kHz samples in, log-mel frames out, as AST was trained on them.
 //!
-//! The recipe is Kaldi's filter bank with the settings of `paper/METHOD.md`: 25 ms symmetric Hann window, 10 ms hop,
+//! The recipe is Kaldi's filter bank with the settings AST was trained with: 25 ms symmetric Hann window, 10 ms hop,
 //! no padding at the edges, DC offset removed per frame, pre-emphasis 0.97, 512-point power spectrum, 128 triangular
 //! filters on the HTK mel scale from 20 Hz to 8 kHz, natural log with a floor. Not here: resampling, mixing to mono,
 //! zero-padding to 1024 frames and normalisation.

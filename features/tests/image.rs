@@ -56,9 +56,10 @@ fn viewed(image: &Rgb) -> Vec<f32> {
 fn tolerance(name: &str) -> (f32, f32) {
     match name {
         // Colours at half the resolution: the decoders interpolate differently.
-        "420.jpg" | "restart.jpg" | "422_progressive.jpg" => (1.0, 4.0),
-        // The resizer's weights have 16 bits, Pillow's 22; JPEG decoders differ by a level here and there.
-        _ => (0.07, 1.0),
+        "420.jpg" | "restart.jpg" | "422_progressive.jpg" => (0.5, 2.0),
+        // Transforms with constants of 12 bits, not 13: a level here and there.
+        _ if name.ends_with(".jpg") => (0.03, 1.0),
+        _ => (1e-5, 0.0),
     }
 }
 
@@ -82,7 +83,7 @@ fn views_of_every_format() {
         println!("{name}: mean {mean:.4}, largest {most:.2} levels");
         let allowed = tolerance(name);
         assert!(
-            mean < allowed.0 && most < allowed.1 + 0.01,
+            mean < allowed.0 && most < allowed.1 + 1e-4,
             "{name}: mean {mean}, largest {most} levels"
         );
     }
@@ -107,7 +108,7 @@ fn views_of_real_photos() {
         let (mean, most) = difference(&levels(&viewed(&photo)), theirs.data());
         println!("{name}: mean {mean:.4}, largest {most:.2} levels");
         assert!(
-            mean < 0.5 && most < 3.01,
+            mean < 0.5 && most < 2.01,
             "{name}: mean {mean}, largest {most} levels"
         );
     }
@@ -170,10 +171,7 @@ fn crops_and_mirrors_as_pillow() {
         let theirs = values.tensor(&format!("crop.{n}")).unwrap();
         let (mean, most) = difference(&levels(&ours), theirs.data());
         println!("crop {n}: mean {mean:.4}, largest {most:.2} levels");
-        assert!(
-            mean < 0.05 && most < 1.01,
-            "crop {n}: mean {mean}, largest {most} levels"
-        );
+        assert!(most < 1e-4, "crop {n}: mean {mean}, largest {most} levels");
     }
 }
 

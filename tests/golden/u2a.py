@@ -1,4 +1,4 @@
-"""METHOD.md's training step in PyTorch on the small encoders: 20 steps, audio-video and image-text.
+"""U2A's training step in PyTorch on the small encoders: 20 steps, audio-video and image-text.
 
 Each batch has 4 samples; complete ones, ones without m1 and ones without m2 are mixed, and there are steps in
 which an encoder does not run at all. No dropout of any kind, so nothing is random. Writes
@@ -92,7 +92,7 @@ def adamw(trainable, lr):
 
 
 class U2A(torch.nn.Module):
-    """METHOD.md's model on the encoders below `root`."""
+    """The paper's model on the encoders below `root`."""
 
     def __init__(self, case, dtype, root=MODELS, rank=1, alpha=1):
         super().__init__()

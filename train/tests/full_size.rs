@@ -11,7 +11,7 @@ use train::model::{LossConfig, MissingToken, StepMode, U2a};
 use train::weights::Weights;
 
 const BATCH: usize = 4;
-/// Issue: PyTorch takes 8.4 GB for this step; the promise is 6.
+/// PyTorch with PEFT takes 8.4 GB for this step.
 const LIMIT: u64 = 6_000_000_000;
 
 /// Peak resident memory of this process in bytes, from the kernel's account of it.

@@ -541,7 +541,7 @@ mod tests {
 
     #[test]
     fn the_papers_totals() {
-        // METHOD.md's parameter table.
+        // The paper's parameter counts (Table 2 and its text).
         assert_eq!(EncoderConfig::base(Kind::Clip).parameters(), 85_799_424);
         assert_eq!(EncoderConfig::base(Kind::Bert).parameters(), 109_482_240);
         assert_eq!(EncoderConfig::base(Kind::Ast).parameters(), 86_187_264);
