@@ -3,6 +3,7 @@
 `models/FOLDER/{config.json, model.safetensors[, vocab.txt]}`; `models/layouts.json` maps each hub key to the
 key that `save_pretrained` writes where it differs: transformers 4 and 5, the bare encoder and the whole model,
 5 also with `save_original_format=False` (its new module names). Renaming by these maps makes such a file.
+`bin/FOLDER/pytorch_model.bin` holds CLIP's weights again, as torch.save writes them.
 """
 
 import json
@@ -23,7 +24,7 @@ from transformers import (
     CLIPModel,
 )
 
-from common import CLASSES, FOLDERS, MODELS, json_text, normal
+from common import CLASSES, FOLDERS, HERE, MODELS, json_text, normal
 
 WIDTH, LAYERS, HEADS, INNER = 32, 3, 4, 64
 WORDS = (
@@ -162,6 +163,10 @@ def main():
         whole, config, weights = build()
         weights = {k: np.array(v, order="C") for k, v in sorted(weights.items())}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        if encoder == "clip":
+            file = HERE / "bin" / FOLDERS[encoder] / "pytorch_model.bin"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({k: torch.from_numpy(v) for k, v in weights.items()}, file)
         if encoder == "bert":
             (folder / "vocab.txt").write_text("".join(t + "\n" for t in vocabulary()))
         # The library writes the configuration, less the fields that only say who wrote it.
