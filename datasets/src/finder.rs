@@ -55,6 +55,11 @@ impl<'a> Finder<'a> {
         Ok(state)
     }
 
+    /// Whether a file is there and holds no bytes; leaves no note.
+    pub(crate) fn is_empty(&self, file: &str) -> bool {
+        matches!(state(&self.tree.path(file)), Ok(State::Empty))
+    }
+
     /// The usable ones of `candidates`, best first. The first candidate is the one that ought to be there: where it
     /// is not, a note says so, and what is used instead.
     pub(crate) fn input(&mut self, id: &str, candidates: &[String]) -> Result<Input, Error> {

@@ -183,6 +183,8 @@ impl Row {
         if let (Some(one), Some(original)) = (replacements.first(), videos.first()) {
             let message = format!("{one} is taken before {original}");
             finder.note(NoteKind::Replacement, &id, message);
+            // What the publisher replaced because it holds nothing is no fault of this copy.
+            videos.retain(|file| !finder.is_empty(file));
         }
         videos.splice(0..0, replacements);
         let mut sounds = clips.sounds(&self.id, Some(self.start));

@@ -6,13 +6,15 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::bail;
+use datasets::Info;
 use features::rng::Rng;
 use ffmpeg_next::Rational;
 
+use super::deal::{Cue, shuffle, test_share};
 use super::encode::{self, Audio, Video};
 use super::scene::Scene;
 use super::sound::Voice;
-use super::{Cue, Job, Tree, shuffle, test_share};
+use super::{Job, Tree};
 
 const EMOTIONS: [&str; 6] = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"];
 
@@ -55,7 +57,7 @@ struct Clip {
 }
 
 /// Plans a tree of `samples` clips.
-pub fn tree(samples: usize, seed: u64) -> anyhow::Result<Tree> {
+pub fn tree(_info: &Info, samples: usize, seed: u64) -> anyhow::Result<Tree> {
     let mut clips = draw(samples, seed)?;
     // The lists are in no order that means anything, the tables in that of the stems.
     let mut lists = [String::new(), String::new()];
@@ -71,7 +73,9 @@ pub fn tree(samples: usize, seed: u64) -> anyhow::Result<Tree> {
     let test = clips.iter().filter(|clip| clip.test).count();
     let [train_list, test_list] = lists;
     Ok(Tree {
-        folders: vec!["AudioWAV", "AudioMP3", "VideoFlash", "processedResults"],
+        folders: ["AudioWAV", "AudioMP3", "VideoFlash", "processedResults"]
+            .map(str::to_owned)
+            .into(),
         texts: vec![
             ("train.csv".to_owned(), train_list),
             ("test.csv".to_owned(), test_list),
@@ -247,6 +251,7 @@ fn make(clip: &Clip, number: u32, seed: u64, root: &Path) -> anyhow::Result<()> 
     let frame_rate = f64::from(RATE);
     let video = Video {
         encoder: "flv",
+        preset: None,
         width: WIDTH,
         height: HEIGHT,
         rate: RATE,

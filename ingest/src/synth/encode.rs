@@ -12,7 +12,7 @@ use ffmpeg_next::format::context::Output;
 use ffmpeg_next::format::{Pixel, Sample, sample};
 use ffmpeg_next::{Packet, Rational, frame};
 
-use super::scene::Canvas;
+use super::canvas::Canvas;
 use crate::decode::libav;
 
 /// Paints frame number `n`.
@@ -22,6 +22,8 @@ pub type Paint<'a> = &'a dyn Fn(usize, &mut Canvas);
 pub struct Video<'a> {
     /// libav's name of the encoder: "flv", "libx264".
     pub encoder: &'static str,
+    /// The encoder's own name for how hard it tries, where it has such names.
+    pub preset: Option<&'static str>,
     /// Pixels.
     pub width: u32,
     /// Pixels.
@@ -164,7 +166,11 @@ impl<'a> VideoTrack<'a> {
         settings.set_frame_rate(Some(video.rate));
         settings.set_bit_rate(video.bit_rate);
         settings.set_gop(video.gop);
-        let encoder = settings.open_as(codec)?;
+        let mut options = ffmpeg::Dictionary::new();
+        if let Some(preset) = video.preset {
+            options.set("preset", preset);
+        }
+        let encoder = settings.open_as_with(codec, options)?;
         let mut stream = output.add_stream(codec)?;
         stream.set_parameters(&encoder);
         stream.set_time_base(time_base);

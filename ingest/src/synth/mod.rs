@@ -1,14 +1,24 @@
 //! `ingest synth`: a miniature raw tree in exactly a dataset's own layout, for demos and tests.
 //!
-//! Real containers and codecs, real annotation grammar, made-up contents. Both modalities carry the class, neither carries
-//! all of it: see [`Cue`]. What is made is a function of dataset, number of samples and seed.
+//! Real containers and codecs, real annotation grammar with the dirt that the real files have, made-up contents. Both
+//! modalities carry the class, neither carries all of it: see [`deal::Cue`]. What is made is a function of dataset, number
+//! of samples and seed. At most one sample in a hundred lacks a modality, so that ingest's budget for failures holds.
 //!
 //! A folder is only ever written into when it is empty or was made by this command before: it may be somebody's data.
 
+mod ave;
+mod canvas;
 mod crema_d;
+mod deal;
 mod encode;
+mod food_101;
+mod kinetics_sound;
+mod mm_imdb;
+mod picture;
 mod scene;
 mod sound;
+mod still;
+mod youtube;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +27,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, bail};
-use features::rng::Rng;
+use datasets::Info;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -25,19 +35,13 @@ use crate::output::{self, outln};
 use crate::progress::Progress;
 use crate::source;
 
-/// Samples made by default: a demo's worth.
-const DEFAULT_SAMPLES: usize = 300;
-
 /// Tells a folder that may be replaced from one that may not.
 const MARKER: &str = "synth.json";
-
-/// From here on a tree is large enough for the real dataset's share of test samples.
-const LARGE: usize = 2000;
 
 const EXAMPLE: &str = "\
 Examples:
   ingest synth crema-d
-  ingest synth crema-d --out /tmp/raw --samples 60 --seed 7
+  ingest synth ave --out /tmp/raw --samples 60 --seed 7
 
 A tree of fewer than 2000 samples gets a test split of 25 % instead of the dataset's own share,
 so that a score on it means something.";
@@ -46,15 +50,15 @@ so that a score on it means something.";
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// crema-d
+    /// food-101, mm-imdb, kinetics-sound, ave or crema-d
     #[arg(value_name = "DATASET")]
     dataset: String,
     /// Folder to make the tree in [default: data/raw/DATASET]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// How many samples
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_SAMPLES)]
-    samples: usize,
+    /// How many samples [default: enough for several of each class]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
     /// What all randomness comes from
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -77,85 +81,39 @@ struct Marker {
     complete: bool,
 }
 
-/// Which modalities of a sample show its class. The other one then shows something that goes with every class alike, so
-/// that two modalities can tell every sample and one alone three quarters of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cue {
-    /// Both do.
-    Both,
-    /// Only the first (m1: audio, or the image).
-    First,
-    /// Only the second (m2: video, or the text).
-    Second,
-}
-
-impl Cue {
-    /// Shares of `Both` and of `First`; `Second` has the rest.
-    const SHARES: (f64, f64) = (0.4, 0.3);
-
-    /// Whether the first modality shows the class.
-    pub fn in_first(self) -> bool {
-        self != Cue::Second
-    }
-
-    /// Whether the second modality shows the class.
-    pub fn in_second(self) -> bool {
-        self != Cue::First
-    }
-
-    /// Cues for `n` samples of one class and split, in the shares above as nearly as whole numbers can be, shuffled.
-    pub fn deal(n: usize, rng: &mut Rng) -> Vec<Cue> {
-        // Rounded with a random offset, so that many small groups get the shares right on the whole.
-        let offset = rng.uniform();
-        let cut = |share: f64| ((share * n as f64 + offset).floor() as usize).min(n);
-        let (both, first) = (cut(Cue::SHARES.0), cut(Cue::SHARES.0 + Cue::SHARES.1));
-        let mut cues: Vec<Cue> = (0..n)
-            .map(|i| match i {
-                i if i < both => Cue::Both,
-                i if i < first => Cue::First,
-                _ => Cue::Second,
-            })
-            .collect();
-        shuffle(&mut cues, rng);
-        cues
-    }
-}
-
-/// Fisher and Yates.
-fn shuffle<T>(items: &mut [T], rng: &mut Rng) {
-    for i in (1..items.len()).rev() {
-        items.swap(i, rng.below(i as u32 + 1) as usize);
-    }
-}
-
-/// Test samples among `n` of one class: a quarter in a small tree, else the dataset's own share; at least one of two.
-fn test_share(n: usize, total: usize, own: f64) -> usize {
-    let share = if total < LARGE { 0.25 } else { own };
-    ((n as f64 * share).round() as usize).clamp(usize::from(n > 1), n)
-}
-
 /// A dataset that can be synthesised: text files at once, and one job per sample.
 struct Tree {
     /// Folders to make, below the root.
-    folders: Vec<&'static str>,
+    folders: Vec<String>,
     /// Path and contents.
     texts: Vec<(String, String)>,
     /// Samples per split, for people.
     counts: Vec<(&'static str, usize)>,
-    /// Makes the media of one sample.
+    /// Each makes the media of one sample, or of one file.
     jobs: Vec<Job>,
 }
 
 type Job = Box<dyn Fn(&Path) -> anyhow::Result<()> + Send + Sync>;
 
+/// Plans a tree of so many samples from a seed.
+type Maker = fn(&Info, usize, u64) -> anyhow::Result<Tree>;
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     // Names the choices where there is no such dataset.
     let info = datasets::open(&args.dataset)?.info().clone();
-    let tree = match info.name.as_str() {
-        "crema-d" => crema_d::tree(args.samples, args.seed)?,
-        other => bail!("{other} cannot be synthesised yet; choose crema-d"),
+    let (by_default, tree): (usize, Maker) = match info.name.as_str() {
+        "food-101" => (505, food_101::tree),
+        "mm-imdb" => (300, mm_imdb::tree),
+        "kinetics-sound" => (248, kinetics_sound::tree),
+        "ave" => (224, ave::tree),
+        "crema-d" => (300, crema_d::tree),
+        other => bail!(
+            "{other} cannot be synthesised; choose one of food-101, mm-imdb, kinetics-sound, ave, crema-d"
+        ),
     };
+    let samples = args.samples.unwrap_or(by_default);
+    let tree = tree(&info, samples, args.seed)?;
     let out = args
         .out
         .clone()
@@ -164,7 +122,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         about: "synthetic: made by `ingest synth`, which may replace this folder".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         dataset: info.name.clone(),
-        samples: args.samples,
+        samples,
         seed: args.seed,
         complete,
     };
@@ -197,7 +155,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             .map(|(name, count)| ((*name).to_owned(), json!(count)))
             .collect();
         return output::json(
-            &json!({"out": out, "samples": args.samples, "seed": args.seed, "splits": splits}),
+            &json!({"out": out, "samples": samples, "seed": args.seed, "splits": splits}),
         );
     }
     let counts: Vec<String> = tree
@@ -216,7 +174,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         counts.join(", "),
         out.display()
     )?;
-    if args.samples < LARGE {
+    if samples < deal::LARGE {
         outln!(
             "a quarter of each class is for testing, more than in the real dataset, so that a score means something"
         )?;
@@ -287,17 +245,6 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cues_keep_their_shares() {
-        let mut rng = Rng::new(1, &[]);
-        let many: Vec<Cue> = (0..500).flat_map(|_| Cue::deal(7, &mut rng)).collect();
-        let share = |cue| many.iter().filter(|&&one| one == cue).count() as f64 / many.len() as f64;
-        assert!((share(Cue::Both) - 0.4).abs() < 0.02);
-        assert!((share(Cue::First) - 0.3).abs() < 0.02);
-        let ten = Cue::deal(10, &mut rng);
-        assert_eq!(ten.iter().filter(|cue| cue.in_first()).count(), 7);
-    }
 
     #[test]
     fn foreign_folders_are_left_alone() {

@@ -1,121 +1,14 @@
 //! Made-up pictures: one large face in front of clutter, whose colour, place, brows, mouth and motion tell a class, or
 //! tell nothing.
 //!
-//! Painted in YUV 4:2:0 straight away. Everything that matters is large enough to survive JPEG, a resize to 64 pixels and
+//! Everything that matters is large enough to survive JPEG, a resize to 64 pixels and
 //! a centre crop; what tells a class does not depend on left and right, which training may mirror.
 
 use std::f64::consts::TAU;
 
 use features::rng::Rng;
 
-/// A picture in YUV 4:2:0, limited range. Even width and height.
-pub struct Canvas {
-    width: usize,
-    height: usize,
-    y: Vec<u8>,
-    u: Vec<u8>,
-    v: Vec<u8>,
-}
-
-/// A colour in YUV, limited range (BT.601).
-#[derive(Debug, Clone, Copy)]
-struct Colour(u8, u8, u8);
-
-impl Colour {
-    /// Hue and saturation from 0 to 1, lightness as the largest of R, G, B.
-    fn hsv(hue: f64, saturation: f64, value: f64) -> Colour {
-        let channel = |offset: f64| {
-            let k = (offset + hue * 6.0).rem_euclid(6.0);
-            value - value * saturation * k.min(4.0 - k).clamp(0.0, 1.0)
-        };
-        let (r, g, b) = (channel(5.0), channel(3.0), channel(1.0));
-        let y = 16.0 + 65.481 * r + 128.553 * g + 24.966 * b;
-        let u = 128.0 - 37.797 * r - 74.203 * g + 112.0 * b;
-        let v = 128.0 + 112.0 * r - 93.786 * g - 18.214 * b;
-        Colour(y as u8, u as u8, v as u8)
-    }
-}
-
-impl Canvas {
-    /// Black.
-    pub fn new(width: usize, height: usize) -> Canvas {
-        assert!(
-            width.is_multiple_of(2) && height.is_multiple_of(2),
-            "4:2:0 wants even sides"
-        );
-        Canvas {
-            width,
-            height,
-            y: vec![16; width * height],
-            u: vec![128; width * height / 4],
-            v: vec![128; width * height / 4],
-        }
-    }
-
-    /// The planes, each with the length of its rows.
-    pub fn planes(&self) -> [(&[u8], usize); 3] {
-        [
-            (&self.y, self.width),
-            (&self.u, self.width / 2),
-            (&self.v, self.width / 2),
-        ]
-    }
-
-    fn copy(&mut self, other: &Canvas) {
-        self.y.copy_from_slice(&other.y);
-        self.u.copy_from_slice(&other.u);
-        self.v.copy_from_slice(&other.v);
-    }
-
-    /// Fills where `inside` holds, within a box (left, top, right, bottom) that may reach beyond the edges.
-    fn fill(&mut self, bounds: [f64; 4], colour: Colour, inside: impl Fn(f64, f64) -> bool) {
-        let clip = |value: f64, most: usize| (value.max(0.0) as usize).min(most);
-        let (left, right) = (
-            clip(bounds[0], self.width),
-            clip(bounds[2] + 1.0, self.width),
-        );
-        let (top, bottom) = (
-            clip(bounds[1], self.height),
-            clip(bounds[3] + 1.0, self.height),
-        );
-        for y in top..bottom {
-            for x in left..right {
-                if inside(x as f64, y as f64) {
-                    self.y[y * self.width + x] = colour.0;
-                    if x % 2 == 0 && y % 2 == 0 {
-                        let at = y / 2 * (self.width / 2) + x / 2;
-                        (self.u[at], self.v[at]) = (colour.1, colour.2);
-                    }
-                }
-            }
-        }
-    }
-
-    fn disc(&mut self, x: f64, y: f64, radius: f64, colour: Colour) {
-        let bounds = [x - radius, y - radius, x + radius, y + radius];
-        self.fill(bounds, colour, |px, py| {
-            (px - x).powi(2) + (py - y).powi(2) <= radius * radius
-        });
-    }
-
-    /// A line from (x, y) by (dx, dy), bent down in the middle by `bend`.
-    fn stroke(
-        &mut self,
-        (x, y): (f64, f64),
-        (dx, dy): (f64, f64),
-        bend: f64,
-        thick: f64,
-        colour: Colour,
-    ) {
-        let reach = bend.abs() + dy.abs() + thick;
-        let bounds = [x, y - reach, x + dx, y + reach];
-        self.fill(bounds, colour, |px, py| {
-            let along = (px - x) / dx;
-            let middle = y + dy * along + bend * 4.0 * along * (1.0 - along);
-            (py - middle).abs() <= thick / 2.0
-        });
-    }
-}
+use super::canvas::{Canvas, Colour, clutter};
 
 /// One clip's picture.
 pub struct Scene {
@@ -223,44 +116,9 @@ impl Scene {
     }
 }
 
-/// Muted rectangles on a shaded ground.
-fn clutter(canvas: &mut Canvas, rng: &mut Rng) {
-    let (w, h) = (canvas.width as f64, canvas.height as f64);
-    let ground = rng.uniform();
-    for band in 0..12 {
-        let colour = Colour::hsv(ground, 0.15, 0.25 + 0.03 * f64::from(band));
-        let top = h * f64::from(band) / 12.0;
-        canvas.fill([0.0, top, w, top + h / 12.0], colour, |_, _| true);
-    }
-    for _ in 0..5 + rng.below(5) {
-        let colour = Colour::hsv(rng.uniform(), 0.3, 0.2 + 0.5 * rng.uniform());
-        let (x, y) = (w * rng.uniform(), h * rng.uniform());
-        let (dx, dy) = (
-            w * (0.05 + 0.15 * rng.uniform()),
-            h * (0.05 + 0.2 * rng.uniform()),
-        );
-        canvas.fill([x, y, x + dx, y + dy], colour, |_, _| true);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn colours_are_those_of_the_standard() {
-        let near = |colour: Colour, y, u, v| {
-            let Colour(a, b, c) = colour;
-            assert!(
-                a.abs_diff(y) <= 1 && b.abs_diff(u) <= 1 && c.abs_diff(v) <= 1,
-                "{colour:?}"
-            );
-        };
-        near(Colour::hsv(0.0, 1.0, 1.0), 81, 90, 240);
-        near(Colour::hsv(1.0 / 3.0, 1.0, 1.0), 145, 54, 34);
-        near(Colour::hsv(2.0 / 3.0, 1.0, 1.0), 41, 240, 110);
-        near(Colour::hsv(0.3, 0.0, 1.0), 235, 128, 128);
-    }
 
     #[test]
     fn the_face_is_large_and_its_colour_is_the_class() {
@@ -275,13 +133,13 @@ mod tests {
             );
             scene.paint(0.3, &mut canvas);
             let (u, v) = (scene.colour.1, scene.colour.2);
-            let painted = canvas
-                .u
+            let [_, (us, _), (vs, _)] = canvas.planes();
+            let painted = us
                 .iter()
-                .zip(&canvas.v)
+                .zip(vs)
                 .filter(|&(&a, &b)| (a, b) == (u, v))
                 .count();
-            assert!(painted * 8 > canvas.u.len(), "{class}: {painted}");
+            assert!(painted * 8 > us.len(), "{class}: {painted}");
         }
     }
 }
