@@ -18,6 +18,17 @@ pub const DEFAULT_SHARD_ROWS: usize = 512;
 /// Frames kept per clip by default.
 pub const DEFAULT_FRAME_POOL: u32 = 10;
 
+/// What of a clip is ingested, where the annotation tells when its event is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Segment {
+    /// The whole clip.
+    #[default]
+    Clip,
+    /// The event's seconds of sound and picture; the whole clip where a row has no event.
+    Event,
+}
+
 /// Everything that changes the bytes of the output, beside the samples themselves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -37,6 +48,8 @@ pub struct Settings {
     pub frame_policy: String,
     /// Frames per clip; 0 keeps all.
     pub frame_pool: u32,
+    /// What of a clip is ingested.
+    pub segment: Segment,
     /// Samples per shard.
     pub shard_rows: usize,
     /// Samples per split, where not all are taken.
@@ -52,6 +65,8 @@ pub struct Choices {
     pub mel_dtype: MelDtype,
     /// See [`Settings::frame_pool`].
     pub frame_pool: u32,
+    /// See [`Settings::segment`].
+    pub segment: Segment,
     /// See [`Settings::shard_rows`].
     pub shard_rows: usize,
     /// See [`Settings::limit`].
@@ -129,6 +144,7 @@ pub fn plan(info: &Info, listing: Listing, choices: &Choices) -> Plan {
         mel_dtype: choices.mel_dtype.as_str().to_owned(),
         frame_policy: FRAME_POLICY.to_owned(),
         frame_pool: choices.frame_pool,
+        segment: choices.segment,
         shard_rows: choices.shard_rows,
         limit: choices.limit,
         listing: choices.listing.clone(),

@@ -43,7 +43,12 @@ pub struct Task {
     pub modality: Modality,
     /// Files to try, best first, never empty.
     pub files: Vec<File>,
+    /// Only what lies between these seconds of the clip, for sound and picture.
+    pub span: Option<Span>,
 }
+
+/// From and to, in seconds from the start of the stream.
+pub type Span = (f32, f32);
 
 /// A file, as the child opens it and as messages name it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

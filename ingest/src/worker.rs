@@ -14,9 +14,10 @@ use datasets::Modality;
 use features::{MelFrontEnd, image};
 
 use crate::decode::demux::{self, Track, Tracks, Wanted};
+use crate::decode::orient::Orientation;
 use crate::decode::{Health, audio, libav, video};
 use crate::failure::{self, Failure};
-use crate::protocol::{self, Content, File, Hello, Reply, Request, Task};
+use crate::protocol::{self, Content, File, Hello, Reply, Request, Span, Task};
 use crate::sys;
 
 /// Bytes of a text file that are read.
@@ -99,30 +100,12 @@ fn answer(
     for file in &task.files {
         let mut warnings = Vec::new();
         let outcome = match task.modality {
-            Modality::Audio => files.audio(&file.path, later).and_then(|track| {
-                let audio = audio::decode(&track)?;
-                warnings.extend(damage(audio.health, "audio frame"));
-                let mel = front_end.compute(&audio.samples);
-                let blob = mel
-                    .values
-                    .iter()
-                    .flat_map(|value| value.to_le_bytes())
-                    .collect();
-                Ok(Content {
-                    seconds: Some(audio.seconds as f32),
-                    times: Vec::new(),
-                    blobs: vec![blob],
-                })
-            }),
-            Modality::Video => files.video(&file.path, later).and_then(|track| {
-                let video = video::decode(&track, pool)?;
-                warnings.extend(damage(video.health, "frame"));
-                Ok(Content {
-                    seconds: Some(video.seconds as f32),
-                    times: video.times,
-                    blobs: video.frames,
-                })
-            }),
+            Modality::Audio | Modality::Video => files
+                .clip(task, &file.path, later, pool, front_end)
+                .map(|(content, damage)| {
+                    warnings.extend(damage);
+                    content
+                }),
             Modality::Image => read_picture(&file.path),
             Modality::Text => read_text(&file.path),
         };
@@ -165,52 +148,133 @@ fn damage(health: Health, what: &str) -> Option<Failure> {
     (health.bad > 0).then(|| Failure::with("partly damaged", health.describe(what)))
 }
 
-/// The files of one request. One that serves both modalities is read once.
+/// What one part of one stream came to: the features, and the damage met on the way.
+type Made = Result<(Content, Option<Failure>), Failure>;
+
+/// The files of one request. One that serves both modalities is read once, and each of its streams is decoded once for
+/// all parts that are wanted of it.
 #[derive(Default)]
-struct Files(BTreeMap<PathBuf, Result<Tracks, Failure>>);
+struct Files {
+    tracks: BTreeMap<PathBuf, Result<Tracks, Failure>>,
+    /// By file, modality and span: made along with an earlier task's, not yet asked for.
+    made: Vec<(PathBuf, Modality, Option<Span>, Made)>,
+}
 
 impl Files {
-    fn tracks(&mut self, path: &Path, later: &[Task]) -> Result<&mut Tracks, Failure> {
-        if !self.0.contains_key(path) {
-            let wants = |modality| {
-                let of = |task: &Task| {
-                    task.modality == modality && task.files.iter().any(|file| file.path == path)
-                };
-                later.iter().any(of)
-            };
+    /// The features of a task's stream. `later`: this task and those behind it.
+    fn clip(
+        &mut self,
+        task: &Task,
+        path: &Path,
+        later: &[Task],
+        pool: usize,
+        front_end: &mut MelFrontEnd,
+    ) -> Made {
+        let is_it = |(file, modality, span, _): &(PathBuf, Modality, Option<Span>, Made)| {
+            file == path && *modality == task.modality && *span == task.span
+        };
+        if let Some(place) = self.made.iter().position(is_it) {
+            return self.made.swap_remove(place).3;
+        }
+        let track = self.track(task.modality, path, later)?;
+        let mut spans: Vec<Option<Span>> = Vec::new();
+        for other in later
+            .iter()
+            .filter(|other| wants(other, task.modality, path))
+        {
+            if !spans.contains(&other.span) {
+                spans.push(other.span);
+            }
+        }
+        let parts = match task.modality {
+            Modality::Audio => hear(&track, &spans, front_end)?,
+            _ => see(&track, &spans, pool)?,
+        };
+        let mut own = Err(Failure::new(failure::NO_FILE));
+        for (span, part) in spans.into_iter().zip(parts) {
+            if span == task.span {
+                own = part;
+            } else {
+                self.made.push((path.to_owned(), task.modality, span, part));
+            }
+        }
+        own
+    }
+
+    /// Takes a stream out of its file, which is read where it was not yet.
+    fn track(&mut self, modality: Modality, path: &Path, later: &[Task]) -> Result<Track, Failure> {
+        if !self.tracks.contains_key(path) {
+            let wanted = |modality| later.iter().any(|task| wants(task, modality, path));
             let wanted = Wanted {
-                audio: wants(Modality::Audio),
-                video: wants(Modality::Video),
+                audio: wanted(Modality::Audio),
+                video: wanted(Modality::Video),
             };
-            self.0.insert(path.to_owned(), demux::demux(path, wanted));
+            self.tracks
+                .insert(path.to_owned(), demux::demux(path, wanted));
         }
-        match self.0.get_mut(path) {
-            Some(Ok(tracks)) => Ok(tracks),
-            Some(Err(failure)) => Err(failure.clone()),
-            None => Err(Failure::new(failure::NO_FILE)),
+        let tracks = match self.tracks.get_mut(path) {
+            Some(Ok(tracks)) => tracks,
+            Some(Err(failure)) => return Err(failure.clone()),
+            None => return Err(Failure::new(failure::NO_FILE)),
+        };
+        let (track, absent) = match modality {
+            Modality::Audio => (&mut tracks.audio, failure::NO_AUDIO),
+            _ => (&mut tracks.video, failure::NO_VIDEO),
+        };
+        match track {
+            // For the other parts of a stream that is not there.
+            Err(failure) => Err(failure.clone()),
+            Ok(_) => std::mem::replace(track, Err(Failure::new(absent))),
         }
     }
+}
 
-    fn audio(&mut self, path: &Path, later: &[Task]) -> Result<Track, Failure> {
-        let taken = Err(Failure::new(failure::NO_AUDIO));
-        self.tracks(path, later)
-            .and_then(|tracks| std::mem::replace(&mut tracks.audio, taken))
-    }
+fn wants(task: &Task, modality: Modality, path: &Path) -> bool {
+    task.modality == modality && task.files.iter().any(|file| file.path == path)
+}
 
-    fn video(&mut self, path: &Path, later: &[Task]) -> Result<Track, Failure> {
-        let taken = Err(Failure::new(failure::NO_VIDEO));
-        self.tracks(path, later)
-            .and_then(|tracks| std::mem::replace(&mut tracks.video, taken))
-    }
+fn hear(
+    track: &Track,
+    spans: &[Option<Span>],
+    front_end: &mut MelFrontEnd,
+) -> Result<Vec<Made>, Failure> {
+    let audio = audio::decode(track)?;
+    let parts = spans.iter().map(|&span| {
+        let part = audio.part(span)?;
+        let mel = front_end.compute(part.samples);
+        let blob = mel
+            .values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        let content = Content {
+            seconds: Some(part.seconds as f32),
+            times: Vec::new(),
+            blobs: vec![blob],
+        };
+        Ok((content, damage(audio.health, "audio frame")))
+    });
+    Ok(parts.collect())
+}
+
+fn see(track: &Track, spans: &[Option<Span>], pool: usize) -> Result<Vec<Made>, Failure> {
+    let videos = video::decode(track, pool, spans)?;
+    let parts = videos.into_iter().map(|video| {
+        let video = video?;
+        let content = Content {
+            seconds: Some(video.seconds as f32),
+            times: video.times,
+            blobs: video.frames,
+        };
+        Ok((content, damage(video.health, "frame")))
+    });
+    Ok(parts.collect())
 }
 
 fn read_picture(path: &Path) -> Result<Content, Failure> {
     let bytes = read_bounded(path, MAX_PICTURE_BYTES)?;
-    let jpeg = image::shrink_to_jpeg(
-        &image::decode(&bytes)?,
-        image::FRAME_SHORTER_SIDE,
-        image::JPEG_QUALITY,
-    )?;
+    let upright = Orientation::from_exif(&bytes).apply(image::decode(&bytes)?);
+    let jpeg = image::shrink_to_jpeg(&upright, image::FRAME_SHORTER_SIDE, image::JPEG_QUALITY)?;
     Ok(Content {
         blobs: vec![jpeg],
         ..Content::default()

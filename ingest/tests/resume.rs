@@ -109,15 +109,19 @@ fn any_number_of_workers_and_parts() {
         assert_same(&whole, &out);
     }
 
-    // Two parts at the same time, one of them killed and repeated; the third comes last and finishes.
+    // Two parts at the same time, both killed and repeated; the third comes last and finishes.
     let out = folder.path().join("parts");
     let part = |part: &str| {
         let mut command = run_crema(&raw, &out);
         command.args(["--part", part]);
         command
     };
-    let mut one = spawn(&mut part("1/3"));
+    let mut doomed = spawn(&mut part("1/3"));
     disturb(&mut part("2/3"), Duration::from_millis(100), libc::SIGKILL);
+    // It may have ended by then.
+    drop(doomed.kill());
+    doomed.wait().unwrap();
+    let mut one = spawn(&mut part("1/3"));
     run(&mut part("2/3")).ok();
     assert!(one.wait().unwrap().success());
     assert!(!out.join("manifest.json").exists());

@@ -11,8 +11,9 @@ use rubato::audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Fft, FixedSync, Resampler, WindowFunction};
 
 use super::demux::Track;
-use super::{Health, drive, libav};
+use super::{Health, drive, libav, nothing_in};
 use crate::failure::{self, Failure};
+use crate::protocol::Span;
 
 /// Rate of everything that leaves this module, in Hz.
 pub const SAMPLE_RATE: usize = 16_000;
@@ -107,6 +108,47 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
         seconds,
         health,
     })
+}
+
+impl Audio {
+    /// A part of it; the whole where there is no span. What lies behind [`MAX_SAMPLES`] cannot be had.
+    ///
+    /// # Errors
+    /// Shorter than one mel frame, or only zeros.
+    pub fn part(&self, span: Option<Span>) -> Result<Part<'_>, Failure> {
+        let Some((from, to)) = span else {
+            return Ok(Part {
+                samples: &self.samples,
+                seconds: self.seconds,
+            });
+        };
+        let at = |seconds: f32| {
+            let sample = (f64::from(seconds) * SAMPLE_RATE as f64).round() as usize;
+            sample.min(self.samples.len())
+        };
+        let samples = &self.samples[at(from).min(at(to))..at(to)];
+        if samples.len() < MIN_SAMPLES {
+            return Err(nothing_in(span, self.seconds));
+        }
+        if samples.iter().all(|&sample| sample == 0.0) {
+            return Err(Failure::with(
+                failure::SILENT,
+                "all samples of the event are zero",
+            ));
+        }
+        Ok(Part {
+            samples,
+            seconds: samples.len() as f64 / SAMPLE_RATE as f64,
+        })
+    }
+}
+
+/// A stretch of [`Audio`].
+pub struct Part<'a> {
+    /// As [`Audio::samples`].
+    pub samples: &'a [f32],
+    /// Its duration.
+    pub seconds: f64,
 }
 
 /// Mono samples at the stream's own rate, as far as they are needed.
@@ -247,6 +289,27 @@ mod tests {
     fn tone(hertz: f64, rate: usize) -> Vec<f32> {
         let step = 2.0 * std::f64::consts::PI * hertz / rate as f64;
         (0..rate).map(|i| (step * i as f64).sin() as f32).collect()
+    }
+
+    #[test]
+    fn a_part_is_cut_out_to_the_sample() {
+        let audio = Audio {
+            samples: (0..5 * SAMPLE_RATE)
+                .map(|i| if i < SAMPLE_RATE { 0.0 } else { i as f32 })
+                .collect(),
+            seconds: 5.0,
+            health: Health { good: 1, bad: 0 },
+        };
+        let part = audio.part(Some((2.0, 3.5))).unwrap();
+        assert_eq!((part.samples.len(), part.seconds), (24_000, 1.5));
+        assert_eq!(part.samples[0], 32_000.0);
+        let part = audio.part(Some((4.0, 10.0))).unwrap();
+        assert_eq!((part.samples.len(), part.seconds), (16_000, 1.0));
+        assert_eq!(audio.part(None).unwrap().samples.len(), 80_000);
+        let cause = |span| audio.part(Some(span)).err().unwrap().cause;
+        assert_eq!(cause((0.0, 1.0)), failure::SILENT);
+        assert_eq!(cause((4.99, 8.0)), failure::TOO_SHORT);
+        assert_eq!(cause((7.0, 8.0)), failure::TOO_SHORT);
     }
 
     /// A sine in the band comes out as the same sine, at the same place; one above the band does not come out.

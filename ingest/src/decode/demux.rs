@@ -67,6 +67,17 @@ impl Track {
         let shown = |packet: &&Packet| packet.size() > 0 && !libav::is_hidden(packet);
         self.packets.iter().filter(shown).count()
     }
+
+    /// When they promise to show them, in order, in seconds from the first one; `None` where a packet does not tell.
+    pub fn promised_times(&self) -> Option<Vec<f64>> {
+        let shown = |packet: &&Packet| packet.size() > 0 && !libav::is_hidden(packet);
+        let times = self.packets.iter().filter(shown).map(Packet::pts);
+        let mut times = times.collect::<Option<Vec<i64>>>()?;
+        times.sort_unstable();
+        let first = *times.first()?;
+        let since = |ticks: i64| self.seconds(ticks.saturating_sub(first));
+        Some(times.into_iter().map(since).collect())
+    }
 }
 
 /// What a file holds. A stream that was not wanted is `Err` too.

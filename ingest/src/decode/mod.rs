@@ -6,7 +6,7 @@
 pub mod audio;
 pub mod demux;
 pub mod libav;
-mod orient;
+pub mod orient;
 pub mod video;
 
 use std::ops::ControlFlow;
@@ -15,6 +15,7 @@ use ffmpeg_next::codec::{self, decoder};
 use ffmpeg_next::{Error, Frame, Packet};
 
 use crate::failure::{self, Failure};
+use crate::protocol::Span;
 
 /// How much of a stream could be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,13 @@ fn drive<F: std::ops::DerefMut<Target = Frame>>(
         let _stopped = receive(decoder, &mut errors);
     }
     errors
+}
+
+/// Why a span of a stream of so many seconds gives nothing.
+fn nothing_in(span: Option<Span>, seconds: f64) -> Failure {
+    let (from, to) = span.unwrap_or_default();
+    let detail = format!("{seconds:.2} s, and the event is from {from} to {to} s");
+    Failure::with(failure::TOO_SHORT, detail)
 }
 
 /// Why a decoder could not be opened.

@@ -1,6 +1,10 @@
-//! Turning a picture upright: the eight ways in which a display matrix can lay it.
+//! Turning a picture upright: the eight ways in which a display matrix, or a picture's EXIF, can lay it.
+
+use std::io::Cursor;
 
 use features::image::Rgb;
+use image::metadata::Orientation as Tag;
+use image::{ImageDecoder, ImageReader};
 
 /// First swap rows and columns (or not), then mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,26 @@ impl Orientation {
                 mirror_y: d < 0,
             }
         }
+    }
+
+    /// As the picture's EXIF says, if it says so (JPEG, PNG, WebP).
+    pub fn from_exif(bytes: &[u8]) -> Orientation {
+        let tag = ImageReader::new(Cursor::new(bytes))
+            .with_guessed_format()
+            .ok()
+            .and_then(|reader| reader.into_decoder().ok())
+            .and_then(|mut decoder| decoder.orientation().ok());
+        let matrix = match tag.unwrap_or(Tag::NoTransforms) {
+            Tag::NoTransforms => return Orientation::UPRIGHT,
+            Tag::FlipHorizontal => [-1, 0, 0, 1],
+            Tag::Rotate180 => [-1, 0, 0, -1],
+            Tag::FlipVertical => [1, 0, 0, -1],
+            Tag::Rotate90FlipH => [0, 1, 1, 0],
+            Tag::Rotate90 => [0, 1, -1, 0],
+            Tag::Rotate270FlipH => [0, -1, -1, 0],
+            Tag::Rotate270 => [0, -1, 1, 0],
+        };
+        Orientation::from_matrix(matrix)
     }
 
     /// The picture, turned.
@@ -109,5 +133,50 @@ mod tests {
             (3, b"cbafed".to_vec()),
             "mirrored"
         );
+    }
+
+    /// A JPEG whose EXIF holds nothing but this orientation.
+    fn tagged(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+        // Big-endian TIFF, one entry: tag 0x112, one SHORT.
+        let mut exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+        exif.extend([orientation, 0, 0, 0, 0, 0, 0]);
+        let mut bytes = jpeg[..2].to_vec();
+        bytes.extend([0xff, 0xe1, 0, exif.len() as u8 + 2]);
+        bytes.extend(exif);
+        bytes.extend(&jpeg[2..]);
+        bytes
+    }
+
+    /// Held against the picture library's own idea of the eight.
+    #[test]
+    fn every_exif_orientation() {
+        let pixels: Vec<u8> = (0..3 * 24 * 16).map(|i| (i * 7 % 251) as u8).collect();
+        let picture = Rgb {
+            width: 24,
+            height: 16,
+            pixels,
+        };
+        let jpeg = features::image::shrink_to_jpeg(&picture, 16, 90).unwrap();
+        for orientation in 0..10 {
+            let found = Orientation::from_exif(&tagged(&jpeg, orientation));
+            let mut theirs = image::DynamicImage::from(
+                image::RgbImage::from_raw(24, 16, picture.pixels.clone()).unwrap(),
+            );
+            if let Some(tag) = Tag::from_exif(orientation) {
+                theirs.apply_orientation(tag);
+            }
+            let ours = found.apply(picture.clone());
+            assert_eq!(
+                (ours.width, ours.height),
+                (theirs.width() as usize, theirs.height() as usize)
+            );
+            assert_eq!(ours.pixels, theirs.into_rgb8().into_raw(), "{orientation}");
+            assert_eq!(
+                found == Orientation::UPRIGHT,
+                !(2..=8).contains(&orientation)
+            );
+        }
+        assert_eq!(Orientation::from_exif(&jpeg), Orientation::UPRIGHT);
+        assert_eq!(Orientation::from_exif(b"no picture"), Orientation::UPRIGHT);
     }
 }

@@ -15,28 +15,34 @@ use ffmpeg_next::frame;
 
 use super::demux::Track;
 use super::orient::Orientation;
-use super::{Health, drive, libav};
+use super::{Health, drive, libav, nothing_in};
 use crate::failure::{self, Failure};
+use crate::protocol::Span;
 
-/// What came out of a video stream.
+/// What came out of a video stream, or of a span of it.
 pub struct Video {
     /// JPEG files in presentation order.
     pub frames: Vec<Vec<u8>>,
     /// Seconds from the first presented frame, one per frame.
     pub times: Vec<f32>,
-    /// From the first frame's start to the last one's end, in seconds.
+    /// From the first frame's start to the last one's end, in seconds; of a span, as much of it as there is.
     pub seconds: f64,
     /// Damage met on the way.
     pub health: Health,
 }
 
-/// Decodes a stream's pool of `size` frames; 0 keeps every frame.
+/// Decodes a stream's pool of `size` frames; 0 keeps every frame. Once for all `spans` of the stream that are wanted:
+/// of a span, the pool is drawn from the frames shown in it, and the duration is what the stream has of it.
 ///
 /// # Errors
-/// No decoder, nothing decodable, or a picture beyond the limits.
-pub fn decode(track: &Track, size: usize) -> Result<Video, Failure> {
+/// No decoder, nothing decodable, or a picture beyond the limits. Of one span: nothing is shown in it.
+pub fn decode(
+    track: &Track,
+    size: usize,
+    spans: &[Option<Span>],
+) -> Result<Vec<Result<Video, Failure>>, Failure> {
     let mut found = BTreeMap::new();
-    let promised: BTreeSet<usize> = pool(track.promised_frames(), size).collect();
+    let promised: BTreeSet<usize> = promised(track, size, spans).collect();
     let pass = forward(track, &promised, &mut found)?;
     let health = Health {
         good: pass.times.len(),
@@ -53,34 +59,68 @@ pub fn decode(track: &Track, size: usize) -> Result<Video, Failure> {
     let times = seconds(track, &pass.times);
     let mut order: Vec<usize> = (0..times.len()).collect();
     order.sort_by(|&a, &b| times[a].total_cmp(&times[b]));
-    let chosen: Vec<usize> = pool(order.len(), size).map(|place| order[place]).collect();
+    let start = times[order[0]];
+    let shown: Vec<f64> = order.iter().map(|&index| times[index] - start).collect();
+    let last = shown[shown.len() - 1];
+    let total = last + last_duration(track, &pass, last);
+    let chosen: Vec<Vec<usize>> = spans
+        .iter()
+        .map(|&span| choose(&shown, size, span).collect())
+        .collect();
     let missing: BTreeSet<usize> = chosen
         .iter()
-        .copied()
-        .filter(|i| !found.contains_key(i))
+        .flatten()
+        .map(|&place| order[place])
+        .filter(|index| !found.contains_key(index))
         .collect();
     if !missing.is_empty() {
         forward(track, &missing, &mut found)?;
     }
-
-    let start = times[order[0]];
-    let last = times[order[order.len() - 1]];
-    let mut frames = Vec::with_capacity(chosen.len());
-    for index in &chosen {
-        let jpeg = found
-            .remove(index)
-            .ok_or_else(|| Failure::with(failure::UNDECODABLE, "decodes differently each time"))?;
-        frames.push(jpeg);
+    let mut videos = Vec::with_capacity(spans.len());
+    for (span, places) in spans.iter().zip(chosen) {
+        if places.is_empty() {
+            videos.push(Err(nothing_in(*span, total)));
+            continue;
+        }
+        let mut frames = Vec::with_capacity(places.len());
+        for &place in &places {
+            let jpeg = found.get(&order[place]).cloned().ok_or_else(|| {
+                Failure::with(failure::UNDECODABLE, "decodes differently each time")
+            })?;
+            frames.push(jpeg);
+        }
+        videos.push(Ok(Video {
+            frames,
+            times: places.iter().map(|&place| shown[place] as f32).collect(),
+            seconds: span.map_or(total, |(from, to)| {
+                total.min(f64::from(to)) - f64::from(from)
+            }),
+            health,
+        }));
     }
-    Ok(Video {
-        frames,
-        times: chosen
-            .iter()
-            .map(|&index| (times[index] - start) as f32)
-            .collect(),
-        seconds: last - start + last_duration(track, &pass, last - start),
-        health,
-    })
+    Ok(videos)
+}
+
+/// Places of the pool's frames of a span among all frames, given when each is shown, in order.
+fn choose(shown: &[f64], size: usize, span: Option<Span>) -> impl Iterator<Item = usize> {
+    let before = |end: f32| shown.partition_point(|&t| t < f64::from(end) - SAME_TIME);
+    let (from, to) = span.map_or((0, shown.len()), |(from, to)| (before(from), before(to)));
+    pool(to.saturating_sub(from), size).map(move |place| from + place)
+}
+
+/// Numbers of the frames that will be wanted if the packets keep their promise.
+fn promised(track: &Track, size: usize, spans: &[Option<Span>]) -> impl Iterator<Item = usize> {
+    let shown = track.promised_times();
+    let count = track.promised_frames();
+    let places = spans.iter().flat_map(move |&span| -> Vec<usize> {
+        match (span, &shown) {
+            (None, _) => pool(count, size).collect(),
+            (Some(_), Some(shown)) => choose(shown, size, span).collect(),
+            // Without times in the packets there is nothing to go by: the second pass fetches all.
+            (Some(_), None) => Vec::new(),
+        }
+    });
+    places.collect::<Vec<_>>().into_iter()
 }
 
 /// Numbers of the pool's frames among `n`.
@@ -88,6 +128,9 @@ fn pool(n: usize, size: usize) -> impl Iterator<Item = usize> {
     let count = if size == 0 { n } else { n.min(size) };
     (0..count).map(move |i| (2 * i + 1) * n / (2 * count))
 }
+
+/// Seconds by which time stamps of one moment may differ, having been multiplied out.
+const SAME_TIME: f64 = 1e-6;
 
 /// What one pass over the packets saw, in the decoder's output order.
 struct Pass {
@@ -186,6 +229,17 @@ fn last_duration(track: &Track, pass: &Pass, span: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_span_is_half_open_and_may_be_empty() {
+        let shown: Vec<f64> = (0..100).map(|n| f64::from(n) * 0.1).collect();
+        let of = |size, span| choose(&shown, size, span).collect::<Vec<_>>();
+        assert_eq!(of(0, Some((3.0, 3.5))), [30, 31, 32, 33, 34]);
+        assert_eq!(of(2, Some((0.0, 10.0))), of(2, None));
+        assert_eq!(of(2, Some((5.0, 9.0))), [60, 80]);
+        assert!(of(5, Some((9.95, 20.0))).is_empty());
+        assert!(of(5, Some((4.0, 2.0))).is_empty());
+    }
 
     #[test]
     fn pool_is_evenly_spaced_and_whole_when_short() {

@@ -1,7 +1,7 @@
 //! The work itself: samples to the decode workers, their replies to rows, rows to shards, all in the order of the plan.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use datasets::{Input, Modality, NoteKind, Sample};
@@ -9,24 +9,15 @@ use features::mel::{MAX_MEL_FRAMES, MEL_BINS};
 use features::{Mel, Row};
 
 use super::Args;
+use super::feed::Feed;
 use crate::failure::{self, Failure};
 use crate::plan::{self, Plan};
 use crate::pool::{self, Pool, Replies};
 use crate::progress::Progress;
-use crate::protocol::{Content, File, Request, Task};
+use crate::protocol::Content;
 use crate::shard::{Outcome, Quarantined, Summary, Warning, Writer};
 use crate::source::Source;
 use crate::sys;
-
-/// Clips handed to the workers ahead of the one that is written next, per worker.
-const AHEAD_PER_WORKER: usize = 8;
-
-/// Bytes of replies that may wait for their turn before no more clips are handed out. Bounds the memory where clips are
-/// large, as with every frame kept.
-const MAX_WAITING: usize = 256 << 20;
-
-/// How long to wait for a worker before looking at signals.
-const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Decodes and writes the shards in order. `Some`: a signal asked to stop.
 pub fn execute(
@@ -57,18 +48,15 @@ pub fn execute(
             ),
         );
     }
-    let mut feed = Feed {
-        pool: &pool,
-        raw: &source.raw,
-        modalities: source.dataset.info().modalities,
-        frame_pool: plan.settings.frame_pool as usize,
+    let modalities = source.dataset.info().modalities;
+    let mut feed = Feed::new(
+        &pool,
+        workers,
+        &source.raw,
+        modalities,
+        &plan.settings,
         samples,
-        ahead: workers * AHEAD_PER_WORKER,
-        submitted: 0,
-        arrived: BTreeMap::new(),
-        waiting: 0,
-        next: 0,
-    };
+    );
     let (mut incomplete, mut quarantined) = (0, 0);
     for shard in todo {
         let summary = Summary::new(
@@ -81,7 +69,7 @@ pub fn execute(
             let Some(replies) = feed.take()? else {
                 return Ok(sys::stop_signal());
             };
-            let (outcome, warnings) = assemble(sample, feed.modalities, replies);
+            let (outcome, warnings) = assemble(sample, modalities, replies);
             match &outcome {
                 Outcome::Quarantined(_) => quarantined += 1,
                 Outcome::Row(_, failures) => incomplete += usize::from(!failures.is_empty()),
@@ -97,99 +85,6 @@ pub fn execute(
 
 fn note(incomplete: usize, quarantined: usize) -> String {
     format!("{incomplete} incomplete, {quarantined} without anything")
-}
-
-/// Keeps the workers busy and gives their replies out in the order of the samples.
-struct Feed<'a> {
-    pool: &'a Pool,
-    raw: &'a Path,
-    modalities: [Modality; 2],
-    frame_pool: usize,
-    samples: Vec<&'a Sample>,
-    ahead: usize,
-    submitted: usize,
-    arrived: BTreeMap<usize, Replies>,
-    waiting: usize,
-    next: usize,
-}
-
-impl Feed<'_> {
-    /// The next sample's replies; `None` where a signal asked to stop.
-    fn take(&mut self) -> anyhow::Result<Option<Replies>> {
-        let most = self.samples.len().min(self.next + self.ahead);
-        while self.submitted < most && (self.waiting < MAX_WAITING || self.submitted == self.next) {
-            let request = self.request(self.samples[self.submitted]);
-            if request.tasks.is_empty() {
-                self.arrived.insert(self.submitted, Vec::new());
-            } else {
-                self.pool.submit(self.submitted, request)?;
-            }
-            self.submitted += 1;
-        }
-        loop {
-            if sys::stop_signal().is_some() {
-                return Ok(None);
-            }
-            if let Some(replies) = self.arrived.remove(&self.next) {
-                self.next += 1;
-                self.waiting -= size(&replies);
-                return Ok(Some(replies));
-            }
-            if let Some((index, replies)) = self.pool.next(PATIENCE)? {
-                self.waiting += size(&replies);
-                self.arrived.insert(index, replies);
-            }
-        }
-    }
-
-    fn request(&self, sample: &Sample) -> Request {
-        let tasks = self
-            .modalities
-            .iter()
-            .zip(&sample.inputs)
-            .filter_map(|(&modality, input)| {
-                let files = files(input)?;
-                let files = files
-                    .iter()
-                    .map(|path| File {
-                        path: self.raw.join(path),
-                        name: slashed(path),
-                    })
-                    .collect();
-                Some(Task { modality, files })
-            });
-        Request {
-            pool: self.frame_pool,
-            tasks: tasks.collect(),
-        }
-    }
-}
-
-/// Bytes of media in replies.
-fn size(replies: &Replies) -> usize {
-    let contents = replies
-        .iter()
-        .filter_map(|reply| reply.outcome.as_ref().ok());
-    contents
-        .flat_map(|content| &content.blobs)
-        .map(Vec::len)
-        .sum()
-}
-
-/// The files that a worker has to open for an input.
-fn files(input: &Input) -> Option<&[PathBuf]> {
-    match input {
-        Input::Files(paths) => Some(paths),
-        Input::TextFile(path) => Some(std::slice::from_ref(path)),
-        Input::Text(_) | Input::Absent { .. } => None,
-    }
-}
-
-fn slashed(path: &Path) -> String {
-    path.components()
-        .map(|part| part.as_os_str().to_string_lossy())
-        .collect::<Vec<_>>()
-        .join("/")
 }
 
 /// A sample and the workers' replies, in the order of its file inputs, to what goes into the shard.

@@ -5,6 +5,7 @@
 
 mod execute;
 mod existing;
+mod feed;
 mod report;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use features::MelDtype;
 use crate::lock::{Claim, Lock};
 use crate::manifest;
 use crate::output::{self, outln};
-use crate::plan::{self, Choices, DEFAULT_FRAME_POOL, DEFAULT_SHARD_ROWS};
+use crate::plan::{self, Choices, DEFAULT_FRAME_POOL, DEFAULT_SHARD_ROWS, Segment};
 use crate::pool;
 use crate::shard;
 use crate::source;
@@ -69,6 +70,9 @@ pub struct Args {
     /// Frames kept per clip, evenly spaced; 0 keeps all
     #[arg(long, value_name = "N", default_value_t = DEFAULT_FRAME_POOL)]
     frame_pool: u32,
+    /// What of a clip is ingested where its event's start and end are known (ave)
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "clip")]
+    segment: Segment,
     /// Store mel values as f32 or f16
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     mel_dtype: MelDtype,
@@ -166,6 +170,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let choices = Choices {
         mel_dtype: args.mel_dtype,
         frame_pool: args.frame_pool,
+        segment: args.segment,
         shard_rows: args.shard_rows,
         limit: args.limit,
         listing: ListOptions { plot: args.plot },
@@ -181,6 +186,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!(
             "{}: the annotation lists no samples; run `ingest check` on it",
             source.raw.display()
+        );
+    }
+    if args.segment == Segment::Event && !plan.spec.segment {
+        bail!(
+            "--segment event: the annotation of {} tells of no events; leave the flag away",
+            info.name
         );
     }
     // Held from before the look at the folder until the end.

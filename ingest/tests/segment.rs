@@ -1,0 +1,278 @@
+//! Several rows on one file: the file is decoded once, and with `--segment event` each row is its own event's seconds.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Float32Type;
+use common::{Row, assert_same, ingest, rows, run, run_crema, synth};
+
+const BINS: usize = 128;
+
+/// The raw tree, made once for all tests here.
+fn ave() -> &'static Path {
+    static RAW: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = RAW.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = ingest();
+        command.args(["synth", "ave", "--samples", "24", "--seed", "3", "--out"]);
+        run(command.arg(folder.path())).ok();
+        folder
+    });
+    folder.path()
+}
+
+fn run_ave(raw: &Path, out: &Path, flags: &[&str]) -> Command {
+    let mut command = ingest();
+    command
+        .args(["run", "ave", "--shard-rows", "5"])
+        .args(flags);
+    command.arg("--raw").arg(raw).arg("--out").arg(out);
+    command
+}
+
+/// Start and end of each row's event, and its file.
+fn events(out: &Path) -> BTreeMap<String, (f32, f32, String)> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(out).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.file_name().unwrap().to_str().unwrap().contains("-of-") {
+            continue;
+        }
+        for batch in common::batches(&path) {
+            let text = |name: &str, row| {
+                batch
+                    .column_by_name(name)
+                    .unwrap()
+                    .as_string::<i32>()
+                    .value(row)
+                    .to_owned()
+            };
+            for row in 0..batch.num_rows() {
+                let time = |name: &str| {
+                    let cells = batch
+                        .column_by_name(name)
+                        .unwrap()
+                        .as_primitive::<Float32Type>();
+                    assert!(cells.is_valid(row));
+                    cells.value(row)
+                };
+                let event = (time("event_start"), time("event_end"), text("source", row));
+                found.insert(text("id", row), event);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn an_event_is_its_seconds_of_the_clip() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = ave();
+    let at = |name: &str| folder.path().join(name);
+    run(&mut run_ave(raw, &at("clip"), &["--frame-pool", "1"])).ok();
+    run(&mut run_ave(
+        raw,
+        &at("event"),
+        &["--segment", "event", "--frame-pool", "4"],
+    ))
+    .ok();
+    // Every frame of some clips, to hold the event's frames against.
+    run(&mut run_ave(
+        raw,
+        &at("all"),
+        &["--frame-pool", "0", "--limit", "2"],
+    ))
+    .ok();
+    let [clips, parts, all] = ["clip", "event", "all"].map(|name| rows(&at(name)));
+    let events = events(&at("event"));
+    assert_eq!((clips.len(), parts.len(), all.len()), (24, 24, 6));
+    let (mut shorter, mut checked) = (0, 0);
+    for (id, part) in &parts {
+        let (start, end, _) = events[id];
+        shorter += u32::from(end - start < 10.0);
+        if let Some(clip) = all.get(id) {
+            check_part(clip, part, start, end);
+            checked += u32::from(end - start < 10.0);
+        }
+    }
+    assert!(
+        shorter >= 4 && checked >= 2,
+        "{checked} of {shorter}: {events:?}"
+    );
+
+    // Rows of one file: alike as clips, different as events.
+    let mut by_file: BTreeMap<&String, Vec<&String>> = BTreeMap::new();
+    for (id, (.., file)) in &events {
+        by_file.entry(file).or_default().push(id);
+    }
+    let shared: Vec<_> = by_file.values().filter(|ids| ids.len() > 1).collect();
+    assert_eq!(shared.len(), 2);
+    for ids in shared {
+        let pair = |rows: &BTreeMap<String, Row>| {
+            let [one, two] =
+                [0, 1].map(|i| (rows[ids[i]].mel.clone(), rows[ids[i]].frames.clone()));
+            (one.0 == two.0, one.1 == two.1)
+        };
+        assert_eq!(pair(&clips), (true, true));
+        assert_eq!(pair(&parts), (false, false));
+    }
+}
+
+/// A part is exactly what the clip has between two times.
+fn check_part(clip: &Row, part: &Row, start: f32, end: f32) {
+    let id = &part.id;
+    assert_eq!(
+        (part.audio_seconds, part.video_seconds),
+        (Some(end - start), Some(end - start)),
+        "{id}"
+    );
+    let inside: Vec<usize> = (0..clip.times.len())
+        .filter(|&i| (start..end).contains(&clip.times[i]))
+        .collect();
+    let chosen: Vec<usize> = (0..4)
+        .map(|i| inside[(2 * i + 1) * inside.len() / 8])
+        .collect();
+    let (all, frames) = (clip.frames.as_ref().unwrap(), part.frames.as_ref().unwrap());
+    assert_eq!(frames.len(), 4, "{id}");
+    for (frame, &i) in frames.iter().zip(&chosen) {
+        assert!(frame == &all[i], "{id}: not frame {i}");
+    }
+    assert_eq!(
+        part.times,
+        chosen.iter().map(|&i| clip.times[i]).collect::<Vec<_>>()
+    );
+
+    // 100 mel frames a second; each sees its own window alone, so that the part's are the clip's.
+    let (whole, mel) = (clip.mel.as_ref().unwrap(), part.mel.as_ref().unwrap());
+    assert_eq!(
+        mel.len() / BINS,
+        ((end - start) * 100.0) as usize - 2,
+        "{id}"
+    );
+    let from = start as usize * 100 * BINS;
+    let worst = mel
+        .iter()
+        .zip(&whole[from..])
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
+    assert!(worst < 0.02, "{id}: {worst}");
+}
+
+#[test]
+fn workers_and_parts_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = ave();
+    let at = |name: &str| folder.path().join(name);
+    let go = |name: &str, flags: &[&str]| {
+        let mut command = run_ave(raw, &at(name), &["--segment", "event", "--frame-pool", "3"]);
+        run(command.args(flags)).ok();
+    };
+    go("whole", &["--workers", "1"]);
+    go("many", &["--workers", "4"]);
+    assert_same(&at("whole"), &at("many"));
+    for part in ["2/3", "0/3", "1/3"] {
+        go("parts", &["--part", part]);
+    }
+    assert_same(&at("whole"), &at("parts"));
+    // Clips and events do not mix.
+    let mixed = run(&mut run_ave(raw, &at("whole"), &["--frame-pool", "3"]));
+    assert!(
+        mixed.error().contains("segment \"event\", now \"clip\""),
+        "{mixed:?}"
+    );
+}
+
+#[test]
+fn a_dataset_without_events_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = synth(folder.path(), 12);
+    let outcome = run(run_crema(&raw, &folder.path().join("out")).args(["--segment", "event"]));
+    assert!(outcome.error().contains("--segment event"), "{outcome:?}");
+}
+
+/// Counted by the kernel: a file that two rows are on is opened as often as any other.
+#[test]
+fn a_file_is_decoded_once_for_all_its_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    // A place of its own for the same files: the other tests open theirs.
+    let raw = &folder.path().join("raw");
+    for file in common::files(ave()).keys() {
+        fs::create_dir_all(raw.join(file.parent().unwrap())).unwrap();
+        fs::hard_link(ave().join(file), raw.join(file)).unwrap();
+    }
+    for segment in ["clip", "event"] {
+        let out = folder.path().join(segment);
+        let watch = Watch::new(&raw.join("AVE"));
+        let mut command = run_ave(raw, &out, &["--segment", segment, "--frame-pool", "3"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        assert!(command.status().unwrap().success());
+        let opened = watch.opened();
+        assert_eq!(opened.len(), 22, "{opened:?}");
+        let once = opened.values().next().unwrap();
+        assert!(
+            opened.values().all(|times| times == once),
+            "{segment}: {opened:?}"
+        );
+    }
+}
+
+/// How often each file of a folder is opened.
+struct Watch(i32);
+
+impl Watch {
+    fn new(folder: &Path) -> Watch {
+        let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).unwrap();
+        // SAFETY: plain calls with a string that ends in a zero byte.
+        let watch = unsafe {
+            let watch = libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC);
+            assert!(
+                watch >= 0 && libc::inotify_add_watch(watch, path.as_ptr(), libc::IN_OPEN) >= 0
+            );
+            watch
+        };
+        Watch(watch)
+    }
+
+    fn opened(&self) -> BTreeMap<String, u32> {
+        let mut counts = BTreeMap::new();
+        let mut buffer = vec![0u8; 1 << 16];
+        loop {
+            // SAFETY: the buffer is as long as said.
+            let read = unsafe { libc::read(self.0, buffer.as_mut_ptr().cast(), buffer.len()) };
+            if read <= 0 {
+                return counts;
+            }
+            let mut events = &buffer[..read as usize];
+            // An event: four numbers of 32 bits, the last one the length of the name behind them.
+            while let Some((head, rest)) = events.split_at_checked(16) {
+                let length = u32::from_ne_bytes(head[12..].try_into().unwrap()) as usize;
+                let name: Vec<u8> = rest[..length]
+                    .iter()
+                    .copied()
+                    .take_while(|&b| b != 0)
+                    .collect();
+                // The folder itself is opened too, by who lists it.
+                if !name.is_empty() {
+                    *counts.entry(String::from_utf8(name).unwrap()).or_default() += 1;
+                }
+                events = &rest[length..];
+            }
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // SAFETY: ours, and open until here.
+        unsafe { libc::close(self.0) };
+    }
+}
