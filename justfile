@@ -57,6 +57,11 @@ test *flags:
     @cargo build --quiet --workspace --bins
     @cargo test --workspace "$@"
 
+# All five datasets at full scale: real annotations over stand-in media, where ../shared has them; half an hour and 5 GB
+test-full:
+    @cargo build --quiet --workspace --bins
+    @cargo test -p tests --test full_scale -- --ignored --nocapture --test-threads 1
+
 # Tests against Python peers, in an environment that is made on the first call
 test-python:
     @scripts/test-python

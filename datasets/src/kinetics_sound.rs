@@ -181,7 +181,9 @@ impl Row {
         let elsewhere = |file: &String| !in_split_folder(file, self.split);
         videos.sort_by_key(elsewhere);
         if let (Some(one), Some(original)) = (replacements.first(), videos.first()) {
-            let message = format!("{one} is taken before {original}");
+            let empty = finder.is_empty(original);
+            let why = if empty { ", which holds no bytes" } else { "" };
+            let message = format!("{one} is taken before {original}{why}");
             finder.note(NoteKind::Replacement, &id, message);
             // What the publisher replaced because it holds nothing is no fault of this copy.
             videos.retain(|file| !finder.is_empty(file));

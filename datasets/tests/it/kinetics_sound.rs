@@ -212,7 +212,8 @@ fn every_kind_of_dirt_comes_out_as_it_should() {
     }
     for (kind, count) in [
         (NoteKind::Missing, 2),
-        (NoteKind::Empty, 2),
+        // Not the one that was replaced.
+        (NoteKind::Empty, 1),
         (NoteKind::LfsPointer, 1),
         (NoteKind::Replacement, 1),
         (NoteKind::Dropped, 1),
@@ -220,6 +221,8 @@ fn every_kind_of_dirt_comes_out_as_it_should() {
         let found = notes(&listing, kind);
         assert_eq!(found.len(), count, "{found:?}");
     }
+    let replacement = notes(&listing, NoteKind::Replacement);
+    assert!(replacement[0].ends_with(", which holds no bytes"));
 }
 
 #[test]
