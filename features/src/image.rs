@@ -7,6 +7,7 @@
 //! Invariant: whatever the bytes are, [`decode`] returns a picture within [`MAX_SIDE`] and [`MAX_PIXELS`] or an error
 //! of one line; it never panics and looks at the header's size before it allocates pixels.
 
+mod baseline;
 mod jpeg;
 mod resample;
 

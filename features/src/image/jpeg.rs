@@ -7,11 +7,14 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::{Rgb, check_size, media};
+use super::{Rgb, baseline, check_size, media};
 use crate::error::Error;
 
 /// Decodes; errors as [`super::decode`]'s.
 pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, Error> {
+    if let Some(picture) = baseline::decode(bytes) {
+        return Ok(picture);
+    }
     // Oddities between header segments are harmless and found in the wild.
     let options = DecoderOptions::default()
         .set_strict_mode(false)
@@ -47,23 +50,27 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, Error> {
     })
 }
 
-/// JFIF's colours in the 16-bit fixed point that libjpeg has, and so Pillow; the decoder's own is a level off at every
-/// thirtieth value.
 fn ycc_to_rgb(pixels: &mut [u8]) {
+    for pixel in pixels.as_chunks_mut::<3>().0 {
+        *pixel = rgb_of_ycc(pixel.map(i32::from)).map(|value| value as u8);
+    }
+}
+
+/// JFIF's colours in the 16-bit fixed point that libjpeg has, and so Pillow; the general decoder's own is a level off at
+/// every thirtieth value. All values in 0..=255.
+#[inline(always)]
+pub(super) fn rgb_of_ycc([y, cb, cr]: [i32; 3]) -> [i32; 3] {
     const fn fixed(x: f64) -> i32 {
         (x * 65536.0 + 0.5) as i32
     }
     const HALF: i32 = 1 << 15;
-    let byte = |x: i32| x.clamp(0, 255) as u8;
-    for pixel in pixels.as_chunks_mut::<3>().0 {
-        let [y, cb, cr] = pixel.map(i32::from);
-        let (cb, cr) = (cb - 128, cr - 128);
-        *pixel = [
-            byte(y + ((fixed(1.402) * cr + HALF) >> 16)),
-            byte(y + ((HALF - fixed(0.34414) * cb - fixed(0.71414) * cr) >> 16)),
-            byte(y + ((fixed(1.772) * cb + HALF) >> 16)),
-        ];
-    }
+    let (cb, cr) = (cb - 128, cr - 128);
+    [
+        y + ((fixed(1.402) * cr + HALF) >> 16),
+        y + ((HALF - fixed(0.34414) * cb - fixed(0.71414) * cr) >> 16),
+        y + ((fixed(1.772) * cb + HALF) >> 16),
+    ]
+    .map(|value| value.clamp(0, 255))
 }
 
 /// Whether nothing ends the image data; the decoder would not notice within the last rows.
