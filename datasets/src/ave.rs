@@ -47,11 +47,10 @@ impl Dataset for Ave {
             Ok(split)
         })?;
         let Some(any) = lists.values().next() else {
-            return Err(no_layout(
-                &tree,
-                "no trainSet.txt, valSet.txt or testSet.txt in it",
-                LAYOUT,
-            ));
+            return Err(refuse_orders(&tree).unwrap_or_else(|| {
+                let problem = "no trainSet.txt, valSet.txt or testSet.txt in it";
+                no_layout(&tree, problem, LAYOUT)
+            }));
         };
         let home = parent(any);
         if let Some(absent) = Split::ALL.iter().find(|split| !lists.contains_key(split)) {
@@ -104,6 +103,18 @@ impl Dataset for Ave {
     fn expected_per_class(&self) -> [Option<Vec<usize>>; 3] {
         [0, 1, 2].map(|split| Some(facts::AVE.iter().map(|one| one.1[split]).collect()))
     }
+}
+
+/// The error for a tree whose splits are there as HDF5 alone.
+fn refuse_orders(tree: &Tree) -> Option<Error> {
+    let file = tree.files().find(|file| file.ends_with("_order.h5"))?;
+    Some(Error::Unsupported {
+        path: tree.path(file),
+        problem: "the splits are there as row numbers in HDF5 alone, which are not read".to_owned(),
+        remedy: "put trainSet.txt, valSet.txt and testSet.txt of AVE_Dataset.zip there, which hold the same rows \
+                 in the same order"
+            .to_owned(),
+    })
 }
 
 /// One annotation row.

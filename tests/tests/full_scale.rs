@@ -100,8 +100,10 @@ impl Stage {
 }
 
 const CLIP: &str = "clips/00W1lcxW-WU_40.000.mp4";
-const FLV: &str = "clips/bbb.flv";
-const WAV: &str = "audio/mmaction2_test_2ch_16k.wav";
+/// Twelve frames, no sound.
+const SHORT: &str = "clips/test_non_zero_start.mp4";
+/// Four seconds.
+const WAV: &str = "audio/sine_mono_s32_8000.wav";
 const PICTURE: &str = "images/rgb_pytorch.jpg";
 
 /// A dataset at full scale.
@@ -156,7 +158,7 @@ const CASES: [Case; 5] = [
                     let stem = line.split(',').next().unwrap();
                     if !absent.contains(stem) {
                         stage.media(WAV, &format!("AudioWAV/{stem}.wav"));
-                        stage.media(FLV, &format!("VideoFlash/{stem}.flv"));
+                        stage.media(SHORT, &format!("VideoFlash/{stem}.flv"));
                     }
                 }
             }
@@ -222,7 +224,8 @@ const CASES: [Case; 5] = [
                     let start: u32 = clip[12..].split('_').next().unwrap().parse().unwrap();
                     let name = format!("{}_{start:06}_{:06}", &clip[..11], start + 10);
                     if !absent.contains(name.as_str()) {
-                        stage.media(CLIP, &format!("{split}/{name}.mp4"));
+                        stage.media(SHORT, &format!("{split}/{name}.mp4"));
+                        stage.media(WAV, &format!("{split}/{name}.wav"));
                     }
                 }
             }

@@ -195,6 +195,12 @@ fn what_cannot_work_is_refused_in_one_line() {
     let stage = Stage::new();
     stage.media("AVE_Dataset.zip");
     assert!(refused(&stage).contains("unpack AVE_Dataset.zip first"));
+    stage.media("data/train_order.h5").media("data/labels.h5");
+    let text = refused(&stage);
+    assert!(
+        text.contains("train_order.h5") && text.contains("trainSet.txt"),
+        "{text}"
+    );
     stage
         .media("AVE/0f_iTO5t3hU.mp4")
         .text("trainSet.txt", "")

@@ -235,6 +235,54 @@ fn the_lip6_tree_and_the_jsonl_lists() {
     assert!(refused(&stage).contains("dev.jsonl, line 1: EOF"));
 }
 
+/// The form that comes with a split of its own: names alone, titles in another object.
+#[test]
+fn split_json_and_text_json() {
+    let stage = Stage::new();
+    stage
+        .media("images/train/apple_pie/apple_pie_1.jpg")
+        .media("images/train/tacos/tacos_2-3.jpg")
+        .media("images/train/tacos/tacos_4.jpg")
+        .media("images/test/waffles/waffles_3.jpg")
+        .text("class_idx.json", r#"{"waffles": 0, "tacos": 1}"#)
+        .text(
+            "split.json",
+            r#"{"test": ["waffles_3.jpg"], "train": ["tacos_2-3.jpg", "apple_pie_1.jpg"], "val": ["tacos_4.jpg"]}"#,
+        );
+    let text = |listing: &Listing, id| words(&sample(listing, id).inputs[1]);
+    let listing = list(&stage);
+    assert_eq!(counts(&listing), [2, 1, 1]);
+    assert_eq!(text(&listing, "waffles_3"), "none");
+    stage.text(
+        "text.json",
+        r#"{"waffles_3.jpg": "[[\"Vera's Waffles\"]]", "tacos_4.jpg": ["A &amp; B"], "tacos_2-3.jpg": "[]"}"#,
+    );
+    let listing = list(&stage);
+    let ids: Vec<&str> = listing.samples.iter().map(|one| one.id.as_str()).collect();
+    assert_eq!(ids, ["tacos_2-3", "apple_pie_1", "tacos_4", "waffles_3"]);
+    // The order of the classes is ours, whatever class_idx.json says.
+    assert_eq!(sample(&listing, "waffles_3").labels, [100]);
+    assert_eq!(text(&listing, "waffles_3"), "\"Vera's Waffles\"");
+    assert_eq!(text(&listing, "tacos_4"), "\"A & B\"");
+    assert_eq!(text(&listing, "tacos_2-3"), "none");
+    assert_eq!(text(&listing, "apple_pie_1"), "none");
+    // Beside the titles files these are the better known ones.
+    stage
+        .text("texts/train_titles.csv", "tacos_4.jpg,Tacos,tacos\n")
+        .text("texts/test_titles.csv", "waffles_3.jpg,Waffles,waffles\n");
+    let listing = list(&stage);
+    assert_eq!(counts(&listing), [1, 0, 1]);
+    assert_eq!(notes(&listing, NoteKind::Choice).len(), 1);
+
+    let stage = Stage::new();
+    stage
+        .media("images/test/waffles/waffles_3.jpg")
+        .text("split.json", r#"{"test": ["nothing.jpg"]}"#);
+    assert!(refused(&stage).contains("split.json: \"nothing.jpg\" is no Food-101 image"));
+    stage.text("split.json", "{\"test\"");
+    assert!(refused(&stage).contains("split.json: EOF"));
+}
+
 #[test]
 fn what_cannot_work_is_refused_in_one_line() {
     let stage = Stage::new();

@@ -1,18 +1,19 @@
 //! UPMC Food-101: a photograph and the title (or the text) of the page it came from.
 //!
-//! Three layouts, anywhere below the raw root:
+//! Four layouts, anywhere below the raw root; where several lie there, the first of these is used:
 //! - Kaggle: `images/{train,test}/<class>/<class>_<n>.jpg` with `texts/{train,test}_titles.csv`
 //! - MMBT: the images, with `{train,dev,test}.jsonl`
+//! - missing-aware prompts: the images, with `split.json` and `text.json`
 //! - lip6: the images, with `texts_txt/<class>/<class>_<n>.txt`; here the image folders are the annotation
 //!
 //! The titles files have no header, and in the training one a quote is never closed: they are read line by line, a
 //! quote never reaches into the next line that begins with an image name. `.txt` names in them mean `.jpg`.
 //! An image without a title stays, without text.
 
+mod json;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-
-use serde::Deserialize;
 
 use crate::clean;
 use crate::error::{Error, shorten};
@@ -23,8 +24,8 @@ use crate::types::{Dataset, Info, Input, ListOptions, Listing, NoteKind, Sample,
 
 /// What should lie in the raw root.
 const LAYOUT: &str = "expected images/{train,test}/<class>/<class>_<n>.jpg there with texts/train_titles.csv and \
-     texts/test_titles.csv (Kaggle), with texts_txt/<class>/<class>_<n>.txt (lip6), or with train.jsonl and \
-     test.jsonl (MMBT)";
+     texts/test_titles.csv (Kaggle), with texts_txt/<class>/<class>_<n>.txt (lip6), with train.jsonl and \
+     test.jsonl (MMBT), or with split.json and text.json (missing-aware prompts)";
 
 /// See the module comment.
 pub(crate) struct Food101 {
@@ -56,6 +57,7 @@ impl Dataset for Food101 {
             let stem = base_name(file).strip_suffix(".jsonl");
             Ok(stem.and_then(Split::from_spelling))
         })?;
+        let lists = json::find(&tree, "split.json");
         let pages = tree.find_dir(|dir| base_name(dir) == "texts_txt");
 
         let (rows, layout) = if !titles.is_empty() {
@@ -70,8 +72,11 @@ impl Dataset for Food101 {
             })?;
             (rows, "Kaggle (titles)")
         } else if !jsonl.is_empty() {
-            let rows = read_all(&jsonl, |file, split| read_jsonl(&tree, file, split))?;
+            let rows = read_all(&jsonl, |file, split| json::read_lines(&tree, file, split))?;
             (rows, "MMBT (jsonl)")
+        } else if let Some(lists) = lists {
+            let rows = json::read_lists(&tree, lists, json::find(&tree, "text.json"))?;
+            (rows, "missing-aware prompts (split.json)")
         } else if let Some(pages) = pages {
             (read_folders(&tree, pages, &images), "lip6 (texts_txt)")
         } else {
@@ -108,9 +113,13 @@ impl Dataset for Food101 {
             finder.note(NoteKind::Choice, "text", message);
         }
         images.note_unlisted(&used, &mut finder);
-        if titles.len() + jsonl.len() > 0 && pages.is_some()
-            || !titles.is_empty() && !jsonl.is_empty()
-        {
+        let there = [
+            !titles.is_empty(),
+            !jsonl.is_empty(),
+            lists.is_some(),
+            pages.is_some(),
+        ];
+        if there.iter().filter(|&&one| one).count() > 1 {
             let message = format!("several layouts lie here; {layout} is used");
             finder.note(NoteKind::Choice, "layout", message);
         }
@@ -237,56 +246,6 @@ fn title_field(rest: &str, class: &str) -> (String, bool) {
         inner
     };
     (inner.replace("\"\"", "\""), even)
-}
-
-/// A line of MMBT's lists.
-#[derive(Deserialize)]
-struct Line {
-    img: String,
-    #[serde(default)]
-    text: Option<String>,
-    #[serde(default)]
-    label: Option<String>,
-}
-
-fn read_jsonl(tree: &Tree, file: &str, split: Split) -> Result<Vec<Row>, Error> {
-    let text = tree.read(file)?;
-    let mut rows = Vec::new();
-    for (number, content) in lines(&text) {
-        let fail = |problem: String| {
-            Error::annotation(
-                &tree.path(file),
-                Some(number),
-                problem,
-                "expected {\"id\", \"label\", \"text\", \"img\": \"images/<split>/<class>/<class>_<n>.jpg\"}",
-            )
-        };
-        let line: Line = serde_json::from_str(content).map_err(|error| fail(error.to_string()))?;
-        let Some((stem, class)) = parse_file_name(base_name(&line.img)) else {
-            return Err(fail(format!(
-                "\"{}\" is no Food-101 image",
-                shorten(&line.img)
-            )));
-        };
-        if line
-            .label
-            .is_some_and(|label| label != facts::FOOD_101[class as usize])
-        {
-            return Err(fail(format!(
-                "{stem} has a label that its name does not have"
-            )));
-        }
-        rows.push(Row {
-            id: stem.to_owned(),
-            class,
-            split,
-            text: line
-                .text
-                .and_then(|text| clean::squeeze(&text))
-                .map_or(Input::NONE, Input::Text),
-        });
-    }
-    Ok(rows)
 }
 
 /// The lip6 tree: one sample per image in a split's folder, its text in a file of its own.
