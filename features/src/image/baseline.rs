@@ -56,6 +56,7 @@ impl<'a> Scan<'a> {
         // DC tables, then AC tables.
         let mut tables: [[Option<Huffman>; 4]; 2] = Default::default();
         let mut frame: Option<(usize, usize, Vec<(u8, u8)>)> = None;
+        let mut jfif = false;
         loop {
             let (head, tail) = rest.split_first_chunk::<4>()?;
             let [0xFF, marker, high, low] = *head else {
@@ -95,8 +96,9 @@ impl<'a> Scan<'a> {
                         _ => None,
                     });
                     let parts: Vec<_> = parts.collect::<Option<_>>()?;
-                    let expected: &[u8] = if count == 1 { &[1] } else { &[1, 2, 3] };
-                    if !parts.iter().map(|(id, _)| id).eq(expected) {
+                    // Without JFIF's marker the numbers alone tell that three colours are YCbCr.
+                    let ycc = jfif || parts.iter().map(|(id, _)| id).eq(&[1, 2, 3]);
+                    if parts.len() != usize::from(count) || !(count == 1 || count == 3 && ycc) {
                         return None;
                     }
                     let size = |high, low| usize::from(u16::from_be_bytes([high, low]));
@@ -126,8 +128,9 @@ impl<'a> Scan<'a> {
                         data: rest,
                     });
                 }
-                // JFIF and other applications' segments, but Adobe's, which may say that the colours are others; comments.
-                0xE0..=0xED | 0xEF | 0xFE => {}
+                0xE0 => jfif |= segment.starts_with(b"JFIF\0"),
+                // Other applications' segments, but Adobe's, which may say that the colours are others; comments.
+                0xE1..=0xED | 0xEF | 0xFE => {}
                 _ => return None,
             }
         }
@@ -435,5 +438,51 @@ impl<'a> Bits<'a> {
     /// Whether less than a byte is left, and then the picture's end.
     fn at_end(&self) -> bool {
         (0..8).contains(&self.count) && self.data.starts_with(&[0xFF, 0xD9])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::jpeg;
+
+    fn waves(width: usize, height: usize) -> Vec<u8> {
+        let value = |i: usize| 128.0 + 100.0 * (i as f32 * 0.37).sin() * (i as f32 * 0.011).cos();
+        (0..width * height * 3).map(|i| value(i) as u8).collect()
+    }
+
+    #[test]
+    fn what_shards_hold_is_read_here() {
+        for (width, height) in [(64, 48), (61, 50), (3, 1)] {
+            let file = jpeg::encode(&waves(width, height), width, height, 95).unwrap();
+            let picture = decode(&file).unwrap();
+            assert_eq!((picture.width, picture.height), (width, height));
+            // By the general decoder: another marker makes this one step back.
+            let mut other = file.clone();
+            other.splice(2..2, [0xFF, 0xDD, 0, 4, 0, 0]);
+            assert!(decode(&other).is_none());
+            let general = jpeg::decode(&other).unwrap();
+            let pairs = picture.pixels.iter().zip(&general.pixels);
+            let off: Vec<u8> = pairs.map(|(a, b)| a.abs_diff(*b)).collect();
+            assert!(off.iter().all(|off| *off <= 3), "{:?}", off.iter().max());
+        }
+    }
+
+    #[test]
+    fn damage_and_what_is_cut_off_is_left_to_the_other() {
+        let file = jpeg::encode(&waves(40, 30), 40, 30, 95).unwrap();
+        for cut in 0..file.len() {
+            assert!(decode(&file[..cut]).is_none(), "{cut}");
+        }
+        let mut read = 0;
+        for at in 0..file.len() {
+            for bit in [0x01, 0x80] {
+                let mut file = file.clone();
+                file[at] ^= bit;
+                read += usize::from(decode(&file).is_some());
+            }
+        }
+        // Nothing panics; some flips change a number and no more.
+        assert!(read > 0);
     }
 }
