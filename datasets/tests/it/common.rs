@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use datasets::{Info, Input, Listing, Note, NoteKind, Sample, Split};
+use datasets::{Info, Input, ListOptions, Listing, Note, NoteKind, Sample, Split, open};
 
 /// The folder with the real annotation files of one dataset, which are not part of the project. Says so where absent.
 pub fn annotations(dataset: &str) -> Option<PathBuf> {
@@ -74,6 +74,25 @@ impl Stage {
         fs::copy(from, self.place(file)).unwrap();
         self
     }
+}
+
+/// A dataset's listing of the tree, in order.
+pub fn list(dataset: &str, stage: &Stage, options: &ListOptions) -> Listing {
+    let dataset = open(dataset).unwrap();
+    let listing = dataset
+        .list(&stage.raw(), options)
+        .unwrap_or_else(|error| panic!("{error}"));
+    check_invariants(dataset.info(), &listing);
+    listing
+}
+
+/// The one line by which a dataset refuses the tree.
+pub fn refused(dataset: &str, stage: &Stage) -> String {
+    let dataset = open(dataset).unwrap();
+    let error = dataset.list(&stage.raw(), &ListOptions::default());
+    let text = error.unwrap_err().to_string();
+    assert!(!text.contains('\n'), "{text}");
+    text
 }
 
 /// Samples per split.

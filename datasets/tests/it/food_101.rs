@@ -2,23 +2,14 @@
 
 use datasets::{Input, ListOptions, Listing, NoteKind, open};
 
-use crate::common::{Stage, annotations, check_invariants, counts, notes, sample, words};
+use crate::common::{self, Stage, annotations, counts, notes, sample, words};
 
 fn list(stage: &Stage) -> Listing {
-    let dataset = open("food-101").unwrap();
-    let listing = dataset
-        .list(&stage.raw(), &ListOptions::default())
-        .unwrap_or_else(|error| panic!("{error}"));
-    check_invariants(dataset.info(), &listing);
-    listing
+    common::list("food-101", stage, &ListOptions::default())
 }
 
 fn refused(stage: &Stage) -> String {
-    let dataset = open("food-101").unwrap();
-    let error = dataset.list(&stage.raw(), &ListOptions::default());
-    let text = error.unwrap_err().to_string();
-    assert!(!text.contains('\n'), "{text}");
-    text
+    common::refused("food-101", stage)
 }
 
 #[test]

@@ -2,25 +2,14 @@
 
 use datasets::{ListOptions, Listing, NoteKind, Split, open};
 
-use crate::common::{
-    Stage, annotations, check_invariants, counts, notes, per_class, sample, words,
-};
+use crate::common::{self, Stage, annotations, counts, notes, per_class, sample, words};
 
 fn list(stage: &Stage) -> Listing {
-    let dataset = open("kinetics-sound").unwrap();
-    let listing = dataset
-        .list(&stage.raw(), &ListOptions::default())
-        .unwrap_or_else(|error| panic!("{error}"));
-    check_invariants(dataset.info(), &listing);
-    listing
+    common::list("kinetics-sound", stage, &ListOptions::default())
 }
 
 fn refused(stage: &Stage) -> String {
-    let dataset = open("kinetics-sound").unwrap();
-    let error = dataset.list(&stage.raw(), &ListOptions::default());
-    let text = error.unwrap_err().to_string();
-    assert!(!text.contains('\n'), "{text}");
-    text
+    common::refused("kinetics-sound", stage)
 }
 
 #[test]

@@ -1,16 +1,11 @@
 //! MM-IMDb.
 
-use datasets::{ListOptions, Listing, NoteKind, Plot, open};
+use datasets::{ListOptions, Listing, NoteKind, Plot};
 
-use crate::common::{Stage, annotations, check_invariants, counts, notes, sample, words};
+use crate::common::{self, Stage, annotations, counts, notes, sample, words};
 
 fn list_with(stage: &Stage, plot: Plot) -> Listing {
-    let dataset = open("mm-imdb").unwrap();
-    let listing = dataset
-        .list(&stage.raw(), &ListOptions { plot })
-        .unwrap_or_else(|error| panic!("{error}"));
-    check_invariants(dataset.info(), &listing);
-    listing
+    common::list("mm-imdb", stage, &ListOptions { plot })
 }
 
 fn list(stage: &Stage) -> Listing {
@@ -18,11 +13,7 @@ fn list(stage: &Stage) -> Listing {
 }
 
 fn refused(stage: &Stage) -> String {
-    let dataset = open("mm-imdb").unwrap();
-    let error = dataset.list(&stage.raw(), &ListOptions::default());
-    let text = error.unwrap_err().to_string();
-    assert!(!text.contains('\n'), "{text}");
-    text
+    common::refused("mm-imdb", stage)
 }
 
 #[test]

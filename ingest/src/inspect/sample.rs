@@ -85,13 +85,15 @@ pub fn run(
         outln!("{name:<16} {value}")?;
     }
     let verb = if dry_run { "would write" } else { "wrote" };
-    if let (Some(first), Some(last)) = (paths.first(), paths.last()) {
-        outln!(
+    match paths.as_slice() {
+        [] => {}
+        [one] => outln!("{verb} {}", one.display())?,
+        [first, .., last] => outln!(
             "{verb} {} pictures: {} to {}",
             paths.len(),
             first.display(),
             last.display()
-        )?;
+        )?,
     }
     Ok(ExitCode::SUCCESS)
 }
