@@ -45,6 +45,13 @@ pub struct LoraConfig {
     pub dropout: f64,
 }
 
+impl LoraConfig {
+    /// What the update is multiplied by.
+    pub fn scale(&self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+}
+
 impl Default for LoraConfig {
     /// The paper's: rank 1, alpha 1, dropout 0.1.
     fn default() -> Self {

@@ -172,7 +172,7 @@ impl U2a {
                 .collect();
             learnable.push(Learnable {
                 adapters,
-                scale: lora.alpha / lora.rank as f64,
+                scale: lora.scale(),
                 mask_token: Tensor::from_vec(mask, (1, d), &Device::Cpu)?,
             });
         }

@@ -102,7 +102,7 @@ pub fn learnable(encoder: &Encoder, folder: &Path, mask_token: &Tensor, dtype: D
     });
     Learnable {
         adapters: adapters.collect(),
-        scale: lora.alpha / lora.rank as f64,
+        scale: lora.scale(),
         mask_token: cast(mask_token),
     }
 }
