@@ -30,9 +30,28 @@ const MAX_SPANS: usize = 8;
 /// How long to wait for a worker before looking at signals.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// Who decodes: requests in, by a number, replies out in any order.
+pub trait Decoders {
+    /// See [`Pool::submit`].
+    fn submit(&self, number: usize, request: Request) -> anyhow::Result<()>;
+
+    /// See [`Pool::next`].
+    fn next(&self, wait: Duration) -> anyhow::Result<Option<(usize, Replies)>>;
+}
+
+impl Decoders for Pool {
+    fn submit(&self, number: usize, request: Request) -> anyhow::Result<()> {
+        Pool::submit(self, number, request)
+    }
+
+    fn next(&self, wait: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
+        Pool::next(self, wait)
+    }
+}
+
 /// See the module comment.
-pub struct Feed<'a> {
-    pool: &'a Pool,
+pub struct Feed<'a, D> {
+    pool: &'a D,
     raw: &'a Path,
     modalities: [Modality; 2],
     settings: &'a Settings,
@@ -56,18 +75,19 @@ pub struct Feed<'a> {
     /// Replies of samples not yet asked for, and their bytes.
     put_by: BTreeMap<usize, Replies>,
     held: usize,
+    most_held: usize,
 }
 
-impl<'a> Feed<'a> {
+impl<'a, D: Decoders> Feed<'a, D> {
     /// Of samples in the order in which they are wanted.
     pub fn new(
-        pool: &'a Pool,
+        pool: &'a D,
         workers: usize,
         raw: &'a Path,
         modalities: [Modality; 2],
         settings: &'a Settings,
         samples: Vec<&'a Sample>,
-    ) -> Feed<'a> {
+    ) -> Feed<'a, D> {
         let groups = groups(&samples);
         let members = groups.iter().enumerate();
         let group_of = members.flat_map(|(group, all)| all.iter().map(move |&one| (one, group)));
@@ -88,6 +108,7 @@ impl<'a> Feed<'a> {
             served: BTreeSet::new(),
             put_by: BTreeMap::new(),
             held: 0,
+            most_held: MAX_PUT_BY,
         }
     }
 
@@ -168,7 +189,7 @@ impl<'a> Feed<'a> {
             let own = replies[place * each..][..each].to_vec();
             if member < self.submitted || member == number {
                 self.arrive(member, own);
-            } else if self.held + size(&own) <= MAX_PUT_BY {
+            } else if self.held + size(&own) <= self.most_held {
                 self.held += size(&own);
                 self.put_by.insert(member, own);
             } else {
@@ -249,4 +270,155 @@ fn slashed(path: &Path) -> String {
         .map(|part| part.as_os_str().to_string_lossy())
         .collect::<Vec<_>>()
         .join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use datasets::{ListOptions, Split};
+    use features::MelDtype;
+
+    use super::*;
+    use crate::plan::{self, Choices};
+    use crate::protocol::{Content, Reply};
+
+    /// Answers every task with a blob that names file and span, the latest request first.
+    struct Echo {
+        bytes: usize,
+        asked: RefCell<Vec<(usize, Request)>>,
+        requests: RefCell<usize>,
+    }
+
+    impl Decoders for Echo {
+        fn submit(&self, number: usize, request: Request) -> anyhow::Result<()> {
+            *self.requests.borrow_mut() += 1;
+            self.asked.borrow_mut().push((number, request));
+            Ok(())
+        }
+
+        fn next(&self, _wait: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
+            let Some((number, request)) = self.asked.borrow_mut().pop() else {
+                return Ok(None);
+            };
+            let reply = |task: &Task| {
+                let mut blob = said(&task.files[0].name, task.span).into_bytes();
+                blob.resize(self.bytes, b' ');
+                let content = Content {
+                    blobs: vec![blob],
+                    ..Content::default()
+                };
+                Reply {
+                    outcome: Ok(content),
+                    warnings: Vec::new(),
+                }
+            };
+            Ok(Some((number, request.tasks.iter().map(reply).collect())))
+        }
+    }
+
+    fn said(file: &str, span: Option<Span>) -> String {
+        format!("{file} {span:?}")
+    }
+
+    fn sample(number: usize, file: &str, span: Option<Span>) -> Sample {
+        let input = || Input::Files(vec![file.into()]);
+        Sample {
+            id: number.to_string(),
+            split: Split::Train,
+            labels: vec![0],
+            inputs: [input(), input()],
+            source: file.to_owned(),
+            segment: span,
+        }
+    }
+
+    /// Bytes of one reply; a sample has two.
+    const BYTES: usize = 40;
+
+    /// Takes every sample's replies, checks that they are its own, and counts requests.
+    fn requests(samples: &[Sample], segment: Segment, most_held: usize) -> usize {
+        let info = datasets::open("ave").unwrap().info().clone();
+        let listing = datasets::Listing {
+            layout: String::new(),
+            samples: samples.to_vec(),
+            notes: Vec::new(),
+        };
+        let choices = Choices {
+            mel_dtype: MelDtype::F32,
+            frame_pool: 3,
+            segment,
+            shard_rows: 512,
+            limit: None,
+            listing: ListOptions::default(),
+        };
+        let settings = plan::plan(&info, listing, &choices).settings;
+        let echo = Echo {
+            bytes: BYTES,
+            asked: RefCell::default(),
+            requests: RefCell::default(),
+        };
+        let samples: Vec<&Sample> = samples.iter().collect();
+        let mut feed = Feed::new(
+            &echo,
+            2,
+            Path::new("raw"),
+            info.modalities,
+            &settings,
+            samples.clone(),
+        );
+        feed.most_held = most_held;
+        for sample in samples {
+            let replies = feed.take().unwrap().unwrap();
+            assert_eq!(replies.len(), 2, "{}", sample.id);
+            let span = sample.segment.filter(|_| segment == Segment::Event);
+            for reply in replies {
+                let blob = &reply.outcome.unwrap().blobs[0];
+                let text = String::from_utf8_lossy(blob);
+                assert_eq!(text.trim_end(), said(&sample.source, span), "{}", sample.id);
+            }
+        }
+        assert!(feed.arrived.is_empty() && feed.put_by.is_empty());
+        assert_eq!((feed.waiting, feed.held), (0, 0));
+        echo.requests.into_inner()
+    }
+
+    /// Sixty samples; file "b" under three of them, "c" under two that are close and one that is far.
+    fn shared() -> Vec<Sample> {
+        let span = |number: usize| Some((number as f32 / 10.0, 10.0));
+        (0..60)
+            .map(|number| match number {
+                3 | 30 | 59 => sample(number, "b", span(number)),
+                4 | 5 | 58 => sample(number, "c", span(number % 54)),
+                _ => sample(number, &format!("own-{number}"), span(number)),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_sample_gets_its_own_and_every_file_is_asked_for_once() {
+        assert_eq!(requests(&shared(), Segment::Clip, MAX_PUT_BY), 56);
+        assert_eq!(requests(&shared(), Segment::Event, MAX_PUT_BY), 56);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_asked_for_again() {
+        // Of "b" and "c" three samples are far from the first one. Put by there is room for all, two, one, none.
+        for (room, wanted) in [(3, 56), (2, 57), (1, 58), (0, 59)] {
+            assert_eq!(
+                requests(&shared(), Segment::Clip, 2 * BYTES * room),
+                wanted,
+                "{room}"
+            );
+        }
+    }
+
+    #[test]
+    fn more_spans_than_a_request_takes() {
+        let many: Vec<Sample> = (0..20)
+            .map(|n| sample(n, "a", Some((n as f32, 20.0))))
+            .collect();
+        assert_eq!(requests(&many, Segment::Event, MAX_PUT_BY), 3);
+        assert_eq!(requests(&many, Segment::Clip, MAX_PUT_BY), 1);
+    }
 }
