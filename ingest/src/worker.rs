@@ -79,9 +79,13 @@ fn serve(
         let reply = catch_unwind(AssertUnwindSafe(|| {
             answer(task, later, request.pool, &mut files, front_end)
         }))
-        .unwrap_or_else(|_| Reply {
-            outcome: Err(Failure::with(failure::CRASHED, "a panic")),
-            warnings: Vec::new(),
+        .unwrap_or_else(|_| {
+            // Whatever was half done: the tasks behind this one begin anew.
+            files = Files::default();
+            Reply {
+                outcome: Err(Failure::with(failure::CRASHED, "a panic")),
+                warnings: Vec::new(),
+            }
         });
         protocol::send_reply(output, reply)?;
     }
@@ -176,7 +180,6 @@ impl Files {
         if let Some(place) = self.made.iter().position(is_it) {
             return self.made.swap_remove(place).3;
         }
-        let track = self.track(task.modality, path, later)?;
         let mut spans: Vec<Option<Span>> = Vec::new();
         for other in later
             .iter()
@@ -186,10 +189,13 @@ impl Files {
                 spans.push(other.span);
             }
         }
-        let parts = match task.modality {
-            Modality::Audio => hear(&track, &spans, front_end)?,
-            _ => see(&track, &spans, pool)?,
-        };
+        let track = self.track(task.modality, path, later);
+        let parts = track.and_then(|track| match task.modality {
+            Modality::Audio => hear(&track, &spans, front_end),
+            _ => see(&track, &spans, pool),
+        });
+        // What fails as a whole fails for every part alike.
+        let parts = parts.unwrap_or_else(|failure| vec![Err(failure); spans.len()]);
         let mut own = Err(Failure::new(failure::NO_FILE));
         for (span, part) in spans.into_iter().zip(parts) {
             if span == task.span {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -167,16 +167,53 @@ fn check_part(clip: &Row, part: &Row, start: f32, end: f32) {
     assert!(worst < 0.02, "{id}: {worst}");
 }
 
+/// A place of its own for the same files.
+fn linked(to: &Path) {
+    for file in common::files(ave()).keys() {
+        fs::create_dir_all(to.join(file.parent().unwrap())).unwrap();
+        fs::hard_link(ave().join(file), to.join(file)).unwrap();
+    }
+}
+
+/// The ids that stand in the lists twice.
+fn doubled() -> Vec<String> {
+    let lists = ["train", "val", "test"]
+        .map(|split| fs::read_to_string(ave().join(format!("{split}Set.txt"))).unwrap());
+    let mut seen = BTreeSet::new();
+    let ids = lists.iter().flat_map(|list| list.lines());
+    ids.map(|line| line.split('&').nth(1).unwrap().to_owned())
+        .filter(|id| !seen.insert(id.clone()))
+        .collect()
+}
+
+/// One of the files with two rows opens and cannot be decoded: that must not show differently either.
 #[test]
 fn workers_and_parts_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let raw = ave();
+    let raw = &folder.path().join("raw");
+    linked(raw);
+    let broken = &doubled()[0];
+    let path = raw.join(format!("AVE/{broken}.mp4"));
+    let mut bytes = fs::read(&path).unwrap();
+    let inside = bytes.len() / 50..bytes.len() * 8 / 10;
+    bytes[inside].fill(0xab);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
     let at = |name: &str| folder.path().join(name);
     let go = |name: &str, flags: &[&str]| {
         let mut command = run_ave(raw, &at(name), &["--segment", "event", "--frame-pool", "3"]);
-        run(command.args(flags)).ok();
+        run(command.args(["--max-failures", "100%"]).args(flags)).ok();
     };
     go("whole", &["--workers", "1"]);
+    let whole = rows(&at("whole"));
+    assert_eq!(whole.len(), 22);
+    assert!(whole.values().all(|row| row.error.is_none()));
+    let manifest = fs::read(at("whole").join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    for modality in ["audio", "video"] {
+        let causes = &manifest["failures"]["causes"][modality];
+        assert_eq!(causes["cannot be decoded"], 2, "{causes}");
+    }
     go("many", &["--workers", "4"]);
     assert_same(&at("whole"), &at("many"));
     for part in ["2/3", "0/3", "1/3"] {
@@ -203,12 +240,9 @@ fn a_dataset_without_events_says_so() {
 #[test]
 fn a_file_is_decoded_once_for_all_its_rows() {
     let folder = tempfile::tempdir().unwrap();
-    // A place of its own for the same files: the other tests open theirs.
+    // The other tests open theirs.
     let raw = &folder.path().join("raw");
-    for file in common::files(ave()).keys() {
-        fs::create_dir_all(raw.join(file.parent().unwrap())).unwrap();
-        fs::hard_link(ave().join(file), raw.join(file)).unwrap();
-    }
+    linked(raw);
     for segment in ["clip", "event"] {
         let out = folder.path().join(segment);
         let watch = Watch::new(&raw.join("AVE"));
