@@ -2,14 +2,18 @@
 //!
 //! ```text
 //! RUN/checkpoint-00000120/   audio/ video/ (or image/ text/): PEFT adapters
+//!                            weights/KIND/: whole encoders, in full fine-tuning instead of adapters
 //!                            head.safetensors  optimizer.safetensors  state.json
 //! RUN/best/                  the same files, of the best checkpoint so far
 //! ```
 
 use crate::adapter;
+use crate::design::Adapt;
 use crate::model::U2a;
 use crate::optim::{AdamW, Moments};
-use crate::settings::Settings;
+use crate::pretrained;
+use crate::settings::{Settings, WeightSource};
+use crate::weights::Weights;
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -21,6 +25,8 @@ const PREFIX: &str = "checkpoint-";
 const HEAD_FILE: &str = "head.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const STATE_FILE: &str = "state.json";
+/// Whole encoders: a folder that `--weights` takes.
+pub const WEIGHTS: &str = "weights";
 /// Name of the folder that holds the best checkpoint.
 pub const BEST: &str = "best";
 
@@ -46,14 +52,23 @@ pub fn write(
     optimiser: &AdamW,
     state: &State,
     settings: &Settings,
+    source: &WeightSource,
 ) -> Result<PathBuf> {
     let path = run.join(format!("{PREFIX}{:08}", state.step));
     publish(&path, |folder| {
         for (m, modality) in model.modalities.iter().enumerate() {
+            let config = model.encoders[m].config();
+            if let Some(weights) = &model.full[m] {
+                let sub = folder.join(WEIGHTS).join(config.kind.folder());
+                pretrained::write(&sub, config, weights, source)?;
+            }
+            if model.design.adapt == Adapt::Full {
+                continue;
+            }
             let sub = folder.join(modality.as_str());
             adapter::write(
                 &sub,
-                model.encoders[m].config(),
+                config,
                 &model.lora,
                 &model.learnable[m].adapters,
                 settings.module_names,
@@ -228,6 +243,14 @@ pub fn best_or_latest(run: &Path) -> Result<PathBuf> {
 /// Loads adapters, mask tokens and head into the model.
 pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
     for m in 0..2 {
+        if model.design.adapt == Adapt::Full {
+            let config = model.encoders[m].config().clone();
+            let folder = checkpoint.join(WEIGHTS).join(config.kind.folder());
+            if let Some(weights) = &mut model.full[m] {
+                *weights = Weights::load(&folder, &config)?;
+            }
+            continue;
+        }
         let folder = checkpoint.join(model.modalities[m].as_str());
         let (lora, adapters) = adapter::read(&folder, model.encoders[m].config())?;
         if (lora.rank, lora.alpha) != (model.lora.rank, model.lora.alpha) {

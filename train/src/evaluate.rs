@@ -44,7 +44,7 @@ impl Default for EvalOptions {
 
 impl EvalOptions {
     /// The name that tells this evaluation's files from others: `test`, `test-no-audio`,
-    /// `test-missing-both-0.7-seed0`, with `-zeros` where zeros stand in.
+    /// `test-missing-both-0.7-seed0`, with `-zeros` or `-input` where these stand in.
     pub fn name(&self) -> String {
         let mut name = self.split.to_string();
         if let Some((mask, rate, seed)) = &self.mask {
@@ -56,8 +56,10 @@ impl EvalOptions {
         if let Some(modality) = self.missing {
             name += &format!("-no-{modality}");
         }
-        if self.missing_token == MissingToken::Zeros {
-            name += "-zeros";
+        match self.missing_token {
+            MissingToken::Mask => {}
+            MissingToken::Zeros => name += "-zeros",
+            MissingToken::Input => name += "-input",
         }
         name
     }
@@ -142,6 +144,13 @@ pub fn evaluate(
             }
         }
     }
+    if let Some(only) = config.settings.modality {
+        let used = config.modalities.map(|m| m == only);
+        for has in &mut shown {
+            *has = [0, 1].map(|m| has[m] && used[m]);
+        }
+    }
+    let placeholders = session.placeholders(options.missing_token)?;
     let merged = model.merged()?;
     let mut predictions = Vec::with_capacity(index.len());
     let mut distances = Vec::new();
@@ -151,7 +160,10 @@ pub fn evaluate(
         0,
         0,
     )? {
-        let batch = batch?;
+        let mut batch = batch?;
+        if let Some(placeholders) = &placeholders {
+            placeholders.fill(&mut batch);
+        }
         let scores = model.score(&merged, &batch, options.missing_token)?;
         for (sample, d) in scores.alignment {
             distances.push((batch.labels[sample].clone(), d));

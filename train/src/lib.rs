@@ -1,23 +1,34 @@
 //! U2A training and evaluation: frozen encoders, adapters, mask tokens, losses, loop.
 //!
 //! From the bottom: [`kernels`] (arithmetic on slices), [`ops`] (layers on tensors with a backward
-//! each), [`encoder`] (transformers), [`weights`] and [`adapter`] (files), [`model`], [`loss`],
-//! [`optim`], then [`session`] (data of a run), [`trainer`], [`checkpoint`], [`evaluate`],
+//! each), [`encoder`] (transformers), [`weights`] and [`adapter`] (files), [`design`] (which model),
+//! [`select`], [`fusion`], [`modulate`], [`model`], [`loss`], [`optim`], then [`session`] (data of a run), [`trainer`], [`checkpoint`], [`evaluate`],
 //! [`metrics`], and what people read: [`log`], [`tensorboard`], [`report`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod adapter;
+pub mod chart;
 pub mod checkpoint;
+pub mod design;
 pub mod encoder;
 pub mod evaluate;
+pub mod fusion;
+pub mod ingest;
+pub mod job;
 pub mod kernels;
 pub mod log;
 pub mod loss;
 pub mod metrics;
 pub mod model;
+pub mod modulate;
 pub mod ops;
 pub mod optim;
+pub mod placeholder;
+pub mod predict;
+pub mod pretrained;
 pub mod report;
+pub mod reproduce;
+pub mod select;
 pub mod session;
 pub mod settings;
 pub mod tensorboard;

@@ -6,14 +6,20 @@
 //! m2 missing     T = CLS_1 + MT_1         logits = W T + b
 //! ```
 //!
-//! An encoder runs on the samples that have its modality and on no others.
+//! An encoder runs on the samples that have its modality and on no others. The baselines of
+//! [`Design`] change which weights learn and how the tokens are fused, nothing else.
 
 use crate::adapter::{self, LoraConfig, ModuleNames};
+use crate::design::{Adapt, Design, Modulation};
 use crate::encoder::block::Noise;
 use crate::encoder::config::{ADAPTED, EncoderConfig};
 use crate::encoder::{Encoder, Keep, Learnable, Output, Tape};
+use crate::fusion;
 use crate::loss;
+use crate::modulate;
 use crate::ops::Adapter;
+use crate::select::{Selection, Tokens, alignment, complete, select};
+use crate::weights::Weights;
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
 use datasets::Modality;
@@ -31,6 +37,8 @@ pub enum MissingToken {
     Mask,
     /// Zeros: the baseline without mask tokens.
     Zeros,
+    /// The missing modality's own class token on an empty input: zeros, or a text without words.
+    Input,
 }
 
 /// The loss's settings.
@@ -69,6 +77,12 @@ pub struct U2a {
     pub bias: Tensor,
     /// Settings of the adapters.
     pub lora: LoraConfig,
+    /// What kind of model it is.
+    pub design: Design,
+    /// The fusion's own layers, by name.
+    pub fusion: Vec<(&'static str, Tensor)>,
+    /// The encoders' weights by canonical name where they learn.
+    pub full: [Option<Weights>; 2],
 }
 
 /// The randomness and memory of one training step.
@@ -96,13 +110,6 @@ pub struct StepResult {
     pub logits: Tensor,
     /// In the order of [`U2a::parameters`]; none where the tensor took no part in the step.
     pub grads: Vec<Option<Tensor>>,
-}
-
-/// Class and mask tokens of the samples that have a modality, and which samples those are.
-struct Tokens {
-    rows: Vec<usize>,
-    cls: Tensor,
-    mask: Tensor,
 }
 
 /// A scored batch.
@@ -193,16 +200,85 @@ impl U2a {
             weight,
             bias,
             lora,
+            design: Design::default(),
+            fusion: Vec::new(),
+            full: [None, None],
         })
     }
 
-    /// All learnable tensors in a fixed order: first modality's adapters and mask token, second's,
-    /// head.
+    /// The same model as another design: new fusion layers from the seed, and for full fine-tuning
+    /// the encoders' weights, which `weights` hands over once more.
+    pub fn designed(mut self, design: Design, weights: [Weights; 2], seed: u64) -> Result<U2a> {
+        let (classes, d) = self.weight.dims2()?;
+        let width = design.fusion.width(d);
+        if width != d {
+            let bound = 1.0 / (width as f64).sqrt();
+            let mut rng = Rng::new(seed, &[INIT_HEAD]);
+            let mut uniform = |n: usize| -> Vec<f32> {
+                (0..n)
+                    .map(|_| ((2.0 * rng.uniform() - 1.0) * bound) as f32)
+                    .collect()
+            };
+            self.weight =
+                Tensor::from_vec(uniform(classes * width), (classes, width), &Device::Cpu)?;
+            self.bias = Tensor::from_vec(uniform(classes), classes, &Device::Cpu)?;
+        }
+        self.fusion = design.fusion.new_layers(d, seed)?;
+        if let Some(only) = design.modality
+            && !self.modalities.contains(&only)
+        {
+            bail!(
+                "modality {only}: the data have {} and {}",
+                self.modalities[0],
+                self.modalities[1]
+            );
+        }
+        self.design = design;
+        if design.adapt == Adapt::Full {
+            for (m, weights) in weights.into_iter().enumerate() {
+                if self.runs(m) {
+                    self.full[m] = Some(weights);
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whether encoder `m` is used at all.
+    pub fn runs(&self, m: usize) -> bool {
+        self.design
+            .modality
+            .is_none_or(|only| only == self.modalities[m])
+    }
+
+    fn selection(&self, missing: MissingToken) -> Selection {
+        Selection {
+            missing,
+            only: self.design.modality.and_then(|only| {
+                self.modalities
+                    .iter()
+                    .position(|modality| *modality == only)
+            }),
+        }
+    }
+
+    /// All learnable tensors in a fixed order: first modality's adapters (or, in full fine-tuning,
+    /// its encoder's weights) and mask token, second's, fusion, head.
     pub fn parameters(&self) -> Vec<Parameter<'_>> {
         let mut list = Vec::new();
         for (m, modality) in self.modalities.iter().enumerate() {
             let config = self.encoders[m].config();
-            for (layer, block) in self.learnable[m].adapters.iter().enumerate() {
+            for (name, tensor) in self.full[m].iter().flat_map(Weights::iter) {
+                list.push(Parameter {
+                    name: format!("{modality}/{name}"),
+                    tensor,
+                });
+            }
+            let adapters = match self.design.adapt {
+                Adapt::Full => &[][..],
+                _ => &self.learnable[m].adapters,
+            };
+            for (layer, block) in adapters.iter().enumerate() {
                 for (adapter, part) in block.iter().zip(ADAPTED) {
                     let [a, b] = adapter::tensor_names(config, layer, part, ModuleNames::default());
                     list.push(Parameter {
@@ -218,6 +294,12 @@ impl U2a {
             list.push(Parameter {
                 name: format!("mask_token.{modality}"),
                 tensor: &self.learnable[m].mask_token,
+            });
+        }
+        for (name, tensor) in &self.fusion {
+            list.push(Parameter {
+                name: (*name).to_string(),
+                tensor,
             });
         }
         list.push(Parameter {
@@ -236,7 +318,10 @@ impl U2a {
         let mut values = values.into_iter();
         let mut set = |slot: &mut Tensor| -> Result<()> {
             match values.next() {
-                Some(value) if value.dims() == slot.dims() => *slot = value,
+                Some(value) if value.dims() == slot.dims() => {
+                    *slot = value;
+                    Ok(())
+                }
                 Some(value) => bail!(
                     "a value of shape {:?} for a parameter of shape {:?}",
                     value.dims(),
@@ -244,15 +329,23 @@ impl U2a {
                 ),
                 None => bail!("fewer values than parameters"),
             }
-            Ok(())
         };
-        for learnable in &mut self.learnable {
-            for adapter in learnable.adapters.iter_mut().flatten() {
-                set(&mut adapter.a)?;
-                set(&mut adapter.b)?;
+        for (m, learnable) in self.learnable.iter_mut().enumerate() {
+            if let Some(weights) = &mut self.full[m] {
+                weights.iter_mut().try_for_each(&mut set)?;
+                self.encoders[m] = self.encoders[m].with_weights(weights.clone())?;
+            }
+            if self.design.adapt != Adapt::Full {
+                for adapter in learnable.adapters.iter_mut().flatten() {
+                    set(&mut adapter.a)?;
+                    set(&mut adapter.b)?;
+                }
             }
             set(&mut learnable.mask_token)?;
         }
+        self.fusion
+            .iter_mut()
+            .try_for_each(|(_, tensor)| set(tensor))?;
         set(&mut self.weight)?;
         set(&mut self.bias)
     }
@@ -269,6 +362,9 @@ impl U2a {
 
     /// For evaluation: encoders with the adapters multiplied into their weights.
     pub fn merged(&self) -> Result<[Encoder; 2]> {
+        if self.design.adapt != Adapt::Lora {
+            return Ok(self.encoders.clone());
+        }
         Ok([
             self.encoders[0].merged(&self.learnable[0])?,
             self.encoders[1].merged(&self.learnable[1])?,
@@ -290,51 +386,61 @@ impl U2a {
 
     /// One training step's losses and gradients.
     pub fn step(&self, batch: &Batch, mode: &StepMode, config: &LossConfig) -> Result<StepResult> {
-        let mut ran: [Option<(Tokens, Tape, usize)>; 2] = [None, None];
+        let adapt = self.design.adapt;
+        let keep = match adapt {
+            Adapt::Head => Keep::Nothing,
+            _ => mode.keep,
+        };
+        let mut ran: [Option<(Tokens, Tape, &ModalityBatch)>; 2] = [None, None];
         for m in 0..2 {
-            let Some(input) = &batch.inputs[m] else {
+            let Some(input) = batch.inputs[m].as_ref().filter(|_| self.runs(m)) else {
                 continue;
             };
-            let per = per_sample(&input.data);
             let noise = self.noise(m, mode);
             let (out, tape) = self.encoders[m].forward(
                 &input.data,
                 &sequence_names(input),
                 &self.learnable[m],
-                false,
+                adapt != Adapt::Lora,
                 &noise,
-                mode.keep,
+                keep,
             )?;
-            ran[m] = Some((tokens(input, out)?, tape, per));
+            ran[m] = Some((tokens(input, out)?, tape, input));
         }
-        let ([weight, bias], leaves, (loss, task, align, logits)) = {
-            let mut vars: [Option<[Var; 2]>; 2] = [None, None];
-            let mut leaves: [Option<Tokens>; 2] = [None, None];
-            for m in 0..2 {
-                let Some((t, _, _)) = &ran[m] else { continue };
-                let pair = [Var::from_tensor(&t.cls)?, Var::from_tensor(&t.mask)?];
-                leaves[m] = Some(Tokens {
-                    rows: t.rows.clone(),
-                    cls: pair[0].as_tensor().clone(),
-                    mask: pair[1].as_tensor().clone(),
-                });
-                vars[m] = Some(pair);
-            }
-            let head = [
-                Var::from_tensor(&self.weight)?,
-                Var::from_tensor(&self.bias)?,
-            ];
-            let fused = fuse(&batch.present, &leaves, config.missing_token)?;
-            let logits = fused
-                .matmul(&head[0].as_tensor().t()?)?
-                .broadcast_add(head[1].as_tensor())?;
-            let task = task_loss(&logits, &batch.labels, config.multi_label)?;
-            let align = alignment(&batch.present, &leaves, config.align_stop_gradient)?;
-            let loss = match &align {
-                Some(align) => (&task + (align * config.align_weight)?)?,
-                None => task.clone(),
-            };
-            (head, vars, (loss, task, align, logits))
+        let mut vars: [Option<[Var; 2]>; 2] = [None, None];
+        let mut leaves: [Option<Tokens>; 2] = [None, None];
+        for m in 0..2 {
+            let Some((t, ..)) = &ran[m] else { continue };
+            let pair = [Var::from_tensor(&t.cls)?, Var::from_tensor(&t.mask)?];
+            leaves[m] = Some(Tokens {
+                rows: t.rows.clone(),
+                cls: pair[0].as_tensor().clone(),
+                mask: pair[1].as_tensor().clone(),
+            });
+            vars[m] = Some(pair);
+        }
+        let layers = self.fusion.iter().map(|(_, tensor)| tensor);
+        let head = layers
+            .chain([&self.weight, &self.bias])
+            .map(Var::from_tensor)
+            .collect::<candle_core::Result<Vec<Var>>>()?;
+        let heads: Vec<Tensor> = head.iter().map(|var| var.as_tensor().clone()).collect();
+        let (layers, [weight, bias]) = heads.split_at(self.fusion.len()) else {
+            bail!("a head of weight and bias")
+        };
+        let how = self.selection(config.missing_token);
+        let chosen = select(
+            &batch.present,
+            &leaves,
+            how,
+            &self.learnable[0].mask_token.get(0)?,
+        )?;
+        let logits = self.design.fusion.logits(&chosen, layers, weight, bias)?;
+        let task = task_loss(&logits, &batch.labels, config.multi_label)?;
+        let align = alignment(&batch.present, &leaves, config.align_stop_gradient)?;
+        let loss = match &align {
+            Some(align) => (&task + (align * config.align_weight)?)?,
+            None => task.clone(),
         };
         let store = loss.backward()?;
         let grad = |var: &Var| -> Result<Tensor> {
@@ -343,34 +449,55 @@ impl U2a {
                 None => var.as_tensor().zeros_like()?.detach(),
             })
         };
+        let balance = self.balance(batch, &chosen, weight, bias)?;
         let mut grads = Vec::new();
-        for m in 0..2 {
-            match (ran[m].take(), &leaves[m]) {
-                (Some((_, tape, per)), Some([cls, mask])) => {
-                    let spread = |g: Tensor| -> Result<Tensor> {
-                        // The token is the mean over a video's frames: each gets an equal share.
-                        let (n, d) = g.dims2()?;
-                        let g = (g / per as f64)?.unsqueeze(1)?.broadcast_as((n, per, d))?;
-                        Ok(g.contiguous()?.reshape((n * per, d))?)
-                    };
-                    let g = self.encoders[m].backward(
-                        tape,
-                        &spread(grad(cls)?)?,
-                        &spread(grad(mask)?)?,
-                        &self.learnable[m],
-                    )?;
+        for (m, (ran, vars)) in ran.into_iter().zip(&vars).enumerate() {
+            let first = grads.len();
+            let tensors = match (&self.full[m], adapt) {
+                (Some(weights), _) => weights.iter().count() + 1,
+                (None, Adapt::Full) => 1,
+                _ => self.learnable[m].adapters.len() * ADAPTED.len() * 2 + 1,
+            };
+            let (Some((_, tape, input)), Some([cls, mask]), true) =
+                (ran, vars, adapt != Adapt::Head)
+            else {
+                grads.extend((0..tensors).map(|_| None));
+                continue;
+            };
+            let per = per_sample(&input.data);
+            let spread = |g: Tensor| -> Result<Tensor> {
+                // The token is the mean over a video's frames: each gets an equal share.
+                let (n, d) = g.dims2()?;
+                let g = (g / per as f64)?.unsqueeze(1)?.broadcast_as((n, per, d))?;
+                Ok(g.contiguous()?.reshape((n * per, d))?)
+            };
+            let (d_cls, d_mask) = (spread(grad(cls)?)?, spread(grad(mask)?)?);
+            match &self.full[m] {
+                Some(weights) => {
+                    let mut g =
+                        self.encoders[m].backward_full(tape, &input.data, &d_cls, &d_mask)?;
+                    grads.extend(weights.iter().map(|(name, _)| g.weights.remove(name)));
+                    grads.push(Some(g.mask_token));
+                }
+                None => {
+                    let g = self.encoders[m].backward(tape, &d_cls, &d_mask, &self.learnable[m])?;
                     for adapter in g.adapters.into_iter().flatten() {
                         grads.extend([Some(adapter.a), Some(adapter.b)]);
                     }
                     grads.push(Some(g.mask_token));
                 }
-                _ => grads.extend(
-                    (0..self.learnable[m].adapters.len() * ADAPTED.len() * 2 + 1).map(|_| None),
-                ),
+            }
+            if let Some(balance) = balance {
+                for (i, grad) in grads.iter_mut().enumerate().skip(first) {
+                    let Some(grad) = grad else { continue };
+                    let key = (mode.seed, mode.step, i as u32);
+                    *grad = modulate::modulate(grad, balance[m], self.design.modulation, key)?;
+                }
             }
         }
-        grads.push(Some(grad(&weight)?));
-        grads.push(Some(grad(&bias)?));
+        for var in &head {
+            grads.push(Some(grad(var)?));
+        }
         let number = |t: &Tensor| -> Result<f64> { Ok(t.to_dtype(DType::F64)?.to_scalar()?) };
         Ok(StepResult {
             loss: number(&loss)?,
@@ -379,6 +506,36 @@ impl U2a {
             logits: logits.detach(),
             grads,
         })
+    }
+
+    /// OGM's coefficients of the two encoders, from the samples that have both modalities; none
+    /// where there is no such sample or no modulation.
+    fn balance(
+        &self,
+        batch: &Batch,
+        chosen: &[Tensor; 2],
+        weight: &Tensor,
+        bias: &Tensor,
+    ) -> Result<Option<[f64; 2]>> {
+        let rows: Vec<u32> = (0..batch.present.len())
+            .filter(|i| batch.present[*i] == [true, true])
+            .map(|i| i as u32)
+            .collect();
+        if self.design.modulation == Modulation::None || rows.is_empty() {
+            return Ok(None);
+        }
+        let labels = rows.iter().map(|i| match batch.labels[*i as usize][..] {
+            [label] => Ok(label),
+            _ => bail!("gradient modulation is defined for one class per sample"),
+        });
+        let labels = labels.collect::<Result<Vec<u32>>>()?;
+        let rows = Tensor::new(rows, &Device::Cpu)?;
+        let logits = self.design.fusion.unimodal(chosen, weight, bias)?;
+        let score = |m: usize| -> Result<f64> {
+            fusion::true_class_score(&logits[m].detach().index_select(&rows, 0)?, &labels)
+        };
+        let scores = [score(0)?, score(1)?];
+        Ok(Some(modulate::coefficients(scores, self.design.ogm_alpha)))
     }
 
     /// Scores a batch without any randomness, on [`U2a::merged`] encoders.
@@ -390,7 +547,7 @@ impl U2a {
     ) -> Result<Scores> {
         let mut leaves: [Option<Tokens>; 2] = [None, None];
         for m in 0..2 {
-            let Some(input) = &batch.inputs[m] else {
+            let Some(input) = batch.inputs[m].as_ref().filter(|_| self.runs(m)) else {
                 continue;
             };
             let (out, _) = merged[m].forward(
@@ -403,10 +560,18 @@ impl U2a {
             )?;
             leaves[m] = Some(tokens(input, out)?);
         }
-        let fused = fuse(&batch.present, &leaves, missing_token)?;
-        let logits = fused
-            .matmul(&self.weight.t()?)?
-            .broadcast_add(&self.bias)?
+        let how = self.selection(missing_token);
+        let chosen = select(
+            &batch.present,
+            &leaves,
+            how,
+            &self.learnable[0].mask_token.get(0)?,
+        )?;
+        let layers: Vec<Tensor> = self.fusion.iter().map(|(_, t)| t.clone()).collect();
+        let logits = self
+            .design
+            .fusion
+            .logits(&chosen, &layers, &self.weight, &self.bias)?
             .to_dtype(DType::F32)?
             .to_vec2()?;
         let mut distances = Vec::new();
@@ -433,14 +598,23 @@ impl U2a {
         configs: &[EncoderConfig; 2],
         classes: usize,
         rank: usize,
+        design: &Design,
     ) -> Vec<(String, usize, usize)> {
         let mut table = Vec::new();
         for (modality, config) in modalities.iter().zip(configs) {
-            table.push((
-                format!("{modality} encoder ({:?})", config.kind),
-                config.parameters(),
-                0,
-            ));
+            if design.modality.is_some_and(|only| only != *modality) {
+                continue;
+            }
+            let name = format!("{modality} encoder ({:?})", config.kind);
+            let all = config.parameters();
+            if design.adapt != Adapt::Lora {
+                let learns = if design.adapt == Adapt::Full { all } else { 0 };
+                table.push((name, all, learns));
+                let learns = if learns > 0 { config.hidden } else { 0 };
+                table.push((format!("{modality} mask token"), config.hidden, learns));
+                continue;
+            }
+            table.push((name, all, 0));
             let adapters = config.layers * ADAPTED.len() * 2 * config.hidden * rank;
             table.push((
                 format!("{modality} adapters, rank {rank}"),
@@ -453,7 +627,12 @@ impl U2a {
                 config.hidden,
             ));
         }
-        let head = classes * configs[0].hidden + classes;
+        let d = configs[0].hidden;
+        for (name, shape) in design.fusion.layers(d) {
+            let n = shape.iter().product();
+            table.push((name.to_string(), n, n));
+        }
+        let head = classes * design.fusion.width(d) + classes;
         table.push((format!("head, {classes} classes"), head, head));
         table
     }
@@ -496,112 +675,6 @@ fn tokens(input: &ModalityBatch, out: Output) -> Result<Tokens> {
         cls: mean(out.cls)?,
         mask: mean(out.mask)?,
     })
-}
-
-/// Position of `sample` among the rows of a modality.
-fn position(tokens: &Tokens, sample: usize) -> Result<u32> {
-    match tokens.rows.binary_search(&sample) {
-        Ok(at) => Ok(at as u32),
-        Err(_) => bail!("sample {sample} of the batch is marked present but has no input"),
-    }
-}
-
-/// `T_1 + T_2` per sample.
-fn fuse(
-    present: &[[bool; 2]],
-    tokens: &[Option<Tokens>; 2],
-    missing: MissingToken,
-) -> Result<Tensor> {
-    let Some(like) = tokens.iter().flatten().next() else {
-        bail!("a batch in which no sample has any modality")
-    };
-    let zero = like.cls.narrow(0, 0, 1)?.zeros_like()?.detach();
-    // All tokens under one another: CLS_1, MT_1, CLS_2, MT_2, and one row of zeros.
-    let mut parts = Vec::new();
-    let mut start = [[0u32; 2]; 2];
-    let mut total = 0;
-    for (m, t) in tokens.iter().enumerate() {
-        let Some(t) = t else { continue };
-        start[m] = [total, total + t.rows.len() as u32];
-        total += 2 * t.rows.len() as u32;
-        parts.extend([t.cls.clone(), t.mask.clone()]);
-    }
-    parts.push(zero);
-    let all = Tensor::cat(&parts, 0)?;
-    let mut picks: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
-    for (sample, has) in present.iter().enumerate() {
-        if *has == [false, false] {
-            bail!("sample {sample} of the batch has no modality at all");
-        }
-        for m in 0..2 {
-            let (owner, which) = if has[m] { (m, 0) } else { (1 - m, 1) };
-            let Some(t) = &tokens[owner] else {
-                bail!("sample {sample} of the batch is marked present but its encoder did not run")
-            };
-            let use_zero = which == 1 && missing == MissingToken::Zeros;
-            picks[m].push(if use_zero {
-                total
-            } else {
-                start[owner][which] + position(t, sample)?
-            });
-        }
-    }
-    let pick = |ids: &[u32]| -> Result<Tensor> {
-        Ok(all.index_select(&Tensor::new(ids, all.device())?, 0)?)
-    };
-    Ok((pick(&picks[0])? + pick(&picks[1])?)?)
-}
-
-/// Over the complete samples: their numbers, and (MT_1, CLS_2), (MT_2, CLS_1).
-#[allow(
-    clippy::type_complexity,
-    reason = "two pairs of tensors, named where they are used"
-)]
-fn complete(
-    present: &[[bool; 2]],
-    tokens: &[Option<Tokens>; 2],
-) -> Result<Option<(Vec<usize>, [[Tensor; 2]; 2])>> {
-    let [Some(first), Some(second)] = tokens else {
-        return Ok(None);
-    };
-    let samples: Vec<usize> = (0..present.len())
-        .filter(|i| present[*i] == [true, true])
-        .collect();
-    if samples.is_empty() {
-        return Ok(None);
-    }
-    let rows = |t: &Tokens| -> Result<Tensor> {
-        let ids = samples
-            .iter()
-            .map(|s| position(t, *s))
-            .collect::<Result<Vec<u32>>>()?;
-        Ok(Tensor::new(ids, t.cls.device())?)
-    };
-    let (a, b) = (rows(first)?, rows(second)?);
-    let pairs = [
-        [
-            first.mask.index_select(&a, 0)?,
-            second.cls.index_select(&b, 0)?,
-        ],
-        [
-            second.mask.index_select(&b, 0)?,
-            first.cls.index_select(&a, 0)?,
-        ],
-    ];
-    Ok(Some((samples, pairs)))
-}
-
-fn alignment(
-    present: &[[bool; 2]],
-    tokens: &[Option<Tokens>; 2],
-    stop_gradient: bool,
-) -> Result<Option<Tensor>> {
-    let Some((_, pairs)) = complete(present, tokens)? else {
-        return Ok(None);
-    };
-    let target = |t: &Tensor| if stop_gradient { t.detach() } else { t.clone() };
-    let [forth, back] = pairs.map(|[mask, cls]| loss::mse(&mask, &target(&cls)));
-    Ok(Some((forth? + back?)?))
 }
 
 fn task_loss(logits: &Tensor, labels: &[Vec<u32>], multi_label: bool) -> Result<Tensor> {

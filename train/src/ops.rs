@@ -1,8 +1,8 @@
 //! The encoders' layers on candle tensors, with backward passes written by hand.
 //!
 //! No graph is recorded here: an operation takes tensors and gives tensors, and its backward is a
-//! function beside it that returns gradients of the input and of the adapters, never of frozen
-//! weights. (candle's own layer norm and softmax cut the gradient silently, and its matmul forms
+//! function beside it that returns gradients of the input and of the adapters. Those of weights and
+//! norms are functions of their own, called in full fine-tuning only. (candle's own layer norm and softmax cut the gradient silently, and its matmul forms
 //! the gradient of a frozen weight as well; this module is why neither is used.)
 //!
 //! Token matrices are packed: `n x d`, sequence after sequence, see [`Rows`].
@@ -163,6 +163,22 @@ impl Norm {
     }
 }
 
+impl Norm {
+    /// Gradients of scale and shift, given that of the output.
+    pub fn weight_gradient(
+        &self,
+        dy: &Tensor,
+        x: &Tensor,
+        stats: &NormStats,
+    ) -> Result<[Tensor; 2]> {
+        let d = self.weight.elem_count();
+        typed!(x, T => {
+            let (scale, shift) = norm::layer_norm_weights::<T>(&slice(dy)?, &slice(x)?, d, T::stats_of(stats)?);
+            Ok([tensor(scale, d)?, tensor(shift, d)?])
+        })
+    }
+}
+
 /// The two factors of a low-rank adapter: `a` is `rank x in`, `b` is `out x rank`.
 #[derive(Clone, Debug)]
 pub struct Adapter {
@@ -263,6 +279,21 @@ impl Linear {
                 }
             }
             Ok((tensor(dx, (n, d))?, grads))
+        })
+    }
+
+    /// Gradients of weight (`dy^T x`) and bias (column sums of `dy`).
+    pub fn weight_gradient(dy: &Tensor, x: &Tensor) -> Result<[Tensor; 2]> {
+        let ((n, out), d) = (dy.dims2()?, x.dim(1)?);
+        typed!(dy, T => {
+            let (dys, xs) = (slice::<T>(dy)?, slice::<T>(x)?);
+            let mut weight: Vec<T> = vec![0.0; out * d];
+            matmul(1.0, Mat::new(&dys, n, out).t(), Mat::new(&xs, n, d), false, MatMut::new(&mut weight, out, d), Threads::All);
+            let mut bias: Vec<T> = vec![0.0; out];
+            for row in dys.chunks_exact(out) {
+                bias.iter_mut().zip(row).for_each(|(b, v)| *b += *v);
+            }
+            Ok([tensor(weight, (out, d))?, tensor(bias, out)?])
         })
     }
 

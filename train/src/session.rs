@@ -3,7 +3,9 @@
 
 use crate::encoder::Encoder;
 use crate::encoder::config::{EncoderConfig, InputSize, Kind};
-use crate::model::U2a;
+use crate::model::{MissingToken, U2a};
+use crate::placeholder::Placeholders;
+use crate::pretrained::HASHED_FILE;
 use crate::settings::{ClipFeatures, RunConfig, Settings, WeightSource};
 use crate::weights::{CONFIG_FILE, VOCAB_FILE, Weights};
 use anyhow::{Result, bail};
@@ -24,7 +26,7 @@ const UNUSED: usize = 1;
 pub struct Session {
     /// Opened shards.
     pub shards: Arc<Shards>,
-    /// The training mask, over the train split in file order.
+    /// What each training sample shows, in file order, where that is less than it has.
     pub train_mask: Option<Arc<Vec<[bool; 2]>>>,
     /// SHA-256 over that mask.
     pub train_mask_sha256: Option<String>,
@@ -57,7 +59,32 @@ impl Session {
             session.train_mask_sha256 = Some(hash(&present));
             session.train_mask = Some(Arc::new(present));
         }
+        if let Some(present) = session.only(settings.modality, Split::Train) {
+            let mask = session.train_mask.as_deref();
+            let joined = present.iter().enumerate().map(|(i, shown)| {
+                let masked = mask.map_or([true, true], |mask| mask[i]);
+                [0, 1].map(|m| shown[m] && masked[m])
+            });
+            session.train_mask = Some(Arc::new(joined.collect()));
+        }
         Ok(session)
+    }
+
+    /// What the samples of a split show where one modality alone is used.
+    fn only(&self, modality: Option<Modality>, split: Split) -> Option<Vec<[bool; 2]>> {
+        let modality = modality?;
+        let used = self.shards.spec().modalities.map(|m| m == modality);
+        let shown = |has: &[bool; 2]| [0, 1].map(|m| has[m] && used[m]);
+        Some(self.shards.split(split).present.iter().map(shown).collect())
+    }
+
+    /// Empty inputs, where the missing token is made from them.
+    pub fn placeholders(&self, missing: MissingToken) -> Result<Option<Placeholders>> {
+        if missing != MissingToken::Input {
+            return Ok(None);
+        }
+        let modalities = self.shards.spec().modalities;
+        Ok(Some(Placeholders::new(modalities, &self.transforms)?))
     }
 
     /// A mask file, or a protocol drawn on the spot.
@@ -148,6 +175,9 @@ fn transforms(
                     );
                 }
                 text = Some(match weights.folder(Kind::Bert)? {
+                    Some(folder) if folder.join(HASHED_FILE).is_file() => {
+                        TextTransform::hashed(vocab, settings.text_length)?
+                    }
                     Some(folder) => {
                         TextTransform::from_vocab(&folder.join(VOCAB_FILE), settings.text_length)?
                     }
@@ -181,29 +211,38 @@ pub fn encoder_configs(
     Ok([config(modalities[0])?, config(modalities[1])?])
 }
 
-/// The model of a run before any training: frozen weights, new learnable tensors from the seed.
+/// The model of a run before any training: the encoders' weights, new learnable tensors from the
+/// seed.
 pub fn build_model(config: &RunConfig) -> Result<U2a> {
-    let encoder = |i: usize| -> Result<Encoder> {
+    let encoder = |i: usize| -> Result<(Encoder, Weights)> {
         let encoder = &config.encoders[i];
         let weights = match (config.weights.folder(encoder.kind)?, &config.weights) {
             (Some(folder), _) => Weights::load(&folder, encoder)?,
             (None, WeightSource::Random(seed)) => Weights::random(*seed, encoder)?,
             (None, _) => bail!("no weights"),
         };
-        let built = Encoder::new(encoder.clone(), weights, DType::F32)?;
+        let built = Encoder::new(encoder.clone(), weights.clone(), DType::F32)?;
         let bare =
             encoder.kind == Kind::Clip && config.settings.clip_features == ClipFeatures::LastHidden;
-        Ok(if bare {
+        let built = if bare {
             built.without_final_norm()
         } else {
             built
-        })
+        };
+        Ok((built, weights))
     };
+    let ((first, first_weights), (second, second_weights)) = (encoder(0)?, encoder(1)?);
+    let settings = &config.settings;
     U2a::new(
         config.modalities,
-        [encoder(0)?, encoder(1)?],
+        [first, second],
         config.classes.len(),
-        config.settings.lora(),
-        config.settings.seed,
+        settings.lora(),
+        settings.seed,
+    )?
+    .designed(
+        settings.design(),
+        [first_weights, second_weights],
+        settings.seed,
     )
 }

@@ -2,8 +2,10 @@
 //! dataset in `configs/`, and the `config.toml` that a run folder keeps.
 
 use crate::adapter::{LoraConfig, ModuleNames};
+use crate::design::{Adapt, Design, Fusion, Modulation};
 use crate::encoder::config::{EncoderConfig, Kind};
 use crate::model::{ALIGN_WEIGHT, LossConfig, MissingToken};
+use crate::modulate::OGM_ALPHA;
 use crate::optim::{AdamWConfig, Schedule};
 use anyhow::{Context, Result, anyhow, bail};
 use datasets::Modality;
@@ -36,6 +38,16 @@ pub struct Settings {
     pub eps: f64,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
+    /// Which weights of the encoders learn: `lora`, `head` (none) or `full`.
+    pub adapt: Adapt,
+    /// The only modality to use; unset: both.
+    pub modality: Option<Modality>,
+    /// `sum`, `concat`, `film` or `gated-bilinear`.
+    pub fusion: Fusion,
+    /// Gradient modulation: `none`, `ogm` or `ogm-ge`.
+    pub modulation: Modulation,
+    /// Alpha of the gradient modulation.
+    pub ogm_alpha: f64,
     /// Rank of the adapters.
     pub lora_rank: usize,
     /// Adapters are scaled by `lora_alpha / lora_rank`.
@@ -52,7 +64,8 @@ pub struct Settings {
     pub modality_dropout: Option<bool>,
     /// The encoders' own dropout (BERT has 0.1).
     pub encoder_dropout: bool,
-    /// What stands in for a missing modality.
+    /// What stands in for a missing modality: `mask`, `zeros`, or the encoder's class token on an
+    /// empty `input`.
     pub missing_token: MissingToken,
     /// Whether CLIP's tokens are read after or before its last norm.
     pub clip_features: ClipFeatures,
@@ -130,6 +143,11 @@ impl Default for Settings {
             beta2: adamw.beta2,
             eps: adamw.eps,
             weight_decay: adamw.weight_decay,
+            adapt: Adapt::Lora,
+            modality: None,
+            fusion: Fusion::Sum,
+            modulation: Modulation::None,
+            ogm_alpha: OGM_ALPHA,
             lora_rank: lora.rank,
             lora_alpha: lora.alpha,
             lora_dropout: lora.dropout,
@@ -238,6 +256,11 @@ impl Settings {
             "beta2",
             "eps",
             "weight_decay",
+            "adapt",
+            "modality",
+            "fusion",
+            "modulation",
+            "ogm_alpha",
             "lora_rank",
             "lora_alpha",
             "lora_dropout",
@@ -284,6 +307,22 @@ impl Settings {
                 bail!("{name} must lie in [0, 1), not {v}");
             }
         }
+        if self.modality.is_some() && self.fusion != Fusion::Sum {
+            bail!("fusion needs two modalities; leave out modality or fusion");
+        }
+        if self.modulation != Modulation::None {
+            if !matches!(self.fusion, Fusion::Sum | Fusion::Concat) || self.modality.is_some() {
+                bail!(
+                    "modulation weighs two modalities' scores, which only fusion sum and concat have"
+                );
+            }
+            if !(self.ogm_alpha > 0.0 && self.ogm_alpha.is_finite()) {
+                bail!(
+                    "ogm_alpha must be a positive number, not {}",
+                    self.ogm_alpha
+                );
+            }
+        }
         if self.text_length < 3 {
             bail!("text_length must be at least 3: class, one word piece, separator");
         }
@@ -291,6 +330,34 @@ impl Settings {
             bail!("precision bf16 needs a GPU build; use f32 on the CPU");
         }
         Ok(())
+    }
+
+    /// Refuses what the data cannot serve.
+    pub fn check_for(&self, modalities: [Modality; 2], multi_label: bool) -> Result<()> {
+        if let Some(only) = self.modality
+            && !modalities.contains(&only)
+        {
+            bail!(
+                "modality {only}: the data have {} and {}",
+                modalities[0],
+                modalities[1]
+            );
+        }
+        if multi_label && self.modulation != Modulation::None {
+            bail!("modulation is defined for one class per sample; these data have several");
+        }
+        Ok(())
+    }
+
+    /// What kind of model the run trains.
+    pub fn design(&self) -> Design {
+        Design {
+            adapt: self.adapt,
+            modality: self.modality,
+            fusion: self.fusion,
+            modulation: self.modulation,
+            ogm_alpha: self.ogm_alpha,
+        }
     }
 
     /// Settings of the adapters.
@@ -478,6 +545,7 @@ mod tests {
         let full = Settings {
             max_steps: Some(1),
             modality_dropout: Some(true),
+            modality: Some(Modality::Audio),
             train_mask: Some("x".into()),
             ..Settings::default()
         };

@@ -133,6 +133,7 @@ impl<'a> Trainer<'a> {
         }
         let loss = settings.loss(self.config.multi_label);
         let schedule = settings.schedule();
+        let placeholders = self.session.placeholders(settings.missing_token)?;
         let mut log = RunLog::open(&self.run, self.state.step, total)?;
         while self.state.epoch < settings.epochs {
             let stream = Stream::new(
@@ -148,6 +149,9 @@ impl<'a> Trainer<'a> {
                 }
                 if self.modality_dropout {
                     drop_modality(&mut batch, settings.seed, self.state.step);
+                }
+                if let Some(placeholders) = &placeholders {
+                    placeholders.fill(&mut batch);
                 }
                 let lr = schedule.rate(self.state.step, steps_per_epoch, settings.epochs);
                 let mode = self.mode();
@@ -252,6 +256,7 @@ impl<'a> Trainer<'a> {
             &self.optimiser,
             &self.state,
             self.settings(),
+            &self.config.weights,
         )
     }
 
@@ -308,12 +313,13 @@ impl<'a> Trainer<'a> {
                 Ok(p.tensor.clone())
             }
         });
-        let probe = probe.collect::<candle_core::Result<Vec<_>>>()?;
-        self.model.set_parameters(probe)?;
-        let one = first_complete(batch);
-        let result = self
-            .model
-            .step(one.as_ref().unwrap_or(batch), &self.mode(), loss)?;
+        let moved = probe.collect::<candle_core::Result<Vec<_>>>()?;
+        self.model.set_parameters(moved)?;
+        let mut probe = first_complete(batch).unwrap_or_else(|| batch.clone());
+        if let Some(placeholders) = self.session.placeholders(loss.missing_token)? {
+            placeholders.fill(&mut probe);
+        }
+        let result = self.model.step(&probe, &self.mode(), loss)?;
         for (p, grad) in self.model.parameters().iter().zip(&result.grads) {
             // A batch without a complete sample leaves an encoder out; its turn comes unchecked.
             let Some(grad) = grad else { continue };
@@ -336,6 +342,9 @@ impl<'a> Trainer<'a> {
 fn modality_dropout_is_on(settings: &Settings, session: &Session) -> Result<bool> {
     if let Some(on) = settings.modality_dropout {
         return Ok(on);
+    }
+    if settings.modality.is_some() {
+        return Ok(false);
     }
     let split = session.shards.split(Split::Train);
     let lacking = split

@@ -7,7 +7,8 @@ use features::rng::Rng;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The tensors of one encoder by canonical name, f32, shapes as [`EncoderConfig::specs`] gives them.
+/// The tensors of one encoder, sorted by canonical name, f32, shapes as [`EncoderConfig::specs`] gives them.
+#[derive(Clone)]
 pub struct Weights(BTreeMap<String, Tensor>);
 
 /// Sizes, beside the weights.
@@ -97,6 +98,16 @@ impl Weights {
             weights.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
         }
         Ok(Weights(weights))
+    }
+
+    /// All tensors, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// All tensors in the order of [`Weights::iter`], to be replaced.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.0.values_mut()
     }
 
     /// Takes a tensor out; every spec's name is there once.

@@ -154,6 +154,46 @@ pub struct Saved {
     sum2: Option<Tensor>,
 }
 
+/// The layers of a block that have weights; query, key and value are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// First normalisation.
+    Norm1,
+    /// Query, key and value stacked.
+    Qkv,
+    /// Attention's output layer.
+    Out,
+    /// Second normalisation.
+    Norm2,
+    /// First feed-forward layer.
+    Fc1,
+    /// Second feed-forward layer.
+    Fc2,
+}
+
+/// Gathers the gradients of a block's (weight, bias) pairs in full fine-tuning.
+#[derive(Default)]
+pub struct Sink(pub Vec<(Site, [Tensor; 2])>);
+
+impl Sink {
+    fn linear(&mut self, site: Site, dy: &Tensor, x: &Tensor) -> Result<()> {
+        self.0.push((site, Linear::weight_gradient(dy, x)?));
+        Ok(())
+    }
+
+    fn norm(
+        &mut self,
+        site: Site,
+        norm: &Norm,
+        dy: &Tensor,
+        x: &Tensor,
+        stats: &NormStats,
+    ) -> Result<()> {
+        self.0.push((site, norm.weight_gradient(dy, x, stats)?));
+        Ok(())
+    }
+}
+
 impl Block {
     /// The block's output (`n x d`) and what its backward needs.
     pub fn forward(&self, x: &Tensor, call: &Call) -> Result<(Tensor, Saved)> {
@@ -229,38 +269,70 @@ impl Block {
         }
     }
 
-    /// The gradients of the block's input and of its adapters (query, key, value, output).
+    /// The gradients of the block's input and of its adapters (query, key, value, output); those of
+    /// the weights go into `sink`, where there is one.
     pub fn backward(
         &self,
         dy: &Tensor,
         saved: &Saved,
         call: &Call,
+        mut sink: Option<&mut Sink>,
     ) -> Result<(Tensor, Vec<Adapter>)> {
-        let activation = call.shape.activation;
-        let feed_forward = |dy: &Tensor| -> Result<Tensor> {
-            let dy = ops::dropout(dy, call.hidden_dropout(1).as_ref(), call.rows)?;
-            let (da, _) = self.fc2.backward(&dy, &saved.z, None, call.rows, None)?;
-            let dz = ops::activate_backward(activation, &saved.z, &da)?;
-            Ok(self.fc1.backward(&dz, &saved.z, None, call.rows, None)?.0)
-        };
         if let Some(sum2) = &saved.sum2 {
+            if let Some(sink) = &mut sink {
+                sink.norm(Site::Norm2, &self.norm2, dy, sum2, &saved.stats2)?;
+            }
             let d_sum2 = self.norm2.backward(dy, sum2, &saved.stats2, None)?;
-            let dh = ops::add(&feed_forward(&d_sum2)?, &d_sum2)?;
+            let input = || self.norm1.again(&saved.sum1, &saved.stats1);
+            let d_fed = self.feed_forward_backward(&d_sum2, saved, call, input, &mut sink)?;
+            let dh = ops::add(&d_fed, &d_sum2)?;
+            if let Some(sink) = &mut sink {
+                sink.norm(Site::Norm1, &self.norm1, &dh, &saved.sum1, &saved.stats1)?;
+            }
             let d_sum1 = self.norm1.backward(&dh, &saved.sum1, &saved.stats1, None)?;
-            let (dx, grads) = self.attention_backward(&d_sum1, &saved.x, saved, call)?;
+            let (dx, grads) = self.attention_backward(&d_sum1, &saved.x, saved, call, &mut sink)?;
             Ok((ops::add(&dx, &d_sum1)?, grads))
         } else {
-            let d_sum1 =
-                self.norm2
-                    .backward(&feed_forward(dy)?, &saved.sum1, &saved.stats2, Some(dy))?;
+            let input = || self.norm2.again(&saved.sum1, &saved.stats2);
+            let d_fed = self.feed_forward_backward(dy, saved, call, input, &mut sink)?;
+            if let Some(sink) = &mut sink {
+                sink.norm(Site::Norm2, &self.norm2, &d_fed, &saved.sum1, &saved.stats2)?;
+            }
+            let d_sum1 = self
+                .norm2
+                .backward(&d_fed, &saved.sum1, &saved.stats2, Some(dy))?;
             let input = self.norm1.again(&saved.x, &saved.stats1)?;
-            let (d_input, grads) = self.attention_backward(&d_sum1, &input, saved, call)?;
+            let (d_input, grads) =
+                self.attention_backward(&d_sum1, &input, saved, call, &mut sink)?;
+            if let Some(sink) = &mut sink {
+                sink.norm(Site::Norm1, &self.norm1, &d_input, &saved.x, &saved.stats1)?;
+            }
             Ok((
                 self.norm1
                     .backward(&d_input, &saved.x, &saved.stats1, Some(&d_sum1))?,
                 grads,
             ))
         }
+    }
+
+    /// Through the feed-forward part down to its `input`, which is formed only for the sink.
+    fn feed_forward_backward(
+        &self,
+        dy: &Tensor,
+        saved: &Saved,
+        call: &Call,
+        input: impl FnOnce() -> Result<Tensor>,
+        sink: &mut Option<&mut Sink>,
+    ) -> Result<Tensor> {
+        let activation = call.shape.activation;
+        let dy = ops::dropout(dy, call.hidden_dropout(1).as_ref(), call.rows)?;
+        let (da, _) = self.fc2.backward(&dy, &saved.z, None, call.rows, None)?;
+        let dz = ops::activate_backward(activation, &saved.z, &da)?;
+        if let Some(sink) = sink {
+            sink.linear(Site::Fc2, &dy, &ops::activate(activation, &saved.z)?)?;
+            sink.linear(Site::Fc1, &dz, &input()?)?;
+        }
+        Ok(self.fc1.backward(&dz, &saved.z, None, call.rows, None)?.0)
     }
 
     /// Through output layer, attention and the stacked projections, down to their `input`.
@@ -270,6 +342,7 @@ impl Block {
         input: &Tensor,
         saved: &Saved,
         call: &Call,
+        sink: &mut Option<&mut Sink>,
     ) -> Result<(Tensor, Vec<Adapter>)> {
         let dy = ops::dropout(dy, call.hidden_dropout(0).as_ref(), call.rows)?;
         let (d_attended, out_grads) = call.with_adapters(3..4, |a| {
@@ -285,6 +358,10 @@ impl Block {
             &saved.attention,
             &d_attended,
         )?;
+        if let Some(sink) = sink {
+            sink.linear(Site::Out, &dy, &saved.attended)?;
+            sink.linear(Site::Qkv, &d_qkv, input)?;
+        }
         let (dx, mut grads) = call.with_adapters(0..3, |a| {
             self.qkv
                 .backward(&d_qkv, input, saved.qkv_u.as_ref(), call.rows, a)

@@ -39,10 +39,10 @@ pub enum Embedding {
 /// How patches are cut from an input of `channels` planes of `rows x cols` numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
-    channels: usize,
-    rows: usize,
-    cols: usize,
-    patch: usize,
+    pub(super) channels: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) patch: usize,
     row_stride: usize,
     col_stride: usize,
     /// AST's planes lie transposed in memory: frames are rows there, columns here.
@@ -50,7 +50,7 @@ pub struct Grid {
 }
 
 impl Grid {
-    fn count(&self) -> (usize, usize) {
+    pub(super) fn count(&self) -> (usize, usize) {
         (
             (self.rows - self.patch) / self.row_stride + 1,
             (self.cols - self.patch) / self.col_stride + 1,
@@ -58,7 +58,7 @@ impl Grid {
     }
 
     /// The patches of one input as rows: `patches x (channels * patch * patch)`.
-    fn cut(&self, input: &[f32], out: &mut Vec<f32>) {
+    pub(super) fn cut(&self, input: &[f32], out: &mut Vec<f32>) {
         let (down, across) = self.count();
         for i in 0..down {
             for j in 0..across {

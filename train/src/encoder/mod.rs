@@ -2,18 +2,20 @@
 //!
 //! Forward and backward are written out (no autograd): the forward pass keeps what each block's
 //! backward needs, or, to save memory, each block's input alone, from which the backward runs the
-//! block again. Gradients reach the adapters and the mask token and nothing else.
+//! block again. Gradients reach the adapters and the mask token and nothing else, but for [`full`]
+//! fine-tuning.
 //!
 //! [`config`] knows names and sizes, [`embed`] turns inputs into tokens, [`block`] is one block.
 
 pub mod block;
 pub mod config;
 mod embed;
+pub mod full;
 
 use crate::ops::{Adapter, Linear, Norm, Rows};
 use crate::weights::Weights;
 use anyhow::Result;
-use block::{ADAPTERS, Block, Call, Noise, Saved, Shape};
+use block::{ADAPTERS, Block, Call, Noise, Saved, Shape, Sink};
 use candle_core::{DType, Device, Tensor};
 use config::{EncoderConfig, Kind, Part};
 use embed::Embedding;
@@ -155,6 +157,16 @@ impl Encoder {
         &self.config
     }
 
+    /// The same encoder with other weights, in their number type.
+    pub fn with_weights(&self, weights: Weights) -> Result<Encoder> {
+        let dtype = weights.iter().next().map_or(DType::F32, |(_, t)| t.dtype());
+        let encoder = Encoder::new(self.config.clone(), weights, dtype)?;
+        Ok(match self.final_norm {
+            Some(_) => encoder,
+            None => encoder.without_final_norm(),
+        })
+    }
+
     /// Leaves out the norm after the last block (`clip_features = "last_hidden"`).
     pub fn without_final_norm(mut self) -> Encoder {
         self.final_norm = None;
@@ -259,7 +271,7 @@ impl Encoder {
             rows,
             noise,
             pre,
-            blocks: mut kept,
+            blocks: kept,
             last,
             last_stats,
         } = tape;
@@ -273,20 +285,8 @@ impl Encoder {
             d_last.dtype(),
             d_last.device(),
         )?;
-        let mut dx = zeros.index_add(&read_rows(&rows)?, &d_last, 0)?;
-        let mut adapters = Vec::with_capacity(self.blocks.len());
-        for (i, block) in self.blocks.iter().enumerate().rev() {
-            let call = self.call(i, &rows, Some(learnable), &noise);
-            let saved = match kept.pop() {
-                Some(Kept::All(saved)) => saved,
-                Some(Kept::Input(x)) => Box::new(block.forward(&x, &call)?.1),
-                None => anyhow::bail!("backward after a forward pass that kept nothing"),
-            };
-            let (d, grads) = block.backward(&dx, &saved, &call)?;
-            dx = d;
-            adapters.push(grads);
-        }
-        adapters.reverse();
+        let dx = zeros.index_add(&read_rows(&rows)?, &d_last, 0)?;
+        let (dx, adapters) = self.through_blocks(dx, kept, &rows, Some(learnable), &noise, None)?;
         // Below the blocks only the mask token learns.
         let ids: Vec<u32> = rows.offsets[1..]
             .iter()
@@ -307,6 +307,42 @@ impl Encoder {
             adapters,
             mask_token: d_mask.sum_keepdim(0)?,
         })
+    }
+}
+
+impl Encoder {
+    /// From the last block's output to the first one's input: its gradient and the adapters', in
+    /// order; `sinks` takes one entry per block, likewise in order, in full fine-tuning.
+    fn through_blocks(
+        &self,
+        mut dx: Tensor,
+        mut kept: Vec<Kept>,
+        rows: &Rows,
+        learnable: Option<&Learnable>,
+        noise: &Noise,
+        mut sinks: Option<&mut Vec<Sink>>,
+    ) -> Result<(Tensor, Vec<Vec<Adapter>>)> {
+        let mut adapters = Vec::with_capacity(self.blocks.len());
+        for (i, block) in self.blocks.iter().enumerate().rev() {
+            let call = self.call(i, rows, learnable, noise);
+            let saved = match kept.pop() {
+                Some(Kept::All(saved)) => saved,
+                Some(Kept::Input(x)) => Box::new(block.forward(&x, &call)?.1),
+                None => anyhow::bail!("backward after a forward pass that kept nothing"),
+            };
+            let mut sink = sinks.is_some().then(Sink::default);
+            let (d, grads) = block.backward(&dx, &saved, &call, sink.as_mut())?;
+            dx = d;
+            adapters.push(grads);
+            if let (Some(sinks), Some(sink)) = (&mut sinks, sink) {
+                sinks.push(sink);
+            }
+        }
+        adapters.reverse();
+        if let Some(sinks) = sinks {
+            sinks.reverse();
+        }
+        Ok((dx, adapters))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Layer normalisation over the rows of a matrix, and its backward for a frozen scale and shift.
+//! Layer normalisation over the rows of a matrix, and its backward: for the input, and (full
+//! fine-tuning only) for scale and shift.
 
 use super::Real;
 use super::simd::{LANES, simd};
@@ -65,6 +66,30 @@ pub fn layer_norm_backward<T: Real>(
                 backward_row(dy, x, scale, *stats, dx);
             }
         });
+}
+
+/// Gradients of scale and shift, summed over the rows in order.
+pub fn layer_norm_weights<T: Real>(
+    dy: &[T],
+    x: &[T],
+    d: usize,
+    stats: &RowStats<T>,
+) -> (Vec<T>, Vec<T>) {
+    let (mut scale, mut shift) = (vec![T::zero(); d], vec![T::zero(); d]);
+    for ((dy, x), stats) in dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(stats) {
+        weights_row(dy, x, *stats, &mut scale, &mut shift);
+    }
+    (scale, shift)
+}
+
+simd! {
+    fn weights_row<T: Real>(dy: &[T], x: &[T], stats: [T; 2], scale: &mut [T], shift: &mut [T]) {
+        let [mean, rstd] = stats;
+        for (((dy, x), scale), shift) in dy.iter().zip(x).zip(scale).zip(shift) {
+            *scale += *dy * ((*x - mean) * rstd);
+            *shift += *dy;
+        }
+    }
 }
 
 simd! {

@@ -1,0 +1,374 @@
+//! `train run`: trains into a run folder, continues one, or describes the model.
+
+use super::{check_device, data_root, folder_name, say, set_threads, stop_flag};
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use datasets::{Modality, Split};
+use features::Shards;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use train::checkpoint::{self, State};
+use train::design::{Adapt, Fusion, Modulation};
+use train::job::Job;
+use train::model::{MissingToken, U2a};
+use train::session;
+use train::settings::{CONFIG_FILE, RunConfig, Settings, WeightSource};
+use train::trainer::End;
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum EncoderSize {
+    Tiny,
+    Base,
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    /// Dataset name, or the .toml that describes your own
+    dataset: String,
+    /// Folder of shards [default: data/shards/DATASET]
+    #[arg(long)]
+    shards: Option<PathBuf>,
+    /// Run folder to make [default: runs/DATASET-TIME]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Run folder to continue from its newest checkpoint
+    #[arg(long, conflicts_with_all = ["out", "weights", "random_weights"])]
+    resume: Option<PathBuf>,
+    /// Folder with clip-vit-base-patch16/, bert-base-uncased/, ast-finetuned-audioset-10-10-0.4593/ [default: the Hugging Face hub or its cache]
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// Random frozen weights from this seed instead of pretrained ones
+    #[arg(long, value_name = "SEED", conflicts_with = "weights")]
+    random_weights: Option<u64>,
+    /// Size of randomly initialised encoders
+    #[arg(long, default_value = "base", requires = "random_weights")]
+    encoders: EncoderSize,
+    /// Passes over the training split
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Stop after this many steps; 0 writes the initial checkpoint and stops
+    #[arg(long)]
+    max_steps: Option<u64>,
+    /// Samples per step
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Base learning rate
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Which weights of the encoders learn [default: lora]
+    #[arg(long)]
+    adapt: Option<Adapt>,
+    /// Use this modality alone
+    #[arg(long)]
+    modality: Option<Modality>,
+    /// How two tokens become one feature [default: sum]
+    #[arg(long)]
+    fusion: Option<Fusion>,
+    /// Gradient modulation of the encoders [default: none]
+    #[arg(long)]
+    modulation: Option<Modulation>,
+    /// What stands in for a missing modality [default: mask]
+    #[arg(long)]
+    missing_token: Option<MissingToken>,
+    /// Rank of the adapters
+    #[arg(long)]
+    lora_rank: Option<usize>,
+    /// Dropout on the adapters' input
+    #[arg(long)]
+    lora_dropout: Option<f64>,
+    /// Drop one modality of a whole batch now and then [default: on where the training split is complete]
+    #[arg(long)]
+    modality_dropout: Option<Switch>,
+    /// The encoders' own dropout
+    #[arg(long)]
+    encoder_dropout: Option<Switch>,
+    /// Weight of the alignment loss
+    #[arg(long)]
+    align_weight: Option<f64>,
+    /// A mask file, or a protocol (missing-audio, missing-both, ...) at rate 0.7 and the run's seed
+    #[arg(long, value_name = "FILE|PROTOCOL")]
+    train_mask: Option<String>,
+    /// File order instead of a shuffle
+    #[arg(long)]
+    no_shuffle: bool,
+    /// Random crops, flips and frames
+    #[arg(long)]
+    augment: Option<Switch>,
+    /// Seed of everything random
+    #[arg(long)]
+    seed: Option<u64>,
+    /// A checkpoint every so many steps beside the one at each epoch's end
+    #[arg(long)]
+    checkpoint_every: Option<u64>,
+    /// Any other setting, as in config.toml; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// cpu, or cuda:N in a build with CUDA
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// f32 or bf16
+    #[arg(long)]
+    precision: Option<String>,
+    /// Threads for arithmetic [default: all cores]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Threads that decode ahead [default: as many as for arithmetic]
+    #[arg(long)]
+    loader_threads: Option<usize>,
+    /// Print the parameter table and stop
+    #[arg(long)]
+    describe: bool,
+    /// Print what would be done and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Machine-readable output
+    #[arg(long)]
+    json: bool,
+}
+
+/// A choice by the name that the command line gives it.
+fn name<V: ValueEnum>(value: V) -> String {
+    value
+        .to_possible_value()
+        .map_or_else(String::new, |v| v.get_name().to_string())
+}
+
+impl RunArgs {
+    fn overrides(&self) -> Vec<String> {
+        let mut all = self.set.clone();
+        let on = |s: Switch| (s == Switch::On).to_string();
+        let mut add =
+            |key: &str, value: Option<String>| all.extend(value.map(|v| format!("{key}={v}")));
+        add("epochs", self.epochs.map(|v| v.to_string()));
+        add("max_steps", self.max_steps.map(|v| v.to_string()));
+        add("batch_size", self.batch_size.map(|v| v.to_string()));
+        // `{:?}` keeps a decimal point or an exponent, which TOML wants in a float.
+        add("lr", self.lr.map(|v| format!("{v:?}")));
+        add("adapt", self.adapt.map(name));
+        add("modality", self.modality.map(|v| v.to_string()));
+        add("fusion", self.fusion.map(name));
+        add("modulation", self.modulation.map(name));
+        add("missing_token", self.missing_token.map(name));
+        add("lora_rank", self.lora_rank.map(|v| v.to_string()));
+        add("lora_dropout", self.lora_dropout.map(|v| format!("{v:?}")));
+        add("modality_dropout", self.modality_dropout.map(on));
+        add("encoder_dropout", self.encoder_dropout.map(on));
+        add("align_weight", self.align_weight.map(|v| format!("{v:?}")));
+        add(
+            "train_mask",
+            self.train_mask.clone().map(|v| format!("{v:?}")),
+        );
+        add("shuffle", self.no_shuffle.then(|| "false".to_string()));
+        add("augment", self.augment.map(on));
+        add("seed", self.seed.map(|v| v.to_string()));
+        add("precision", self.precision.clone());
+        add(
+            "checkpoint_every",
+            self.checkpoint_every.map(|v| v.to_string()),
+        );
+        all
+    }
+
+    fn weights(&self) -> WeightSource {
+        match (&self.weights, self.random_weights) {
+            (Some(folder), _) => WeightSource::Folder(folder.clone()),
+            (None, Some(seed)) => WeightSource::Random(seed),
+            (None, None) => WeightSource::Hub,
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    check_device(&args.device)?;
+    if args.describe {
+        return describe(args);
+    }
+    let threads = set_threads(args.threads)?;
+    let threads = args.loader_threads.unwrap_or(threads);
+    if threads == 0 {
+        bail!("--loader-threads 0: at least one thread is needed");
+    }
+    if let Some(run) = &args.resume {
+        return resume(args, run, threads);
+    }
+    let name = folder_name(&args.dataset)?;
+    let folder = args
+        .shards
+        .clone()
+        .unwrap_or_else(|| data_root().join("shards").join(&name));
+    if !args.dataset.ends_with(".toml")
+        && !datasets::names().contains(&args.dataset.as_str())
+        && args.shards.is_none()
+    {
+        // Says which names there are.
+        datasets::open(&args.dataset)?;
+    }
+    let out = args.out.clone().unwrap_or_else(|| {
+        PathBuf::from("runs").join(format!(
+            "{name}-{}",
+            chrono::Local::now().format("%Y%m%d-%H%M%S")
+        ))
+    });
+    if out.join(CONFIG_FILE).exists() {
+        bail!(
+            "{}: is a run already; continue it with --resume {0}, or give another --out",
+            out.display()
+        );
+    }
+    let job = Job::new(
+        &name,
+        &folder,
+        &args.overrides(),
+        args.weights(),
+        args.encoders == EncoderSize::Tiny,
+        threads,
+    )?;
+    if args.dry_run {
+        return plan(args, &job, &out);
+    }
+    let stop = stop_flag()?;
+    let ended = job.start(&out, &stop)?;
+    said(args, &out, ended)
+}
+
+fn resume(args: &RunArgs, run: &Path, threads: usize) -> Result<ExitCode> {
+    let mut config = RunConfig::read(run)?;
+    let name = folder_name(&args.dataset)?;
+    if name != config.dataset {
+        bail!(
+            "{}: is a run on {}, not on {name}; call `train run {1} --resume {0}`",
+            run.display(),
+            config.dataset
+        );
+    }
+    let given: Vec<String> = args
+        .overrides()
+        .into_iter()
+        .filter(|o| !o.starts_with("max_steps="))
+        .collect();
+    if !given.is_empty() {
+        bail!(
+            "{}: a resumed run keeps its settings, {} cannot change; only --max-steps, --threads and --shards can",
+            run.display(),
+            given.join(", ")
+        );
+    }
+    if args.max_steps.is_some() || config.settings.max_steps.is_some() {
+        config.settings.max_steps = args.max_steps;
+    }
+    checkpoint::recover(run)?;
+    let job = Job::reopen(config, args.shards.as_deref(), threads)?;
+    if args.dry_run {
+        return plan(args, &job, run);
+    }
+    let stop = stop_flag()?;
+    let ended = job.resume(run, &stop)?;
+    said(args, run, ended)
+}
+
+/// Says how training ended.
+fn said(args: &RunArgs, out: &Path, (end, state): (End, State)) -> Result<ExitCode> {
+    if args.json {
+        say(
+            json!({"run": out, "step": state.step, "epoch": state.epoch, "finished": end == End::Done, "best": state.best}),
+        )?;
+    } else {
+        let best = state
+            .best
+            .map(|(score, step)| format!(", best validation score {score:.4} at step {step}"))
+            .unwrap_or_default();
+        say(format!("{}: {} steps{best}", out.display(), state.step))?;
+    }
+    if end == End::Stopped {
+        eprintln!(
+            "stopped by a signal after step {}; continue with --resume {}",
+            state.step,
+            out.display()
+        );
+        return Ok(ExitCode::from(1));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn plan(args: &RunArgs, Job { config, session }: &Job, out: &Path) -> Result<ExitCode> {
+    let samples = session.shards.split(Split::Train).len();
+    let steps = (samples as u64).div_ceil(config.settings.batch_size as u64);
+    let total = (steps * config.settings.epochs).min(config.settings.max_steps.unwrap_or(u64::MAX));
+    if args.json {
+        say(
+            json!({"run": out, "train_samples": samples, "steps_per_epoch": steps, "steps": total, "config": config}),
+        )?;
+    } else {
+        say(format!(
+            "would train {total} steps ({samples} samples, {steps} steps an epoch) into {}\n",
+            out.display()
+        ))?;
+        say(config.to_toml()?.trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(args: &RunArgs) -> Result<ExitCode> {
+    let (modalities, classes) = match &args.shards {
+        Some(folder) => {
+            let shards = Shards::open(folder)?;
+            (shards.spec().modalities, shards.spec().classes.len())
+        }
+        None => {
+            let dataset = datasets::open(&args.dataset)?;
+            (dataset.info().modalities, dataset.info().classes.len())
+        }
+    };
+    let settings = Settings::resolve(&args.dataset, modalities, &args.overrides())?;
+    let encoders = session::encoder_configs(
+        modalities,
+        &args.weights(),
+        args.encoders == EncoderSize::Tiny,
+    )?;
+    let table = U2a::table(
+        modalities,
+        &encoders,
+        classes,
+        settings.lora_rank,
+        &settings.design(),
+    );
+    let total: usize = table.iter().map(|(_, n, _)| n).sum();
+    let learnable: usize = table.iter().map(|(_, _, n)| n).sum();
+    if args.json {
+        let parts: Vec<_> = table
+            .iter()
+            .map(|(name, n, l)| json!({"part": name, "parameters": n, "learnable": l}))
+            .collect();
+        say(json!({"parts": parts, "parameters": total, "learnable": learnable}))?;
+    } else {
+        for (name, n, l) in table
+            .iter()
+            .map(|(a, b, c)| (a.as_str(), *b, *c))
+            .chain([("total", total, learnable)])
+        {
+            say(format!("{name:<28} {:>13} {:>11}", grouped(n), grouped(l)))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// 172159519 as 172,159,519.
+fn grouped(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}

@@ -1,0 +1,122 @@
+//! A run as a whole: from data and settings to a configuration, from a configuration to a trained
+//! folder, begun or continued.
+
+use crate::checkpoint::{self, State};
+use crate::session::{self, Session};
+use crate::settings::{CONFIG_FILE, RunConfig, Settings, WeightSource};
+use crate::trainer::{End, Trainer};
+use anyhow::{Context, Result, bail};
+use features::Shards;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// A run that can be trained.
+pub struct Job {
+    /// Everything that makes it.
+    pub config: RunConfig,
+    /// Its data.
+    pub session: Session,
+}
+
+impl Job {
+    /// A run of dataset `name` on the shards in `folder`; `tiny` is the size of random encoders.
+    pub fn new(
+        name: &str,
+        folder: &Path,
+        overrides: &[String],
+        weights: WeightSource,
+        tiny: bool,
+        threads: usize,
+    ) -> Result<Job> {
+        let shards = Shards::open(folder)?;
+        let spec = shards.spec().clone();
+        if spec.dataset != name {
+            bail!(
+                "{}: holds shards of {}, not of {name}; give the folder of {name} with --shards",
+                folder.display(),
+                spec.dataset
+            );
+        }
+        let settings = Settings::resolve(name, spec.modalities, overrides)?;
+        settings.check_for(spec.modalities, spec.multi_label)?;
+        let encoders = session::encoder_configs(spec.modalities, &weights, tiny)?;
+        let session = Session::open(shards, &settings, &encoders, &weights, threads)?;
+        let config = RunConfig {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            dataset: name.to_string(),
+            shards: std::path::absolute(folder)?,
+            fingerprint: session.shards.fingerprint().to_string(),
+            modalities: spec.modalities,
+            classes: spec.classes,
+            multi_label: spec.multi_label,
+            weights: match weights {
+                WeightSource::Folder(folder) => WeightSource::Folder(std::path::absolute(folder)?),
+                other => other,
+            },
+            train_mask_sha256: session.train_mask_sha256.clone(),
+            settings,
+            encoders,
+        };
+        Ok(Job { config, session })
+    }
+
+    /// The run in a folder with its data, which must be what it was trained on.
+    pub fn reopen(config: RunConfig, moved: Option<&Path>, threads: usize) -> Result<Job> {
+        let folder = moved.unwrap_or(&config.shards);
+        let shards = Shards::open(folder)?;
+        if shards.fingerprint() != config.fingerprint {
+            bail!(
+                "{}: holds other samples than the run was trained on; give the same shards with --shards",
+                folder.display()
+            );
+        }
+        let session = Session::open(
+            shards,
+            &config.settings,
+            &config.encoders,
+            &config.weights,
+            threads,
+        )?;
+        Ok(Job { config, session })
+    }
+
+    /// SHA-256 over settings, data and encoders, in hex: two runs of one hash are the same run.
+    /// Where the shards lie does not enter, what they hold does.
+    pub fn hash(&self) -> Result<String> {
+        let config = RunConfig {
+            shards: PathBuf::new(),
+            ..self.config.clone()
+        };
+        let digest = Sha256::digest(config.to_toml()?);
+        Ok(digest.iter().map(|b| format!("{b:02x}")).collect())
+    }
+
+    /// Makes a new run folder and trains.
+    pub fn start(&self, out: &Path, stop: &AtomicBool) -> Result<(End, State)> {
+        let model = session::build_model(&self.config)?;
+        std::fs::create_dir_all(out)
+            .with_context(|| format!("{}: cannot be made", out.display()))?;
+        let path = out.join(CONFIG_FILE);
+        let temporary = out.join(".config.toml.tmp");
+        std::fs::write(&temporary, self.config.to_toml()?)
+            .and_then(|()| std::fs::rename(&temporary, &path))
+            .with_context(|| format!("{}: cannot be written", path.display()))?;
+        let mut trainer = Trainer::start(out, self.config.clone(), &self.session, model)?;
+        let end = trainer.train(stop)?;
+        Ok((end, trainer.state().clone()))
+    }
+
+    /// Goes on from the newest checkpoint of the run folder.
+    pub fn resume(&self, run: &Path, stop: &AtomicBool) -> Result<(End, State)> {
+        let model = session::build_model(&self.config)?;
+        let config = self.config.clone();
+        // None: killed before the initial checkpoint was whole.
+        let mut trainer = match checkpoint::list(run)?.is_empty() {
+            true => Trainer::start(run, config, &self.session, model)?,
+            false => Trainer::resume(run, config, &self.session, model)?,
+        };
+        let end = trainer.train(stop)?;
+        Ok((end, trainer.state().clone()))
+    }
+}

@@ -1,0 +1,200 @@
+//! The baseline that shows an encoder an empty input where a modality is missing, as the paper's
+//! predecessors do: a black picture, a spectrogram of padding, a text without words. The zeros are
+//! those before normalisation, so an empty input looks as preprocessing would make it.
+
+use anyhow::Result;
+use datasets::Modality;
+use features::stream::Transforms;
+use features::{Batch, ModalityBatch, ModalityData};
+
+/// What stands in for one sample's missing modality.
+pub struct Placeholders([ModalityData; 2]);
+
+impl Placeholders {
+    /// Empty inputs of two modalities, in the sizes that the stream makes.
+    pub fn new(modalities: [Modality; 2], transforms: &Transforms) -> Result<Placeholders> {
+        let empty = |modality: Modality| -> Result<ModalityData> {
+            Ok(match modality {
+                Modality::Audio => {
+                    let (mel, bins) = (&transforms.mel, features::mel::MEL_BINS);
+                    let silence = (0.0 - mel.mean) / (2.0 * mel.std);
+                    ModalityData::Mel {
+                        values: vec![silence; mel.frames * bins],
+                        frames: mel.frames,
+                        bins,
+                    }
+                }
+                Modality::Video | Modality::Image => {
+                    let image = &transforms.image;
+                    let frames = match modality {
+                        Modality::Video => transforms.frames,
+                        _ => 1,
+                    };
+                    let one = image.mean.iter().zip(&image.std).flat_map(|(mean, std)| {
+                        std::iter::repeat_n((0.0 - mean) / std, image.size * image.size)
+                    });
+                    let one: Vec<f32> = one.collect();
+                    ModalityData::Pixels {
+                        values: one.repeat(frames),
+                        images_per_sample: frames,
+                        size: image.size,
+                    }
+                }
+                Modality::Text => {
+                    let (ids, max_len) = match &transforms.text {
+                        Some(text) => (text.encode("")?, text.max_len()),
+                        None => anyhow::bail!("no tokenizer for an empty text"),
+                    };
+                    let length = ids.len();
+                    let mut padded = ids;
+                    padded.resize(max_len, 0);
+                    ModalityData::Tokens {
+                        ids: padded,
+                        lengths: vec![length],
+                        max_len,
+                    }
+                }
+            })
+        };
+        Ok(Placeholders([empty(modalities[0])?, empty(modalities[1])?]))
+    }
+
+    /// Gives every sample of the batch an input of both modalities; `present` stays as it is.
+    pub fn fill(&self, batch: &mut Batch) {
+        let samples = batch.ids.len();
+        for (input, empty) in batch.inputs.iter_mut().zip(&self.0) {
+            let have = input.take();
+            let place = |sample: usize| {
+                have.as_ref()
+                    .and_then(|have| Some((have, have.rows.binary_search(&sample).ok()?)))
+            };
+            let row = |sample: usize| match place(sample) {
+                Some((have, at)) => (&have.data, at),
+                None => (empty, 0),
+            };
+            *input = Some(ModalityBatch {
+                rows: (0..samples).collect(),
+                data: gather((0..samples).map(row), empty),
+            });
+        }
+    }
+}
+
+/// Row `at` of each given data under one another; all are of `like`'s kind and sizes.
+fn gather<'a>(
+    rows: impl Iterator<Item = (&'a ModalityData, usize)>,
+    like: &ModalityData,
+) -> ModalityData {
+    let each = |data: &'a ModalityData, at: usize, size: usize| match data {
+        ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } => {
+            &values[at * size..(at + 1) * size]
+        }
+        ModalityData::Tokens { .. } => &[],
+    };
+    match like {
+        ModalityData::Mel {
+            values: one,
+            frames,
+            bins,
+        } => ModalityData::Mel {
+            values: rows
+                .flat_map(|(data, at)| each(data, at, one.len()))
+                .copied()
+                .collect(),
+            frames: *frames,
+            bins: *bins,
+        },
+        ModalityData::Pixels {
+            values: one,
+            images_per_sample,
+            size,
+        } => ModalityData::Pixels {
+            values: rows
+                .flat_map(|(data, at)| each(data, at, one.len()))
+                .copied()
+                .collect(),
+            images_per_sample: *images_per_sample,
+            size: *size,
+        },
+        ModalityData::Tokens { max_len, .. } => {
+            let (mut all, mut all_lengths) = (Vec::new(), Vec::new());
+            for (data, at) in rows {
+                if let ModalityData::Tokens { ids, lengths, .. } = data {
+                    all.extend_from_slice(&ids[at * max_len..(at + 1) * max_len]);
+                    all_lengths.push(lengths[at]);
+                }
+            }
+            ModalityData::Tokens {
+                ids: all,
+                lengths: all_lengths,
+                max_len: *max_len,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use features::image::ImageTransform;
+    use features::stream::MelTransform;
+
+    #[test]
+    fn only_what_is_missing_is_filled() {
+        let transforms = Transforms {
+            frames: 2,
+            image: ImageTransform::clip(4),
+            mel: MelTransform::ast(3),
+            text: None,
+        };
+        let made = Placeholders::new([Modality::Audio, Modality::Video], &transforms).unwrap();
+        let mel = 3 * 128;
+        let mut batch = Batch {
+            ids: ["a", "b", "c"].map(String::from).to_vec(),
+            labels: vec![vec![0]; 3],
+            present: vec![[false, true], [true, false], [false, true]],
+            inputs: [
+                Some(ModalityBatch {
+                    rows: vec![1],
+                    data: ModalityData::Mel {
+                        values: vec![7.0; mel],
+                        frames: 3,
+                        bins: 128,
+                    },
+                }),
+                None,
+            ],
+            consumed: 3,
+        };
+        made.fill(&mut batch);
+        assert_eq!(
+            batch.present[0],
+            [false, true],
+            "what is there is not touched"
+        );
+        let audio = batch.inputs[0].as_ref().unwrap();
+        assert_eq!(audio.rows, [0, 1, 2]);
+        let ModalityData::Mel { values, .. } = &audio.data else {
+            panic!("a spectrogram")
+        };
+        assert_eq!(values.len(), 3 * mel);
+        assert!(values[mel..2 * mel].iter().all(|v| *v == 7.0));
+        // AST's padding: (0 + 4.2677393) / (2 * 4.5689974).
+        assert!((values[0] - 0.467_03).abs() < 1e-4 && values[0] == values[2 * mel]);
+        let Some(ModalityBatch {
+            data:
+                ModalityData::Pixels {
+                    values,
+                    images_per_sample,
+                    ..
+                },
+            ..
+        }) = &batch.inputs[1]
+        else {
+            panic!("pictures")
+        };
+        assert_eq!((values.len(), *images_per_sample), (3 * 2 * 3 * 16, 2));
+        // CLIP's black: -0.48145466 / 0.26862954 in the red plane.
+        assert!((values[0] + 1.792_26).abs() < 1e-4, "{}", values[0]);
+    }
+}

@@ -1,0 +1,139 @@
+//! How long a plan takes: one training step and one scored batch measured on this machine, with
+//! random weights and inputs of the run's own sizes, times what the plan has left.
+
+use super::{Options, Plan};
+use crate::adapter::LoraConfig;
+use crate::encoder::config::{EncoderConfig, InputSize};
+use crate::encoder::{Encoder, Keep};
+use crate::model::{StepMode, U2a};
+use crate::session;
+use crate::settings::Settings;
+use crate::weights::Weights;
+use anyhow::Result;
+use candle_core::DType;
+use datasets::{Modality, Split};
+use features::{Batch, ModalityBatch, ModalityData};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Fills in the seconds of every run.
+pub fn fill(options: &Options, plan: &mut Plan) -> Result<()> {
+    let mut measured: BTreeMap<String, [f64; 2]> = BTreeMap::new();
+    for run in &mut plan.runs {
+        let opened = datasets::open(&run.dataset)?;
+        let info = opened.info();
+        let mut overrides = run.training.settings.clone();
+        if options.small {
+            overrides.splice(0..0, super::SMALL_SETTINGS.map(String::from));
+        }
+        overrides.extend(options.settings.iter().cloned());
+        let settings = Settings::resolve(&run.dataset, info.modalities, &overrides)?;
+        let encoders = session::encoder_configs(info.modalities, &options.weights, options.tiny)?;
+        // What makes a step dear: sizes, batch, and which weights learn.
+        let key = format!(
+            "{encoders:?} {} {} {:?} {}",
+            settings.batch_size, settings.frames, settings.adapt, settings.text_length
+        );
+        let [step, sample] = match measured.get(&key) {
+            Some(known) => *known,
+            None => {
+                eprintln!("measuring a step of {}", run.dataset);
+                let found = measure(info.modalities, &encoders, &settings, info.classes.len())?;
+                measured.insert(key, found);
+                found
+            }
+        };
+        let shards = options.shards(&run.dataset);
+        let test = match features::Shards::open(&shards) {
+            Ok(shards) => shards.split(Split::Test).len(),
+            Err(_) if options.small => options.samples / 4,
+            Err(_) => info.expected[2].unwrap_or(0),
+        };
+        let steps = if run.finished { 0 } else { run.steps };
+        let scored = test * run.evaluations.len();
+        run.seconds = Some(steps as f64 * step + scored as f64 * sample);
+    }
+    Ok(())
+}
+
+/// Seconds of a training step, and of one sample's evaluation.
+fn measure(
+    modalities: [Modality; 2],
+    encoders: &[EncoderConfig; 2],
+    settings: &Settings,
+    classes: usize,
+) -> Result<[f64; 2]> {
+    let build = |c: &EncoderConfig| -> Result<(Encoder, Weights)> {
+        let weights = Weights::random(0, c)?;
+        Ok((
+            Encoder::new(c.clone(), weights.clone(), DType::F32)?,
+            weights,
+        ))
+    };
+    let ((first, w1), (second, w2)) = (build(&encoders[0])?, build(&encoders[1])?);
+    let lora: LoraConfig = settings.lora();
+    let classes = classes.max(2);
+    let model = U2a::new(modalities, [first, second], classes, lora, 0)?.designed(
+        settings.design(),
+        [w1, w2],
+        0,
+    )?;
+    let n = settings.batch_size;
+    let input = |m: usize| {
+        let data = match encoders[m].input {
+            InputSize::Image { size, .. } => {
+                let images = match modalities[m] {
+                    Modality::Video => settings.frames,
+                    _ => 1,
+                };
+                ModalityData::Pixels {
+                    values: vec![0.5; n * images * 3 * size * size],
+                    images_per_sample: images,
+                    size,
+                }
+            }
+            InputSize::Mel { frames, bins, .. } => ModalityData::Mel {
+                values: vec![0.5; n * frames * bins],
+                frames,
+                bins,
+            },
+            InputSize::Text {
+                vocab, positions, ..
+            } => {
+                let length = settings.text_length.min(positions);
+                ModalityData::Tokens {
+                    ids: (0..n * length).map(|i| (i % vocab) as u32).collect(),
+                    lengths: vec![length; n],
+                    max_len: length,
+                }
+            }
+        };
+        Some(ModalityBatch {
+            rows: (0..n).collect(),
+            data,
+        })
+    };
+    let batch = Batch {
+        ids: (0..n).map(|i| i.to_string()).collect(),
+        labels: (0..n).map(|i| vec![(i % classes) as u32]).collect(),
+        present: vec![[true, true]; n],
+        inputs: [input(0), input(1)],
+        consumed: 0,
+    };
+    let mode = StepMode {
+        seed: 0,
+        step: 0,
+        encoder_dropout: settings.encoder_dropout,
+        keep: Keep::All,
+    };
+    let loss = settings.loss(false);
+    // The first step warms up buffers and threads.
+    model.step(&batch, &mode, &loss)?;
+    let begun = Instant::now();
+    model.step(&batch, &mode, &loss)?;
+    let step = begun.elapsed().as_secs_f64();
+    let merged = model.merged()?;
+    let begun = Instant::now();
+    model.score(&merged, &batch, settings.missing_token)?;
+    Ok([step, begun.elapsed().as_secs_f64() / n as f64])
+}
