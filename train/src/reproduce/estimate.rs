@@ -3,7 +3,7 @@
 
 use super::{Options, Plan};
 use crate::adapter::LoraConfig;
-use crate::encoder::config::{EncoderConfig, InputSize};
+use crate::encoder::config::{EncoderConfig, InputSize, Kind};
 use crate::encoder::{Encoder, Keep};
 use crate::model::{StepMode, U2a};
 use crate::session;
@@ -28,7 +28,9 @@ pub fn fill(options: &Options, plan: &mut Plan) -> Result<()> {
         }
         overrides.extend(options.settings.iter().cloned());
         let settings = Settings::resolve(&run.dataset, info.modalities, &overrides)?;
-        let encoders = session::encoder_configs(info.modalities, &options.weights, options.tiny)?;
+        // Without the weights at hand a plan can still be made: their published sizes are known.
+        let encoders = session::encoder_configs(info.modalities, &options.weights, options.tiny)
+            .unwrap_or_else(|_| info.modalities.map(|m| EncoderConfig::base(Kind::of(m))));
         // What makes a step dear: sizes, batch, and which weights learn.
         let key = format!(
             "{encoders:?} {} {} {:?} {}",
