@@ -44,6 +44,14 @@ train dataset *flags: build
 eval run *flags: build
     @{{train}} eval "$@"
 
+# Label new media files, whichever modality they have: just predict RUN FILE...
+predict run *files: build
+    @{{train}} predict "$@"
+
+# A table or figure of the paper anew, beside the paper's own: just reproduce table4 --scale small
+reproduce artefact *flags: build
+    @{{train}} reproduce "$@"
+
 # One HTML page about runs
 report *runs: build
     @{{train}} report "$@"

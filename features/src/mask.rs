@@ -169,6 +169,35 @@ impl Mask {
         })
     }
 
+    /// What another program hides of one split: per sample in file order, what it shows. `from` names the source.
+    ///
+    /// # Errors
+    /// Another number of samples than the split has; a sample that shows nothing.
+    pub fn imported(
+        shards: &Shards,
+        split: Split,
+        shown: Vec<[bool; 2]>,
+        from: &str,
+    ) -> Result<Mask, Error> {
+        let (spec, ids) = (shards.spec(), &shards.split(split).ids);
+        if shown.len() != ids.len() || shown.contains(&[false; 2]) {
+            return Err(Error::unusable(
+                format!("{from}: does not say for each sample of {split} which modality it shows"),
+                "give every sample of the split at least one",
+            ));
+        }
+        let origin = [
+            ("u2a.dataset", spec.dataset.clone()),
+            ("u2a.mask_imported_from", from.to_owned()),
+        ];
+        Ok(Mask {
+            modalities: spec.modalities,
+            origin: origin.map(|(key, value)| (key.to_owned(), value)).into(),
+            path: None,
+            splits: [(split, ids.iter().cloned().zip(shown).collect())].into(),
+        })
+    }
+
     /// Where a mask belongs: `FOLDER/masks/PROTOCOL-RATE-seedS.parquet`.
     pub fn path_in(folder: &Path, protocol: Protocol, rate: f64, seed: u64) -> PathBuf {
         folder

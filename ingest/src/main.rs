@@ -11,6 +11,7 @@ mod inspect;
 mod lock;
 mod manifest;
 mod mask;
+mod mask_import;
 mod output;
 mod plan;
 mod pool;

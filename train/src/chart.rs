@@ -2,7 +2,7 @@
 //!
 //! Text and axes take the surrounding text's colour, so that a chart suits light and dark pages.
 
-use std::fmt::Write as _;
+use crate::text::put;
 
 /// Colours of the series, in order; distinct on light and on dark ground.
 pub const COLOURS: [&str; 6] = [
@@ -34,8 +34,7 @@ pub fn escape(text: &str) -> String {
 }
 
 fn text(svg: &mut String, x: f64, y: f64, anchor: &str, fill: &str, words: &str) {
-    // Writing to a string cannot fail.
-    let _ = write!(
+    put!(
         svg,
         "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{FONT}\" text-anchor=\"{anchor}\" fill=\"{fill}\">{}</text>",
         escape(words)
@@ -74,7 +73,7 @@ pub fn lines(axes: [&str; 2], series: &[Series]) -> String {
     );
     for i in 0..=4 {
         let value = top * f64::from(i) / 4.0;
-        let _ = write!(
+        put!(
             svg,
             "<line x1=\"{PAD}\" x2=\"{WIDTH}\" y1=\"{0:.1}\" y2=\"{0:.1}\" stroke=\"#8886\"/>",
             y(value)
@@ -127,7 +126,7 @@ pub fn lines(axes: [&str; 2], series: &[Series]) -> String {
             .zip(&one.spread)
             .filter(|(_, sd)| **sd > 0.0)
         {
-            let _ = write!(
+            put!(
                 svg,
                 "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{1:.1}\" y2=\"{2:.1}\" stroke=\"{colour}\" stroke-width=\"1\"/>",
                 x(p.0),
@@ -135,13 +134,13 @@ pub fn lines(axes: [&str; 2], series: &[Series]) -> String {
                 y((p.1 + sd).min(top))
             );
         }
-        let _ = write!(
+        put!(
             svg,
             "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-linejoin=\"round\" points=\"{}\"/>",
             points.join(" ")
         );
         let baseline = FONT * 1.4 * (i as f64 + 0.8);
-        let _ = write!(
+        put!(
             svg,
             "<rect x=\"{PAD}\" y=\"{:.1}\" width=\"18\" height=\"4\" fill=\"{colour}\"/>",
             baseline - 6.0
@@ -177,7 +176,7 @@ pub fn bars(what: &str, series: &[&str], groups: &[(String, Vec<Option<f64>>)]) 
     );
     for (i, name) in series.iter().enumerate() {
         let baseline = FONT * 1.6 * (i as f64 + 0.75);
-        let _ = write!(
+        put!(
             svg,
             "<rect x=\"4\" y=\"{:.1}\" width=\"14\" height=\"{BAR}\" fill=\"{}\"/>",
             baseline - BAR,
@@ -201,7 +200,7 @@ pub fn bars(what: &str, series: &[&str], groups: &[(String, Vec<Option<f64>>)]) 
             let Some(value) = value else { continue };
             let width = (WIDTH - LABEL - NUMBER) * value / top;
             let y = start + BAR * i as f64;
-            let _ = write!(
+            put!(
                 svg,
                 "<rect x=\"{LABEL}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{:.1}\" fill=\"{}\"><title>{}: {value:.4}</title></rect>",
                 BAR - 1.0,

@@ -32,5 +32,6 @@ pub mod select;
 pub mod session;
 pub mod settings;
 pub mod tensorboard;
+mod text;
 pub mod trainer;
 pub mod weights;

@@ -392,7 +392,7 @@ impl U2a {
             _ => mode.keep,
         };
         let mut ran: [Option<(Tokens, Tape, &ModalityBatch)>; 2] = [None, None];
-        for m in 0..2 {
+        for (m, ran) in ran.iter_mut().enumerate() {
             let Some(input) = batch.inputs[m].as_ref().filter(|_| self.runs(m)) else {
                 continue;
             };
@@ -405,7 +405,7 @@ impl U2a {
                 &noise,
                 keep,
             )?;
-            ran[m] = Some((tokens(input, out)?, tape, input));
+            *ran = Some((tokens(input, out)?, tape, input));
         }
         let mut vars: [Option<[Var; 2]>; 2] = [None, None];
         let mut leaves: [Option<Tokens>; 2] = [None, None];

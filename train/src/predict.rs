@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(got[0].sources, [media(&wav), media(&flv)]);
         assert_eq!(got[1].sources, [media(&mp4), media(&mp4)]);
         assert_eq!(got.len(), 2);
-        let alone = subjects(&[wav.clone()], None, av).unwrap();
+        let alone = subjects(std::slice::from_ref(&wav), None, av).unwrap();
         assert_eq!(alone[0].sources, [media(&wav), None]);
 
         let it = [Modality::Image, Modality::Text];
@@ -369,7 +369,7 @@ mod tests {
         let words = |w: &str| Some(Source::Words(w.into()));
         let got = subjects(&[jpg.clone(), txt], Some("others"), it).unwrap();
         assert_eq!(got[0].sources, [media(&jpg), words("some words")]);
-        let got = subjects(&[jpg.clone()], Some("others"), it).unwrap();
+        let got = subjects(std::slice::from_ref(&jpg), Some("others"), it).unwrap();
         assert_eq!(got[0].sources, [media(&jpg), words("others")]);
         assert_eq!(
             subjects(&[], Some("alone"), it).unwrap()[0].sources,

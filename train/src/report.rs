@@ -4,11 +4,11 @@
 use crate::evaluate::main_metric;
 use crate::log::METRICS_FILE;
 use crate::settings::RunConfig;
+use crate::text::{put, putln};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -132,7 +132,7 @@ pub fn table(runs: &[RunSummary]) -> Vec<Line> {
             l.evaluation.clone(),
         )
     });
-    lines.sort_by_key(|l| l.seen.split(',').next().unwrap_or("").to_string() != "both");
+    lines.sort_by_key(|l| l.seen.split(',').next() != Some("both"));
     lines
 }
 
@@ -151,7 +151,7 @@ fn in_words(config: &RunConfig, json: &Value) -> String {
         }
     };
     if let Some(protocol) = json["protocol"].as_str() {
-        let _ = write!(seen, ", {protocol} at {}", json["rate"]);
+        put!(seen, ", {protocol} at {}", json["rate"]);
     }
     if json["missing"].is_string() || json["protocol"].is_string() {
         let zeros = json["missing_token"] == "zeros";
@@ -162,7 +162,7 @@ fn in_words(config: &RunConfig, json: &Value) -> String {
         };
     }
     if json["split"] != "test" {
-        let _ = write!(seen, ", {} split", json["split"].as_str().unwrap_or("?"));
+        put!(seen, ", {} split", json["split"].as_str().unwrap_or("?"));
     }
     seen
 }
@@ -191,7 +191,7 @@ pub fn text_table(runs: &[RunSummary]) -> String {
             .iter()
             .map(|v| v.map_or("-".into(), |v| format!("{v:.3}")))
             .collect();
-        let _ = writeln!(
+        putln!(
             out,
             "{:<width$}  {:>7.3}  {:>7.3}  {}",
             line.seen,
@@ -201,7 +201,7 @@ pub fn text_table(runs: &[RunSummary]) -> String {
         );
     }
     if let Some(chance) = first.chance {
-        let _ = write!(out, "{:<width$}  {chance:>7.3}", "chance");
+        put!(out, "{:<width$}  {chance:>7.3}", "chance");
     }
     out.trim_end().to_string()
 }
@@ -241,20 +241,19 @@ fn page(runs: &[RunSummary]) -> String {
     let title = runs.first().map_or("U2A".to_string(), |r| {
         format!("U2A on {}", r.config.dataset)
     });
-    // Writing to a string cannot fail.
-    let _ = write!(
+    put!(
         html,
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{0}</title><style>{STYLE}</style></head><body><h1>{0}</h1>",
         escape(&title)
     );
     html += "<h2>Scores</h2><div class=\"scroll\"><table><tr><th>the model saw</th><th>metric</th><th>mean</th><th>sd</th>";
     for run in runs {
-        let _ = write!(html, "<th>{}</th>", escape(&run_name(run)));
+        put!(html, "<th>{}</th>", escape(&run_name(run)));
     }
     html += "</tr>";
     let lines = table(runs);
     for line in &lines {
-        let _ = write!(
+        put!(
             html,
             "<tr><td>{}</td><td>{}</td><td>{:.4}</td><td>{:.4}</td>",
             escape(&line.seen),
@@ -263,7 +262,7 @@ fn page(runs: &[RunSummary]) -> String {
             line.deviation
         );
         for value in &line.values {
-            let _ = write!(
+            put!(
                 html,
                 "<td>{}</td>",
                 value.map_or("-".into(), |v| format!("{v:.4}"))
@@ -273,20 +272,20 @@ fn page(runs: &[RunSummary]) -> String {
     }
     html += "</table></div>";
     if let Some(chance) = lines.first().and_then(|l| l.chance) {
-        let _ = write!(html, "<p class=\"note\">Guessing gives {chance:.3}.</p>");
+        put!(html, "<p class=\"note\">Guessing gives {chance:.3}.</p>");
     }
     html += "<h2>Training loss</h2>";
     html += &curves(runs);
     for run in runs {
         if let Some(json) = run.evaluations.get("test") {
-            let _ = write!(html, "<h2>Classes, {}</h2>", escape(&run_name(run)));
+            put!(html, "<h2>Classes, {}</h2>", escape(&run_name(run)));
             html += &classes(json);
             html += &confusion(&run.config.classes, &json["confusion"]);
         }
     }
     for run in runs {
         let text = run.config.to_toml().unwrap_or_default();
-        let _ = write!(
+        put!(
             html,
             "<details><summary>Settings of {}</summary><pre>{}</pre></details>",
             escape(&run_name(run)),
@@ -318,14 +317,14 @@ fn curves(runs: &[RunSummary]) -> String {
     for i in 0..=4 {
         let y = PAD / 2.0 + (H - 1.5 * PAD) * f64::from(i) / 4.0;
         let value = top * f64::from(4 - i) / 4.0;
-        let _ = write!(
+        put!(
             svg,
             "<line x1=\"{PAD}\" x2=\"{W}\" y1=\"{y}\" y2=\"{y}\" stroke=\"#8884\"/><text x=\"{}\" y=\"{}\" font-size=\"11\" text-anchor=\"end\" fill=\"currentColor\">{value:.2}</text>",
             PAD - 4.0,
             y + 4.0
         );
     }
-    let _ = write!(
+    put!(
         svg,
         "<text x=\"{W}\" y=\"{}\" font-size=\"11\" text-anchor=\"end\" fill=\"currentColor\">step {last}</text>",
         H - 6.0
@@ -345,7 +344,7 @@ fn curves(runs: &[RunSummary]) -> String {
             })
             .collect();
         let colour = COLOURS[i % COLOURS.len()];
-        let _ = write!(
+        put!(
             svg,
             "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{}\"/><text x=\"{}\" y=\"{}\" font-size=\"11\" fill=\"{colour}\">{}</text>",
             points.join(" "),
@@ -361,7 +360,7 @@ fn classes(json: &Value) -> String {
     let mut html = "<div class=\"scroll\"><table><tr><th>class</th><th>samples</th><th>precision</th><th>recall</th><th>F1</th><th></th></tr>".to_string();
     for class in json["classes"].as_array().map_or(&[][..], Vec::as_slice) {
         let score = |key: &str| class["scores"][key].as_f64().unwrap_or(0.0);
-        let _ = write!(
+        put!(
             html,
             "<tr><td>{}</td><td>{}</td><td>{:.3}</td><td>{:.3}</td><td>{:.3}</td><td style=\"width:8rem\"><div class=\"bar\" style=\"width:{:.0}%\"></div></td></tr>",
             escape(class["class"].as_str().unwrap_or("?")),
@@ -385,9 +384,9 @@ fn confusion(names: &[String], matrix: &Value) -> String {
             .as_array()
             .map_or_else(Vec::new, |r| r.iter().filter_map(Value::as_u64).collect());
         let total = counts.iter().sum::<u64>().max(1) as f64;
-        let _ = write!(html, "<tr><td>{}</td>", escape(name));
+        put!(html, "<tr><td>{}</td>", escape(name));
         for count in counts {
-            let _ = write!(
+            put!(
                 html,
                 "<td style=\"background:rgba(47,111,222,{:.2})\">{count}</td>",
                 0.8 * count as f64 / total

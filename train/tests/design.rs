@@ -1,5 +1,7 @@
 //! The baselines' gradients by finite differences in f64, and what each setting leaves alone.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use candle_core::{DType, Device, Tensor};

@@ -1,5 +1,7 @@
 //! The encoders against Hugging Face transformers and PEFT: golden values of `tests/golden`.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use candle_core::{DType, Tensor};

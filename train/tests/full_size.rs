@@ -1,6 +1,8 @@
 //! One full-size audio-video step within the memory that `README.md` promises. Alone in its file:
 //! peak memory is a figure of the whole process.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use candle_core::DType;
 use datasets::Modality;
 use features::{Batch, ModalityBatch, ModalityData};

@@ -1,6 +1,8 @@
 //! Scores against scikit-learn's: golden values of `tests/golden/metrics.py`, 100 random cases of
 //! each kind, with empty classes and samples without labels.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use serde_json::Value;

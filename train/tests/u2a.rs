@@ -2,6 +2,8 @@
 //!
 //! Every batch mixes samples with both modalities and with either one alone.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use candle_core::{DType, Device, Tensor};

@@ -9,6 +9,11 @@
 //! `unsafe` lives in [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found at run
 //! time) and [`shared`] (threads writing disjoint parts of one buffer).
 
+#![allow(
+    clippy::too_many_arguments,
+    reason = "a kernel's operands are many, and a struct around them would only rename them"
+)]
+
 pub mod activation;
 pub mod attention;
 pub mod dropout;

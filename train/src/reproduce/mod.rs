@@ -176,48 +176,46 @@ impl Options {
             }
             eprintln!("making {} synthetic samples of {dataset}", self.samples);
             let raw = shards.with_file_name("raw");
-            let samples = self.samples.to_string();
-            let seed = SMALL_SEED.to_string();
-            let made = (!raw.is_dir())
-                .then(|| {
-                    // Under another name until it is whole: a stopped one is begun anew.
-                    let partial = raw.with_file_name("raw.part");
-                    if partial.exists() {
-                        fs::remove_dir_all(&partial)?;
-                    }
-                    let arguments = [
-                        "synth",
-                        &dataset,
-                        "--samples",
-                        &samples,
-                        "--seed",
-                        &seed,
-                        "--out",
-                    ];
-                    let all = arguments
-                        .iter()
-                        .map(Into::into)
-                        .chain([partial.clone().into()]);
-                    ingest::run(all.collect::<Vec<std::ffi::OsString>>())?;
-                    Ok(fs::rename(&partial, &raw)?)
-                })
-                .unwrap_or(Ok(()))
-                .and_then(|()| {
-                    let arguments: [std::ffi::OsString; 6] = [
-                        "run".into(),
-                        dataset.clone().into(),
-                        "--raw".into(),
-                        raw.clone().into(),
-                        "--out".into(),
-                        shards.clone().into(),
-                    ];
-                    ingest::run(arguments)
-                });
+            let made = self.synthesise(&dataset, &raw).and_then(|()| {
+                let arguments = [
+                    "run".as_ref(),
+                    dataset.as_ref(),
+                    "--raw".as_ref(),
+                    raw.as_os_str(),
+                    "--out".as_ref(),
+                    shards.as_os_str(),
+                ];
+                ingest::run(arguments)
+            });
             if let Err(error) = made {
                 missing.insert(dataset, format!("{error:#}"));
             }
         }
         Ok(missing)
+    }
+
+    /// A raw tree, whole under its name: a stopped one is begun anew.
+    fn synthesise(&self, dataset: &str, raw: &Path) -> Result<()> {
+        if raw.is_dir() {
+            return Ok(());
+        }
+        let partial = raw.with_file_name("raw.part");
+        if partial.exists() {
+            fs::remove_dir_all(&partial)?;
+        }
+        let (samples, seed) = (self.samples.to_string(), SMALL_SEED.to_string());
+        let arguments: [&std::ffi::OsStr; 8] = [
+            "synth".as_ref(),
+            dataset.as_ref(),
+            "--samples".as_ref(),
+            samples.as_ref(),
+            "--seed".as_ref(),
+            seed.as_ref(),
+            "--out".as_ref(),
+            partial.as_os_str(),
+        ];
+        ingest::run(arguments)?;
+        Ok(fs::rename(&partial, raw)?)
     }
 
     /// What is needed and what of it is there already.

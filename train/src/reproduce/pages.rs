@@ -5,11 +5,11 @@ use super::paper::{PaperTable, plain};
 use super::{Options, Plan};
 use crate::chart::{self, Series};
 use crate::settings::Settings;
+use crate::text::putln;
 use anyhow::{Context, Result};
 use datasets::Modality;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -175,17 +175,16 @@ fn markdown(
     charts: &[(String, String)],
 ) -> String {
     let mut out = format!("# {}\n\n", options.artefact.title());
-    // Writing to a string cannot fail.
     if let Some(note) = note(options) {
-        let _ = writeln!(out, "**{note}**\n");
+        putln!(out, "**{note}**\n");
     }
-    let _ = writeln!(
+    putln!(
         out,
         "Made by `{}`. Ours: mean and standard deviation over the seeds, per cent; the paper's own figures beside them.\n",
         options.command()
     );
     for (dataset, why) in &plan.missing {
-        let _ = writeln!(out, "Without {dataset}: {why}.\n");
+        putln!(out, "Without {dataset}: {why}.\n");
     }
     out += "| dataset | trained on | tested on | method | metric | ours | sd | seeds | paper | sd | others in the paper |\n|---|---|---|---|---|---:|---:|---:|---:|---:|---|\n";
     for outcome in outcomes {
@@ -198,7 +197,7 @@ fn markdown(
             .filter(|f| f.method != method && line.training.method == "U2A")
             .map(|f| format!("{} {:.2}", f.method, f.value))
             .collect();
-        let _ = writeln!(
+        putln!(
             out,
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             line.dataset,
@@ -226,7 +225,7 @@ fn markdown(
         out += "\nThe paper prints this one as a picture, without numbers.\n";
     }
     for (file, _) in charts {
-        let _ = writeln!(out, "\n![{}]({file})", options.artefact.title());
+        putln!(out, "\n![{}]({file})", options.artefact.title());
     }
     out
 }
@@ -239,7 +238,7 @@ fn csv(options: &Options, outcomes: &[Outcome]) -> String {
         let method = plain(line.training.method);
         let same = line.paper.iter().find(|f| f.method == method);
         let cell = |v: Option<f64>| v.map_or_else(String::new, |v| format!("{v}"));
-        let _ = writeln!(
+        putln!(
             out,
             "{},{},{},{},{},{},{},{},{},{},{},{}",
             if options.small { "small" } else { "full" },
@@ -372,8 +371,8 @@ fn hyperparameters() -> Result<(String, String, String)> {
             continue;
         };
         let (a, b) = (&image_text[key], &audio_video[key]);
-        let _ = writeln!(markdown, "| {key} | {a} | {first} | {b} | {second} |");
-        let _ = writeln!(csv, "{key},{a},{first},{b},{second}");
+        putln!(markdown, "| {key} | {a} | {first} | {b} | {second} |");
+        putln!(csv, "{key},{a},{first},{b},{second}");
         rows.push(json!({"setting": key, "image_text": a, "image_text_paper": first, "audio_video": b, "audio_video_paper": second}));
     }
     let json = json!({"artefact": "table5", "title": title, "rows": rows});

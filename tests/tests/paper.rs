@@ -1,0 +1,306 @@
+//! What is built around the paper's method: baselines as settings, labels for new files, tables and figures.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Float32Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+use tests::{CremaD, DONE, LOOK, command, kill_when, names, run, temp, weights};
+
+/// Shared by the tests of this program: nothing here writes into it.
+fn data() -> &'static CremaD {
+    static DATA: OnceLock<CremaD> = OnceLock::new();
+    DATA.get_or_init(|| CremaD::new(32))
+}
+
+fn train(out: &Path, arguments: &[&str]) -> Command {
+    let mut train = command("train", ["run", "crema-d", "--batch-size", "4"]);
+    train.args(arguments).arg("--shards").arg(data().shards());
+    train.arg("--weights").arg(weights()).arg("--out").arg(out);
+    train
+}
+
+/// A run with whole encoders, another fusion and modulated gradients, stopped and resumed, against one that was not.
+#[test]
+fn a_baseline_resumes_bit_for_bit() {
+    let folder = temp();
+    let settings = [
+        "--epochs",
+        "2",
+        "--adapt",
+        "full",
+        "--fusion",
+        "concat",
+        "--modulation",
+        "ogm-ge",
+    ];
+    let (straight, stopped) = (
+        folder.path().join("straight"),
+        folder.path().join("stopped"),
+    );
+    run(&mut train(&straight, &settings)).expect(DONE);
+    run(train(&stopped, &settings).args(["--max-steps", "3"])).expect(DONE);
+    run(command("train", ["run", "crema-d", "--resume"]).arg(&stopped)).expect(DONE);
+    let kinds = [
+        "ast-finetuned-audioset-10-10-0.4593",
+        "clip-vit-base-patch16",
+    ];
+    let mut files: Vec<String> = vec!["metrics.jsonl".into()];
+    files.extend(["head", "optimizer"].map(|f| format!("best/{f}.safetensors")));
+    files.extend(kinds.map(|kind| format!("best/weights/{kind}/model.safetensors")));
+    for file in files {
+        let read = |run: &Path| fs::read(run.join(&file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert!(read(&straight) == read(&stopped), "{file} differs");
+    }
+    // What was saved is what `--weights` takes.
+    let again = folder.path().join("again");
+    let mut reuse = command("train", ["run", "crema-d", "--max-steps", "1", "--weights"]);
+    reuse
+        .arg(straight.join("best/weights"))
+        .arg("--shards")
+        .arg(data().shards());
+    run(reuse.arg("--out").arg(&again)).expect(DONE);
+}
+
+/// Softmax of every test sample's logits, by id.
+fn scored(run: &Path) -> BTreeMap<String, Vec<f64>> {
+    let file = fs::File::open(run.join("predictions-test.parquet")).unwrap();
+    let mut all = BTreeMap::new();
+    for batch in ParquetRecordBatchReaderBuilder::try_new(file)
+        .unwrap()
+        .build()
+        .unwrap()
+    {
+        let batch = batch.unwrap();
+        let ids = batch
+            .column_by_name("id")
+            .unwrap()
+            .as_string::<i32>()
+            .clone();
+        let logits = batch
+            .column_by_name("logits")
+            .unwrap()
+            .as_list::<i32>()
+            .clone();
+        for row in 0..batch.num_rows() {
+            let row_logits = logits.value(row);
+            let exp: Vec<f64> = row_logits
+                .as_primitive::<Float32Type>()
+                .values()
+                .iter()
+                .map(|x| f64::from(*x).exp())
+                .collect();
+            let sum: f64 = exp.iter().sum();
+            all.insert(
+                ids.value(row).to_owned(),
+                exp.iter().map(|e| e / sum).collect(),
+            );
+        }
+    }
+    all
+}
+
+/// A clip's own files, given to `predict`, get what the clip got in the test split; a file alone is labelled by what
+/// it has; one that cannot be read is named.
+#[test]
+fn new_files_are_labelled() {
+    let folder = temp();
+    let out = folder.path().join("run");
+    run(&mut train(&out, &["--epochs", "1", "--lr", "1e-2"])).expect(DONE);
+    run(command("train", ["eval"]).arg(&out)).expect(DONE);
+    let scored = scored(&out);
+    let (id, wanted) = scored.first_key_value().unwrap();
+    let clip = |place: &str, ending: &str| -> PathBuf {
+        let name = format!("{id}.{ending}");
+        let copy = folder.path().join(&name);
+        fs::copy(data().raw().join(place).join(&name), &copy).unwrap();
+        copy
+    };
+    let (sound, video) = (clip("AudioWAV", "wav"), clip("VideoFlash", "flv"));
+    let junk = folder.path().join("junk.mp4");
+    fs::write(&junk, "no clip").unwrap();
+    let ask = |files: &[&PathBuf]| {
+        run(command("train", ["predict", "--json"])
+            .arg(&out)
+            .args(files))
+    };
+    let classes = ["Anger", "Disgust", "Fear", "Happy", "Neutral", "Sad"];
+    let answer = ask(&[&sound, &video]).expect(DONE).json();
+    assert_eq!(answer.as_array().unwrap().len(), 1, "one sample: {answer}");
+    assert_eq!(answer[0]["seen"], serde_json::json!(["audio", "video"]));
+    let of = |answer: &Value, class: &str| -> f64 {
+        let all = answer["probabilities"].as_array().unwrap();
+        all.iter().find(|p| p[0] == class).unwrap()[1]
+            .as_f64()
+            .unwrap()
+    };
+    let config = fs::read_to_string(out.join("config.toml")).unwrap();
+    for (class, want) in classes.iter().zip(wanted) {
+        assert!(config.contains(class), "{config}");
+        let got = of(&answer[0], class);
+        assert!((got - want).abs() < 1e-5, "{class}: {got} {want}");
+    }
+    let best = classes
+        .iter()
+        .map(|c| (of(&answer[0], c), *c))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    assert_eq!(answer[0]["labels"], serde_json::json!([best.unwrap().1]));
+
+    let answers = ask(&[&sound, &junk]).expect(LOOK).json();
+    assert_eq!(answers[0]["seen"], serde_json::json!(["audio"]));
+    assert_eq!(answers[1]["seen"], serde_json::json!([]));
+    assert!(answers[1]["problem"].is_string(), "{answers}");
+    run(command("train", ["predict"]).arg(&out).arg("gone.mp4")).expect_usage(&["gone.mp4"]);
+    run(command("train", ["predict"]).arg(&out)).expect_usage(&["--watch"]);
+    run(command("train", ["predict", "--text", "words"]).arg(&out)).expect_usage(&["no text"]);
+}
+
+fn reproduce(out: &Path, arguments: &[&str]) -> Command {
+    let mut command = command("train", ["reproduce"]);
+    command.args(arguments);
+    command.args([
+        "--scale",
+        "small",
+        "--samples",
+        "32",
+        "--seeds",
+        "1",
+        "--dataset",
+        "crema-d",
+        "--out",
+    ]);
+    command.arg(out);
+    command
+}
+
+/// Name -> bytes of the log of every run that has one.
+fn logs(out: &Path) -> BTreeMap<String, Vec<u8>> {
+    let runs = out.join("runs");
+    let read = |name: String| {
+        let log = fs::read(runs.join(&name).join("metrics.jsonl")).ok()?;
+        Some((name, log))
+    };
+    names(&runs).into_iter().filter_map(read).collect()
+}
+
+/// Killed in its second run and started again, a reproduction repeats nothing; other settings are other runs.
+#[test]
+fn a_stopped_reproduction_goes_on() {
+    let folder = temp();
+    let out = folder.path();
+    let short = ["table4", "--set", "epochs=2"];
+    let runs = out.join("runs");
+    let two = || runs.is_dir() && names(&runs).len() == 2;
+    assert!(
+        !kill_when(&mut reproduce(out, &short), two),
+        "it ended before it could be killed"
+    );
+    let first = logs(out);
+    let ran = run(&mut reproduce(out, &short)).expect(DONE);
+    assert_eq!(
+        ran.stderr.matches("there already").count(),
+        1,
+        "{}",
+        ran.stderr
+    );
+    let after = logs(out);
+    assert_eq!(after.len(), 4, "U2A and three baselines");
+    // The first run was whole when the second began.
+    let same = first
+        .iter()
+        .filter(|(name, log)| after[*name] == **log)
+        .count();
+    assert!(same >= 1, "the finished run was trained again");
+
+    let page = fs::read_to_string(out.join("table4/table4.md")).unwrap();
+    assert!(
+        page.contains("SMALL SCALE") && page.contains("76.21"),
+        "{page}"
+    );
+    let table: Value =
+        serde_json::from_slice(&fs::read(out.join("table4/table4.json")).unwrap()).unwrap();
+    let lines = table["lines"].as_array().unwrap();
+    assert_eq!(lines.len(), 4 * 3);
+    for line in lines {
+        let mean = line["mean"].as_f64().unwrap();
+        assert!((0.0..=100.0).contains(&mean) && line["values"].as_array().unwrap().len() == 1);
+    }
+    let csv = fs::read_to_string(out.join("table4/table4.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 12);
+
+    // A figure of the same run needs its tests alone, and draws them.
+    let ran = run(&mut reproduce(out, &["figure4", "--set", "epochs=2"])).expect(DONE);
+    assert!(ran.stderr.contains("there already"), "{}", ran.stderr);
+    run(&mut reproduce(out, &["figure3", "--set", "epochs=2"])).expect(DONE);
+    run(&mut reproduce(out, &["figure2", "--set", "epochs=2"])).expect(DONE);
+    assert_eq!(logs(out), after, "a finished run was trained again");
+    for (figure, file) in [
+        ("figure2", ""),
+        ("figure3", "-a"),
+        ("figure3", "-b"),
+        ("figure4", ""),
+    ] {
+        let svg = fs::read_to_string(out.join(figure).join(format!("{figure}-crema-d{file}.svg")))
+            .unwrap();
+        assert!(
+            svg.contains("<svg xmlns") && svg.trim_end().ends_with("</svg>"),
+            "{svg}"
+        );
+    }
+
+    // Other settings: another run, the old one untouched.
+    let planned = |arguments: &[&str]| {
+        run(reproduce(out, arguments).args(["--dry-run", "--json"]))
+            .expect(DONE)
+            .json()
+    };
+    assert!(
+        planned(&short)["runs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|r| r["finished"] == true)
+    );
+    let other = planned(&["table4", "--set", "epochs=3"]);
+    for run in other["runs"].as_array().unwrap() {
+        assert_eq!(run["finished"], false, "{run}");
+        assert!(run["seconds"].as_f64().unwrap() > 0.0);
+    }
+}
+
+/// The plan of every table and figure prints without data, with the paper's counts.
+#[test]
+fn every_plan_prints() {
+    for (what, runs) in [
+        ("table1", 6),
+        ("table2", 36),
+        ("table3", 18),
+        ("table4", 36),
+        ("table5", 0),
+        ("table6", 18),
+        ("figure2", 6),
+        ("figure3", 3),
+        ("figure4", 3),
+        ("figure5", 3),
+        ("figure6", 3),
+        ("ablation", 18),
+    ] {
+        let mut plan = command(
+            "train",
+            ["reproduce", what, "--dry-run", "--json", "--weights"],
+        );
+        let plan = run(plan.arg(weights())).expect(DONE).json();
+        assert_eq!(plan["runs"].as_array().unwrap().len(), runs, "{what}");
+        if what == "table1" {
+            // 67,988 samples, batches of 8, 10 epochs.
+            assert_eq!(plan["runs"][0]["steps"], 84_990);
+        }
+    }
+}
