@@ -151,6 +151,49 @@ fn the_chain_of_tools() {
         .contains("has_video")
     );
 
+    // A mask that another program made: by id in any order, or one value per sample of the split.
+    let all = common::rows(&out);
+    let test: Vec<&String> = all
+        .iter()
+        .filter(|(_, row)| row.split.as_str() == "test")
+        .map(|(id, _)| id)
+        .collect();
+    let own = folder.path().join("own.csv");
+    let lines = test
+        .iter()
+        .rev()
+        .enumerate()
+        .map(|(i, id)| format!("{id},{}\n", i % 3));
+    fs::write(&own, format!("id,value\n{}", lines.collect::<String>())).unwrap();
+    let import = |split: &str| {
+        run(ingest()
+            .arg("mask")
+            .arg(&out)
+            .arg("--import")
+            .arg(&own)
+            .args(["--split", split, "--json"]))
+    };
+    let taken = json(import("test").ok());
+    // Of n values 0 1 2 0 1 2 ..: 2 takes the sound, 1 the video.
+    let n = test.len();
+    assert_eq!(taken["hidden"]["test"]["audio"], n / 3);
+    assert_eq!(taken["hidden"]["test"]["video"], (n + 1) / 3);
+    let path = std::path::PathBuf::from(taken["file"].as_str().unwrap());
+    let mask = features::mask::Mask::read(&path).unwrap();
+    let shards = features::Shards::open(&out).unwrap();
+    let present = mask.present(&shards, datasets::Split::Test).unwrap();
+    for (id, shown) in shards.split(datasets::Split::Test).ids.iter().zip(present) {
+        let place = test.iter().rev().position(|one| *one == id).unwrap();
+        assert_eq!(shown, [place % 3 != 2, place % 3 != 1], "{id}");
+    }
+    assert!(import("train").error().contains("lacks sample"));
+    fs::write(&own, "0\n".repeat(n + 1)).unwrap();
+    assert!(
+        import("test")
+            .error()
+            .contains(&format!("{} values", n + 1))
+    );
+
     // A file that goes missing is noticed by all of them.
     fs::remove_file(raw.join(format!("VideoFlash/{id}.flv"))).unwrap();
     let checked = run(ingest().args(["check", "crema-d", "--raw"]).arg(&raw));
