@@ -9,9 +9,69 @@ use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// One line per step and per evaluation.
 pub const METRICS_FILE: &str = "metrics.jsonl";
+
+/// What is told of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Its number, from 1.
+    pub step: u64,
+    /// The epoch it belongs to, from 0.
+    pub epoch: u64,
+    /// `task + weight * align`.
+    pub loss: f64,
+    /// Task loss.
+    pub task: f64,
+    /// Alignment loss.
+    pub align: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Samples in it.
+    pub samples: usize,
+    /// Time from the end of the last step to the end of this one.
+    pub took: Duration,
+    /// Part of that spent waiting for data.
+    pub waited: Duration,
+}
+
+/// How fast steps go: sums that forget the past slowly.
+#[derive(Default)]
+struct Pace {
+    samples: f64,
+    seconds: f64,
+    waited: f64,
+}
+
+impl Pace {
+    /// What is left of a sum after each step: about the last 50 steps count.
+    const KEEP: f64 = 0.98;
+
+    fn add(&mut self, step: &Step) {
+        let add = |sum: &mut f64, value: f64| *sum = *sum * Self::KEEP + value;
+        add(&mut self.samples, step.samples as f64);
+        add(&mut self.seconds, step.took.as_secs_f64());
+        add(&mut self.waited, step.waited.as_secs_f64());
+    }
+
+    fn rate(&self) -> f64 {
+        self.samples / self.seconds.max(1e-9)
+    }
+
+    fn wait_share(&self) -> f64 {
+        self.waited / self.seconds.max(1e-9)
+    }
+}
+
+/// Resident memory of this process in bytes, where the system says.
+fn memory() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024.0)
+}
 
 /// The open log of a run.
 pub struct RunLog {
@@ -19,6 +79,7 @@ pub struct RunLog {
     metrics: BufWriter<File>,
     events: EventWriter,
     progress: ProgressBar,
+    pace: Pace,
 }
 
 impl RunLog {
@@ -55,10 +116,9 @@ impl RunLog {
         let events = EventWriter::create(&folder)
             .with_context(|| format!("{}: cannot be written", folder.display()))?;
         let progress = if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template(
-                "{bar:30} step {pos}/{len}  {per_sec}  {eta} left  {msg}",
-            )
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template("{bar:20} step {pos}/{len}  {msg}  {eta} left")
+                    .unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr())
                 .with_style(style)
                 .with_position(step)
@@ -71,30 +131,43 @@ impl RunLog {
             metrics,
             events,
             progress,
+            pace: Pace::default(),
         })
     }
 
-    /// Logs one step.
-    pub fn step(
-        &mut self,
-        step: u64,
-        epoch: u64,
-        loss: f64,
-        task: f64,
-        align: f64,
-        lr: f64,
-    ) -> Result<()> {
+    /// Logs one step. What depends on the machine goes to TensorBoard and the live line alone:
+    /// equal runs have equal `metrics.jsonl`.
+    pub fn step(&mut self, line: &Step) -> Result<()> {
+        let Step {
+            step,
+            epoch,
+            loss,
+            task,
+            align,
+            lr,
+            ..
+        } = *line;
         self.line(&json!({"step": step, "epoch": epoch, "loss": loss, "task_loss": task, "align_loss": align, "lr": lr}))?;
+        self.pace.add(line);
         for (tag, value) in [
             ("train/loss", loss),
             ("train/task_loss", task),
             ("train/align_loss", align),
             ("train/lr", lr),
+            ("pace/samples_per_second", self.pace.rate()),
+            ("pace/data_wait_share", self.pace.wait_share()),
         ] {
             self.events.scalar(tag, step, value)?;
         }
+        if !self.progress.is_hidden() {
+            let memory = memory().map_or_else(String::new, |b| format!("  {:.1} GB", b / 1e9));
+            self.progress.set_message(format!(
+                "loss {loss:.4} = {task:.4} task, {align:.4} align  {:.1} samples/s  {:.0} % data wait{memory}",
+                self.pace.rate(),
+                100.0 * self.pace.wait_share()
+            ));
+        }
         self.progress.set_position(step);
-        self.progress.set_message(format!("loss {loss:.4}"));
         Ok(())
     }
 
@@ -147,4 +220,31 @@ impl Drop for RunLog {
 /// The step of a line; none for a line that was cut off.
 fn line_step(line: &str) -> Option<u64> {
     serde_json::from_str::<Value>(line).ok()?["step"].as_u64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pace_forgets_a_slow_start() {
+        let step = |took, waited| Step {
+            step: 1,
+            epoch: 0,
+            loss: 0.0,
+            task: 0.0,
+            align: 0.0,
+            lr: 0.0,
+            samples: 8,
+            took: Duration::from_millis(took),
+            waited: Duration::from_millis(waited),
+        };
+        let mut pace = Pace::default();
+        pace.add(&step(9000, 9000));
+        assert_eq!(pace.wait_share(), 1.0);
+        (0..400).for_each(|_| pace.add(&step(100, 25)));
+        assert!((pace.rate() - 80.0).abs() < 2.0, "{}", pace.rate());
+        assert!((pace.wait_share() - 0.25).abs() < 0.02);
+        assert!(memory().is_none_or(|bytes| bytes > 1e6));
+    }
 }

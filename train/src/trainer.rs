@@ -6,7 +6,7 @@
 use crate::checkpoint::{self, State};
 use crate::encoder::Keep;
 use crate::evaluate::{self, EvalOptions};
-use crate::log::RunLog;
+use crate::log::{RunLog, Step};
 use crate::model::{LossConfig, StepMode, U2a};
 use crate::optim::AdamW;
 use crate::session::Session;
@@ -18,6 +18,7 @@ use features::rng::Rng;
 use features::{Batch, Stream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Stream of the random generator for modality dropout.
 const MODALITY_DROPOUT: u32 = 0x4d6f_4472;
@@ -139,13 +140,16 @@ impl<'a> Trainer<'a> {
         let placeholders = self.session.placeholders(settings.missing_token)?;
         let mut log = RunLog::open(&self.run, self.state.step, total)?;
         while self.state.epoch < settings.epochs {
-            let stream = Stream::new(
+            let mut stream = Stream::new(
                 &self.session.shards,
                 self.session.train_stream(&settings),
                 self.state.epoch,
                 self.state.consumed,
             )?;
-            for batch in stream {
+            loop {
+                let begun = Instant::now();
+                let Some(batch) = stream.next() else { break };
+                let waited = begun.elapsed();
                 let mut batch = batch?;
                 if self.state.step == 0 {
                     self.check_gradients(&batch, &loss)?;
@@ -170,14 +174,17 @@ impl<'a> Trainer<'a> {
                 self.update(result.grads, lr)?;
                 self.state.step += 1;
                 self.state.consumed = batch.consumed;
-                log.step(
-                    self.state.step,
-                    self.state.epoch,
-                    result.loss,
-                    result.task,
-                    result.align,
+                log.step(&Step {
+                    step: self.state.step,
+                    epoch: self.state.epoch,
+                    loss: result.loss,
+                    task: result.task,
+                    align: result.align,
                     lr,
-                )?;
+                    samples: batch.ids.len(),
+                    took: begun.elapsed(),
+                    waited,
+                })?;
                 let stopped = stop.load(Ordering::Relaxed);
                 let at_end = self.state.step >= total;
                 if self.state.consumed >= samples {
