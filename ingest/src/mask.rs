@@ -39,7 +39,7 @@ pub struct Args {
     seed: u64,
     /// Take the mask of one split from a .npy, .safetensors or .csv instead: per sample 0 complete, 1 second modality
     /// gone, 2 first modality gone
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["protocol", "rate", "seed"])]
+    #[arg(long, value_name = "FILE", requires = "split", conflicts_with_all = ["protocol", "rate", "seed"])]
     import: Option<PathBuf>,
     /// Which split an imported mask is of
     #[arg(

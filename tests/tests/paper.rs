@@ -126,6 +126,12 @@ fn new_files_are_labelled() {
     let (sound, video) = (clip("AudioWAV", "wav"), clip("VideoFlash", "flv"));
     let junk = folder.path().join("junk.mp4");
     fs::write(&junk, "no clip").unwrap();
+    run(command("train", ["eval", "--missing", "audio"]).arg(&out)).expect(DONE);
+    run(command("train", ["report"]).arg(&out)).expect(DONE);
+    a_page_that_stands_alone(
+        &fs::read_to_string(out.join("report.html")).unwrap(),
+        scored.len(),
+    );
     let ask = |files: &[&PathBuf]| {
         run(command("train", ["predict", "--json"])
             .arg(&out)
@@ -160,6 +166,30 @@ fn new_files_are_labelled() {
     run(command("train", ["predict"]).arg(&out).arg("gone.mp4")).expect_usage(&["gone.mp4"]);
     run(command("train", ["predict"]).arg(&out)).expect_usage(&["--watch"]);
     run(command("train", ["predict", "--text", "words"]).arg(&out)).expect_usage(&["no text"]);
+}
+
+/// No script, and every address in it is the thing itself; samples show what they hold.
+fn a_page_that_stands_alone(page: &str, samples: usize) {
+    for outside in [
+        "<script", "http:", "https:", "url(", "@import", "<iframe", "onload=",
+    ] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    for attribute in ["src=\"", "href=\""] {
+        for address in page.split(attribute).skip(1) {
+            assert!(
+                address.starts_with("data:"),
+                "{attribute}{}",
+                &address[..40.min(address.len())]
+            );
+        }
+    }
+    let shown = page.matches("<article>").count();
+    assert!(shown > 0 && shown <= samples, "{shown} samples");
+    // Three frames and a spectrogram each.
+    assert_eq!(page.matches("data:image/jpeg").count(), 3 * shown);
+    assert_eq!(page.matches("data:image/bmp").count(), shown);
+    assert!(page.contains("video only") && page.contains("Score by missing rate"));
 }
 
 fn reproduce(out: &Path, arguments: &[&str]) -> Command {

@@ -169,7 +169,8 @@ pub fn bars(what: &str, series: &[&str], groups: &[(String, Vec<Option<f64>>)]) 
         .max(1e-9);
     let each = BAR * series.len() as f64 + 8.0;
     let legend = FONT * 1.6 * series.len() as f64 + 6.0;
-    let height = legend + each * groups.len() as f64 + 4.0;
+    let floor = legend + each * groups.len() as f64;
+    let height = floor + FONT + 8.0;
     let mut svg = format!(
         "<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{}\">",
         escape(what)
@@ -184,6 +185,24 @@ pub fn bars(what: &str, series: &[&str], groups: &[(String, Vec<Option<f64>>)]) 
         );
         text(&mut svg, 24.0, baseline, "start", "currentColor", name);
     }
+    let axis = |svg: &mut String, share: f64, anchor: &str| {
+        let x = LABEL + (WIDTH - LABEL - NUMBER) * share;
+        put!(
+            svg,
+            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{legend:.1}\" y2=\"{floor:.1}\" stroke=\"#8886\"/>"
+        );
+        text(
+            svg,
+            x,
+            floor + FONT + 2.0,
+            anchor,
+            "currentColor",
+            &short(top * share),
+        );
+    };
+    axis(&mut svg, 0.0, "start");
+    axis(&mut svg, 0.5, "middle");
+    axis(&mut svg, 1.0, "end");
     for (g, (name, values)) in groups.iter().enumerate() {
         let start = legend + each * g as f64;
         let middle = start + BAR * series.len() as f64 / 2.0 + FONT * 0.35;
@@ -206,19 +225,6 @@ pub fn bars(what: &str, series: &[&str], groups: &[(String, Vec<Option<f64>>)]) 
                 BAR - 1.0,
                 COLOURS[i % COLOURS.len()],
                 escape(series[i]),
-            );
-        }
-        let largest = values.iter().flatten().fold(0.0f64, |m, v| m.max(*v));
-        let numbers: Vec<String> = values.iter().map(|v| v.map_or("-".into(), short)).collect();
-        if values.len() <= 1 {
-            let x = LABEL + (WIDTH - LABEL - NUMBER) * largest / top + 6.0;
-            text(
-                &mut svg,
-                x,
-                middle,
-                "start",
-                "currentColor",
-                &numbers.join(" "),
             );
         }
     }

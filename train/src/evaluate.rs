@@ -349,3 +349,44 @@ fn write_predictions(path: &Path, config: &RunConfig, predictions: &[Prediction]
     writer.close()?;
     Ok(fs::rename(&temporary, path)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_by_class() {
+        let all = [
+            (vec![0], [1.0, 10.0]),
+            (vec![0, 2], [3.0, 30.0]),
+            (vec![2], [5.0, 20.0]),
+        ];
+        let got = alignment(&all, 3).unwrap();
+        assert_eq!((got.samples, got.overall), (3, [3.0, 20.0]));
+        assert_eq!(got.classes, [Some([2.0, 20.0]), None, Some([4.0, 25.0])]);
+        assert!(alignment(&[], 3).is_none(), "nobody is complete");
+    }
+
+    #[test]
+    fn names_tell_evaluations_apart() {
+        let name = |mask: Option<&str>, missing, missing_token| {
+            let options = EvalOptions {
+                mask: mask.map(|p| (p.to_string(), 0.7, 1)),
+                missing,
+                missing_token,
+                ..EvalOptions::default()
+            };
+            options.name()
+        };
+        let audio = Some(Modality::Audio);
+        assert_eq!(name(None, None, MissingToken::Mask), "test");
+        assert_eq!(
+            name(None, audio, MissingToken::Input),
+            "test-no-audio-input"
+        );
+        assert_eq!(
+            name(Some("missing-both"), None, MissingToken::Zeros),
+            "test-missing-both-0.7-seed1-zeros"
+        );
+    }
+}

@@ -71,13 +71,7 @@ impl Job {
                 folder.display()
             );
         }
-        let session = Session::open(
-            shards,
-            &config.settings,
-            &config.encoders,
-            &config.weights,
-            threads,
-        )?;
+        let session = Session::of(shards, &config, threads)?;
         Ok(Job { config, session })
     }
 

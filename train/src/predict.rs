@@ -290,13 +290,7 @@ pub fn predict(
     let mut config = config.clone();
     // The mask is about the samples of the training.
     config.settings.train_mask = None;
-    let session = Session::open(
-        shards,
-        &config.settings,
-        &config.encoders,
-        &config.weights,
-        threads,
-    )?;
+    let session = Session::of(shards, &config, threads)?;
     let options = EvalOptions {
         split: Split::Test,
         missing_token: config.settings.missing_token,

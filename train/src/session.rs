@@ -70,6 +70,17 @@ impl Session {
         Ok(session)
     }
 
+    /// The data side of a run with these shards.
+    pub fn of(shards: Shards, config: &RunConfig, threads: usize) -> Result<Session> {
+        Session::open(
+            shards,
+            &config.settings,
+            &config.encoders,
+            &config.weights,
+            threads,
+        )
+    }
+
     /// What the samples of a split show where one modality alone is used.
     fn only(&self, modality: Option<Modality>, split: Split) -> Option<Vec<[bool; 2]>> {
         let modality = modality?;

@@ -13,7 +13,7 @@ const STYLE: &str = "
 body { font: 15px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; background: var(--ground); color: var(--text); }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; } h3 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; } td, th { padding: .28rem .7rem; border-bottom: 1px solid var(--line); text-align: right; font-variant-numeric: tabular-nums; }
-td:first-child, th:first-child { text-align: left; } th { font-weight: 600; }
+td:first-child, th:first-child { text-align: left; min-width: 8.5rem; } article th:first-child { min-width: 0; } th { font-weight: 600; }
 .scroll { overflow-x: auto; } .chart { overflow-x: auto; } .chart svg { width: 100%; min-width: 36rem; height: auto; display: block; }
 pre { overflow-x: auto; background: var(--soft); padding: .8rem; border-radius: .4rem; } summary { cursor: pointer; padding: .2rem 0; }
 .note { opacity: .75; } .right { color: var(--right); } .wrong { color: var(--wrong); }
