@@ -78,6 +78,10 @@ test-python:
 golden:
     @scripts/golden
 
+# Time ours against Python peers in turns: all of it, or the names given
+bench *names:
+    @scripts/bench "$@"
+
 # Format and clippy
 lint:
     cargo fmt --all --check

@@ -1,0 +1,31 @@
+//! Log-mel of 10 s of sound on one thread, for `tests/bench/bench.py`: one line in, one unit of work, one line of JSON out.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
+
+use features::MelFrontEnd;
+use features::rng::Rng;
+use std::io::BufRead;
+use std::time::Instant;
+
+const REPEAT: usize = 10;
+const SECONDS: usize = 10;
+
+fn main() {
+    let mut rng = Rng::new(0, &[0]);
+    let samples: Vec<f32> = (0..SECONDS * 16_000)
+        .map(|_| 0.1 * rng.normal() as f32)
+        .collect();
+    let mut front_end = MelFrontEnd::new();
+    println!("{{\"ready\": true}}");
+    for _ in std::io::stdin().lock().lines() {
+        let start = Instant::now();
+        for _ in 0..REPEAT {
+            std::hint::black_box(front_end.compute(std::hint::black_box(&samples)));
+        }
+        println!(
+            "{{\"seconds\": {}, \"items\": {}, \"peak_mb\": 0}}",
+            start.elapsed().as_secs_f64(),
+            REPEAT * SECONDS
+        );
+    }
+}

@@ -1,0 +1,83 @@
+"""One training step, or one evaluation batch, of U2A with transformers and PEFT at full size on the CPU.
+
+`peer_step.py audio-video|image-text train|eval eager|sdpa f32|bf16`. Batch 4 and 8; frozen weights take no gradient; all
+samples complete. Items: samples.
+"""
+
+import sys
+from pathlib import Path
+
+from peer import THREADS, serve
+
+import torch
+import torch.nn.functional as F
+from transformers import ASTConfig, BertConfig, CLIPVisionConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
+from common import CLASSES, TARGETS, Encoder  # noqa: E402
+from peft import LoraConfig, get_peft_model  # noqa: E402
+
+CLASS_COUNT, TEXT_LENGTH = 28, 40
+KINDS = {"audio-video": ("ast", "clip"), "image-text": ("clip", "bert")}
+
+
+def encoder(kind, attention):
+    torch.manual_seed(0)
+    config = {"clip": lambda: CLIPVisionConfig(patch_size=16), "ast": ASTConfig, "bert": BertConfig}[kind]()
+    config._attn_implementation = attention
+    lora = LoraConfig(r=1, lora_alpha=1, lora_dropout=0.1, bias="none", target_modules=TARGETS[kind])
+    return Encoder(kind, get_peft_model(CLASSES[kind](config), lora))
+
+
+def inputs(kind, batch, video):
+    if kind == "clip":
+        return torch.randn(batch * (3 if video else 1), 3, 224, 224), None
+    if kind == "ast":
+        return torch.randn(batch, 1024, 128) * 0.5, None
+    return torch.randint(1000, 30000, (batch, TEXT_LENGTH)), torch.full((batch,), TEXT_LENGTH)
+
+
+def main():
+    pair, mode, attention, precision = sys.argv[1:5]
+    torch.set_num_threads(THREADS)
+    video = pair == "audio-video"
+    batch = 4 if video else 8
+    encoders = [encoder(kind, attention) for kind in KINDS[pair]]
+    masks = [torch.nn.Parameter(torch.randn(1, 768) * 0.02) for _ in encoders]
+    head = torch.nn.Linear(768, CLASS_COUNT)
+    xs = [inputs(kind, batch, video) for kind in KINDS[pair]]
+    labels = torch.randint(0, CLASS_COUNT, (batch,))
+    learnable = [p for e in encoders for p in e.model.parameters() if p.requires_grad] + masks + list(head.parameters())
+    optimiser = torch.optim.AdamW(learnable, lr=1e-3, weight_decay=0.02)
+
+    def tokens():
+        out = []
+        for e, m, (x, lengths) in zip(encoders, masks, xs):
+            cls, mt = e.tokens(x, lengths, m)
+            out.append((cls.reshape(batch, -1, 768).mean(1), mt.reshape(batch, -1, 768).mean(1)))
+        return out
+
+    def step():
+        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            (c1, m1), (c2, m2) = tokens()
+            logits = head(c1 + c2)
+        loss = F.cross_entropy(logits.float(), labels) + 0.2 * (F.mse_loss(m2.float(), c1.float()) + F.mse_loss(m1.float(), c2.float()))
+        loss.backward()
+        optimiser.step()
+
+    @torch.inference_mode()
+    def evaluate():
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            (c1, _), (c2, _) = tokens()
+            return head(c1 + c2)
+
+    for e in encoders:
+        if mode == "eval":
+            e.model.merge_adapter()
+        e.model.train(mode == "train")
+    serve(step if mode == "train" else evaluate, batch)
+
+
+if __name__ == "__main__":
+    main()
