@@ -285,6 +285,10 @@ fn a_stopped_reproduction_goes_on() {
         );
     }
 
+    // 6 classes, two directions; the means are those of the evaluation.
+    let distances = fs::read_to_string(out.join("figure4/figure4-classes.csv")).unwrap();
+    assert_eq!(distances.lines().count(), 1 + 6 * 2, "{distances}");
+
     // Other settings: another run, the old one untouched.
     let planned = |arguments: &[&str]| {
         run(reproduce(out, arguments).args(["--dry-run", "--json"]))

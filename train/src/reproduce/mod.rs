@@ -333,12 +333,24 @@ impl Options {
                 continue;
             };
             let method = run.training.method;
-            let title = format!("{method} on {}, seed {}", run.dataset, run.seed);
+            let mut title = format!("{method} on {}, seed {}", run.dataset, run.seed);
+            for setting in run
+                .training
+                .settings
+                .iter()
+                .filter(|s| s.starts_with("train_mask="))
+            {
+                title += &format!(", {setting}");
+            }
             if run.finished && run.evaluations.is_empty() {
                 eprintln!("run {} of {total}: {title}: there already", i + 1);
                 continue;
             }
-            eprintln!("run {} of {total}: {title}, {} steps", i + 1, run.steps);
+            let left = match run.finished {
+                true => format!("{} tests", run.evaluations.len()),
+                false => format!("{} steps", run.steps),
+            };
+            eprintln!("run {} of {total}: {title}: {left}", i + 1);
             let job = self.job(&run.dataset, &run.training, run.seed)?;
             if !run.finished {
                 let (end, _) = if folder.join(CONFIG_FILE).is_file() {

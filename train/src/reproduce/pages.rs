@@ -25,7 +25,7 @@ pub struct Outcome<'a> {
     /// Their standard deviation (n - 1); none for fewer than two.
     deviation: Option<f64>,
     /// Per class: name, mean over the seeds, fraction.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip)]
     classes: Vec<(String, Option<f64>)>,
     #[serde(skip)]
     evaluations: Vec<Value>,
@@ -137,6 +137,15 @@ pub fn write(options: &Options, plan: &Plan) -> Result<Vec<PathBuf>> {
         markdown(options, plan, &outcomes, &charts),
     )?;
     save(format!("{name}.csv"), csv(options, &outcomes))?;
+    let rows = class_rows(options.artefact, &outcomes);
+    if !rows.is_empty() {
+        let mut text = "dataset,class,what,value\n".to_string();
+        for (dataset, class, what, value) in &rows {
+            let value = value.map_or_else(String::new, |v| v.to_string());
+            putln!(text, "{dataset},{},{},{value}", quoted(class), quoted(what));
+        }
+        save(format!("{name}-classes.csv"), text)?;
+    }
     let json = json!({
         "artefact": options.artefact,
         "title": options.artefact.title(),
@@ -144,6 +153,7 @@ pub fn write(options: &Options, plan: &Plan) -> Result<Vec<PathBuf>> {
         "scale": if options.small { "small" } else { "full" },
         "note": note(options),
         "lines": outcomes,
+        "classes": rows,
         "runs": plan.runs,
         "missing": plan.missing,
     });
@@ -230,9 +240,42 @@ fn markdown(
     out
 }
 
+/// A cell that may hold anything.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+/// What the per-class figures show: (dataset, class, which bar, value).
+fn class_rows<'a>(
+    artefact: Artefact,
+    outcomes: &'a [Outcome],
+) -> Vec<(&'a str, String, String, Option<f64>)> {
+    let mut rows = Vec::new();
+    for outcome in outcomes.iter().filter(|o| !o.evaluations.is_empty()) {
+        let dataset = outcome.line.dataset.as_str();
+        match artefact {
+            Artefact::Figure3 | Artefact::Figure5 | Artefact::Figure6 => {
+                let bar = &outcome.line.tested_on;
+                let one = |(class, value): &(String, Option<f64>)| {
+                    (dataset, class.clone(), bar.clone(), *value)
+                };
+                rows.extend(outcome.classes.iter().map(one));
+            }
+            Artefact::Figure4 => {
+                let [first, second] = directions(&outcome.evaluations);
+                for (name, values) in [first, second] {
+                    let one = |(class, value)| (dataset, class, name.clone(), value);
+                    rows.extend(values.into_iter().map(one));
+                }
+            }
+            _ => {}
+        }
+    }
+    rows
+}
+
 fn csv(options: &Options, outcomes: &[Outcome]) -> String {
     let mut out = "scale,dataset,trained_on,tested_on,method,metric,share,ours_mean,ours_sd,seeds,paper,paper_sd\n".to_string();
-    let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     for outcome in outcomes {
         let line = outcome.line;
         let method = plain(line.training.method);
@@ -318,14 +361,11 @@ fn side_by_side(what: &str, outcomes: &[&Outcome]) -> String {
     chart::bars(what, &names, &groups)
 }
 
-/// Bars per class of the distance in both directions.
-fn distances(evaluations: &[Value]) -> String {
-    let direction = |d: usize| {
-        per_class(evaluations, move |e, class| {
-            e["alignment"]["classes"][class][d].as_f64()
-        })
-    };
-    let (forth, back) = (direction(0), direction(1));
+/// A name and one value per class.
+type Bars = (String, Vec<(String, Option<f64>)>);
+
+/// Mean squared distances per class, from the first modality's mask token and from the second's.
+fn directions(evaluations: &[Value]) -> [Bars; 2] {
     let names: Vec<String> = evaluations[0]["alignment"]
         .as_object()
         .into_iter()
@@ -333,20 +373,22 @@ fn distances(evaluations: &[Value]) -> String {
         .filter_map(|(key, _)| key.strip_suffix("_class"))
         .map(|key| key.replace("_mask_to_", " to "))
         .collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let groups: Vec<(String, Vec<Option<f64>>)> = forth
+    [0, 1].map(|d| {
+        let value = move |e: &Value, class: usize| e["alignment"]["classes"][class][d].as_f64();
+        let name = names.get(d).cloned().unwrap_or_default();
+        (name, per_class(evaluations, value))
+    })
+}
+
+/// Bars per class of the distance in both directions.
+fn distances(evaluations: &[Value]) -> String {
+    let [(forth, first), (back, second)] = directions(evaluations);
+    let groups: Vec<(String, Vec<Option<f64>>)> = first
         .into_iter()
-        .zip(back)
+        .zip(second)
         .map(|((class, a), (_, b))| (class, vec![a, b]))
         .collect();
-    match names[..] {
-        [_, _] => chart::bars("mean squared distance per class", &names, &groups),
-        _ => chart::bars(
-            "mean squared distance per class",
-            &["forth", "back"],
-            &groups,
-        ),
-    }
+    chart::bars("mean squared distance per class", &[&forth, &back], &groups)
 }
 
 /// Table 5: the settings that runs start from, beside the paper's.
