@@ -119,6 +119,13 @@ impl Options {
                 line += &format!(" --samples {}", self.samples);
             }
         }
+        match &self.weights {
+            WeightSource::Folder(folder) => line += &format!(" --weights {}", folder.display()),
+            WeightSource::Random(seed) if !self.tiny => {
+                line += &format!(" --random-weights {seed}")
+            }
+            WeightSource::Random(_) | WeightSource::Hub => {}
+        }
         for setting in &self.settings {
             line += &format!(" --set {setting}");
         }

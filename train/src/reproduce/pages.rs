@@ -174,7 +174,7 @@ fn write_whole(path: &Path, text: &str) -> Result<()> {
 /// What every page of the small scale says.
 fn note(options: &Options) -> Option<&'static str> {
     options.small.then_some(
-        "SMALL SCALE: synthetic data and small random encoders. These figures show that the plan runs; they say nothing about the method on the real data.",
+        "SMALL SCALE: synthetic data and small encoders. These figures show that the plan runs; they say nothing about the method on the real data.",
     )
 }
 
