@@ -49,13 +49,16 @@ struct Component {
     ac: Huffman,
 }
 
+/// Width, height, and each component's identifier and quantisation table.
+type Frame = (usize, usize, Vec<(u8, u8)>);
+
 impl<'a> Scan<'a> {
     fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
         let mut steps: [Option<[i32; 64]>; 4] = [None; 4];
         // DC tables, then AC tables.
         let mut tables: [[Option<Huffman>; 4]; 2] = Default::default();
-        let mut frame: Option<(usize, usize, Vec<(u8, u8)>)> = None;
+        let mut frame: Option<Frame> = None;
         let mut jfif = false;
         loop {
             let (head, tail) = rest.split_first_chunk::<4>()?;
@@ -169,6 +172,7 @@ impl<'a> Scan<'a> {
                     to_rgb(&mut planes);
                 }
                 let columns = (self.width - left).min(8);
+                #[expect(clippy::needless_range_loop, reason = "a row of three planes at once")]
                 for row in 0..(self.height - top).min(8) {
                     let start = ((top + row) * self.width + left) * 3;
                     let to = pixels[start..start + 3 * columns].as_chunks_mut::<3>().0;
