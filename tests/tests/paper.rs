@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use arrow::array::AsArray;
@@ -163,9 +164,37 @@ fn new_files_are_labelled() {
     assert_eq!(answers[0]["seen"], serde_json::json!(["audio"]));
     assert_eq!(answers[1]["seen"], serde_json::json!([]));
     assert!(answers[1]["problem"].is_string(), "{answers}");
+    assert_eq!(watched(&out, &sound), serde_json::json!(["audio"]));
+
     run(command("train", ["predict"]).arg(&out).arg("gone.mp4")).expect_usage(&["gone.mp4"]);
     run(command("train", ["predict"]).arg(&out)).expect_usage(&["--watch"]);
     run(command("train", ["predict", "--text", "words"]).arg(&out)).expect_usage(&["no text"]);
+}
+
+/// What `predict --watch` says it saw of a file that comes while it watches; an interrupt ends it well.
+fn watched(model: &Path, file: &Path) -> Value {
+    let inbox = temp();
+    let mut watch = command("train", ["predict", "--json", "--watch"]);
+    watch.arg(inbox.path()).arg(model);
+    let mut child = watch
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It says so once it watches.
+    let mut ready = String::new();
+    BufReader::new(child.stderr.take().unwrap())
+        .read_line(&mut ready)
+        .unwrap();
+    assert!(ready.contains("watching"), "{ready}");
+    fs::copy(file, inbox.path().join("new.wav")).unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    run(Command::new("kill").args(["-INT", &child.id().to_string()])).expect(DONE);
+    assert!(child.wait().unwrap().success());
+    serde_json::from_str::<Value>(&line).unwrap()["seen"].clone()
 }
 
 /// No script, and every address in it is the thing itself; samples show what they hold.
