@@ -275,14 +275,34 @@ pub fn names(folder: &Path) -> Vec<String> {
 
 /// The synthetic CREMA-D of one test program: raw tree and shards, made once.
 pub struct CremaD {
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// Removes the folder.
+    _owned: Option<tempfile::TempDir>,
 }
 
 impl CremaD {
-    /// Synthesises and ingests `samples` clips.
+    /// Synthesises and ingests `samples` clips, in a folder that goes with this.
     #[track_caller]
     pub fn new(samples: usize) -> Self {
-        let made = CremaD { folder: temp() };
+        let owned = temp();
+        Self::make(owned.path().to_owned(), Some(owned), samples)
+    }
+
+    /// The same for all tests of a program, which never drop it: `folder` is below cargo's own.
+    #[track_caller]
+    pub fn shared(folder: &Path, samples: usize) -> Self {
+        // Of an earlier program, perhaps.
+        drop(std::fs::remove_dir_all(folder));
+        std::fs::create_dir_all(folder).expect("cargo's folder takes a new one");
+        Self::make(folder.to_owned(), None, samples)
+    }
+
+    #[track_caller]
+    fn make(folder: PathBuf, owned: Option<tempfile::TempDir>, samples: usize) -> Self {
+        let made = CremaD {
+            folder,
+            _owned: owned,
+        };
         let samples = samples.to_string();
         let (raw, shards) = (made.raw(), made.shards());
         run(command(
@@ -309,11 +329,11 @@ impl CremaD {
 
     /// The raw tree.
     pub fn raw(&self) -> PathBuf {
-        self.folder.path().join("raw")
+        self.folder.join("raw")
     }
 
     /// The shard folder.
     pub fn shards(&self) -> PathBuf {
-        self.folder.path().join("shards")
+        self.folder.join("shards")
     }
 }

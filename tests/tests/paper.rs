@@ -18,7 +18,8 @@ use tests::{CremaD, DONE, LOOK, command, kill_when, names, run, temp, weights};
 /// Shared by the tests of this program: nothing here writes into it.
 fn data() -> &'static CremaD {
     static DATA: OnceLock<CremaD> = OnceLock::new();
-    DATA.get_or_init(|| CremaD::new(32))
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("paper");
+    DATA.get_or_init(|| CremaD::shared(&folder, 32))
 }
 
 fn train(out: &Path, arguments: &[&str]) -> Command {

@@ -17,7 +17,8 @@ use tests::{CremaD, DONE, command, names, run, temp, weights};
 /// Shared by the tests of this program: nothing here writes into it.
 fn data() -> &'static CremaD {
     static DATA: OnceLock<CremaD> = OnceLock::new();
-    DATA.get_or_init(|| CremaD::new(24))
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("usage");
+    DATA.get_or_init(|| CremaD::shared(&folder, 24))
 }
 
 fn train(arguments: &[&str]) -> Command {
