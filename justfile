@@ -71,8 +71,8 @@ test-full:
     @cargo test -p tests --test full_scale -- --ignored --nocapture --test-threads 1
 
 # Tests against Python peers, in an environment that is made on the first call
-test-python:
-    @scripts/test-python
+test-python *flags:
+    @scripts/test-python "$@"
 
 # Make the golden values anew and show whether anything moved
 golden:
