@@ -6,7 +6,7 @@
 
 use crate::kernels::{Activation, Dropout};
 use crate::ops::{self, Adapter, Adapters, AttentionSaved, Linear, Norm, NormStats, Rows};
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 /// How many adapters a block has: query, key, value, output, in this order everywhere.
 pub const ADAPTERS: usize = 4;
@@ -91,12 +91,38 @@ impl Noise {
     }
 }
 
+/// The rows that are read of the last block, two per sequence: class token, mask token. Attention
+/// looks at all tokens; what comes after it works row by row and need not run for the others.
+pub struct Read {
+    ids: Tensor,
+    rows: Rows,
+}
+
+impl Read {
+    /// The first and the last row of each sequence.
+    pub fn ends(rows: &Rows) -> Result<Read> {
+        let ends = rows.offsets.windows(2);
+        let ids: Vec<u32> = ends
+            .flat_map(|ends| [ends[0] as u32, ends[1] as u32 - 1])
+            .collect();
+        Ok(Read {
+            rows: Rows {
+                offsets: (0..=rows.sequences()).map(|s| 2 * s).collect(),
+                samples: rows.samples.clone(),
+            },
+            ids: Tensor::new(ids, &Device::Cpu)?,
+        })
+    }
+}
+
 /// One call of one block: its place, its adapters and its noise.
 pub struct Call<'a> {
     /// Number of the block, from 0.
     pub index: usize,
     /// Where sequences lie.
     pub rows: &'a Rows,
+    /// In the last block, what is read of it: its output has these rows and no others.
+    pub read: Option<&'a Read>,
     /// Shared shape.
     pub shape: Shape,
     /// Query, key, value, output; none when they are merged or switched off.
@@ -108,6 +134,28 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
+    /// Where sequences lie in the output.
+    fn rows_out(&self) -> &'a Rows {
+        self.read.map_or(self.rows, |read| &read.rows)
+    }
+
+    /// The rows of `x` that go on behind attention.
+    fn pick(&self, x: &Tensor) -> Result<Tensor> {
+        match self.read {
+            Some(read) => x.index_select(&read.ids, 0),
+            None => Ok(x.clone()),
+        }
+    }
+
+    /// The gradient of `x` in [`Call::pick`].
+    fn spread(&self, picked: &Tensor) -> Result<Tensor> {
+        let Some(read) = self.read else {
+            return Ok(picked.clone());
+        };
+        let shape = (self.rows.len(), picked.dim(1)?);
+        Tensor::zeros(shape, picked.dtype(), picked.device())?.index_add(&read.ids, picked, 0)
+    }
+
     fn with_adapters<R>(
         &self,
         sites: std::ops::Range<usize>,
@@ -195,7 +243,7 @@ impl Sink {
 }
 
 impl Block {
-    /// The block's output (`n x d`) and what its backward needs.
+    /// The block's output (`n x d`, or the rows that are read) and what its backward needs.
     pub fn forward(&self, x: &Tensor, call: &Call) -> Result<(Tensor, Saved)> {
         let Shape {
             heads,
@@ -211,18 +259,19 @@ impl Block {
         let (qkv, qkv_u) = call.with_adapters(0..3, |a| self.qkv.forward(input, call.rows, a))?;
         let (attended, attention) =
             ops::attention_forward(&qkv, heads, call.rows, call.attention_dropout().as_ref())?;
+        let (rows, going_on) = (call.rows_out(), call.pick(&attended)?);
         let (projected, out_u) =
-            call.with_adapters(3..4, |a| self.out.forward(&attended, call.rows, a))?;
-        let projected = ops::dropout(&projected, call.hidden_dropout(0).as_ref(), call.rows)?;
-        let sum1 = ops::add(&projected, x)?;
+            call.with_adapters(3..4, |a| self.out.forward(&going_on, rows, a))?;
+        let projected = ops::dropout(&projected, call.hidden_dropout(0).as_ref(), rows)?;
+        let sum1 = ops::add(&projected, &call.pick(x)?)?;
         if let Some((_, stats1)) = normed {
             let (input, stats2) = self.norm2.forward(&sum1)?;
-            let (z, _) = self.fc1.forward(&input, call.rows, None)?;
+            let (z, _) = self.fc1.forward(&input, rows, None)?;
             let (y, _) = self
                 .fc2
-                .forward(&ops::activate(activation, &z)?, call.rows, None)?;
+                .forward(&ops::activate(activation, &z)?, rows, None)?;
             let y = ops::add(
-                &ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?,
+                &ops::dropout(&y, call.hidden_dropout(1).as_ref(), rows)?,
                 &sum1,
             )?;
             Ok((
@@ -243,12 +292,12 @@ impl Block {
             ))
         } else {
             let (h, stats1) = self.norm1.forward(&sum1)?;
-            let (z, _) = self.fc1.forward(&h, call.rows, None)?;
+            let (z, _) = self.fc1.forward(&h, rows, None)?;
             let (y, _) = self
                 .fc2
-                .forward(&ops::activate(activation, &z)?, call.rows, None)?;
+                .forward(&ops::activate(activation, &z)?, rows, None)?;
             let sum2 = ops::add(
-                &ops::dropout(&y, call.hidden_dropout(1).as_ref(), call.rows)?,
+                &ops::dropout(&y, call.hidden_dropout(1).as_ref(), rows)?,
                 &h,
             )?;
             let (y, stats2) = self.norm2.forward(&sum2)?;
@@ -291,7 +340,7 @@ impl Block {
             }
             let d_sum1 = self.norm1.backward(&dh, &saved.sum1, &saved.stats1, None)?;
             let (dx, grads) = self.attention_backward(&d_sum1, &saved.x, saved, call, &mut sink)?;
-            Ok((ops::add(&dx, &d_sum1)?, grads))
+            Ok((ops::add(&dx, &call.spread(&d_sum1)?)?, grads))
         } else {
             let input = || self.norm2.again(&saved.sum1, &saved.stats2);
             let d_fed = self.feed_forward_backward(dy, saved, call, input, &mut sink)?;
@@ -307,11 +356,11 @@ impl Block {
             if let Some(sink) = &mut sink {
                 sink.norm(Site::Norm1, &self.norm1, &d_input, &saved.x, &saved.stats1)?;
             }
-            Ok((
-                self.norm1
-                    .backward(&d_input, &saved.x, &saved.stats1, Some(&d_sum1))?,
-                grads,
-            ))
+            let residual = call.spread(&d_sum1)?;
+            let dx = self
+                .norm1
+                .backward(&d_input, &saved.x, &saved.stats1, Some(&residual))?;
+            Ok((dx, grads))
         }
     }
 
@@ -325,14 +374,19 @@ impl Block {
         sink: &mut Option<&mut Sink>,
     ) -> Result<Tensor> {
         let activation = call.shape.activation;
-        let dy = ops::dropout(dy, call.hidden_dropout(1).as_ref(), call.rows)?;
-        let (da, _) = self.fc2.backward(&dy, &saved.z, None, call.rows, None)?;
+        let dy = ops::dropout(dy, call.hidden_dropout(1).as_ref(), call.rows_out())?;
+        let (da, _) = self
+            .fc2
+            .backward(&dy, &saved.z, None, call.rows_out(), None)?;
         let dz = ops::activate_backward(activation, &saved.z, &da)?;
         if let Some(sink) = sink {
             sink.linear(Site::Fc2, &dy, &ops::activate(activation, &saved.z)?)?;
             sink.linear(Site::Fc1, &dz, &input()?)?;
         }
-        Ok(self.fc1.backward(&dz, &saved.z, None, call.rows, None)?.0)
+        Ok(self
+            .fc1
+            .backward(&dz, &saved.z, None, call.rows_out(), None)?
+            .0)
     }
 
     /// Through output layer, attention and the stacked projections, down to their `input`.
@@ -344,10 +398,11 @@ impl Block {
         call: &Call,
         sink: &mut Option<&mut Sink>,
     ) -> Result<(Tensor, Vec<Adapter>)> {
-        let dy = ops::dropout(dy, call.hidden_dropout(0).as_ref(), call.rows)?;
+        let (rows, attended) = (call.rows_out(), call.pick(&saved.attended)?);
+        let dy = ops::dropout(dy, call.hidden_dropout(0).as_ref(), rows)?;
         let (d_attended, out_grads) = call.with_adapters(3..4, |a| {
             self.out
-                .backward(&dy, &saved.attended, saved.out_u.as_ref(), call.rows, a)
+                .backward(&dy, &attended, saved.out_u.as_ref(), rows, a)
         })?;
         let d_qkv = ops::attention_backward(
             &saved.qkv,
@@ -356,10 +411,10 @@ impl Block {
             call.attention_dropout().as_ref(),
             &saved.attended,
             &saved.attention,
-            &d_attended,
+            &call.spread(&d_attended)?,
         )?;
         if let Some(sink) = sink {
-            sink.linear(Site::Out, &dy, &saved.attended)?;
+            sink.linear(Site::Out, &dy, &attended)?;
             sink.linear(Site::Qkv, &d_qkv, input)?;
         }
         let (dx, mut grads) = call.with_adapters(0..3, |a| {

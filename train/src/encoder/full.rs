@@ -8,7 +8,7 @@
 use super::block::{Noise, Site};
 use super::config::{InputSize, Kind, Part};
 use super::embed::Embedding;
-use super::{Encoder, Tape, read_rows};
+use super::{Encoder, Tape, in_turn};
 use crate::ops::{self, Linear, Rows};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
@@ -44,7 +44,7 @@ impl Encoder {
     ) -> Result<FullGradients> {
         let mut named = Named::new();
         let d = self.config.hidden;
-        let mut d_last = Tensor::cat(&[d_cls, d_mask], 0)?;
+        let mut d_last = in_turn(d_cls, d_mask)?;
         if let (Some(norm), Some(stats)) = (&self.final_norm, &tape.last_stats) {
             let name = match self.config.kind {
                 Kind::Clip => "post_layernorm",
@@ -55,11 +55,16 @@ impl Encoder {
             d_last = norm.backward(&d_last, &tape.last, stats, None)?;
         }
         let rows = &tape.rows;
-        let zeros = Tensor::zeros((rows.len(), d), d_last.dtype(), d_last.device())?;
-        let dx = zeros.index_add(&read_rows(rows)?, &d_last, 0)?;
         let mut sinks = Vec::new();
-        let (mut dx, _) =
-            self.through_blocks(dx, tape.blocks, rows, None, &tape.noise, Some(&mut sinks))?;
+        let places = (rows, &tape.read);
+        let (mut dx, _) = self.through_blocks(
+            d_last,
+            tape.blocks,
+            places,
+            None,
+            &tape.noise,
+            Some(&mut sinks),
+        )?;
         for (layer, sink) in sinks.into_iter().enumerate() {
             for (site, grads) in sink.0 {
                 let name = |part| self.config.block_tensor(layer, part);

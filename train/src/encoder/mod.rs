@@ -14,8 +14,8 @@ pub mod full;
 
 use crate::ops::{Adapter, Linear, Norm, Rows};
 use crate::weights::Weights;
-use anyhow::Result;
-use block::{ADAPTERS, Block, Call, Noise, Saved, Shape, Sink};
+use anyhow::{Result, ensure};
+use block::{ADAPTERS, Block, Call, Noise, Read, Saved, Shape, Sink};
 use candle_core::{DType, Device, Tensor};
 use config::{EncoderConfig, Kind, Part};
 use embed::Embedding;
@@ -67,11 +67,12 @@ pub struct Output {
 /// What [`Encoder::backward`] needs.
 pub struct Tape {
     rows: Rows,
+    read: Read,
     noise: Noise,
     /// Before `pre_norm`, and its statistics.
     pre: Option<(Tensor, crate::ops::NormStats)>,
     blocks: Vec<Kept>,
-    /// The rows that `final_norm` read.
+    /// What `final_norm` read: class and mask token of each sequence in turn.
     last: Tensor,
     last_stats: Option<crate::ops::NormStats>,
 }
@@ -92,6 +93,7 @@ pub struct Gradients {
 impl Encoder {
     /// Takes the weights apart into layers.
     pub fn new(config: EncoderConfig, mut weights: Weights, dtype: DType) -> Result<Encoder> {
+        ensure!(config.layers > 0, "config.json: an encoder without layers");
         let mut take = |name: &str| -> Result<Tensor> { Ok(weights.take(name)?.to_dtype(dtype)?) };
         let eps = config.norm_eps;
         let embedding = Embedding::new(&config, &mut take)?;
@@ -191,12 +193,14 @@ impl Encoder {
         &self,
         index: usize,
         rows: &'a Rows,
+        read: &'a Read,
         learnable: Option<&'a Learnable>,
         noise: &'a Noise,
     ) -> Call<'a> {
         Call {
             index,
             rows,
+            read: (index + 1 == self.blocks.len()).then_some(read),
             noise,
             shape: self.shape,
             adapters: learnable.map(|l| &l.adapters[index]),
@@ -225,10 +229,11 @@ impl Encoder {
             pre = (keep != Keep::Nothing).then_some((x, stats));
             x = y;
         }
+        let read = Read::ends(&rows)?;
         let adapters = (!merged).then_some(learnable);
         let mut kept = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
-            let (y, saved) = block.forward(&x, &self.call(i, &rows, adapters, noise))?;
+            let (y, saved) = block.forward(&x, &self.call(i, &rows, &read, adapters, noise))?;
             match keep {
                 Keep::Nothing => {}
                 Keep::Inputs => kept.push(Kept::Input(x)),
@@ -236,24 +241,25 @@ impl Encoder {
             }
             x = y;
         }
-        let last = x.index_select(&read_rows(&rows)?, 0)?;
         let (tokens, last_stats) = match &self.final_norm {
-            Some(norm) => norm.forward(&last).map(|(y, s)| (y, Some(s)))?,
-            None => (last.clone(), None),
+            Some(norm) => norm.forward(&x).map(|(y, s)| (y, Some(s)))?,
+            None => (x.clone(), None),
         };
-        let n = rows.sequences();
+        let tokens = tokens.reshape((rows.sequences(), 2, ()))?;
+        let token = |which: usize| tokens.narrow(1, which, 1)?.squeeze(1)?.contiguous();
         let output = Output {
-            cls: tokens.narrow(0, 0, n)?,
-            mask: tokens.narrow(0, n, n)?,
+            cls: token(0)?,
+            mask: token(1)?,
         };
         Ok((
             output,
             Tape {
                 rows,
+                read,
                 noise: *noise,
                 pre,
                 blocks: kept,
-                last,
+                last: x,
                 last_stats,
             },
         ))
@@ -269,24 +275,20 @@ impl Encoder {
     ) -> Result<Gradients> {
         let Tape {
             rows,
+            read,
             noise,
             pre,
             blocks: kept,
             last,
             last_stats,
         } = tape;
-        let d_last = Tensor::cat(&[d_cls, d_mask], 0)?;
+        let d_last = in_turn(d_cls, d_mask)?;
         let d_last = match (&self.final_norm, &last_stats) {
             (Some(norm), Some(stats)) => norm.backward(&d_last, &last, stats, None)?,
             _ => d_last,
         };
-        let zeros = Tensor::zeros(
-            (rows.len(), self.config.hidden),
-            d_last.dtype(),
-            d_last.device(),
-        )?;
-        let dx = zeros.index_add(&read_rows(&rows)?, &d_last, 0)?;
-        let (dx, adapters) = self.through_blocks(dx, kept, &rows, Some(learnable), &noise, None)?;
+        let (dx, adapters) =
+            self.through_blocks(d_last, kept, (&rows, &read), Some(learnable), &noise, None)?;
         // Below the blocks only the mask token learns.
         let ids: Vec<u32> = rows.offsets[1..]
             .iter()
@@ -317,14 +319,14 @@ impl Encoder {
         &self,
         mut dx: Tensor,
         mut kept: Vec<Kept>,
-        rows: &Rows,
+        (rows, read): (&Rows, &Read),
         learnable: Option<&Learnable>,
         noise: &Noise,
         mut sinks: Option<&mut Vec<Sink>>,
     ) -> Result<(Tensor, Vec<Vec<Adapter>>)> {
         let mut adapters = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate().rev() {
-            let call = self.call(i, rows, learnable, noise);
+            let call = self.call(i, rows, read, learnable, noise);
             let saved = match kept.pop() {
                 Some(Kept::All(saved)) => saved,
                 Some(Kept::Input(x)) => Box::new(block.forward(&x, &call)?.1),
@@ -346,11 +348,10 @@ impl Encoder {
     }
 }
 
-/// Row numbers of all class tokens, then of all mask tokens.
-fn read_rows(rows: &Rows) -> candle_core::Result<Tensor> {
-    let first = rows.offsets[..rows.sequences()].iter().map(|o| *o as u32);
-    let last = rows.offsets[1..].iter().map(|end| *end as u32 - 1);
-    Tensor::new(first.chain(last).collect::<Vec<_>>(), &Device::Cpu)
+/// Rows of class and mask tokens (`n x d` each) in turn: `2n x d`.
+fn in_turn(cls: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
+    let d = cls.dim(1)?;
+    Tensor::stack(&[cls, mask], 1)?.reshape(((), d))
 }
 
 /// Statistics of the mask tokens' rows alone.
