@@ -154,7 +154,7 @@ impl Norm {
     ) -> Result<Tensor> {
         typed!(x, T => {
             let mut dx: Vec<T> = match plus {
-                Some(t) => slice::<T>(t)?.to_vec(),
+                Some(t) => activation::copied::<T>(&slice(t)?),
                 None => vec![0.0; x.elem_count()],
             };
             norm::layer_norm_backward::<T>(&slice(dy)?, &slice(x)?, &slice(&self.weight)?, T::stats_of(stats)?, &mut dx);
@@ -221,15 +221,11 @@ impl Linear {
         let out = self.weight.dim(0)?;
         typed!(x, T => {
             let (xs, weight, bias) = (slice::<T>(x)?, slice::<T>(&self.weight)?, slice::<T>(&self.bias)?);
-            let mut y: Vec<T> = Vec::new();
+            let mut y: Vec<T> = vec![0.0; n * out];
             let mut kept = None;
             match adapters {
-                None => {
-                    y.reserve_exact(n * out);
-                    (0..n).for_each(|_| y.extend_from_slice(&bias));
-                }
+                None => lora::fill_bias::<T>(&bias, &mut y),
                 Some(adapters) => {
-                    y.resize(n * out, 0.0);
                     let parts = adapters.parts.len();
                     let rank = adapters.parts[0].a.dim(0)?;
                     let width = out / parts;
@@ -387,7 +383,7 @@ pub fn activate(f: Activation, z: &Tensor) -> Result<Tensor> {
 /// `dy f'(z)` for every element.
 pub fn activate_backward(f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tensor> {
     typed!(z, T => {
-        let mut dz = slice::<T>(dy)?.to_vec();
+        let mut dz = activation::copied::<T>(&slice(dy)?);
         f.backward::<T>(&slice(z)?, &mut dz);
         tensor(dz, z.dims())
     })
@@ -397,9 +393,7 @@ pub fn activate_backward(f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tenso
 /// of spinning threads busy.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     typed!(a, T => {
-        let mut sum = slice::<T>(a)?.to_vec();
-        activation::add::<T>(&mut sum, &slice(b)?);
-        tensor(sum, a.dims())
+        tensor(activation::sum::<T>(&slice(a)?, &slice(b)?), a.dims())
     })
 }
 
@@ -410,14 +404,8 @@ pub fn dropout(x: &Tensor, dropout: Option<&Dropout>, rows: &Rows) -> Result<Ten
     };
     let d = x.dim(1)?;
     typed!(x, T => {
-        let mut y = slice::<T>(x)?.to_vec();
-        let mut mask: Vec<T> = vec![0.0; d];
-        for s in 0..rows.sequences() {
-            for (position, row) in (rows.offsets[s]..rows.offsets[s + 1]).enumerate() {
-                dropout.fill(rows.samples[s], position, &mut mask);
-                y[row * d..][..d].iter_mut().zip(&mask).for_each(|(y, m)| *y *= *m);
-            }
-        }
+        let mut y = activation::copied::<T>(&slice(x)?);
+        dropout.apply::<T>(&mut y, d, rows);
         tensor(y, x.dims())
     })
 }

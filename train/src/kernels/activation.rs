@@ -42,11 +42,25 @@ impl Activation {
     }
 }
 
-/// `sum += x`.
-pub fn add<T: Real>(sum: &mut [T], x: &[T]) {
-    sum.par_chunks_mut(CHUNK)
+/// A copy, made on all threads: bringing in fresh memory is slow work for one.
+pub fn copied<T: Real>(x: &[T]) -> Vec<T> {
+    let mut y = vec![T::zero(); x.len()];
+    y.par_chunks_mut(CHUNK)
         .zip(x.par_chunks(CHUNK))
-        .for_each(|(sum, x)| add_chunk(sum, x));
+        .for_each(|(y, x)| y.copy_from_slice(x));
+    y
+}
+
+/// `a + b`.
+pub fn sum<T: Real>(a: &[T], b: &[T]) -> Vec<T> {
+    let mut sum = vec![T::zero(); a.len()];
+    sum.par_chunks_mut(CHUNK)
+        .zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)))
+        .for_each(|(sum, (a, b))| {
+            sum.copy_from_slice(a);
+            add_chunk(sum, b);
+        });
+    sum
 }
 
 simd! {

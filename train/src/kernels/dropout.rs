@@ -5,7 +5,11 @@
 //! have drawn, and neither the batch's other samples nor the number of threads matter.
 
 use super::Real;
+use super::lora::Rows;
 use features::rng::philox4x32;
+use rayon::prelude::*;
+
+const ROWS_PER_TASK: usize = 32;
 
 /// The dropout of one module in one step.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +42,22 @@ impl Dropout {
                 *m = if bits < threshold { T::zero() } else { keep };
             }
         }
+    }
+}
+
+impl Dropout {
+    /// Drops elements of a token matrix, `d` to a row.
+    pub fn apply<T: Real>(&self, x: &mut [T], d: usize, rows: &Rows) {
+        x.par_chunks_mut(d * ROWS_PER_TASK)
+            .enumerate()
+            .for_each(|(task, x)| {
+                let mut mask = vec![T::zero(); d];
+                for (i, x) in x.chunks_exact_mut(d).enumerate() {
+                    let (sample, position) = rows.locate(task * ROWS_PER_TASK + i);
+                    self.fill(sample, position, &mut mask);
+                    x.iter_mut().zip(&mask).for_each(|(x, m)| *x *= *m);
+                }
+            });
     }
 }
 

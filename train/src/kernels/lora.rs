@@ -37,13 +37,22 @@ impl Rows {
     }
 
     /// The sample and the position in it of row `row`.
-    fn locate(&self, row: usize) -> (u32, usize) {
+    pub fn locate(&self, row: usize) -> (u32, usize) {
         let s = self.offsets.partition_point(|o| *o <= row) - 1;
         (self.samples[s], row - self.offsets[s])
     }
 }
 
 const ROWS_PER_TASK: usize = 32;
+
+/// Sets every row of `y` (`n x out`) to `bias`, where the frozen product is then added.
+pub fn fill_bias<T: Real>(bias: &[T], y: &mut [T]) {
+    y.par_chunks_mut(bias.len() * ROWS_PER_TASK).for_each(|y| {
+        for y in y.chunks_exact_mut(bias.len()) {
+            y.copy_from_slice(bias);
+        }
+    });
+}
 
 /// Sets every row of `y` (`n x out`) to `bias + scale B u`, where the frozen product is then added.
 ///

@@ -2,6 +2,7 @@
 
 use super::Real;
 use gemm::Parallelism;
+use rayon::prelude::*;
 use std::marker::PhantomData;
 
 /// A read-only matrix in a slice, with any strides; `t()` transposes it without copying.
@@ -37,6 +38,16 @@ impl<'a, T> Mat<'a, T> {
         }
     }
 
+    /// Some of the rows.
+    fn rows(self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.rows, "matrix view out of bounds");
+        Mat {
+            data: &self.data[first * self.row_stride..],
+            rows: count,
+            ..self
+        }
+    }
+
     /// The transpose.
     pub fn t(self) -> Self {
         Mat {
@@ -57,6 +68,9 @@ pub struct MatMut<'a, T> {
     stride: usize,
     _life: PhantomData<&'a mut [T]>,
 }
+
+// SAFETY: a view is the only one of its elements, as `&mut [T]` would be.
+unsafe impl<T: Send> Send for MatMut<'_, T> {}
 
 impl<'a, T> MatMut<'a, T> {
     /// A `rows` x `cols` matrix that fills the slice.
@@ -83,6 +97,32 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
+    /// Cuts the matrix into blocks of so many rows, the last one perhaps smaller.
+    fn row_blocks(self, rows: usize) -> Vec<MatMut<'a, T>> {
+        let starts = (0..self.rows).step_by(rows);
+        starts
+            .map(|start| MatMut {
+                // Inside the view: `start` is one of its rows.
+                data: self.data.wrapping_add(start * self.stride),
+                rows: rows.min(self.rows - start),
+                ..self
+            })
+            .collect()
+    }
+
+    /// Cuts the matrix into blocks of so many columns, the last one perhaps smaller.
+    fn column_blocks(self, cols: usize) -> Vec<MatMut<'a, T>> {
+        let starts = (0..self.cols).step_by(cols);
+        starts
+            .map(|start| MatMut {
+                // Inside the view: `start` is one of its columns.
+                data: self.data.wrapping_add(start),
+                cols: cols.min(self.cols - start),
+                ..self
+            })
+            .collect()
+    }
+
     /// Row `i` as a slice.
     pub fn row(&mut self, i: usize) -> &mut [T] {
         assert!(i < self.rows);
@@ -90,6 +130,9 @@ impl<'a, T> MatMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.cols) }
     }
 }
+
+/// Multiplications that are worth waking other threads for.
+const WORTH_SHARING: usize = 1 << 18;
 
 /// Whether a product may use all threads or is itself one task among many.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,10 +162,33 @@ pub fn matmul<T: Real>(
     if c.rows == 0 || c.cols == 0 {
         return;
     }
-    let parallelism = match threads {
-        Threads::All if rayon::current_num_threads() > 1 => Parallelism::Rayon(0),
-        _ => Parallelism::None,
+    let tasks = match threads {
+        Threads::All if c.rows * c.cols * a.cols >= WORTH_SHARING => {
+            rayon::current_num_threads().min(c.rows.max(c.cols))
+        }
+        _ => 1,
     };
+    if tasks == 1 {
+        return one(alpha, a, b, accumulate, c);
+    }
+    // Each thread has a part of its own and waits for nobody: the library's own threads meet after
+    // every block of the product. The longer side is cut, so that the shorter one, which each
+    // thread packs for itself, is packed again as seldom as can be.
+    if c.rows >= c.cols {
+        let rows = c.rows.div_ceil(tasks);
+        let parts = c.row_blocks(rows).into_par_iter().enumerate();
+        parts.for_each(|(i, c)| one(alpha, a.rows(i * rows, c.rows), b, accumulate, c));
+    } else {
+        let cols = c.cols.div_ceil(tasks);
+        let parts = c.column_blocks(cols).into_par_iter().enumerate();
+        parts.for_each(|(i, c)| {
+            one(alpha, a, b.t().rows(i * cols, c.cols).t(), accumulate, c);
+        });
+    }
+}
+
+/// [`matmul`] on the calling thread.
+fn one<T: Real>(alpha: f64, a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
     // SAFETY: all three views were checked against their slices when they were made, the shapes
     // fit, and `c` is borrowed mutably so it overlaps neither `a` nor `b`.
     unsafe {
@@ -145,7 +211,7 @@ pub fn matmul<T: Real>(
             false,
             false,
             false,
-            parallelism,
+            Parallelism::None,
         );
     }
 }
