@@ -2,7 +2,8 @@
 //!
 //! One lane of a vector is one transform, and a transform carries two frames, one as its real and one as its imaginary
 //! part. [`Engine`] takes the widest vectors the processor has. Every lane sees the same additions and multiplications
-//! in the same order whatever the width, and none are fused, so every processor gives the same bits (a test says so).
+//! in the same order whatever the width, and none are fused, so every processor gives the same bits (a test says so). A
+//! library's transform (rustfft) takes one frame at a time and fuses where it can, so shards would differ by machine.
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 

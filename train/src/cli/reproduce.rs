@@ -129,7 +129,9 @@ pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
 
 /// The plan, line by line.
 fn listed(args: &ReproduceArgs, plan: &Plan) -> Result<ExitCode> {
-    let seconds: f64 = plan.runs.iter().filter_map(|r| r.seconds).sum();
+    // From 0: the sum of nothing is -0 otherwise.
+    let seconds = plan.runs.iter().filter_map(|r| r.seconds);
+    let seconds = seconds.fold(0.0, |sum, s| sum + s);
     if args.json {
         say(json!({"runs": plan.runs, "seconds": seconds, "missing": plan.missing}))?;
         return Ok(ExitCode::SUCCESS);
