@@ -184,10 +184,7 @@ pub fn test_view(image: &Rgb, transform: &ImageTransform, out: &mut Vec<f32>) ->
     };
     let columns = middle(image.width, width);
     let rows = middle(image.height, height);
-    RESAMPLER.with_borrow_mut(|resampler| {
-        let pixels = resampler.run(&image.pixels, image.width, &columns, &rows);
-        transform.append(pixels, false, out);
-    });
+    view(image, transform, &columns, &rows, false, out);
     Ok(())
 }
 
@@ -212,11 +209,22 @@ pub fn train_view(
     };
     let columns = part(image.width, left, width);
     let rows = part(image.height, top, height);
-    RESAMPLER.with_borrow_mut(|resampler| {
-        let pixels = resampler.run(&image.pixels, image.width, &columns, &rows);
-        transform.append(pixels, augmentation.flip, out);
-    });
+    view(image, transform, &columns, &rows, augmentation.flip, out);
     Ok(())
+}
+
+fn view(
+    image: &Rgb,
+    transform: &ImageTransform,
+    columns: &Axis,
+    rows: &Axis,
+    flip: bool,
+    out: &mut Vec<f32>,
+) {
+    RESAMPLER.with_borrow_mut(|resampler| {
+        let pixels = resampler.run(&image.pixels, image.width, columns, rows);
+        transform.append(pixels, flip, out);
+    });
 }
 
 /// A random-resized crop and a mirroring that do not depend on the picture: drawn once, it cuts every frame of a clip

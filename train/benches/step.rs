@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use datasets::Modality;
 use features::rng::Rng;
 use features::{Batch, ModalityBatch, ModalityData};
@@ -115,15 +115,7 @@ fn main() {
                 keep: Keep::All,
             };
             let result = model.step(&batch, &mode, &loss).unwrap();
-            let mut values = Vec::new();
-            for (i, (p, grad)) in model.parameters().iter().zip(result.grads).enumerate() {
-                let numbers = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                let mut value = numbers(p.tensor);
-                let grad = numbers(&grad.unwrap());
-                optimiser.update(i, &mut value, &grad, 1e-3).unwrap();
-                values.push(Tensor::from_vec(value, p.tensor.dims(), p.tensor.device()).unwrap());
-            }
-            model.set_parameters(values).unwrap();
+            model.update(&mut optimiser, result.grads, 1e-3).unwrap();
         }
         println!(
             "{{\"seconds\": {}, \"items\": {count}, \"peak_mb\": {}}}",

@@ -193,8 +193,7 @@ impl RunLog {
         Ok(self.events.flush()?)
     }
 
-    /// Brings everything to the disk. Call it before a checkpoint: a run goes on after the step
-    /// that the checkpoint holds, and the lines up to that step are not made again.
+    /// Brings everything to the disk.
     pub fn sync(&mut self) -> Result<()> {
         self.flush()?;
         let file = self.metrics.get_ref();

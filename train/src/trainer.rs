@@ -66,7 +66,7 @@ impl<'a> Trainer<'a> {
             ..State::default()
         };
         let trainer = Trainer::assemble(run, config, session, model, optimiser, state)?;
-        trainer.checkpoint()?;
+        trainer.write_checkpoint()?;
         Ok(trainer)
     }
 
@@ -171,7 +171,7 @@ impl<'a> Trainer<'a> {
                         self.state.step + 1
                     );
                 }
-                self.update(result.grads, lr)?;
+                self.model.update(&mut self.optimiser, result.grads, lr)?;
                 self.state.step += 1;
                 self.state.consumed = batch.consumed;
                 log.step(&Step {
@@ -196,8 +196,7 @@ impl<'a> Trainer<'a> {
                     || (settings.checkpoint_every > 0
                         && self.state.step.is_multiple_of(settings.checkpoint_every))
                 {
-                    log.sync()?;
-                    self.checkpoint()?;
+                    self.checkpoint(&mut log)?;
                 }
                 log.flush()?;
                 if at_end {
@@ -240,26 +239,14 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn update(&mut self, grads: Vec<Option<Tensor>>, lr: f64) -> Result<()> {
-        let mut values = Vec::with_capacity(grads.len());
-        for (i, (p, grad)) in self.model.parameters().iter().zip(grads).enumerate() {
-            let Some(grad) = grad else {
-                values.push(p.tensor.clone());
-                continue;
-            };
-            let mut numbers: Vec<f32> = p.tensor.flatten_all()?.to_vec1()?;
-            self.optimiser
-                .update(i, &mut numbers, &grad.flatten_all()?.to_vec1::<f32>()?, lr)?;
-            values.push(Tensor::from_vec(
-                numbers,
-                p.tensor.dims(),
-                p.tensor.device(),
-            )?);
-        }
-        self.model.set_parameters(values)
+    /// The log is on disk first: a run goes on after the step that the checkpoint holds, and the
+    /// lines up to that step are not made again.
+    fn checkpoint(&self, log: &mut RunLog) -> Result<PathBuf> {
+        log.sync()?;
+        self.write_checkpoint()
     }
 
-    fn checkpoint(&self) -> Result<PathBuf> {
+    fn write_checkpoint(&self) -> Result<PathBuf> {
         checkpoint::write(
             &self.run,
             &self.model,
@@ -273,8 +260,7 @@ impl<'a> Trainer<'a> {
     /// Scores the validation split where there is one; the best checkpoint by it becomes `best`.
     fn end_of_epoch(&mut self, log: &mut RunLog) -> Result<()> {
         if self.session.shards.split(Split::Val).is_empty() {
-            log.sync()?;
-            self.checkpoint()?;
+            self.checkpoint(log)?;
             return Ok(());
         }
         let score = self.evaluate(Split::Val, log)?;
@@ -282,8 +268,7 @@ impl<'a> Trainer<'a> {
         if better {
             self.state.best = Some((score, self.state.step));
         }
-        log.sync()?;
-        let path = self.checkpoint()?;
+        let path = self.checkpoint(log)?;
         if better {
             checkpoint::mark_best(&self.run, &path)?;
         }

@@ -168,29 +168,7 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
                 measured.check("first gradients", &p.name, far, 3e-5);
             }
         }
-        let values: Vec<Tensor> = model
-            .parameters()
-            .iter()
-            .map(|p| p.tensor.clone())
-            .collect();
-        let mut moved = Vec::new();
-        for (i, (value, grad)) in values.into_iter().zip(result.grads).enumerate() {
-            let Some(grad) = grad else {
-                moved.push(value);
-                continue;
-            };
-            let mut numbers = value.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            optimiser
-                .update(
-                    i,
-                    &mut numbers,
-                    &grad.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
-                    rate,
-                )
-                .unwrap();
-            moved.push(Tensor::from_vec(numbers, value.dims(), &Device::Cpu).unwrap());
-        }
-        model.set_parameters(moved).unwrap();
+        model.update(&mut optimiser, result.grads, rate).unwrap();
         if let Some(stage) = [(0, "after1"), (3, "after4"), (19, "final")]
             .iter()
             .find(|(at, _)| *at == step)

@@ -8,7 +8,7 @@
 use super::block::{Noise, Site};
 use super::config::{InputSize, Kind, Part};
 use super::embed::Embedding;
-use super::{Encoder, Tape, in_turn};
+use super::{Encoder, Tape, in_turn, mask_rows};
 use crate::ops::{self, Linear, Rows};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
@@ -94,9 +94,7 @@ impl Encoder {
             );
             dx = norm.backward(&dx, x, stats, None)?;
         }
-        let ends = rows.offsets[1..].iter().map(|end| *end as u32 - 1);
-        let ends = Tensor::new(ends.collect::<Vec<_>>(), &Device::Cpu)?;
-        let mask_token = dx.index_select(&ends, 0)?.sum_keepdim(0)?;
+        let mask_token = dx.index_select(&mask_rows(rows)?, 0)?.sum_keepdim(0)?;
         self.embedding_gradients(&dx, data, rows, &tape.noise, &mut named)?;
         Ok(FullGradients {
             weights: named,

@@ -290,11 +290,7 @@ impl Encoder {
         let (dx, adapters) =
             self.through_blocks(d_last, kept, (&rows, &read), Some(learnable), &noise, None)?;
         // Below the blocks only the mask token learns.
-        let ids: Vec<u32> = rows.offsets[1..]
-            .iter()
-            .map(|end| *end as u32 - 1)
-            .collect();
-        let mask_rows = Tensor::new(ids, &Device::Cpu)?;
+        let mask_rows = mask_rows(&rows)?;
         let d_mask = dx.index_select(&mask_rows, 0)?;
         let d_mask = match (&self.pre_norm, &pre) {
             (Some(norm), Some((x, stats))) => norm.backward(
@@ -352,6 +348,12 @@ impl Encoder {
 fn in_turn(cls: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
     let d = cls.dim(1)?;
     Tensor::stack(&[cls, mask], 1)?.reshape(((), d))
+}
+
+/// Row numbers of the mask tokens: the last of each sequence.
+fn mask_rows(rows: &Rows) -> candle_core::Result<Tensor> {
+    let ends = rows.offsets[1..].iter().map(|end| *end as u32 - 1);
+    Tensor::new(ends.collect::<Vec<_>>(), &Device::Cpu)
 }
 
 /// Statistics of the mask tokens' rows alone.

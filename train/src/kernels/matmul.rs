@@ -97,29 +97,20 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
-    /// Cuts the matrix into blocks of so many rows, the last one perhaps smaller.
-    fn row_blocks(self, rows: usize) -> Vec<MatMut<'a, T>> {
+    /// Cuts the matrix into blocks of so many rows and columns, those at the ends perhaps smaller;
+    /// each with its first row and column.
+    fn blocks(self, rows: usize, cols: usize) -> Vec<(usize, usize, MatMut<'a, T>)> {
         let starts = (0..self.rows).step_by(rows);
+        let starts = starts.flat_map(|row| (0..self.cols).step_by(cols).map(move |col| (row, col)));
+        let block = |(row, col)| MatMut {
+            // Inside the view: `row` and `col` are of it.
+            data: self.data.wrapping_add(row * self.stride + col),
+            rows: rows.min(self.rows - row),
+            cols: cols.min(self.cols - col),
+            ..self
+        };
         starts
-            .map(|start| MatMut {
-                // Inside the view: `start` is one of its rows.
-                data: self.data.wrapping_add(start * self.stride),
-                rows: rows.min(self.rows - start),
-                ..self
-            })
-            .collect()
-    }
-
-    /// Cuts the matrix into blocks of so many columns, the last one perhaps smaller.
-    fn column_blocks(self, cols: usize) -> Vec<MatMut<'a, T>> {
-        let starts = (0..self.cols).step_by(cols);
-        starts
-            .map(|start| MatMut {
-                // Inside the view: `start` is one of its columns.
-                data: self.data.wrapping_add(start),
-                cols: cols.min(self.cols - start),
-                ..self
-            })
+            .map(|start| (start.0, start.1, block(start)))
             .collect()
     }
 
@@ -174,17 +165,16 @@ pub fn matmul<T: Real>(
     // Each thread has a part of its own and waits for nobody: the library's own threads meet after
     // every block of the product. The longer side is cut, so that the shorter one, which each
     // thread packs for itself, is packed again as seldom as can be.
-    if c.rows >= c.cols {
-        let rows = c.rows.div_ceil(tasks);
-        let parts = c.row_blocks(rows).into_par_iter().enumerate();
-        parts.for_each(|(i, c)| one(alpha, a.rows(i * rows, c.rows), b, accumulate, c));
+    let (rows, cols) = if c.rows >= c.cols {
+        (c.rows.div_ceil(tasks), c.cols)
     } else {
-        let cols = c.cols.div_ceil(tasks);
-        let parts = c.column_blocks(cols).into_par_iter().enumerate();
-        parts.for_each(|(i, c)| {
-            one(alpha, a, b.t().rows(i * cols, c.cols).t(), accumulate, c);
-        });
-    }
+        (c.rows, c.cols.div_ceil(tasks))
+    };
+    let parts = c.blocks(rows, cols).into_par_iter();
+    parts.for_each(|(row, col, c)| {
+        let (a, b) = (a.rows(row, c.rows), b.t().rows(col, c.cols).t());
+        one(alpha, a, b, accumulate, c);
+    });
 }
 
 /// [`matmul`] on the calling thread.

@@ -8,6 +8,7 @@ use crate::encoder::{Encoder, Keep, Output, Tape};
 use crate::fusion;
 use crate::loss;
 use crate::modulate;
+use crate::optim::AdamW;
 use crate::select::{Selection, Tokens, alignment, complete, select};
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor, Var};
@@ -226,6 +227,30 @@ impl U2a {
         };
         let scores = [score(0)?, score(1)?];
         Ok(Some(modulate::coefficients(scores, self.design.ogm_alpha)))
+    }
+
+    /// Moves every learnable tensor that has a gradient; those without stay as they are.
+    pub fn update(
+        &mut self,
+        optimiser: &mut AdamW,
+        grads: Vec<Option<Tensor>>,
+        lr: f64,
+    ) -> Result<()> {
+        let mut values = Vec::with_capacity(grads.len());
+        for (i, (p, grad)) in self.parameters().iter().zip(grads).enumerate() {
+            let Some(grad) = grad else {
+                values.push(p.tensor.clone());
+                continue;
+            };
+            let mut numbers: Vec<f32> = p.tensor.flatten_all()?.to_vec1()?;
+            optimiser.update(i, &mut numbers, &grad.flatten_all()?.to_vec1::<f32>()?, lr)?;
+            values.push(Tensor::from_vec(
+                numbers,
+                p.tensor.dims(),
+                p.tensor.device(),
+            )?);
+        }
+        self.set_parameters(values)
     }
 
     /// Scores a batch without any randomness, on [`U2a::merged`] encoders.
