@@ -118,6 +118,10 @@ fn training_resumes_bit_for_bit() {
         deaths += u32::from(!ended);
     }
     run(&mut attempt()).expect(DONE);
+    // What a kill between writing the last checkpoint and removing an old one leaves.
+    std::fs::create_dir(killed.join("checkpoint-00000001")).unwrap();
+    run(&mut attempt()).expect(DONE);
+    assert_eq!(checkpoints(&killed), checkpoints(&whole));
     assert!(deaths > 0, "never killed within {took:?}");
 
     let (wanted, found) = (losses(&whole), losses(&killed));

@@ -102,15 +102,22 @@ pub fn write(
         fs::write(folder.join(STATE_FILE), text)?;
         Ok(())
     })?;
-    let all = list(run)?;
-    for (_, old) in all
-        .iter()
-        .take(all.len().saturating_sub(settings.keep_checkpoints.max(1)))
-    {
-        fs::remove_dir_all(old)
-            .with_context(|| format!("{}: an old checkpoint cannot be removed", old.display()))?;
-    }
+    prune(run, settings.keep_checkpoints)?;
     Ok(path)
+}
+
+/// Removes the oldest checkpoints beyond `keep`, at least one stays. What goes loses its name
+/// first: a kill leaves no half of one behind.
+pub fn prune(run: &Path, keep: usize) -> Result<()> {
+    let all = list(run)?;
+    for (_, old) in &all[..all.len().saturating_sub(keep.max(1))] {
+        let problem = || format!("{}: an old checkpoint cannot be removed", old.display());
+        let aside = beside(old, "tmp");
+        remove(&aside).with_context(problem)?;
+        fs::rename(old, &aside).with_context(problem)?;
+        remove(&aside).with_context(problem)?;
+    }
+    Ok(())
 }
 
 /// Makes `RUN/best` a copy of a checkpoint.
@@ -121,11 +128,7 @@ pub fn mark_best(run: &Path, checkpoint: &Path) -> Result<()> {
 /// Fills a folder under a temporary name, brings it to disk and renames it into place.
 fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
-    let name = path
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let temporary = parent.join(format!(".{name}.tmp"));
+    let temporary = beside(path, "tmp");
     remove(&temporary)?;
     let problem = || format!("{}: cannot be written; is the disk full?", path.display());
     fs::create_dir_all(&temporary).with_context(problem)?;
@@ -133,7 +136,7 @@ fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     sync_tree(&temporary).with_context(problem)?;
     // A folder cannot be renamed over a full one: the old one steps aside first, and a reader that
     // comes between the two renames finds it there (see `recover`).
-    let aside = parent.join(format!(".{name}.old"));
+    let aside = beside(path, "old");
     remove(&aside)?;
     if path.exists() {
         fs::rename(path, &aside).with_context(problem)?;
@@ -145,8 +148,14 @@ fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     remove(&aside)
 }
 
+/// The hidden name beside `path` that a folder has on its way in (`tmp`) or out (`old`).
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{suffix}"))
+}
+
 /// Puts back a folder that [`publish`] had set aside when the process was killed, and removes
-/// half-written ones. Call before reading a run.
+/// half-written ones. For the process that is going to write to the run, before it reads.
 pub fn recover(run: &Path) -> Result<()> {
     for entry in fs::read_dir(run)
         .with_context(|| format!("{}: cannot be listed; is it a run folder?", run.display()))?
@@ -234,10 +243,15 @@ pub fn latest(run: &Path) -> Result<PathBuf> {
     })
 }
 
-/// The checkpoint to evaluate: `best` where there is one, else the newest.
+/// The checkpoint to evaluate: `best` where there is one, else the newest. Changes nothing: the
+/// run may still be training, and `best` just be set aside (see [`publish`]).
 pub fn best_or_latest(run: &Path) -> Result<PathBuf> {
     let best = run.join(BEST);
-    if best.is_dir() { Ok(best) } else { latest(run) }
+    let aside = beside(&best, "old");
+    match [best, aside].into_iter().find(|folder| folder.is_dir()) {
+        Some(folder) => Ok(folder),
+        None => latest(run),
+    }
 }
 
 /// Loads adapters, mask tokens and head into the model.

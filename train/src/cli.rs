@@ -183,7 +183,6 @@ fn set_threads(threads: Option<usize>) -> Result<usize> {
 fn eval(args: &EvalArgs) -> Result<ExitCode> {
     check_device(&args.device)?;
     let config = RunConfig::read(&args.run)?;
-    checkpoint::recover(&args.run)?;
     let threads = set_threads(args.threads)?;
     let Job { config, session } = Job::reopen(config, args.shards.as_deref(), threads)?;
     let folder = match &args.checkpoint {

@@ -84,10 +84,11 @@ impl<'a> Trainer<'a> {
             model.parameters().iter().map(|p| p.tensor.elem_count()),
         );
         let state = checkpoint::read_state(&checkpoint, &model, &mut optimiser)?;
+        // A kill may have come between this checkpoint and its copy, or the end of an older one.
         if state.best.is_some_and(|(_, step)| step == state.step) {
-            // A kill may have come between this checkpoint and its copy.
             checkpoint::mark_best(run, &checkpoint)?;
         }
+        checkpoint::prune(run, config.settings.keep_checkpoints)?;
         Trainer::assemble(run, config, session, model, optimiser, state)
     }
 

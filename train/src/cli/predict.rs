@@ -101,7 +101,6 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     predict::subjects(&args.files, args.text.as_deref(), config.modalities)?;
     train::ingest::program()?;
     let threads = set_threads(args.threads)?;
-    checkpoint::recover(&args.run)?;
     let folder = match &args.checkpoint {
         Some(name) => args.run.join(name),
         None => checkpoint::best_or_latest(&args.run)?,
