@@ -6,6 +6,9 @@
 //! the gradient of a frozen weight as well; this module is why neither is used.)
 //!
 //! Token matrices are packed: `n x d`, sequence after sequence, see [`Rows`].
+//!
+//! On the CPU a layer is a function of [`crate::kernels`]; on a GPU [`device`] launches kernels of
+//! `train/cuda`, which a build without CUDA leaves out.
 
 use crate::kernels::lora::{self, LoraGrad};
 use crate::kernels::matmul::Threads;
@@ -15,6 +18,25 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, ba
 use std::ops::Deref;
 
 pub use crate::kernels::lora::Rows;
+
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(any(feature = "cuda", test))]
+pub mod device;
+#[cfg(test)]
+pub mod emulated;
+#[cfg(test)]
+mod twins;
+
+/// Returns the body's value where the tensor is on a device with kernels of its own.
+macro_rules! on_device {
+    ($t:expr, $gpu:ident => $body:expr) => {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some($gpu) = device::of($t)? {
+            return $body;
+        }
+    };
+}
 
 /// A contiguous tensor in host memory, readable as a slice.
 struct Slice<G, T> {
@@ -96,6 +118,8 @@ pub enum NormStats {
     F32(norm::RowStats<f32>),
     /// Double precision.
     F64(norm::RowStats<f64>),
+    /// On a device: `n x 2`, f32.
+    Device(Tensor),
 }
 
 trait StatsOf: Real {
@@ -110,7 +134,7 @@ impl StatsOf for f32 {
     fn stats_of(stats: &NormStats) -> Result<&norm::RowStats<f32>> {
         match stats {
             NormStats::F32(s) => Ok(s),
-            NormStats::F64(_) => bail!("statistics of another precision"),
+            _ => bail!("statistics of another precision or device"),
         }
     }
 }
@@ -122,7 +146,7 @@ impl StatsOf for f64 {
     fn stats_of(stats: &NormStats) -> Result<&norm::RowStats<f64>> {
         match stats {
             NormStats::F64(s) => Ok(s),
-            NormStats::F32(_) => bail!("statistics of another precision"),
+            _ => bail!("statistics of another precision or device"),
         }
     }
 }
@@ -130,6 +154,7 @@ impl StatsOf for f64 {
 impl Norm {
     /// Normalises each row of `x` (`n x d`).
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, NormStats)> {
+        on_device!(x, gpu => gpu.norm(self, x, None).map(|(y, s)| (y, NormStats::Device(s))));
         typed!(x, T => {
             let (y, stats) = norm::layer_norm::<T>(&slice(x)?, &slice(&self.weight)?, &slice(&self.bias)?, self.eps);
             Ok((tensor(y, x.dims())?, T::wrap_stats(stats)))
@@ -138,6 +163,7 @@ impl Norm {
 
     /// The output of [`Norm::forward`] again: cheaper than keeping it.
     pub fn again(&self, x: &Tensor, stats: &NormStats) -> Result<Tensor> {
+        on_device!(x, gpu => Ok(gpu.norm(self, x, Some(device::stats_of(stats)?))?.0));
         typed!(x, T => {
             let y = norm::layer_norm_again::<T>(&slice(x)?, &slice(&self.weight)?, &slice(&self.bias)?, T::stats_of(stats)?);
             tensor(y, x.dims())
@@ -152,6 +178,7 @@ impl Norm {
         stats: &NormStats,
         plus: Option<&Tensor>,
     ) -> Result<Tensor> {
+        on_device!(x, gpu => gpu.norm_backward(self, dy, x, device::stats_of(stats)?, plus));
         typed!(x, T => {
             let mut dx: Vec<T> = match plus {
                 Some(t) => activation::copied::<T>(&slice(t)?),
@@ -172,6 +199,7 @@ impl Norm {
         stats: &NormStats,
     ) -> Result<[Tensor; 2]> {
         let d = self.weight.elem_count();
+        on_device!(x, _gpu => norm_weight_gradient(dy, x, device::stats_of(stats)?));
         typed!(x, T => {
             let (scale, shift) = norm::layer_norm_weights::<T>(&slice(dy)?, &slice(x)?, d, T::stats_of(stats)?);
             Ok([tensor(scale, d)?, tensor(shift, d)?])
@@ -217,6 +245,10 @@ impl Linear {
         rows: &Rows,
         adapters: Option<&Adapters>,
     ) -> Result<(Tensor, Option<Tensor>)> {
+        on_device!(x, gpu => {
+            let (y, u, _) = gpu.linear(self, x, rows, adapters, device::After::default())?;
+            Ok((y, u))
+        });
         let (n, d) = x.dims2()?;
         let out = self.weight.dim(0)?;
         typed!(x, T => {
@@ -244,6 +276,43 @@ impl Linear {
         })
     }
 
+    /// `drop([Linear::forward]) + plus`, and `u`.
+    pub fn forward_plus(
+        &self,
+        x: &Tensor,
+        rows: &Rows,
+        adapters: Option<&Adapters>,
+        drop: Option<&Dropout>,
+        plus: &Tensor,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        on_device!(x, gpu => {
+            let after = device::After { dropout: drop, plus: Some(plus), activation: None };
+            let (y, u, _) = gpu.linear(self, x, rows, adapters, after)?;
+            Ok((y, u))
+        });
+        let (y, u) = self.forward(x, rows, adapters)?;
+        Ok((add(&dropout(&y, drop, rows)?, plus)?, u))
+    }
+
+    /// [`Linear::forward`] without adapters, and `f` of it.
+    pub fn forward_activated(
+        &self,
+        x: &Tensor,
+        rows: &Rows,
+        f: Activation,
+    ) -> Result<(Tensor, Tensor)> {
+        on_device!(x, gpu => {
+            let after = device::After { activation: Some(f), ..device::After::default() };
+            match gpu.linear(self, x, rows, None, after)? {
+                (z, _, Some(y)) => Ok((z, y)),
+                _ => bail!("a linear layer without the activation that was asked for"),
+            }
+        });
+        let (z, _) = self.forward(x, rows, None)?;
+        let y = activate(f, &z)?;
+        Ok((z, y))
+    }
+
     /// The gradient of the input (through the frozen weight and the adapters) and of the adapters.
     pub fn backward(
         &self,
@@ -253,6 +322,7 @@ impl Linear {
         rows: &Rows,
         adapters: Option<&Adapters>,
     ) -> Result<(Tensor, Vec<Adapter>)> {
+        on_device!(dy, gpu => gpu.linear_backward(self, dy, x, u, rows, adapters));
         let (n, out) = dy.dims2()?;
         let d = self.weight.dim(1)?;
         typed!(dy, T => {
@@ -281,6 +351,10 @@ impl Linear {
     /// Gradients of weight (`dy^T x`) and bias (column sums of `dy`).
     pub fn weight_gradient(dy: &Tensor, x: &Tensor) -> Result<[Tensor; 2]> {
         let ((n, out), d) = (dy.dims2()?, x.dim(1)?);
+        on_device!(dy, _gpu => {
+            let single = |t: &Tensor| t.to_dtype(DType::F32);
+            Ok([single(&dy.t()?.matmul(x)?)?, single(dy)?.sum(0)?])
+        });
         typed!(dy, T => {
             let (dys, xs) = (slice::<T>(dy)?, slice::<T>(x)?);
             let mut weight: Vec<T> = vec![0.0; out * d];
@@ -293,15 +367,18 @@ impl Linear {
         })
     }
 
-    /// The layer with its adapters multiplied out into the weight: for evaluation.
+    /// The layer with its adapters multiplied out into the weight: for evaluation. Added up in the
+    /// adapters' number type, kept in the weight's.
     pub fn merged(&self, adapters: &Adapters) -> Result<Linear> {
         let deltas = adapters
             .parts
             .iter()
             .map(|p| p.b.matmul(&p.a)? * adapters.scale)
             .collect::<Result<Vec<_>>>()?;
+        let delta = Tensor::cat(&deltas, 0)?;
+        let weight = (self.weight.to_dtype(delta.dtype())? + delta)?;
         Ok(Linear {
-            weight: (&self.weight + Tensor::cat(&deltas, 0)?)?,
+            weight: weight.to_dtype(self.weight.dtype())?,
             bias: self.bias.clone(),
         })
     }
@@ -313,6 +390,8 @@ pub enum AttentionSaved {
     F32(attention::Saved<f32>),
     /// Double precision.
     F64(attention::Saved<f64>),
+    /// On a device: the logarithm of each softmax's denominator, `heads x n`, f32.
+    Device(Tensor),
 }
 
 trait SavedOf: Real {
@@ -327,7 +406,7 @@ impl SavedOf for f32 {
     fn saved_of(saved: &AttentionSaved) -> Result<&attention::Saved<f32>> {
         match saved {
             AttentionSaved::F32(s) => Ok(s),
-            AttentionSaved::F64(_) => bail!("attention state of another precision"),
+            _ => bail!("attention state of another precision or device"),
         }
     }
 }
@@ -339,7 +418,7 @@ impl SavedOf for f64 {
     fn saved_of(saved: &AttentionSaved) -> Result<&attention::Saved<f64>> {
         match saved {
             AttentionSaved::F64(s) => Ok(s),
-            AttentionSaved::F32(_) => bail!("attention state of another precision"),
+            _ => bail!("attention state of another precision or device"),
         }
     }
 }
@@ -351,6 +430,7 @@ pub fn attention_forward(
     rows: &Rows,
     dropout: Option<&Dropout>,
 ) -> Result<(Tensor, AttentionSaved)> {
+    on_device!(qkv, gpu => gpu.attention_forward(qkv, heads, rows, dropout));
     let d = qkv.dim(1)? / 3;
     typed!(qkv, T => {
         let (out, saved) = attention::forward::<T>(&slice(qkv)?, d, heads, rows, dropout);
@@ -368,6 +448,7 @@ pub fn attention_backward(
     saved: &AttentionSaved,
     d_out: &Tensor,
 ) -> Result<Tensor> {
+    on_device!(qkv, gpu => gpu.attention_backward(qkv, heads, rows, dropout, out, device::saved_of(saved)?, d_out));
     let d = qkv.dim(1)? / 3;
     typed!(qkv, T => {
         let grad = attention::backward::<T>(&slice(qkv)?, d, heads, rows, dropout, &slice(out)?, T::saved_of(saved)?, &slice(d_out)?);
@@ -377,11 +458,13 @@ pub fn attention_backward(
 
 /// `f(z)` for every element.
 pub fn activate(f: Activation, z: &Tensor) -> Result<Tensor> {
+    on_device!(z, gpu => gpu.activate(f, z));
     typed!(z, T => tensor(f.forward::<T>(&slice(z)?), z.dims()))
 }
 
 /// `dy f'(z)` for every element.
 pub fn activate_backward(f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    on_device!(z, gpu => gpu.activate_backward(f, z, dy));
     typed!(z, T => {
         let mut dz = activation::copied::<T>(&slice(dy)?);
         f.backward::<T>(&slice(z)?, &mut dz);
@@ -392,6 +475,7 @@ pub fn activate_backward(f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tenso
 /// The sum of two tensors of one shape, on this crate's threads: candle's own keeps a second pool
 /// of spinning threads busy.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    on_device!(a, _gpu => a + b);
     typed!(a, T => {
         tensor(activation::sum::<T>(&slice(a)?, &slice(b)?), a.dims())
     })
@@ -402,10 +486,21 @@ pub fn dropout(x: &Tensor, dropout: Option<&Dropout>, rows: &Rows) -> Result<Ten
     let Some(dropout) = dropout else {
         return Ok(x.clone());
     };
+    on_device!(x, gpu => gpu.dropout(x, dropout, rows));
     let d = x.dim(1)?;
     typed!(x, T => {
         let mut y = activation::copied::<T>(&slice(x)?);
         dropout.apply::<T>(&mut y, d, rows);
         tensor(y, x.dims())
     })
+}
+
+/// Gradients of a normalisation's scale and shift on a device, in candle's own operations: full
+/// fine-tuning alone asks for them.
+#[cfg(any(feature = "cuda", test))]
+fn norm_weight_gradient(dy: &Tensor, x: &Tensor, stats: &Tensor) -> Result<[Tensor; 2]> {
+    let (dy, x) = (dy.to_dtype(DType::F32)?, x.to_dtype(DType::F32)?);
+    let (mean, rstd) = (stats.narrow(1, 0, 1)?, stats.narrow(1, 1, 1)?);
+    let h = x.broadcast_sub(&mean)?.broadcast_mul(&rstd)?;
+    Ok([(&dy * h)?.sum(0)?, dy.sum(0)?])
 }

@@ -61,10 +61,7 @@ fn attention_over_sequences_of_different_lengths() {
     let lengths = [130, 1, 7];
     let n = lengths.iter().sum();
     let qkv = noise(n * 3 * d, 5);
-    let rows = Rows {
-        offsets: vec![0, 130, 131, n],
-        samples: vec![0, 1, 2],
-    };
+    let rows = Rows::new(vec![0, 130, 131, n], vec![0, 1, 2]);
     let (ours, _) = attention::forward(&qkv, d, heads, &rows, None);
     let mut start = 0;
     let outputs = lengths.map(|t| {

@@ -100,17 +100,17 @@ pub struct Read {
 
 impl Read {
     /// The first and the last row of each sequence.
-    pub fn ends(rows: &Rows) -> Result<Read> {
+    pub fn ends(rows: &Rows, device: &Device) -> Result<Read> {
         let ends = rows.offsets.windows(2);
         let ids: Vec<u32> = ends
             .flat_map(|ends| [ends[0] as u32, ends[1] as u32 - 1])
             .collect();
         Ok(Read {
-            rows: Rows {
-                offsets: (0..=rows.sequences()).map(|s| 2 * s).collect(),
-                samples: rows.samples.clone(),
-            },
-            ids: Tensor::new(ids, &Device::Cpu)?,
+            rows: Rows::new(
+                (0..=rows.sequences()).map(|s| 2 * s).collect(),
+                rows.samples.clone(),
+            ),
+            ids: Tensor::new(ids, device)?,
         })
     }
 }
@@ -260,20 +260,17 @@ impl Block {
         let (attended, attention) =
             ops::attention_forward(&qkv, heads, call.rows, call.attention_dropout().as_ref())?;
         let (rows, going_on) = (call.rows_out(), call.pick(&attended)?);
-        let (projected, out_u) =
-            call.with_adapters(3..4, |a| self.out.forward(&going_on, rows, a))?;
-        let projected = ops::dropout(&projected, call.hidden_dropout(0).as_ref(), rows)?;
-        let sum1 = ops::add(&projected, &call.pick(x)?)?;
+        let (drop0, drop1) = (call.hidden_dropout(0), call.hidden_dropout(1));
+        let (sum1, out_u) = call.with_adapters(3..4, |a| {
+            self.out
+                .forward_plus(&going_on, rows, a, drop0.as_ref(), &call.pick(x)?)
+        })?;
         if let Some((_, stats1)) = normed {
             let (input, stats2) = self.norm2.forward(&sum1)?;
-            let (z, _) = self.fc1.forward(&input, rows, None)?;
+            let (z, a) = self.fc1.forward_activated(&input, rows, activation)?;
             let (y, _) = self
                 .fc2
-                .forward(&ops::activate(activation, &z)?, rows, None)?;
-            let y = ops::add(
-                &ops::dropout(&y, call.hidden_dropout(1).as_ref(), rows)?,
-                &sum1,
-            )?;
+                .forward_plus(&a, rows, None, drop1.as_ref(), &sum1)?;
             Ok((
                 y,
                 Saved {
@@ -292,14 +289,8 @@ impl Block {
             ))
         } else {
             let (h, stats1) = self.norm1.forward(&sum1)?;
-            let (z, _) = self.fc1.forward(&h, rows, None)?;
-            let (y, _) = self
-                .fc2
-                .forward(&ops::activate(activation, &z)?, rows, None)?;
-            let sum2 = ops::add(
-                &ops::dropout(&y, call.hidden_dropout(1).as_ref(), rows)?,
-                &h,
-            )?;
+            let (z, a) = self.fc1.forward_activated(&h, rows, activation)?;
+            let (sum2, _) = self.fc2.forward_plus(&a, rows, None, drop1.as_ref(), &h)?;
             let (y, stats2) = self.norm2.forward(&sum2)?;
             let saved = Saved {
                 x: x.clone(),

@@ -57,6 +57,34 @@ impl Grid {
         )
     }
 
+    /// Numbers of one input; whether `count` inputs of this shape were given.
+    fn check(&self, data: &ModalityData, numbers: usize, count: usize) -> Result<usize> {
+        match data {
+            ModalityData::Mel { frames, bins, .. }
+                if self.channels != 1 || (*frames, *bins) != (self.cols, self.rows) =>
+            {
+                bail!(
+                    "a spectrogram of {frames} x {bins} does not fit an encoder for {} x {}",
+                    self.cols,
+                    self.rows
+                )
+            }
+            ModalityData::Pixels { size, .. } if self.channels != 3 || *size != self.rows => {
+                bail!(
+                    "images of {size} x {size} do not fit an encoder for {} x {}",
+                    self.rows,
+                    self.cols
+                )
+            }
+            _ => {}
+        }
+        let input = self.channels * self.rows * self.cols;
+        if numbers != count * input {
+            bail!("{numbers} numbers are not {count} inputs of {input}");
+        }
+        Ok(input)
+    }
+
     /// The patches of one input as rows: `patches x (channels * patch * patch)`.
     pub(super) fn cut(&self, input: &[f32], out: &mut Vec<f32>) {
         let (down, across) = self.count();
@@ -76,6 +104,17 @@ impl Grid {
             }
         }
     }
+}
+
+/// Whether every word piece has an embedding.
+fn check_words(ids: &[u32], words: &Tensor) -> Result<()> {
+    let vocabulary = words.dim(0)?;
+    if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+        bail!(
+            "word piece {id} is beyond the encoder's vocabulary of {vocabulary}; vocab.txt and model belong to different checkpoints"
+        );
+    }
+    Ok(())
 }
 
 impl Embedding {
@@ -103,7 +142,7 @@ impl Embedding {
                         weight: take("embeddings.patch_embedding.weight")?.reshape((d, ()))?,
                         bias: class.zeros_like()?.flatten_all()?,
                     },
-                    prefix: (class + positions.narrow(0, 0, 1)?)?,
+                    prefix: (class.to_dtype(positions.dtype())? + positions.narrow(0, 0, 1)?)?,
                     positions: positions.narrow(0, 1, config.patches())?.contiguous()?,
                 })
             }
@@ -161,6 +200,10 @@ impl Embedding {
         mask_token: &Tensor,
         noise: &Noise,
     ) -> Result<(Tensor, Rows)> {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(gpu) = ops::device::of(mask_token)? {
+            return self.tokens_on_device(gpu, data, samples, mask_token, noise);
+        }
         let mask_token = mask_token.reshape((1, ()))?;
         let dtype = mask_token.dtype();
         let mut parts: Vec<Tensor> = Vec::new();
@@ -175,35 +218,7 @@ impl Embedding {
                 },
                 ModalityData::Pixels { values, .. } | ModalityData::Mel { values, .. },
             ) => {
-                match data {
-                    ModalityData::Mel { frames, bins, .. }
-                        if grid.channels != 1 || (*frames, *bins) != (grid.cols, grid.rows) =>
-                    {
-                        bail!(
-                            "a spectrogram of {frames} x {bins} does not fit an encoder for {} x {}",
-                            grid.cols,
-                            grid.rows
-                        )
-                    }
-                    ModalityData::Pixels { size, .. }
-                        if grid.channels != 3 || *size != grid.rows =>
-                    {
-                        bail!(
-                            "images of {size} x {size} do not fit an encoder for {} x {}",
-                            grid.rows,
-                            grid.cols
-                        )
-                    }
-                    _ => {}
-                }
-                let input = grid.channels * grid.rows * grid.cols;
-                if values.len() != samples.len() * input {
-                    bail!(
-                        "{} numbers are not {} inputs of {input}",
-                        values.len(),
-                        samples.len()
-                    );
-                }
+                let input = grid.check(data, values.len(), samples.len())?;
                 let (down, across) = grid.count();
                 let width = grid.channels * grid.patch * grid.patch;
                 for one in values.chunks_exact(input) {
@@ -211,10 +226,7 @@ impl Embedding {
                     grid.cut(one, &mut patches);
                     let patches = Tensor::from_vec(patches, (down * across, width), &Device::Cpu)?
                         .to_dtype(dtype)?;
-                    let rows = Rows {
-                        offsets: vec![0, down * across],
-                        samples: vec![0],
-                    };
+                    let rows = Rows::new(vec![0, down * across], vec![0]);
                     let tokens =
                         ops::add(&projection.forward(&patches, &rows, None)?.0, positions)?;
                     offsets.push(offsets[offsets.len() - 1] + prefix.dim(0)? + tokens.dim(0)? + 1);
@@ -236,19 +248,11 @@ impl Embedding {
                 for ((ids, length), sample) in ids.chunks_exact(*max_len).zip(lengths).zip(samples)
                 {
                     let ids = &ids[..*length];
-                    if let Some(id) = ids.iter().find(|id| **id as usize >= words.dims()[0]) {
-                        bail!(
-                            "word piece {id} is beyond the encoder's vocabulary of {}; vocab.txt and model belong to different checkpoints",
-                            words.dims()[0]
-                        );
-                    }
+                    check_words(ids, words)?;
                     let sum = (words.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?
                         + positions.narrow(0, 0, *length)?)?;
                     let (tokens, _) = norm.forward(&sum)?;
-                    let rows = Rows {
-                        offsets: vec![0, *length],
-                        samples: vec![*sample],
-                    };
+                    let rows = Rows::new(vec![0, *length], vec![*sample]);
                     let tokens = ops::dropout(&tokens, noise.embedding().as_ref(), &rows)?;
                     offsets.push(offsets[offsets.len() - 1] + length + 1);
                     parts.extend([tokens, mask_token.clone()]);
@@ -258,10 +262,100 @@ impl Embedding {
         }
         Ok((
             Tensor::cat(&parts, 0)?,
-            Rows {
-                offsets,
-                samples: samples.to_vec(),
-            },
+            Rows::new(offsets, samples.to_vec()),
         ))
+    }
+}
+
+#[cfg(any(feature = "cuda", test))]
+impl Embedding {
+    /// [`Embedding::tokens`] for a whole batch at once, with a device's kernels.
+    fn tokens_on_device(
+        &self,
+        gpu: ops::device::Gpu,
+        data: &ModalityData,
+        samples: &[u32],
+        mask_token: &Tensor,
+        noise: &Noise,
+    ) -> Result<(Tensor, Rows)> {
+        let device = mask_token.device();
+        // Special tokens, the same in every sequence, and how many tokens each has of its own.
+        let (special, own, lengths) = match (self, data) {
+            (
+                Embedding::Patches {
+                    grid,
+                    projection,
+                    prefix,
+                    positions,
+                },
+                ModalityData::Pixels { values, .. } | ModalityData::Mel { values, .. },
+            ) => {
+                let count = samples.len();
+                let input = grid.check(data, values.len(), count)?;
+                let (down, across) = grid.count();
+                let input = Tensor::from_slice(values, (count, input), device)?;
+                let sizes = [
+                    grid.channels,
+                    grid.rows,
+                    grid.cols,
+                    grid.patch,
+                    grid.row_stride,
+                    grid.col_stride,
+                    down,
+                    across,
+                ];
+                let dtype = positions.dtype();
+                let patches = gpu.cut_patches(&input, sizes, grid.transposed, dtype)?;
+                let n = patches.dim(0)?;
+                let rows = Rows::new(vec![0, n], vec![0]);
+                let (tokens, _) = projection.forward(&patches, &rows, None)?;
+                let (per, d) = positions.dims2()?;
+                let tokens = tokens.reshape((count, per, d))?.broadcast_add(positions)?;
+                (prefix.clone(), tokens.reshape((n, d))?, vec![per; count])
+            }
+            (
+                Embedding::Words {
+                    words,
+                    positions,
+                    norm,
+                },
+                ModalityData::Tokens {
+                    ids,
+                    lengths,
+                    max_len,
+                },
+            ) => {
+                let (mut used, mut places, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+                for (ids, length) in ids.chunks_exact(*max_len).zip(lengths) {
+                    used.extend_from_slice(&ids[..*length]);
+                    places.extend(0..*length as u32);
+                    offsets.push(used.len());
+                }
+                check_words(&used, words)?;
+                let sum = (words.index_select(&Tensor::new(used, device)?, 0)?
+                    + positions.index_select(&Tensor::new(places, device)?, 0)?)?;
+                let (tokens, _) = norm.forward(&sum)?;
+                let rows = Rows::new(offsets, samples.to_vec());
+                let tokens = ops::dropout(&tokens, noise.embedding().as_ref(), &rows)?;
+                (tokens.narrow(0, 0, 0)?, tokens, lengths.clone())
+            }
+            _ => bail!("an input of another modality"),
+        };
+        let specials = special.dim(0)? as u32;
+        let mask = mask_token.reshape((1, ()))?.to_dtype(own.dtype())?;
+        let all = match specials {
+            0 => Tensor::cat(&[&mask, &own], 0)?,
+            _ => Tensor::cat(&[&special, &mask, &own], 0)?,
+        };
+        let (mut order, mut offsets, mut next) = (Vec::new(), vec![0], specials + 1);
+        for length in lengths {
+            order.extend(0..specials);
+            order.extend(next..next + length as u32);
+            order.push(specials);
+            next += length as u32;
+            offsets.push(order.len());
+        }
+        let x = all.index_select(&Tensor::new(order, device)?, 0)?;
+        Ok((x, Rows::new(offsets, samples.to_vec())))
     }
 }

@@ -11,7 +11,7 @@ use super::embed::Embedding;
 use super::{Encoder, Tape, in_turn, mask_rows};
 use crate::ops::{self, Linear, Rows};
 use anyhow::{Result, bail};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use features::ModalityData;
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ impl Encoder {
     ) -> Result<FullGradients> {
         let mut named = Named::new();
         let d = self.config.hidden;
-        let mut d_last = in_turn(d_cls, d_mask)?;
+        let mut d_last = in_turn(d_cls, d_mask)?.to_dtype(tape.last.dtype())?;
         if let (Some(norm), Some(stats)) = (&self.final_norm, &tape.last_stats) {
             let name = match self.config.kind {
                 Kind::Clip => "post_layernorm",
@@ -94,7 +94,9 @@ impl Encoder {
             );
             dx = norm.backward(&dx, x, stats, None)?;
         }
-        let mask_token = dx.index_select(&mask_rows(rows)?, 0)?.sum_keepdim(0)?;
+        let mask_token = dx
+            .index_select(&mask_rows(rows, dx.device())?, 0)?
+            .sum_keepdim(0)?;
         self.embedding_gradients(&dx, data, rows, &tape.noise, &mut named)?;
         Ok(FullGradients {
             weights: named,
@@ -146,7 +148,7 @@ impl Encoder {
             d_tokens = (d_tokens + dx.narrow(0, *start, specials + count)?)?;
             d_patches.push(dx.narrow(0, start + specials, count)?);
         }
-        let patches = Tensor::from_vec(patches, (d_patches.len() * count, width), &Device::Cpu)?
+        let patches = Tensor::from_vec(patches, (d_patches.len() * count, width), dx.device())?
             .to_dtype(dx.dtype())?;
         let [weight, bias] = Linear::weight_gradient(&Tensor::cat(&d_patches, 0)?, &patches)?;
         let special = |i: usize| d_tokens.get(i);
@@ -197,15 +199,12 @@ impl Encoder {
             let (start, length) = (rows.offsets[s], rows.offsets[s + 1] - rows.offsets[s] - 1);
             used.extend_from_slice(&ids[..length]);
             places.extend(0..length as u32);
-            let one = Rows {
-                offsets: vec![0, length],
-                samples: vec![rows.samples[s]],
-            };
+            let one = Rows::new(vec![0, length], vec![rows.samples[s]]);
             let part = dx.narrow(0, start, length)?;
             d_tokens.push(ops::dropout(&part, noise.embedding().as_ref(), &one)?);
         }
-        let used = Tensor::new(used, &Device::Cpu)?;
-        let places = Tensor::new(places, &Device::Cpu)?;
+        let used = Tensor::new(used, dx.device())?;
+        let places = Tensor::new(places, dx.device())?;
         let sum = (words.index_select(&used, 0)? + positions.index_select(&places, 0)?)?;
         let (_, stats) = norm.forward(&sum)?;
         let dy = Tensor::cat(&d_tokens, 0)?;

@@ -12,7 +12,7 @@ pub mod config;
 mod embed;
 pub mod full;
 
-use crate::ops::{Adapter, Linear, Norm, Rows};
+use crate::ops::{Adapter, Linear, Norm, NormStats, Rows};
 use crate::weights::Weights;
 use anyhow::{Result, ensure};
 use block::{ADAPTERS, Block, Call, Noise, Read, Saved, Shape, Sink};
@@ -70,11 +70,11 @@ pub struct Tape {
     read: Read,
     noise: Noise,
     /// Before `pre_norm`, and its statistics.
-    pre: Option<(Tensor, crate::ops::NormStats)>,
+    pre: Option<(Tensor, NormStats)>,
     blocks: Vec<Kept>,
     /// What `final_norm` read: class and mask token of each sequence in turn.
     last: Tensor,
-    last_stats: Option<crate::ops::NormStats>,
+    last_stats: Option<NormStats>,
 }
 
 enum Kept {
@@ -91,10 +91,20 @@ pub struct Gradients {
 }
 
 impl Encoder {
-    /// Takes the weights apart into layers.
+    /// Takes the weights apart into layers, on the device that they are on.
     pub fn new(config: EncoderConfig, mut weights: Weights, dtype: DType) -> Result<Encoder> {
         ensure!(config.layers > 0, "config.json: an encoder without layers");
-        let mut take = |name: &str| -> Result<Tensor> { Ok(weights.take(name)?.to_dtype(dtype)?) };
+        // Norms and biases stay in single precision where matrices do not.
+        let small = if dtype == DType::BF16 {
+            DType::F32
+        } else {
+            dtype
+        };
+        let mut take = |name: &str| -> Result<Tensor> {
+            let tensor = weights.take(name)?;
+            let dtype = if tensor.rank() == 1 { small } else { dtype };
+            Ok(tensor.to_dtype(dtype)?)
+        };
         let eps = config.norm_eps;
         let embedding = Embedding::new(&config, &mut take)?;
         let norm = |take: &mut dyn FnMut(&str) -> Result<Tensor>, name: &str| -> Result<Norm> {
@@ -229,7 +239,7 @@ impl Encoder {
             pre = (keep != Keep::Nothing).then_some((x, stats));
             x = y;
         }
-        let read = Read::ends(&rows)?;
+        let read = Read::ends(&rows, x.device())?;
         let adapters = (!merged).then_some(learnable);
         let mut kept = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
@@ -246,7 +256,14 @@ impl Encoder {
             None => (x.clone(), None),
         };
         let tokens = tokens.reshape((rows.sequences(), 2, ()))?;
-        let token = |which: usize| tokens.narrow(1, which, 1)?.squeeze(1)?.contiguous();
+        let dtype = learnable.mask_token.dtype();
+        let token = |which: usize| {
+            tokens
+                .narrow(1, which, 1)?
+                .squeeze(1)?
+                .contiguous()?
+                .to_dtype(dtype)
+        };
         let output = Output {
             cls: token(0)?,
             mask: token(1)?,
@@ -282,7 +299,7 @@ impl Encoder {
             last,
             last_stats,
         } = tape;
-        let d_last = in_turn(d_cls, d_mask)?;
+        let d_last = in_turn(d_cls, d_mask)?.to_dtype(last.dtype())?;
         let d_last = match (&self.final_norm, &last_stats) {
             (Some(norm), Some(stats)) => norm.backward(&d_last, &last, stats, None)?,
             _ => d_last,
@@ -290,20 +307,20 @@ impl Encoder {
         let (dx, adapters) =
             self.through_blocks(d_last, kept, (&rows, &read), Some(learnable), &noise, None)?;
         // Below the blocks only the mask token learns.
-        let mask_rows = mask_rows(&rows)?;
+        let mask_rows = mask_rows(&rows, dx.device())?;
         let d_mask = dx.index_select(&mask_rows, 0)?;
         let d_mask = match (&self.pre_norm, &pre) {
             (Some(norm), Some((x, stats))) => norm.backward(
                 &d_mask,
                 &x.index_select(&mask_rows, 0)?,
-                &pick(stats, &rows),
+                &pick(stats, &rows, &mask_rows)?,
                 None,
             )?,
             _ => d_mask,
         };
         Ok(Gradients {
             adapters,
-            mask_token: d_mask.sum_keepdim(0)?,
+            mask_token: d_mask.to_dtype(d_cls.dtype())?.sum_keepdim(0)?,
         })
     }
 }
@@ -351,17 +368,17 @@ fn in_turn(cls: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 /// Row numbers of the mask tokens: the last of each sequence.
-fn mask_rows(rows: &Rows) -> candle_core::Result<Tensor> {
+fn mask_rows(rows: &Rows, device: &Device) -> candle_core::Result<Tensor> {
     let ends = rows.offsets[1..].iter().map(|end| *end as u32 - 1);
-    Tensor::new(ends.collect::<Vec<_>>(), &Device::Cpu)
+    Tensor::new(ends.collect::<Vec<_>>(), device)
 }
 
-/// Statistics of the mask tokens' rows alone.
-fn pick(stats: &crate::ops::NormStats, rows: &Rows) -> crate::ops::NormStats {
-    use crate::ops::NormStats::{F32, F64};
+/// Statistics of the mask tokens' rows alone; `ids` are their numbers.
+fn pick(stats: &NormStats, rows: &Rows, ids: &Tensor) -> candle_core::Result<NormStats> {
     let last = rows.offsets[1..].iter().map(|end| end - 1);
-    match stats {
-        F32(s) => F32(last.map(|row| s[row]).collect()),
-        F64(s) => F64(last.map(|row| s[row]).collect()),
-    }
+    Ok(match stats {
+        NormStats::F32(s) => NormStats::F32(last.map(|row| s[row]).collect()),
+        NormStats::F64(s) => NormStats::F64(last.map(|row| s[row]).collect()),
+        NormStats::Device(s) => NormStats::Device(s.index_select(ids, 0)?),
+    })
 }

@@ -302,10 +302,7 @@ mod tests {
     #[test]
     fn forward_equals_the_textbook() {
         let (d, heads) = (12, 3);
-        let rows = Rows {
-            offsets: vec![0, 5, 5 + 2 * TILE + 3],
-            samples: vec![0, 1],
-        };
+        let rows = Rows::new(vec![0, 5, 5 + 2 * TILE + 3], vec![0, 1]);
         let qkv = noise(1, rows.len() * 3 * d);
         let (out, _) = forward(&qkv, d, heads, &rows, None);
         for (a, b) in out.iter().zip(plain(&qkv, d, heads, &rows)) {
@@ -316,10 +313,7 @@ mod tests {
     #[test]
     fn gradient_by_finite_differences() {
         let (d, heads) = (8, 2);
-        let rows = Rows {
-            offsets: vec![0, 4, 4 + TILE + 5],
-            samples: vec![3, 8],
-        };
+        let rows = Rows::new(vec![0, 4, 4 + TILE + 5], vec![3, 8]);
         let (qkv, c) = (noise(1, rows.len() * 3 * d), noise(2, rows.len() * d));
         for dropout in [
             None,

@@ -25,12 +25,17 @@ pub struct Dropout {
 }
 
 impl Dropout {
+    /// Elements whose 16 random bits are below it are dropped.
+    pub fn threshold(&self) -> u32 {
+        (self.rate * 65536.0).round() as u32
+    }
+
     /// Fills `mask` with 0 or `1 / (1 - rate)` for one row of one sample.
     ///
     /// Each element is decided by 16 random bits: the rate is exact to 1 / 65536.
     pub fn fill<T: Real>(&self, sample: u32, row: usize, mask: &mut [T]) {
         let keep = T::of(1.0 / (1.0 - self.rate));
-        let threshold = (self.rate * 65536.0).round() as u32;
+        let threshold = self.threshold();
         let key = [self.seed as u32, (self.seed >> 32) as u32];
         let blocks = mask.len().div_ceil(8);
         for (block, mask) in mask.chunks_mut(8).enumerate() {

@@ -7,7 +7,9 @@
 use super::norm::total;
 use super::simd::{LANES, simd};
 use super::{Dropout, Real};
+use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
+use std::sync::OnceLock;
 
 /// Which sample and which position in it each row of a packed token matrix is.
 ///
@@ -18,9 +20,48 @@ pub struct Rows {
     pub offsets: Vec<usize>,
     /// What identifies each sequence to the random generator.
     pub samples: Vec<u32>,
+    tables: OnceLock<Tables>,
+}
+
+/// [`Rows`] as a device's kernels read them; all `u32`.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// As in [`Rows`].
+    pub offsets: Tensor,
+    /// As in [`Rows`].
+    pub samples: Tensor,
+    /// Sample and position of each row: `n x 2`.
+    pub places: Tensor,
 }
 
 impl Rows {
+    /// Sequence `s`, named `samples[s]`, is rows `offsets[s]..offsets[s + 1]`.
+    pub fn new(offsets: Vec<usize>, samples: Vec<u32>) -> Rows {
+        Rows {
+            offsets,
+            samples,
+            tables: OnceLock::new(),
+        }
+    }
+
+    /// The tables on a device; made on the first call, for the device of that call.
+    pub fn tables(&self, device: &Device) -> Result<Tables> {
+        if let Some(tables) = self.tables.get() {
+            return Ok(tables.clone());
+        }
+        let offsets: Vec<u32> = self.offsets.iter().map(|o| *o as u32).collect();
+        let mut places = Vec::with_capacity(2 * self.len());
+        for (ends, sample) in self.offsets.windows(2).zip(&self.samples) {
+            places.extend((0..ends[1] - ends[0]).flat_map(|at| [*sample, at as u32]));
+        }
+        let made = Tables {
+            offsets: Tensor::new(offsets, device)?,
+            samples: Tensor::new(self.samples.as_slice(), device)?,
+            places: Tensor::from_vec(places, (self.len(), 2), device)?,
+        };
+        Ok(self.tables.get_or_init(|| made).clone())
+    }
+
     /// Total number of rows.
     pub fn len(&self) -> usize {
         self.offsets.last().copied().unwrap_or(0)
@@ -297,10 +338,7 @@ mod tests {
     #[test]
     fn gradients_by_finite_differences() {
         let (d, out) = (20, 11);
-        let rows = Rows {
-            offsets: vec![0, 3, 40],
-            samples: vec![5, 9],
-        };
+        let rows = Rows::new(vec![0, 3, 40], vec![5, 9]);
         let n = rows.len();
         for rank in [1, 3] {
             for dropout in [

@@ -1,0 +1,115 @@
+//! Starting the kernels on an NVIDIA GPU, through the driver that candle has opened.
+//!
+//! `unsafe` here is calls of the driver: handles come from it and live as long as the process.
+
+use super::device::{Argument, Launch};
+use candle_core::backend::BackendDevice;
+use candle_core::cuda_backend::cudarc::driver::{DevicePtr, result, sys};
+use candle_core::cuda_backend::{CudaDevice, WrapErr};
+use candle_core::{DType, DeviceLocation, Result, Storage, Tensor, bail};
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_void};
+use std::sync::Mutex;
+
+/// The kernels, compiled by `build.rs`.
+const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+struct Cuda {
+    device: CudaDevice,
+    module: sys::CUmodule,
+    functions: Mutex<BTreeMap<String, usize>>,
+}
+
+// SAFETY: a module's handle may be used from any thread that has the context bound, which `launch`
+// sees to.
+unsafe impl Sync for Cuda {}
+// SAFETY: as above.
+unsafe impl Send for Cuda {}
+
+/// What starts kernels on `device`; its module is loaded on the first call and stays.
+pub fn launcher(device: &CudaDevice) -> Result<&'static dyn Launch> {
+    static ALL: Mutex<Vec<(usize, &'static Cuda)>> = Mutex::new(Vec::new());
+    let DeviceLocation::Cuda { gpu_id } = device.location() else {
+        bail!("not a CUDA device")
+    };
+    let mut all = ALL
+        .lock()
+        .map_err(|_| candle_core::Error::msg("a thread died while it loaded kernels"))?;
+    if let Some((_, found)) = all.iter().find(|(id, _)| *id == gpu_id) {
+        return Ok(*found);
+    }
+    device.cuda_stream().context().bind_to_thread().w()?;
+    // SAFETY: the image is what nvcc made, whole.
+    let module = unsafe { result::module::load_data(KERNELS.as_ptr().cast()) }.w()?;
+    let made: &'static Cuda = Box::leak(Box::new(Cuda {
+        device: device.clone(),
+        module,
+        functions: Mutex::new(BTreeMap::new()),
+    }));
+    all.push((gpu_id, made));
+    Ok(made)
+}
+
+impl Cuda {
+    fn function(&self, kernel: &str) -> Result<sys::CUfunction> {
+        let mut functions = self
+            .functions
+            .lock()
+            .map_err(|_| candle_core::Error::msg("a thread died while it looked up a kernel"))?;
+        if let Some(found) = functions.get(kernel) {
+            return Ok(*found as sys::CUfunction);
+        }
+        let name = CString::new(kernel).map_err(candle_core::Error::wrap)?;
+        // SAFETY: the module lives as long as the process.
+        let found = unsafe { result::module::get_function(self.module, name) }.w()?;
+        functions.insert(kernel.to_string(), found as usize);
+        Ok(found)
+    }
+}
+
+impl Launch for Cuda {
+    fn launch(
+        &self,
+        kernel: &str,
+        grid: [u32; 3],
+        threads: u32,
+        shared: u32,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        let stream = self.device.cuda_stream();
+        stream.context().bind_to_thread().w()?;
+        let function = self.function(kernel)?;
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
+        // SAFETY: the arguments are those that the kernel declares (tests run every kernel with them
+        // on the host); the tensors they point to are freed on this same stream, so after it.
+        unsafe {
+            result::launch_kernel(
+                function,
+                grid.into(),
+                (threads, 1, 1),
+                shared,
+                stream.cu_stream(),
+                &mut pointers,
+            )
+        }
+        .w()
+    }
+
+    fn address(&self, tensor: &Tensor) -> Result<u64> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let Some((start, _)) = layout.contiguous_offsets() else {
+            bail!("a kernel was given a tensor that is not contiguous: {layout:?}")
+        };
+        let Storage::Cuda(cuda) = &*storage else {
+            bail!("a kernel was given a tensor that is not on the GPU")
+        };
+        let stream = self.device.cuda_stream();
+        let base = match tensor.dtype() {
+            DType::F32 => cuda.as_cuda_slice::<f32>()?.device_ptr(&stream).0,
+            DType::BF16 => cuda.as_cuda_slice::<half::bf16>()?.device_ptr(&stream).0,
+            DType::U32 => cuda.as_cuda_slice::<u32>()?.device_ptr(&stream).0,
+            other => bail!("no kernel reads {other:?}"),
+        };
+        Ok(base + (start * tensor.dtype().size_in_bytes()) as u64)
+    }
+}
