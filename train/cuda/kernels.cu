@@ -108,12 +108,13 @@ struct Learnable {
 };
 
 /// AdamW as `optim.rs` computes it, over a table of tensors: a column of blocks for each.
-KERNEL adamw(const Learnable* table, float beta1, float beta2, float eps) {
+/// `share1` and `share2` are 1 - beta1 and 1 - beta2, which single precision would not give.
+KERNEL adamw(const Learnable* table, float share1, float beta2, float share2, float eps) {
     Learnable t = table[blockIdx.y];
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < t.n; i += gridDim.x * blockDim.x) {
         float gradient = t.gradient[i], value = t.value[i] * t.decay;
-        float m = t.m[i] + (1.f - beta1) * (gradient - t.m[i]);
-        float v = beta2 * t.v[i] + (1.f - beta2) * gradient * gradient;
+        float m = t.m[i] + share1 * (gradient - t.m[i]);
+        float v = beta2 * t.v[i] + share2 * gradient * gradient;
         t.m[i] = m, t.v[i] = v;
         t.value[i] = value - t.step * m / (sqrtf(v) / t.root_correction + eps);
     }

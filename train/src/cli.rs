@@ -4,7 +4,7 @@ mod predict;
 mod reproduce;
 mod run;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use datasets::{Modality, Split};
 use serde_json::json;
@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use train::checkpoint;
+use train::compute::Compute;
 use train::evaluate::{self, EvalOptions};
 use train::job::Job;
 use train::model::MissingToken;
@@ -151,13 +152,6 @@ fn folder_name(dataset: &str) -> Result<String> {
     Ok(dataset.to_string())
 }
 
-fn check_device(device: &str) -> Result<()> {
-    if device != "cpu" {
-        bail!("--device {device}: this build has no CUDA; use --device cpu");
-    }
-    Ok(())
-}
-
 /// Set by the first SIGINT or SIGTERM.
 fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -167,24 +161,12 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-fn set_threads(threads: Option<usize>) -> Result<usize> {
-    let threads = match threads {
-        Some(0) => bail!("--threads 0: at least one thread is needed"),
-        Some(n) => n,
-        None => std::thread::available_parallelism().map_or(1, Into::into),
-    };
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .context("the thread pool cannot be made")?;
-    Ok(threads)
-}
-
 fn eval(args: &EvalArgs) -> Result<ExitCode> {
-    check_device(&args.device)?;
     let config = RunConfig::read(&args.run)?;
-    let threads = set_threads(args.threads)?;
-    let Job { config, session } = Job::reopen(config, args.shards.as_deref(), threads)?;
+    let compute = Compute::open(&args.device, args.threads)?;
+    let Job {
+        config, session, ..
+    } = Job::reopen(config, args.shards.as_deref(), &compute)?;
     let folder = match &args.checkpoint {
         Some(name) => args.run.join(name),
         None => checkpoint::best_or_latest(&args.run)?,
@@ -205,7 +187,7 @@ fn eval(args: &EvalArgs) -> Result<ExitCode> {
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut model = session::build_model(&config)?;
+    let mut model = session::build_model(&config, &compute)?;
     checkpoint::read_model(&folder, &mut model)?;
     let evaluation = evaluate::evaluate(&session, &config, &model, &options)?;
     let (json_path, predictions) =

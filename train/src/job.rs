@@ -2,6 +2,7 @@
 //! folder, begun or continued.
 
 use crate::checkpoint::{self, State};
+use crate::compute::Compute;
 use crate::session::{self, Session};
 use crate::settings::{CONFIG_FILE, RunConfig, Settings, WeightSource};
 use crate::trainer::{End, Trainer};
@@ -17,6 +18,8 @@ pub struct Job {
     pub config: RunConfig,
     /// Its data.
     pub session: Session,
+    /// What it runs on.
+    pub compute: Compute,
 }
 
 impl Job {
@@ -27,7 +30,7 @@ impl Job {
         overrides: &[String],
         weights: WeightSource,
         tiny: bool,
-        threads: usize,
+        compute: &Compute,
     ) -> Result<Job> {
         let shards = Shards::open(folder)?;
         let spec = shards.spec().clone();
@@ -40,8 +43,9 @@ impl Job {
         }
         let settings = Settings::resolve(name, spec.modalities, overrides)?;
         settings.check_for(spec.modalities, spec.multi_label)?;
+        compute.check(&settings)?;
         let encoders = session::encoder_configs(spec.modalities, &weights, tiny)?;
-        let session = Session::open(shards, &settings, &encoders, &weights, threads)?;
+        let session = Session::open(shards, &settings, &encoders, &weights, compute.threads)?;
         let config = RunConfig {
             version: env!("CARGO_PKG_VERSION").to_string(),
             dataset: name.to_string(),
@@ -58,11 +62,15 @@ impl Job {
             settings,
             encoders,
         };
-        Ok(Job { config, session })
+        Ok(Job {
+            config,
+            session,
+            compute: compute.clone(),
+        })
     }
 
     /// The run in a folder with its data, which must be what it was trained on.
-    pub fn reopen(config: RunConfig, moved: Option<&Path>, threads: usize) -> Result<Job> {
+    pub fn reopen(config: RunConfig, moved: Option<&Path>, compute: &Compute) -> Result<Job> {
         let folder = moved.unwrap_or(&config.shards);
         let shards = Shards::open(folder)?;
         if shards.fingerprint() != config.fingerprint {
@@ -71,8 +79,12 @@ impl Job {
                 folder.display()
             );
         }
-        let session = Session::of(shards, &config, threads)?;
-        Ok(Job { config, session })
+        let session = Session::of(shards, &config, compute.threads)?;
+        Ok(Job {
+            config,
+            session,
+            compute: compute.clone(),
+        })
     }
 
     /// SHA-256 over settings, data and encoders, in hex: two runs of one hash are the same run.
@@ -88,7 +100,7 @@ impl Job {
 
     /// Makes a new run folder and trains.
     pub fn start(&self, out: &Path, stop: &AtomicBool) -> Result<(End, State)> {
-        let model = session::build_model(&self.config)?;
+        let model = session::build_model(&self.config, &self.compute)?;
         std::fs::create_dir_all(out)
             .with_context(|| format!("{}: cannot be made", out.display()))?;
         let path = out.join(CONFIG_FILE);
@@ -103,7 +115,8 @@ impl Job {
 
     /// Goes on from the newest checkpoint of the run folder.
     pub fn resume(&self, run: &Path, stop: &AtomicBool) -> Result<(End, State)> {
-        let model = session::build_model(&self.config)?;
+        self.compute.check(&self.config.settings)?;
+        let model = session::build_model(&self.config, &self.compute)?;
         let config = self.config.clone();
         // None: killed before the initial checkpoint was whole.
         let mut trainer = match checkpoint::list(run)?.is_empty() {

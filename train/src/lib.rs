@@ -9,6 +9,7 @@
 pub mod adapter;
 pub mod chart;
 pub mod checkpoint;
+pub mod compute;
 pub mod design;
 pub mod encoder;
 pub mod evaluate;

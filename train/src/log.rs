@@ -1,6 +1,7 @@
 //! What a run writes as it goes: `metrics.jsonl`, TensorBoard events, progress on stderr.
 
 use crate::metrics::Metrics;
+use crate::model::Losses;
 use crate::tensorboard::EventWriter;
 use anyhow::{Context, Result};
 use datasets::Split;
@@ -21,12 +22,6 @@ pub struct Step {
     pub step: u64,
     /// The epoch it belongs to, from 0.
     pub epoch: u64,
-    /// `task + weight * align`.
-    pub loss: f64,
-    /// Task loss.
-    pub task: f64,
-    /// Alignment loss.
-    pub align: f64,
     /// Learning rate.
     pub lr: f64,
     /// Samples in it.
@@ -137,16 +132,11 @@ impl RunLog {
 
     /// Logs one step. What depends on the machine goes to TensorBoard and the live line alone:
     /// equal runs have equal `metrics.jsonl`.
-    pub fn step(&mut self, line: &Step) -> Result<()> {
+    pub fn step(&mut self, line: &Step, losses: &Losses) -> Result<()> {
         let Step {
-            step,
-            epoch,
-            loss,
-            task,
-            align,
-            lr,
-            ..
+            step, epoch, lr, ..
         } = *line;
+        let Losses { loss, task, align } = *losses;
         self.line(&json!({"step": step, "epoch": epoch, "loss": loss, "task_loss": task, "align_loss": align, "lr": lr}))?;
         self.pace.add(line);
         for (tag, value) in [
@@ -230,9 +220,6 @@ mod tests {
         let step = |took, waited| Step {
             step: 1,
             epoch: 0,
-            loss: 0.0,
-            task: 0.0,
-            align: 0.0,
             lr: 0.0,
             samples: 8,
             took: Duration::from_millis(took),

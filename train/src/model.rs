@@ -11,7 +11,7 @@
 
 mod step;
 
-pub use step::{Scores, StepMode, StepResult};
+pub use step::{Losses, Scores, StepMode, StepResult};
 
 use crate::adapter::{self, LoraConfig, ModuleNames};
 use crate::design::{Adapt, Design};
@@ -81,6 +81,8 @@ pub struct U2a {
     pub fusion: Vec<(&'static str, Tensor)>,
     /// The encoders' weights by canonical name where they learn.
     pub full: [Option<Weights>; 2],
+    /// Where everything learnable is; the encoders are put there by who makes them.
+    pub device: Device,
 }
 
 /// The name and tensor of one learnable parameter.
@@ -165,6 +167,7 @@ impl U2a {
             design: Design::default(),
             fusion: Vec::new(),
             full: [None, None],
+            device: Device::Cpu,
         })
     }
 
@@ -203,6 +206,14 @@ impl U2a {
                 }
             }
         }
+        Ok(self)
+    }
+
+    /// The same model with everything learnable on a device.
+    pub fn on(mut self, device: &Device) -> Result<U2a> {
+        self.device = device.clone();
+        let values = self.parameters().iter().map(|p| p.tensor.clone()).collect();
+        self.set_parameters(values)?;
         Ok(self)
     }
 
@@ -264,13 +275,14 @@ impl U2a {
         list
     }
 
-    /// Replaces all learnable tensors; the order is that of [`U2a::parameters`].
+    /// Replaces all learnable tensors, wherever the new ones are; the order is that of [`U2a::parameters`].
     pub fn set_parameters(&mut self, values: Vec<Tensor>) -> Result<()> {
+        let device = self.device.clone();
         let mut values = values.into_iter();
         let mut set = |slot: &mut Tensor| -> Result<()> {
             match values.next() {
                 Some(value) if value.dims() == slot.dims() => {
-                    *slot = value;
+                    *slot = value.to_device(&device)?;
                     Ok(())
                 }
                 Some(value) => bail!(

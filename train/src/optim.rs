@@ -1,7 +1,9 @@
 //! AdamW whose state can be saved, and the paper's learning-rate schedule.
 
 use anyhow::{Result, bail};
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Settings of AdamW; defaults are the paper's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,8 +46,22 @@ pub struct Moments {
 pub struct AdamW {
     /// Settings.
     pub config: AdamWConfig,
-    /// One per learnable tensor, in the model's order.
+    /// One per learnable tensor, in the model's order. On a GPU these are what the last
+    /// [`AdamW::settle`] found.
     pub moments: Vec<Moments>,
+    /// Both moments where a device keeps them, by tensor.
+    resident: BTreeMap<usize, [Tensor; 2]>,
+}
+
+/// The numbers of one tensor's update.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// `1 - lr * weight_decay`.
+    pub decay: f32,
+    /// `lr / (1 - beta1^t)`.
+    pub step: f32,
+    /// `sqrt(1 - beta2^t)`.
+    pub root_correction: f32,
 }
 
 impl AdamW {
@@ -59,18 +75,58 @@ impl AdamW {
                 steps: 0,
             })
             .collect();
-        AdamW { config, moments }
+        AdamW {
+            config,
+            moments,
+            resident: BTreeMap::new(),
+        }
+    }
+
+    /// Counts an update of tensor `index` and gives its numbers.
+    pub fn begin(&mut self, index: usize, lr: f64) -> Rates {
+        let AdamWConfig {
+            beta1,
+            beta2,
+            weight_decay,
+            ..
+        } = self.config;
+        let steps = &mut self.moments[index].steps;
+        *steps += 1;
+        Rates {
+            decay: (1.0 - lr * weight_decay) as f32,
+            step: (lr / (1.0 - beta1.powf(*steps as f64))) as f32,
+            root_correction: (1.0 - beta2.powf(*steps as f64)).sqrt() as f32,
+        }
+    }
+
+    /// The moments of tensor `index` on a device, which keeps them from now on.
+    pub fn resident(&mut self, index: usize, device: &Device) -> Result<[Tensor; 2]> {
+        if let Some(found) = self.resident.get(&index) {
+            return Ok(found.clone());
+        }
+        let Moments { m, v, .. } = &self.moments[index];
+        let made = [m, v].map(|t| Tensor::from_slice(t, t.len(), device));
+        let [m, v] = made;
+        let made = [m?, v?];
+        self.resident.insert(index, made.clone());
+        Ok(made)
+    }
+
+    /// Fetches the moments that a device keeps into [`AdamW::moments`].
+    pub fn settle(&mut self) -> Result<()> {
+        for (index, [m, v]) in &self.resident {
+            let moments = &mut self.moments[*index];
+            (moments.m, moments.v) = (m.to_vec1()?, v.to_vec1()?);
+        }
+        Ok(())
     }
 
     /// Updates tensor `index` in place.
     pub fn update(&mut self, index: usize, value: &mut [f32], grad: &[f32], lr: f64) -> Result<()> {
         let AdamWConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
+            beta1, beta2, eps, ..
         } = self.config;
-        let Moments { m, v, steps } = &mut self.moments[index];
+        let Moments { m, .. } = &self.moments[index];
         if value.len() != m.len() || grad.len() != m.len() {
             bail!(
                 "optimiser state of {} numbers for a tensor of {} with a gradient of {}",
@@ -79,17 +135,18 @@ impl AdamW {
                 grad.len()
             );
         }
-        *steps += 1;
-        let correction1 = 1.0 - beta1.powf(*steps as f64);
-        let correction2_root = (1.0 - beta2.powf(*steps as f64)).sqrt();
-        let decay = (1.0 - lr * weight_decay) as f32;
-        let step = (lr / correction1) as f32;
+        let Rates {
+            decay,
+            step,
+            root_correction,
+        } = self.begin(index, lr);
+        let Moments { m, v, .. } = &mut self.moments[index];
         let (b1, b2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
         for (((p, g), m), v) in value.iter_mut().zip(grad).zip(m).zip(v) {
             *p *= decay;
             *m += b1 * (g - *m);
             *v = beta2 as f32 * *v + b2 * g * g;
-            *p -= step * *m / (v.sqrt() / correction2_root as f32 + eps as f32);
+            *p -= step * *m / (v.sqrt() / root_correction + eps as f32);
         }
         Ok(())
     }

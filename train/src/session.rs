@@ -1,6 +1,7 @@
 //! What a run reads: opened shards, the transforms that fit the encoders, masks; and the model
 //! built from a run's configuration.
 
+use crate::compute::Compute;
 use crate::encoder::Encoder;
 use crate::encoder::config::{EncoderConfig, InputSize, Kind};
 use crate::model::{MissingToken, U2a};
@@ -9,7 +10,6 @@ use crate::pretrained::HASHED_FILE;
 use crate::settings::{ClipFeatures, RunConfig, Settings, WeightSource};
 use crate::weights::{CONFIG_FILE, VOCAB_FILE, Weights};
 use anyhow::{Result, bail};
-use candle_core::DType;
 use datasets::{Modality, Split};
 use features::Shards;
 use features::image::ImageTransform;
@@ -224,7 +224,8 @@ pub fn encoder_configs(
 
 /// The model of a run before any training: the encoders' weights, new learnable tensors from the
 /// seed.
-pub fn build_model(config: &RunConfig) -> Result<U2a> {
+pub fn build_model(config: &RunConfig, compute: &Compute) -> Result<U2a> {
+    let dtype = compute.dtype(config.settings.precision);
     let encoder = |i: usize| -> Result<(Encoder, Weights)> {
         let encoder = &config.encoders[i];
         let weights = match (config.weights.folder(encoder.kind)?, &config.weights) {
@@ -232,7 +233,8 @@ pub fn build_model(config: &RunConfig) -> Result<U2a> {
             (None, WeightSource::Random(seed)) => Weights::random(*seed, encoder)?,
             (None, _) => bail!("no weights"),
         };
-        let built = Encoder::new(encoder.clone(), weights.clone(), DType::F32)?;
+        let weights = weights.to_device(&compute.device)?;
+        let built = Encoder::new(encoder.clone(), weights.clone(), dtype)?;
         let bare =
             encoder.kind == Kind::Clip && config.settings.clip_features == ClipFeatures::LastHidden;
         let built = if bare {
@@ -255,5 +257,6 @@ pub fn build_model(config: &RunConfig) -> Result<U2a> {
         settings.design(),
         [first_weights, second_weights],
         settings.seed,
-    )
+    )?
+    .on(&compute.device)
 }

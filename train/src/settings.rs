@@ -111,8 +111,22 @@ pub enum Precision {
     /// Single precision.
     #[default]
     F32,
-    /// Brain floating point.
+    /// Single precision, whose matrix products round their operands to ten bits (GPU only).
+    Tf32,
+    /// Brain floating point for weights and activations; what learns, statistics and sums stay in
+    /// single precision (GPU only).
     Bf16,
+}
+
+impl Precision {
+    /// Its name in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+        }
+    }
 }
 
 /// See [`crate::encoder::Keep`].
@@ -325,9 +339,6 @@ impl Settings {
         }
         if self.text_length < 3 {
             bail!("text_length must be at least 3: class, one word piece, separator");
-        }
-        if self.precision == Precision::Bf16 {
-            bail!("precision bf16 needs a GPU build; use f32 on the CPU");
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::checkpoint::{self, State};
 use crate::encoder::Keep;
 use crate::evaluate::{self, EvalOptions};
 use crate::log::{RunLog, Step};
-use crate::model::{LossConfig, StepMode, U2a};
+use crate::model::{LossConfig, Losses, StepMode, U2a};
 use crate::optim::AdamW;
 use crate::session::Session;
 use crate::settings::{KeepSetting, RunConfig, Settings};
@@ -25,6 +25,9 @@ const MODALITY_DROPOUT: u32 = 0x4d6f_4472;
 /// A training split counts as complete, for modality dropout, while at most this share of its
 /// samples lacks a modality: a handful of unreadable clips does not change the method.
 pub const COMPLETE_SHARE: f64 = 0.05;
+
+/// Steps on a GPU between two looks at the losses.
+const READ_EVERY: usize = 16;
 
 /// How far the gradient check moves an adapter's B away from zero.
 const PROBE: f32 = 1e-3;
@@ -65,7 +68,7 @@ impl<'a> Trainer<'a> {
             seed: config.settings.seed,
             ..State::default()
         };
-        let trainer = Trainer::assemble(run, config, session, model, optimiser, state)?;
+        let mut trainer = Trainer::assemble(run, config, session, model, optimiser, state)?;
         trainer.write_checkpoint()?;
         Ok(trainer)
     }
@@ -140,6 +143,7 @@ impl<'a> Trainer<'a> {
         let schedule = settings.schedule();
         let placeholders = self.session.placeholders(settings.missing_token)?;
         let mut log = RunLog::open(&self.run, self.state.step, total)?;
+        let mut unread = Vec::new();
         while self.state.epoch < settings.epochs {
             let mut stream = Stream::new(
                 &self.session.shards,
@@ -164,31 +168,25 @@ impl<'a> Trainer<'a> {
                 let lr = schedule.rate(self.state.step, steps_per_epoch, settings.epochs);
                 let mode = self.mode();
                 let result = self.model.step(&batch, &mode, &loss)?;
-                if !result.loss.is_finite() {
-                    bail!(
-                        "{}: the loss is {} at step {}; lower lr (it is {lr:e}) or look at the data with `ingest inspect`",
-                        self.run.display(),
-                        result.loss,
-                        self.state.step + 1
-                    );
-                }
                 self.model.update(&mut self.optimiser, result.grads, lr)?;
                 self.state.step += 1;
                 self.state.consumed = batch.consumed;
-                log.step(&Step {
+                let step = Step {
                     step: self.state.step,
                     epoch: self.state.epoch,
-                    loss: result.loss,
-                    task: result.task,
-                    align: result.align,
                     lr,
                     samples: batch.ids.len(),
                     took: begun.elapsed(),
                     waited,
-                })?;
+                };
+                unread.push((result.losses, step));
+                if unread.len() >= self.read_every() {
+                    self.read(&mut unread, &mut log)?;
+                }
                 let stopped = stop.load(Ordering::Relaxed);
                 let at_end = self.state.step >= total;
                 if self.state.consumed >= samples {
+                    self.read(&mut unread, &mut log)?;
                     self.state.epoch += 1;
                     self.state.consumed = 0;
                     self.end_of_epoch(&mut log)?;
@@ -197,6 +195,7 @@ impl<'a> Trainer<'a> {
                     || (settings.checkpoint_every > 0
                         && self.state.step.is_multiple_of(settings.checkpoint_every))
                 {
+                    self.read(&mut unread, &mut log)?;
                     self.checkpoint(&mut log)?;
                 }
                 log.flush()?;
@@ -227,6 +226,34 @@ impl<'a> Trainer<'a> {
         Ok(End::Done)
     }
 
+    /// Steps between two looks at the losses: a GPU would have to be waited for at each.
+    fn read_every(&self) -> usize {
+        if self.model.device.is_cpu() {
+            1
+        } else {
+            READ_EVERY
+        }
+    }
+
+    /// Fetches the losses of the steps since the last time, logs them, and stops at one that is no
+    /// number: before any checkpoint can hold what came of it.
+    fn read(&self, unread: &mut Vec<(Tensor, Step)>, log: &mut RunLog) -> Result<()> {
+        let (losses, steps): (Vec<Tensor>, Vec<Step>) = unread.drain(..).unzip();
+        for (losses, step) in Losses::read(&losses)?.into_iter().zip(steps) {
+            if !losses.loss.is_finite() {
+                bail!(
+                    "{}: the loss is {} at step {}; lower lr (it is {:e}) or look at the data with `ingest inspect`",
+                    self.run.display(),
+                    losses.loss,
+                    step.step,
+                    step.lr
+                );
+            }
+            log.step(&step, &losses)?;
+        }
+        Ok(())
+    }
+
     fn mode(&self) -> StepMode {
         let settings = self.settings();
         StepMode {
@@ -242,12 +269,13 @@ impl<'a> Trainer<'a> {
 
     /// The log is on disk first: a run goes on after the step that the checkpoint holds, and the
     /// lines up to that step are not made again.
-    fn checkpoint(&self, log: &mut RunLog) -> Result<PathBuf> {
+    fn checkpoint(&mut self, log: &mut RunLog) -> Result<PathBuf> {
         log.sync()?;
         self.write_checkpoint()
     }
 
-    fn write_checkpoint(&self) -> Result<PathBuf> {
+    fn write_checkpoint(&mut self) -> Result<PathBuf> {
+        self.optimiser.settle()?;
         checkpoint::write(
             &self.run,
             &self.model,

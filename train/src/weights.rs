@@ -100,6 +100,13 @@ impl Weights {
         Ok(Weights(weights))
     }
 
+    /// The same weights on a device.
+    pub fn to_device(&self, device: &Device) -> Result<Weights> {
+        let moved = self.0.iter();
+        let moved = moved.map(|(name, t)| Ok((name.clone(), t.to_device(device)?)));
+        Ok(Weights(moved.collect::<Result<_>>()?))
+    }
+
     /// All tensors, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))

@@ -144,7 +144,12 @@ fn check(
             let mut values = start.clone();
             values[i] = (&start[i] + (&direction * h).unwrap()).unwrap();
             model.set_parameters(values).unwrap();
-            model.step(&batch, mode, &config).unwrap().loss
+            model
+                .step(&batch, mode, &config)
+                .unwrap()
+                .losses()
+                .unwrap()
+                .loss
         };
         let h = 1e-5;
         let want = (at(h) - at(-h)) / (2.0 * h);
@@ -251,7 +256,7 @@ fn modulation_holds_one_encoder_back() {
             .unwrap()
     };
     let (a, b) = (step(&plain), step(&modulated));
-    assert_eq!(a.loss, b.loss);
+    assert_eq!(a.losses().unwrap(), b.losses().unwrap());
     let ratio = |owner: &str| {
         let mut ratios = Vec::new();
         for (p, (x, y)) in plain.parameters().iter().zip(a.grads.iter().zip(&b.grads)) {

@@ -1,6 +1,6 @@
 //! `train predict`: labels new media files, once or as they come.
 
-use super::{check_device, say, set_threads, stop_flag};
+use super::{say, stop_flag};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use train::checkpoint;
+use train::compute::Compute;
 use train::model::U2a;
 use train::predict::{self, Answer};
 use train::session;
@@ -92,7 +93,6 @@ impl Drop for Scratch {
 
 /// Runs the subcommand.
 pub fn run(args: &PredictArgs) -> Result<ExitCode> {
-    check_device(&args.device)?;
     let config = RunConfig::read(&args.run)?;
     if args.files.is_empty() && args.text.is_none() && args.watch.is_none() {
         bail!("{}: give files, --text or --watch DIR", args.run.display());
@@ -100,17 +100,17 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     // Before the model is built: a wrong file should not take a minute to be named.
     predict::subjects(&args.files, args.text.as_deref(), config.modalities)?;
     train::ingest::program()?;
-    let threads = set_threads(args.threads)?;
+    let compute = Compute::open(&args.device, args.threads)?;
     let folder = match &args.checkpoint {
         Some(name) => args.run.join(name),
         None => checkpoint::best_or_latest(&args.run)?,
     };
-    let mut model = session::build_model(&config)?;
+    let mut model = session::build_model(&config, &compute)?;
     checkpoint::read_model(&folder, &mut model)?;
     let oracle = Oracle {
         config,
         model,
-        threads,
+        threads: compute.threads,
     };
     let mut unread = false;
     if !args.files.is_empty() || args.text.is_some() {

@@ -1,11 +1,12 @@
 //! `train reproduce`: the runs behind a table or figure of the paper, and its page.
 
-use super::{check_device, data_root, say, set_threads, stop_flag};
+use super::{data_root, say, stop_flag};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use train::compute::Compute;
 use train::reproduce::{self, Artefact, Options, Plan};
 use train::settings::WeightSource;
 
@@ -64,7 +65,6 @@ pub struct ReproduceArgs {
 
 /// Runs the subcommand.
 pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
-    check_device(&args.device)?;
     let small = args.scale == Scale::Small;
     let folder = if small {
         "reproduce-small"
@@ -95,7 +95,7 @@ pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
             .shards
             .clone()
             .unwrap_or_else(|| data_root().join("shards")),
-        threads: set_threads(args.threads)?,
+        compute: Compute::open(&args.device, args.threads)?,
     };
     if args.dry_run {
         let mut plan = options.plan(Default::default())?;

@@ -1,6 +1,6 @@
 //! `train run`: trains into a run folder, continues one, or describes the model.
 
-use super::{check_device, data_root, folder_name, say, set_threads, stop_flag};
+use super::{data_root, folder_name, say, stop_flag};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use datasets::{Modality, Split};
@@ -9,6 +9,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use train::checkpoint::{self, State};
+use train::compute::Compute;
 use train::design::{Adapt, Fusion, Modulation};
 use train::job::Job;
 use train::model::{MissingToken, U2a};
@@ -187,17 +188,18 @@ impl RunArgs {
 
 /// Runs the subcommand.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
-    check_device(&args.device)?;
     if args.describe {
         return describe(args);
     }
-    let threads = set_threads(args.threads)?;
-    let threads = args.loader_threads.unwrap_or(threads);
-    if threads == 0 {
+    let mut compute = Compute::open(&args.device, args.threads)?;
+    if let Some(threads) = args.loader_threads {
+        compute.threads = threads;
+    }
+    if compute.threads == 0 {
         bail!("--loader-threads 0: at least one thread is needed");
     }
     if let Some(run) = &args.resume {
-        return resume(args, run, threads);
+        return resume(args, run, &compute);
     }
     let name = folder_name(&args.dataset)?;
     let folder = args
@@ -223,13 +225,20 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             out.display()
         );
     }
+    let mut overrides = args.overrides();
+    if !overrides.iter().any(|o| o.starts_with("precision=")) {
+        overrides.push(format!(
+            "precision={}",
+            compute.default_precision().as_str()
+        ));
+    }
     let job = Job::new(
         &name,
         &folder,
-        &args.overrides(),
+        &overrides,
         args.weights(),
         args.encoders == EncoderSize::Tiny,
-        threads,
+        &compute,
     )?;
     if args.dry_run {
         return plan(args, &job, &out);
@@ -239,7 +248,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     said(args, &out, ended)
 }
 
-fn resume(args: &RunArgs, run: &Path, threads: usize) -> Result<ExitCode> {
+fn resume(args: &RunArgs, run: &Path, compute: &Compute) -> Result<ExitCode> {
     let mut config = RunConfig::read(run)?;
     let name = folder_name(&args.dataset)?;
     if name != config.dataset {
@@ -265,7 +274,7 @@ fn resume(args: &RunArgs, run: &Path, threads: usize) -> Result<ExitCode> {
         config.settings.max_steps = args.max_steps;
     }
     checkpoint::recover(run)?;
-    let job = Job::reopen(config, args.shards.as_deref(), threads)?;
+    let job = Job::reopen(config, args.shards.as_deref(), compute)?;
     if args.dry_run {
         return plan(args, &job, run);
     }
@@ -298,7 +307,13 @@ fn said(args: &RunArgs, out: &Path, (end, state): (End, State)) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan(args: &RunArgs, Job { config, session }: &Job, out: &Path) -> Result<ExitCode> {
+fn plan(
+    args: &RunArgs,
+    Job {
+        config, session, ..
+    }: &Job,
+    out: &Path,
+) -> Result<ExitCode> {
     let samples = session.shards.split(Split::Train).len();
     let steps = (samples as u64).div_ceil(config.settings.batch_size as u64);
     let total = (steps * config.settings.epochs).min(config.settings.max_steps.unwrap_or(u64::MAX));

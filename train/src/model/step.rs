@@ -8,10 +8,14 @@ use crate::encoder::{Encoder, Keep, Output, Tape};
 use crate::fusion;
 use crate::loss;
 use crate::modulate;
+#[cfg(any(feature = "cuda", test))]
+use crate::ops::device::Moved;
 use crate::optim::AdamW;
+#[cfg(any(feature = "cuda", test))]
+use crate::optim::AdamWConfig;
 use crate::select::{Selection, Tokens, alignment, complete, select};
 use anyhow::{Result, bail};
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use features::{Batch, ModalityBatch, ModalityData};
 
 /// The randomness and memory of one training step.
@@ -29,16 +33,46 @@ pub struct StepMode {
 
 /// Losses and gradients of one step.
 pub struct StepResult {
+    /// Three numbers, still on the model's device: see [`Losses`].
+    pub losses: Tensor,
+    /// `n x classes`.
+    pub logits: Tensor,
+    /// In the order of [`U2a::parameters`]; none where the tensor took no part in the step.
+    pub grads: Vec<Option<Tensor>>,
+}
+
+/// The losses of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Losses {
     /// `task + weight * align`.
     pub loss: f64,
     /// Task loss.
     pub task: f64,
     /// Alignment loss, 0 where no sample is complete.
     pub align: f64,
-    /// `n x classes`.
-    pub logits: Tensor,
-    /// In the order of [`U2a::parameters`]; none where the tensor took no part in the step.
-    pub grads: Vec<Option<Tensor>>,
+}
+
+impl Losses {
+    /// Fetches the losses of several steps at once: a GPU is waited for once.
+    pub fn read(steps: &[Tensor]) -> Result<Vec<Losses>> {
+        if steps.is_empty() {
+            return Ok(Vec::new());
+        }
+        let all: Vec<f64> = Tensor::cat(steps, 0)?.to_dtype(DType::F64)?.to_vec1()?;
+        let one = |v: &[f64]| Losses {
+            loss: v[0],
+            task: v[1],
+            align: v[2],
+        };
+        Ok(all.chunks_exact(3).map(one).collect())
+    }
+}
+
+impl StepResult {
+    /// Fetches this step's losses.
+    pub fn losses(&self) -> Result<Losses> {
+        Ok(Losses::read(std::slice::from_ref(&self.losses))?[0])
+    }
 }
 
 /// A scored batch.
@@ -189,11 +223,9 @@ impl U2a {
         for var in &head {
             grads.push(Some(grad(var)?));
         }
-        let number = |t: &Tensor| -> Result<f64> { Ok(t.to_dtype(DType::F64)?.to_scalar()?) };
+        let align = align.map_or_else(|| task.zeros_like(), Ok)?;
         Ok(StepResult {
-            loss: number(&loss)?,
-            task: number(&task)?,
-            align: align.as_ref().map_or(Ok(0.0), number)?,
+            losses: Tensor::stack(&[loss, task, align], 0)?.detach(),
             logits: logits.detach(),
             grads,
         })
@@ -220,7 +252,7 @@ impl U2a {
             _ => bail!("gradient modulation is defined for one class per sample"),
         });
         let labels = labels.collect::<Result<Vec<u32>>>()?;
-        let rows = Tensor::new(rows, &Device::Cpu)?;
+        let rows = Tensor::new(rows, weight.device())?;
         let logits = self.design.fusion.unimodal(chosen, weight, bias)?;
         let score = |m: usize| -> Result<f64> {
             fusion::true_class_score(&logits[m].detach().index_select(&rows, 0)?, &labels)
@@ -236,6 +268,10 @@ impl U2a {
         grads: Vec<Option<Tensor>>,
         lr: f64,
     ) -> Result<()> {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(gpu) = crate::ops::device::of(&self.weight)? {
+            return self.update_on_device(gpu, optimiser, &grads, lr);
+        }
         let mut values = Vec::with_capacity(grads.len());
         for (i, (p, grad)) in self.parameters().iter().zip(grads).enumerate() {
             let Some(grad) = grad else {
@@ -251,6 +287,44 @@ impl U2a {
             )?);
         }
         self.set_parameters(values)
+    }
+
+    /// [`U2a::update`] where the parameters lie, all in one kernel.
+    #[cfg(any(feature = "cuda", test))]
+    fn update_on_device(
+        &self,
+        gpu: crate::ops::device::Gpu,
+        optimiser: &mut AdamW,
+        grads: &[Option<Tensor>],
+        lr: f64,
+    ) -> Result<()> {
+        let AdamWConfig {
+            beta1, beta2, eps, ..
+        } = optimiser.config;
+        let grads = grads.iter().map(|grad| match grad {
+            Some(grad) => Ok(Some(grad.to_dtype(DType::F32)?.contiguous()?)),
+            None => Ok(None),
+        });
+        let grads = grads.collect::<candle_core::Result<Vec<Option<Tensor>>>>()?;
+        let mut table = Vec::with_capacity(grads.len());
+        for (i, (p, grad)) in self.parameters().iter().zip(&grads).enumerate() {
+            let Some(grad) = grad else { continue };
+            let rates = optimiser.begin(i, lr);
+            let [m, v] = optimiser.resident(i, &self.device)?;
+            table.push(Moved {
+                state: [
+                    gpu.address_of(p.tensor)?,
+                    gpu.address_of(&m)?,
+                    gpu.address_of(&v)?,
+                ],
+                gradient: gpu.address_of(grad)?,
+                n: p.tensor.elem_count() as i32,
+                step: rates.step,
+                root_correction: rates.root_correction,
+                decay: rates.decay,
+            });
+        }
+        Ok(gpu.adamw(&table, [beta1, beta2], eps, &self.device)?)
     }
 
     /// Scores a batch without any randomness, on [`U2a::merged`] encoders.

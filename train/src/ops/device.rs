@@ -186,6 +186,7 @@ impl Gpu {
         Ok(Argument::of(parts))
     }
 
+    /// [`Norm::forward`] and its statistics (`n x 2`); with `stats` [`Norm::again`].
     pub fn norm(
         &self,
         norm: &Norm,
@@ -217,6 +218,7 @@ impl Gpu {
         Ok((y, stats))
     }
 
+    /// [`Norm::backward`].
     pub fn norm_backward(
         &self,
         norm: &Norm,
@@ -306,6 +308,7 @@ impl Gpu {
         Ok((y, u, activated))
     }
 
+    /// [`Linear::backward`].
     pub fn linear_backward(
         &self,
         linear: &Linear,
@@ -427,6 +430,7 @@ impl Gpu {
         Ok(sum)
     }
 
+    /// [`super::attention_forward`].
     pub fn attention_forward(
         &self,
         qkv: &Tensor,
@@ -454,6 +458,7 @@ impl Gpu {
     }
 
     #[allow(clippy::too_many_arguments, reason = "a kernel's operands are many")]
+    /// [`super::attention_backward`]; `lse` is what the forward pass saved.
     pub fn attention_backward(
         &self,
         qkv: &Tensor,
@@ -520,6 +525,7 @@ impl Gpu {
         }))
     }
 
+    /// [`super::activate`].
     pub fn activate(&self, f: Activation, z: &Tensor) -> Result<Tensor> {
         let y = like(z)?;
         let arguments = [
@@ -532,6 +538,7 @@ impl Gpu {
         Ok(y)
     }
 
+    /// [`super::activate_backward`].
     pub fn activate_backward(&self, f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let dz = like(z)?;
         let arguments = [
@@ -545,6 +552,7 @@ impl Gpu {
         Ok(dz)
     }
 
+    /// [`super::dropout`].
     pub fn dropout(&self, x: &Tensor, dropout: &Dropout, rows: &Rows) -> Result<Tensor> {
         let (n, d) = width(x)?;
         let y = like(x)?;
@@ -602,8 +610,9 @@ impl Gpu {
         let rows = Tensor::from_vec(words, (table.len(), WORDS), device)?;
         let arguments = [
             self.address(&rows)?,
-            Argument::of(betas[0] as f32),
+            Argument::of((1.0 - betas[0]) as f32),
             Argument::of(betas[1] as f32),
+            Argument::of((1.0 - betas[1]) as f32),
             Argument::of(eps as f32),
         ];
         let largest = table.iter().map(|m| m.n as usize).max().unwrap_or(0);

@@ -13,6 +13,7 @@ use std::sync::{Mutex, OnceLock};
 type Emulate =
     unsafe extern "C" fn(*const c_char, *const u32, u32, u32, *const *mut c_void) -> bool;
 
+/// The kernels, loaded into this process.
 pub struct Emulated {
     emulate: Emulate,
     // The library stays loaded as long as its function can be called.
@@ -44,6 +45,14 @@ pub fn emulating<R>(body: impl FnOnce() -> R) -> Option<R> {
     let result = body();
     ACTIVE.set(false);
     Some(result)
+}
+
+/// Runs `body` with the host's own kernels, wherever it is called from.
+pub fn on_host<R>(body: impl FnOnce() -> R) -> R {
+    let before = ACTIVE.replace(false);
+    let result = body();
+    ACTIVE.set(before);
+    result
 }
 
 fn loaded() -> Option<&'static Emulated> {

@@ -13,6 +13,7 @@ pub use experiments::{Artefact, Line, Testing, Training};
 pub use pages::{Outcome, write};
 
 use crate::checkpoint;
+use crate::compute::Compute;
 use crate::evaluate::{self, EvalOptions};
 use crate::ingest;
 use crate::job::Job;
@@ -66,8 +67,8 @@ pub struct Options {
     pub out: PathBuf,
     /// Folder of the datasets' shard folders.
     pub shards: PathBuf,
-    /// Decoding threads.
-    pub threads: usize,
+    /// What runs train on.
+    pub compute: Compute,
 }
 
 /// One run of the plan.
@@ -166,7 +167,7 @@ impl Options {
             &overrides,
             self.weights.clone(),
             self.tiny,
-            self.threads,
+            &self.compute,
         )
     }
 
@@ -372,7 +373,7 @@ impl Options {
                 run.finished = true;
             }
             let best = checkpoint::best_or_latest(&folder)?;
-            let mut model = session::build_model(&job.config)?;
+            let mut model = session::build_model(&job.config, &job.compute)?;
             checkpoint::read_model(&best, &mut model)?;
             for options in &run.options {
                 let name = options.name();

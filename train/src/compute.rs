@@ -1,0 +1,127 @@
+//! What arithmetic runs on: the device, its number types, the host's threads.
+
+use crate::settings::{Precision, Settings};
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device};
+
+/// A device and the host's threads beside it.
+#[derive(Clone, Debug)]
+pub struct Compute {
+    /// Where the model lives.
+    pub device: Device,
+    /// Threads for arithmetic on the CPU and for decoding.
+    pub threads: usize,
+}
+
+impl Compute {
+    /// The CPU with so many threads.
+    pub fn cpu(threads: usize) -> Compute {
+        Compute {
+            device: Device::Cpu,
+            threads,
+        }
+    }
+
+    /// Opens `cpu`, `cuda` or `cuda:N`, and the thread pool.
+    pub fn open(device: &str, threads: Option<usize>) -> Result<Compute> {
+        let threads = match threads {
+            Some(0) => bail!("--threads 0: at least one thread is needed"),
+            Some(n) => n,
+            None => std::thread::available_parallelism().map_or(1, Into::into),
+        };
+        let device = open_device(device)?;
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .context("the thread pool cannot be made")?;
+        Ok(Compute { device, threads })
+    }
+
+    /// What a new run trains in where nothing is said: bf16 on a GPU that has it.
+    pub fn default_precision(&self) -> Precision {
+        match has_bf16(&self.device) {
+            true => Precision::Bf16,
+            false => Precision::F32,
+        }
+    }
+
+    /// Whether a run with these settings can be trained here.
+    pub fn check(&self, settings: &Settings) -> Result<()> {
+        if self.device.is_cpu() {
+            if settings.precision != Precision::F32 {
+                bail!(
+                    "precision {} needs a GPU; use f32 on the CPU",
+                    settings.precision.as_str()
+                );
+            }
+            return Ok(());
+        }
+        if settings.precision == Precision::Bf16 {
+            if !has_bf16(&self.device) {
+                bail!(
+                    "this GPU has no bf16 (that takes compute capability 8.0); use --precision f32"
+                );
+            }
+            if settings.adapt == crate::design::Adapt::Full {
+                bail!(
+                    "full fine-tuning keeps its weights in single precision; add --precision f32 or tf32"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The encoders' number type on this device. A run of a GPU is evaluated on the CPU in f32.
+    pub fn dtype(&self, precision: Precision) -> DType {
+        #[cfg(feature = "cuda")]
+        candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
+        match (&self.device, precision) {
+            (Device::Cpu, _) | (_, Precision::F32 | Precision::Tf32) => DType::F32,
+            (_, Precision::Bf16) => DType::BF16,
+        }
+    }
+}
+
+fn open_device(name: &str) -> Result<Device> {
+    if name == "cpu" {
+        return Ok(Device::Cpu);
+    }
+    let number = match name.strip_prefix("cuda") {
+        Some("") => Some(0),
+        Some(rest) => rest.strip_prefix(':').and_then(|n| n.parse().ok()),
+        None => None,
+    };
+    let Some(number) = number else {
+        bail!("--device {name}: is neither cpu nor cuda nor cuda:N")
+    };
+    open_cuda(name, number)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(name: &str, _number: usize) -> Result<Device> {
+    bail!(
+        "--device {name}: this build has no CUDA; use --device cpu, or build with `just build-cuda`"
+    )
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(name: &str, number: usize) -> Result<Device> {
+    Device::new_cuda(number).with_context(|| {
+        format!("--device {name}: cannot be opened; `train doctor` says what this machine has")
+    })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn has_bf16(_device: &Device) -> bool {
+    false
+}
+
+/// Tensor cores take bf16 from compute capability 8.0 on.
+#[cfg(feature = "cuda")]
+fn has_bf16(device: &Device) -> bool {
+    let Device::Cuda(cuda) = device else {
+        return false;
+    };
+    let capability = cuda.cuda_stream().context().compute_capability();
+    capability.is_ok_and(|(major, _)| major >= 8)
+}
