@@ -159,3 +159,36 @@ fn the_number_of_loader_threads_changes_nothing() {
     };
     assert_eq!(losses_with("1"), losses_with("3"));
 }
+
+/// Several processes, and parts of a batch: the losses of one process with whole batches.
+#[test]
+fn workers_and_parts_of_a_batch_change_nothing() {
+    let data = CremaD::new(24);
+    let folder = temp();
+    let run_with = |name: &str, flags: &[&str]| {
+        let out = folder.path().join(name);
+        run(training(&data.shards(), &out).args(flags)).expect(DONE);
+        let lines = json_lines(&out.join("metrics.jsonl"));
+        let losses = lines
+            .iter()
+            .filter_map(|line| line["task_loss"].as_f64().zip(line["align_loss"].as_f64()));
+        losses.collect::<Vec<_>>()
+    };
+    let whole = run_with("whole", &[]);
+    assert!(whole.len() > 10 && whole.iter().any(|(_, align)| *align > 0.0));
+    for (name, flags) in [
+        ("parts", &["--micro-batch", "3"][..]),
+        ("workers", &["--workers", "2"]),
+        ("both", &["--workers", "3", "--micro-batch", "1"]),
+    ] {
+        let got = run_with(name, flags);
+        assert_eq!(got.len(), whole.len(), "{name}");
+        for (got, want) in got.iter().zip(&whole) {
+            let near = |a: f64, b: f64| (a - b).abs() <= 2e-5 * b.abs() + 1e-9;
+            assert!(
+                near(got.0, want.0) && near(got.1, want.1),
+                "{name}: {got:?} for {want:?}"
+            );
+        }
+    }
+}

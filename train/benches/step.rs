@@ -113,6 +113,7 @@ fn main() {
                 step: number as u32,
                 encoder_dropout: true,
                 keep: Keep::All,
+                share: train::model::share::Share::WHOLE,
             };
             let result = model.step(&batch, &mode, &loss).unwrap();
             model.update(&mut optimiser, result.grads, 1e-3).unwrap();

@@ -1,6 +1,8 @@
 //! What arithmetic runs on: the device, its number types, the host's threads.
 
 use crate::settings::{Precision, Settings};
+#[cfg(feature = "cuda")]
+use anyhow::anyhow;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 
@@ -24,12 +26,26 @@ impl Compute {
 
     /// Opens `cpu`, `cuda` or `cuda:N`, and the thread pool.
     pub fn open(device: &str, threads: Option<usize>) -> Result<Compute> {
+        Compute::open_for(device, threads, 0, 1)
+    }
+
+    /// The same for one of several workers: each has a GPU of its own, from the given one on, and its
+    /// part of the cores.
+    pub fn open_for(
+        device: &str,
+        threads: Option<usize>,
+        rank: usize,
+        workers: usize,
+    ) -> Result<Compute> {
         let threads = match threads {
             Some(0) => bail!("--threads 0: at least one thread is needed"),
             Some(n) => n,
-            None => std::thread::available_parallelism().map_or(1, Into::into),
+            None => {
+                let cores = std::thread::available_parallelism().map_or(1, Into::into);
+                (cores / workers).max(1)
+            }
         };
-        let device = open_device(device)?;
+        let device = open_device(device, rank)?;
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()
@@ -47,6 +63,10 @@ impl Compute {
 
     /// Whether a run with these settings can be trained here.
     pub fn check(&self, settings: &Settings) -> Result<()> {
+        if settings.modulation != crate::design::Modulation::None && settings.micro_batch.is_some()
+        {
+            bail!("gradient modulation balances whole batches; leave micro_batch out");
+        }
         if self.device.is_cpu() {
             if settings.precision != Precision::F32 {
                 bail!(
@@ -82,13 +102,16 @@ impl Compute {
     }
 }
 
-fn open_device(name: &str) -> Result<Device> {
+fn open_device(name: &str, rank: usize) -> Result<Device> {
     if name == "cpu" {
         return Ok(Device::Cpu);
     }
     let number = match name.strip_prefix("cuda") {
-        Some("") => Some(0),
-        Some(rest) => rest.strip_prefix(':').and_then(|n| n.parse().ok()),
+        Some("") => Some(rank),
+        Some(rest) => rest
+            .strip_prefix(':')
+            .and_then(|n| n.parse().ok())
+            .map(|n: usize| n + rank),
         None => None,
     };
     let Some(number) = number else {
@@ -106,8 +129,11 @@ fn open_cuda(name: &str, _number: usize) -> Result<Device> {
 
 #[cfg(feature = "cuda")]
 fn open_cuda(name: &str, number: usize) -> Result<Device> {
-    Device::new_cuda(number).with_context(|| {
-        format!("--device {name}: cannot be opened; `train doctor` says what this machine has")
+    Device::new_cuda(number).map_err(|error| {
+        // The first line: what follows is a backtrace.
+        let error = error.to_string();
+        let reason = error.lines().next().unwrap_or_default();
+        anyhow!("--device {name}: GPU {number} cannot be opened ({reason}); `train doctor` says what this machine has")
     })
 }
 

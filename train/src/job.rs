@@ -6,6 +6,7 @@ use crate::compute::Compute;
 use crate::session::{self, Session};
 use crate::settings::{CONFIG_FILE, RunConfig, Settings, WeightSource};
 use crate::trainer::{End, Trainer};
+use crate::workers::Workers;
 use anyhow::{Context, Result, bail};
 use features::Shards;
 use sha2::{Digest, Sha256};
@@ -99,29 +100,32 @@ impl Job {
     }
 
     /// Makes a new run folder and trains.
-    pub fn start(&self, out: &Path, stop: &AtomicBool) -> Result<(End, State)> {
+    pub fn start(&self, out: &Path, stop: &AtomicBool, workers: Workers) -> Result<(End, State)> {
         let model = session::build_model(&self.config, &self.compute)?;
-        std::fs::create_dir_all(out)
-            .with_context(|| format!("{}: cannot be made", out.display()))?;
-        let path = out.join(CONFIG_FILE);
-        let temporary = out.join(".config.toml.tmp");
-        std::fs::write(&temporary, self.config.to_toml()?)
-            .and_then(|()| std::fs::rename(&temporary, &path))
-            .with_context(|| format!("{}: cannot be written", path.display()))?;
-        let mut trainer = Trainer::start(out, self.config.clone(), &self.session, model)?;
+        if workers.writes() {
+            std::fs::create_dir_all(out)
+                .with_context(|| format!("{}: cannot be made", out.display()))?;
+            let path = out.join(CONFIG_FILE);
+            let temporary = out.join(".config.toml.tmp");
+            std::fs::write(&temporary, self.config.to_toml()?)
+                .and_then(|()| std::fs::rename(&temporary, &path))
+                .with_context(|| format!("{}: cannot be written", path.display()))?;
+        }
+        let config = self.config.clone();
+        let mut trainer = Trainer::start(out, config, &self.session, model, workers)?;
         let end = trainer.train(stop)?;
         Ok((end, trainer.state().clone()))
     }
 
     /// Goes on from the newest checkpoint of the run folder.
-    pub fn resume(&self, run: &Path, stop: &AtomicBool) -> Result<(End, State)> {
+    pub fn resume(&self, run: &Path, stop: &AtomicBool, workers: Workers) -> Result<(End, State)> {
         self.compute.check(&self.config.settings)?;
         let model = session::build_model(&self.config, &self.compute)?;
         let config = self.config.clone();
         // None: killed before the initial checkpoint was whole.
         let mut trainer = match checkpoint::list(run)?.is_empty() {
-            true => Trainer::start(run, config, &self.session, model)?,
-            false => Trainer::resume(run, config, &self.session, model)?,
+            true => Trainer::start(run, config, &self.session, model, workers)?,
+            false => Trainer::resume(run, config, &self.session, model, workers)?,
         };
         let end = trainer.train(stop)?;
         Ok((end, trainer.state().clone()))

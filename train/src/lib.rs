@@ -36,3 +36,4 @@ pub mod tensorboard;
 mod text;
 pub mod trainer;
 pub mod weights;
+pub mod workers;

@@ -9,6 +9,7 @@
 //! An encoder runs on the samples that have its modality and on no others. The baselines of
 //! [`Design`] change which weights learn and how the tokens are fused, nothing else.
 
+pub mod share;
 mod step;
 
 pub use step::{Losses, Scores, StepMode, StepResult};

@@ -22,6 +22,9 @@ pub struct Settings {
     pub max_steps: Option<u64>,
     /// Samples per step.
     pub batch_size: usize,
+    /// Samples that go through the encoders at once, to save memory: a step adds up the gradients of
+    /// as many parts as it takes, to the same result; unset: all.
+    pub micro_batch: Option<usize>,
     /// Base learning rate.
     pub lr: f64,
     /// Epochs at `warmup_factor` times the base rate.
@@ -149,6 +152,7 @@ impl Default for Settings {
             epochs: 10,
             max_steps: None,
             batch_size: 8,
+            micro_batch: None,
             lr: 1e-3,
             warmup_epochs: Schedule::WARMUP_EPOCHS,
             warmup_factor: Schedule::WARMUP_FACTOR,
@@ -262,6 +266,7 @@ impl Settings {
             "epochs",
             "max_steps",
             "batch_size",
+            "micro_batch",
             "lr",
             "warmup_epochs",
             "warmup_factor",
@@ -303,6 +308,7 @@ impl Settings {
         let positive = [
             ("epochs", self.epochs as usize),
             ("batch_size", self.batch_size),
+            ("micro_batch", self.micro_batch.unwrap_or(1)),
             ("lora_rank", self.lora_rank),
             ("frames", self.frames),
             ("keep_checkpoints", self.keep_checkpoints),

@@ -7,12 +7,14 @@ use crate::checkpoint::{self, State};
 use crate::encoder::Keep;
 use crate::evaluate::{self, EvalOptions};
 use crate::log::{RunLog, Step};
+use crate::model::share::{self, Share};
 use crate::model::{LossConfig, Losses, StepMode, U2a};
 use crate::optim::AdamW;
 use crate::session::Session;
 use crate::settings::{KeepSetting, RunConfig, Settings};
+use crate::workers::Workers;
 use anyhow::{Context, Result, bail};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use datasets::Split;
 use features::rng::Rng;
 use features::{Batch, Stream};
@@ -50,6 +52,7 @@ pub struct Trainer<'a> {
     optimiser: AdamW,
     state: State,
     modality_dropout: bool,
+    workers: Workers,
 }
 
 impl<'a> Trainer<'a> {
@@ -59,6 +62,7 @@ impl<'a> Trainer<'a> {
         config: RunConfig,
         session: &'a Session,
         model: U2a,
+        workers: Workers,
     ) -> Result<Trainer<'a>> {
         let optimiser = AdamW::new(
             config.settings.adamw(),
@@ -68,8 +72,11 @@ impl<'a> Trainer<'a> {
             seed: config.settings.seed,
             ..State::default()
         };
-        let mut trainer = Trainer::assemble(run, config, session, model, optimiser, state)?;
-        trainer.write_checkpoint()?;
+        let mut trainer =
+            Trainer::assemble(run, config, session, model, optimiser, state, workers)?;
+        if trainer.workers.writes() {
+            trainer.write_checkpoint()?;
+        }
         Ok(trainer)
     }
 
@@ -79,6 +86,7 @@ impl<'a> Trainer<'a> {
         config: RunConfig,
         session: &'a Session,
         mut model: U2a,
+        workers: Workers,
     ) -> Result<Trainer<'a>> {
         let checkpoint = checkpoint::latest(run)?;
         checkpoint::read_model(&checkpoint, &mut model)?;
@@ -88,11 +96,13 @@ impl<'a> Trainer<'a> {
         );
         let state = checkpoint::read_state(&checkpoint, &model, &mut optimiser)?;
         // A kill may have come between this checkpoint and its copy, or the end of an older one.
-        if state.best.is_some_and(|(_, step)| step == state.step) {
-            checkpoint::mark_best(run, &checkpoint)?;
+        if workers.writes() {
+            if state.best.is_some_and(|(_, step)| step == state.step) {
+                checkpoint::mark_best(run, &checkpoint)?;
+            }
+            checkpoint::prune(run, config.settings.keep_checkpoints)?;
         }
-        checkpoint::prune(run, config.settings.keep_checkpoints)?;
-        Trainer::assemble(run, config, session, model, optimiser, state)
+        Trainer::assemble(run, config, session, model, optimiser, state, workers)
     }
 
     fn assemble(
@@ -102,6 +112,7 @@ impl<'a> Trainer<'a> {
         model: U2a,
         optimiser: AdamW,
         state: State,
+        workers: Workers,
     ) -> Result<Trainer<'a>> {
         let modality_dropout = modality_dropout_is_on(&config.settings, session)?;
         Ok(Trainer {
@@ -112,6 +123,7 @@ impl<'a> Trainer<'a> {
             optimiser,
             state,
             modality_dropout,
+            workers,
         })
     }
 
@@ -136,13 +148,17 @@ impl<'a> Trainer<'a> {
         }
         let steps_per_epoch = samples.div_ceil(settings.batch_size as u64);
         let total = (settings.epochs * steps_per_epoch).min(settings.max_steps.unwrap_or(u64::MAX));
+        // Files are the first worker's.
+        let mut log = match self.workers.writes() {
+            true => Some(RunLog::open(&self.run, self.state.step, total)?),
+            false => None,
+        };
         if self.state.step >= total {
-            return self.finish(&mut RunLog::open(&self.run, self.state.step, total)?);
+            return self.finish(&mut log);
         }
         let loss = settings.loss(self.config.multi_label);
         let schedule = settings.schedule();
         let placeholders = self.session.placeholders(settings.missing_token)?;
-        let mut log = RunLog::open(&self.run, self.state.step, total)?;
         let mut unread = Vec::new();
         while self.state.epoch < settings.epochs {
             let mut stream = Stream::new(
@@ -166,9 +182,8 @@ impl<'a> Trainer<'a> {
                     placeholders.fill(&mut batch);
                 }
                 let lr = schedule.rate(self.state.step, steps_per_epoch, settings.epochs);
-                let mode = self.mode();
-                let result = self.model.step(&batch, &mode, &loss)?;
-                self.model.update(&mut self.optimiser, result.grads, lr)?;
+                let (losses, stopped) =
+                    self.step(&batch, &loss, lr, stop.load(Ordering::Relaxed))?;
                 self.state.step += 1;
                 self.state.consumed = batch.consumed;
                 let step = Step {
@@ -179,11 +194,10 @@ impl<'a> Trainer<'a> {
                     took: begun.elapsed(),
                     waited,
                 };
-                unread.push((result.losses, step));
+                unread.push((losses, step));
                 if unread.len() >= self.read_every() {
                     self.read(&mut unread, &mut log)?;
                 }
-                let stopped = stop.load(Ordering::Relaxed);
                 let at_end = self.state.step >= total;
                 if self.state.consumed >= samples {
                     self.read(&mut unread, &mut log)?;
@@ -198,7 +212,9 @@ impl<'a> Trainer<'a> {
                     self.read(&mut unread, &mut log)?;
                     self.checkpoint(&mut log)?;
                 }
-                log.flush()?;
+                if let Some(log) = &mut log {
+                    log.flush()?;
+                }
                 if at_end {
                     return self.finish(&mut log);
                 }
@@ -212,7 +228,10 @@ impl<'a> Trainer<'a> {
 
     /// After the last epoch: without a validation split to choose by, the last checkpoint is the
     /// best, and the test split is scored once for the log.
-    fn finish(&self, log: &mut RunLog) -> Result<End> {
+    fn finish(&self, log: &mut Option<RunLog>) -> Result<End> {
+        let Some(log) = log else {
+            return Ok(End::Done);
+        };
         let all_epochs = self.state.epoch >= self.settings().epochs;
         let chosen = !self.session.shards.split(Split::Val).is_empty()
             || self.run.join(checkpoint::BEST).is_dir();
@@ -226,6 +245,88 @@ impl<'a> Trainer<'a> {
         Ok(End::Done)
     }
 
+    /// One optimiser step on this worker's part of a batch, taken in parts of `micro_batch` samples:
+    /// the losses, and whether any worker has been asked to stop.
+    fn step(
+        &mut self,
+        batch: &Batch,
+        loss: &LossConfig,
+        lr: f64,
+        stop: bool,
+    ) -> Result<(Tensor, bool)> {
+        let samples = batch.ids.len();
+        let at_once = self.settings().micro_batch.unwrap_or(samples);
+        if self.workers.count == 1 && samples <= at_once {
+            let result = self.model.step(batch, &self.mode(Share::WHOLE), loss)?;
+            self.model.update(&mut self.optimiser, result.grads, lr)?;
+            return Ok((result.losses, stop));
+        }
+        let mine = share::of_worker(samples, self.workers.rank, self.workers.count);
+        let (mut grads, mut losses) = (Vec::new(), None);
+        for (part, share) in share::cut(batch, mine, at_once) {
+            let result = self.model.step(&part, &self.mode(share), loss)?;
+            share::add(&mut grads, result.grads)?;
+            losses = Some(match losses {
+                Some(sum) => (sum + result.losses)?,
+                None => result.losses,
+            });
+        }
+        let (losses, stop) = match losses {
+            Some(losses) if self.workers.count == 1 => (losses, stop),
+            losses => self.add_up(&mut grads, losses, stop)?,
+        };
+        self.model.update(&mut self.optimiser, grads, lr)?;
+        Ok((losses, stop))
+    }
+
+    /// Sums gradients and losses over the workers; one without a sample adds nothing.
+    fn add_up(
+        &mut self,
+        grads: &mut Vec<Option<Tensor>>,
+        losses: Option<Tensor>,
+        stop: bool,
+    ) -> Result<(Tensor, bool)> {
+        let device = self.model.device.clone();
+        let shapes: Vec<_> = self
+            .model
+            .parameters()
+            .iter()
+            .map(|p| p.tensor.shape().clone())
+            .collect();
+        grads.resize_with(shapes.len(), || None);
+        let losses = match losses {
+            Some(losses) => losses,
+            None => Tensor::zeros(3, DType::F32, &device)?,
+        };
+        let mut flat = vec![losses];
+        for (grad, shape) in grads.iter().zip(&shapes) {
+            flat.push(match grad {
+                Some(grad) => grad.flatten_all()?.to_dtype(DType::F32)?,
+                None => Tensor::zeros(shape.elem_count(), DType::F32, &device)?,
+            });
+        }
+        let mut numbers: Vec<f32> = Tensor::cat(&flat, 0)?.to_vec1()?;
+        let took_part = grads
+            .iter()
+            .map(|grad| if grad.is_some() { 1.0 } else { 0.0 });
+        let flags = numbers.len();
+        numbers.extend(took_part);
+        numbers.push(if stop { 1.0 } else { 0.0 });
+        self.workers.sum(&mut numbers)?;
+        let stop = numbers.last().is_some_and(|asked| *asked > 0.0);
+        let summed = Tensor::from_slice(&numbers[..flags], flags, &device)?;
+        let mut next = 3;
+        for (i, (grad, shape)) in grads.iter_mut().zip(&shapes).enumerate() {
+            let n = shape.elem_count();
+            *grad = match numbers[flags + i] > 0.0 {
+                true => Some(summed.narrow(0, next, n)?.reshape(shape)?),
+                false => None,
+            };
+            next += n;
+        }
+        Ok((summed.narrow(0, 0, 3)?, stop))
+    }
+
     /// Steps between two looks at the losses: a GPU would have to be waited for at each.
     fn read_every(&self) -> usize {
         if self.model.device.is_cpu() {
@@ -237,7 +338,7 @@ impl<'a> Trainer<'a> {
 
     /// Fetches the losses of the steps since the last time, logs them, and stops at one that is no
     /// number: before any checkpoint can hold what came of it.
-    fn read(&self, unread: &mut Vec<(Tensor, Step)>, log: &mut RunLog) -> Result<()> {
+    fn read(&self, unread: &mut Vec<(Tensor, Step)>, log: &mut Option<RunLog>) -> Result<()> {
         let (losses, steps): (Vec<Tensor>, Vec<Step>) = unread.drain(..).unzip();
         for (losses, step) in Losses::read(&losses)?.into_iter().zip(steps) {
             if !losses.loss.is_finite() {
@@ -249,12 +350,14 @@ impl<'a> Trainer<'a> {
                     step.lr
                 );
             }
-            log.step(&step, &losses)?;
+            if let Some(log) = log {
+                log.step(&step, &losses)?;
+            }
         }
         Ok(())
     }
 
-    fn mode(&self) -> StepMode {
+    fn mode(&self, share: Share) -> StepMode {
         let settings = self.settings();
         StepMode {
             seed: settings.seed,
@@ -264,14 +367,18 @@ impl<'a> Trainer<'a> {
                 KeepSetting::All => Keep::All,
                 KeepSetting::Inputs => Keep::Inputs,
             },
+            share,
         }
     }
 
     /// The log is on disk first: a run goes on after the step that the checkpoint holds, and the
     /// lines up to that step are not made again.
-    fn checkpoint(&mut self, log: &mut RunLog) -> Result<PathBuf> {
-        log.sync()?;
-        self.write_checkpoint()
+    fn checkpoint(&mut self, log: &mut Option<RunLog>) -> Result<()> {
+        if let Some(log) = log {
+            log.sync()?;
+            self.write_checkpoint()?;
+        }
+        Ok(())
     }
 
     fn write_checkpoint(&mut self) -> Result<PathBuf> {
@@ -287,9 +394,11 @@ impl<'a> Trainer<'a> {
     }
 
     /// Scores the validation split where there is one; the best checkpoint by it becomes `best`.
-    fn end_of_epoch(&mut self, log: &mut RunLog) -> Result<()> {
+    fn end_of_epoch(&mut self, log: &mut Option<RunLog>) -> Result<()> {
+        let Some(log) = log else { return Ok(()) };
         if self.session.shards.split(Split::Val).is_empty() {
-            self.checkpoint(log)?;
+            log.sync()?;
+            self.write_checkpoint()?;
             return Ok(());
         }
         let score = self.evaluate(Split::Val, log)?;
@@ -297,7 +406,8 @@ impl<'a> Trainer<'a> {
         if better {
             self.state.best = Some((score, self.state.step));
         }
-        let path = self.checkpoint(log)?;
+        log.sync()?;
+        let path = self.write_checkpoint()?;
         if better {
             checkpoint::mark_best(&self.run, &path)?;
         }
@@ -347,7 +457,7 @@ impl<'a> Trainer<'a> {
         if let Some(placeholders) = self.session.placeholders(loss.missing_token)? {
             placeholders.fill(&mut probe);
         }
-        let result = self.model.step(&probe, &self.mode(), loss)?;
+        let result = self.model.step(&probe, &self.mode(Share::WHOLE), loss)?;
         for (p, grad) in self.model.parameters().iter().zip(&result.grads) {
             // A batch without a complete sample leaves an encoder out; its turn comes unchecked.
             let Some(grad) = grad else { continue };

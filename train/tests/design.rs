@@ -103,6 +103,7 @@ const MODE: StepMode = StepMode {
     step: 2,
     encoder_dropout: false,
     keep: Keep::All,
+    share: train::model::share::Share::WHOLE,
 };
 
 fn loss(missing_token: MissingToken) -> LossConfig {

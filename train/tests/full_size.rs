@@ -75,6 +75,7 @@ fn a_step_of_batch_4_stays_below_6_gb() {
         step: 0,
         encoder_dropout: true,
         keep: Keep::All,
+        share: train::model::share::Share::WHOLE,
     };
     let loss = LossConfig {
         align_weight: 0.2,

@@ -141,6 +141,7 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
             } else {
                 Keep::Inputs
             },
+            share: train::model::share::Share::WHOLE,
         };
         let result = model.step(&batch, &mode, &config).unwrap();
         let losses = result.losses().unwrap();

@@ -16,6 +16,7 @@ use train::model::{MissingToken, U2a};
 use train::session;
 use train::settings::{CONFIG_FILE, RunConfig, Settings, WeightSource};
 use train::trainer::End;
+use train::workers::Workers;
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum Switch {
@@ -60,6 +61,9 @@ pub struct RunArgs {
     /// Samples per step
     #[arg(long)]
     batch_size: Option<usize>,
+    /// Samples at once, to save memory: a step adds up as many parts as it takes [default: the whole batch]
+    #[arg(long)]
+    micro_batch: Option<usize>,
     /// Base learning rate
     #[arg(long)]
     lr: Option<f64>,
@@ -117,6 +121,12 @@ pub struct RunArgs {
     /// f32 or bf16
     #[arg(long)]
     precision: Option<String>,
+    /// Processes that train together, one per GPU from the given one on, each with a part of every batch
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// Which of them this is (set by the first)
+    #[arg(long, hide = true)]
+    worker: Option<usize>,
     /// Threads for arithmetic [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
@@ -142,6 +152,14 @@ fn name<V: ValueEnum>(value: V) -> String {
 }
 
 impl RunArgs {
+    /// This process among those that train together; the first one starts the others.
+    fn join(&self) -> Result<Workers> {
+        match self.worker {
+            None => Workers::start(self.workers),
+            Some(rank) => Workers::join(rank, self.workers),
+        }
+    }
+
     fn overrides(&self) -> Vec<String> {
         let mut all = self.set.clone();
         let on = |s: Switch| (s == Switch::On).to_string();
@@ -150,6 +168,7 @@ impl RunArgs {
         add("epochs", self.epochs.map(|v| v.to_string()));
         add("max_steps", self.max_steps.map(|v| v.to_string()));
         add("batch_size", self.batch_size.map(|v| v.to_string()));
+        add("micro_batch", self.micro_batch.map(|v| v.to_string()));
         // `{:?}` keeps a decimal point or an exponent, which TOML wants in a float.
         add("lr", self.lr.map(|v| format!("{v:?}")));
         add("adapt", self.adapt.map(name));
@@ -191,7 +210,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     if args.describe {
         return describe(args);
     }
-    let mut compute = Compute::open(&args.device, args.threads)?;
+    if args.workers == 0 {
+        bail!("--workers 0: at least one process is needed");
+    }
+    let rank = args.worker.unwrap_or(0);
+    let mut compute = Compute::open_for(&args.device, args.threads, rank, args.workers)?;
     if let Some(threads) = args.loader_threads {
         compute.threads = threads;
     }
@@ -219,7 +242,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             chrono::Local::now().format("%Y%m%d-%H%M%S")
         ))
     });
-    if out.join(CONFIG_FILE).exists() {
+    if rank == 0 && out.join(CONFIG_FILE).exists() {
         bail!(
             "{}: is a run already; continue it with --resume {0}, or give another --out",
             out.display()
@@ -243,8 +266,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     if args.dry_run {
         return plan(args, &job, &out);
     }
+    if args.workers > 1 && job.config.settings.modulation != Modulation::None {
+        bail!("gradient modulation balances whole batches; leave --workers out");
+    }
     let stop = stop_flag()?;
-    let ended = job.start(&out, &stop)?;
+    let ended = job.start(&out, &stop, args.join()?)?;
     said(args, &out, ended)
 }
 
@@ -273,13 +299,15 @@ fn resume(args: &RunArgs, run: &Path, compute: &Compute) -> Result<ExitCode> {
     if args.max_steps.is_some() || config.settings.max_steps.is_some() {
         config.settings.max_steps = args.max_steps;
     }
-    checkpoint::recover(run)?;
+    if args.worker.is_none() {
+        checkpoint::recover(run)?;
+    }
     let job = Job::reopen(config, args.shards.as_deref(), compute)?;
     if args.dry_run {
         return plan(args, &job, run);
     }
     let stop = stop_flag()?;
-    let ended = job.resume(run, &stop)?;
+    let ended = job.resume(run, &stop, args.join()?)?;
     said(args, run, ended)
 }
 

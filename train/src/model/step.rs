@@ -1,5 +1,6 @@
 //! What a model does with a batch: one training step's losses and gradients, or scores.
 
+use super::share::Share;
 use super::{LossConfig, MissingToken, U2a};
 use crate::design::{Adapt, Modulation};
 use crate::encoder::block::Noise;
@@ -29,6 +30,8 @@ pub struct StepMode {
     pub encoder_dropout: bool,
     /// What the forward pass keeps.
     pub keep: Keep,
+    /// What the batch is of a larger one.
+    pub share: Share,
 }
 
 /// Losses and gradients of one step.
@@ -124,7 +127,7 @@ impl U2a {
             let noise = self.noise(m, mode);
             let (out, tape) = self.encoders[m].forward(
                 &input.data,
-                &sequence_names(input),
+                &sequence_names(input, mode.share.first),
                 &self.learnable[m],
                 adapt != Adapt::Lora,
                 &noise,
@@ -162,7 +165,11 @@ impl U2a {
         )?;
         let logits = self.design.fusion.logits(&chosen, layers, weight, bias)?;
         let task = task_loss(&logits, &batch.labels, config.multi_label)?;
-        let align = alignment(&batch.present, &leaves, config.align_stop_gradient)?;
+        let task = scaled(task, mode.share.task)?;
+        let align = match alignment(&batch.present, &leaves, config.align_stop_gradient)? {
+            Some(align) => Some(scaled(align, mode.share.align)?),
+            None => None,
+        };
         let loss = match &align {
             Some(align) => (&task + (align * config.align_weight)?)?,
             None => task.clone(),
@@ -341,7 +348,7 @@ impl U2a {
             };
             let (out, _) = merged[m].forward(
                 &input.data,
-                &sequence_names(input),
+                &sequence_names(input, 0),
                 &self.learnable[m],
                 true,
                 &Noise::none(),
@@ -385,6 +392,11 @@ impl U2a {
 /// First module number of each encoder's dropout: far apart, so that no depth makes them meet.
 const FIRST_MODULE: [u32; 2] = [0, 1 << 16];
 
+/// A whole batch's loss stays what it is, to the last bit.
+fn scaled(loss: Tensor, share: f64) -> Result<Tensor> {
+    Ok(if share == 1.0 { loss } else { (loss * share)? })
+}
+
 fn per_sample(data: &ModalityData) -> usize {
     match data {
         ModalityData::Pixels {
@@ -394,13 +406,14 @@ fn per_sample(data: &ModalityData) -> usize {
     }
 }
 
-/// Names each sequence to the generator: the sample's number in the batch, and the frame.
-fn sequence_names(input: &ModalityBatch) -> Vec<u32> {
+/// Names each sequence to the generator: the sample's number in the batch, and the frame. `first` is
+/// the number of the first sample at hand.
+fn sequence_names(input: &ModalityBatch, first: usize) -> Vec<u32> {
     let per = per_sample(&input.data);
     input
         .rows
         .iter()
-        .flat_map(|row| (0..per).map(move |frame| (row * per + frame) as u32))
+        .flat_map(|row| (0..per).map(move |frame| ((first + row) * per + frame) as u32))
         .collect()
 }
 

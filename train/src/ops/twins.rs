@@ -298,6 +298,7 @@ fn a_training_step() {
             step: 2,
             encoder_dropout: true,
             keep,
+            share: crate::model::share::Share::WHOLE,
         };
         let loss = LossConfig {
             align_weight: 0.2,

@@ -127,6 +127,7 @@ fn measure(
         step: 0,
         encoder_dropout: settings.encoder_dropout,
         keep: Keep::All,
+        share: crate::model::share::Share::WHOLE,
     };
     let loss = settings.loss(false);
     // The first step warms up buffers and threads.

@@ -20,6 +20,7 @@ use crate::job::Job;
 use crate::session;
 use crate::settings::{CONFIG_FILE, RunConfig, WeightSource};
 use crate::trainer::End;
+use crate::workers::Workers;
 use anyhow::{Context, Result};
 use datasets::Split;
 use serde::Serialize;
@@ -363,9 +364,9 @@ impl Options {
             if !run.finished {
                 let (end, _) = if folder.join(CONFIG_FILE).is_file() {
                     checkpoint::recover(&folder)?;
-                    job.resume(&folder, stop)?
+                    job.resume(&folder, stop, Workers::alone())?
                 } else {
-                    job.start(&folder, stop)?
+                    job.start(&folder, stop, Workers::alone())?
                 };
                 if end == End::Stopped {
                     return Ok(false);
