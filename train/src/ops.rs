@@ -19,8 +19,9 @@ use std::ops::Deref;
 
 pub use crate::kernels::lora::Rows;
 
+pub mod cases;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub mod cuda;
 #[cfg(any(feature = "cuda", test))]
 pub mod device;
 #[cfg(test)]
