@@ -3,6 +3,7 @@
 mod predict;
 mod reproduce;
 mod run;
+mod selftest;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use train::checkpoint;
 use train::compute::Compute;
+use train::doctor;
 use train::evaluate::{self, EvalOptions};
 use train::job::Job;
 use train::model::MissingToken;
@@ -56,6 +58,12 @@ enum Command {
     /// Say what this machine and this build can do
     #[command(after_help = "Example:\n  train doctor")]
     Doctor(DoctorArgs),
+    /// Hold what a device computes against the CPU: every layer, and training steps at full size
+    #[command(after_help = "Example:\n  train selftest --device cuda:0")]
+    Selftest(selftest::SelftestArgs),
+    /// Time steps: one line in, steps done, one line of JSON out
+    #[command(hide = true)]
+    Bench(selftest::BenchArgs),
 }
 
 #[derive(Args)]
@@ -131,7 +139,9 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Predict(args) => predict::run(&args),
         Command::Reproduce(args) => reproduce::run(&args),
         Command::Report(args) => report(&args),
-        Command::Doctor(args) => doctor(&args),
+        Command::Doctor(args) => diagnose(&args),
+        Command::Selftest(args) => selftest::selftest(&args),
+        Command::Bench(args) => selftest::bench(&args),
     }
 }
 
@@ -238,7 +248,7 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
+fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     #[cfg(target_arch = "x86_64")]
     let vectors = if std::arch::is_x86_feature_detected!("avx512f") {
@@ -254,16 +264,23 @@ fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
         .ok()
         .and_then(|p| Some(p.parent()?.join("ingest")))
         .filter(|p| p.is_file());
+    let gpus = doctor::look();
     if args.json {
         say(
-            json!({"version": env!("CARGO_PKG_VERSION"), "cores": cores, "vectors": vectors, "cuda": false, "ingest": ingest}),
+            json!({"version": env!("CARGO_PKG_VERSION"), "cores": cores, "vectors": vectors, "cuda": gpus.built, "gpu": gpus, "to_do": gpus.advice(), "ingest": ingest}),
         )?;
     } else {
         say(format!(
             "train {}\ncores     {cores}\nvectors   {vectors}",
             env!("CARGO_PKG_VERSION")
         ))?;
-        say("CUDA      not in this build: --device cpu is the only one")?;
+        say(match gpus.built {
+            true => "CUDA      in this build",
+            false => "CUDA      not in this build: --device cpu is the only one",
+        })?;
+        for line in gpus.lines() {
+            say(line)?;
+        }
         match ingest {
             Some(path) => say(format!("ingest    {}", path.display()))?,
             None => say("ingest    not beside this program; only media decoding needs it")?,

@@ -129,7 +129,13 @@ fn open_cuda(name: &str, _number: usize) -> Result<Device> {
 
 #[cfg(feature = "cuda")]
 fn open_cuda(name: &str, number: usize) -> Result<Device> {
-    Device::new_cuda(number).map_err(|error| {
+    let opened = Device::new_cuda(number).and_then(|device| {
+        if let Device::Cuda(cuda) = &device {
+            crate::ops::cuda::prepare(cuda)?;
+        }
+        Ok(device)
+    });
+    opened.map_err(|error| {
         // The first line: what follows is a backtrace.
         let error = error.to_string();
         let reason = error.lines().next().unwrap_or_default();

@@ -113,3 +113,45 @@ impl Launch for Cuda {
         Ok(base + (start * tensor.dtype().size_in_bytes()) as u64)
     }
 }
+
+/// Prepares a device that was just opened: one stream is used, so candle need not watch who uses
+/// what; memory that is freed is kept for the next step.
+pub fn prepare(device: &CudaDevice) -> Result<()> {
+    // SAFETY: no tensor of this device is used on another stream than the one it came from.
+    unsafe { device.disable_event_tracking() };
+    let mut all = u64::MAX;
+    // SAFETY: the attribute is a 64-bit number.
+    unsafe {
+        let pool = memory_pool(device)?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut all).cast())
+            .result()
+            .w()
+    }
+}
+
+/// Most bytes that were in use at once since the device was opened.
+pub fn peak_memory(device: &CudaDevice) -> Result<u64> {
+    let mut bytes = 0u64;
+    // SAFETY: the attribute is a 64-bit number.
+    unsafe {
+        let pool = memory_pool(device)?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut bytes).cast())
+            .result()
+            .w()?;
+    }
+    Ok(bytes)
+}
+
+/// The pool that candle allocates from: the device's default one.
+unsafe fn memory_pool(device: &CudaDevice) -> Result<sys::CUmemoryPool> {
+    let stream = device.cuda_stream();
+    stream.context().bind_to_thread().w()?;
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: the pool is written where it is asked for.
+    unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device()) }
+        .result()
+        .w()?;
+    Ok(pool)
+}

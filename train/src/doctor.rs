@@ -1,0 +1,258 @@
+//! `train doctor`: what this machine has, what a GPU build would lack here, what to change.
+
+use serde::Serialize;
+use std::path::Path;
+use std::process::Command;
+
+/// The first driver that runs programs of CUDA 13.
+const DRIVER: u32 = 580;
+/// What a GPU build loads beside the driver when it starts.
+const LIBRARIES: [&str; 4] = [
+    "libcuda.so.1",
+    "libcudart.so.13",
+    "libcublas.so.13",
+    "libcurand.so.10",
+];
+
+/// One GPU as `nvidia-smi` tells of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Gpu {
+    /// Its name.
+    pub name: String,
+    /// Compute capability: major, minor.
+    pub capability: (u32, u32),
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// The driver's version.
+    pub driver: String,
+}
+
+/// What was found of GPUs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Findings {
+    /// Whether this program was built for GPUs.
+    pub built: bool,
+    /// In the driver's order.
+    pub gpus: Vec<Gpu>,
+    /// What `nvidia-smi` said instead of listing any.
+    pub trouble: Option<String>,
+    /// Libraries of a GPU build that the loader does not find.
+    pub missing: Vec<String>,
+}
+
+/// Looks.
+pub fn look() -> Findings {
+    let query = "--query-gpu=name,compute_cap,memory.total,driver_version";
+    let asked = Command::new("nvidia-smi")
+        .args([query, "--format=csv,noheader,nounits"])
+        .output();
+    let (gpus, trouble) = match asked {
+        Ok(output) => parse_gpus(
+            output.status.success(),
+            &String::from_utf8_lossy(&[output.stdout, output.stderr].concat()),
+        ),
+        Err(_) => (Vec::new(), Some("nvidia-smi is not installed".to_string())),
+    };
+    let known = Command::new("ldconfig").arg("-p").output();
+    let known = known
+        .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        .unwrap_or_default();
+    let path = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    Findings {
+        built: cfg!(feature = "cuda"),
+        gpus,
+        trouble,
+        missing: missing_libraries(&known, &path),
+    }
+}
+
+/// The lines of `nvidia-smi`, or what it said was wrong.
+fn parse_gpus(success: bool, output: &str) -> (Vec<Gpu>, Option<String>) {
+    let parse = |line: &str| -> Option<Gpu> {
+        let mut fields = line.rsplitn(4, ',').map(str::trim);
+        let driver = fields.next()?.to_string();
+        let memory_mib = fields.next()?.parse().ok()?;
+        let (major, minor) = fields.next()?.split_once('.')?;
+        Some(Gpu {
+            name: fields.next()?.to_string(),
+            capability: (major.parse().ok()?, minor.parse().ok()?),
+            memory_mib,
+            driver,
+        })
+    };
+    let gpus: Vec<Gpu> = output.lines().filter_map(parse).collect();
+    let said = output.lines().map(str::trim).find(|line| !line.is_empty());
+    let trouble = match (success, gpus.is_empty(), said) {
+        (true, false, _) => None,
+        (_, _, Some(said)) => Some(said.to_string()),
+        (..) => Some("nvidia-smi said nothing".to_string()),
+    };
+    (gpus, trouble)
+}
+
+/// What neither `ldconfig -p` lists nor a folder of LD_LIBRARY_PATH holds.
+fn missing_libraries(ldconfig: &str, path: &str) -> Vec<String> {
+    let listed = |name: &str| {
+        let mut names = ldconfig
+            .lines()
+            .filter_map(|line| line.split_whitespace().next());
+        names.any(|listed| listed == name)
+    };
+    let held = |name: &str| {
+        path.split(':')
+            .any(|folder| !folder.is_empty() && Path::new(folder).join(name).exists())
+    };
+    let missing = LIBRARIES.iter().filter(|name| !listed(name) && !held(name));
+    missing.map(ToString::to_string).collect()
+}
+
+impl Findings {
+    /// A line for each GPU or for none, then what to change.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self
+            .gpus
+            .iter()
+            .enumerate()
+            .map(|(i, gpu)| {
+                let (major, minor) = gpu.capability;
+                format!(
+                    "cuda:{i}    {}, {:.1} GiB, sm_{major}{minor}, driver {}",
+                    gpu.name,
+                    gpu.memory_mib as f64 / 1024.0,
+                    gpu.driver
+                )
+            })
+            .collect();
+        if let Some(trouble) = &self.trouble {
+            lines.push(format!("GPU       none: {trouble}"));
+        }
+        lines.extend(
+            self.advice()
+                .into_iter()
+                .map(|advice| format!("to do     {advice}")),
+        );
+        lines
+    }
+
+    /// What stands between this machine and training on its GPUs; nothing where it has none.
+    pub fn advice(&self) -> Vec<String> {
+        let mut advice = Vec::new();
+        if self.gpus.is_empty() {
+            if self.built {
+                advice.push(
+                    "this build is for GPUs: install NVIDIA's driver, or use --device cpu"
+                        .to_string(),
+                );
+            }
+            return advice;
+        }
+        if !self.built {
+            advice.push(
+                "build for the GPU with `just build-cuda`: this program has no CUDA".to_string(),
+            );
+        }
+        for (i, gpu) in self.gpus.iter().enumerate() {
+            let major = gpu
+                .driver
+                .split('.')
+                .next()
+                .and_then(|n| n.parse::<u32>().ok());
+            if major.is_some_and(|major| major < DRIVER) {
+                advice.push(format!(
+                    "cuda:{i}: update the driver {} to {DRIVER} or newer: CUDA 13 needs it",
+                    gpu.driver
+                ));
+            }
+            let (major, minor) = gpu.capability;
+            if (major, minor) < (7, 5) {
+                advice.push(format!(
+                    "cuda:{i}: sm_{major}{minor} is too old for CUDA 13; 7.5 is the least"
+                ));
+            } else if major < 8 {
+                advice.push(format!(
+                    "cuda:{i}: has no bf16: build with `just build-cuda --arch {major}{minor}` and train with --precision f32"
+                ));
+            }
+        }
+        if !self.missing.is_empty() {
+            advice.push(format!(
+                "not found: {}; install the CUDA 13 runtime, or set LD_LIBRARY_PATH to PyTorch's nvidia/cu13/lib",
+                self.missing.join(", ")
+            ));
+        }
+        advice
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LDCONFIG: &str = "1200 libs found in cache\n\tlibcuda.so.1 (libc6,x86-64) => /lib/libcuda.so.1\n\tlibcurand.so.10 (libc6,x86-64) => /usr/lib/libcurand.so.10\n\tlibcublas.so.12 (libc6,x86-64) => /usr/lib/libcublas.so.12\n";
+
+    #[test]
+    fn a_machine_with_an_h200() {
+        let (gpus, trouble) = parse_gpus(true, "NVIDIA H200, 9.0, 143771, 580.95.05\n");
+        assert_eq!(trouble, None);
+        let findings = Findings {
+            built: true,
+            gpus,
+            trouble,
+            missing: Vec::new(),
+        };
+        assert_eq!(
+            findings.lines(),
+            ["cuda:0    NVIDIA H200, 140.4 GiB, sm_90, driver 580.95.05"]
+        );
+    }
+
+    #[test]
+    fn an_old_card_with_an_old_driver() {
+        let (gpus, _) = parse_gpus(true, "NVIDIA GeForce RTX 2080 Ti, 7.5, 11264, 535.183.01\n");
+        let findings = Findings {
+            built: false,
+            gpus,
+            trouble: None,
+            missing: missing_libraries(LDCONFIG, ""),
+        };
+        let advice = findings.advice().join("\n");
+        for part in [
+            "just build-cuda",
+            "580 or newer",
+            "--arch 75",
+            "libcudart.so.13, libcublas.so.13;",
+        ] {
+            assert!(advice.contains(part), "{part} in {advice}");
+        }
+    }
+
+    #[test]
+    fn no_driver() {
+        let said = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n";
+        let (gpus, trouble) = parse_gpus(false, said);
+        assert!(
+            gpus.is_empty()
+                && trouble
+                    .as_ref()
+                    .unwrap()
+                    .starts_with("NVIDIA-SMI has failed")
+        );
+        let (gpus, trouble) = parse_gpus(true, "No devices were found\n");
+        let findings = Findings {
+            built: false,
+            gpus,
+            trouble,
+            missing: missing_libraries("", ""),
+        };
+        // A machine without a GPU lacks nothing: it trains on the CPU.
+        assert_eq!(findings.lines(), ["GPU       none: No devices were found"]);
+    }
+
+    #[test]
+    fn libraries_on_the_path_count() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("libcublas.so.13"), "").unwrap();
+        let path = format!("/nowhere:{}", folder.path().display());
+        assert_eq!(missing_libraries(LDCONFIG, &path), ["libcudart.so.13"]);
+    }
+}
