@@ -82,6 +82,14 @@ golden:
 bench *names:
     @scripts/bench "$@"
 
+# Build for NVIDIA GPUs, with or without one here: just build-cuda --arch 75 for older cards
+build-cuda *flags:
+    @scripts/build-cuda "$@"
+
+# Prove the GPU build where a GPU is; --bundle packs it for another machine, --cpu walks through it without one
+gpu-check *flags:
+    @scripts/gpu-check "$@"
+
 # Format and clippy
 lint:
     cargo fmt --all --check

@@ -23,11 +23,12 @@ def peak():
     return 0.0
 
 
-def serve(unit, items):
-    """`unit()` is the work, `items` how many things it handles."""
+def serve(unit, items, memory=None):
+    """`unit()` is the work, `items` how many things it handles, `memory()` the most bytes in use so far, where that is
+    not this process's own memory."""
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         unit()
         seconds = time.perf_counter() - start
-        print(json.dumps({"seconds": seconds, "items": items, "peak_mb": peak()}), flush=True)
+        print(json.dumps({"seconds": seconds, "items": items, "peak_mb": memory() / 1e6 if memory else peak()}), flush=True)

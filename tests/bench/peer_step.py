@@ -1,9 +1,11 @@
-"""One training step, or one evaluation batch, of U2A with transformers and PEFT at full size on the CPU.
+"""One training step, or one evaluation batch, of U2A with transformers and PEFT at full size.
 
-`peer_step.py audio-video|image-text train|eval eager|sdpa f32|bf16`. Batch 4 and 8; frozen weights take no gradient; all
-samples complete. Items: samples.
+`peer_step.py audio-video|image-text train|eval eager|sdpa f32|bf16 [--device cuda] [--batch N] [--steps N] [--compile]`.
+Batch 4 and 8 where none is given; frozen weights take no gradient; all samples complete. bf16 is autocast over f32 weights
+on the CPU, and over bf16 weights with f32 adapters on a GPU. Items: samples.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -21,12 +23,15 @@ CLASS_COUNT, TEXT_LENGTH = 28, 40
 KINDS = {"audio-video": ("ast", "clip"), "image-text": ("clip", "bert")}
 
 
-def encoder(kind, attention):
+def encoder(kind, attention, compiled):
     torch.manual_seed(0)
     config = {"clip": lambda: CLIPVisionConfig(patch_size=16), "ast": ASTConfig, "bert": BertConfig}[kind]()
     config._attn_implementation = attention
     lora = LoraConfig(r=1, lora_alpha=1, lora_dropout=0.1, bias="none", target_modules=TARGETS[kind])
-    return Encoder(kind, get_peft_model(CLASSES[kind](config), lora))
+    model = get_peft_model(CLASSES[kind](config), lora)
+    if compiled:
+        model.get_base_model().encoder.compile()
+    return Encoder(kind, model)
 
 
 def inputs(kind, batch, video):
@@ -38,15 +43,32 @@ def inputs(kind, batch, video):
 
 
 def main():
-    pair, mode, attention, precision = sys.argv[1:5]
-    torch.set_num_threads(THREADS)
-    video = pair == "audio-video"
-    batch = 4 if video else 8
-    encoders = [encoder(kind, attention) for kind in KINDS[pair]]
-    masks = [torch.nn.Parameter(torch.randn(1, 768) * 0.02) for _ in encoders]
-    head = torch.nn.Linear(768, CLASS_COUNT)
-    xs = [inputs(kind, batch, video) for kind in KINDS[pair]]
-    labels = torch.randint(0, CLASS_COUNT, (batch,))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("pair", choices=KINDS)
+    parser.add_argument("mode", choices=("train", "eval"))
+    parser.add_argument("attention", choices=("eager", "sdpa"))
+    parser.add_argument("precision", choices=("f32", "bf16"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--compile", action="store_true")
+    args = parser.parse_args()
+    mode, precision, device = args.mode, args.precision, torch.device(args.device)
+    cuda = device.type == "cuda"
+    if not cuda:
+        torch.set_num_threads(THREADS)
+    video = args.pair == "audio-video"
+    batch = args.batch or (4 if video else 8)
+    encoders = [encoder(kind, args.attention, args.compile) for kind in KINDS[args.pair]]
+    for e in encoders:
+        e.model.to(device)
+        if cuda and precision == "bf16":
+            for name, p in e.model.named_parameters():
+                p.data = p.data.to(torch.float32 if ".lora_" in name else torch.bfloat16)
+    masks = [torch.nn.Parameter(torch.randn(1, 768, device=device) * 0.02) for _ in encoders]
+    head = torch.nn.Linear(768, CLASS_COUNT).to(device)
+    xs = [[t if t is None else t.to(device) for t in inputs(kind, batch, video)] for kind in KINDS[args.pair]]
+    labels = torch.randint(0, CLASS_COUNT, (batch,)).to(device)
     learnable = [p for e in encoders for p in e.model.parameters() if p.requires_grad] + masks + list(head.parameters())
     optimiser = torch.optim.AdamW(learnable, lr=1e-3, weight_decay=0.02)
 
@@ -59,7 +81,7 @@ def main():
 
     def step():
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             (c1, m1), (c2, m2) = tokens()
             logits = head(c1 + c2)
         loss = F.cross_entropy(logits.float(), labels) + 0.2 * (F.mse_loss(m2.float(), c1.float()) + F.mse_loss(m1.float(), c2.float()))
@@ -68,7 +90,7 @@ def main():
 
     @torch.inference_mode()
     def evaluate():
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             (c1, _), (c2, _) = tokens()
             return head(c1 + c2)
 
@@ -76,7 +98,15 @@ def main():
         if mode == "eval":
             e.model.merge_adapter()
         e.model.train(mode == "train")
-    serve(step if mode == "train" else evaluate, batch)
+    unit = step if mode == "train" else evaluate
+
+    def work():
+        for _ in range(args.steps):
+            unit()
+        if cuda:
+            torch.cuda.synchronize()
+
+    serve(work, batch * args.steps, torch.cuda.max_memory_allocated if cuda else None)
 
 
 if __name__ == "__main__":

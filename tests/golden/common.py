@@ -123,10 +123,10 @@ class Encoder:
             return self.model(pixel_values=x).last_hidden_state
         if self.kind == "ast":
             return self.model(input_values=x).last_hidden_state
-        attend = torch.arange(x.shape[1])[None, :] < lengths[:, None]
+        attend = torch.arange(x.shape[1], device=x.device)[None, :] < lengths[:, None]
         if mask_token is not None:
             # The mask token follows the padding and is always attended to.
-            attend = torch.cat([attend, torch.ones(len(x), 1, dtype=torch.bool)], dim=1)
+            attend = torch.cat([attend, torch.ones(len(x), 1, dtype=torch.bool, device=x.device)], dim=1)
         return self.model(input_ids=x, attention_mask=attend.long()).last_hidden_state
 
     def states(self, x, lengths=None, mask_token=None):
