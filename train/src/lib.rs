@@ -20,6 +20,7 @@ pub mod job;
 pub mod kernels;
 pub mod log;
 pub mod loss;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod modulate;

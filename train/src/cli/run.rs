@@ -12,6 +12,7 @@ use train::checkpoint::{self, State};
 use train::compute::Compute;
 use train::design::{Adapt, Fusion, Modulation};
 use train::job::Job;
+use train::memory;
 use train::model::{MissingToken, U2a};
 use train::session;
 use train::settings::{CONFIG_FILE, RunConfig, Settings, WeightSource};
@@ -64,6 +65,9 @@ pub struct RunArgs {
     /// Samples at once, to save memory: a step adds up as many parts as it takes [default: the whole batch]
     #[arg(long)]
     micro_batch: Option<usize>,
+    /// Keep a step below this much memory, by keeping less and cutting the batch (11GB, 900MB, ...)
+    #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
+    memory_limit: Option<u64>,
     /// Base learning rate
     #[arg(long)]
     lr: Option<f64>,
@@ -255,7 +259,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             compute.default_precision().as_str()
         ));
     }
-    let job = Job::new(
+    let mut job = Job::new(
         &name,
         &folder,
         &overrides,
@@ -263,6 +267,22 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         args.encoders == EncoderSize::Tiny,
         &compute,
     )?;
+    if let Some(limit) = args.memory_limit {
+        let settings = &mut job.config.settings;
+        let bytes = compute.dtype(settings.precision).size_in_bytes() as u64;
+        let (encoders, modalities) = (&job.config.encoders, job.config.modalities);
+        let (way, takes) = memory::choose(encoders, modalities, settings, bytes, limit)?;
+        settings.keep = way.keep;
+        if way.at_once < settings.batch_size {
+            settings.micro_batch = Some(way.at_once);
+        }
+        eprintln!(
+            "a step takes about {:.1} GB: {} samples at once, {:?} kept",
+            takes as f64 / 1e9,
+            way.at_once,
+            way.keep
+        );
+    }
     if args.dry_run {
         return plan(args, &job, &out);
     }
