@@ -14,6 +14,7 @@ pub mod design;
 pub mod doctor;
 pub mod encoder;
 pub mod evaluate;
+pub mod feed;
 pub mod fusion;
 pub mod ingest;
 pub mod job;

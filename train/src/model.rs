@@ -12,7 +12,7 @@
 pub mod share;
 mod step;
 
-pub use step::{Losses, Scores, StepMode, StepResult};
+pub use step::{Losses, Scores, StepMode, StepResult, Uploaded};
 
 use crate::adapter::{self, LoraConfig, ModuleNames};
 use crate::design::{Adapt, Design};

@@ -28,6 +28,8 @@ pub mod device;
 pub mod emulated;
 #[cfg(test)]
 mod twins;
+#[cfg(feature = "cuda")]
+pub mod upload;
 
 /// Returns the body's value where the tensor is on a device with kernels of its own.
 macro_rules! on_device {

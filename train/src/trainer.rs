@@ -6,6 +6,7 @@
 use crate::checkpoint::{self, State};
 use crate::encoder::Keep;
 use crate::evaluate::{self, EvalOptions};
+use crate::feed::{Fed, Feed};
 use crate::log::{RunLog, Step};
 use crate::model::share::{self, Share};
 use crate::model::{LossConfig, Losses, StepMode, U2a};
@@ -161,36 +162,36 @@ impl<'a> Trainer<'a> {
         let placeholders = self.session.placeholders(settings.missing_token)?;
         let mut unread = Vec::new();
         while self.state.epoch < settings.epochs {
-            let mut stream = Stream::new(
+            let stream = Stream::new(
                 &self.session.shards,
                 self.session.train_stream(&settings),
                 self.state.epoch,
                 self.state.consumed,
             )?;
+            let mut feed = Feed::new(stream, &self.model.device)?;
             loop {
                 let begun = Instant::now();
-                let Some(batch) = stream.next() else { break };
+                let Some(fed) = feed.next() else { break };
                 let waited = begun.elapsed();
-                let mut batch = batch?;
+                let mut fed = fed?;
                 if self.state.step == 0 {
-                    self.check_gradients(&batch, &loss)?;
+                    self.check_gradients(&fed.batch, &loss)?;
                 }
                 if self.modality_dropout {
-                    drop_modality(&mut batch, settings.seed, self.state.step);
+                    drop_modality(&mut fed.batch, settings.seed, self.state.step);
                 }
                 if let Some(placeholders) = &placeholders {
-                    placeholders.fill(&mut batch);
+                    placeholders.fill(&mut fed.batch);
                 }
                 let lr = schedule.rate(self.state.step, steps_per_epoch, settings.epochs);
-                let (losses, stopped) =
-                    self.step(&batch, &loss, lr, stop.load(Ordering::Relaxed))?;
+                let (losses, stopped) = self.step(&fed, &loss, lr, stop.load(Ordering::Relaxed))?;
                 self.state.step += 1;
-                self.state.consumed = batch.consumed;
+                self.state.consumed = fed.batch.consumed;
                 let step = Step {
                     step: self.state.step,
                     epoch: self.state.epoch,
                     lr,
-                    samples: batch.ids.len(),
+                    samples: fed.batch.ids.len(),
                     took: begun.elapsed(),
                     waited,
                 };
@@ -249,22 +250,27 @@ impl<'a> Trainer<'a> {
     /// the losses, and whether any worker has been asked to stop.
     fn step(
         &mut self,
-        batch: &Batch,
+        fed: &Fed,
         loss: &LossConfig,
         lr: f64,
         stop: bool,
     ) -> Result<(Tensor, bool)> {
+        let (batch, uploaded) = (&fed.batch, fed.uploaded());
         let samples = batch.ids.len();
         let at_once = self.settings().micro_batch.unwrap_or(samples);
         if self.workers.count == 1 && samples <= at_once {
-            let result = self.model.step(batch, &self.mode(Share::WHOLE), loss)?;
+            let result =
+                self.model
+                    .step_uploaded(batch, uploaded, &self.mode(Share::WHOLE), loss)?;
             self.model.update(&mut self.optimiser, result.grads, lr)?;
             return Ok((result.losses, stop));
         }
         let mine = share::of_worker(samples, self.workers.rank, self.workers.count);
         let (mut grads, mut losses) = (Vec::new(), None);
         for (part, share) in share::cut(batch, mine, at_once) {
-            let result = self.model.step(&part, &self.mode(share), loss)?;
+            let result = self
+                .model
+                .step_uploaded(&part, uploaded, &self.mode(share), loss)?;
             share::add(&mut grads, result.grads)?;
             losses = Some(match losses {
                 Some(sum) => (sum + result.losses)?,

@@ -8,9 +8,9 @@ use candle_core::{DType, Tensor};
 use common::{
     Measured, adapter_gradients, distance, encoder, flat, golden, input, key, learnable, load,
 };
-use train::encoder::Keep;
 use train::encoder::block::Noise;
 use train::encoder::config::Kind;
+use train::encoder::{Input, Keep};
 
 /// Outputs, and gradients of every adapter tensor and the mask token, in both number types, with
 /// the adapters beside the weights and merged into them, keeping everything or recomputing.
@@ -34,9 +34,14 @@ fn outputs_and_gradients_equal_transformers_with_peft() {
                 let samples: Vec<u32> = (0..n as u32).collect();
                 let cast = |t: &Tensor| t.to_dtype(dtype).unwrap();
                 let get = |name: &str| cast(&golden_values[&format!("{k}.{case}.{name}")]);
+                let read = Input {
+                    data: &data,
+                    samples: &samples,
+                    uploaded: None,
+                };
                 for keep in [Keep::All, Keep::Inputs] {
                     let (out, tape) = encoder
-                        .forward(&data, &samples, &learnable, false, &Noise::none(), keep)
+                        .forward(&read, &learnable, false, &Noise::none(), keep)
                         .unwrap();
                     for (name, got) in [("cls", &out.cls), ("mt", &out.mask)] {
                         measured.check(
@@ -76,14 +81,7 @@ fn outputs_and_gradients_equal_transformers_with_peft() {
                 }
                 let merged = encoder.merged(&learnable).unwrap();
                 let (out, _) = merged
-                    .forward(
-                        &data,
-                        &samples,
-                        &learnable,
-                        true,
-                        &Noise::none(),
-                        Keep::Nothing,
-                    )
+                    .forward(&read, &learnable, true, &Noise::none(), Keep::Nothing)
                     .unwrap();
                 let far = distance(&out.cls, &get("cls")).max(distance(&out.mask, &get("mt")));
                 measured.check(

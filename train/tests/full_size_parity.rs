@@ -10,9 +10,9 @@ mod common;
 use candle_core::{DType, Device};
 use common::{Measured, adapter_gradients, distance, encoder_at, input, key, learnable};
 use std::process::Command;
-use train::encoder::Keep;
 use train::encoder::block::Noise;
 use train::encoder::config::Kind;
+use train::encoder::{Input, Keep};
 
 #[test]
 fn full_size_encoders_equal_transformers_with_peft() {
@@ -45,15 +45,13 @@ fn full_size_encoders_equal_transformers_with_peft() {
         );
         let (data, n) = input(kind, &values);
         let samples: Vec<u32> = (0..n as u32).collect();
+        let read = Input {
+            data: &data,
+            samples: &samples,
+            uploaded: None,
+        };
         let (out, tape) = encoder
-            .forward(
-                &data,
-                &samples,
-                &learnable,
-                false,
-                &Noise::none(),
-                Keep::Inputs,
-            )
+            .forward(&read, &learnable, false, &Noise::none(), Keep::Inputs)
             .unwrap();
         for (name, got) in [("cls", &out.cls), ("mt", &out.mask)] {
             let far = distance(got, get(name));

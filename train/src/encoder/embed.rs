@@ -4,6 +4,7 @@
 //! gets no position or type embedding; padding of text is left out of the sequence altogether,
 //! which equals attending to no padding.
 
+use super::Input;
 use super::block::Noise;
 use super::config::{EncoderConfig, InputSize};
 use crate::ops::{self, Linear, Norm, Rows};
@@ -195,15 +196,15 @@ impl Embedding {
     /// Packed tokens `n x d` of all inputs, the mask token (`d`) last in each sequence.
     pub fn tokens(
         &self,
-        data: &ModalityData,
-        samples: &[u32],
+        input: &Input,
         mask_token: &Tensor,
         noise: &Noise,
     ) -> Result<(Tensor, Rows)> {
         #[cfg(any(feature = "cuda", test))]
         if let Some(gpu) = ops::device::of(mask_token)? {
-            return self.tokens_on_device(gpu, data, samples, mask_token, noise);
+            return self.tokens_on_device(gpu, input, mask_token, noise);
         }
+        let Input { data, samples, .. } = *input;
         let mask_token = mask_token.reshape((1, ()))?;
         let dtype = mask_token.dtype();
         let mut parts: Vec<Tensor> = Vec::new();
@@ -273,11 +274,15 @@ impl Embedding {
     fn tokens_on_device(
         &self,
         gpu: ops::device::Gpu,
-        data: &ModalityData,
-        samples: &[u32],
+        input: &Input,
         mask_token: &Tensor,
         noise: &Noise,
     ) -> Result<(Tensor, Rows)> {
+        let Input {
+            data,
+            samples,
+            uploaded,
+        } = *input;
         let device = mask_token.device();
         // Special tokens, the same in every sequence, and how many tokens each has of its own.
         let (special, own, lengths) = match (self, data) {
@@ -293,7 +298,10 @@ impl Embedding {
                 let count = samples.len();
                 let input = grid.check(data, values.len(), count)?;
                 let (down, across) = grid.count();
-                let input = Tensor::from_slice(values, (count, input), device)?;
+                let input = match uploaded {
+                    Some(there) => there.reshape((count, input))?,
+                    None => Tensor::from_slice(values, (count, input), device)?,
+                };
                 let sizes = [
                     grid.channels,
                     grid.rows,

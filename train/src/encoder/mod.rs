@@ -32,6 +32,17 @@ pub enum Keep {
     All,
 }
 
+/// What an encoder reads.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// One input per sequence.
+    pub data: &'a ModalityData,
+    /// Names each sequence to the random generator.
+    pub samples: &'a [u32],
+    /// The numbers of `data` where they are on the encoder's device already: `rows x any`, f32.
+    pub uploaded: Option<&'a Tensor>,
+}
+
 /// An encoder's learnable part.
 #[derive(Clone, Debug)]
 pub struct Learnable {
@@ -218,21 +229,18 @@ impl Encoder {
         }
     }
 
-    /// Runs the encoder; `samples` names each sequence to the random generator.
+    /// Runs the encoder.
     ///
     /// With `merged` the adapters are passed over, because the weights hold them already.
     pub fn forward(
         &self,
-        data: &ModalityData,
-        samples: &[u32],
+        input: &Input,
         learnable: &Learnable,
         merged: bool,
         noise: &Noise,
         keep: Keep,
     ) -> Result<(Output, Tape)> {
-        let (mut x, rows) = self
-            .embedding
-            .tokens(data, samples, &learnable.mask_token, noise)?;
+        let (mut x, rows) = self.embedding.tokens(input, &learnable.mask_token, noise)?;
         let mut pre = None;
         if let Some(norm) = &self.pre_norm {
             let (y, stats) = norm.forward(&x)?;

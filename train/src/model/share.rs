@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use candle_core::Tensor;
-use features::{Batch, ModalityBatch, ModalityData};
+use features::Batch;
 use std::ops::Range;
 
 /// What one part contributes to the whole batch's losses.
@@ -49,18 +49,11 @@ pub fn cut(batch: &Batch, range: Range<usize>, size: usize) -> Vec<(Batch, Share
 }
 
 fn part(batch: &Batch, range: Range<usize>) -> Batch {
+    let samples: Vec<usize> = range.clone().collect();
     let input = |m: usize| {
-        let input = batch.inputs[m].as_ref()?;
-        // Rows are ascending: those of the part lie together.
-        let from = input.rows.partition_point(|row| *row < range.start);
-        let to = input.rows.partition_point(|row| *row < range.end);
-        (from < to).then(|| ModalityBatch {
-            rows: input.rows[from..to]
-                .iter()
-                .map(|row| row - range.start)
-                .collect(),
-            data: slice(&input.data, input.rows.len(), from..to),
-        })
+        let mut input = batch.inputs[m].as_ref()?.pick(&samples)?;
+        input.rows.iter_mut().for_each(|row| *row -= range.start);
+        Some(input)
     };
     Batch {
         ids: batch.ids[range.clone()].to_vec(),
@@ -68,43 +61,6 @@ fn part(batch: &Batch, range: Range<usize>) -> Batch {
         present: batch.present[range.clone()].to_vec(),
         inputs: [input(0), input(1)],
         consumed: batch.consumed,
-    }
-}
-
-/// Some of `count` rows.
-fn slice(data: &ModalityData, count: usize, rows: Range<usize>) -> ModalityData {
-    let cut = |values: &[f32]| {
-        let each = values.len() / count;
-        values[rows.start * each..rows.end * each].to_vec()
-    };
-    match data {
-        ModalityData::Mel {
-            values,
-            frames,
-            bins,
-        } => ModalityData::Mel {
-            values: cut(values),
-            frames: *frames,
-            bins: *bins,
-        },
-        ModalityData::Pixels {
-            values,
-            images_per_sample,
-            size,
-        } => ModalityData::Pixels {
-            values: cut(values),
-            images_per_sample: *images_per_sample,
-            size: *size,
-        },
-        ModalityData::Tokens {
-            ids,
-            lengths,
-            max_len,
-        } => ModalityData::Tokens {
-            ids: ids[rows.start * max_len..rows.end * max_len].to_vec(),
-            lengths: lengths[rows].to_vec(),
-            max_len: *max_len,
-        },
     }
 }
 

@@ -5,7 +5,7 @@ use super::{LossConfig, MissingToken, U2a};
 use crate::design::{Adapt, Modulation};
 use crate::encoder::block::Noise;
 use crate::encoder::config::ADAPTED;
-use crate::encoder::{Encoder, Keep, Output, Tape};
+use crate::encoder::{Encoder, Input, Keep, Output, Tape};
 use crate::fusion;
 use crate::loss;
 use crate::modulate;
@@ -32,6 +32,42 @@ pub struct StepMode {
     pub keep: Keep,
     /// What the batch is of a larger one.
     pub share: Share,
+}
+
+/// Inputs of one modality of a batch on the device.
+pub struct Uploaded {
+    /// Which samples of the batch they are of, ascending.
+    pub rows: Vec<usize>,
+    /// `rows x any`, f32.
+    pub values: Tensor,
+}
+
+impl Uploaded {
+    /// Those of `rows`, counted from `first`; none where one is not among them.
+    fn rows(&self, rows: &[usize], first: usize) -> Result<Option<Tensor>> {
+        let place = |row: &usize| {
+            self.rows
+                .binary_search(&(row + first))
+                .ok()
+                .map(|at| at as u32)
+        };
+        let Some(places) = rows.iter().map(place).collect::<Option<Vec<u32>>>() else {
+            return Ok(None);
+        };
+        let Some(start) = places.first().map(|at| *at as usize) else {
+            return Ok(None);
+        };
+        let together = places
+            .iter()
+            .enumerate()
+            .all(|(i, at)| *at as usize == start + i);
+        Ok(Some(match together {
+            true => self.values.narrow(0, start, places.len())?,
+            false => self
+                .values
+                .index_select(&Tensor::new(places, self.values.device())?, 0)?,
+        }))
+    }
 }
 
 /// Losses and gradients of one step.
@@ -114,6 +150,17 @@ impl U2a {
 
     /// One training step's losses and gradients.
     pub fn step(&self, batch: &Batch, mode: &StepMode, config: &LossConfig) -> Result<StepResult> {
+        self.step_uploaded(batch, [None, None], mode, config)
+    }
+
+    /// [`U2a::step`] of a batch, or of a part of one, whose inputs may be on the device already.
+    pub fn step_uploaded(
+        &self,
+        batch: &Batch,
+        uploaded: [Option<&Uploaded>; 2],
+        mode: &StepMode,
+        config: &LossConfig,
+    ) -> Result<StepResult> {
         let adapt = self.design.adapt;
         let keep = match adapt {
             Adapt::Head => Keep::Nothing,
@@ -125,9 +172,17 @@ impl U2a {
                 continue;
             };
             let noise = self.noise(m, mode);
+            let there = match uploaded[m] {
+                Some(uploaded) => uploaded.rows(&input.rows, mode.share.first)?,
+                None => None,
+            };
+            let read = Input {
+                data: &input.data,
+                samples: &sequence_names(input, mode.share.first),
+                uploaded: there.as_ref(),
+            };
             let (out, tape) = self.encoders[m].forward(
-                &input.data,
-                &sequence_names(input, mode.share.first),
+                &read,
                 &self.learnable[m],
                 adapt != Adapt::Lora,
                 &noise,
@@ -346,9 +401,13 @@ impl U2a {
             let Some(input) = batch.inputs[m].as_ref().filter(|_| self.runs(m)) else {
                 continue;
             };
+            let read = Input {
+                data: &input.data,
+                samples: &sequence_names(input, 0),
+                uploaded: None,
+            };
             let (out, _) = merged[m].forward(
-                &input.data,
-                &sequence_names(input, 0),
+                &read,
                 &self.learnable[m],
                 true,
                 &Noise::none(),

@@ -5,9 +5,9 @@ use super::cases::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, apart, mode, noise, rows
 use super::emulated::{self, emulating};
 use super::*;
 use crate::encoder::Keep;
-use crate::model::U2a;
+use crate::model::{StepResult, U2a, Uploaded};
 use crate::optim::{AdamW, AdamWConfig};
-use features::Batch;
+use features::{Batch, ModalityData};
 
 #[test]
 fn layers() {
@@ -79,6 +79,7 @@ fn a_training_step() {
         let step = |dtype, keep| model(dtype).step(&batch, &mode(2, keep), &LOSS).unwrap();
         let want = step(DType::F32, Keep::All);
         optimiser_moves_alike(&model, &batch);
+        uploaded_inputs_are_read(&model(DType::F32), &batch, &want);
         for (dtype, limit) in [(DType::F32, 1e-4), (DType::BF16, 0.08)] {
             for keep in [Keep::All, Keep::Inputs] {
                 let Some(got) = emulating(|| step(dtype, keep)) else {
@@ -93,6 +94,39 @@ fn a_training_step() {
                 }
             }
         }
+    }
+}
+
+/// Inputs that are on the device already are read from there, and of those the batch's samples alone.
+fn uploaded_inputs_are_read(model: &U2a, batch: &Batch, want: &StepResult) {
+    let mut batch = batch.clone();
+    let mut upload = |m: usize| -> Option<Uploaded> {
+        let input = batch.inputs[m].as_mut()?;
+        let (ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. }) =
+            &mut input.data
+        else {
+            return None;
+        };
+        let each = values.len() / input.rows.len();
+        let mut all = vec![f32::NAN; batch.ids.len() * each];
+        for (row, values) in input.rows.iter().zip(values.chunks_exact(each)) {
+            all[row * each..][..each].copy_from_slice(values);
+        }
+        values.fill(f32::NAN);
+        Some(Uploaded {
+            rows: (0..batch.ids.len()).collect(),
+            values: Tensor::from_vec(all, (batch.ids.len(), each), &Device::Cpu).unwrap(),
+        })
+    };
+    let uploaded = [upload(0), upload(1)];
+    let uploaded = [uploaded[0].as_ref(), uploaded[1].as_ref()];
+    let step = || {
+        model
+            .step_uploaded(&batch, uploaded, &mode(2, Keep::All), &LOSS)
+            .unwrap()
+    };
+    if let Some(got) = emulating(step) {
+        assert!(apart(&got.losses, &want.losses).unwrap() < 1e-5);
     }
 }
 
