@@ -16,6 +16,7 @@ fn main() {
     }
     let nvcc = std::env::var("NVCC").unwrap_or_else(|_| "nvcc".to_string());
     let arch = std::env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| ARCH.to_string());
+    println!("cargo:rustc-env=U2A_CUDA_ARCH={arch}");
     let out = std::env::var_os("OUT_DIR")
         .map(PathBuf::from)
         .expect("cargo sets OUT_DIR");

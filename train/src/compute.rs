@@ -148,12 +148,10 @@ fn has_bf16(_device: &Device) -> bool {
     false
 }
 
-/// Tensor cores take bf16 from compute capability 8.0 on.
 #[cfg(feature = "cuda")]
 fn has_bf16(device: &Device) -> bool {
-    let Device::Cuda(cuda) = device else {
-        return false;
-    };
-    let capability = cuda.cuda_stream().context().compute_capability();
-    capability.is_ok_and(|(major, _)| major >= 8)
+    match device {
+        Device::Cuda(cuda) => crate::ops::cuda::has_bf16(cuda),
+        _ => false,
+    }
 }

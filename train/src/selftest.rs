@@ -90,9 +90,9 @@ pub fn steps(device: &Device, tiny: bool) -> Result<Vec<Finding>> {
             let model = cases::model(pair, &configs, device, dtype)?;
             let result = model.step(&batch, &mode(1, Keep::All), &LOSS)?;
             let grads = result.grads.into_iter().flatten().map(|g| {
-                Ok(g.to_device(&Device::Cpu)?
+                g.to_device(&Device::Cpu)?
                     .to_dtype(DType::F32)?
-                    .flatten_all()?)
+                    .flatten_all()
             });
             let grads = grads.collect::<candle_core::Result<Vec<_>>>()?;
             let norms = grads.iter().map(norm).collect::<Result<_>>()?;

@@ -123,7 +123,7 @@ impl Drop for Workers {
         self.sockets.clear();
         for child in &mut self.children {
             // A worker that has ended already is no fault here.
-            let _ = child.wait().is_ok();
+            child.wait().ok();
         }
     }
 }

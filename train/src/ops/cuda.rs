@@ -13,6 +13,11 @@ use std::sync::Mutex;
 
 /// The kernels, compiled by `build.rs`.
 const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+/// The compute capability that the kernels were compiled for, as nvcc writes it: 90 is 9.0. Later cards
+/// translate them when they are loaded, earlier ones cannot run them.
+const ARCH: &str = env!("U2A_CUDA_ARCH");
+/// The first whose tensor cores take bf16.
+const BF16_ARCH: u32 = 80;
 
 struct Cuda {
     device: CudaDevice,
@@ -39,8 +44,15 @@ pub fn launcher(device: &CudaDevice) -> Result<&'static dyn Launch> {
         return Ok(*found);
     }
     device.cuda_stream().context().bind_to_thread().w()?;
+    // The driver reads words; bytes in a program may lie anywhere.
+    let mut image = vec![0u64; KERNELS.len().div_ceil(8)];
+    for (word, bytes) in image.iter_mut().zip(KERNELS.chunks(8)) {
+        let mut whole = [0; 8];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        *word = u64::from_ne_bytes(whole);
+    }
     // SAFETY: the image is what nvcc made, whole.
-    let module = unsafe { result::module::load_data(KERNELS.as_ptr().cast()) }.w()?;
+    let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.w()?;
     let made: &'static Cuda = Box::leak(Box::new(Cuda {
         device: device.clone(),
         module,
@@ -114,9 +126,25 @@ impl Launch for Cuda {
     }
 }
 
+fn arch() -> u32 {
+    ARCH.parse().unwrap_or(u32::MAX)
+}
+
+/// Whether the kernels and the device both know bf16.
+pub fn has_bf16(device: &CudaDevice) -> bool {
+    let capability = device.cuda_stream().context().compute_capability();
+    capability.is_ok_and(|(major, _)| major * 10 >= BF16_ARCH as i32) && arch() >= BF16_ARCH
+}
+
 /// Prepares a device that was just opened: one stream is used, so candle need not watch who uses
 /// what; memory that is freed is kept for the next step.
 pub fn prepare(device: &CudaDevice) -> Result<()> {
+    let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
+    if ((major * 10 + minor) as u32) < arch() {
+        bail!(
+            "it is sm_{major}{minor}, this program was built for sm_{ARCH}: build with `just build-cuda --arch {major}{minor}`"
+        );
+    }
     // SAFETY: no tensor of this device is used on another stream than the one it came from.
     unsafe { device.disable_event_tracking() };
     let mut all = u64::MAX;

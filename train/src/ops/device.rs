@@ -30,7 +30,7 @@ pub fn of(tensor: &Tensor) -> Result<Option<Gpu>> {
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => Ok(Some(Gpu(super::cuda::launcher(device)?))),
         #[cfg(test)]
-        Device::Cpu => Ok(super::emulated::active().map(|launcher| Gpu(launcher))),
+        Device::Cpu => Ok(super::emulated::active().map(Gpu)),
         #[cfg(not(test))]
         Device::Cpu => Ok(None),
         other => bail!("no kernels for {:?}", other.location()),

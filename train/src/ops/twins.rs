@@ -165,3 +165,47 @@ fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
         assert!(got.m.iter().zip(&want.m).all(near) && got.v.iter().zip(&want.v).all(near));
     }
 }
+
+/// `cargo test -p train --lib loss_curve -- --ignored --nocapture`: the table of docs/gpu.md.
+#[test]
+#[ignore = "a minute; prints a table"]
+fn loss_curve_in_bf16() {
+    const STEPS: u32 = 30;
+    for pair in [AUDIO_VIDEO, IMAGE_TEXT] {
+        let mut configs = cases::configs(pair, true);
+        configs.iter_mut().for_each(|config| config.layers = 2);
+        let batch = cases::batch(pair, &configs, 4, true).unwrap();
+        let run = |dtype| {
+            let mut model = cases::model(pair, &configs, &Device::Cpu, dtype).unwrap();
+            let sizes: Vec<usize> = model
+                .parameters()
+                .iter()
+                .map(|p| p.tensor.elem_count())
+                .collect();
+            let mut optimiser = AdamW::new(AdamWConfig::default(), sizes);
+            let losses = (0..STEPS).map(|step| {
+                let result = model.step(&batch, &mode(step, Keep::All), &LOSS).unwrap();
+                let loss = result.losses().unwrap().loss;
+                model.update(&mut optimiser, result.grads, 3e-3).unwrap();
+                loss
+            });
+            losses.collect::<Vec<f64>>()
+        };
+        let single = run(DType::F32);
+        let Some(half) = emulating(|| run(DType::BF16)) else {
+            return;
+        };
+        let apart = |(a, b): (&f64, &f64)| (a - b).abs() / b;
+        let worst = half.iter().zip(&single).map(apart).fold(0.0, f64::max);
+        for step in [0, 9, 19, 29] {
+            println!(
+                "{pair:?} step {}: f32 {:.4}, bf16 {:.4}",
+                step + 1,
+                single[step],
+                half[step]
+            );
+        }
+        println!("largest difference {:.2} %", 100.0 * worst);
+        assert!(worst < 0.05 && single[29] < 0.8 * single[0]);
+    }
+}

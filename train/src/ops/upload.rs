@@ -158,9 +158,9 @@ impl Slot {
 impl Drop for Uploader {
     fn drop(&mut self) {
         // Nothing may still copy or read; a device that is gone has nothing to lose.
-        let _ = self.device.cuda_stream().synchronize().is_ok();
+        self.device.cuda_stream().synchronize().ok();
         for slot in &mut self.slots {
-            let _ = slot.release().is_ok();
+            slot.release().ok();
         }
     }
 }
