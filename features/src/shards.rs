@@ -203,7 +203,7 @@ impl Shards {
 }
 
 /// (split, number, total) of a shard's file name.
-fn shard_name(name: &str) -> Option<(Split, u32, u32)> {
+pub(crate) fn shard_name(name: &str) -> Option<(Split, u32, u32)> {
     let mut parts = name.strip_suffix(".parquet")?.split('-');
     let split = parts.next()?.parse().ok()?;
     let number = parts.next()?.parse().ok()?;

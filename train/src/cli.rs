@@ -197,6 +197,10 @@ fn eval(args: &EvalArgs) -> Result<ExitCode> {
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
+    let shards = session.shards.folder();
+    if let Some(verdict) = features::verify::verify(shards, compute.threads)? {
+        verdict.check(shards)?;
+    }
     let mut model = session::build_model(&config, &compute)?;
     checkpoint::read_model(&folder, &mut model)?;
     let evaluation = evaluate::evaluate(&session, &config, &model, &options)?;
