@@ -258,6 +258,32 @@ mod tests {
         assert_eq!(receive::<File>(&mut pipe.as_slice()).unwrap(), Some(file));
     }
 
+    /// A child that has been taken over says what it likes: the parent reads it, or says no.
+    #[test]
+    fn damaged_replies_are_read_or_refused() {
+        let reply = Reply {
+            outcome: Ok(Content {
+                seconds: Some(1.5),
+                times: vec![0.0, 0.5],
+                blobs: vec![vec![7; 300], vec![8; 20]],
+            }),
+            warnings: vec![Failure::with("partly damaged", "1 lost")],
+        };
+        let mut whole = Vec::new();
+        send_reply(&mut whole, reply.clone()).unwrap();
+        for end in 0..whole.len() {
+            let cut = receive_reply(&mut &whole[..end]);
+            assert!(cut.is_err() || end < 4 && cut.unwrap().is_none(), "{end}");
+        }
+        for at in 0..whole.len() {
+            for value in [0, b'9', b'-', b'"', 0x7f, 0xff, whole[at] ^ 1] {
+                let mut damaged = whole.clone();
+                damaged[at] = value;
+                drop(receive_reply(&mut damaged.as_slice()));
+            }
+        }
+    }
+
     #[test]
     fn garbage_is_an_error_and_costs_no_memory() {
         assert!(receive_reply(&mut &b"\xff\xff\xff\xff"[..]).is_err());

@@ -38,6 +38,9 @@ pub struct Args {
     /// Processor seconds per request
     #[arg(long)]
     pub cpu_seconds: u64,
+    /// Only tell, as JSON, which walls this kernel has
+    #[arg(long)]
+    pub probe: bool,
 }
 
 /// Serves until stdin closes.
@@ -46,6 +49,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         memory: args.memory_mib << 20,
     })
     .context("cannot limit the decode worker")?;
+    if args.probe {
+        let absent = sandbox::close(&[]);
+        return crate::output::json(&serde_json::json!({"absent": absent}));
+    }
     // A limit below what the program itself takes would show as every file being unreadable.
     Vec::<u8>::new()
         .try_reserve_exact(HEADROOM)

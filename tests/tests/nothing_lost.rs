@@ -475,3 +475,130 @@ fn disks_that_are_full_or_cannot_be_written() {
         .expect_usage(&["shards", "choose another --out"]);
     figure("sum faults injected", 4.0);
 }
+
+/// Damaged and forged shards, masks and tables, against every command that reads them: a code that the contract names, and
+/// where it is an error one line; never a panic.
+#[test]
+fn every_command_refuses_damaged_tables() {
+    let data = CremaD::new(24);
+    let folder = temp();
+    let shards = folder.path().join("shards");
+    fs::create_dir(&shards).unwrap();
+    let good = tests::contents(&data.shards());
+    let (name, bytes) = good
+        .iter()
+        .find(|(path, _)| path.starts_with("train-00000-of-00001.parquet"))
+        .unwrap();
+    for (other, bytes) in good
+        .iter()
+        .filter(|(path, _)| path.components().count() == 1 && !path.ends_with("manifest.json"))
+    {
+        fs::write(shards.join(other), bytes).unwrap();
+    }
+    let table = folder.path().join("table.toml");
+    let text = "name = \"own\"\ntable = \"shards/train-00000-of-00001.parquet\"\nraw = \".\"\n[columns]\nid = \"id\"\nlabel = \"label_name\"\nvideo = \"source\"\nsplit = \"split\"\n";
+    fs::write(&table, text).unwrap();
+    let rounds = if tests::full() { 200 } else { 6 };
+    let mut panics = Vec::new();
+    for round in 0..rounds {
+        let mut rng = features::rng::Rng::new(9, &[round]);
+        let mut damaged = bytes.clone();
+        for _ in 0..1 + rng.below(8) {
+            // The footer and the page headers before it, most of the time.
+            let near = rng.below(4) > 0;
+            let range = if near {
+                damaged.len().min(6000)
+            } else {
+                damaged.len()
+            } as u32;
+            let at = damaged.len() - 1 - rng.below(range) as usize;
+            damaged[at] = match rng.below(3) {
+                0 => 0xff,
+                1 => damaged[at] ^ (1 << rng.below(8)),
+                _ => rng.below(256) as u8,
+            };
+        }
+        if round % 5 == 4 {
+            damaged.truncate(rng.below(damaged.len() as u32) as usize);
+        }
+        let path = shards.join(name);
+        fs::write(&path, &damaged).unwrap();
+        let shard = path.to_str().unwrap();
+        let (all, toml) = (shards.to_str().unwrap(), table.to_str().unwrap());
+        let raw = data.raw();
+        let out = folder.path().join("run");
+        let commands: [(&str, &[&str]); 7] = [
+            ("ingest", &["inspect", all]),
+            ("ingest", &["inspect", shard, "--json"]),
+            ("ingest", &["inspect", all, "--sample", "nobody"]),
+            (
+                "ingest",
+                &[
+                    "mask",
+                    all,
+                    "--protocol",
+                    "missing-both",
+                    "--rate",
+                    "0.5",
+                    "--seed",
+                    "9",
+                ],
+            ),
+            (
+                "ingest",
+                &[
+                    "run",
+                    "crema-d",
+                    "--raw",
+                    raw.to_str().unwrap(),
+                    "--out",
+                    all,
+                    "--dry-run",
+                ],
+            ),
+            ("ingest", &["check", toml]),
+            (
+                "train",
+                &[
+                    "run",
+                    "crema-d",
+                    "--shards",
+                    all,
+                    "--random-weights",
+                    "0",
+                    "--encoders",
+                    "tiny",
+                    "--max-steps",
+                    "1",
+                    "--dry-run",
+                    "--out",
+                    out.to_str().unwrap(),
+                ],
+            ),
+        ];
+        for (program, arguments) in commands {
+            let ran = run(&mut command(program, arguments));
+            let code = ran.status.code();
+            let errors = ran
+                .stderr
+                .lines()
+                .filter(|line| line.starts_with("error: "))
+                .count();
+            if !matches!(code, Some(DONE | LOOK))
+                && (code, errors, ran.stderr.lines().count()) != (Some(USAGE), 1, 1)
+            {
+                panics.push(format!(
+                    "round {round}: {}\n{code:?}: {}",
+                    ran.line, ran.stderr
+                ));
+            }
+        }
+    }
+    figure("sum bad inputs tried", f64::from(rounds) * 7.0);
+    assert!(
+        panics.is_empty(),
+        "{} of them:\n{}",
+        panics.len(),
+        panics.join("\n")
+    );
+}

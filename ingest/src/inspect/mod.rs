@@ -20,6 +20,7 @@ use crate::manifest;
 use crate::output::{self, outln};
 use crate::plan::Name;
 use crate::source;
+use crate::table;
 
 /// Rows printed of a table that is no shard.
 const HEAD: u32 = 10;
@@ -158,7 +159,12 @@ fn scan(files: &[PathBuf]) -> anyhow::Result<LazyFrame> {
     let paths: anyhow::Result<Vec<PlRefPath>> = files
         .iter()
         .map(|file| match file.to_str() {
-            Some(path) => Ok(PlRefPath::from(path)),
+            Some(path) => {
+                table::check_bounds(file).with_context(|| {
+                    format!("{}: no Parquet file that can be read", file.display())
+                })?;
+                Ok(PlRefPath::from(path))
+            }
             None => bail!("{}: polars wants a name in UTF-8; move it", file.display()),
         })
         .collect();
