@@ -498,7 +498,7 @@ fn every_command_refuses_damaged_tables() {
     let table = folder.path().join("table.toml");
     let text = "name = \"own\"\ntable = \"shards/train-00000-of-00001.parquet\"\nraw = \".\"\n[columns]\nid = \"id\"\nlabel = \"label_name\"\nvideo = \"source\"\nsplit = \"split\"\n";
     fs::write(&table, text).unwrap();
-    let rounds = if tests::full() { 200 } else { 6 };
+    let rounds = if tests::full() { 100 } else { 6 };
     let mut panics = Vec::new();
     for round in 0..rounds {
         let mut rng = features::rng::Rng::new(9, &[round]);

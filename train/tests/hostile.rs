@@ -299,7 +299,7 @@ fn feed(entry: &entries::Entry, bytes: &[u8], last: &Path) -> Option<String> {
 fn no_reader_panics_or_hangs() {
     let seconds = match std::env::var("U2A_FUZZ_SECONDS") {
         Ok(text) => text.parse().unwrap(),
-        Err(_) if full() => 5.0,
+        Err(_) if full() => 3.0,
         Err(_) => 0.4,
     };
     let budget = Duration::from_secs_f64(seconds);
