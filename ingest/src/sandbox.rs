@@ -180,10 +180,7 @@ mod filter {
             // A thread of its own, no process.
             (libc::SYS_clone, vec![With(0, libc::CLONE_THREAD as u32)]),
             // Only its own processor time: root may raise the other limits.
-            (
-                libc::SYS_prlimit64,
-                vec![Is(0, 0), Is(1, libc::RLIMIT_CPU as u32)],
-            ),
+            (libc::SYS_prlimit64, vec![Is(0, 0), Is(1, libc::RLIMIT_CPU)]),
             // An abort signals oneself.
             (libc::SYS_tgkill, vec![Is(0, std::process::id())]),
         ]

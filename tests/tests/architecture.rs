@@ -174,8 +174,8 @@ fn train_does_not_load_libav() {
     assert_eq!(names_libav("train"), 0);
 }
 
-/// The only modules that may hold `unsafe`: system calls, libav, vector instructions.
-const UNSAFE: [&str; 11] = [
+/// The only modules that may hold `unsafe`: system calls, libav, vector instructions, GPU kernels.
+const UNSAFE: [&str; 13] = [
     "features/src/image/baseline.rs",
     "features/src/image/resample.rs",
     "features/src/mel/block.rs",
@@ -184,9 +184,11 @@ const UNSAFE: [&str; 11] = [
     "ingest/src/sys.rs",
     "train/src/kernels/attention.rs",
     "train/src/kernels/matmul.rs",
-    "train/src/kernels/mod.rs",
     "train/src/kernels/shared.rs",
     "train/src/kernels/simd.rs",
+    "train/src/ops/cuda.rs",
+    "train/src/ops/device.rs",
+    "train/src/ops/emulated.rs",
 ];
 
 /// The only modules that may ask for the time of day, which jumps: a default folder's name and TensorBoard's time stamps.

@@ -39,7 +39,7 @@ fn begin(command: &mut Command, log: &Path) -> Child {
 fn wav(hertz: u32) -> Vec<u8> {
     let data: Vec<u8> = (0..8000u32)
         .flat_map(|i| {
-            (if i * hertz / 8000 % 2 == 0 {
+            (if (i * hertz / 8000).is_multiple_of(2) {
                 9_000i16
             } else {
                 -9_000
@@ -364,7 +364,7 @@ fn bytes_that_change_on_the_disk_are_found() {
     let mut again = command("ingest", ["run", "crema-d", "--raw"]);
     run(again.arg(data.raw()).arg("--out").arg(&shards)).expect(DONE);
     assert!(fs::read(&path).unwrap() == good);
-    run(&mut resume(&out).args(["--max-steps", "2"])).expect(DONE);
+    run(resume(&out).args(["--max-steps", "2"])).expect(DONE);
     figure("sum faults injected", 2.0);
 }
 
@@ -384,11 +384,11 @@ fn a_checkpoint_of_which_half_is_there() {
         for half in [bytes.len() / 2, 0] {
             fs::write(&path, &bytes[..half]).unwrap();
             let name = file.file_name().unwrap().to_str().unwrap();
-            run(&mut resume(&out).args(steps)).expect_usage(&[name, "00000004"]);
+            run(resume(&out).args(steps)).expect_usage(&[name, "00000004"]);
             faults += 1;
         }
         fs::remove_file(&path).unwrap();
-        run(&mut resume(&out).args(steps)).expect_usage(&["00000004"]);
+        run(resume(&out).args(steps)).expect_usage(&["00000004"]);
         fs::write(&path, bytes).unwrap();
     }
     // What a kill leaves in the middle of writing and of replacing.
@@ -399,7 +399,7 @@ fn a_checkpoint_of_which_half_is_there() {
     )
     .unwrap();
     fs::remove_dir_all(&last).unwrap();
-    run(&mut resume(&out).args(steps)).expect(DONE);
+    run(resume(&out).args(steps)).expect(DONE);
     assert!(learnt(&whole) == learnt(&out));
     assert!(
         names(&out).iter().all(|name| !name.starts_with('.')),
@@ -464,11 +464,11 @@ fn disks_that_are_full_or_cannot_be_written() {
         full.stderr
     );
     disk.change("size=64m");
-    run(&mut resume(&out).args(steps)).expect(DONE);
+    run(resume(&out).args(steps)).expect(DONE);
     assert!(learnt(&whole) == learnt(&out));
 
     disk.change("ro");
-    run(&mut resume(&out).args(["--max-steps", "13"])).expect_usage(&["run"]);
+    run(resume(&out).args(["--max-steps", "13"])).expect_usage(&["run"]);
     run(&mut train(&data.shards(), &at.join("new"))).expect_usage(&["new"]);
     let mut ingest = command("ingest", ["run", "crema-d", "--raw"]);
     run(ingest.arg(data.raw()).arg("--out").arg(at.join("shards")))

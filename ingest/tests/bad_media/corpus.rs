@@ -406,7 +406,7 @@ pub fn wav(format: u16, channels: u16, rate: u32, bits: u16, data: &[u8]) -> Vec
 /// One second of a square wave of `hertz`, 16 bits, on every channel.
 fn tone(rate: u32, channels: u16, hertz: u32) -> Vec<u8> {
     let sample = |i: u32| {
-        if i * hertz * 2 / rate % 2 == 0 {
+        if (i * hertz * 2 / rate).is_multiple_of(2) {
             9000i16
         } else {
             -9000
