@@ -65,6 +65,18 @@ test *flags:
     @cargo build --quiet --workspace --bins
     @cargo test --workspace "$@"
 
+# Faults of every kind, thousands of bad files, long runs: everything lost or let in would show. Ends with the figures
+test-faults *flags:
+    @scripts/test-faults "$@"
+
+# Readers of foreign files against ever new input: just fuzz [SECONDS [READER]]
+fuzz *arguments:
+    @scripts/fuzz "$@"
+
+# Licences, advisories and duplicates of the dependencies (cargo install --locked cargo-deny)
+deny *flags:
+    @cargo deny check "$@"
+
 # All five datasets at full scale: real annotations over stand-in media, where ../shared has them; half an hour and 5 GB
 test-full:
     @cargo build --quiet --workspace --bins

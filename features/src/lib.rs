@@ -3,7 +3,7 @@
 //! - Written: [`schema`] is the one definition of a shard's columns, [`rows`] turns samples into them, [`mel`] and
 //!   [`image`] make what the media cells hold.
 //! - Read: [`shards`] opens a folder and fetches single rows, [`stream`] hands out model-ready [`batch`]es in an
-//!   [`order`] that depends on (seed, epoch, ids) alone, [`image`] and [`text`] are the transforms, [`mask`] hides
+//!   [`order`] that depends on (seed, epoch, ids) alone, [`image`] and [`text`] are the transforms, [`verify`] finds shards that have changed on disk, [`mask`] hides
 //!   modalities, [`rng`] draws what augmentation needs.
 //!
 //! Not here: decoding audio and video (`ingest`), tensors (`train`).
@@ -22,6 +22,7 @@ pub mod schema;
 pub mod shards;
 pub mod stream;
 pub mod text;
+pub mod verify;
 
 pub use batch::{Batch, ModalityBatch, ModalityData};
 pub use error::Error;

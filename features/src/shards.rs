@@ -21,6 +21,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+/// Files that one reader keeps open. A process may have 1024 as a rule, a machine 64 threads with a reader each, and a
+/// dataset hundreds of shards.
+const OPEN_FILES: usize = 8;
+
 /// The samples of one split, in file order.
 #[derive(Clone, Debug, Default)]
 pub struct SplitIndex {
@@ -203,7 +207,7 @@ impl Shards {
 }
 
 /// (split, number, total) of a shard's file name.
-fn shard_name(name: &str) -> Option<(Split, u32, u32)> {
+pub(crate) fn shard_name(name: &str) -> Option<(Split, u32, u32)> {
     let mut parts = name.strip_suffix(".parquet")?.split('-');
     let split = parts.next()?.parse().ok()?;
     let number = parts.next()?.parse().ok()?;
@@ -408,6 +412,10 @@ impl<'a> RowReader<'a> {
             Some(file) => file.try_clone(),
             None => File::open(path).and_then(|f| {
                 let clone = f.try_clone()?;
+                // Which one goes matters little: the order of an epoch has no favourites.
+                if self.files.len() >= OPEN_FILES {
+                    self.files.pop_first();
+                }
                 self.files.insert(shard, f);
                 Ok(clone)
             }),

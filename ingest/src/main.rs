@@ -18,6 +18,7 @@ mod pool;
 mod progress;
 mod protocol;
 mod run;
+mod sandbox;
 mod shard;
 mod source;
 mod synth;

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 
 use crate::failure::{self, Failure};
-use crate::protocol::{self, Hello, Reply, Request};
+use crate::output;
+use crate::protocol::{self, Bounds, Hello, Reply, Request};
 use crate::sys;
 
 /// Seconds that one clip may take by default. The slowest clip of the five datasets needs well under 10.
@@ -51,6 +52,38 @@ pub struct Settings {
     pub timeout: Duration,
     /// Address space of one child in MiB.
     pub memory_mib: u64,
+    /// What the children may read.
+    pub bounds: Bounds,
+    /// Another program that decodes; this one where there is none.
+    pub decoder: Option<PathBuf>,
+}
+
+/// What the most expensive clip has cost.
+#[derive(Debug, Default)]
+pub struct Effort {
+    millis: AtomicU64,
+    kib: AtomicU64,
+    /// Whether the user was told what walls are missing.
+    told: AtomicBool,
+}
+
+impl Effort {
+    /// Seconds of the longest request, restarts of children included.
+    pub fn seconds(&self) -> f64 {
+        self.millis.load(Ordering::Relaxed) as f64 / 1000.0
+    }
+
+    /// Resident memory of the largest child, in MiB.
+    pub fn mib(&self) -> f64 {
+        self.kib.load(Ordering::Relaxed) as f64 / 1024.0
+    }
+
+    /// Says once what this kernel lacks.
+    fn tell(&self, absent: &[String]) {
+        if !absent.is_empty() && !self.told.swap(true, Ordering::Relaxed) {
+            output::warn(&format!("decode workers: {}", absent.join("; ")));
+        }
+    }
 }
 
 /// One clip's answers, in the order of its tasks.
@@ -61,6 +94,7 @@ pub struct Pool {
     jobs: Option<Sender<(usize, Request)>>,
     results: Receiver<(usize, anyhow::Result<Replies>)>,
     stop: Arc<AtomicBool>,
+    effort: Arc<Effort>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -70,7 +104,11 @@ impl Pool {
     /// # Errors
     /// The system has no room for threads, or does not tell where this program lies.
     pub fn start(settings: &Settings) -> anyhow::Result<Pool> {
-        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let program = match &settings.decoder {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().context("cannot find this program's own file")?,
+        };
+        let effort = Arc::new(Effort::default());
         let (jobs, queue) = mpsc::channel::<(usize, Request)>();
         let (answers, results) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
@@ -81,6 +119,7 @@ impl Pool {
                     program: program.clone(),
                     settings: settings.clone(),
                     stop: stop.clone(),
+                    effort: effort.clone(),
                     worker: None,
                 };
                 let (queue, answers) = (queue.clone(), answers.clone());
@@ -93,7 +132,9 @@ impl Pool {
                             else {
                                 break;
                             };
+                            let start = Instant::now();
                             let replies = client.serve(&request);
+                            client.measure(start.elapsed());
                             if answers.send((index, replies)).is_err() {
                                 break;
                             }
@@ -106,8 +147,14 @@ impl Pool {
             jobs: Some(jobs),
             results,
             stop,
+            effort,
             threads,
         })
+    }
+
+    /// What the clips have cost so far.
+    pub fn effort(&self) -> Arc<Effort> {
+        self.effort.clone()
     }
 
     /// Hands a clip in, under a number by which its replies will be known.
@@ -149,10 +196,24 @@ struct Client {
     program: PathBuf,
     settings: Settings,
     stop: Arc<AtomicBool>,
+    effort: Arc<Effort>,
     worker: Option<Worker>,
 }
 
 impl Client {
+    /// Notes what a request has cost.
+    fn measure(&self, time: Duration) {
+        let millis = time.as_millis() as u64;
+        self.effort.millis.fetch_max(millis, Ordering::Relaxed);
+        let kib = self
+            .worker
+            .as_ref()
+            .and_then(|worker| sys::peak_kib(worker.child.id()));
+        self.effort
+            .kib
+            .fetch_max(kib.unwrap_or_default(), Ordering::Relaxed);
+    }
+
     fn serve(&mut self, request: &Request) -> anyhow::Result<Replies> {
         let mut replies: Replies = Vec::new();
         if self.ask(request, &mut replies)?.is_some() {
@@ -195,10 +256,9 @@ impl Client {
     fn ask(&mut self, request: &Request, replies: &mut Replies) -> anyhow::Result<Option<Failure>> {
         let mut worker = match self.worker.take() {
             Some(worker) => worker,
-            None => Worker::start(&self.program, &self.settings)?,
+            None => Worker::start(&self.program, &self.settings, &self.effort)?,
         };
-        let deadline = Instant::now() + self.settings.timeout;
-        match worker.converse(request, replies, deadline, &self.stop) {
+        match worker.converse(request, replies, self.settings.timeout, &self.stop) {
             Ok(()) => {
                 self.worker = Some(worker);
                 Ok(None)
@@ -218,16 +278,20 @@ struct Worker {
 
 impl Worker {
     /// Starts a child. One that dies at once may have met a passing want of memory, or somebody's kill.
-    fn start(program: &PathBuf, settings: &Settings) -> anyhow::Result<Worker> {
+    fn start(program: &PathBuf, settings: &Settings, effort: &Effort) -> anyhow::Result<Worker> {
         for _attempt in 1..START_ATTEMPTS {
-            if let Ok(worker) = Worker::start_once(program, settings) {
+            if let Ok(worker) = Worker::start_once(program, settings, effort) {
                 return Ok(worker);
             }
         }
-        Worker::start_once(program, settings)
+        Worker::start_once(program, settings, effort)
     }
 
-    fn start_once(program: &PathBuf, settings: &Settings) -> anyhow::Result<Worker> {
+    fn start_once(
+        program: &PathBuf,
+        settings: &Settings,
+        effort: &Effort,
+    ) -> anyhow::Result<Worker> {
         let seconds = settings.timeout.as_secs().max(1);
         let arguments: [OsString; 5] = [
             "decode-worker".into(),
@@ -255,15 +319,19 @@ impl Worker {
             input,
             output,
         };
-        let deadline = Instant::now() + settings.timeout.max(START);
         let never = AtomicBool::new(false);
-        let mut from = Deadline {
+        let mut from = Patience {
             output: &mut worker.output,
-            deadline,
+            left: settings.timeout.max(START),
             stop: &never,
         };
+        // One that is dead already does not take it; then it does not greet either.
+        let _taken = protocol::send(&mut worker.input, &settings.bounds);
         match protocol::receive::<Hello>(&mut from) {
-            Ok(Some(hello)) if hello.version == env!("CARGO_PKG_VERSION") => Ok(worker),
+            Ok(Some(hello)) if hello.version == env!("CARGO_PKG_VERSION") => {
+                effort.tell(&hello.absent);
+                Ok(worker)
+            }
             Ok(Some(hello)) => bail!(
                 "the decode worker is version {} and this program {}; the program's file was replaced, start again",
                 hello.version,
@@ -286,13 +354,13 @@ impl Worker {
         &mut self,
         request: &Request,
         replies: &mut Replies,
-        deadline: Instant,
+        patience: Duration,
         stop: &AtomicBool,
     ) -> io::Result<()> {
         protocol::send(&mut self.input, request)?;
-        let mut from = Deadline {
+        let mut from = Patience {
             output: &mut self.output,
-            deadline,
+            left: patience,
             stop,
         };
         for _task in &request.tasks {
@@ -349,22 +417,30 @@ impl Drop for Worker {
     }
 }
 
-/// A child's output, read no longer than until a deadline.
-struct Deadline<'a> {
+/// A child's output, read as long as patience lasts.
+///
+/// Patience is spent by waiting, not by the clock: where this process, and perhaps the child with it, was stopped and
+/// continued (a terminal's Ctrl-Z, a batch system), the time in between costs one look at most.
+struct Patience<'a> {
     output: &'a mut ChildStdout,
-    deadline: Instant,
+    left: Duration,
     stop: &'a AtomicBool,
 }
 
-impl Read for Deadline<'_> {
+impl Read for Patience<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let now = Instant::now();
-            if now >= self.deadline || self.stop.load(Ordering::Relaxed) {
+            let (start, look) = (Instant::now(), self.left.min(LOOK_UP));
+            let ready = sys::wait_readable(self.output.as_fd(), start + look)?;
+            self.left = self.left.saturating_sub(start.elapsed().min(LOOK_UP));
+            if self.stop.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            if sys::wait_readable(self.output.as_fd(), self.deadline.min(now + LOOK_UP))? {
+            if ready {
                 return self.output.read(buffer);
+            }
+            if self.left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
             }
         }
     }

@@ -1,7 +1,8 @@
 //! What parent and decode worker say to each other over the child's stdin and stdout.
 //!
-//! A message is a little-endian u32 length, that many bytes of JSON, and then the blobs whose lengths the JSON gives. The
-//! parent asks ([`Request`]), the child greets once and then answers every task of a request in order ([`Reply`]).
+//! A message is a little-endian u32 length, that many bytes of JSON, and then the blobs whose lengths the JSON gives. The parent
+//! says what the child may touch ([`Bounds`]), the child greets once; then the parent asks ([`Request`]), and the child answers
+//! every task of a request in order ([`Reply`]).
 //!
 //! The parent trusts nothing that it reads: lengths are bounded, and what does not parse counts as a crash of the child.
 
@@ -20,11 +21,21 @@ const MAX_JSON: usize = 4 << 20;
 /// Most bytes of all blobs of one reply: every frame of a clip of some minutes.
 const MAX_BLOBS: u64 = 1 << 30;
 
+/// The first word, the parent's: what the child may touch.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Folders and files that may be read.
+    #[serde(with = "bytes_each")]
+    pub readable: Vec<PathBuf>,
+}
+
 /// What the child says when it is ready.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Hello {
     /// The tool's version: the parent must be of the same.
     pub version: String,
+    /// Walls that this kernel does not have, in words; see [`crate::sandbox`].
+    pub absent: Vec<String>,
 }
 
 /// One clip's work.
@@ -104,6 +115,24 @@ mod bytes {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
         Ok(OsString::from_vec(Vec::deserialize(from)?).into())
+    }
+}
+
+/// The same for several.
+mod bytes_each {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(paths: &[PathBuf], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(paths.iter().map(|path| path.as_os_str().as_bytes()))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+        let paths = Vec::<Vec<u8>>::deserialize(from)?.into_iter();
+        Ok(paths.map(|path| OsString::from_vec(path).into()).collect())
     }
 }
 
@@ -227,6 +256,32 @@ mod tests {
         let mut pipe = Vec::new();
         send(&mut pipe, &file).unwrap();
         assert_eq!(receive::<File>(&mut pipe.as_slice()).unwrap(), Some(file));
+    }
+
+    /// A child that has been taken over says what it likes: the parent reads it, or says no.
+    #[test]
+    fn damaged_replies_are_read_or_refused() {
+        let reply = Reply {
+            outcome: Ok(Content {
+                seconds: Some(1.5),
+                times: vec![0.0, 0.5],
+                blobs: vec![vec![7; 300], vec![8; 20]],
+            }),
+            warnings: vec![Failure::with("partly damaged", "1 lost")],
+        };
+        let mut whole = Vec::new();
+        send_reply(&mut whole, reply.clone()).unwrap();
+        for end in 0..whole.len() {
+            let cut = receive_reply(&mut &whole[..end]);
+            assert!(cut.is_err() || end < 4 && cut.unwrap().is_none(), "{end}");
+        }
+        for at in 0..whole.len() {
+            for value in [0, b'9', b'-', b'"', 0x7f, 0xff, whole[at] ^ 1] {
+                let mut damaged = whole.clone();
+                damaged[at] = value;
+                drop(receive_reply(&mut damaged.as_slice()));
+            }
+        }
     }
 
     #[test]

@@ -60,6 +60,34 @@ pub fn allow_cpu(seconds: u64) -> io::Result<()> {
     )
 }
 
+/// From now on this thread, and every one it starts, makes only the system calls that the filter lets through.
+pub fn filter_calls(steps: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: steps.len() as libc::c_ushort,
+        // The kernel only reads it.
+        filter: steps.as_ptr().cast_mut(),
+    };
+    let none: libc::c_ulong = 0;
+    // SAFETY: two calls on plain values; the program and its steps outlive the second one, which copies them.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, none, none, none))?;
+        check(libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &program,
+        ))
+    }
+}
+
+/// The most memory that a running process has had resident so far, in KiB.
+pub fn peak_kib(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
 /// Waits until the pipe has something to read or is closed. `false`: the deadline has come first.
 pub fn wait_readable(pipe: BorrowedFd, deadline: Instant) -> io::Result<bool> {
     loop {

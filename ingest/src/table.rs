@@ -2,20 +2,52 @@
 //!
 //! Read with polars, which takes every compression that other writers use.
 
+use std::fs::File;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use datasets::Table;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use polars::prelude::*;
 
 /// Between the elements of a list column, as `datasets` expects several labels in one cell by default.
 const SEPARATOR: &str = "|";
+
+/// Refuses a Parquet file whose footer speaks of bytes that are not there: polars takes its word for where columns lie,
+/// and reads out of bounds.
+///
+/// # Errors
+/// No footer that can be read; a column that lies outside of the file.
+pub fn check_bounds(path: &Path) -> anyhow::Result<()> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
+    for group in metadata.metadata().row_groups() {
+        for column in group.columns() {
+            let start = column.data_page_offset();
+            let start = column
+                .dictionary_page_offset()
+                .map_or(start, |at| at.min(start));
+            let end = u64::try_from(start)
+                .ok()
+                .zip(u64::try_from(column.compressed_size()).ok())
+                .and_then(|(start, size)| start.checked_add(size));
+            ensure!(
+                end.is_some_and(|end| end <= length) && column.num_values() >= 0,
+                "column {} lies outside of the file",
+                column.column_path().string()
+            );
+        }
+    }
+    Ok(())
+}
 
 /// Reads every column. A list becomes one cell, its elements joined by "|".
 ///
 /// # Errors
 /// No Parquet file, or one that polars cannot read.
 pub fn read(path: &Path) -> anyhow::Result<Table> {
+    check_bounds(path)?;
     let name = path.to_str().context("its name is not UTF-8")?;
     let options = ScanArgsParquet {
         glob: false,

@@ -1,7 +1,7 @@
 //! The child that decodes: reads requests from stdin, answers on stdout, knows nothing but the files it is told.
 //!
 //! It is confined before it opens the first file: memory, processor time per request, no file may be written, no core
-//! dumps. What libav or a picture decoder does to it (crash, endless loop) ends this process alone.
+//! dumps ([`sys`]); no file but the raw data, no network, no other program ([`sandbox`]). What libav or a picture decoder does to it (crash, endless loop) ends this process alone.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -17,8 +17,8 @@ use crate::decode::demux::{self, Track, Tracks, Wanted};
 use crate::decode::orient::Orientation;
 use crate::decode::{Health, audio, libav, video};
 use crate::failure::{self, Failure};
-use crate::protocol::{self, Content, File, Hello, Reply, Request, Span, Task};
-use crate::sys;
+use crate::protocol::{self, Bounds, Content, File, Hello, Reply, Request, Span, Task};
+use crate::{sandbox, sys};
 
 /// Bytes of a text file that are read.
 const MAX_TEXT_BYTES: u64 = 4 << 20;
@@ -38,6 +38,9 @@ pub struct Args {
     /// Processor seconds per request
     #[arg(long)]
     pub cpu_seconds: u64,
+    /// Only tell, as JSON, which walls this kernel has
+    #[arg(long)]
+    pub probe: bool,
 }
 
 /// Serves until stdin closes.
@@ -46,6 +49,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         memory: args.memory_mib << 20,
     })
     .context("cannot limit the decode worker")?;
+    if args.probe {
+        let absent = sandbox::close(&[]);
+        return crate::output::json(&serde_json::json!({"absent": absent}));
+    }
     // A limit below what the program itself takes would show as every file being unreadable.
     Vec::<u8>::new()
         .try_reserve_exact(HEADROOM)
@@ -55,12 +62,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     libav::init().context("cannot start libav")?;
     let mut front_end = MelFrontEnd::new();
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
-    protocol::send(
-        &mut output,
-        &Hello {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        },
-    )?;
+    let Some(bounds) = protocol::receive::<Bounds>(&mut input)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let hello = Hello {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        absent: sandbox::close(&bounds.readable),
+    };
+    protocol::send(&mut output, &hello)?;
     while let Some(request) = protocol::receive::<Request>(&mut input)? {
         sys::allow_cpu(args.cpu_seconds)?;
         serve(&request, &mut front_end, &mut output)?;

@@ -337,3 +337,79 @@ impl CremaD {
         self.folder.join("shards")
     }
 }
+
+/// Whether the long versions of the fault tests run (`just test-faults`).
+pub fn full() -> bool {
+    std::env::var_os("U2A_FAULTS").is_some()
+}
+
+/// Reports a figure: on stderr, and as a line of the file that `just test-faults` adds up. Its name begins with `sum` or
+/// `max`, which tells how.
+pub fn figure(name: &str, value: f64) {
+    use std::io::Write;
+    eprintln!("figure: {name} {value}");
+    if let Some(path) = std::env::var_os("U2A_FIGURES") {
+        let file = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(path);
+        let written = file.and_then(|mut file| writeln!(file, "{name}\t{value}"));
+        written.expect("the file of figures can be written");
+    }
+}
+
+/// Sends a signal to a process that a test has started.
+pub fn signal(process: u32, name: &str) {
+    let sent = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(process.to_string())
+        .status();
+    assert!(sent.is_ok(), "kill is not there");
+}
+
+/// What `/proc` tells of a process: resident memory in MiB, open files, child processes.
+pub fn usage(process: u32) -> Option<(f64, usize, Vec<u32>)> {
+    let proc = PathBuf::from(format!("/proc/{process}"));
+    let status = std::fs::read_to_string(proc.join("status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    let files = std::fs::read_dir(proc.join("fd")).ok()?.count();
+    let tasks = std::fs::read_dir(proc.join("task")).ok()?.flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let children = lists
+        .flat_map(|list| {
+            let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+            pids.collect::<Vec<u32>>()
+        })
+        .collect();
+    Some((kib / 1024.0, files, children))
+}
+
+/// The contents of every file below a folder, by path.
+pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = std::collections::BTreeMap::new();
+    let mut left = vec![folder.to_owned()];
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(names(&path).into_iter().map(|name| path.join(name)));
+        } else {
+            let inner = path.strip_prefix(folder).expect("it lies below").to_owned();
+            let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            found.insert(inner, bytes);
+        }
+    }
+    found
+}
+
+/// Fails, by name, where two folders differ. Counts what differs for the figures.
+#[track_caller]
+pub fn assert_same(a: &Path, b: &Path) {
+    let (a, b) = (contents(a), contents(b));
+    let differ = a.iter().filter(|(path, bytes)| b.get(*path) != Some(bytes));
+    let differ: Vec<_> = differ.map(|(path, _)| path).collect();
+    figure("sum bytes that differ", differ.len() as f64);
+    assert!(differ.is_empty(), "{differ:?}");
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+}

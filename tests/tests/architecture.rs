@@ -173,3 +173,76 @@ fn train_does_not_load_libav() {
     );
     assert_eq!(names_libav("train"), 0);
 }
+
+/// The only modules that may hold `unsafe`: system calls, libav, vector instructions, GPU kernels.
+const UNSAFE: [&str; 14] = [
+    "features/src/image/baseline.rs",
+    "features/src/image/resample.rs",
+    "features/src/mel/block.rs",
+    "features/src/mel/vector.rs",
+    "ingest/src/decode/libav.rs",
+    "ingest/src/sys.rs",
+    "train/src/kernels/attention.rs",
+    "train/src/kernels/matmul.rs",
+    "train/src/kernels/shared.rs",
+    "train/src/kernels/simd.rs",
+    "train/src/ops/cuda.rs",
+    "train/src/ops/device.rs",
+    "train/src/ops/emulated.rs",
+    "train/src/ops/upload.rs",
+];
+
+/// The only modules that may ask for the time of day, which jumps: a default folder's name and TensorBoard's time stamps.
+const CLOCK: [&str; 2] = ["train/src/cli/run.rs", "train/src/tensorboard.rs"];
+
+/// Every module of the products without its tests and comments, by its path.
+fn modules() -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut left: Vec<_> = ["datasets", "features", "ingest", "train"]
+        .map(|name| workspace().join(name).join("src"))
+        .into();
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            let entries = std::fs::read_dir(&path).unwrap();
+            left.extend(entries.map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let product = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let code: String = product
+                .lines()
+                .map(|line| line.split("//").next().unwrap_or_default())
+                .collect::<Vec<_>>()
+                .join("\n");
+            let name = path.strip_prefix(workspace()).unwrap();
+            found.insert(name.to_str().unwrap().to_owned(), code);
+        }
+    }
+    found
+}
+
+fn holding(words: &[&str]) -> Vec<String> {
+    let holds = |code: &String| words.iter().any(|word| code.contains(word));
+    let found = modules().into_iter().filter(|(_, code)| holds(code));
+    found.map(|(name, _)| name).collect()
+}
+
+#[test]
+fn unsafe_stays_in_its_modules() {
+    assert_eq!(
+        holding(&["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]),
+        UNSAFE
+    );
+}
+
+/// What is written and when a clip is given up depends on no clock that somebody may set.
+#[test]
+fn the_time_of_day_matters_nowhere() {
+    let clocks = [
+        "SystemTime",
+        "chrono",
+        "UNIX_EPOCH",
+        ".modified()",
+        ".created()",
+    ];
+    assert_eq!(holding(&clocks), CLOCK);
+}

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use tests::{CremaD, DONE, command, json_lines, kill_when, names, run, temp, weights};
+use tests::{CremaD, DONE, command, contents, json_lines, kill_when, names, run, temp, weights};
 
 /// Attempts that are cut off; the next one runs to the end.
 const KILLS: u32 = 10;
@@ -54,23 +54,6 @@ fn losses(run: &Path) -> BTreeMap<u64, String> {
             if let Some(before) = out.insert(step, kept.clone()) {
                 assert_eq!(before, kept, "step {step} was run twice and differs");
             }
-        }
-    }
-    out
-}
-
-/// Contents of every file below, by path.
-fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut out = BTreeMap::new();
-    let mut left = vec![folder.to_owned()];
-    while let Some(path) = left.pop() {
-        if path.is_dir() {
-            left.extend(names(&path).into_iter().map(|name| path.join(name)));
-        } else {
-            out.insert(
-                path.strip_prefix(folder).unwrap().to_owned(),
-                std::fs::read(&path).unwrap(),
-            );
         }
     }
     out

@@ -197,6 +197,10 @@ fn eval(args: &EvalArgs) -> Result<ExitCode> {
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
+    let shards = session.shards.folder();
+    if let Some(verdict) = features::verify::verify(shards, compute.threads)? {
+        verdict.check(shards)?;
+    }
     let mut model = session::build_model(&config, &compute)?;
     checkpoint::read_model(&folder, &mut model)?;
     let evaluation = evaluate::evaluate(&session, &config, &model, &options)?;
@@ -248,6 +252,23 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What this kernel lacks to wall decoders in, as `ingest` finds it.
+fn walls() -> Option<Vec<String>> {
+    let probe = [
+        "decode-worker",
+        "--memory-mib",
+        "4096",
+        "--cpu-seconds",
+        "10",
+        "--probe",
+    ];
+    let found: serde_json::Value = serde_json::from_str(&train::ingest::run(probe).ok()?).ok()?;
+    let absent = found["absent"].as_array()?.iter();
+    absent
+        .map(|what| what.as_str().map(str::to_owned))
+        .collect()
+}
+
 fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     #[cfg(target_arch = "x86_64")]
@@ -265,9 +286,10 @@ fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
         .and_then(|p| Some(p.parent()?.join("ingest")))
         .filter(|p| p.is_file());
     let gpus = doctor::look();
+    let walls = ingest.as_ref().and_then(|_| walls());
     if args.json {
         say(
-            json!({"version": env!("CARGO_PKG_VERSION"), "cores": cores, "vectors": vectors, "cuda": gpus.built, "gpu": gpus, "to_do": gpus.advice(), "ingest": ingest}),
+            json!({"version": env!("CARGO_PKG_VERSION"), "cores": cores, "vectors": vectors, "cuda": gpus.built, "gpu": gpus, "to_do": gpus.advice(), "ingest": ingest, "decoder_walls_absent": walls}),
         )?;
     } else {
         say(format!(
@@ -280,6 +302,11 @@ fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
         })?;
         for line in gpus.lines() {
             say(line)?;
+        }
+        match walls.as_deref() {
+            Some([]) => say("walls     decoders are behind landlock and seccomp")?,
+            Some(absent) => say(format!("walls     {}", absent.join("; ")))?,
+            None => {}
         }
         match ingest {
             Some(path) => say(format!("ingest    {}", path.display()))?,

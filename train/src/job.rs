@@ -3,6 +3,7 @@
 
 use crate::checkpoint::{self, State};
 use crate::compute::Compute;
+use crate::lock::Lock;
 use crate::session::{self, Session};
 use crate::settings::{CONFIG_FILE, RunConfig, Settings, WeightSource};
 use crate::trainer::{End, Trainer};
@@ -21,6 +22,16 @@ pub struct Job {
     pub session: Session,
     /// What it runs on.
     pub compute: Compute,
+}
+
+/// Claims a run folder to go on in it, and mends what a kill has left there.
+///
+/// # Errors
+/// Somebody else trains in it; it cannot be written.
+pub fn claim(run: &Path) -> Result<Lock> {
+    let lock = Lock::take(run)?;
+    checkpoint::recover(run)?;
+    Ok(lock)
 }
 
 impl Job {
@@ -102,10 +113,19 @@ impl Job {
     /// Makes a new run folder and trains.
     pub fn start(&self, out: &Path, stop: &AtomicBool, workers: Workers) -> Result<(End, State)> {
         let model = session::build_model(&self.config, &self.compute)?;
+        let mut _lock = None;
         if workers.writes() {
             std::fs::create_dir_all(out)
                 .with_context(|| format!("{}: cannot be made", out.display()))?;
+            _lock = Some(Lock::take(out)?);
             let path = out.join(CONFIG_FILE);
+            // Two may have been started at once, and the other one is done already.
+            if path.exists() {
+                bail!(
+                    "{}: is a run already; continue it with --resume {0}, or give another --out",
+                    out.display()
+                );
+            }
             let temporary = out.join(".config.toml.tmp");
             std::fs::write(&temporary, self.config.to_toml()?)
                 .and_then(|()| std::fs::rename(&temporary, &path))
@@ -117,7 +137,7 @@ impl Job {
         Ok((end, trainer.state().clone()))
     }
 
-    /// Goes on from the newest checkpoint of the run folder.
+    /// Goes on from the newest checkpoint of the run folder, which the caller has claimed ([`claim`]).
     pub fn resume(&self, run: &Path, stop: &AtomicBool, workers: Workers) -> Result<(End, State)> {
         self.compute.check(&self.config.settings)?;
         let model = session::build_model(&self.config, &self.compute)?;

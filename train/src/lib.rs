@@ -19,6 +19,7 @@ pub mod fusion;
 pub mod ingest;
 pub mod job;
 pub mod kernels;
+pub mod lock;
 pub mod log;
 pub mod loss;
 pub mod memory;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use features::ShardSpec;
 use features::schema::has_column;
+use features::{ShardSpec, verify};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use polars::prelude::*;
 use serde_json::{Map, Value, json};
@@ -20,6 +20,7 @@ use crate::manifest;
 use crate::output::{self, outln};
 use crate::plan::Name;
 use crate::source;
+use crate::table;
 
 /// Rows printed of a table that is no shard.
 const HEAD: u32 = 10;
@@ -31,6 +32,7 @@ const EXAMPLE: &str = "\
 Examples:
   ingest inspect crema-d
   ingest inspect data/shards/ave --json | jq .splits
+  ingest inspect crema-d --verify
   ingest inspect crema-d --sample 1041_TIE_NEU_XX --out /tmp/look";
 
 /// What shards hold: schema, rows per split and class, availability, durations, failures
@@ -49,6 +51,9 @@ pub struct Args {
     /// With --sample: name the pictures and write none
     #[arg(long, requires = "sample")]
     dry_run: bool,
+    /// Read every shard and hold it against the hashes in the manifest; exit with 1 where one has changed
+    #[arg(long, conflicts_with = "sample")]
+    verify: bool,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -66,6 +71,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(id) = &args.sample {
         return sample::run(&files, id, args.out.as_deref(), args.dry_run, args.json);
     }
+    if args.verify {
+        let Some(folder) = folder else {
+            bail!("{}: --verify wants the folder of the shards", args.target);
+        };
+        return verify(&folder, args.json);
+    }
     let Some(spec) = spec(&files[0])? else {
         return plain(&files[0], args.json);
     };
@@ -75,6 +86,36 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     print(&report, &spec)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `--verify`: the shards against their manifest.
+fn verify(folder: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let Some(found) = verify::verify(folder, threads)? else {
+        bail!(
+            "{}: no {} to hold the shards against; `ingest run` writes it when all shards are there",
+            folder.display(),
+            manifest::FILE
+        );
+    };
+    if as_json {
+        output::json(&json!({
+            "shards": found.shards, "bytes": found.bytes, "damaged": found.damaged,
+        }))?;
+    } else {
+        for (file, problem) in &found.damaged {
+            outln!("{file}: {problem}; delete it and run `ingest run` again")?;
+        }
+        let whole = found.shards - found.damaged.len();
+        outln!(
+            "{whole} of {} shards are the bytes that were written",
+            found.shards
+        )?;
+    }
+    Ok(match found.damaged.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(output::LOOK),
+    })
 }
 
 fn shard_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -118,7 +159,12 @@ fn scan(files: &[PathBuf]) -> anyhow::Result<LazyFrame> {
     let paths: anyhow::Result<Vec<PlRefPath>> = files
         .iter()
         .map(|file| match file.to_str() {
-            Some(path) => Ok(PlRefPath::from(path)),
+            Some(path) => {
+                table::check_bounds(file).with_context(|| {
+                    format!("{}: no Parquet file that can be read", file.display())
+                })?;
+                Ok(PlRefPath::from(path))
+            }
             None => bail!("{}: polars wants a name in UTF-8; move it", file.display()),
         })
         .collect();

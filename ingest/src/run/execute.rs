@@ -2,24 +2,40 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use datasets::{Input, Modality, NoteKind, Sample};
 use features::mel::{MAX_MEL_FRAMES, MEL_BINS};
 use features::{Mel, Row};
 
 use super::Args;
-use super::feed::Feed;
+use super::feed::{self, Feed};
 use crate::failure::{self, Failure};
 use crate::plan::{self, Plan};
-use crate::pool::{self, Pool, Replies};
+use crate::pool::{self, Effort, Pool, Replies};
 use crate::progress::Progress;
-use crate::protocol::Content;
+use crate::protocol::{Bounds, Content};
 use crate::shard::{Outcome, Quarantined, Summary, Warning, Writer};
 use crate::source::Source;
-use crate::sys;
+use crate::{sandbox, sys};
 
-/// Decodes and writes the shards in order. `Some`: a signal asked to stop.
+/// How it ended.
+pub enum End {
+    /// Everything is written; what the clips have cost.
+    Done(Arc<Effort>),
+    /// A signal asked to stop.
+    Stopped(i32),
+}
+
+/// Decodes and writes the shards in order.
+///
+/// A shard that ends in a row of failures gets its name only once that row is broken: where the disk with the raw data has
+/// gone away, a shard full of failures must not pass for finished.
+///
+/// # Errors
+/// `--max-failures-in-a-row` samples had files and none gave anything; a shard cannot be written.
 pub fn execute(
     args: &Args,
     source: &Source,
@@ -27,17 +43,23 @@ pub fn execute(
     todo: &[&plan::Shard],
     out: &Path,
     notes: &BTreeMap<NoteKind, usize>,
-) -> anyhow::Result<Option<i32>> {
+) -> anyhow::Result<End> {
     let workers = match args.workers {
         Some(workers) => usize::from(workers),
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
+    let samples: Vec<&Sample> = todo.iter().flat_map(|shard| &shard.samples).collect();
+    let inputs = samples.iter().flat_map(|sample| &sample.inputs);
+    let files = inputs.filter_map(feed::files).flatten();
+    let (readable, links) = sandbox::folders(&source.raw, files.map(AsRef::as_ref))
+        .with_context(|| format!("{}: cannot be looked into", source.raw.display()))?;
     let pool = Pool::start(&pool::Settings {
         workers,
         timeout: Duration::from_secs(args.clip_timeout),
         memory_mib: args.worker_memory,
+        bounds: Bounds { readable },
+        decoder: args.decoder.clone(),
     })?;
-    let samples: Vec<&Sample> = todo.iter().flat_map(|shard| &shard.samples).collect();
     let mut progress = Progress::start("clips", samples.len() as u64);
     for (kind, count) in notes {
         progress.say(
@@ -47,6 +69,11 @@ pub fn execute(
                 kind.as_str()
             ),
         );
+    }
+    if links > 0 {
+        let message =
+            format!("{links} files are links that lead out of the raw folder; they are followed");
+        progress.say("note", &message);
     }
     let modalities = source.dataset.info().modalities;
     let mut feed = Feed::new(
@@ -58,6 +85,8 @@ pub fn execute(
         samples,
     );
     let (mut incomplete, mut quarantined) = (0, 0);
+    let mut in_a_row = 0;
+    let mut held: Vec<Writer> = Vec::new();
     for shard in todo {
         let summary = Summary::new(
             plan.settings.clone(),
@@ -67,8 +96,29 @@ pub fn execute(
         let mut writer = Writer::create(out, shard.name, &plan.spec, summary)?;
         for sample in &shard.samples {
             let Some(replies) = feed.take()? else {
-                return Ok(sys::stop_signal());
+                return Ok(End::Stopped(sys::stop_signal().unwrap_or_default()));
             };
+            // A sample whose files were not asked for says nothing about the disk.
+            match failure_of_all(&replies) {
+                Some(failure) => {
+                    in_a_row += 1;
+                    if in_a_row == args.max_failures_in_a_row {
+                        bail!(
+                            "{}: {in_a_row} samples in a row gave nothing, the last is {} ({failure}); is the disk still there? \
+                             Finished shards are kept, the same command goes on; --max-failures-in-a-row 0 never stops",
+                            source.raw.display(),
+                            sample.id
+                        );
+                    }
+                }
+                None if replies.is_empty() => {}
+                None => {
+                    in_a_row = 0;
+                    for writer in held.drain(..) {
+                        writer.finish()?;
+                    }
+                }
+            }
             let (outcome, warnings) = assemble(sample, modalities, replies);
             match &outcome {
                 Outcome::Quarantined(_) => quarantined += 1,
@@ -77,10 +127,24 @@ pub fn execute(
             writer.push(outcome, warnings)?;
             progress.step(|| note(incomplete, quarantined));
         }
+        if in_a_row == 0 {
+            writer.finish()?;
+        } else {
+            held.push(writer);
+        }
+    }
+    for writer in held {
         writer.finish()?;
     }
     progress.finish(&note(incomplete, quarantined));
-    Ok(None)
+    Ok(End::Done(pool.effort()))
+}
+
+/// Why nothing could be read of a sample that has files: the first reason. `None` where something could.
+fn failure_of_all(replies: &Replies) -> Option<Failure> {
+    let mut failures = replies.iter().map(|reply| reply.outcome.as_ref().err());
+    let first = failures.next()??.clone();
+    failures.all(|failure| failure.is_some()).then_some(first)
 }
 
 fn note(incomplete: usize, quarantined: usize) -> String {

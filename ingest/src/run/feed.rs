@@ -257,7 +257,7 @@ fn size(replies: &Replies) -> usize {
 }
 
 /// The files that a worker has to open for an input.
-fn files(input: &Input) -> Option<&[PathBuf]> {
+pub fn files(input: &Input) -> Option<&[PathBuf]> {
     match input {
         Input::Files(paths) => Some(paths),
         Input::TextFile(path) => Some(std::slice::from_ref(path)),

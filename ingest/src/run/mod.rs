@@ -18,6 +18,7 @@ use anyhow::{Context, bail};
 use datasets::{Info, ListOptions, NoteKind, Plot};
 use features::MelDtype;
 
+use self::execute::End;
 use crate::lock::{Claim, Lock};
 use crate::manifest;
 use crate::output::{self, outln};
@@ -26,6 +27,9 @@ use crate::pool;
 use crate::shard;
 use crate::source;
 use crate::sys;
+
+/// Samples in a row that may give nothing at all. Real data have a dozen bad clips side by side at most.
+const DEFAULT_MAX_IN_A_ROW: usize = 100;
 
 /// Share of the samples that may lack something before the exit code says so.
 const DEFAULT_MAX_FAILURES: &str = "1%";
@@ -82,12 +86,18 @@ pub struct Args {
     /// Exit with 1 where more samples than this, or than this share, lack a modality
     #[arg(long, value_name = "N|P%", default_value = DEFAULT_MAX_FAILURES)]
     max_failures: Budget,
+    /// Stop with 2 where so many samples in a row give nothing, as when a disk goes away; 0 never stops
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_IN_A_ROW)]
+    max_failures_in_a_row: usize,
     /// Give a clip up after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = pool::DEFAULT_TIMEOUT_SECONDS, value_parser = clap::value_parser!(u64).range(1..))]
     clip_timeout: u64,
     /// Memory that one decode worker may use, in MiB
     #[arg(long, value_name = "MIB", default_value_t = pool::DEFAULT_MEMORY_MIB, value_parser = clap::value_parser!(u64).range(16..))]
     worker_memory: u64,
+    /// Decode with this program instead, which speaks the decode worker's protocol (for tests)
+    #[arg(long, value_name = "PROGRAM", hide = true)]
+    decoder: Option<PathBuf>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -229,17 +239,27 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.overwrite {
         existing::remove_all(&out)?;
     }
+    let mut effort = None;
     if !todo.is_empty() {
         manifest::remove(&out)?;
         sys::catch_signals();
-        if let Some(signal) = execute::execute(args, &source, &plan, &todo, &out, &notes)? {
-            let message = format!(
-                "stopped by signal {signal}; the same command goes on where this one stopped"
-            );
-            return Ok(output::stopped(signal, &message));
+        match execute::execute(args, &source, &plan, &todo, &out, &notes)? {
+            End::Done(found) => effort = Some(found),
+            End::Stopped(signal) => {
+                let message = format!(
+                    "stopped by signal {signal}; the same command goes on where this one stopped"
+                );
+                return Ok(output::stopped(signal, &message));
+            }
         }
     }
-    report::conclude(args, info, &plan.shards_per_split(), &out)
+    report::conclude(
+        args,
+        info,
+        &plan.shards_per_split(),
+        &out,
+        effort.as_deref(),
+    )
 }
 
 /// Makes the output folder and claims it.
@@ -281,5 +301,5 @@ fn finish_only(args: &Args, info: &Info, out: &Path) -> anyhow::Result<ExitCode>
         return Ok(ExitCode::SUCCESS);
     }
     let _lock = Lock::acquire(out, Claim::Whole)?;
-    report::conclude(args, info, &expected, out)
+    report::conclude(args, info, &expected, out, None)
 }

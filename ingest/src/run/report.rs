@@ -13,6 +13,7 @@ use crate::lock::{Claim, Lock};
 use crate::manifest::{self, Manifest};
 use crate::output::{self, outln};
 use crate::plan::{self, Plan};
+use crate::pool::Effort;
 use crate::shard;
 use crate::source::Source;
 
@@ -70,6 +71,7 @@ pub fn conclude(
     info: &Info,
     expected: &BTreeMap<Split, usize>,
     out: &Path,
+    effort: Option<&Effort>,
 ) -> anyhow::Result<ExitCode> {
     let finished = shard::survey(out)?;
     if let Some(other) = finished.iter().find(|shard| shard.spec != finished[0].spec) {
@@ -109,15 +111,25 @@ pub fn conclude(
     let Some(manifest) = manifest::write(out, info, &finished)? else {
         bail!("{}: no shards here", out.display());
     };
-    report(args, out, &manifest)
+    report(args, out, &manifest, effort)
 }
 
-fn report(args: &Args, out: &Path, manifest: &Manifest) -> anyhow::Result<ExitCode> {
+fn report(
+    args: &Args,
+    out: &Path,
+    manifest: &Manifest,
+    effort: Option<&Effort>,
+) -> anyhow::Result<ExitCode> {
     let samples: usize = manifest.totals.values().map(|totals| totals.samples).sum();
     let failed = manifest.failures.incomplete + manifest.failures.quarantined;
     let allowed = args.max_failures.allows(failed, samples);
     if args.json {
-        output::json(&json!({"out": out, "within_budget": allowed, "manifest": manifest}))?;
+        let cost = effort.map(|effort| {
+            json!({"longest_clip_seconds": effort.seconds(), "largest_worker_mib": effort.mib()})
+        });
+        output::json(&json!({
+            "out": out, "within_budget": allowed, "effort": cost, "manifest": manifest,
+        }))?;
     } else {
         for (split, totals) in &manifest.totals {
             let present: Vec<String> = totals

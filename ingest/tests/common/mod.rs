@@ -241,3 +241,22 @@ impl ValueSlice for arrow::array::FixedSizeListArray {
             .slice(self.value_offset_at(from), width * count)
     }
 }
+
+/// Whether the long versions of the fault tests run (`just test-faults`).
+pub fn full() -> bool {
+    std::env::var_os("U2A_FAULTS").is_some()
+}
+
+/// Reports a figure: on stderr, and as a line of the file that `just test-faults` adds up.
+pub fn figure(name: &str, value: f64) {
+    use std::io::Write;
+    eprintln!("figure: {name} {value}");
+    if let Some(path) = std::env::var_os("U2A_FIGURES") {
+        let mut file = File::options()
+            .append(true)
+            .create(true)
+            .open(path)
+            .unwrap();
+        writeln!(file, "{name}\t{value}").unwrap();
+    }
+}

@@ -8,10 +8,10 @@ use features::Shards;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use train::checkpoint::{self, State};
+use train::checkpoint::State;
 use train::compute::Compute;
 use train::design::{Adapt, Fusion, Modulation};
-use train::job::Job;
+use train::job::{self, Job};
 use train::memory;
 use train::model::{MissingToken, U2a};
 use train::session;
@@ -131,6 +131,9 @@ pub struct RunArgs {
     /// Which of them this is (set by the first)
     #[arg(long, hide = true)]
     worker: Option<usize>,
+    /// Trust the shards: do not hold them against the hashes in their manifest first
+    #[arg(long)]
+    no_verify: bool,
     /// Threads for arithmetic [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
@@ -289,6 +292,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     if args.workers > 1 && job.config.settings.modulation != Modulation::None {
         bail!("gradient modulation balances whole batches; leave --workers out");
     }
+    verify(args, &job, compute.threads)?;
     let stop = stop_flag()?;
     let ended = job.start(&out, &stop, args.join()?)?;
     said(args, &out, ended)
@@ -319,16 +323,31 @@ fn resume(args: &RunArgs, run: &Path, compute: &Compute) -> Result<ExitCode> {
     if args.max_steps.is_some() || config.settings.max_steps.is_some() {
         config.settings.max_steps = args.max_steps;
     }
-    if args.worker.is_none() {
-        checkpoint::recover(run)?;
-    }
     let job = Job::reopen(config, args.shards.as_deref(), compute)?;
     if args.dry_run {
         return plan(args, &job, run);
     }
+    // Before the other workers look into the folder.
+    let _lock = match args.worker {
+        None => Some(job::claim(run)?),
+        Some(_) => None,
+    };
+    verify(args, &job, compute.threads)?;
     let stop = stop_flag()?;
     let ended = job.resume(run, &stop, args.join()?)?;
     said(args, run, ended)
+}
+
+/// Holds the shards against their manifest's hashes before days are spent on them.
+fn verify(args: &RunArgs, job: &Job, threads: usize) -> Result<()> {
+    let folder = job.session.shards.folder();
+    if !args.no_verify
+        && args.worker.is_none()
+        && let Some(verdict) = features::verify::verify(folder, threads)?
+    {
+        verdict.check(folder)?;
+    }
+    Ok(())
 }
 
 /// Says how training ended.

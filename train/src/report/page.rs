@@ -293,7 +293,7 @@ fn confusion(names: &[String], matrix: &Value) -> String {
         let counts: Vec<u64> = row
             .as_array()
             .map_or_else(Vec::new, |r| r.iter().filter_map(Value::as_u64).collect());
-        let total = counts.iter().sum::<u64>().max(1) as f64;
+        let total = counts.iter().map(|&n| n as f64).sum::<f64>().max(1.0);
         put!(html, "<tr><td>{}</td>", escape(name));
         for count in counts {
             put!(

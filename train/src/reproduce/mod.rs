@@ -16,7 +16,7 @@ use crate::checkpoint;
 use crate::compute::Compute;
 use crate::evaluate::{self, EvalOptions};
 use crate::ingest;
-use crate::job::Job;
+use crate::job::{Job, claim};
 use crate::session;
 use crate::settings::{CONFIG_FILE, RunConfig, WeightSource};
 use crate::trainer::End;
@@ -363,7 +363,7 @@ impl Options {
             let job = self.job(&run.dataset, &run.training, run.seed)?;
             if !run.finished {
                 let (end, _) = if folder.join(CONFIG_FILE).is_file() {
-                    checkpoint::recover(&folder)?;
+                    let _lock = claim(&folder)?;
                     job.resume(&folder, stop, Workers::alone())?
                 } else {
                     job.start(&folder, stop, Workers::alone())?

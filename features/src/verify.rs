@@ -1,0 +1,193 @@
+//! Whether shards are still the bytes that were written: their SHA-256 against `manifest.json`.
+
+use crate::Error;
+use crate::shards::shard_name;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Mutex;
+
+/// The manifest's name in a folder of shards.
+pub const MANIFEST: &str = "manifest.json";
+
+/// Most bytes of a manifest that are read: a million shards would take less.
+const MAX_MANIFEST: u64 = 256 << 20;
+
+/// Bytes hashed at a time.
+const CHUNK: usize = 1 << 20;
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Shards that the manifest names.
+    pub shards: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// File names of those that are not as they were written, and what is wrong, in order.
+    pub damaged: BTreeMap<String, String>,
+}
+
+impl Verdict {
+    /// An error that names the first damaged shard, if any is.
+    ///
+    /// # Errors
+    /// Some shard is damaged.
+    pub fn check(&self, folder: &Path) -> Result<(), Error> {
+        match self.damaged.iter().next() {
+            None => Ok(()),
+            Some((file, problem)) => Err(Error::unusable(
+                format!(
+                    "{}: {problem} ({} of {} shards are damaged)",
+                    folder.join(file).display(),
+                    self.damaged.len(),
+                    self.shards
+                ),
+                "delete it and run `ingest run` again, which makes it anew",
+            )),
+        }
+    }
+}
+
+/// Reads every shard that the manifest names, on so many threads. `None` where there is no manifest yet.
+///
+/// # Errors
+/// A manifest that is none.
+pub fn verify(folder: &Path, threads: usize) -> Result<Option<Verdict>, Error> {
+    let path = folder.join(MANIFEST);
+    let text = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => {
+            let mut text = String::new();
+            file.and_then(|file| file.take(MAX_MANIFEST).read_to_string(&mut text))
+                .map_err(Error::io(&path, "read"))?;
+            text
+        }
+    };
+    let listed = parse(&text).ok_or_else(|| {
+        Error::unusable(
+            format!("{}: is no manifest", path.display()),
+            "delete it and run `ingest run` again, which writes it anew",
+        )
+    })?;
+    let mut verdict = Verdict {
+        shards: listed.len(),
+        bytes: listed.iter().map(|(_, bytes, _)| bytes).sum(),
+        damaged: BTreeMap::new(),
+    };
+    let (queue, damaged) = (Mutex::new(listed.iter()), Mutex::new(&mut verdict.damaged));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, listed.len().max(1)) {
+            scope.spawn(|| {
+                loop {
+                    // A poisoned lock means that another thread panicked, which the scope hands on.
+                    let next = queue.lock().ok().and_then(|mut queue| queue.next());
+                    let Some((file, bytes, sha256)) = next else {
+                        break;
+                    };
+                    if let Some(problem) = problem(&folder.join(file), *bytes, sha256)
+                        && let Ok(mut damaged) = damaged.lock()
+                    {
+                        damaged.insert(file.clone(), problem);
+                    }
+                }
+            });
+        }
+    });
+    Ok(Some(verdict))
+}
+
+/// File, size and hash of every shard. Only names of shards: a manifest leads nowhere else.
+fn parse(text: &str) -> Option<Vec<(String, u64, String)>> {
+    let manifest: Value = serde_json::from_str(text).ok()?;
+    let shards = manifest.get("shards")?.as_array()?.iter().map(|shard| {
+        let file = shard.get("file")?.as_str()?;
+        shard_name(file)?;
+        let bytes = shard.get("bytes")?.as_u64()?;
+        let sha256 = shard.get("sha256")?.as_str()?;
+        Some((file.to_owned(), bytes, sha256.to_owned()))
+    });
+    shards.collect()
+}
+
+/// What is wrong with a shard.
+fn problem(path: &Path, bytes: u64, sha256: &str) -> Option<String> {
+    let measure = || {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        if length != bytes {
+            return Ok(Some(format!(
+                "has {length} bytes, the manifest says {bytes}"
+            )));
+        }
+        let (mut hash, mut chunk) = (Sha256::new(), vec![0; CHUNK]);
+        loop {
+            match file.read(&mut chunk)? {
+                0 => break,
+                n => hash.update(&chunk[..n]),
+            }
+        }
+        let found: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let changed = "its SHA-256 is not the manifest's, so its bytes have changed on the disk";
+        Ok((found != sha256).then(|| changed.to_owned()))
+    };
+    measure().unwrap_or_else(|error: io::Error| Some(format!("cannot be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn damage_is_found_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        assert_eq!(verify(folder, 1).unwrap(), None);
+        let name = |i: usize| format!("train-{i:05}-of-00004.parquet");
+        let entries: Vec<Value> = (0..4)
+            .map(|i| {
+                let bytes = vec![i as u8; 3_000_000];
+                fs::write(folder.join(name(i)), &bytes).unwrap();
+                let sha256: String = Sha256::digest(&bytes)
+                    .iter()
+                    .map(|b| format!("{b:02x}"))
+                    .collect();
+                serde_json::json!({"file": name(i), "bytes": bytes.len(), "sha256": sha256})
+            })
+            .collect();
+        let manifest = |shards: &[Value]| serde_json::json!({"shards": shards}).to_string();
+        fs::write(folder.join(MANIFEST), manifest(&entries)).unwrap();
+        let whole = verify(folder, 3).unwrap().unwrap();
+        assert_eq!((whole.shards, whole.bytes), (4, 12_000_000));
+        assert!(whole.damaged.is_empty() && whole.check(folder).is_ok());
+
+        let mut flipped = fs::read(folder.join(name(1))).unwrap();
+        flipped[2_999_999] ^= 4;
+        fs::write(folder.join(name(1)), flipped).unwrap();
+        fs::write(folder.join(name(2)), "short").unwrap();
+        fs::remove_file(folder.join(name(3))).unwrap();
+        let verdict = verify(folder, 2).unwrap().unwrap();
+        let found: Vec<&str> = verdict.damaged.values().map(String::as_str).collect();
+        assert_eq!(found.len(), 3);
+        assert!(found[0].contains("SHA-256") && found[1].contains("5 bytes"));
+        assert!(found[2].contains("cannot be read"));
+        let error = verdict.check(folder).unwrap_err().to_string();
+        assert!(
+            error.contains(&name(1)) && error.contains("3 of 4"),
+            "{error}"
+        );
+
+        for text in [
+            "",
+            "{}",
+            "[]",
+            "{\"shards\":[{\"file\":\"../x\",\"bytes\":1,\"sha256\":\"\"}]}",
+        ] {
+            fs::write(folder.join(MANIFEST), text).unwrap();
+            assert!(verify(folder, 1).is_err(), "{text}");
+        }
+    }
+}

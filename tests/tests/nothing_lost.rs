@@ -1,0 +1,604 @@
+//! Nothing is lost: disks that go away, fill up or cannot be written, files that vanish, processes that are stopped, decoders
+//! that misbehave, bytes that change on the disk, two runs on one folder. (Killed runs: `train_resume`, and `ingest`'s
+//! own tests.)
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tests::{
+    CremaD, DONE, LOOK, USAGE, assert_same, binary, command, figure, names, run, signal, temp,
+    usage, weights,
+};
+
+/// How long anything here may take to show, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something holds.
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what} does not happen");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs in the background; what it prints goes into a file.
+fn begin(command: &mut Command, log: &Path) -> Child {
+    let log = fs::File::create(log).unwrap();
+    command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+}
+
+/// A tone of half a second.
+fn wav(hertz: u32) -> Vec<u8> {
+    let data: Vec<u8> = (0..8000u32)
+        .flat_map(|i| {
+            (if (i * hertz / 8000).is_multiple_of(2) {
+                9_000i16
+            } else {
+                -9_000
+            })
+            .to_le_bytes()
+        })
+        .collect();
+    let header = b"RIFF\xa4\x3e\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x80\x3e\0\0\0\x7d\0\0\x02\0\x10\0data\x80\x3e\0\0";
+    [header, data.as_slice()].concat()
+}
+
+/// A dataset of `count` short sounds in `folder/raw`, each named by `name`.
+fn sounds(folder: &Path, count: usize, name: impl Fn(usize) -> String) -> PathBuf {
+    fs::create_dir_all(folder.join("raw")).unwrap();
+    let mut table = "id,label,file\n".to_owned();
+    for number in 0..count {
+        let name = name(number);
+        fs::write(folder.join("raw").join(&name), wav(100 + number as u32)).unwrap();
+        table += &format!("{number:04},{},{name}\n", ["cat", "dog"][number % 2]);
+    }
+    fs::write(folder.join("sounds.csv"), table).unwrap();
+    let toml = folder.join("sounds.toml");
+    let text = "name = \"sounds\"\ntable = \"sounds.csv\"\nraw = \"raw\"\n[columns]\nid = \"id\"\nlabel = \"label\"\naudio = \"file\"\nvideo = \"file\"\n[splits]\ntest = 0.0\n";
+    fs::write(&toml, text).unwrap();
+    toml
+}
+
+fn ingest(toml: &Path, out: &Path) -> Command {
+    let mut ingest = command("ingest", ["run", "--json", "--shard-rows", "20"]);
+    ingest
+        .args(["--max-failures", "100%"])
+        .arg(toml)
+        .arg("--out")
+        .arg(out);
+    ingest
+}
+
+#[test]
+fn decoders_that_misbehave_cost_their_own_clip() {
+    let folder = temp();
+    let does = [
+        "good", "crash", "good", "hang", "good", "garbage", "deaf", "good", "half", "lie",
+    ];
+    let toml = sounds(folder.path(), does.len(), |number| {
+        format!("{}-{number}.wav", does[number])
+    });
+    let out = folder.path().join("out");
+    let mut ingest = ingest(&toml, &out);
+    ingest
+        .args(["--clip-timeout", "3", "--decoder"])
+        .arg(binary("stand-in-decoder"));
+    let report = run(&mut ingest).expect(DONE).json();
+    let totals = &report["manifest"]["totals"]["train"];
+    assert_eq!(
+        (&totals["rows"], &totals["quarantined"]),
+        (&4.into(), &6.into()),
+        "{report}"
+    );
+    let causes = &report["manifest"]["failures"]["causes"]["audio"];
+    assert_eq!(
+        (&causes["decoder crashed"], &causes["decoder took too long"]),
+        (&5.into(), &1.into())
+    );
+    figure("sum faults injected", 6.0);
+}
+
+/// The raw data vanish under a run: it ends with one line, keeps what was whole, writes no shard full of failures, and
+/// goes on when they are back.
+#[test]
+fn a_disk_that_goes_away_ends_the_run_and_costs_nothing() {
+    let folder = temp();
+    let toml = sounds(folder.path(), 400, |number| format!("{number}.wav"));
+    let (raw, gone) = (folder.path().join("raw"), folder.path().join("gone"));
+    let (whole, out, log) = (
+        folder.path().join("whole"),
+        folder.path().join("out"),
+        folder.path().join("log"),
+    );
+    run(&mut ingest(&toml, &whole)).expect(DONE);
+    let mut child = begin(
+        ingest(&toml, &out).args(["--max-failures-in-a-row", "30"]),
+        &log,
+    );
+    until("a shard", || {
+        out.is_dir() && names(&out).iter().any(|name| name.starts_with("train-"))
+    });
+    fs::rename(&raw, &gone).unwrap();
+    let status = child.wait().unwrap();
+    let said = fs::read_to_string(&log).unwrap();
+    if status.success() {
+        // All was read before: this machine is fast, or its disk slow to tell.
+        assert_same(&whole, &out);
+        return;
+    }
+    assert_eq!(status.code(), Some(USAGE), "{said}");
+    let error = said
+        .lines()
+        .find(|line| line.starts_with("error: "))
+        .unwrap();
+    for word in [
+        "30 samples in a row",
+        "no such file",
+        "is the disk still there",
+        "--max-failures-in-a-row",
+    ] {
+        assert!(error.contains(word), "{error}");
+    }
+    for name in names(&out) {
+        let same = fs::read(out.join(&name)).unwrap() == fs::read(whole.join(&name)).unwrap();
+        assert!(same, "{name} is not what it should be");
+    }
+    assert!(names(&out).len() < names(&whole).len());
+    fs::rename(&gone, &raw).unwrap();
+    run(&mut ingest(&toml, &out)).expect(DONE);
+    assert_same(&whole, &out);
+    figure("sum faults injected", 1.0);
+}
+
+#[test]
+fn files_that_vanish_after_the_listing_are_told() {
+    let folder = temp();
+    let toml = sounds(folder.path(), 200, |number| format!("{number}.wav"));
+    let (out, log) = (folder.path().join("out"), folder.path().join("log"));
+    let mut child = begin(ingest(&toml, &out).args(["--workers", "1"]), &log);
+    until("the lock", || out.join(".ingest.lock").exists());
+    let lost = [190, 195, 199];
+    for number in lost {
+        fs::remove_file(folder.path().join(format!("raw/{number}.wav"))).unwrap();
+    }
+    assert!(
+        child.wait().unwrap().success(),
+        "{}",
+        fs::read_to_string(&log).unwrap()
+    );
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(out.join("manifest.json")).unwrap()).unwrap();
+    let totals = &manifest["totals"]["train"];
+    assert_eq!(
+        (&totals["rows"], &totals["quarantined"]),
+        (&197.into(), &3.into())
+    );
+    assert_eq!(manifest["failures"]["causes"]["audio"]["no such file"], 3);
+    figure("sum faults injected", 3.0);
+}
+
+/// A terminal's Ctrl-Z, a batch system, a laptop that is shut: longer than a clip may take, and no clip is given up.
+#[test]
+fn a_run_that_is_stopped_and_continued_loses_no_clip() {
+    let folder = temp();
+    let raw = folder.path().join("raw");
+    run(command("ingest", ["synth", "crema-d", "--samples", "16", "--out"]).arg(&raw)).expect(DONE);
+    let ingest = |out: &Path| {
+        let mut ingest = command(
+            "ingest",
+            ["run", "crema-d", "--shard-rows", "5", "--clip-timeout", "3"],
+        );
+        ingest.arg("--raw").arg(&raw).arg("--out").arg(out);
+        ingest
+    };
+    let (whole, out, log) = (
+        folder.path().join("whole"),
+        folder.path().join("out"),
+        folder.path().join("log"),
+    );
+    run(&mut ingest(&whole)).expect(DONE);
+    let mut parent = begin(&mut ingest(&out), &log);
+    let mut children = Vec::new();
+    until("children", || {
+        children = usage(parent.id())
+            .map(|(_, _, children)| children)
+            .unwrap_or_default();
+        !children.is_empty()
+    });
+    // Well into a clip.
+    sleep(Duration::from_millis(300));
+    let everybody: Vec<u32> = children.into_iter().chain([parent.id()]).collect();
+    everybody.iter().for_each(|&one| signal(one, "STOP"));
+    sleep(Duration::from_secs(5));
+    everybody.iter().rev().for_each(|&one| signal(one, "CONT"));
+    assert!(
+        parent.wait().unwrap().success(),
+        "{}",
+        fs::read_to_string(&log).unwrap()
+    );
+    assert_same(&whole, &out);
+    figure("sum faults injected", 1.0);
+}
+
+fn train(shards: &Path, out: &Path) -> Command {
+    let mut train = command(
+        "train",
+        [
+            "run",
+            "crema-d",
+            "--batch-size",
+            "4",
+            "--checkpoint-every",
+            "2",
+            "--set",
+            "keep_checkpoints=100",
+        ],
+    );
+    train
+        .arg("--shards")
+        .arg(shards)
+        .arg("--weights")
+        .arg(weights())
+        .arg("--out")
+        .arg(out);
+    train
+}
+
+fn resume(out: &Path) -> Command {
+    let mut train = command("train", ["run", "crema-d", "--resume"]);
+    train.arg(out);
+    train
+}
+
+/// What a run has learnt, by file.
+fn learnt(run: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = tests::contents(run).into_iter();
+    files
+        .filter(|(path, _)| path.extension().is_some_and(|e| e == "safetensors"))
+        .collect()
+}
+
+/// One trainer per folder; a polite signal ends it with a checkpoint; it goes on to what it would have become.
+#[test]
+fn two_trainers_on_one_folder_and_a_polite_stop() {
+    let data = CremaD::new(24);
+    let folder = temp();
+    let (whole, out, log) = (
+        folder.path().join("whole"),
+        folder.path().join("out"),
+        folder.path().join("log"),
+    );
+    let epochs = ["--epochs", "25", "--set", "warmup_epochs=1"];
+    run(train(&data.shards(), &whole).args(epochs)).expect(DONE);
+    let mut first = begin(train(&data.shards(), &out).args(epochs), &log);
+    let checkpoints = |at_least: usize| {
+        let found = if out.is_dir() {
+            names(&out)
+        } else {
+            Vec::new()
+        };
+        found
+            .iter()
+            .filter(|name| name.starts_with("checkpoint-"))
+            .count()
+            >= at_least
+    };
+    until("a checkpoint", || checkpoints(2));
+    signal(first.id(), "STOP");
+    let who = format!("process {}", first.id());
+    run(&mut resume(&out)).expect_usage(&["another train", &who, "wait for it"]);
+    run(&mut train(&data.shards(), &out)).expect_usage(&["is a run already"]);
+    signal(first.id(), "CONT");
+    signal(first.id(), "TERM");
+    let start = Instant::now();
+    let code = first.wait().unwrap().code();
+    let said = fs::read_to_string(&log).unwrap();
+    assert_eq!(
+        code,
+        Some(LOOK),
+        "it ended before it could be stopped? {said}"
+    );
+    assert!(
+        said.contains("stopped by a signal") && said.contains("--resume"),
+        "{said}"
+    );
+    assert!(start.elapsed() < Duration::from_secs(20));
+    assert!(!out.join(".train.lock").exists());
+    // Of a run that was killed: locks nobody out.
+    fs::write(out.join(".train.lock"), "1").unwrap();
+    run(&mut resume(&out)).expect(DONE);
+    // The stop has left a checkpoint of its own step as well.
+    let found = learnt(&out);
+    let same = learnt(&whole).iter().all(|file| found.contains(file));
+    assert!(same, "a stop has changed the weights");
+    figure("sum faults injected", 4.0);
+}
+
+#[test]
+fn bytes_that_change_on_the_disk_are_found() {
+    let data = CremaD::new(24);
+    let shards = data.shards();
+    let inspect = || {
+        let mut inspect = command("ingest", ["inspect", "--verify", "--json"]);
+        inspect.arg(&shards);
+        run(&mut inspect)
+    };
+    assert_eq!(
+        inspect().expect(DONE).json()["damaged"],
+        serde_json::json!({})
+    );
+    let out = shards.parent().unwrap().join("run");
+    run(train(&shards, &out).args(["--max-steps", "1"])).expect(DONE);
+    let name = names(&shards)
+        .into_iter()
+        .find(|name| name.starts_with("train-"))
+        .unwrap();
+    let path = shards.join(&name);
+    let good = fs::read(&path).unwrap();
+    let (mut flipped, cut) = (good.clone(), &good[..good.len() - 1]);
+    // In the middle of a mel, where no reader of Parquet would notice.
+    flipped[good.len() / 3] ^= 0x10;
+    for (bytes, word) in [(&flipped[..], "SHA-256"), (cut, "bytes")] {
+        fs::write(&path, bytes).unwrap();
+        let verdict = inspect().expect(LOOK).json();
+        assert!(
+            verdict["damaged"][&name].as_str().unwrap().contains(word),
+            "{verdict}"
+        );
+        let new = shards.parent().unwrap().join("new");
+        run(&mut train(&shards, &new)).expect_usage(&[&name]);
+        assert!(!new.exists());
+        run(&mut resume(&out)).expect_usage(&[&name]);
+        run(command("train", ["eval"]).arg(&out)).expect_usage(&[&name]);
+    }
+    // The advice that the message gives.
+    fs::remove_file(&path).unwrap();
+    let mut again = command("ingest", ["run", "crema-d", "--raw"]);
+    run(again.arg(data.raw()).arg("--out").arg(&shards)).expect(DONE);
+    assert!(fs::read(&path).unwrap() == good);
+    run(resume(&out).args(["--max-steps", "2"])).expect(DONE);
+    figure("sum faults injected", 2.0);
+}
+
+/// A checkpoint that a power cut or a copy has left unfinished: one line that names the file; the one before it works.
+#[test]
+fn a_checkpoint_of_which_half_is_there() {
+    let data = CremaD::new(24);
+    let folder = temp();
+    let (whole, out) = (folder.path().join("whole"), folder.path().join("out"));
+    let steps = ["--max-steps", "6"];
+    run(train(&data.shards(), &whole).args(steps)).expect(DONE);
+    run(train(&data.shards(), &out).args(["--max-steps", "4"])).expect(DONE);
+    let last = out.join("checkpoint-00000004");
+    let mut faults = 0;
+    for (file, bytes) in tests::contents(&last) {
+        let path = last.join(&file);
+        for half in [bytes.len() / 2, 0] {
+            fs::write(&path, &bytes[..half]).unwrap();
+            let name = file.file_name().unwrap().to_str().unwrap();
+            run(resume(&out).args(steps)).expect_usage(&[name, "00000004"]);
+            faults += 1;
+        }
+        fs::remove_file(&path).unwrap();
+        run(resume(&out).args(steps)).expect_usage(&["00000004"]);
+        fs::write(&path, bytes).unwrap();
+    }
+    // What a kill leaves in the middle of writing and of replacing.
+    fs::create_dir(out.join(".checkpoint-00000006.tmp")).unwrap();
+    fs::write(
+        out.join(".checkpoint-00000006.tmp/head.safetensors"),
+        "half",
+    )
+    .unwrap();
+    fs::remove_dir_all(&last).unwrap();
+    run(resume(&out).args(steps)).expect(DONE);
+    assert!(learnt(&whole) == learnt(&out));
+    assert!(
+        names(&out).iter().all(|name| !name.starts_with('.')),
+        "{:?}",
+        names(&out)
+    );
+    figure("sum faults injected", f64::from(faults) + 1.0);
+}
+
+/// A file system of its own, where this user may mount one.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(at: &Path, options: &str) -> Option<Disk> {
+        fs::create_dir_all(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at);
+        let mounted = mount.output().is_ok_and(|output| output.status.success());
+        if !mounted {
+            eprintln!("skipped: this user may not mount a tmpfs");
+            return None;
+        }
+        Some(Disk(at.to_owned()))
+    }
+
+    fn change(&self, options: &str) {
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-o", &format!("remount,{options}")])
+            .arg(&self.0);
+        assert!(mount.status().unwrap().success());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg(&self.0).status());
+    }
+}
+
+#[test]
+fn disks_that_are_full_or_cannot_be_written() {
+    let folder = temp();
+    let at = folder.path().join("disk");
+    let Some(disk) = Disk::mount(&at, "size=2m") else {
+        return;
+    };
+    let data = CremaD::new(24);
+    let (whole, out) = (folder.path().join("whole"), at.join("run"));
+    let steps = ["--max-steps", "12"];
+    run(train(&data.shards(), &whole).args(steps)).expect(DONE);
+    // Room for some checkpoints and no more.
+    let one: u64 = tests::contents(&whole.join("checkpoint-00000012"))
+        .values()
+        .map(|bytes| bytes.len() as u64 + 8192)
+        .sum();
+    disk.change(&format!("size={}k", 4 * one / 1024 + 100));
+    let full = run(train(&data.shards(), &out).args(steps)).expect_usage(&["disk"]);
+    assert!(
+        full.stderr.contains("checkpoint") || full.stderr.contains("best"),
+        "{}",
+        full.stderr
+    );
+    disk.change("size=64m");
+    run(resume(&out).args(steps)).expect(DONE);
+    assert!(learnt(&whole) == learnt(&out));
+
+    disk.change("ro");
+    run(resume(&out).args(["--max-steps", "13"])).expect_usage(&["run"]);
+    run(&mut train(&data.shards(), &at.join("new"))).expect_usage(&["new"]);
+    let mut ingest = command("ingest", ["run", "crema-d", "--raw"]);
+    run(ingest.arg(data.raw()).arg("--out").arg(at.join("shards")))
+        .expect_usage(&["shards", "choose another --out"]);
+    figure("sum faults injected", 4.0);
+}
+
+/// Damaged and forged shards, masks and tables, against every command that reads them: a code that the contract names, and
+/// where it is an error one line; never a panic.
+#[test]
+fn every_command_refuses_damaged_tables() {
+    let data = CremaD::new(24);
+    let folder = temp();
+    let shards = folder.path().join("shards");
+    fs::create_dir(&shards).unwrap();
+    let good = tests::contents(&data.shards());
+    let (name, bytes) = good
+        .iter()
+        .find(|(path, _)| path.starts_with("train-00000-of-00001.parquet"))
+        .unwrap();
+    for (other, bytes) in good
+        .iter()
+        .filter(|(path, _)| path.components().count() == 1 && !path.ends_with("manifest.json"))
+    {
+        fs::write(shards.join(other), bytes).unwrap();
+    }
+    let table = folder.path().join("table.toml");
+    let text = "name = \"own\"\ntable = \"shards/train-00000-of-00001.parquet\"\nraw = \".\"\n[columns]\nid = \"id\"\nlabel = \"label_name\"\nvideo = \"source\"\nsplit = \"split\"\n";
+    fs::write(&table, text).unwrap();
+    let rounds = if tests::full() { 100 } else { 6 };
+    let mut panics = Vec::new();
+    for round in 0..rounds {
+        let mut rng = features::rng::Rng::new(9, &[round]);
+        let mut damaged = bytes.clone();
+        for _ in 0..1 + rng.below(8) {
+            // The footer and the page headers before it, most of the time.
+            let near = rng.below(4) > 0;
+            let range = if near {
+                damaged.len().min(6000)
+            } else {
+                damaged.len()
+            } as u32;
+            let at = damaged.len() - 1 - rng.below(range) as usize;
+            damaged[at] = match rng.below(3) {
+                0 => 0xff,
+                1 => damaged[at] ^ (1 << rng.below(8)),
+                _ => rng.below(256) as u8,
+            };
+        }
+        if round % 5 == 4 {
+            damaged.truncate(rng.below(damaged.len() as u32) as usize);
+        }
+        let path = shards.join(name);
+        fs::write(&path, &damaged).unwrap();
+        let shard = path.to_str().unwrap();
+        let (all, toml) = (shards.to_str().unwrap(), table.to_str().unwrap());
+        let raw = data.raw();
+        let out = folder.path().join("run");
+        let commands: [(&str, &[&str]); 7] = [
+            ("ingest", &["inspect", all]),
+            ("ingest", &["inspect", shard, "--json"]),
+            ("ingest", &["inspect", all, "--sample", "nobody"]),
+            (
+                "ingest",
+                &[
+                    "mask",
+                    all,
+                    "--protocol",
+                    "missing-both",
+                    "--rate",
+                    "0.5",
+                    "--seed",
+                    "9",
+                ],
+            ),
+            (
+                "ingest",
+                &[
+                    "run",
+                    "crema-d",
+                    "--raw",
+                    raw.to_str().unwrap(),
+                    "--out",
+                    all,
+                    "--dry-run",
+                ],
+            ),
+            ("ingest", &["check", toml]),
+            (
+                "train",
+                &[
+                    "run",
+                    "crema-d",
+                    "--shards",
+                    all,
+                    "--random-weights",
+                    "0",
+                    "--encoders",
+                    "tiny",
+                    "--max-steps",
+                    "1",
+                    "--dry-run",
+                    "--out",
+                    out.to_str().unwrap(),
+                ],
+            ),
+        ];
+        for (program, arguments) in commands {
+            let ran = run(&mut command(program, arguments));
+            let code = ran.status.code();
+            let errors = ran
+                .stderr
+                .lines()
+                .filter(|line| line.starts_with("error: "))
+                .count();
+            if !matches!(code, Some(DONE | LOOK))
+                && (code, errors, ran.stderr.lines().count()) != (Some(USAGE), 1, 1)
+            {
+                panics.push(format!(
+                    "round {round}: {}\n{code:?}: {}",
+                    ran.line, ran.stderr
+                ));
+            }
+        }
+    }
+    figure("sum bad inputs tried", f64::from(rounds) * 7.0);
+    assert!(
+        panics.is_empty(),
+        "{} of them:\n{}",
+        panics.len(),
+        panics.join("\n")
+    );
+}

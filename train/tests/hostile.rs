@@ -1,0 +1,372 @@
+//! Files that somebody has damaged or forged, against every reader: cut at every byte, bits flipped, numbers blown up, words
+//! moved. A reader may refuse; it may not panic or hang. The readers are those of the fuzz targets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+#[path = "../../fuzz/src/lib.rs"]
+mod entries;
+
+use datasets::{Modality, Split};
+use features::image::{Rgb, shrink_to_jpeg};
+use features::mask::{Mask, Protocol};
+use features::rng::Rng;
+use features::{Mel, MelDtype, Row, ShardSpec, Shards, record_batch, writer_properties};
+use parquet::arrow::ArrowWriter;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// No input may take longer: the longest takes milliseconds, on a machine that has other things to do a second.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// Words that mean something to one reader or another.
+const WORDS: [&str; 16] = [
+    "../",
+    "/etc/passwd",
+    "\n",
+    "\r\n",
+    "\0",
+    "\"",
+    "\u{feff}",
+    ",,,,",
+    "nan",
+    "-1",
+    "1e999",
+    "18446744073709551615",
+    "[[[[",
+    "{\"a\":",
+    "true",
+    "null",
+];
+
+fn full() -> bool {
+    std::env::var_os("U2A_FAULTS").is_some()
+}
+
+/// A shard of both kinds, and a mask of the first.
+fn shards(folder: &Path, modalities: [Modality; 2]) -> (Vec<u8>, Vec<u8>) {
+    let multi_label = modalities[0] == Modality::Image;
+    let spec = ShardSpec {
+        dataset: "made-up".into(),
+        modalities,
+        classes: vec!["cat".into(), "dog".into()],
+        multi_label,
+        mel_dtype: MelDtype::F32,
+        frame_pool: 2,
+        segment: false,
+        tool_version: "0".into(),
+        settings_hash: "0".into(),
+    };
+    let picture = Rgb {
+        width: 16,
+        height: 12,
+        pixels: vec![90; 16 * 12 * 3],
+    };
+    let jpeg = shrink_to_jpeg(&picture, 12, 80).unwrap();
+    let rows: Vec<Row> = (0..4u32)
+        .map(|i| {
+            let mut row = Row::new(format!("clip{i}"), Split::Train, vec![i % 2]);
+            if multi_label {
+                row.image = Some(jpeg.clone());
+                row.text = Some(format!("some words {i}"));
+            } else {
+                let values = (0..2 * 128).map(|k| k as f32).collect();
+                row.mel = Some(Mel { bins: 128, values });
+                row.frames = Some(vec![jpeg.clone(); 2]);
+                row.frame_times = vec![0.0, 0.5];
+            }
+            row
+        })
+        .collect();
+    fs::create_dir(folder).unwrap();
+    let path = folder.join("train-00000-of-00001.parquet");
+    let file = fs::File::create(&path).unwrap();
+    let mut writer =
+        ArrowWriter::try_new(file, spec.arrow_schema(), Some(writer_properties(&spec))).unwrap();
+    writer.write(&record_batch(&spec, &rows).unwrap()).unwrap();
+    writer.close().unwrap();
+    let mask = folder.join("mask.parquet");
+    let shards = Shards::open(folder).unwrap();
+    Mask::draw(&shards, Protocol::of(modalities)[0], 0.5, 0)
+        .unwrap()
+        .write(&mask)
+        .unwrap();
+    (fs::read(path).unwrap(), fs::read(mask).unwrap())
+}
+
+/// Good files for each reader.
+fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    let read = |path: &str| fs::read(golden.join(path)).unwrap();
+    let with = |first: u8, text: &str| [&[first], text.as_bytes()].concat();
+    let (clips, mask) = shards(
+        &folder.path().join("av"),
+        [Modality::Audio, Modality::Video],
+    );
+    let (pages, other) = shards(&folder.path().join("it"), [Modality::Image, Modality::Text]);
+    let manifest = r#"{"dataset":"x","shards":[{"file":"train-00000-of-00001.parquet","split":"train","rows":4,"bytes":7,"sha256":"00"}]}"#;
+    let description = "name = \"own\"\ntitle = \"Own\"\nlicense = \"CC0\"\ntable = \"clips.csv\"\nraw = \".\"\nclasses = [\"cat\", \"dog\"]\n\n[columns]\nid = \"id\"\nlabel = \"label\"\nvideo = \"file\"\n\n[splits]\nval = 0.1\ntest = 0.2\n";
+    let step = r#"{"step":1,"epoch":0,"loss":1.5,"task_loss":1.0,"align_loss":0.5,"lr":0.001,"seconds":0.1}"#;
+    let scores = r#"{"step":1,"epoch":0,"split":"val","accuracy":0.5,"macro_f1":0.4}"#;
+    let evaluation = r#"{"dataset":"crema-d","split":"test","checkpoint":"best","protocol":null,"rate":null,"seed":null,"missing":"audio","missing_token":"mask","metrics":{"accuracy":0.5,"macro_f1":0.4},"main_metric":"accuracy","counts":{"samples":4,"both":2},"classes":[{"class":"cat","scores":{"f1":0.5}}],"confusion":[[1,1],[0,2]],"alignment":null,"chance":0.5,"tool_version":"0"}"#;
+    let pictures = [
+        "420.jpg",
+        "422_progressive.jpg",
+        "cmyk.jpg",
+        "restart.jpg",
+        "tiny.png",
+        "palette.png",
+        "deep.png",
+        "palette.gif",
+        "colours.bmp",
+        "lossy.webp",
+        "lossless.webp",
+    ];
+    vec![
+        ("description", vec![description.into()]),
+        (
+            "table",
+            vec![
+                b"id,label,file,part\na,cat,a.mp4,train\n\"b \"\"c\"\"\",dog,b.mp4,test\n".to_vec(),
+            ],
+        ),
+        (
+            "annotations",
+            vec![
+                with(0, "1001_DFA_ANG_XX,ANG\n1001_DFA_HAP_XX,HAP\n"),
+                with(
+                    1,
+                    "Category&VideoID&Quality&StartTime&EndTime\nChurch bell&---1_cCGK4M&good&0&10\n",
+                ),
+                with(2, "INSIDE____1_000001_000011,10,4\r\n"),
+                with(
+                    3,
+                    "label,youtube_id,time_start,time_end,split,is_cc\nplaying violin,INSIDE____1,1,11,train,0\n",
+                ),
+                with(4, "apple_pie_1.jpg,\"Apple &amp; Pie [b'x']\",apple_pie\n"),
+                with(5, "{\"train\":[\"apple_pie_1.jpg\"]}\n"),
+                with(
+                    6,
+                    "{\"id\":\"apple_pie_1\",\"label\":\"apple_pie\",\"text\":\"words\",\"img\":\"images/train/apple_pie/apple_pie_1.jpg\"}\n",
+                ),
+                with(
+                    7,
+                    "{\"genres\":[\"Drama\",\"Comedy\"],\"plot\":[\"Somebody does something.::A\"],\"plot outline\":\"x\",\"title\":\"T\"}",
+                ),
+                with(8, "{\"train\":[\"0000001\"],\"dev\":[],\"test\":[]}"),
+            ],
+        ),
+        (
+            "words",
+            vec![
+                "<p>Some &amp; words, caf\u{e9} \u{1f600}</p>".into(),
+                b"\xff\xfeh\0i\0".to_vec(),
+            ],
+        ),
+        (
+            "picture",
+            pictures.map(|name| read(&format!("image/{name}"))).into(),
+        ),
+        (
+            "vocabulary",
+            vec![read("models/bert-base-uncased/vocab.txt")],
+        ),
+        ("shard", vec![clips, pages]),
+        ("mask", vec![mask, other]),
+        ("manifest", vec![manifest.into()]),
+        (
+            "adapter_config",
+            vec![read("adapters/clip-r1/adapter_config.json")],
+        ),
+        (
+            "adapter_tensors",
+            vec![read("adapters/clip-r1/adapter_model.safetensors")],
+        ),
+        (
+            "encoder_config",
+            [
+                "clip-vit-base-patch16",
+                "bert-base-uncased",
+                "ast-finetuned-audioset-10-10-0.4593",
+            ]
+            .iter()
+            .zip(0..)
+            .map(|(name, first)| {
+                [
+                    &[first],
+                    read(&format!("models/{name}/config.json")).as_slice(),
+                ]
+                .concat()
+            })
+            .collect(),
+        ),
+        (
+            "weights",
+            vec![read("models/clip-vit-base-patch16/model.safetensors")],
+        ),
+        (
+            "pickle",
+            vec![read("bin/clip-vit-base-patch16/pytorch_model.bin")],
+        ),
+        ("run_config", vec![entries::run_config_text().into()]),
+        ("metrics", vec![format!("{step}\n{scores}\n").into()]),
+        ("evaluation", vec![evaluation.into()]),
+    ]
+}
+
+/// One change or several, such as a disk, an editor or an attacker makes.
+fn mutated(seed: &[u8], rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..1 + rng.below(4) {
+        let length = bytes.len().max(1) as u32;
+        // Footers and headers steer more than what lies between them.
+        let at = match rng.below(3) {
+            0 => rng.below(length.min(64)),
+            1 => length - 1 - rng.below(length.min(600)),
+            _ => rng.below(length),
+        } as usize;
+        let at = at.min(bytes.len());
+        let number = [
+            0,
+            1,
+            0x7fff_ffff,
+            0x8000_0000,
+            u64::from(u32::MAX),
+            1 << 40,
+            i64::MAX as u64,
+            u64::MAX,
+        ][rng.below(8) as usize];
+        match rng.below(8) {
+            0 | 1 => {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1 << rng.below(8);
+                }
+            }
+            2 => {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = rng.below(256) as u8;
+                }
+            }
+            3 => {
+                let width = [2, 4, 8][rng.below(3) as usize];
+                for (to, from) in bytes[at..].iter_mut().zip(&number.to_le_bytes()[..width]) {
+                    *to = *from;
+                }
+            }
+            4 => {
+                let end = (at + 1 + rng.below(32) as usize).min(bytes.len());
+                bytes.drain(at..end);
+            }
+            5 => {
+                let word = WORDS[rng.below(WORDS.len() as u32) as usize];
+                bytes.splice(at..at, word.bytes());
+            }
+            6 => {
+                let end = (at + 1 + rng.below(200) as usize).min(bytes.len());
+                let copy = bytes[at..end].to_vec();
+                let to = rng.below(bytes.len() as u32 + 1) as usize;
+                bytes.splice(to..to, copy);
+            }
+            _ => {
+                // A number in text, blown up.
+                let digit = |i: &usize| bytes[*i].is_ascii_digit();
+                if let Some(i) = (at..bytes.len()).find(digit) {
+                    bytes.splice(i..=i, number.to_string().into_bytes());
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// Feeds one input; tells where the reader panicked or took too long.
+fn feed(entry: &entries::Entry, bytes: &[u8], last: &Path) -> Option<String> {
+    // An abort (of an allocation, say) takes this process along: then the input is what this file holds.
+    fs::write(last, bytes).unwrap();
+    let start = Instant::now();
+    let outcome = catch_unwind(AssertUnwindSafe(|| (entry.run)(bytes)));
+    let took = start.elapsed();
+    match outcome {
+        Err(_) => Some("panics".to_owned()),
+        Ok(_) if took > LONGEST => Some(format!("takes {took:?}")),
+        Ok(_) => None,
+    }
+}
+
+#[test]
+fn no_reader_panics_or_hangs() {
+    let seconds = match std::env::var("U2A_FUZZ_SECONDS") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) if full() => 3.0,
+        Err(_) => 0.4,
+    };
+    let budget = Duration::from_secs_f64(seconds);
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let seed = std::env::var("U2A_FUZZ_SEED").map_or(0, |text| text.parse().unwrap());
+    let (mut tried, mut found) = (0u32, Vec::new());
+    for (name, seeds) in seeds() {
+        let entry = entries::ENTRIES
+            .iter()
+            .find(|entry| entry.name == name)
+            .unwrap();
+        let last = target.join(format!("hostile-{name}"));
+        let mut wrong = |bytes: &[u8]| {
+            tried += 1;
+            if let Some(what) = feed(entry, bytes, &last) {
+                let kept = target.join(format!("hostile-{name}-{}", found.len()));
+                fs::write(&kept, bytes).unwrap();
+                found.push(format!("{name} {what}: {}", kept.display()));
+            }
+            found.len() > 20
+        };
+        let start = Instant::now();
+        // Cut at every byte, or as many as there is time for.
+        for bytes in &seeds {
+            assert!(!wrong(bytes));
+            let step = (bytes.len() / if full() { 2000 } else { 100 }).max(1);
+            for end in (0..bytes.len()).step_by(step) {
+                if start.elapsed() > budget || wrong(&bytes[..end]) {
+                    break;
+                }
+            }
+        }
+        let start = Instant::now();
+        let mut round = 0;
+        while start.elapsed() < budget {
+            let seed_number = round as usize % seeds.len();
+            let mut rng = Rng::new(seed, &[round]);
+            if wrong(&mutated(&seeds[seed_number], &mut rng)) {
+                break;
+            }
+            round += 1;
+        }
+        drop(fs::remove_file(last));
+    }
+    eprintln!("figure: sum bad inputs tried {tried}");
+    if let Some(path) = std::env::var_os("U2A_FIGURES") {
+        use std::io::Write;
+        let mut file = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(path)
+            .unwrap();
+        writeln!(file, "sum bad inputs tried\t{tried}").unwrap();
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// The seeds are good files: otherwise the readers would refuse every mutation at its first byte.
+#[test]
+fn every_reader_takes_its_seeds() {
+    let seeds = seeds();
+    let named: Vec<&str> = seeds.iter().map(|(name, _)| *name).collect();
+    let readers: Vec<&str> = entries::ENTRIES.iter().map(|entry| entry.name).collect();
+    assert_eq!(named, readers);
+    for ((name, seeds), entry) in seeds.iter().zip(entries::ENTRIES) {
+        for (number, bytes) in seeds.iter().enumerate() {
+            assert!((entry.run)(bytes), "{name} refuses its seed {number}");
+        }
+    }
+}
