@@ -115,6 +115,28 @@ fn context(parameters: &codec::Parameters, time_base: Rational) -> Result<decode
     Ok(decoder)
 }
 
+/// The codec's own header, as the container has it.
+pub fn extradata(parameters: &codec::Parameters) -> &[u8] {
+    // SAFETY: libav guarantees extradata_size bytes where the pointer is not null; they live as long as the parameters.
+    unsafe {
+        let raw = parameters.as_ptr();
+        match (*raw).extradata.is_null() {
+            true => &[],
+            false => {
+                let size = usize::try_from((*raw).extradata_size).unwrap_or(0);
+                std::slice::from_raw_parts((*raw).extradata, size)
+            }
+        }
+    }
+}
+
+/// How many frames the decoder holds back to put them in order.
+pub fn reorder_depth(parameters: &codec::Parameters) -> usize {
+    // SAFETY: reads a plain field of parameters that we hold.
+    let depth = unsafe { (*parameters.as_ptr()).video_delay };
+    usize::try_from(depth).unwrap_or(0)
+}
+
 /// Opens the audio decoder of a stream.
 pub fn audio_decoder(
     parameters: &codec::Parameters,
