@@ -14,8 +14,12 @@ import sys
 import threading
 from pathlib import Path
 
+import clips
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+# What the stream reads, and how many samples that is.
+SHARDS, STREAMED = str(clips.KEPT / "shards"), 256
 
 
 def peer(script, *arguments):
@@ -37,6 +41,11 @@ def ingest(kind):
     return program("ours_ingest.py", kind), {title: peer("peer_ingest.py", how, kind) for title, how in peers.items()}
 
 
+def stream():
+    peers = {"Hugging Face datasets, 2 workers": "datasets", "pyarrow, 2 workers": "pyarrow"}
+    return ours("stream", SHARDS), {title: peer("peer_stream.py", how, SHARDS) for title, how in peers.items()}
+
+
 def step(pair, mode, precision="f32"):
     peers = {f"PyTorch {a}, {precision}": peer("peer_step.py", pair, mode, a, precision) for a in ("sdpa", "eager")}
     return ours("step", pair, mode), peers
@@ -48,6 +57,7 @@ TASKS = {
     "ingest-ave": (*ingest("ave"), 1.5),
     "ingest-kinetics": (*ingest("kinetics"), 1.5),
     "ingest-crema-d": (*ingest("crema-d"), 1.3),
+    "stream": (*stream(), 4.0),
     "step-audio-video": (*step("audio-video", "train"), 1.2),
     "step-image-text": (*step("image-text", "train"), 1.2),
     "eval-audio-video": (*step("audio-video", "eval"), 1.2),
@@ -131,17 +141,27 @@ def proportional(pid):
 
 
 def command_of(ours):
-    """Builds what is ours; the command to run it."""
+    """Builds what is ours, and the shards it reads; the command to run it."""
     kind, name, arguments = ours
+    if SHARDS in arguments and not Path(SHARDS, "manifest.json").exists():
+        make_shards()
     if kind == "bench":
-        build, wanted = ["cargo", "bench", "--bench", name, "--no-run"], name
-    else:
-        build, wanted = ["cargo", "build", "--release", "--bins"], "ingest"
-    build += ["--quiet", "--workspace", "--message-format=json"]
-    out = subprocess.run(build, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = [m for m in map(json.loads, out.splitlines()) if m.get("executable") and m["target"]["name"] == wanted]
-    executable = found[-1]["executable"]
-    return [executable, *arguments] if kind == "bench" else peer(name, executable, *arguments)
+        return [build("bench", "--bench", name, "--no-run", name=name), *arguments]
+    return peer(name, build("build", "--release", "--bins", name="ingest"), *arguments)
+
+
+def build(*arguments, name):
+    """Builds with cargo; the path of what has that name."""
+    command = ["cargo", *arguments, "--quiet", "--workspace", "--message-format=json"]
+    out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = [m for m in map(json.loads, out.splitlines()) if m.get("executable") and m["target"]["name"] == name]
+    return found[-1]["executable"]
+
+
+def make_shards():
+    program = build("build", "--release", "--bins", name="ingest")
+    table = clips.make("ave", STREAMED) / "clips.toml"
+    subprocess.run([program, "run", str(table), "--out", SHARDS, "--overwrite"], check=True, stdout=subprocess.DEVNULL)
 
 
 def compare(ours, other, pairs):
