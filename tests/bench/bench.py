@@ -18,8 +18,13 @@ import clips
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# What the stream reads, and how many samples that is.
-SHARDS, STREAMED = str(clips.KEPT / "shards"), 256
+
+
+def shards(kind, rows):
+    """Where the shards of so many clips lie, or will."""
+    return str(clips.KEPT / f"shards-{kind}-{rows}")
+
+
 
 
 def peer(script, *arguments):
@@ -37,13 +42,20 @@ def program(script, *arguments):
 
 
 def ingest(kind):
+    """Against Python, and against the least that decoding all can cost."""
     peers = {"torchcodec, 2 processes": "torchcodec", "PyAV, 2 processes": "pyav", "ffmpeg, decoding alone": "floor"}
     return program("ours_ingest.py", kind), {title: peer("peer_ingest.py", how, kind) for title, how in peers.items()}
 
 
 def stream():
+    folder = shards("ave", 256)
     peers = {"Hugging Face datasets, 2 workers": "datasets", "pyarrow, 2 workers": "pyarrow"}
-    return ours("stream", SHARDS), {title: peer("peer_stream.py", how, SHARDS) for title, how in peers.items()}
+    return ours("stream", folder), {title: peer("peer_stream.py", how, folder) for title, how in peers.items()}
+
+
+def growth(make, small, large):
+    """Ours against ours with a tenth of the samples: the same pace in the same memory."""
+    return make(large), {"a tenth of the samples": make(small)}
 
 
 def step(pair, mode, precision="f32"):
@@ -58,6 +70,9 @@ TASKS = {
     "ingest-kinetics": (*ingest("kinetics"), 1.5),
     "ingest-crema-d": (*ingest("crema-d"), 1.3),
     "stream": (*stream(), 4.0),
+    "growth-ingest": (*growth(lambda rows: program("ours_ingest.py", "crema-d", str(rows)), 48, 480), 1.0),
+    "growth-stream": (*growth(lambda rows: ours("stream", shards("crema-d", rows)), 48, 480), 1.0),
+    "growth-mask": (*growth(lambda count: ours("mask", str(count)), 10_000, 100_000), 1.0),
     "step-audio-video": (*step("audio-video", "train"), 1.2),
     "step-image-text": (*step("image-text", "train"), 1.2),
     "eval-audio-video": (*step("audio-video", "eval"), 1.2),
@@ -141,10 +156,13 @@ def proportional(pid):
 
 
 def command_of(ours):
-    """Builds what is ours, and the shards it reads; the command to run it."""
+    """Builds what is ours, and the shards it reads; the command to run it. A peer's command is one already."""
+    if isinstance(ours, list):
+        return ours
     kind, name, arguments = ours
-    if SHARDS in arguments and not Path(SHARDS, "manifest.json").exists():
-        make_shards()
+    for folder in arguments:
+        if Path(folder).name.startswith("shards-") and not Path(folder, "manifest.json").exists():
+            make_shards(Path(folder))
     if kind == "bench":
         return [build("bench", "--bench", name, "--no-run", name=name), *arguments]
     return peer(name, build("build", "--release", "--bins", name="ingest"), *arguments)
@@ -158,10 +176,11 @@ def build(*arguments, name):
     return found[-1]["executable"]
 
 
-def make_shards():
+def make_shards(folder):
+    kind, rows = folder.name.removeprefix("shards-").rsplit("-", 1)
     program = build("build", "--release", "--bins", name="ingest")
-    table = clips.make("ave", STREAMED) / "clips.toml"
-    subprocess.run([program, "run", str(table), "--out", SHARDS, "--overwrite"], check=True, stdout=subprocess.DEVNULL)
+    table = clips.make(kind, int(rows)) / "clips.toml"
+    subprocess.run([program, "run", str(table), "--out", str(folder), "--overwrite"], check=True, stdout=subprocess.DEVNULL)
 
 
 def compare(ours, other, pairs):
@@ -195,6 +214,7 @@ def main():
         mine, peers, target = TASKS[name]
         mine = command_of(mine)
         for title, other in peers.items():
+            other = command_of(other)
             (a, b), (mem_a, mem_b) = compare(mine, other, args.pairs)
             ratios = sorted(x / y for x, y in zip(a, b))
             row = {

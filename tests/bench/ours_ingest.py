@@ -1,4 +1,5 @@
-"""`ingest run` of a folder of clips, program start and all: `ours_ingest.py INGEST KIND`. Two workers. Items: clips."""
+"""`ingest run` of a folder of clips, program start and all: `ours_ingest.py INGEST KIND [ROWS]`. Two
+workers. Items: clips."""
 
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import clips
 
 def main():
     program, kind = sys.argv[1:3]
-    folder = clips.make(kind)
+    folder = clips.make(kind, *map(int, sys.argv[3:]))
     with tempfile.TemporaryDirectory() as out:
         command = [program, "run", str(folder / "clips.toml"), "--out", out, "--overwrite", "--workers", "2"]
         run = lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

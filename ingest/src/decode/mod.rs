@@ -9,6 +9,7 @@ pub mod libav;
 pub mod needed;
 pub mod orient;
 pub mod video;
+pub mod yuv;
 
 use std::ops::ControlFlow;
 
