@@ -180,7 +180,7 @@ fn widen(row: &[u8], padded: &mut [i32], wide: &mut [i16]) {
 }
 
 /// Pixels that are coloured at once.
-const CHUNK: usize = 32;
+const CHUNK: usize = 16;
 
 /// A row of pixels.
 #[inline(always)]
@@ -192,43 +192,80 @@ fn colour(
     matrix: &Matrix,
     rgb: &mut [u8],
 ) {
-    let mut planes = [[0u8; CHUNK]; 3];
-    for (number, (luma, rgb)) in luma
-        .chunks(CHUNK)
-        .zip(rgb.chunks_mut(3 * CHUNK))
-        .enumerate()
-    {
+    for (number, rgb) in rgb.chunks_mut(3 * CHUNK).enumerate() {
         let at = number * CHUNK;
-        let n = luma.len();
-        let u = u.map(|row| &row[at..at + n]);
-        let v = v.map(|row| &row[at..at + n]);
+        let (y, u, v) = (
+            part(luma, at),
+            chroma(u, at, weights),
+            chroma(v, at, weights),
+        );
+        let mut planes = [[0; CHUNK]; 3];
         let [red, green, blue] = &mut planes;
-        for i in 0..n {
-            let chroma = |rows: &[&[i16]; 4]| {
-                let mut sum = (1 << 9) - (128 << 19);
-                for (row, weight) in rows.iter().zip(weights) {
-                    sum += i32::from(row[i]) * weight;
-                }
-                sum >> 10
-            };
-            let (u, v) = (chroma(&u), chroma(&v));
-            let y = ((i32::from(luma[i]) << 9) - matrix.black) * matrix.y + (1 << 21);
+        for i in 0..CHUNK {
+            let y = ((i32::from(y[i]) << 9) - matrix.black) * matrix.y + (1 << 21);
             // What leaves 32 bits comes round, as it does there.
-            let byte = |sum: i32| (sum >> 22).clamp(0, 255) as u8;
-            red[i] = byte(y.wrapping_add(v.wrapping_mul(matrix.v_to_r)));
-            green[i] = byte(
-                y.wrapping_add(v.wrapping_mul(matrix.v_to_g))
-                    .wrapping_add(u.wrapping_mul(matrix.u_to_g)),
-            );
-            blue[i] = byte(y.wrapping_add(u.wrapping_mul(matrix.u_to_b)));
+            let (u, v) = (u[i], v[i]);
+            let by_u = u.wrapping_mul(matrix.u_to_g);
+            red[i] = y.wrapping_add(v.wrapping_mul(matrix.v_to_r));
+            green[i] = y
+                .wrapping_add(v.wrapping_mul(matrix.v_to_g))
+                .wrapping_add(by_u);
+            blue[i] = y.wrapping_add(u.wrapping_mul(matrix.u_to_b));
         }
-        interleave(&planes, rgb);
+        let planes = [bytes(red), bytes(green), bytes(blue)];
+        match rgb.as_chunks_mut::<{ 3 * CHUNK }>() {
+            ([rgb], _) => *rgb = interleaved(&planes),
+            (_, rest) => {
+                let all = interleaved(&planes);
+                rest.copy_from_slice(&all[..rest.len()]);
+            }
+        }
     }
 }
 
+/// So many values of a row, zeros behind its end.
 #[inline(always)]
-fn interleave([red, green, blue]: &[[u8; CHUNK]; 3], rgb: &mut [u8]) {
-    for (i, pixel) in rgb.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-        *pixel = [red[i], green[i], blue[i]];
+fn part<T: Copy + Default>(row: &[T], at: usize) -> [T; CHUNK] {
+    let row = &row[at..];
+    if let Some(whole) = row.first_chunk() {
+        return *whole;
     }
+    let mut out = [T::default(); CHUNK];
+    out[..row.len()].copy_from_slice(row);
+    out
+}
+
+/// Chroma between four rows, 9 bits more than a byte, less its middle.
+#[inline(always)]
+fn chroma(rows: [&[i16]; 4], at: usize, weights: [i32; 4]) -> [i32; CHUNK] {
+    let mut sums = [(1 << 9) - (128 << 19); CHUNK];
+    for (row, weight) in rows.iter().zip(weights) {
+        for (sum, value) in sums.iter_mut().zip(part(row, at)) {
+            *sum += i32::from(value) * weight;
+        }
+    }
+    for sum in &mut sums {
+        *sum >>= 10;
+    }
+    sums
+}
+
+#[inline(always)]
+fn bytes(sums: &[i32; CHUNK]) -> [u8; CHUNK] {
+    let mut out = [0; CHUNK];
+    for (byte, sum) in out.iter_mut().zip(sums) {
+        *byte = (sum >> 22).clamp(0, 255) as u8;
+    }
+    out
+}
+
+#[inline(always)]
+fn interleaved([red, green, blue]: &[[u8; CHUNK]; 3]) -> [u8; 3 * CHUNK] {
+    let mut out = [0; 3 * CHUNK];
+    for i in 0..CHUNK {
+        out[3 * i] = red[i];
+        out[3 * i + 1] = green[i];
+        out[3 * i + 2] = blue[i];
+    }
+    out
 }
