@@ -11,14 +11,14 @@ use super::jpeg::rgb_of_ycc;
 use super::{Rgb, check_size};
 
 /// Where the coefficients of a block stand, in the order of the file.
-const ZIGZAG: [u8; 64] = [
+pub(super) const ZIGZAG: [u8; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
     13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
     52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
 /// 8 x 8 values, row by row.
-type Block = [[i32; 8]; 8];
+pub(super) type Block = [[i32; 8]; 8];
 
 /// Decodes, where it can.
 pub(super) fn decode(bytes: &[u8]) -> Option<Rgb> {
@@ -265,7 +265,7 @@ fn inverse(coefficients: [i32; 64]) -> Block {
 }
 
 #[inline(always)]
-fn transposed(block: &Block) -> Block {
+pub(super) fn transposed(block: &Block) -> Block {
     let mut out: Block = [[0; 8]; 8];
     for (i, row) in out.iter_mut().enumerate() {
         for (j, value) in row.iter_mut().enumerate() {

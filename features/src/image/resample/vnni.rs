@@ -288,8 +288,11 @@ mod tests {
         .enumerate()
         {
             // Mostly black and white, where the filter overshoots.
-            let value = |i: usize| ((i * i * 31 + i * 7 + number) % 523 * 5 - 1000).min(255) as u8;
-            let source: Vec<u8> = (1000..1000 + width * height * 3).map(value).collect();
+            let value = |i: usize| {
+                let level = (i * i * 31 + i * 7 + number) % 523 * 2;
+                level.saturating_sub(400).min(255) as u8
+            };
+            let source: Vec<u8> = (0..width * height * 3).map(value).collect();
             let [left, right, top, bottom] = box_of;
             let columns = Axis::new(width, [left, right], new_width, 0..new_width);
             let rows = Axis::new(height, [top, bottom], new_height, 0..new_height);
