@@ -6,8 +6,9 @@
 use crate::schema::{ShardSpec, content_column, has_column};
 use crate::{Error, Mel};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float16Array, Float32Array, RecordBatch,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float16Array, Float32Array, RecordBatch,
 };
+use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Int32Type};
 use datasets::{Modality, Split};
 use parquet::arrow::ProjectionMask;
@@ -71,8 +72,8 @@ pub struct Shards {
 pub enum Content {
     /// Log-mel frames.
     Mel(Mel),
-    /// JPEG frames in time order, or the one picture.
-    Pictures(Vec<Vec<u8>>),
+    /// JPEG frames in time order, or the one picture: bytes, shared with what was read.
+    Pictures(Vec<Buffer>),
     /// Cleaned text.
     Text(String),
 }
@@ -457,6 +458,14 @@ impl<'a> RowReader<'a> {
     }
 }
 
+/// The bytes of one cell, not copied.
+fn cell(cells: &BinaryArray, at: usize) -> Buffer {
+    let (start, end) = (cells.value_offsets()[at], cells.value_offsets()[at + 1]);
+    cells
+        .values()
+        .slice_with_length(start as usize, (end - start) as usize)
+}
+
 /// The content of a one-row batch.
 fn content(batch: &RecordBatch, modality: Modality, path: &Path) -> Result<Content, Error> {
     let name = content_column(modality);
@@ -494,16 +503,12 @@ fn content(batch: &RecordBatch, modality: Modality, path: &Path) -> Result<Conte
             let frames = array.as_list::<i32>().value(0);
             let bytes = frames.as_struct().column(0);
             let bytes = bytes.as_binary::<i32>();
-            Content::Pictures((0..bytes.len()).map(|i| bytes.value(i).to_vec()).collect())
+            Content::Pictures((0..bytes.len()).map(|i| cell(bytes, i)).collect())
         }
-        Modality::Image => Content::Pictures(vec![
-            array
-                .as_struct()
-                .column(0)
-                .as_binary::<i32>()
-                .value(0)
-                .to_vec(),
-        ]),
+        Modality::Image => Content::Pictures(vec![cell(
+            array.as_struct().column(0).as_binary::<i32>(),
+            0,
+        )]),
         Modality::Text => Content::Text(array.as_string::<i32>().value(0).to_owned()),
     })
 }

@@ -12,7 +12,8 @@ use crate::rng::Rng;
 use crate::shards::{Content, RowReader, Shards};
 use crate::text::TextTransform;
 use crate::{Error, Mel};
-use datasets::Split;
+use arrow::buffer::Buffer;
+use datasets::{Modality, Split};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -214,13 +215,22 @@ impl Stream {
 /// Size of a full batch's values.
 fn batch_bytes(shards: &Shards, config: &StreamConfig) -> usize {
     let t = &config.transforms;
-    let sample = |m: &datasets::Modality| match m {
-        datasets::Modality::Audio => t.mel.frames * crate::mel::MEL_BINS * 4,
-        datasets::Modality::Video => t.frames * 3 * t.image.size * t.image.size * 4,
-        datasets::Modality::Image => 3 * t.image.size * t.image.size * 4,
-        datasets::Modality::Text => t.text.as_ref().map_or(0, |t| t.max_len() * 4),
+    let sample = |modality: &Modality| match modality {
+        Modality::Text => t.text.as_ref().map_or(0, |t| t.max_len() * 4),
+        other => sample_values(*other, t) * 4,
     };
     config.batch_size * shards.spec().modalities.iter().map(sample).sum::<usize>()
+}
+
+/// Numbers that a sample's sound or pictures become; none of text.
+fn sample_values(modality: Modality, t: &Transforms) -> usize {
+    let picture = 3 * t.image.size * t.image.size;
+    match modality {
+        Modality::Audio => t.mel.frames * crate::mel::MEL_BINS,
+        Modality::Video => t.frames * picture,
+        Modality::Image => picture,
+        Modality::Text => 0,
+    }
 }
 
 impl Iterator for Stream {
@@ -321,6 +331,7 @@ impl Shared {
             if rows.is_empty() {
                 continue;
             }
+            let values = sample_values(self.shards.spec().modalities[m], &config.transforms);
             let contents = rows.iter().map(|row| {
                 (
                     index.ids[samples[*row] as usize].as_str(),
@@ -328,7 +339,7 @@ impl Shared {
                 )
             });
             *input = Some(ModalityBatch {
-                data: self.transform(contents)?,
+                data: self.transform(contents, rows.len() * values)?,
                 rows,
             });
         }
@@ -347,13 +358,14 @@ impl Shared {
         })
     }
 
-    /// One modality's contents side by side.
+    /// One modality's contents side by side; so many values in all.
     fn transform<'a>(
         &self,
         contents: impl Iterator<Item = (&'a str, Option<&'a Content>)>,
+        count: usize,
     ) -> Result<ModalityData, Error> {
         let t = &self.config.transforms;
-        let mut values = Vec::new();
+        let mut values = Vec::with_capacity(count);
         let (mut ids, mut lengths) = (Vec::new(), Vec::new());
         let mut shape = None;
         for (id, content) in contents {
@@ -420,7 +432,7 @@ impl Shared {
     }
 
     /// Appends a sample's pictures; returns how many.
-    fn pictures(&self, id: &str, pictures: &[Vec<u8>], out: &mut Vec<f32>) -> Result<usize, Error> {
+    fn pictures(&self, id: &str, pictures: &[Buffer], out: &mut Vec<f32>) -> Result<usize, Error> {
         let StreamConfig {
             augment,
             seed,
@@ -428,11 +440,7 @@ impl Shared {
             ..
         } = &self.config;
         // A picture is a pool of one, of which one is taken.
-        let is_video = self
-            .shards
-            .spec()
-            .modalities
-            .contains(&datasets::Modality::Video);
+        let is_video = self.shards.spec().modalities.contains(&Modality::Video);
         let wanted = if is_video { t.frames } else { 1 };
         if pictures.is_empty() {
             return Err(Error::unusable(

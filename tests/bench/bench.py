@@ -11,10 +11,20 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 from pathlib import Path
+
+import clips
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+
+
+def shards(kind, rows):
+    """Where the shards of so many clips lie, or will."""
+    return str(clips.KEPT / f"shards-{kind}-{rows}")
+
+
 
 
 def peer(script, *arguments):
@@ -22,7 +32,30 @@ def peer(script, *arguments):
 
 
 def ours(bench, *arguments):
+    """A bench target of the workspace."""
     return ("bench", bench, arguments)
+
+
+def program(script, *arguments):
+    """A script that runs a program of the workspace, whose path it gets first."""
+    return ("bin", script, arguments)
+
+
+def ingest(kind):
+    """Against Python, and against the least that decoding all can cost."""
+    peers = {"torchcodec, 2 processes": "torchcodec", "PyAV, 2 processes": "pyav", "ffmpeg, decoding alone": "floor"}
+    return program("ours_ingest.py", kind), {title: peer("peer_ingest.py", how, kind) for title, how in peers.items()}
+
+
+def stream():
+    folder = shards("ave", 256)
+    peers = {"Hugging Face datasets, 2 workers": "datasets", "pyarrow, 2 workers": "pyarrow"}
+    return ours("stream", folder), {title: peer("peer_stream.py", how, folder) for title, how in peers.items()}
+
+
+def growth(make, small, large):
+    """Ours against ours with a tenth of the samples: the same pace in the same memory."""
+    return make(large), {"a tenth of the samples": make(small)}
 
 
 def step(pair, mode, precision="f32"):
@@ -33,6 +66,13 @@ def step(pair, mode, precision="f32"):
 # name: (ours, {peer: command}, target)
 TASKS = {
     "mel": (ours("mel"), {p: peer("peer_mel.py", p) for p in ("torchaudio", "torch", "numpy")}, 4.0),
+    "ingest-ave": (*ingest("ave"), 1.5),
+    "ingest-kinetics": (*ingest("kinetics"), 1.5),
+    "ingest-crema-d": (*ingest("crema-d"), 1.3),
+    "stream": (*stream(), 4.0),
+    "growth-ingest": (*growth(lambda rows: program("ours_ingest.py", "crema-d", str(rows)), 48, 480), 1.0),
+    "growth-stream": (*growth(lambda rows: ours("stream", shards("crema-d", rows)), 48, 480), 1.0),
+    "growth-mask": (*growth(lambda count: ours("mask", str(count)), 10_000, 100_000), 1.0),
     "step-audio-video": (*step("audio-video", "train"), 1.2),
     "step-image-text": (*step("image-text", "train"), 1.2),
     "eval-audio-video": (*step("audio-video", "eval"), 1.2),
@@ -41,7 +81,7 @@ TASKS = {
 
 
 class Worker:
-    """A process that works when told to."""
+    """A process that works when told to, watched with all that it starts."""
 
     def __init__(self, command):
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -54,22 +94,93 @@ class Worker:
         return json.loads(line)
 
     def work(self):
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return self.read()
+        with Watch(self.process.pid) as watch:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+            told = self.read()
+        return told | {"peak_mb": max(watch.peak, told["peak_mb"])}
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
 
 
+class Watch(threading.Thread):
+    """Looks now and then at the memory of a process and its descendants; what they share counts once."""
+
+    EVERY = 0.1
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.peak, self.over = pid, 0.0, threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.join()
+
+    def run(self):
+        while True:
+            self.peak = max(self.peak, sum(map(proportional, family(self.pid))))
+            if self.over.wait(self.EVERY):
+                return
+
+
+def family(pid):
+    """A process and its descendants."""
+    children = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found = [pid]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def proportional(pid):
+    """Resident memory of a process in MB, a page of n processes counting 1/n; 0 for one that is gone."""
+    try:
+        for line in open(f"/proc/{pid}/smaps_rollup"):
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return 0.0
+
+
 def command_of(ours):
-    """Builds a bench target; its path."""
-    _, bench, arguments = ours
-    build = ["cargo", "bench", "--quiet", "--workspace", "--bench", bench, "--no-run", "--message-format=json"]
-    out = subprocess.run(build, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = [m for m in map(json.loads, out.splitlines()) if m.get("executable") and m["target"]["name"] == bench]
-    return [found[-1]["executable"], *arguments]
+    """Builds what is ours, and the shards it reads; the command to run it. A peer's command is one already."""
+    if isinstance(ours, list):
+        return ours
+    kind, name, arguments = ours
+    for folder in arguments:
+        if Path(folder).name.startswith("shards-") and not Path(folder, "manifest.json").exists():
+            make_shards(Path(folder))
+    if kind == "bench":
+        return [build("bench", "--bench", name, "--no-run", name=name), *arguments]
+    return peer(name, build("build", "--release", "--bins", name="ingest"), *arguments)
+
+
+def build(*arguments, name):
+    """Builds with cargo; the path of what has that name."""
+    command = ["cargo", *arguments, "--quiet", "--workspace", "--message-format=json"]
+    out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found = [m for m in map(json.loads, out.splitlines()) if m.get("executable") and m["target"]["name"] == name]
+    return found[-1]["executable"]
+
+
+def make_shards(folder):
+    kind, rows = folder.name.removeprefix("shards-").rsplit("-", 1)
+    program = build("build", "--release", "--bins", name="ingest")
+    table = clips.make(kind, int(rows)) / "clips.toml"
+    subprocess.run([program, "run", str(table), "--out", str(folder), "--overwrite"], check=True, stdout=subprocess.DEVNULL)
 
 
 def compare(ours, other, pairs):
@@ -103,6 +214,7 @@ def main():
         mine, peers, target = TASKS[name]
         mine = command_of(mine)
         for title, other in peers.items():
+            other = command_of(other)
             (a, b), (mem_a, mem_b) = compare(mine, other, args.pairs)
             ratios = sorted(x / y for x, y in zip(a, b))
             row = {

@@ -11,14 +11,14 @@ use super::jpeg::rgb_of_ycc;
 use super::{Rgb, check_size};
 
 /// Where the coefficients of a block stand, in the order of the file.
-const ZIGZAG: [u8; 64] = [
+pub(super) const ZIGZAG: [u8; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
     13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
     52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
 /// 8 x 8 values, row by row.
-type Block = [[i32; 8]; 8];
+pub(super) type Block = [[i32; 8]; 8];
 
 /// Decodes, where it can.
 pub(super) fn decode(bytes: &[u8]) -> Option<Rgb> {
@@ -159,9 +159,9 @@ impl<'a> Scan<'a> {
     fn blocks(&self, pixels: &mut [u8]) -> Option<()> {
         let mut bits = Bits::new(self.data);
         let mut previous = [0; 3];
+        let mut planes = [[[0; 8]; 8]; 3];
         for top in (0..self.height).step_by(8) {
             for left in (0..self.width).step_by(8) {
-                let mut planes = [[[0; 8]; 8]; 3];
                 let parts = self.components.iter().zip(&mut planes).zip(&mut previous);
                 for ((component, plane), previous) in parts {
                     component.block(&mut bits, previous, plane)?;
@@ -210,6 +210,19 @@ impl Component {
         let mut at = 1;
         while at < 64 {
             bits.refill();
+            let Whole {
+                length,
+                zeros,
+                value,
+            } = self.ac.whole[bits.peek(LOOKUP) as usize];
+            if length > 0 {
+                bits.skip(length.into());
+                at += usize::from(zeros);
+                let place = usize::from(*ZIGZAG.get(at)?);
+                coefficients[place] = i32::from(value).wrapping_mul(self.steps[place]);
+                at += 1;
+                continue;
+            }
             let symbol = self.ac.symbol(bits)?;
             let (zeros, size) = (usize::from(symbol >> 4), symbol & 15);
             if size == 0 {
@@ -244,13 +257,22 @@ fn inverse(coefficients: [i32; 64]) -> Block {
         *row = *values;
     }
     let columns = transposed(&one_way::<11>(&block));
-    let rows = transposed(&one_way::<18>(&columns));
-    rows.map(|row| row.map(|value| value.wrapping_add(128).clamp(0, 255)))
+    let mut rows = transposed(&one_way::<18>(&columns));
+    for value in rows.as_flattened_mut() {
+        *value = value.wrapping_add(128).clamp(0, 255);
+    }
+    rows
 }
 
 #[inline(always)]
-fn transposed(block: &Block) -> Block {
-    std::array::from_fn(|i| std::array::from_fn(|j| block[j][i]))
+pub(super) fn transposed(block: &Block) -> Block {
+    let mut out: Block = [[0; 8]; 8];
+    for (i, row) in out.iter_mut().enumerate() {
+        for (j, value) in row.iter_mut().enumerate() {
+            *value = block[j][i];
+        }
+    }
+    out
 }
 
 /// Eight one-dimensional transforms side by side, rounded after `SHIFT` bits.
@@ -298,12 +320,22 @@ fn one_way<const SHIFT: u32>(rows: &Block) -> Block {
 }
 
 /// Codes of up to this many bits are looked up, longer ones searched.
-const LOOKUP: u32 = 10;
+const LOOKUP: u32 = 11;
+
+/// A coefficient that is not 0, with the zeros before it; as read from so many bits, 0 where they do not tell.
+#[derive(Clone, Copy, Default)]
+struct Whole {
+    value: i16,
+    zeros: u8,
+    length: u8,
+}
 
 #[derive(Clone)]
 struct Huffman {
     /// For the next [`LOOKUP`] bits, length and symbol of the code they begin with; length 0 where it is longer.
     short: Vec<(u8, u8)>,
+    /// For the same bits, the code of a coefficient and its number, where both fit and it is not 0.
+    whole: Vec<Whole>,
     /// Per length, the first code beyond those of this length, in the upper bits of 16.
     limits: [u32; 17],
     /// Per length, the number of a code's symbol less the code.
@@ -319,6 +351,7 @@ impl Huffman {
         let (symbols, rest) = rest.split_at_checked(total)?;
         let mut table = Huffman {
             short: vec![(0, 0); 1 << LOOKUP],
+            whole: vec![Whole::default(); 1 << LOOKUP],
             limits: [0; 17],
             offsets: [0; 17],
             symbols: symbols.to_vec(),
@@ -341,6 +374,20 @@ impl Huffman {
             }
             table.limits[length as usize] = code << (16 - length);
             code <<= 1;
+        }
+        for (next, (whole, &(length, symbol))) in
+            table.whole.iter_mut().zip(&table.short).enumerate()
+        {
+            let size = symbol & 15;
+            if length > 0 && size > 0 && u32::from(length + size) <= LOOKUP {
+                let raw = next as u32 >> (LOOKUP - u32::from(length + size)) & ((1 << size) - 1);
+                *whole = Whole {
+                    // At most LOOKUP bits.
+                    value: signed(raw as i32, size.into()) as i16,
+                    zeros: symbol >> 4,
+                    length: length + size,
+                };
+            }
         }
         Some((table, rest))
     }
@@ -432,16 +479,22 @@ impl<'a> Bits<'a> {
         }
         let value = self.peek(size) as i32;
         self.skip(size);
-        Some(if value < 1 << (size - 1) {
-            value - (1 << size) + 1
-        } else {
-            value
-        })
+        Some(signed(value, size))
     }
 
     /// Whether less than a byte is left, and then the picture's end.
     fn at_end(&self) -> bool {
         (0..8).contains(&self.count) && self.data.starts_with(&[0xFF, 0xD9])
+    }
+}
+
+/// A number of `size` bits; a leading 0 means that it is negative.
+#[inline(always)]
+fn signed(value: i32, size: u32) -> i32 {
+    if value < 1 << (size - 1) {
+        value - (1 << size) + 1
+    } else {
+        value
     }
 }
 

@@ -7,7 +7,7 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::{Rgb, baseline, check_size, media};
+use super::{Rgb, baseline, check_size, compress, media};
 use crate::error::Error;
 
 /// Decodes; errors as [`super::decode`]'s.
@@ -99,6 +99,19 @@ fn is_cut_off(bytes: &[u8]) -> bool {
 /// photos of shorter side 256 that takes 15 to 40 % more bytes than 4:2:0, and the largest error of the 224-pixel view
 /// stays below 14 levels of 255 instead of reaching 104 at coloured edges.
 pub(super) fn encode(
+    pixels: &[u8],
+    width: usize,
+    height: usize,
+    quality: u8,
+) -> Result<Vec<u8>, Error> {
+    match compress::encode(pixels, width, height, quality) {
+        Some(file) => Ok(file),
+        None => general(pixels, width, height, quality),
+    }
+}
+
+/// By the general encoder.
+pub(super) fn general(
     pixels: &[u8],
     width: usize,
     height: usize,

@@ -4,6 +4,9 @@
 //! result is a matter of integers and the same on every processor. (For pictures many times as tall as wide Pillow 13
 //! turns the order round where that is less work; here it never changes.)
 
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
 use std::ops::Range;
 
 /// How far the filter reaches at full size, in pixels.
@@ -99,6 +102,8 @@ pub(super) struct Resampler {
     /// Columns resized, rows not yet.
     narrowed: Vec<u8>,
     pixels: Vec<u8>,
+    #[cfg(target_arch = "x86_64")]
+    vnni: vnni::Scratch,
 }
 
 /// Buffers larger than this are given back when the next picture comes, in bytes.
@@ -115,7 +120,6 @@ impl Resampler {
         let used = rows.reach();
         let source = &pixels[used.start * width * 3..used.end * width * 3];
         let new_width = columns.len() * 3;
-        self.wide.resize(width, [0; 4]);
         self.narrowed.resize(used.len() * new_width, 0);
         self.pixels.resize(rows.len() * new_width, 0);
         let pass = Pass {
@@ -125,6 +129,13 @@ impl Resampler {
             rows,
             first_row: used.start,
         };
+        #[cfg(target_arch = "x86_64")]
+        if vnni::is_available() {
+            // SAFETY: it is.
+            unsafe { vnni::run(&pass, &mut self.vnni, &mut self.narrowed, &mut self.pixels) };
+            return &self.pixels;
+        }
+        self.wide.resize(width, [0; 4]);
         pass.run(&mut self.wide, &mut self.narrowed, &mut self.pixels);
         &self.pixels
     }

@@ -19,6 +19,8 @@ use ffmpeg_next::frame;
 use ffmpeg_next::packet::{Mut as _, Ref as _};
 use ffmpeg_next::{Error, Packet, Rational, Stream};
 
+use super::yuv;
+
 /// Demuxers that a media file may need. Playlists (hls, dash, concat, ...), devices and text formats are left out.
 const DEMUXERS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,asf,ogg,\
                         rm,nut,wav,w64,aiff,au,caf,mp3,aac,ac3,eac3,flac,amr,ape,wv,tta,gif,apng";
@@ -115,6 +117,28 @@ fn context(parameters: &codec::Parameters, time_base: Rational) -> Result<decode
     Ok(decoder)
 }
 
+/// The codec's own header, as the container has it.
+pub fn extradata(parameters: &codec::Parameters) -> &[u8] {
+    // SAFETY: libav guarantees extradata_size bytes where the pointer is not null; they live as long as the parameters.
+    unsafe {
+        let raw = parameters.as_ptr();
+        match (*raw).extradata.is_null() {
+            true => &[],
+            false => {
+                let size = usize::try_from((*raw).extradata_size).unwrap_or(0);
+                std::slice::from_raw_parts((*raw).extradata, size)
+            }
+        }
+    }
+}
+
+/// How many frames the decoder holds back to put them in order.
+pub fn reorder_depth(parameters: &codec::Parameters) -> usize {
+    // SAFETY: reads a plain field of parameters that we hold.
+    let depth = unsafe { (*parameters.as_ptr()).video_delay };
+    usize::try_from(depth).unwrap_or(0)
+}
+
 /// Opens the audio decoder of a stream.
 pub fn audio_decoder(
     parameters: &codec::Parameters,
@@ -164,6 +188,7 @@ pub fn display_matrix(stream: &Stream) -> Option<[i32; 4]> {
 
 /// Converts frames of any pixel format to packed RGB of the same size, with the frame's own colour matrix and range.
 pub struct ToRgb {
+    common: yuv::Converter,
     scaler: Option<(Key, ffmpeg::software::scaling::Context)>,
     target: frame::Video,
 }
@@ -182,6 +207,7 @@ impl ToRgb {
     /// Nothing is allocated before the first frame.
     pub fn new() -> ToRgb {
         ToRgb {
+            common: yuv::Converter::default(),
             scaler: None,
             target: frame::Video::empty(),
         }
@@ -190,6 +216,14 @@ impl ToRgb {
     /// RGB bytes of the frame, rows packed.
     pub fn convert(&mut self, frame: &frame::Video) -> Result<Vec<u8>, Error> {
         let key = key(frame);
+        match common(frame, &key) {
+            Some((picture, matrix)) => Ok(self.common.convert(&picture, &matrix)),
+            None => self.scale(frame, key),
+        }
+    }
+
+    /// By libswscale.
+    fn scale(&mut self, frame: &frame::Video, key: Key) -> Result<Vec<u8>, Error> {
         let scaler = match &mut self.scaler {
             Some((known, scaler)) if *known == key => scaler,
             slot => {
@@ -236,6 +270,32 @@ fn key(frame: &frame::Video) -> Key {
     }
 }
 
+/// The frame as what [`yuv`] converts, if it is that.
+fn common<'a>(frame: &'a frame::Video, key: &Key) -> Option<(yuv::Picture<'a>, yuv::Matrix)> {
+    use ffmpeg::format::Pixel;
+    let known = match key.format {
+        Pixel::YUV420P => true,
+        Pixel::YUVJ420P => key.full_range == 1,
+        _ => false,
+    };
+    let (width, height) = (key.width as usize, key.height as usize);
+    if !known || !yuv::fits(width, height) {
+        return None;
+    }
+    let plane = |plane: usize| yuv::Plane {
+        bytes: frame.data(plane),
+        stride: frame.stride(plane),
+    };
+    // SAFETY: libswscale's tables are static and have four numbers, whatever the colour space.
+    let table = unsafe { *ffi::sws_getCoefficients(key.matrix).cast::<[c_int; 4]>() };
+    let picture = yuv::Picture {
+        planes: [plane(0), plane(1), plane(2)],
+        width,
+        height,
+    };
+    Some((picture, yuv::Matrix::new(table, key.full_range == 1)))
+}
+
 fn scaler(key: &Key) -> Result<ffmpeg::software::scaling::Context, Error> {
     use ffmpeg::software::scaling::{Context, Flags};
     // The size stays, so the kernel concerns the chroma planes alone.
@@ -259,4 +319,72 @@ fn scaler(key: &Key) -> Result<ffmpeg::software::scaling::Context, Error> {
         );
     }
     Ok(scaler)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ffi::AVColorRange::{AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG};
+    use ffi::AVColorSpace::{
+        AVCOL_SPC_BT470BG, AVCOL_SPC_BT709, AVCOL_SPC_BT2020_NCL, AVCOL_SPC_UNSPECIFIED,
+    };
+
+    /// Our own conversion against libswscale's, on noise that leaves every range.
+    #[test]
+    fn yuv_420_is_converted_as_libswscale_does() {
+        ffmpeg::init().unwrap();
+        let mut state = 1u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        for (width, height) in [(32, 32), (98, 34), (480, 360), (642, 362)] {
+            for space in [
+                AVCOL_SPC_UNSPECIFIED,
+                AVCOL_SPC_BT709,
+                AVCOL_SPC_BT470BG,
+                AVCOL_SPC_BT2020_NCL,
+            ] {
+                for range in [AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG] {
+                    let mut frame =
+                        frame::Video::new(ffmpeg::format::Pixel::YUV420P, width, height);
+                    for plane in 0..3 {
+                        // Extremes as well as what lies between.
+                        frame.data_mut(plane).fill_with(|| match random() {
+                            0..40 => 0,
+                            40..80 => 255,
+                            _ => random(),
+                        });
+                    }
+                    // SAFETY: sets plain fields of a frame that we own.
+                    unsafe {
+                        (*frame.as_mut_ptr()).colorspace = space;
+                        (*frame.as_mut_ptr()).color_range = range;
+                    }
+                    let mut to_rgb = ToRgb::new();
+                    let key = key(&frame);
+                    assert!(common(&frame, &key).is_some());
+                    let ours = to_rgb.convert(&frame).unwrap();
+                    let theirs = to_rgb.scale(&frame, key).unwrap();
+                    let differ = ours.iter().zip(&theirs).position(|(a, b)| a != b);
+                    assert_eq!(differ, None, "{width} x {height}, {space:?}, {range:?}");
+                    assert_eq!(ours.len(), theirs.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_pictures_are_left_to_libswscale() {
+        use ffmpeg::format::Pixel;
+        for (format, width, height) in [
+            (Pixel::YUV420P, 65, 64),
+            (Pixel::YUV420P, 64, 30),
+            (Pixel::YUV422P, 64, 64),
+            (Pixel::YUV420P10LE, 64, 64),
+        ] {
+            let frame = frame::Video::new(format, width, height);
+            assert!(common(&frame, &key(&frame)).is_none());
+        }
+    }
 }

@@ -6,8 +6,10 @@
 pub mod audio;
 pub mod demux;
 pub mod libav;
+pub mod needed;
 pub mod orient;
 pub mod video;
+pub mod yuv;
 
 use std::ops::ControlFlow;
 
@@ -41,11 +43,11 @@ impl Health {
     }
 }
 
-/// Sends every packet through a decoder and shows each frame to `each` until that breaks off. Counts the errors; a
-/// broken packet does not end the stream.
-fn drive<F: std::ops::DerefMut<Target = Frame>>(
+/// Sends packets through a decoder and shows each frame to `each` until that breaks off. Counts the errors; a broken
+/// packet does not end the stream.
+fn drive<'a, F: std::ops::DerefMut<Target = Frame>>(
     decoder: &mut decoder::Opened,
-    packets: &[Packet],
+    packets: impl IntoIterator<Item = &'a Packet>,
     mut frame: F,
     mut each: impl FnMut(&F) -> ControlFlow<()>,
 ) -> usize {

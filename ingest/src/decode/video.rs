@@ -4,16 +4,19 @@
 //! floor((i + 0.5) n / size) for i in 0..size, or all n where there are fewer. Frames are upright (rotation and mirroring
 //! as the container asks), shorter side 256, JPEG. Non-square pixels stay as stored.
 //!
-//! n is known for certain only after decoding. The packets promise a count; one forward pass keeps the frames that this
-//! count asks for, and only where the promise was wrong a second pass fetches the others.
+//! n is known for certain only after decoding. The packets promise a count, and of most streams they tell which of them
+//! the frames that it asks for need: only those are decoded, and if they bring out what they should, that was it.
+//! Otherwise one pass decodes all and keeps the same frames, and only where the promise was wrong a second one fetches
+//! the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use features::image::{self, Rgb};
-use ffmpeg_next::frame;
+use ffmpeg_next::{Packet, frame};
 
 use super::demux::Track;
+use super::needed::{self, Plan};
 use super::orient::Orientation;
 use super::{Health, drive, libav, nothing_in};
 use crate::failure::{self, Failure};
@@ -43,7 +46,14 @@ pub fn decode(
 ) -> Result<Vec<Result<Video, Failure>>, Failure> {
     let mut found = BTreeMap::new();
     let promised: BTreeSet<usize> = promised(track, size, spans).collect();
-    let pass = forward(track, &promised, &mut found)?;
+    let pass = match needed::plan(track, &promised) {
+        Some(plan) => only_needed(track, &promised, plan, &mut found)?,
+        None => None,
+    };
+    let pass = match pass {
+        Some(pass) => pass,
+        None => forward(track, &promised, &mut found)?,
+    };
     let health = Health {
         good: pass.times.len(),
         bad: pass.errors + track.read_errors,
@@ -145,38 +155,85 @@ fn forward(
     wanted: &BTreeSet<usize>,
     found: &mut BTreeMap<usize, Vec<u8>>,
 ) -> Result<Pass, Failure> {
+    let mut pass = Pass {
+        times: Vec::new(),
+        last_duration: 0,
+        errors: 0,
+    };
+    pass.errors = run(track, &track.packets, |frame, finish| {
+        let number = pass.times.len();
+        if wanted.contains(&number) {
+            found.insert(number, finish(frame)?);
+        }
+        pass.times.push(frame.timestamp());
+        pass.last_duration = frame.packet().duration;
+        Ok(())
+    })?;
+    Ok(pass)
+}
+
+/// Decodes what the plan says and stores the wanted frames, by number among all. `None`: something else came out.
+fn only_needed(
+    track: &Track,
+    wanted: &BTreeSet<usize>,
+    plan: Plan,
+    found: &mut BTreeMap<usize, Vec<u8>>,
+) -> Result<Option<Pass>, Failure> {
+    let mut expected = plan.frames.iter();
+    let mut as_planned = true;
+    let errors = run(track, plan.packets, |frame, finish| {
+        let time = frame.timestamp();
+        as_planned &= time == expected.next().copied();
+        if let Some(Ok(number)) = time.map(|time| plan.all.binary_search(&time))
+            && as_planned
+            && wanted.contains(&number)
+        {
+            found.insert(number, finish(frame)?);
+        }
+        Ok(())
+    })?;
+    if errors > 0 || !as_planned || expected.next().is_some() {
+        found.clear();
+        return Ok(None);
+    }
+    Ok(Some(Pass {
+        times: plan.all.into_iter().map(Some).collect(),
+        last_duration: plan.last_duration,
+        errors: 0,
+    }))
+}
+
+/// Makes a JPEG of a decoded frame.
+type Finish<'a> = dyn FnMut(&frame::Video) -> Result<Vec<u8>, Failure> + 'a;
+
+/// Sends packets of a stream through a decoder of their own and shows each frame to `each`, with what makes a JPEG of
+/// it. Returns the number of errors.
+fn run<'a>(
+    track: &Track,
+    packets: impl IntoIterator<Item = &'a Packet>,
+    mut each: impl FnMut(&frame::Video, &mut Finish) -> Result<(), Failure>,
+) -> Result<usize, Failure> {
     let mut decoder = libav::video_decoder(&track.parameters, track.time_base)
         .map_err(|error| super::open_failure(error, &track.parameters))?;
     let orientation = track
         .display_matrix
         .map_or(Orientation::UPRIGHT, Orientation::from_matrix);
     let mut converter = libav::ToRgb::new();
-    let mut pass = Pass {
-        times: Vec::new(),
-        last_duration: 0,
-        errors: 0,
-    };
+    let mut finish = |frame: &frame::Video| finish(frame, &mut converter, orientation);
     let mut problem = None;
-    pass.errors = drive(
+    let errors = drive(
         &mut decoder,
-        &track.packets,
+        packets,
         frame::Video::empty(),
-        |frame| {
-            if wanted.contains(&pass.times.len()) {
-                match finish(frame, &mut converter, orientation) {
-                    Ok(jpeg) => drop(found.insert(pass.times.len(), jpeg)),
-                    Err(failure) => {
-                        problem = Some(failure);
-                        return ControlFlow::Break(());
-                    }
-                }
+        |frame| match each(frame, &mut finish) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(failure) => {
+                problem = Some(failure);
+                ControlFlow::Break(())
             }
-            pass.times.push(frame.timestamp());
-            pass.last_duration = frame.packet().duration;
-            ControlFlow::Continue(())
         },
     );
-    problem.map_or(Ok(pass), Err)
+    problem.map_or(Ok(errors), Err)
 }
 
 /// Decoded frame to JPEG.

@@ -1,0 +1,60 @@
+//! An epoch of audio-video batches as training takes them, for `tests/bench/bench.py`: one line in, one unit of work, one
+//! line of JSON out. `stream SHARDS`; two threads, batches of 16, shuffled, augmented. Items: samples.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
+
+use datasets::Split;
+use features::image::ImageTransform;
+use features::stream::{MelTransform, Stream, StreamConfig, Transforms};
+use features::{ModalityData, Shards};
+use std::io::BufRead;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+const BATCH: usize = 16;
+const THREADS: usize = 2;
+/// Room for a batch per thread and two that wait.
+const BYTES: usize = 64 << 20;
+
+fn main() {
+    let folder = std::env::args().nth(1).unwrap();
+    let shards = Arc::new(Shards::open(Path::new(&folder)).unwrap());
+    let config = StreamConfig {
+        split: Split::Train,
+        shuffle: true,
+        augment: true,
+        seed: 0,
+        batch_size: BATCH,
+        threads: THREADS,
+        byte_budget: BYTES,
+        transforms: Transforms {
+            frames: features::stream::FRAMES,
+            image: ImageTransform::clip(224),
+            mel: MelTransform::ast(1024),
+            text: None,
+        },
+        present: None,
+    };
+    println!("{{\"ready\": true}}");
+    for (epoch, _) in (0..).zip(std::io::stdin().lock().lines()) {
+        let start = Instant::now();
+        let (mut samples, mut sum) = (0, 0.0);
+        for batch in Stream::new(&shards, config.clone(), epoch, 0).unwrap() {
+            let batch = batch.unwrap();
+            samples += batch.ids.len();
+            for input in batch.inputs.into_iter().flatten() {
+                if let ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } =
+                    &input.data
+                {
+                    sum += values[values.len() / 2];
+                }
+            }
+        }
+        std::hint::black_box(sum);
+        println!(
+            "{{\"seconds\": {}, \"items\": {samples}, \"peak_mb\": 0}}",
+            start.elapsed().as_secs_f64()
+        );
+    }
+}

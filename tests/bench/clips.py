@@ -1,0 +1,160 @@
+"""Folders of clips to ingest, made by ffmpeg once and kept below cargo's target folder.
+
+`ave`: h264 640x360 with aac, 10 s. `kinetics`: the same at 1280x720. `crema-d`: flv1 480x360 of 3 s with a wav beside it.
+x264's own defaults, so B-frames, scene cuts and a keyframe every 250 frames. What is seen comes from the real clips in
+../shared/media where those are there; else it is painted: textures of natural spectrum under a moving camera, moving
+things, noise, cuts. Each folder has a `clips.toml` for `ingest run`; every row has a file of its own.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "bench"
+MEDIA = ROOT.parent / "shared" / "media" / "clips"
+FPS = 30
+
+# width, height, seconds, rows of a unit of work, where real clips come from: file and start in seconds
+KINDS = {
+    "ave": (640, 360, 10, 16, [("R6llTwEh07w", 0), ("SOX5yA1l24A", 0), ("WUzgd7C1pWA", 0), ("KlsG1EnBEjc_000361", 0)]),
+    # Only one real clip has 720 lines; four stretches of it.
+    "kinetics": (1280, 720, 10, 8, [("KlsG1EnBEjc_000361", 0)] * 4),
+    "crema-d": (480, 360, 3, 96, [("R6llTwEh07w", 1), ("R6llTwEh07w", 5), ("SOX5yA1l24A", 2), ("WUzgd7C1pWA", 4)]),
+}
+DISTINCT = 4
+
+
+def ffmpeg(*arguments, **how):
+    subprocess.run(["ffmpeg", "-nostdin", "-v", "error", "-y", *map(str, arguments)], check=True, **how)
+
+
+def texture(rng, height, width, rough):
+    """Noise of the spectrum of natural pictures: amplitude falls with frequency. -1 to 1 mostly."""
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = 1
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / frequency**rough
+    spectrum[0, 0] = 0
+    values = np.fft.irfft2(spectrum, s=(height, width))
+    return (values / values.std() / 2.5).astype(np.float32)
+
+
+def painted(seed, width, height, frames):
+    """Yields yuv420p frames."""
+    rng = np.random.default_rng(seed)
+    noise = [rng.standard_normal((height, width)).astype(np.float32) * 1.5 for _ in range(5)]
+    cuts = set(np.sort(rng.integers(60, frames, 2 if frames > 100 else 0)).tolist())
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    for n in range(frames):
+        if n == 0 or n in cuts:
+            margin = height // 2
+            luma = texture(rng, height + margin, width + margin, 1.15) * 60 + 120
+            chroma = [texture(rng, (height + margin) // 2, (width + margin) // 2, 1.4) * 20 + 128 for _ in range(2)]
+            thing = texture(rng, height, width, 1.0) * 50 + 110
+            start, speed = rng.uniform(0, margin / 3, 2), rng.uniform(-1, 1, 2)
+            radius, way = height * rng.uniform(0.12, 0.25), rng.uniform(0.03, 0.09, 2)
+            begun = n
+        t = n - begun
+        y, x = np.clip(start + margin / 4 + speed * t + 3 * np.sin(0.11 * t), 0, margin - 2)
+        iy, ix, fy, fx = int(y), int(x), y % 1, x % 1
+        part = luma[iy : iy + height + 1, ix : ix + width + 1]
+        part = part[:-1] * (1 - fy) + part[1:] * fy
+        picture = part[:, :-1] * (1 - fx) + part[:, 1:] * fx
+        cy, cx = height * (0.5 + 0.3 * np.sin(way[0] * t)), width * (0.5 + 0.3 * np.cos(way[1] * t))
+        inside = np.clip(radius - np.hypot(rows - cy, columns - cx), 0, 1)
+        moved = np.roll(thing, (int(cy), int(cx)), (0, 1))
+        picture = picture + inside * (moved - picture) + noise[n % 5]
+        planes = [picture] + [c[iy // 2 : iy // 2 + height // 2, ix // 2 : ix // 2 + width // 2] for c in chroma]
+        yield b"".join(np.clip(p, 0, 255).astype(np.uint8).tobytes() for p in planes)
+
+
+def sound(seed, seconds, rate):
+    """A few gliding tones with a rhythm, in noise."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(seconds * rate) / rate
+    wave = sum(np.sin(2 * np.pi * (f * t + g * np.sin(t))) for f, g in zip(rng.uniform(100, 4000, 6), rng.uniform(0, 80, 6)))
+    wave = wave * (0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(1, 4) * t)) + rng.standard_normal(len(t)) * 0.3
+    return (wave * 3000).clip(-32768, 32767).astype("<i2").tobytes()
+
+
+def make_clip(kind, number, folder):
+    """One clip: its video file, and its sound's file where that is another."""
+    width, height, seconds, _, sources = KINDS[kind]
+    flash = kind == "crema-d"
+    pcm = folder / "sound.s16"
+    pcm.write_bytes(sound(number, seconds, 44100))
+    heard = ["-f", "s16le", "-ar", 44100, "-ac", 1, "-i", pcm]
+    codec = ["-c:v", "flv", "-b:v", "400k"] if flash else ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac", "-ac", 2]
+    out = folder / (f"made{number}.flv" if flash else f"made{number}.mp4")
+    name, start = sources[number]
+    file = MEDIA / f"{name}.mp4"
+    if file.exists():
+        fit = f"scale={width}:{height}:force_original_aspect_ratio=increase:flags=bicubic,crop={width}:{height},fps={FPS}"
+        start += number if kind == "kinetics" else 0
+        ffmpeg("-ss", start, "-i", file, *heard, "-map", "0:v", "-map", "1:a", "-an" if flash else "-shortest", "-vf", fit,
+               "-t", seconds, *codec, out)
+    else:
+        raw = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{width}x{height}", "-r", FPS, "-i", "-"]
+        process = subprocess.Popen(
+            ["ffmpeg", "-v", "error", "-y", *map(str, [*raw, *heard, "-map", "0:v", "-map", "1:a", *codec, *(["-an"] if flash else []), out])],
+            stdin=subprocess.PIPE,
+        )
+        for frame in painted(number, width, height, seconds * FPS):
+            process.stdin.write(frame)
+        process.stdin.close()
+        assert process.wait() == 0
+    if flash:
+        ffmpeg(*heard, "-ar", 16000, "-c:a", "pcm_s16le", out.with_suffix(".wav"))
+    pcm.unlink()
+    return out
+
+
+def make(kind, rows=None):
+    """The folder of a kind with so many rows (default: a unit of work)."""
+    rows = rows or KINDS[kind][3]
+    folder = KEPT / f"{kind}-{rows}"
+    if (folder / "clips.toml").exists():
+        return folder
+    raw = folder / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    made = [clip_of(kind, number) for number in range(DISTINCT)]
+    table = ["clip,label,part,file,sound"]
+    for row in range(rows):
+        clip = made[row % DISTINCT]
+        for file in (clip, clip.with_suffix(".wav")):
+            link = raw / f"c{row}{file.suffix}"
+            if file.exists() and not link.exists():
+                os.link(file, link)
+        table.append(f"clip{row},{'ab'[row % 2]},train,c{row}{clip.suffix},c{row}.wav")
+    (folder / "clips.csv").write_text("\n".join(table) + "\n")
+    columns = 'id = "clip"\nlabel = "label"\nsplit = "part"\nvideo = "file"\n' + ('audio = "sound"\n' if kind == "crema-d" else "")
+    (folder / "clips.toml").write_text(f'name = "clips"\ntable = "clips.csv"\nraw = "raw"\n[columns]\n{columns}')
+    return folder
+
+
+def clip_of(kind, number):
+    """One of the distinct clips of a kind, kept from run to run."""
+    folder = KEPT / "clips" / kind
+    done = sorted(folder.glob(f"made{number}.*"))
+    if done and (folder / f"done{number}").exists():
+        return next(file for file in done if file.suffix != ".wav")
+    folder.mkdir(parents=True, exist_ok=True)
+    clip = make_clip(kind, number, folder)
+    (folder / f"done{number}").touch()
+    return clip
+
+
+def rows_of(folder):
+    """(id, video file, sound file) of every row."""
+    for line in (folder / "clips.csv").read_text().splitlines()[1:]:
+        name, _, _, video, sound_file = line.split(",")
+        heard = folder / "raw" / sound_file
+        yield name, str(folder / "raw" / video), str(heard if heard.exists() else folder / "raw" / video)
+
+
+def frame_numbers(n, size=10):
+    """The pool of `ingest`: evenly spaced, or all."""
+    count = min(n, size)
+    return [(2 * i + 1) * n // (2 * count) for i in range(count)]

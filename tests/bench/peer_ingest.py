@@ -1,0 +1,121 @@
+"""Clips to Parquet with mel and ten JPEG frames, as `ingest run` makes them: `peer_ingest.py torchcodec|pyav|floor KIND`.
+
+Two processes, each with one thread, kept from unit to unit; shorter side 256, quality 95, colours at full resolution.
+`torchcodec`: torchcodec, torchvision, numpy mel, pyarrow. `pyav`: PyAV, Pillow, the same. Both are told the number of
+frames by the container and stop after the last one wanted. `floor`: `ffmpeg` decodes all frames and does nothing else,
+two clips at a time. Items: clips.
+"""
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+os.environ["BENCH_THREADS"] = "1"
+from peer import serve  # noqa: E402
+
+import numpy as np  # noqa: E402
+
+import clips  # noqa: E402
+from mel import by_numpy  # noqa: E402
+
+SIDE, QUALITY, RATE, PROCESSES = 256, 95, 16000, 2
+
+
+def sized(width, height):
+    short = min(width, height)
+    return SIDE * width // short, SIDE * height // short
+
+
+def torchcodec_clip(row):
+    import torch
+    from torchcodec.decoders import AudioDecoder, VideoDecoder
+    from torchvision.io import encode_jpeg
+    from torchvision.transforms.v2 import functional
+
+    torch.set_num_threads(1)
+    name, video, heard = row
+    decoder = VideoDecoder(video, num_ffmpeg_threads=1, seek_mode="approximate")
+    frames = decoder.get_frames_at(clips.frame_numbers(decoder.metadata.num_frames))
+    width, height = sized(frames.data.shape[3], frames.data.shape[2])
+    small = functional.resize(frames.data, [height, width], interpolation=functional.InterpolationMode.BICUBIC)
+    jpegs = [encode_jpeg(frame, QUALITY).numpy().tobytes() for frame in small]
+    samples = AudioDecoder(heard, sample_rate=RATE, num_channels=1).get_all_samples().data[0].numpy()
+    return name, by_numpy(samples[: 10 * RATE + 4080]), jpegs, frames.pts_seconds.tolist()
+
+
+def pyav_clip(row):
+    import av
+    from PIL import Image
+
+    name, video, heard = row
+    jpegs, times = [], []
+    with av.open(video) as file:
+        stream = file.streams.video[0]
+        stream.thread_type = "NONE"
+        count = stream.frames or round(float(file.duration / av.time_base * stream.average_rate))
+        wanted = clips.frame_numbers(count)
+        for number, frame in enumerate(file.decode(stream)):
+            if number in wanted:
+                picture = frame.to_image()
+                out = io.BytesIO()
+                picture.resize(sized(*picture.size), Image.Resampling.BICUBIC).save(out, "JPEG", quality=QUALITY, subsampling=0)
+                jpegs.append(out.getvalue())
+                times.append(frame.time)
+            if number >= wanted[-1]:
+                break
+    with av.open(heard) as file:
+        resampler = av.AudioResampler("flt", "mono", RATE)
+        parts = [part.to_ndarray()[0] for frame in file.decode(audio=0) for part in resampler.resample(frame)]
+        parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
+    return name, by_numpy(np.concatenate(parts)[: 10 * RATE + 4080]), jpegs, times
+
+
+def write(rows, path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names, mels, jpegs, times = zip(*rows)
+    offsets = np.cumsum([0, *(len(m) for m in mels)]).astype(np.int32)
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(mels).ravel()), 128)
+    table = pa.table({
+        "id": pa.array(names),
+        "mel": pa.ListArray.from_arrays(offsets, values),
+        "frames": pa.array([[{"bytes": j} for j in of] for of in jpegs], pa.list_(pa.struct([("bytes", pa.binary())]))),
+        "frame_times": pa.array(times, pa.list_(pa.float32())),
+    })
+    pq.write_table(
+        table, path, compression={"mel.list.element.list.element": "ZSTD"}, use_dictionary=False, write_statistics=False,
+        column_encoding={"mel.list.element.list.element": "BYTE_STREAM_SPLIT"},
+    )
+
+
+def floor(video):
+    subprocess.run(["ffmpeg", "-nostdin", "-v", "quiet", "-threads", "1", "-i", video, "-an", "-f", "null", "-"], check=True)
+
+
+def main():
+    how, kind = sys.argv[1:3]
+    rows = list(clips.rows_of(clips.make(kind)))
+    if how == "floor":
+        with ThreadPoolExecutor(PROCESSES) as threads:
+            serve(lambda: list(threads.map(floor, [video for _, video, _ in rows])), len(rows))
+        return
+    work = {"torchcodec": torchcodec_clip, "pyav": pyav_clip}[how]
+    # torchcodec's wheel wants CUDA's libraries even for the CPU; the processes find them here.
+    os.environ["LD_LIBRARY_PATH"] = str(Path(np.__file__).parents[1] / "nvidia" / "cu13" / "lib")
+    with tempfile.TemporaryDirectory() as folder, get_context("spawn").Pool(PROCESSES) as pool:
+        def unit():
+            done = pool.map(work, rows, chunksize=1)
+            assert all(len(jpegs) == 10 and len(mel) > 290 for _, mel, jpegs, _ in done)
+            write(done, f"{folder}/shard.parquet")
+
+        serve(unit, len(rows))
+
+
+if __name__ == "__main__":
+    main()
