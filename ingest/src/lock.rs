@@ -1,14 +1,9 @@
-//! One writer per output folder, told apart from a lock file that a killed run has left behind.
-//!
-//! The lock is the kernel's (flock on an open file), so it ends with its holder whatever happens; the file is only where
-//! it hangs, and is removed by whoever holds it last.
+//! What part of an output folder a run claims, so that no two write the same shards.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::anyhow;
+use features::lock::{FileLock, LockError, Take};
 
 /// How much of the folder a run claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,20 +16,9 @@ pub enum Claim {
     Finish,
 }
 
-/// How one lock file is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Take {
-    /// Nobody else may hold it; who does is an error.
-    Alone,
-    /// Others may hold it in the same way.
-    Shared,
-    /// Nobody else may hold it; wait for who does.
-    Patiently,
-}
-
 /// A claim on a folder, given back when dropped.
 pub struct Lock {
-    held: Vec<(PathBuf, File)>,
+    held: Vec<FileLock>,
 }
 
 impl Lock {
@@ -60,69 +44,26 @@ impl Lock {
     }
 
     fn take(&mut self, folder: &Path, path: PathBuf, how: Take) -> anyhow::Result<()> {
-        loop {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-                .with_context(|| {
-                    format!(
-                        "{}: cannot write there; choose another --out",
-                        folder.display()
-                    )
-                })?;
-            let taken = match how {
-                Take::Alone => file.try_lock(),
-                Take::Shared => file.try_lock_shared(),
-                Take::Patiently => file.lock().map_err(TryLockError::Error),
-            };
-            match taken {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let mut holder = String::new();
-                    let who = match file.read_to_string(&mut holder) {
-                        Ok(1..) => format!(" (process {})", holder.trim()),
-                        _ => String::new(),
-                    };
-                    bail!(
-                        "{}: another ingest{who} is writing here; wait for it, or choose another --out",
-                        folder.display()
-                    );
-                }
-                Err(TryLockError::Error(error)) => {
-                    return Err(error)
-                        .with_context(|| format!("{}: cannot be locked", path.display()));
-                }
-            }
-            // The one before us may have removed the file between our opening and locking it.
-            let ours = file.metadata()?;
-            if !std::fs::metadata(&path)
-                .is_ok_and(|now| now.ino() == ours.ino() && now.dev() == ours.dev())
-            {
-                continue;
-            }
-            if how != Take::Shared {
-                file.set_len(0)?;
-                file.seek(SeekFrom::Start(0))?;
-                write!(file, "{}", std::process::id())?;
-            }
-            self.held.push((path, file));
-            return Ok(());
-        }
+        let taken = FileLock::take(&path, how).map_err(|error| match error {
+            LockError::Busy(_) => anyhow!(
+                "{}: another ingest{} is writing here; wait for it, or choose another --out",
+                folder.display(),
+                error.holder()
+            ),
+            LockError::Io(error) => anyhow::Error::new(error).context(format!(
+                "{}: cannot write there; choose another --out",
+                folder.display()
+            )),
+        })?;
+        self.held.push(taken);
+        Ok(())
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        for (path, file) in self.held.drain(..).rev() {
-            // Another part may still hold the folder's lock; then the file is its to remove. Let go before asking, or two
-            // that end together wait for each other and nobody removes it.
-            if file.unlock().is_ok() && file.try_lock().is_ok() {
-                drop(std::fs::remove_file(path));
-            }
-        }
+        // The part's own lock before the folder's.
+        while self.held.pop().is_some() {}
     }
 }
 

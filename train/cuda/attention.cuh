@@ -92,6 +92,29 @@ constexpr int TILE = 64;
 /// at once, lie in different banks.
 constexpr int PAD = 8;
 
+/// One step of 16 columns: out (16 x 16, two halves) += A times 16 rows of the tile, transposed.
+template <int D>
+DEVICE void multiply_rows(float out[2][4], const unsigned a[D / 16][4], const bf16* tile, int row) {
+    UNROLL for (int k = 0; k < D / 16; ++k) {
+        unsigned b[4];
+        load_b_rows(b, tile, D + PAD, row, k * 16);
+        multiply_add(out[0], a[k], b);
+        multiply_add(out[1], a[k], b + 2);
+    }
+}
+
+/// acc (16 x D) += (16 x 16, two halves) times 16 rows of the tile.
+template <int D>
+DEVICE void multiply_tile(float acc[D / 8][4], const float weights[2][4], const bf16* tile, int row) {
+    unsigned a[4], b[4];
+    as_a(a, weights[0], weights[1]);
+    UNROLL for (int i = 0; i < D / 16; ++i) {
+        load_b(b, tile, D + PAD, row, i * 16);
+        multiply_add(acc[2 * i], a, b);
+        multiply_add(acc[2 * i + 1], a, b + 2);
+    }
+}
+
 /// out = softmax(q k^T scale) v.
 template <int D>
 DEVICE void attention_forward(const bf16* qkv, bf16* out, float* lse, Heads h) {
@@ -118,13 +141,7 @@ DEVICE void attention_forward(const bf16* qkv, bf16* out, float* lse, Heads h) {
         load_tile<TILE, D, STRIDE>(values, base + 2 * h.d + tile * stride, stride, p.length - tile);
         __syncthreads();
         float s[TILE / 8][4] = {};
-        UNROLL for (int j = 0; j < TILE / 16; ++j)
-            UNROLL for (int k = 0; k < D / 16; ++k) {
-                unsigned b[4];
-                load_b_rows(b, keys, STRIDE, j * 16, k * 16);
-                multiply_add(s[2 * j], q[k], b);
-                multiply_add(s[2 * j + 1], q[k], b + 2);
-            }
+        UNROLL for (int j = 0; j < TILE / 16; ++j) multiply_rows<D>(s + 2 * j, q, keys, j * 16);
         float top[2] = {highest[0], highest[1]};
         UNROLL for (int j = 0; j < TILE / 8; ++j)
             UNROLL for (int e = 0; e < 4; ++e) {
@@ -149,16 +166,7 @@ DEVICE void attention_forward(const bf16* qkv, bf16* out, float* lse, Heads h) {
                 UNROLL for (int e = 0; e < 4; ++e)
                     s[j][e] *= probability_kept(h, p, p.from + warp * 16 + g + e / 2 * 8,
                                                 tile + j * 8 + 2 * t + e % 2);
-        UNROLL for (int j = 0; j < TILE / 16; ++j) {
-            unsigned a[4];
-            as_a(a, s[2 * j], s[2 * j + 1]);
-            UNROLL for (int i = 0; i < D / 16; ++i) {
-                unsigned b[4];
-                load_b(b, values, STRIDE, j * 16, i * 16);
-                multiply_add(acc[2 * i], a, b);
-                multiply_add(acc[2 * i + 1], a, b + 2);
-            }
-        }
+        UNROLL for (int j = 0; j < TILE / 16; ++j) multiply_tile<D>(acc, s + 2 * j, values, j * 16);
     }
     UNROLL for (int r = 0; r < 2; ++r) {
         int row = p.from + warp * 16 + g + r * 8;
@@ -221,15 +229,8 @@ DEVICE void attention_backward_q(const bf16* qkv, const bf16* d_out, const float
         // 16 keys at a time: what is kept in registers stays small.
         for (int j = 0; j < TILE / 16; ++j) {
             float s[2][4] = {}, dp[2][4] = {};
-            unsigned b[4], a[4];
-            for (int k = 0; k < D / 16; ++k) {
-                load_b_rows(b, keys, STRIDE, j * 16, k * 16);
-                multiply_add(s[0], q[k], b);
-                multiply_add(s[1], q[k], b + 2);
-                load_b_rows(b, values, STRIDE, j * 16, k * 16);
-                multiply_add(dp[0], d_o[k], b);
-                multiply_add(dp[1], d_o[k], b + 2);
-            }
+            multiply_rows<D>(s, q, keys, j * 16);
+            multiply_rows<D>(dp, d_o, values, j * 16);
             for (int c = 0; c < 2; ++c)
                 for (int e = 0; e < 4; ++e) {
                     int query = p.from + warp * 16 + g + e / 2 * 8, key = tile + j * 16 + c * 8 + 2 * t + e % 2;
@@ -237,12 +238,7 @@ DEVICE void attention_backward_q(const bf16* qkv, const bf16* d_out, const float
                     float prob = key < p.length ? exp2f(s[c][e] * scale - row_lse[e / 2]) : 0.f;
                     s[c][e] = prob * (mask * dp[c][e] - row_delta[e / 2]);
                 }
-            as_a(a, s[0], s[1]);
-            for (int i = 0; i < D / 16; ++i) {
-                load_b(b, keys, STRIDE, j * 16, i * 16);
-                multiply_add(dq[2 * i], a, b);
-                multiply_add(dq[2 * i + 1], a, b + 2);
-            }
+            multiply_tile<D>(dq, s, keys, j * 16);
         }
     }
     int row = p.from + warp * 16;
@@ -287,15 +283,8 @@ DEVICE void attention_backward_kv(const bf16* qkv, const bf16* d_out, const floa
         for (int j = 0; j < TILE / 16; ++j) {
             // Scores transposed: rows are keys, columns queries.
             float s[2][4] = {}, dp[2][4] = {};
-            unsigned b[4], a[4];
-            for (int k = 0; k < D / 16; ++k) {
-                load_b_rows(b, queries, STRIDE, j * 16, k * 16);
-                multiply_add(s[0], keys[k], b);
-                multiply_add(s[1], keys[k], b + 2);
-                load_b_rows(b, d_outs, STRIDE, j * 16, k * 16);
-                multiply_add(dp[0], values[k], b);
-                multiply_add(dp[1], values[k], b + 2);
-            }
+            multiply_rows<D>(s, keys, queries, j * 16);
+            multiply_rows<D>(dp, values, d_outs, j * 16);
             for (int c = 0; c < 2; ++c)
                 for (int e = 0; e < 4; ++e) {
                     int in_tile = j * 16 + c * 8 + 2 * t + e % 2, query = tile + in_tile;
@@ -306,18 +295,8 @@ DEVICE void attention_backward_kv(const bf16* qkv, const bf16* d_out, const floa
                     s[c][e] = prob * mask;
                     dp[c][e] = prob * (mask * dp[c][e] - row_delta[in_tile]);
                 }
-            as_a(a, s[0], s[1]);
-            for (int i = 0; i < D / 16; ++i) {
-                load_b(b, d_outs, STRIDE, j * 16, i * 16);
-                multiply_add(dv[2 * i], a, b);
-                multiply_add(dv[2 * i + 1], a, b + 2);
-            }
-            as_a(a, dp[0], dp[1]);
-            for (int i = 0; i < D / 16; ++i) {
-                load_b(b, queries, STRIDE, j * 16, i * 16);
-                multiply_add(dk[2 * i], a, b);
-                multiply_add(dk[2 * i + 1], a, b + 2);
-            }
+            multiply_tile<D>(dv, s, d_outs, j * 16);
+            multiply_tile<D>(dk, dp, queries, j * 16);
         }
     }
     int row = p.from + warp * 16;

@@ -65,10 +65,7 @@ impl<'a> Trainer<'a> {
         model: U2a,
         workers: Workers,
     ) -> Result<Trainer<'a>> {
-        let optimiser = AdamW::new(
-            config.settings.adamw(),
-            model.parameters().iter().map(|p| p.tensor.elem_count()),
-        );
+        let optimiser = model.optimiser(config.settings.adamw());
         let state = State {
             seed: config.settings.seed,
             ..State::default()
@@ -91,10 +88,7 @@ impl<'a> Trainer<'a> {
     ) -> Result<Trainer<'a>> {
         let checkpoint = checkpoint::latest(run)?;
         checkpoint::read_model(&checkpoint, &mut model)?;
-        let mut optimiser = AdamW::new(
-            config.settings.adamw(),
-            model.parameters().iter().map(|p| p.tensor.elem_count()),
-        );
+        let mut optimiser = model.optimiser(config.settings.adamw());
         let state = checkpoint::read_state(&checkpoint, &model, &mut optimiser)?;
         // A kill may have come between this checkpoint and its copy, or the end of an older one.
         if workers.writes() {

@@ -15,7 +15,7 @@ use train::adapter::LoraConfig;
 use train::encoder::Keep;
 use train::encoder::config::Kind;
 use train::model::{LossConfig, MissingToken, StepMode, U2a};
-use train::optim::{AdamW, AdamWConfig, Schedule};
+use train::optim::{AdamWConfig, Schedule};
 
 fn golden_batch(
     golden: &HashMap<String, Tensor>,
@@ -105,10 +105,7 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
     let mut model = U2a::new(modalities, encoders, classes, lora, 0).unwrap();
     let start = parameters(&golden, "initial", &model);
     model.set_parameters(start).unwrap();
-    let mut optimiser = AdamW::new(
-        AdamWConfig::default(),
-        model.parameters().iter().map(|p| p.tensor.elem_count()),
-    );
+    let mut optimiser = model.optimiser(AdamWConfig::default());
     let schedule = Schedule {
         lr: 0.005,
         warmup_epochs: 5,

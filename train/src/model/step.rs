@@ -11,9 +11,7 @@ use crate::loss;
 use crate::modulate;
 #[cfg(any(feature = "cuda", test))]
 use crate::ops::device::Moved;
-use crate::optim::AdamW;
-#[cfg(any(feature = "cuda", test))]
-use crate::optim::AdamWConfig;
+use crate::optim::{AdamW, AdamWConfig};
 use crate::select::{Selection, Tokens, alignment, complete, select};
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor, Var};
@@ -321,6 +319,14 @@ impl U2a {
         };
         let scores = [score(0)?, score(1)?];
         Ok(Some(modulate::coefficients(scores, self.design.ogm_alpha)))
+    }
+
+    /// An optimiser for this model's parameters.
+    pub fn optimiser(&self, config: AdamWConfig) -> AdamW {
+        AdamW::new(
+            config,
+            self.parameters().iter().map(|p| p.tensor.elem_count()),
+        )
     }
 
     /// Moves every learnable tensor that has a gradient; those without stay as they are.

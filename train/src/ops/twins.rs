@@ -6,7 +6,7 @@ use super::emulated::{self, emulating};
 use super::*;
 use crate::encoder::Keep;
 use crate::model::{StepResult, U2a, Uploaded};
-use crate::optim::{AdamW, AdamWConfig};
+use crate::optim::AdamWConfig;
 use features::{Batch, ModalityData};
 
 #[test]
@@ -134,12 +134,7 @@ fn uploaded_inputs_are_read(model: &U2a, batch: &Batch, want: &StepResult) {
 fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
     let run = || {
         let mut model = model(DType::F32);
-        let sizes: Vec<usize> = model
-            .parameters()
-            .iter()
-            .map(|p| p.tensor.elem_count())
-            .collect();
-        let mut optimiser = AdamW::new(AdamWConfig::default(), sizes);
+        let mut optimiser = model.optimiser(AdamWConfig::default());
         let step = || model.step(batch, &mode(2, Keep::All), &LOSS).unwrap().grads;
         let grads = emulated::on_host(step);
         for lr in [1e-3, 2e-3, 5e-4] {
@@ -177,12 +172,7 @@ fn loss_curve_in_bf16() {
         let batch = cases::batch(pair, &configs, 4, true).unwrap();
         let run = |dtype| {
             let mut model = cases::model(pair, &configs, &Device::Cpu, dtype).unwrap();
-            let sizes: Vec<usize> = model
-                .parameters()
-                .iter()
-                .map(|p| p.tensor.elem_count())
-                .collect();
-            let mut optimiser = AdamW::new(AdamWConfig::default(), sizes);
+            let mut optimiser = model.optimiser(AdamWConfig::default());
             let losses = (0..STEPS).map(|step| {
                 let result = model.step(&batch, &mode(step, Keep::All), &LOSS).unwrap();
                 let loss = result.losses().unwrap().loss;
