@@ -166,10 +166,19 @@ fn memory_is_flat_over_many_samples() {
     );
 }
 
+/// The step of a run's newest checkpoint.
+fn newest(run: &Path) -> Option<u32> {
+    let found = if run.is_dir() { names(run) } else { Vec::new() };
+    let steps = found
+        .iter()
+        .filter_map(|name| name.strip_prefix("checkpoint-")?.parse().ok());
+    steps.max()
+}
+
 /// Ten thousand steps, a checkpoint every fifty, thirty kills at random moments: the weights of an undisturbed run.
 #[test]
 fn a_long_training_killed_thirty_times() {
-    let (steps, kills) = if full() { (10_000, 30) } else { (150, 2) };
+    let (steps, kills): (u32, u32) = if full() { (10_000, 30) } else { (150, 2) };
     let data = CremaD::new(24);
     let folder = temp();
     let train = |out: &Path| {
@@ -206,8 +215,7 @@ fn a_long_training_killed_thirty_times() {
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
     let start = Instant::now();
     run(&mut train(&whole)).expect(DONE);
-    let took = start.elapsed();
-    eprintln!("{steps} steps in {took:.0?}");
+    eprintln!("{steps} steps in {:.0?}", start.elapsed());
     let attempt = || {
         if !killed.join("config.toml").exists() {
             return train(&killed);
@@ -219,11 +227,19 @@ fn a_long_training_killed_thirty_times() {
     let seed = u64::from(std::process::id());
     let mut deaths = 0;
     for kill in 0..kills {
-        // Each life is somewhat shorter than its share, so that none has ended by itself.
-        let share = 0.1 + 1.2 * Rng::new(seed, &[kill]).uniform();
-        let life = took.mul_f64(share / f64::from(kills)) + Duration::from_millis(200);
-        let start = Instant::now();
-        deaths += u32::from(!kill_when(&mut attempt(), || start.elapsed() > life));
+        // One kill in every part of the way, some time after a checkpoint has appeared.
+        let mut rng = Rng::new(seed, &[kill]);
+        let part = (f64::from(kill) + rng.uniform()) / f64::from(kills);
+        let far = (part * f64::from(steps - 100)) as u32;
+        let delay = Duration::from_secs_f64(0.3 * rng.uniform());
+        let mut reached = None;
+        deaths += u32::from(!kill_when(&mut attempt(), || {
+            sleep(Duration::from_millis(2));
+            if newest(&killed) >= Some(far) {
+                return reached.get_or_insert_with(Instant::now).elapsed() > delay;
+            }
+            false
+        }));
     }
     run(&mut attempt()).expect(DONE);
     assert!(deaths > 0, "never killed");
