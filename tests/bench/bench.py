@@ -27,8 +27,6 @@ def shards(kind, rows):
     return str(clips.KEPT / f"shards-{kind}-{rows}")
 
 
-
-
 def peer(script, *arguments):
     return [sys.executable, str(HERE / script), *arguments]
 
