@@ -117,8 +117,11 @@ fn disorder(times: &[i64]) -> usize {
 /// More than any codec here allows.
 const MAX_DISORDER: usize = 64;
 
+/// Reads what a packet of a codec is.
+type Read = Box<dyn Fn(&[u8]) -> Option<Unit>>;
+
 fn units(track: &Track, packets: &[&Packet]) -> Option<Vec<Unit>> {
-    let read: Box<dyn Fn(&[u8]) -> Option<Unit>> = match track.parameters.id() {
+    let read: Read = match track.parameters.id() {
         Id::H264 => {
             let nal_length = h264_length(libav::extradata(&track.parameters));
             Box::new(move |bytes| h264(bytes, nal_length))
