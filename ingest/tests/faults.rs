@@ -148,7 +148,7 @@ fn a_clip_beyond_the_memory_limit_costs_one_modality() {
         .args([
             "run",
             "--worker-memory",
-            "600",
+            "560",
             "--workers",
             "1",
             "--max-failures",
