@@ -251,9 +251,13 @@ fn a_file_is_decoded_once_for_all_its_rows() {
         assert!(command.status().unwrap().success());
         let opened = watch.opened();
         assert_eq!(opened.len(), 22, "{opened:?}");
-        let once = opened.values().next().unwrap();
+        // A worker that dies of something else has its clip opened again, which is no sharing's fault: those with two rows
+        // are held against the least.
+        let once = opened.values().min().unwrap();
+        let twice = doubled();
+        assert_eq!(twice.len(), 2);
         assert!(
-            opened.values().all(|times| times == once),
+            twice.iter().all(|id| opened[&format!("{id}.mp4")] == *once),
             "{segment}: {opened:?}"
         );
     }

@@ -128,6 +128,7 @@ impl Job {
             }
             let temporary = out.join(".config.toml.tmp");
             std::fs::write(&temporary, self.config.to_toml()?)
+                .and_then(|()| std::fs::File::open(&temporary)?.sync_all())
                 .and_then(|()| std::fs::rename(&temporary, &path))
                 .with_context(|| format!("{}: cannot be written", path.display()))?;
         }

@@ -561,6 +561,7 @@ mod tests {
     fn names_are_those_of_the_struct() {
         let full = Settings {
             max_steps: Some(1),
+            micro_batch: Some(1),
             modality_dropout: Some(true),
             modality: Some(Modality::Audio),
             train_mask: Some("x".into()),
