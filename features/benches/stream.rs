@@ -14,8 +14,8 @@ use std::time::Instant;
 
 const BATCH: usize = 16;
 const THREADS: usize = 2;
-/// Room for a batch per thread and two that wait.
-const BYTES: usize = 64 << 20;
+/// Room for three batches of 37 MB: one in each thread's hands and one that waits. With less than two, one thread would work.
+const BYTES: usize = 120 << 20;
 
 fn main() {
     let folder = std::env::args().nth(1).unwrap();

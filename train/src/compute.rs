@@ -6,6 +6,9 @@ use anyhow::anyhow;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 
+/// Twenty-odd batches of 128 clips.
+const GPU_BYTE_BUDGET: usize = 8 << 30;
+
 /// A device and the host's threads beside it.
 #[derive(Clone, Debug)]
 pub struct Compute {
@@ -51,6 +54,15 @@ impl Compute {
             .build_global()
             .context("the thread pool cannot be made")?;
         Ok(Compute { device, threads })
+    }
+
+    /// Bytes of batches that may be decoded ahead: a GPU's batches are large, and each thread needs one in
+    /// its hands.
+    pub fn byte_budget(&self) -> usize {
+        match self.device.is_cpu() {
+            true => features::stream::BYTE_BUDGET,
+            false => GPU_BYTE_BUDGET,
+        }
     }
 
     /// What a new run trains in where nothing is said: bf16 on a GPU that has it.

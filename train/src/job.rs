@@ -57,7 +57,8 @@ impl Job {
         settings.check_for(spec.modalities, spec.multi_label)?;
         compute.check(&settings)?;
         let encoders = session::encoder_configs(spec.modalities, &weights, tiny)?;
-        let session = Session::open(shards, &settings, &encoders, &weights, compute.threads)?;
+        let mut session = Session::open(shards, &settings, &encoders, &weights, compute.threads)?;
+        session.byte_budget = compute.byte_budget();
         let config = RunConfig {
             version: env!("CARGO_PKG_VERSION").to_string(),
             dataset: name.to_string(),
@@ -91,7 +92,8 @@ impl Job {
                 folder.display()
             );
         }
-        let session = Session::of(shards, &config, compute.threads)?;
+        let mut session = Session::of(shards, &config, compute.threads)?;
+        session.byte_budget = compute.byte_budget();
         Ok(Job {
             config,
             session,

@@ -32,6 +32,8 @@ pub struct Session {
     pub train_mask_sha256: Option<String>,
     /// Decoding threads.
     pub threads: usize,
+    /// Bytes of batches that may be decoded ahead.
+    pub byte_budget: usize,
     transforms: Transforms,
 }
 
@@ -51,6 +53,7 @@ impl Session {
             train_mask: None,
             train_mask_sha256: None,
             threads,
+            byte_budget: BYTE_BUDGET,
             transforms,
         };
         if let Some(mask) = &settings.train_mask {
@@ -121,7 +124,7 @@ impl Session {
             seed: settings.seed,
             batch_size: settings.batch_size,
             threads: self.threads,
-            byte_budget: BYTE_BUDGET,
+            byte_budget: self.byte_budget,
             transforms: self.transforms.clone(),
             present: self.train_mask.clone(),
         }
@@ -141,7 +144,7 @@ impl Session {
             seed: 0,
             batch_size,
             threads: self.threads,
-            byte_budget: BYTE_BUDGET,
+            byte_budget: self.byte_budget,
             transforms: self.transforms.clone(),
             present: present.map(Arc::new),
         }
