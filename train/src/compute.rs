@@ -155,13 +155,15 @@ fn open_cuda(name: &str, number: usize) -> Result<Device> {
     })
 }
 
+/// Whether the device computes in bf16.
 #[cfg(not(feature = "cuda"))]
-fn has_bf16(_device: &Device) -> bool {
+pub fn has_bf16(_device: &Device) -> bool {
     false
 }
 
+/// Whether the device computes in bf16.
 #[cfg(feature = "cuda")]
-fn has_bf16(device: &Device) -> bool {
+pub fn has_bf16(device: &Device) -> bool {
     match device {
         Device::Cuda(cuda) => crate::ops::cuda::has_bf16(cuda),
         _ => false,

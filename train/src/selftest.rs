@@ -1,12 +1,12 @@
 //! `train selftest` and `train bench`: what a device computes, held against the CPU, and how fast it
 //! steps; on random weights and made-up batches, so nothing but this program is needed.
 
-use crate::compute::Compute;
+use crate::compute::has_bf16;
 use crate::encoder::Keep;
-use crate::model::{MissingToken, U2a};
+use crate::model::{MissingToken, U2a, share};
 use crate::ops::cases::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, Pair, apart, mode};
 use crate::optim::{AdamW, AdamWConfig};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use features::Batch;
 use serde::Serialize;
@@ -48,11 +48,7 @@ impl Finding {
 /// The number types that a device computes in.
 fn precisions(device: &Device) -> Vec<(DType, &'static str, usize)> {
     let mut all = vec![(DType::F32, "f32", 0)];
-    let bf16 = Compute {
-        device: device.clone(),
-        threads: 1,
-    };
-    if bf16.default_precision() == crate::settings::Precision::Bf16 {
+    if has_bf16(device) {
         all.push((DType::BF16, "bf16", 1));
     }
     all
@@ -86,7 +82,7 @@ pub fn steps(device: &Device, tiny: bool) -> Result<Vec<Finding>> {
     for pair in [AUDIO_VIDEO, IMAGE_TEXT] {
         let configs = cases::configs(pair, tiny);
         let batch = cases::batch(pair, &configs, STEP_SAMPLES, true)?;
-        let run = |device: &Device, dtype| -> Result<(Tensor, Vec<f64>, Vec<Tensor>)> {
+        let run = |device: &Device, dtype| -> Result<(Tensor, Vec<Tensor>)> {
             let model = cases::model(pair, &configs, device, dtype)?;
             let result = model.step(&batch, &mode(1, Keep::All), &LOSS)?;
             let grads = result.grads.into_iter().flatten().map(|g| {
@@ -95,19 +91,18 @@ pub fn steps(device: &Device, tiny: bool) -> Result<Vec<Finding>> {
                     .flatten_all()
             });
             let grads = grads.collect::<candle_core::Result<Vec<_>>>()?;
-            let norms = grads.iter().map(norm).collect::<Result<_>>()?;
-            Ok((result.losses, norms, grads))
+            Ok((result.losses, grads))
         };
-        let (losses, norms, grads) = run(&Device::Cpu, DType::F32)?;
+        let (losses, grads) = run(&Device::Cpu, DType::F32)?;
         let name = |what: &str| format!("{} and {}, {what}", pair[0].0, pair[1].0);
         for (dtype, precision, i) in precisions(device) {
-            let (got_losses, _, got) = run(device, dtype)?;
-            let mut apart_by = 0.0;
+            let (got_losses, got) = run(device, dtype)?;
+            let (mut apart_by, mut whole) = (0.0, 0.0);
             for (got, want) in got.iter().zip(&grads) {
-                apart_by += norm(&(got - want)?)?.powi(2);
+                apart_by += square(&(got - want)?)?;
+                whole += square(want)?;
             }
-            let whole: f64 = norms.iter().map(|n| n * n).sum();
-            let gradient = (apart_by / whole).sqrt();
+            let gradient: f64 = (apart_by / whole).sqrt();
             for (what, error) in [
                 (
                     "losses",
@@ -134,12 +129,9 @@ pub fn steps(device: &Device, tiny: bool) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-fn norm(t: &Tensor) -> Result<f64> {
-    Ok(t.to_dtype(DType::F64)?
-        .sqr()?
-        .sum_all()?
-        .to_scalar::<f64>()?
-        .sqrt())
+/// The sum of squares.
+fn square(t: &Tensor) -> Result<f64> {
+    Ok(t.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar()?)
 }
 
 /// Products of large square matrices per second, in floating-point operations: what the device's
@@ -232,24 +224,12 @@ fn train(
     batch: &Batch,
     step: u32,
 ) -> Result<Tensor> {
-    use crate::model::share;
     let mode = mode(step, task.keep);
-    if task.batch <= task.at_once {
-        let result = model.step(batch, &mode, &LOSS)?;
-        model.update(optimiser, result.grads, 1e-4)?;
-        return Ok(result.losses);
-    }
-    let (mut grads, mut losses) = (Vec::new(), None);
-    for (part, share) in share::cut(batch, 0..task.batch, task.at_once) {
-        let result = model.step(&part, &crate::model::StepMode { share, ..mode }, &LOSS)?;
-        share::add(&mut grads, result.grads)?;
-        losses = Some(match losses {
-            Some(sum) => (sum + result.losses)?,
-            None => result.losses,
-        });
-    }
+    let (range, none) = (0..task.batch, [None, None]);
+    let summed = share::step(model, batch, none, range, task.at_once, &mode, &LOSS)?;
+    let (grads, losses) = summed.context("an empty batch")?;
     model.update(optimiser, grads, 1e-4)?;
-    losses.ok_or_else(|| anyhow::anyhow!("an empty batch"))
+    Ok(losses)
 }
 
 /// Most bytes in use at once so far: of the device's memory, on the CPU of this process.

@@ -198,14 +198,18 @@ impl<'a> Trainer<'a> {
                     self.read(&mut unread, &mut log)?;
                     self.state.epoch += 1;
                     self.state.consumed = 0;
-                    self.end_of_epoch(&mut log)?;
+                    if let Some(log) = &mut log {
+                        self.end_of_epoch(log)?;
+                    }
                 } else if stopped
                     || at_end
                     || (settings.checkpoint_every > 0
                         && self.state.step.is_multiple_of(settings.checkpoint_every))
                 {
                     self.read(&mut unread, &mut log)?;
-                    self.checkpoint(&mut log)?;
+                    if let Some(log) = &mut log {
+                        self.checkpoint(log)?;
+                    }
                 }
                 if let Some(log) = &mut log {
                     log.flush()?;
@@ -249,32 +253,18 @@ impl<'a> Trainer<'a> {
         lr: f64,
         stop: bool,
     ) -> Result<(Tensor, bool)> {
-        let (batch, uploaded) = (&fed.batch, fed.uploaded());
-        let samples = batch.ids.len();
-        let at_once = self.settings().micro_batch.unwrap_or(samples);
-        if self.workers.count == 1 && samples <= at_once {
-            let result =
-                self.model
-                    .step_uploaded(batch, uploaded, &self.mode(Share::WHOLE), loss)?;
-            self.model.update(&mut self.optimiser, result.grads, lr)?;
-            return Ok((result.losses, stop));
-        }
+        let samples = fed.batch.ids.len();
         let mine = share::of_worker(samples, self.workers.rank, self.workers.count);
-        let (mut grads, mut losses) = (Vec::new(), None);
-        for (part, share) in share::cut(batch, mine, at_once) {
-            let result = self
-                .model
-                .step_uploaded(&part, uploaded, &self.mode(share), loss)?;
-            share::add(&mut grads, result.grads)?;
-            losses = Some(match losses {
-                Some(sum) => (sum + result.losses)?,
-                None => result.losses,
-            });
-        }
+        let at_once = self.settings().micro_batch.unwrap_or(samples);
+        let mode = self.mode(Share::WHOLE);
+        let (batch, uploaded) = (&fed.batch, fed.uploaded());
+        let summed = share::step(&self.model, batch, uploaded, mine, at_once, &mode, loss)?;
+        let (mut grads, losses) = summed.unzip();
         let (losses, stop) = match losses {
             Some(losses) if self.workers.count == 1 => (losses, stop),
-            losses => self.add_up(&mut grads, losses, stop)?,
+            losses => self.add_up(grads.get_or_insert_default(), losses, stop)?,
         };
+        let grads = grads.unwrap_or_default();
         self.model.update(&mut self.optimiser, grads, lr)?;
         Ok((losses, stop))
     }
@@ -373,12 +363,9 @@ impl<'a> Trainer<'a> {
 
     /// The log is on disk first: a run goes on after the step that the checkpoint holds, and the
     /// lines up to that step are not made again.
-    fn checkpoint(&mut self, log: &mut Option<RunLog>) -> Result<()> {
-        if let Some(log) = log {
-            log.sync()?;
-            self.write_checkpoint()?;
-        }
-        Ok(())
+    fn checkpoint(&mut self, log: &mut RunLog) -> Result<PathBuf> {
+        log.sync()?;
+        self.write_checkpoint()
     }
 
     fn write_checkpoint(&mut self) -> Result<PathBuf> {
@@ -394,11 +381,9 @@ impl<'a> Trainer<'a> {
     }
 
     /// Scores the validation split where there is one; the best checkpoint by it becomes `best`.
-    fn end_of_epoch(&mut self, log: &mut Option<RunLog>) -> Result<()> {
-        let Some(log) = log else { return Ok(()) };
+    fn end_of_epoch(&mut self, log: &mut RunLog) -> Result<()> {
         if self.session.shards.split(Split::Val).is_empty() {
-            log.sync()?;
-            self.write_checkpoint()?;
+            self.checkpoint(log)?;
             return Ok(());
         }
         let score = self.evaluate(Split::Val, log)?;
@@ -406,8 +391,7 @@ impl<'a> Trainer<'a> {
         if better {
             self.state.best = Some((score, self.state.step));
         }
-        log.sync()?;
-        let path = self.write_checkpoint()?;
+        let path = self.checkpoint(log)?;
         if better {
             checkpoint::mark_best(&self.run, &path)?;
         }

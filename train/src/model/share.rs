@@ -1,6 +1,7 @@
 //! A part of a batch, for gradient accumulation and for several workers: parts' losses and gradients
 //! add up to those of the whole batch.
 
+use super::{LossConfig, StepMode, U2a, Uploaded};
 use anyhow::Result;
 use candle_core::Tensor;
 use features::Batch;
@@ -32,7 +33,7 @@ pub fn of_worker(samples: usize, rank: usize, count: usize) -> Range<usize> {
 }
 
 /// Cuts samples `range` of a batch into parts of at most `size` samples.
-pub fn cut(batch: &Batch, range: Range<usize>, size: usize) -> Vec<(Batch, Share)> {
+fn cut(batch: &Batch, range: Range<usize>, size: usize) -> Vec<(Batch, Share)> {
     let complete = |part: &[[bool; 2]]| part.iter().filter(|has| **has == [true, true]).count();
     let all_complete = complete(&batch.present).max(1) as f64;
     let starts = range.clone().step_by(size.max(1));
@@ -64,12 +65,41 @@ fn part(batch: &Batch, range: Range<usize>) -> Batch {
     }
 }
 
-/// Adds a part's gradients to the sum; a tensor that took no part in either has none.
-pub fn add(sum: &mut Vec<Option<Tensor>>, part: Vec<Option<Tensor>>) -> Result<()> {
-    if sum.is_empty() {
-        *sum = part;
-        return Ok(());
+/// Gradients, one for each parameter that took part, and the three losses.
+pub type Summed = (Vec<Option<Tensor>>, Tensor);
+
+/// One training step on samples `range` of a batch, in parts of at most `at_once`, added up; none
+/// where the range is empty. A whole batch at once is not copied.
+pub fn step(
+    model: &U2a,
+    batch: &Batch,
+    uploaded: [Option<&Uploaded>; 2],
+    range: Range<usize>,
+    at_once: usize,
+    mode: &StepMode,
+    config: &LossConfig,
+) -> Result<Option<Summed>> {
+    let samples = batch.ids.len();
+    if range == (0..samples) && samples <= at_once {
+        let result = model.step_uploaded(batch, uploaded, mode, config)?;
+        return Ok(Some((result.grads, result.losses)));
     }
+    let mut sum: Option<Summed> = None;
+    for (part, share) in cut(batch, range, at_once) {
+        let result = model.step_uploaded(&part, uploaded, &StepMode { share, ..*mode }, config)?;
+        sum = Some(match sum {
+            Some((mut grads, losses)) => {
+                add(&mut grads, result.grads)?;
+                (grads, (losses + result.losses)?)
+            }
+            None => (result.grads, result.losses),
+        });
+    }
+    Ok(sum)
+}
+
+/// Adds a part's gradients to the sum; a tensor that took no part in either has none.
+fn add(sum: &mut [Option<Tensor>], part: Vec<Option<Tensor>>) -> Result<()> {
     for (sum, part) in sum.iter_mut().zip(part) {
         *sum = match (sum.take(), part) {
             (Some(a), Some(b)) => Some((a + b)?),
