@@ -3,19 +3,24 @@
 //! Queries are taken a tile at a time: the tile's scores against all keys are formed, normalised
 //! and used at once, so memory grows with the number of tokens, not with its square. The forward
 //! pass keeps one number per query and head (the logarithm of the softmax's denominator), from
-//! which the backward pass forms the same probabilities again (FlashAttention's scheme, Dao 2022,
-//! without the online part: a row of scores fits the cache).
+//! which the backward pass forms the same probabilities again, a block of keys at a time
+//! (FlashAttention's scheme, Dao 2022, without the online part: a row of scores fits the cache).
 
 use super::lora::Rows;
-use super::matmul::{Mat, MatMut, Threads, matmul};
+use super::matmul::{Mat, MatMut, Operand, multiply};
 use super::norm::{sum, total};
 use super::shared::Shared;
 use super::simd::{LANES, simd};
 use super::{Dropout, Real};
 use rayon::prelude::*;
 
-/// Queries per tile: 64 x 1215 scores of AST take 304 KiB, within a core's second-level cache.
+/// Queries of a tile in the forward pass: 64 x 1215 scores of AST take 304 KiB, within a core's
+/// second-level cache.
 const TILE: usize = 64;
+
+/// Queries and keys of a block in the backward pass: its scores and their gradients take 128 KiB each.
+const QUERIES: usize = 128;
+const KEYS: usize = 256;
 
 /// What the backward pass needs beside the inputs and the output.
 pub struct Saved<T> {
@@ -33,6 +38,21 @@ fn units(rows: &Rows, heads: usize) -> Vec<Unit> {
     (0..rows.sequences())
         .flat_map(|sequence| (0..heads).map(move |head| Unit { sequence, head }))
         .collect()
+}
+
+/// One head's part of a packed matrix: columns of `dim` for the rows of one sequence.
+#[derive(Clone, Copy)]
+struct Head<'a, T> {
+    data: &'a [T],
+    stride: usize,
+    dim: usize,
+}
+
+impl<'a, T: Real> Head<'a, T> {
+    /// Rows `from..from + len` of the sequence.
+    fn rows(&self, from: usize, len: usize) -> Mat<'a, T> {
+        Mat::strided(&self.data[from * self.stride..], len, self.dim, self.stride)
+    }
 }
 
 /// `softmax(q k^T / sqrt(dim)) v` for each sequence and head.
@@ -55,51 +75,37 @@ pub fn forward<T: Real>(
         units(rows, heads).par_iter().for_each(|unit| {
             let (start, end) = (rows.offsets[unit.sequence], rows.offsets[unit.sequence + 1]);
             let t = end - start;
-            let part = |which: usize, from: usize, len: usize| {
-                Mat::strided(
-                    &qkv[(start + from) * 3 * d + which * d + unit.head * dim..],
-                    len,
-                    dim,
-                    3 * d,
-                )
-            };
+            let [q, k, v] = [0, 1, 2].map(|which| Head {
+                data: &qkv[start * 3 * d + which * d + unit.head * dim..],
+                stride: 3 * d,
+                dim,
+            });
+            let (keys, values) = (
+                Operand::right(k.rows(0, t).t()),
+                Operand::right(v.rows(0, t)),
+            );
             let mut scores = vec![T::zero(); TILE.min(t) * t];
             let mut mask = vec![T::zero(); if dropout.is_some() { t } else { 0 }];
             for from in (0..t).step_by(TILE) {
                 let len = TILE.min(t - from);
                 let scores = &mut scores[..len * t];
-                matmul(
-                    scale,
-                    part(0, from, len),
-                    part(1, 0, t).t(),
-                    false,
-                    MatMut::new(scores, len, t),
-                    Threads::One,
-                );
+                let queries = Operand::left(q.rows(from, len));
+                multiply(scale, &queries, &keys, false, MatMut::new(scores, len, t));
                 // SAFETY: (sequence, head) units are distinct, so their rows of `lse` and their
                 // columns of `out` are.
                 let mut lse = unsafe { lse.matrix(unit.head * n + start + from, 1, len, len) };
                 for (i, (row, lse)) in scores.chunks_exact_mut(t).zip(lse.row(0)).enumerate() {
                     *lse = softmax_row(row);
                     if let Some(dropout) = dropout {
-                        dropout.fill(
-                            rows.samples[unit.sequence],
-                            unit.head * t + from + i,
-                            &mut mask,
-                        );
+                        let row_of_head = unit.head * t + from + i;
+                        dropout.fill(rows.samples[unit.sequence], row_of_head, &mut mask);
                         row.iter_mut().zip(&mask).for_each(|(p, m)| *p *= *m);
                     }
                 }
                 // SAFETY: as above.
                 let out = unsafe { out.matrix((start + from) * d + unit.head * dim, len, dim, d) };
-                matmul(
-                    1.0,
-                    Mat::new(scores, len, t),
-                    part(2, 0, t),
-                    false,
-                    out,
-                    Threads::One,
-                );
+                let weights = Operand::left(Mat::new(scores, len, t));
+                multiply(1.0, &weights, &values, false, out);
             }
         });
     }
@@ -126,95 +132,107 @@ pub fn backward<T: Real>(
             let (start, end) = (rows.offsets[unit.sequence], rows.offsets[unit.sequence + 1]);
             let t = end - start;
             let column = unit.head * dim;
-            let part = |which: usize, from: usize, len: usize| {
-                Mat::strided(
-                    &qkv[(start + from) * 3 * d + which * d + column..],
-                    len,
-                    dim,
-                    3 * d,
-                )
-            };
+            let [q, k, v] = [0, 1, 2].map(|which| Head {
+                data: &qkv[start * 3 * d + which * d + column..],
+                stride: 3 * d,
+                dim,
+            });
+            let [o, d_o] = [out, d_out].map(|data| Head {
+                data: &data[start * d + column..],
+                stride: d,
+                dim,
+            });
             // SAFETY: (sequence, head) units are distinct, so are the rows and columns they write;
             // within a unit the three column blocks are.
             let d_part = |which: usize, from: usize, len: usize| unsafe {
                 d_qkv.matrix((start + from) * 3 * d + which * d + column, len, dim, 3 * d)
             };
-            let mut p = vec![T::zero(); TILE.min(t) * t];
-            let mut dp = vec![T::zero(); TILE.min(t) * t];
-            let mut mask = vec![T::zero(); if dropout.is_some() { t } else { 0 }];
-            for from in (0..t).step_by(TILE) {
-                let len = TILE.min(t - from);
-                let (p, dp) = (&mut p[..len * t], &mut dp[..len * t]);
-                let row_start = (start + from) * d + column;
-                let d_out_tile = Mat::strided(&d_out[row_start..], len, dim, d);
-                matmul(
-                    scale,
-                    part(0, from, len),
-                    part(1, 0, t).t(),
-                    false,
-                    MatMut::new(p, len, t),
-                    Threads::One,
-                );
-                matmul(
-                    1.0,
-                    d_out_tile,
-                    part(2, 0, t).t(),
-                    false,
-                    MatMut::new(dp, len, t),
-                    Threads::One,
-                );
-                for (i, (p, dp)) in p
-                    .chunks_exact_mut(t)
-                    .zip(dp.chunks_exact_mut(t))
-                    .enumerate()
-                {
-                    let at = row_start + i * d;
-                    // sum_j p_ij dp_ij = out_i . d_out_i, with or without dropout.
-                    let delta = dot(&out[at..at + dim], &d_out[at..at + dim]);
-                    let lse = saved.log_sum_exp[unit.head * n + start + from + i];
-                    if let Some(dropout) = dropout {
-                        dropout.fill(
-                            rows.samples[unit.sequence],
-                            unit.head * t + from + i,
-                            &mut mask,
-                        );
-                        dp.iter_mut().zip(&mask).for_each(|(dp, m)| *dp *= *m);
-                        scores_backward_row(p, dp, lse, delta);
-                        p.iter_mut().zip(&mask).for_each(|(p, m)| *p *= *m);
-                    } else {
-                        scores_backward_row(p, dp, lse, delta);
+            let tiles: Vec<Tile<T>> = (0..t)
+                .step_by(QUERIES)
+                .map(|from| {
+                    let len = QUERIES.min(t - from);
+                    let (q, d_o) = (q.rows(from, len), d_o.rows(from, len));
+                    Tile {
+                        from,
+                        len,
+                        q: Operand::left(q),
+                        q_turned: Operand::left(q.t()),
+                        d_o: Operand::left(d_o),
+                        d_o_turned: Operand::left(d_o.t()),
+                    }
+                })
+                .collect();
+            // sum_j p_ij dp_ij = out_i . d_out_i, with or without dropout.
+            let delta: Vec<T> = (0..t)
+                .map(|i| dot(&o.data[i * d..][..dim], &d_o.data[i * d..][..dim]))
+                .collect();
+            let lse = &saved.log_sum_exp[unit.head * n + start..][..t];
+            let room = QUERIES.min(t) * KEYS.min(t);
+            let (mut p, mut dp) = (vec![T::zero(); room], vec![T::zero(); room]);
+            let mut mask = vec![T::zero(); if dropout.is_some() { KEYS.min(t) } else { 0 }];
+            // Gradients of keys and of values, transposed.
+            let mut turned = vec![T::zero(); 2 * dim * KEYS.min(t)];
+            for key in (0..t).step_by(KEYS) {
+                let width = KEYS.min(t - key);
+                let (k, v) = (k.rows(key, width), v.rows(key, width));
+                let (k_turned, v_turned) = (Operand::right(k.t()), Operand::right(v.t()));
+                let k = Operand::right(k);
+                let (dk, dv) = turned[..2 * dim * width].split_at_mut(dim * width);
+                for tile in &tiles {
+                    let (from, len) = (tile.from, tile.len);
+                    let (p, dp) = (&mut p[..len * width], &mut dp[..len * width]);
+                    multiply(scale, &tile.q, &k_turned, false, MatMut::new(p, len, width));
+                    multiply(
+                        1.0,
+                        &tile.d_o,
+                        &v_turned,
+                        false,
+                        MatMut::new(dp, len, width),
+                    );
+                    let lines = p.chunks_exact_mut(width).zip(dp.chunks_exact_mut(width));
+                    for (i, (p, dp)) in (from..).zip(lines) {
+                        let Some(dropout) = dropout else {
+                            scores_backward_row(p, dp, lse[i], delta[i]);
+                            continue;
+                        };
+                        let mask = &mut mask[..width];
+                        let (sample, row) = (rows.samples[unit.sequence], unit.head * t + i);
+                        dropout.fill_part(sample, row, t, key, mask);
+                        dp.iter_mut().zip(&*mask).for_each(|(dp, m)| *dp *= *m);
+                        scores_backward_row(p, dp, lse[i], delta[i]);
+                        p.iter_mut().zip(&*mask).for_each(|(p, m)| *p *= *m);
+                    }
+                    let (p, ds) = (Mat::new(p, len, width), Mat::new(dp, len, width));
+                    multiply(scale, &Operand::left(ds), &k, key > 0, d_part(0, from, len));
+                    let (p, ds) = (Operand::right(p), Operand::right(ds));
+                    let (dk, dv) = (MatMut::new(dk, dim, width), MatMut::new(dv, dim, width));
+                    multiply(scale, &tile.q_turned, &ds, from > 0, dk);
+                    multiply(1.0, &tile.d_o_turned, &p, from > 0, dv);
+                }
+                for (which, turned) in [(1, &*dk), (2, &*dv)] {
+                    let mut to = d_part(which, key, width);
+                    for i in 0..width {
+                        let column = turned[i..].iter().step_by(width);
+                        to.row(i)
+                            .iter_mut()
+                            .zip(column)
+                            .for_each(|(to, v)| *to = *v);
                     }
                 }
-                let (p, ds) = (Mat::new(p, len, t), Mat::new(dp, len, t));
-                let first = from == 0;
-                matmul(
-                    scale,
-                    ds,
-                    part(1, 0, t),
-                    false,
-                    d_part(0, from, len),
-                    Threads::One,
-                );
-                matmul(
-                    scale,
-                    ds.t(),
-                    part(0, from, len),
-                    !first,
-                    d_part(1, 0, t),
-                    Threads::One,
-                );
-                matmul(
-                    1.0,
-                    p.t(),
-                    d_out_tile,
-                    !first,
-                    d_part(2, 0, t),
-                    Threads::One,
-                );
             }
         });
     }
     d_qkv
+}
+
+/// What the backward pass reads of some queries, for every block of keys.
+struct Tile<'a, T> {
+    from: usize,
+    len: usize,
+    q: Operand<'a, T>,
+    q_turned: Operand<'a, T>,
+    d_o: Operand<'a, T>,
+    d_o_turned: Operand<'a, T>,
 }
 
 simd! {
@@ -310,10 +328,36 @@ mod tests {
         }
     }
 
+    /// Single precision goes another way where the machine has a tile unit.
+    #[test]
+    fn single_precision_is_close_to_double() {
+        let (d, heads) = (128, 2);
+        let rows = Rows::new(vec![0, 1, 38, 38 + KEYS + 45], vec![0, 1, 2]);
+        let (qkv, c) = (noise(1, rows.len() * 3 * d), noise(2, rows.len() * d));
+        let single = |x: &[f64]| -> Vec<f32> { x.iter().map(|v| *v as f32).collect() };
+        let double = |x: &[f64]| -> Vec<f64> { x.iter().map(|v| f64::from(*v as f32)).collect() };
+        let (qkv, c, qkv32, c32) = (double(&qkv), double(&c), single(&qkv), single(&c));
+        let dropout = Dropout {
+            rate: 0.1,
+            seed: 4,
+            step: 1,
+            module: 2,
+        };
+        for dropout in [None, Some(&dropout)] {
+            let (out, saved) = forward(&qkv, d, heads, &rows, dropout);
+            let grad = backward(&qkv, d, heads, &rows, dropout, &out, &saved, &c);
+            let (out32, saved) = forward(&qkv32, d, heads, &rows, dropout);
+            let grad32 = backward(&qkv32, d, heads, &rows, dropout, &out32, &saved, &c32);
+            for (want, got) in out.iter().zip(&out32).chain(grad.iter().zip(&grad32)) {
+                assert!((want - f64::from(*got)).abs() < 3e-6, "{want} {got}");
+            }
+        }
+    }
+
     #[test]
     fn gradient_by_finite_differences() {
         let (d, heads) = (8, 2);
-        let rows = Rows::new(vec![0, 4, 4 + TILE + 5], vec![3, 8]);
+        let rows = Rows::new(vec![0, 4, 4 + KEYS + 5], vec![3, 8]);
         let (qkv, c) = (noise(1, rows.len() * 3 * d), noise(2, rows.len() * d));
         for dropout in [
             None,

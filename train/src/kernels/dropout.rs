@@ -34,13 +34,25 @@ impl Dropout {
     ///
     /// Each element is decided by 16 random bits: the rate is exact to 1 / 65536.
     pub fn fill<T: Real>(&self, sample: u32, row: usize, mask: &mut [T]) {
+        self.fill_part(sample, row, mask.len(), 0, mask);
+    }
+
+    /// The columns of [`Dropout::fill`] from `first` on, a multiple of 8, of a row of `width`.
+    pub fn fill_part<T: Real>(
+        &self,
+        sample: u32,
+        row: usize,
+        width: usize,
+        first: usize,
+        mask: &mut [T],
+    ) {
         let keep = T::of(1.0 / (1.0 - self.rate));
         let threshold = self.threshold();
         let key = [self.seed as u32, (self.seed >> 32) as u32];
-        let blocks = mask.len().div_ceil(8);
+        let start = row * width.div_ceil(8) + first / 8;
         for (block, mask) in mask.chunks_mut(8).enumerate() {
             // Rows times columns of one module stay far below 2^35, so the block number fits.
-            let counter = (row * blocks + block) as u32;
+            let counter = (start + block) as u32;
             let words = philox4x32([counter, sample, self.module, self.step], key);
             for (i, m) in mask.iter_mut().enumerate() {
                 let bits = (words[i / 2] >> (16 * (i % 2))) & 0xffff;

@@ -1,6 +1,9 @@
 //! Matrix views and the one matrix product everything uses.
 
 use super::Real;
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
+use candle_core::DType;
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::marker::PhantomData;
@@ -8,11 +11,11 @@ use std::marker::PhantomData;
 /// A read-only matrix in a slice, with any strides; `t()` transposes it without copying.
 #[derive(Clone, Copy)]
 pub struct Mat<'a, T> {
-    data: &'a [T],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
+    pub(super) data: &'a [T],
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
 }
 
 impl<'a, T> Mat<'a, T> {
@@ -39,7 +42,7 @@ impl<'a, T> Mat<'a, T> {
     }
 
     /// Some of the rows.
-    fn rows(self, first: usize, count: usize) -> Self {
+    pub(super) fn rows(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.rows, "matrix view out of bounds");
         Mat {
             data: &self.data[first * self.row_stride..],
@@ -60,12 +63,75 @@ impl<'a, T> Mat<'a, T> {
     }
 }
 
+/// An operand of several products: in the tile unit's own layout where the machine has one, made once.
+pub enum Operand<'a, T> {
+    /// As it is.
+    Plain(Mat<'a, T>),
+    /// In tiles.
+    #[cfg(target_arch = "x86_64")]
+    Tiles(tiles::Packed),
+}
+
+impl<'a, T: Real> Operand<'a, T> {
+    /// The first operand, `a`.
+    pub fn left(mat: Mat<'a, T>) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(mat) = mat.single().filter(|_| tiles::available()) {
+            return Operand::Tiles(tiles::Packed::new(mat, tiles::Side::Left, Threads::One));
+        }
+        Operand::Plain(mat)
+    }
+
+    /// The second operand, `b`.
+    pub fn right(mat: Mat<'a, T>) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(mat) = mat.single().filter(|_| tiles::available()) {
+            return Operand::Tiles(tiles::Packed::new(mat, tiles::Side::Right, Threads::One));
+        }
+        Operand::Plain(mat)
+    }
+}
+
+/// [`matmul`] of prepared operands, on the calling thread.
+pub fn multiply<T: Real>(
+    alpha: f64,
+    a: &Operand<T>,
+    b: &Operand<T>,
+    accumulate: bool,
+    c: MatMut<T>,
+) {
+    match (a, b) {
+        (Operand::Plain(a), Operand::Plain(b)) => one(alpha, *a, *b, accumulate, c),
+        #[cfg(target_arch = "x86_64")]
+        (Operand::Tiles(a), Operand::Tiles(b)) => {
+            tiles::multiply_packed(alpha as f32, a, b, accumulate, c.single());
+        }
+        #[cfg(target_arch = "x86_64")]
+        _ => unreachable!("operands of one type are prepared alike"),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<'a, T: Real> Mat<'a, T> {
+    /// The matrix as one of `f32`, where it is.
+    fn single(self) -> Option<Mat<'a, f32>> {
+        (T::DTYPE == DType::F32).then(|| Mat {
+            // SAFETY: the type is `f32`, as was just compared.
+            data: unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast(), self.data.len()) },
+            rows: self.rows,
+            cols: self.cols,
+            row_stride: self.row_stride,
+            col_stride: self.col_stride,
+        })
+    }
+}
+
 /// A mutable row-major matrix; see [`Mat`].
 pub struct MatMut<'a, T> {
-    data: *mut T,
-    rows: usize,
-    cols: usize,
-    stride: usize,
+    pub(super) data: *mut T,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) stride: usize,
     _life: PhantomData<&'a mut [T]>,
 }
 
@@ -97,9 +163,33 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
+    /// The matrix as one of `f32`, which it must be.
+    #[cfg(target_arch = "x86_64")]
+    fn single(self) -> MatMut<'a, f32>
+    where
+        T: Real,
+    {
+        assert_eq!(T::DTYPE, DType::F32);
+        MatMut {
+            data: self.data.cast(),
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+            _life: PhantomData,
+        }
+    }
+
+    /// The same matrix, for a shorter time.
+    pub(super) fn reborrow(&mut self) -> MatMut<'_, T> {
+        MatMut {
+            _life: PhantomData,
+            ..*self
+        }
+    }
+
     /// Cuts the matrix into blocks of so many rows and columns, those at the ends perhaps smaller;
     /// each with its first row and column.
-    fn blocks(self, rows: usize, cols: usize) -> Vec<(usize, usize, MatMut<'a, T>)> {
+    pub(super) fn blocks(self, rows: usize, cols: usize) -> Vec<(usize, usize, MatMut<'a, T>)> {
         let starts = (0..self.rows).step_by(rows);
         let starts = starts.flat_map(|row| (0..self.cols).step_by(cols).map(move |col| (row, col)));
         let block = |(row, col)| MatMut {
@@ -153,6 +243,25 @@ pub fn matmul<T: Real>(
     if c.rows == 0 || c.cols == 0 {
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if let Some((a, b)) = a.single().zip(b.single())
+        && tiles::worth(c.rows, c.cols, a.cols)
+        && tiles::available()
+    {
+        return tiles::multiply(alpha as f32, a, b, accumulate, c.single(), threads);
+    }
+    plain(alpha, a, b, accumulate, c, threads)
+}
+
+/// [`matmul`] by the `gemm` crate.
+pub(super) fn plain<T: Real>(
+    alpha: f64,
+    a: Mat<T>,
+    b: Mat<T>,
+    accumulate: bool,
+    c: MatMut<T>,
+    threads: Threads,
+) {
     let tasks = match threads {
         Threads::All if c.rows * c.cols * a.cols >= WORTH_SHARING => {
             rayon::current_num_threads().min(c.rows.max(c.cols))

@@ -4,10 +4,11 @@
 //! row-major slices. Everything is generic over `f32` (training) and `f64` (gradient checks), is
 //! written once, and gives the same bits on every x86-64 machine whatever its vector width,
 //! because no multiply-add is fused and every sum has a fixed order that does not depend on the
-//! number of threads. (Matrix products come from `gemm`, which picks its own widest instructions.)
+//! number of threads. (Matrix products come from `gemm`, which picks its own widest instructions, or
+//! in `f32` from [`tiles`] where the machine has AMX.)
 //!
 //! `unsafe` lives in [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found at run
-//! time) and [`shared`] (threads writing disjoint parts of one buffer).
+//! time), `tiles` (AMX) and [`shared`] (threads writing disjoint parts of one buffer).
 
 #![allow(
     clippy::too_many_arguments,
@@ -23,6 +24,8 @@ pub mod matmul;
 pub mod norm;
 pub mod shared;
 pub mod simd;
+#[cfg(target_arch = "x86_64")]
+pub mod tiles;
 
 pub use activation::Activation;
 pub use dropout::Dropout;
