@@ -59,8 +59,11 @@ def growth(make, small, large):
 
 
 def step(pair, mode, precision="f32"):
-    peers = {f"PyTorch {a}, {precision}": peer("peer_step.py", pair, mode, a, precision) for a in ("sdpa", "eager")}
-    return ours("step", pair, mode), peers
+    """A training step or an evaluation batch of full-size encoders, against the ways PyTorch has in that precision."""
+    ways = (("sdpa", "f32"), ("eager", "f32")) if precision == "f32" else (("sdpa", "bf16"), ("sdpa", "autocast"))
+    peers = {f"PyTorch {a}, {p}": peer("peer_step.py", pair, mode, a, p) for a, p in ways}
+    batch = "4" if pair == "audio-video" else "8"
+    return ("train", "train", ("bench", pair, mode, "--batch", batch, "--precision", precision, "--threads", "2")), peers
 
 
 # name: (ours, {peer: command}, target)
@@ -77,6 +80,8 @@ TASKS = {
     "step-image-text": (*step("image-text", "train"), 1.2),
     "eval-audio-video": (*step("audio-video", "eval"), 1.2),
     "eval-image-text": (*step("image-text", "eval"), 1.2),
+    "step-audio-video-bf16": (*step("audio-video", "train", "bf16"), 1.0),
+    "step-image-text-bf16": (*step("image-text", "train", "bf16"), 1.0),
 }
 
 
@@ -165,6 +170,8 @@ def command_of(ours):
             make_shards(Path(folder))
     if kind == "bench":
         return [build("bench", "--bench", name, "--no-run", name=name), *arguments]
+    if kind == "train":
+        return [build("build", "--release", "--bins", name=name), *arguments]
     return peer(name, build("build", "--release", "--bins", name="ingest"), *arguments)
 
 

@@ -1,8 +1,8 @@
 """One training step, or one evaluation batch, of U2A with transformers and PEFT at full size.
 
-`peer_step.py audio-video|image-text train|eval eager|sdpa f32|bf16 [--device cuda] [--batch N] [--steps N] [--compile]`.
-Batch 4 and 8 where none is given; frozen weights take no gradient; all samples complete. bf16 is autocast over f32 weights
-on the CPU, and over bf16 weights with f32 adapters on a GPU. Items: samples.
+`peer_step.py audio-video|image-text train|eval eager|sdpa f32|bf16|autocast [--device cuda] [--batch N] [--steps N] [--compile]`.
+Batch 4 and 8 where none is given; frozen weights take no gradient; all samples complete. autocast is over f32 weights, bf16
+is autocast over bf16 weights with f32 adapters. Items: samples.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main():
     parser.add_argument("pair", choices=KINDS)
     parser.add_argument("mode", choices=("train", "eval"))
     parser.add_argument("attention", choices=("eager", "sdpa"))
-    parser.add_argument("precision", choices=("f32", "bf16"))
+    parser.add_argument("precision", choices=("f32", "bf16", "autocast"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--steps", type=int, default=1)
@@ -62,7 +62,7 @@ def main():
     encoders = [encoder(kind, args.attention, args.compile) for kind in KINDS[args.pair]]
     for e in encoders:
         e.model.to(device)
-        if cuda and precision == "bf16":
+        if precision == "bf16":
             for name, p in e.model.named_parameters():
                 p.data = p.data.to(torch.float32 if ".lora_" in name else torch.bfloat16)
     masks = [torch.nn.Parameter(torch.randn(1, 768, device=device) * 0.02) for _ in encoders]
@@ -81,7 +81,7 @@ def main():
 
     def step():
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision != "f32"):
             (c1, m1), (c2, m2) = tokens()
             logits = head(c1 + c2)
         loss = F.cross_entropy(logits.float(), labels) + 0.2 * (F.mse_loss(m2.float(), c1.float()) + F.mse_loss(m1.float(), c2.float()))
@@ -90,7 +90,7 @@ def main():
 
     @torch.inference_mode()
     def evaluate():
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision != "f32"):
             (c1, _), (c2, _) = tokens()
             return head(c1 + c2)
 

@@ -1,5 +1,6 @@
 //! What arithmetic runs on: the device, its number types, the host's threads.
 
+use crate::kernels::matmul::{self, Products};
 use crate::settings::{Precision, Settings};
 #[cfg(feature = "cuda")]
 use anyhow::anyhow;
@@ -80,38 +81,51 @@ impl Compute {
         {
             bail!("gradient modulation balances whole batches; leave micro_batch out");
         }
-        if self.device.is_cpu() {
-            if settings.precision != Precision::F32 {
-                bail!(
-                    "precision {} needs a GPU; use f32 on the CPU",
-                    settings.precision.as_str()
-                );
-            }
-            return Ok(());
-        }
-        if settings.precision == Precision::Bf16 {
-            if !has_bf16(&self.device) {
-                bail!(
-                    "this GPU has no bf16 (that takes compute capability 8.0); use --precision f32"
-                );
-            }
-            if settings.adapt == crate::design::Adapt::Full {
-                bail!(
-                    "full fine-tuning keeps its weights in single precision; add --precision f32 or tf32"
-                );
-            }
+        self.check_precision(settings.precision)?;
+        if !self.device.is_cpu()
+            && settings.precision == Precision::Bf16
+            && settings.adapt == crate::design::Adapt::Full
+        {
+            bail!(
+                "full fine-tuning keeps its weights in single precision; add --precision f32 or tf32"
+            );
         }
         Ok(())
     }
 
-    /// The encoders' number type on this device. A run of a GPU is evaluated on the CPU in f32.
+    /// Whether the device computes in this precision.
+    pub fn check_precision(&self, precision: Precision) -> Result<()> {
+        if self.device.is_cpu() {
+            if !matmul::set_products(products(precision)) {
+                bail!(
+                    "precision {} needs a GPU or a processor with AMX; use f32 here",
+                    precision.as_str()
+                );
+            }
+        } else if precision == Precision::Bf16 && !has_bf16(&self.device) {
+            bail!("this GPU has no bf16 (that takes compute capability 8.0); use --precision f32");
+        }
+        Ok(())
+    }
+
+    /// The encoders' number type on this device; sets what matrix products round to. A CPU without AMX
+    /// evaluates every run in f32.
     pub fn dtype(&self, precision: Precision) -> DType {
+        matmul::set_products(products(precision));
         #[cfg(feature = "cuda")]
         candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
         match (&self.device, precision) {
             (Device::Cpu, _) | (_, Precision::F32 | Precision::Tf32) => DType::F32,
             (_, Precision::Bf16) => DType::BF16,
         }
+    }
+}
+
+fn products(precision: Precision) -> Products {
+    match precision {
+        Precision::F32 => Products::Exact,
+        Precision::Tf32 => Products::Bits16,
+        Precision::Bf16 => Products::Bf16,
     }
 }
 

@@ -114,10 +114,11 @@ pub enum Precision {
     /// Single precision.
     #[default]
     F32,
-    /// Single precision, whose matrix products round their operands to ten bits (GPU only).
+    /// Single precision, whose matrix products round their operands: to ten bits on a GPU, to 16 on a
+    /// CPU with AMX.
     Tf32,
-    /// Brain floating point for weights and activations; what learns, statistics and sums stay in
-    /// single precision (GPU only).
+    /// Brain floating point for weights and activations on a GPU, for the operands of the encoders' matrix
+    /// products on a CPU with AMX; what learns, statistics and sums stay in single precision.
     Bf16,
 }
 

@@ -126,6 +126,7 @@ pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     let compute = Compute::open(&args.device, args.threads)?;
     let precision = args.precision.unwrap_or(compute.default_precision());
+    compute.check_precision(precision)?;
     let task = Task {
         pair: match args.pair {
             PairName::AudioVideo => AUDIO_VIDEO,

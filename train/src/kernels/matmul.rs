@@ -7,6 +7,7 @@ use candle_core::DType;
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A read-only matrix in a slice, with any strides; `t()` transposes it without copying.
 #[derive(Clone, Copy)]
@@ -77,7 +78,12 @@ impl<'a, T: Real> Operand<'a, T> {
     pub fn left(mat: Mat<'a, T>) -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(mat) = mat.single().filter(|_| tiles::available()) {
-            return Operand::Tiles(tiles::Packed::new(mat, tiles::Side::Left, Threads::One));
+            return Operand::Tiles(tiles::Packed::new(
+                mat,
+                tiles::Side::Left,
+                pieces(),
+                Threads::One,
+            ));
         }
         Operand::Plain(mat)
     }
@@ -86,7 +92,12 @@ impl<'a, T: Real> Operand<'a, T> {
     pub fn right(mat: Mat<'a, T>) -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(mat) = mat.single().filter(|_| tiles::available()) {
-            return Operand::Tiles(tiles::Packed::new(mat, tiles::Side::Right, Threads::One));
+            return Operand::Tiles(tiles::Packed::new(
+                mat,
+                tiles::Side::Right,
+                pieces(),
+                Threads::One,
+            ));
         }
         Operand::Plain(mat)
     }
@@ -212,6 +223,41 @@ impl<'a, T> MatMut<'a, T> {
     }
 }
 
+/// What products of `f32` round their operands to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Products {
+    /// Nothing: single precision.
+    Exact,
+    /// 16 significant bits.
+    Bits16,
+    /// bf16: 8 significant bits.
+    Bf16,
+}
+
+/// How many bf16 stand for an f32 on the tile unit.
+static PIECES: AtomicUsize = AtomicUsize::new(3);
+
+#[cfg(target_arch = "x86_64")]
+fn pieces() -> usize {
+    PIECES.load(Ordering::Relaxed)
+}
+
+/// Sets what all products of `f32` round their operands to from now on, where the processor has AMX; sums
+/// stay in single precision. `false`, and exact products, where it has not.
+pub fn set_products(products: Products) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let available = tiles::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    let available = false;
+    let pieces = match products {
+        Products::Bf16 => 1,
+        Products::Bits16 => 2,
+        Products::Exact => 3,
+    };
+    PIECES.store(pieces, Ordering::Relaxed);
+    available || products == Products::Exact
+}
+
 /// Multiplications that are worth waking other threads for.
 const WORTH_SHARING: usize = 1 << 18;
 
@@ -248,7 +294,15 @@ pub fn matmul<T: Real>(
         && tiles::worth(c.rows, c.cols, a.cols)
         && tiles::available()
     {
-        return tiles::multiply(alpha as f32, a, b, accumulate, c.single(), threads);
+        return tiles::multiply(
+            alpha as f32,
+            a,
+            b,
+            accumulate,
+            c.single(),
+            pieces(),
+            threads,
+        );
     }
     plain(alpha, a, b, accumulate, c, threads)
 }
