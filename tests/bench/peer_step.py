@@ -1,8 +1,8 @@
 """One training step, or one evaluation batch, of U2A with transformers and PEFT at full size.
 
 `peer_step.py audio-video|image-text train|eval eager|sdpa f32|bf16|autocast [--device cuda] [--batch N] [--steps N] [--compile]`.
-Batch 4 and 8 where none is given; frozen weights take no gradient; all samples complete. autocast is over f32 weights, bf16
-is autocast over bf16 weights with f32 adapters. Items: samples.
+Batch 4 and 8 where none is given; frozen weights take no gradient; all samples complete. autocast is over f32 weights; bf16
+is autocast over bf16 weights with f32 adapters on a GPU, and all in bf16 on the CPU, whose autocast refuses bf16 norms. Items: samples.
 """
 
 import argparse
@@ -57,6 +57,8 @@ def main():
     cuda = device.type == "cuda"
     if not cuda:
         torch.set_num_threads(THREADS)
+    whole = precision == "bf16" and not cuda
+    cast = precision != "f32" and not whole
     video = args.pair == "audio-video"
     batch = args.batch or (4 if video else 8)
     encoders = [encoder(kind, args.attention, args.compile) for kind in KINDS[args.pair]]
@@ -64,10 +66,13 @@ def main():
         e.model.to(device)
         if precision == "bf16":
             for name, p in e.model.named_parameters():
-                p.data = p.data.to(torch.float32 if ".lora_" in name else torch.bfloat16)
+                p.data = p.data.to(torch.float32 if cuda and ".lora_" in name else torch.bfloat16)
     masks = [torch.nn.Parameter(torch.randn(1, 768, device=device) * 0.02) for _ in encoders]
     head = torch.nn.Linear(768, CLASS_COUNT).to(device)
     xs = [[t if t is None else t.to(device) for t in inputs(kind, batch, video)] for kind in KINDS[args.pair]]
+    if whole:
+        masks, head = [torch.nn.Parameter(m.data.bfloat16()) for m in masks], head.bfloat16()
+        xs = [[t if t is None or not t.is_floating_point() else t.bfloat16() for t in ts] for ts in xs]
     labels = torch.randint(0, CLASS_COUNT, (batch,)).to(device)
     learnable = [p for e in encoders for p in e.model.parameters() if p.requires_grad] + masks + list(head.parameters())
     optimiser = torch.optim.AdamW(learnable, lr=1e-3, weight_decay=0.02)
@@ -81,7 +86,7 @@ def main():
 
     def step():
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision != "f32"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=cast):
             (c1, m1), (c2, m2) = tokens()
             logits = head(c1 + c2)
         loss = F.cross_entropy(logits.float(), labels) + 0.2 * (F.mse_loss(m2.float(), c1.float()) + F.mse_loss(m1.float(), c2.float()))
@@ -90,7 +95,7 @@ def main():
 
     @torch.inference_mode()
     def evaluate():
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision != "f32"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=cast):
             (c1, _), (c2, _) = tokens()
             return head(c1 + c2)
 

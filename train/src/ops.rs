@@ -13,6 +13,7 @@
 use crate::kernels::lora::{self, LoraGrad};
 use crate::kernels::matmul::Threads;
 use crate::kernels::norm;
+use crate::kernels::shared::zeros;
 use crate::kernels::{Activation, Dropout, Mat, MatMut, Real, activation, attention, matmul};
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 use std::ops::Deref;
@@ -185,7 +186,7 @@ impl Norm {
         typed!(x, T => {
             let mut dx: Vec<T> = match plus {
                 Some(t) => activation::copied::<T>(&slice(t)?),
-                None => vec![0.0; x.elem_count()],
+                None => zeros(x.elem_count()),
             };
             norm::layer_norm_backward::<T>(&slice(dy)?, &slice(x)?, &slice(&self.weight)?, T::stats_of(stats)?, &mut dx);
             tensor(dx, x.dims())
@@ -256,24 +257,23 @@ impl Linear {
         let out = self.weight.dim(0)?;
         typed!(x, T => {
             let (xs, weight, bias) = (slice::<T>(x)?, slice::<T>(&self.weight)?, slice::<T>(&self.bias)?);
-            let mut y: Vec<T> = vec![0.0; n * out];
             let mut kept = None;
-            match adapters {
-                None => lora::fill_bias::<T>(&bias, &mut y),
+            let mut y = match adapters {
+                None => lora::bias_rows::<T>(&bias, n),
                 Some(adapters) => {
                     let parts = adapters.parts.len();
                     let rank = adapters.parts[0].a.dim(0)?;
-                    let width = out / parts;
                     let mut u: Vec<T> = vec![0.0; n * parts * rank];
                     for (i, part) in adapters.parts.iter().enumerate() {
-                        let (a, b) = (slice::<T>(&part.a)?, slice::<T>(&part.b)?);
-                        lora::down::<T>(&xs, d, &a, adapters.dropout.get(i), rows, &mut u, parts * rank, i * rank);
-                        let u = &u[i * rank..];
-                        lora::fill_bias_and_up::<T>(&bias[i * width..][..width], T::of(adapters.scale), &b, u, parts * rank, &mut y, out, i * width);
+                        lora::down::<T>(&xs, d, &slice(&part.a)?, adapters.dropout.get(i), rows, &mut u, parts * rank, i * rank);
                     }
+                    let ups = adapters.parts.iter().map(|part| slice::<T>(&part.b)).collect::<Result<Vec<_>>>()?;
+                    let ups: Vec<&[T]> = ups.iter().map(|b| &**b).collect();
+                    let y = lora::bias_and_up_rows::<T>(&bias, T::of(adapters.scale), &ups, &u, n);
                     kept = Some(tensor(u, (n, parts * rank))?);
+                    y
                 }
-            }
+            };
             matmul(1.0, Mat::new(&xs, n, d), Mat::new(&weight, out, d).t(), true, MatMut::new(&mut y, n, out), Threads::All);
             Ok((tensor(y, (n, out))?, kept))
         })
@@ -330,7 +330,7 @@ impl Linear {
         let d = self.weight.dim(1)?;
         typed!(dy, T => {
             let (dys, weight) = (slice::<T>(dy)?, slice::<T>(&self.weight)?);
-            let mut dx: Vec<T> = vec![0.0; n * d];
+            let mut dx = zeros::<T>(n * d);
             matmul(1.0, Mat::new(&dys, n, out), Mat::new(&weight, out, d), false, MatMut::new(&mut dx, n, d), Threads::All);
             let mut grads = Vec::new();
             if let (Some(adapters), Some(u)) = (adapters, u) {
@@ -360,7 +360,7 @@ impl Linear {
         });
         typed!(dy, T => {
             let (dys, xs) = (slice::<T>(dy)?, slice::<T>(x)?);
-            let mut weight: Vec<T> = vec![0.0; out * d];
+            let mut weight = zeros::<T>(out * d);
             matmul(1.0, Mat::new(&dys, n, out).t(), Mat::new(&xs, n, d), false, MatMut::new(&mut weight, out, d), Threads::All);
             let mut bias: Vec<T> = vec![0.0; out];
             for row in dys.chunks_exact(out) {
@@ -468,11 +468,7 @@ pub fn activate(f: Activation, z: &Tensor) -> Result<Tensor> {
 /// `dy f'(z)` for every element.
 pub fn activate_backward(f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tensor> {
     on_device!(z, gpu => gpu.activate_backward(f, z, dy));
-    typed!(z, T => {
-        let mut dz = activation::copied::<T>(&slice(dy)?);
-        f.backward::<T>(&slice(z)?, &mut dz);
-        tensor(dz, z.dims())
-    })
+    typed!(z, T => tensor(f.backward::<T>(&slice(z)?, &slice(dy)?), z.dims()))
 }
 
 /// The sum of two tensors of one shape, on this crate's threads: candle's own keeps a second pool

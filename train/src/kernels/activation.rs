@@ -1,8 +1,8 @@
 //! The encoders' elementwise functions: activations, forward and backward, and sums.
 
 use super::Real;
+use super::shared::build;
 use super::simd::simd;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Elements that one task handles.
@@ -21,46 +21,41 @@ pub enum Activation {
 impl Activation {
     /// `y = f(z)`.
     pub fn forward<T: Real>(self, z: &[T]) -> Vec<T> {
-        let mut y = vec![T::zero(); z.len()];
-        y.par_chunks_mut(CHUNK)
-            .zip(z.par_chunks(CHUNK))
-            .for_each(|(y, z)| match self {
+        build(z.len(), CHUNK, |at, y| {
+            let z = &z[at..][..y.len()];
+            match self {
                 Activation::Gelu => gelu(z, y),
                 Activation::QuickGelu => quick_gelu(z, y),
-            });
-        y
+            }
+        })
     }
 
-    /// Replaces the gradient of the output by that of the input: `dz = dy f'(z)`.
-    pub fn backward<T: Real>(self, z: &[T], dy: &mut [T]) {
-        dy.par_chunks_mut(CHUNK)
-            .zip(z.par_chunks(CHUNK))
-            .for_each(|(dy, z)| match self {
-                Activation::Gelu => gelu_backward(z, dy),
-                Activation::QuickGelu => quick_gelu_backward(z, dy),
-            });
+    /// The gradient of the input, given that of the output: `dz = dy f'(z)`.
+    pub fn backward<T: Real>(self, z: &[T], dy: &[T]) -> Vec<T> {
+        build(z.len(), CHUNK, |at, dz| {
+            let z = &z[at..][..dz.len()];
+            dz.copy_from_slice(&dy[at..][..dz.len()]);
+            match self {
+                Activation::Gelu => gelu_backward(z, dz),
+                Activation::QuickGelu => quick_gelu_backward(z, dz),
+            }
+        })
     }
 }
 
-/// A copy, made on all threads: bringing in fresh memory is slow work for one.
+/// A copy, made on all threads.
 pub fn copied<T: Real>(x: &[T]) -> Vec<T> {
-    let mut y = vec![T::zero(); x.len()];
-    y.par_chunks_mut(CHUNK)
-        .zip(x.par_chunks(CHUNK))
-        .for_each(|(y, x)| y.copy_from_slice(x));
-    y
+    build(x.len(), CHUNK, |at, y| {
+        y.copy_from_slice(&x[at..][..y.len()])
+    })
 }
 
 /// `a + b`.
 pub fn sum<T: Real>(a: &[T], b: &[T]) -> Vec<T> {
-    let mut sum = vec![T::zero(); a.len()];
-    sum.par_chunks_mut(CHUNK)
-        .zip(a.par_chunks(CHUNK).zip(b.par_chunks(CHUNK)))
-        .for_each(|(sum, (a, b))| {
-            sum.copy_from_slice(a);
-            add_chunk(sum, b);
-        });
-    sum
+    build(a.len(), CHUNK, |at, sum| {
+        sum.copy_from_slice(&a[at..][..sum.len()]);
+        add_chunk(sum, &b[at..][..sum.len()]);
+    })
 }
 
 simd! {
@@ -124,8 +119,7 @@ mod tests {
     fn gradients_by_finite_differences() {
         let z: Vec<f64> = noise(1, 200).iter().map(|v| v * 3.0).collect();
         for f in [Activation::Gelu, Activation::QuickGelu] {
-            let mut dz = vec![1.0; z.len()];
-            f.backward(&z, &mut dz);
+            let dz = f.backward(&z, &vec![1.0; z.len()]);
             let up = f.forward(&z.iter().map(|v| v + 1e-6).collect::<Vec<_>>());
             let down = f.forward(&z.iter().map(|v| v - 1e-6).collect::<Vec<_>>());
             for i in 0..z.len() {

@@ -9,7 +9,7 @@
 use super::lora::Rows;
 use super::matmul::{Mat, MatMut, Operand, multiply};
 use super::norm::{sum, total};
-use super::shared::Shared;
+use super::shared::{Shared, zeros};
 use super::simd::{LANES, simd};
 use super::{Dropout, Real};
 use rayon::prelude::*;
@@ -68,7 +68,7 @@ pub fn forward<T: Real>(
 ) -> (Vec<T>, Saved<T>) {
     let (n, dim) = (rows.len(), d / heads);
     let scale = 1.0 / (dim as f64).sqrt();
-    let mut out = vec![T::zero(); n * d];
+    let mut out = zeros(n * d);
     let mut lse = vec![T::zero(); heads * n];
     {
         let (out, lse) = (Shared::new(&mut out), Shared::new(&mut lse));
@@ -125,7 +125,7 @@ pub fn backward<T: Real>(
 ) -> Vec<T> {
     let (n, dim) = (rows.len(), d / heads);
     let scale = 1.0 / (dim as f64).sqrt();
-    let mut d_qkv = vec![T::zero(); n * 3 * d];
+    let mut d_qkv = zeros(n * 3 * d);
     {
         let d_qkv = Shared::new(&mut d_qkv);
         units(rows, heads).par_iter().for_each(|unit| {

@@ -6,7 +6,8 @@
 
 use super::Real;
 use super::lora::Rows;
-use features::rng::philox4x32;
+use super::simd::{LANES, simd};
+use features::rng::philox4x32_lanes;
 use rayon::prelude::*;
 
 const ROWS_PER_TASK: usize = 32;
@@ -47,15 +48,21 @@ impl Dropout {
         mask: &mut [T],
     ) {
         let keep = T::of(1.0 / (1.0 - self.rate));
-        let threshold = self.threshold();
         let key = [self.seed as u32, (self.seed >> 32) as u32];
-        let start = row * width.div_ceil(8) + first / 8;
-        for (block, mask) in mask.chunks_mut(8).enumerate() {
-            // Rows times columns of one module stay far below 2^35, so the block number fits.
-            let counter = (start + block) as u32;
-            let words = philox4x32([counter, sample, self.module, self.step], key);
-            for (i, m) in mask.iter_mut().enumerate() {
-                let bits = (words[i / 2] >> (16 * (i % 2))) & 0xffff;
+        // Rows times columns of one module stay far below 2^35, so the block number fits.
+        let counter = (row * width.div_ceil(8) + first / 8) as u32;
+        let counter = [counter, sample, self.module, self.step];
+        draw(counter, key, self.threshold(), keep, mask);
+    }
+}
+
+simd! {
+    /// The mask from a block of random bits on, as many blocks side by side as a vector has lanes.
+    fn draw<T: Real>(counter: [u32; 4], key: [u32; 2], threshold: u32, keep: T, mask: &mut [T]) {
+        for (group, mask) in mask.chunks_mut(8 * LANES).enumerate() {
+            let blocks: [u32; LANES] = std::array::from_fn(|lane| counter[0] + (group * LANES + lane) as u32);
+            let words = philox4x32_lanes(blocks, [counter[1], counter[2], counter[3]], key);
+            for (m, bits) in mask.iter_mut().zip(words.as_flattened().iter().flat_map(|w| [w & 0xffff, w >> 16])) {
                 *m = if bits < threshold { T::zero() } else { keep };
             }
         }
@@ -81,6 +88,7 @@ impl Dropout {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use features::rng::philox4x32;
 
     /// Seeded numbers in (-1, 1) for the kernels' tests.
     pub fn noise(seed: u64, n: usize) -> Vec<f64> {
@@ -90,6 +98,32 @@ pub(crate) mod tests {
                 f64::from(word) / 2f64.powi(31) - 1.0
             })
             .collect()
+    }
+
+    /// The generator block by block, as its paper has it.
+    #[test]
+    fn masks_are_the_plain_generators() {
+        let d = Dropout {
+            rate: 0.3,
+            seed: 5 << 32 | 9,
+            step: 3,
+            module: 2,
+        };
+        for width in [1, 8, 13, 128, 197, 768] {
+            let mut mask = vec![0f64; width];
+            d.fill(4, 6, &mut mask);
+            for (i, m) in mask.iter().enumerate() {
+                let block = (6 * width.div_ceil(8) + i / 8) as u32;
+                let bits =
+                    philox4x32([block, 4, 2, 3], [9, 5])[i % 8 / 2] >> (16 * (i % 2)) & 0xffff;
+                assert_eq!(*m == 0.0, bits < d.threshold(), "element {i} of {width}");
+            }
+            if width > 8 {
+                let mut part = vec![0f64; width - 8];
+                d.fill_part(4, 6, width, 8, &mut part);
+                assert_eq!(mask[8..], part);
+            }
+        }
     }
 
     #[test]

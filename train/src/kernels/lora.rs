@@ -5,6 +5,7 @@
 //! onto. Dropout masks are drawn again in the backward pass.
 
 use super::norm::total;
+use super::shared::build;
 use super::simd::{LANES, simd};
 use super::{Dropout, Real};
 use candle_core::{Device, Result, Tensor};
@@ -86,38 +87,32 @@ impl Rows {
 
 const ROWS_PER_TASK: usize = 32;
 
-/// Sets every row of `y` (`n x out`) to `bias`, where the frozen product is then added.
-pub fn fill_bias<T: Real>(bias: &[T], y: &mut [T]) {
-    y.par_chunks_mut(bias.len() * ROWS_PER_TASK).for_each(|y| {
-        for y in y.chunks_exact_mut(bias.len()) {
+/// `n` rows of `bias`, to which the frozen product is then added.
+pub fn bias_rows<T: Real>(bias: &[T], n: usize) -> Vec<T> {
+    let out = bias.len();
+    build(n * out, out * ROWS_PER_TASK, |_, y| {
+        for y in y.chunks_exact_mut(out) {
             y.copy_from_slice(bias);
         }
-    });
+    })
 }
 
-/// Sets every row of `y` (`n x out`) to `bias + scale B u`, where the frozen product is then added.
+/// `n` rows of `bias + scale B u`, to which the frozen product is then added.
 ///
-/// `u` is `n x rank` inside rows of `u_stride`, `b` is `out x rank`.
-pub fn fill_bias_and_up<T: Real>(
-    bias: &[T],
-    scale: T,
-    b: &[T],
-    u: &[T],
-    u_stride: usize,
-    y: &mut [T],
-    y_stride: usize,
-    start: usize,
-) {
-    let out = bias.len();
-    let rank = b.len() / out;
-    y.par_chunks_mut(y_stride * ROWS_PER_TASK)
-        .enumerate()
-        .for_each(|(task, y)| {
-            for (i, y) in y.chunks_exact_mut(y_stride).enumerate() {
-                let u = &u[(task * ROWS_PER_TASK + i) * u_stride..][..rank];
-                up_row(bias, scale, b, u, &mut y[start..start + out]);
+/// `bs` are the stacked layers' `out x rank`, side by side in a row of the result; `u` is
+/// `n x layers*rank`.
+pub fn bias_and_up_rows<T: Real>(bias: &[T], scale: T, bs: &[&[T]], u: &[T], n: usize) -> Vec<T> {
+    let (width, out) = (bias.len() / bs.len(), bias.len());
+    let (stride, rank) = (u.len() / n.max(1), bs[0].len() / width);
+    build(n * out, out * ROWS_PER_TASK, |at, y| {
+        let u = u[at / out * stride..].chunks_exact(stride);
+        for (y, u) in y.chunks_exact_mut(out).zip(u) {
+            let parts = y.chunks_exact_mut(width).zip(bias.chunks_exact(width));
+            for ((y, bias), (b, u)) in parts.zip(bs.iter().zip(u.chunks_exact(rank))) {
+                up_row(bias, scale, b, u, y);
             }
-        });
+        }
+    })
 }
 
 simd! {
@@ -330,8 +325,7 @@ mod tests {
         let out = b.len() / rank;
         let mut u = vec![0.0; n * rank];
         down(x, d, a, dropout, rows, &mut u, rank, 0);
-        let mut y = vec![0.0; n * out];
-        fill_bias_and_up(&vec![0.0; out], 0.5, b, &u, rank, &mut y, out, 0);
+        let y = bias_and_up_rows(&vec![0.0; out], 0.5, &[b], &u, n);
         y.iter().zip(c).map(|(y, c)| y * c).sum()
     }
 

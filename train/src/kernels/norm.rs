@@ -2,6 +2,7 @@
 //! fine-tuning only) for scale and shift.
 
 use super::Real;
+use super::shared::build;
 use super::simd::{LANES, simd};
 use rayon::prelude::*;
 
@@ -16,32 +17,23 @@ const ROWS_PER_TASK: usize = 32;
 /// The variance is the biased one, as in every encoder here.
 pub fn layer_norm<T: Real>(x: &[T], scale: &[T], shift: &[T], eps: f64) -> (Vec<T>, RowStats<T>) {
     let d = scale.len();
-    let mut y = vec![T::zero(); x.len()];
-    let mut stats = vec![[T::zero(); 2]; x.len() / d];
-    y.par_chunks_mut(d * ROWS_PER_TASK)
-        .zip(stats.par_chunks_mut(ROWS_PER_TASK))
-        .zip(x.par_chunks(d * ROWS_PER_TASK))
-        .for_each(|((y, stats), x)| {
-            for ((y, stats), x) in y.chunks_exact_mut(d).zip(stats).zip(x.chunks_exact(d)) {
-                *stats = forward_row(x, scale, shift, T::of(eps), y);
-            }
-        });
-    (y, stats)
+    let chunk = d * ROWS_PER_TASK;
+    let stats: RowStats<T> = x
+        .par_chunks(chunk)
+        .flat_map_iter(|x| x.chunks_exact(d).map(|x| stats_row(x, T::of(eps))))
+        .collect();
+    (layer_norm_again(x, scale, shift, &stats), stats)
 }
 
 /// The output of [`layer_norm`] again, from its statistics.
 pub fn layer_norm_again<T: Real>(x: &[T], scale: &[T], shift: &[T], stats: &RowStats<T>) -> Vec<T> {
     let d = scale.len();
-    let mut y = vec![T::zero(); x.len()];
-    y.par_chunks_mut(d * ROWS_PER_TASK)
-        .zip(stats.par_chunks(ROWS_PER_TASK))
-        .zip(x.par_chunks(d * ROWS_PER_TASK))
-        .for_each(|((y, stats), x)| {
-            for ((y, stats), x) in y.chunks_exact_mut(d).zip(stats).zip(x.chunks_exact(d)) {
-                apply_row(x, scale, shift, *stats, y);
-            }
-        });
-    y
+    build(x.len(), d * ROWS_PER_TASK, |at, y| {
+        let (x, stats) = (x[at..].chunks_exact(d), &stats[at / d..]);
+        for ((y, stats), x) in y.chunks_exact_mut(d).zip(stats).zip(x) {
+            apply_row(x, scale, shift, *stats, y);
+        }
+    })
 }
 
 /// Adds the gradient of the input to `dx`, given that of the output; all `n x d`.
@@ -93,15 +85,11 @@ simd! {
 }
 
 simd! {
-    fn forward_row<T: Real>(x: &[T], scale: &[T], shift: &[T], eps: T, y: &mut [T]) -> [T; 2] {
+    fn stats_row<T: Real>(x: &[T], eps: T) -> [T; 2] {
         let n = T::of(x.len() as f64);
         let mean = sum(x, |v| v) / n;
         let var = sum(x, |v| (v - mean) * (v - mean)) / n;
-        let rstd = T::one() / Real::sqrt(var + eps);
-        for (((y, x), w), b) in y.iter_mut().zip(x).zip(scale).zip(shift) {
-            *y = (*x - mean) * rstd * *w + *b;
-        }
-        [mean, rstd]
+        [mean, T::one() / Real::sqrt(var + eps)]
     }
 }
 
