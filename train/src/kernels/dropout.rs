@@ -62,8 +62,13 @@ simd! {
         for (group, mask) in mask.chunks_mut(8 * LANES).enumerate() {
             let blocks: [u32; LANES] = std::array::from_fn(|lane| counter[0] + (group * LANES + lane) as u32);
             let words = philox4x32_lanes(blocks, [counter[1], counter[2], counter[3]], key);
-            for (m, bits) in mask.iter_mut().zip(words.as_flattened().iter().flat_map(|w| [w & 0xffff, w >> 16])) {
-                *m = if bits < threshold { T::zero() } else { keep };
+            let mut halves = [0u16; 8 * LANES];
+            for (halves, word) in halves.chunks_exact_mut(2).zip(words.as_flattened()) {
+                halves[0] = *word as u16;
+                halves[1] = (*word >> 16) as u16;
+            }
+            for (m, bits) in mask.iter_mut().zip(halves) {
+                *m = if u32::from(bits) < threshold { T::zero() } else { keep };
             }
         }
     }
