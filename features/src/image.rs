@@ -136,30 +136,18 @@ impl ImageTransform {
 
     /// Appends `size * size` packed RGB pixels as channels x rows x columns, normalised.
     fn append(&self, pixels: &[u8], flip: bool, out: &mut Vec<f32>) {
-        let plane = self.size * self.size;
-        let start = out.len();
-        out.resize(start + 3 * plane, 0.0);
-        for (channel, target) in out[start..].chunks_exact_mut(plane).enumerate() {
+        out.reserve(pixels.len());
+        for channel in 0..3 {
             // In f32 and in this order, as the processor computes it.
             let table: [f32; 256] = std::array::from_fn(|v| {
                 ((v as f64 / 255.0) as f32 - self.mean[channel]) / self.std[channel]
             });
-            for (to, from) in target
-                .chunks_exact_mut(self.size)
-                .zip(pixels.chunks_exact(3 * self.size))
-            {
-                let values = from
-                    .chunks_exact(3)
-                    .map(|pixel| table[usize::from(pixel[channel])]);
-                if flip {
-                    to.iter_mut()
-                        .rev()
-                        .zip(values)
-                        .for_each(|(to, value)| *to = value);
-                } else {
-                    to.iter_mut()
-                        .zip(values)
-                        .for_each(|(to, value)| *to = value);
+            for row in pixels.chunks_exact(3 * self.size) {
+                let row = row.as_chunks::<3>().0;
+                let values = row.iter().map(|pixel| table[usize::from(pixel[channel])]);
+                match flip {
+                    true => out.extend(values.rev()),
+                    false => out.extend(values),
                 }
             }
         }
@@ -174,19 +162,7 @@ impl ImageTransform {
 /// # Errors
 /// [`Error::Invalid`] if the picture has no pixels or not as many as it says.
 pub fn test_view(image: &Rgb, transform: &ImageTransform, out: &mut Vec<f32>) -> Result<(), Error> {
-    image.check()?;
-    transform.check()?;
-    let size = transform.size;
-    let (width, height) = scaled(image, size);
-    // The middle `size` of `scaled` pixels.
-    let middle = |side: usize, scaled: usize| {
-        let first = scaled.saturating_sub(size) / 2;
-        Axis::new(side, [0.0, side as f32], scaled, first..first + size)
-    };
-    let columns = middle(image.width, width);
-    let rows = middle(image.height, height);
-    view(image, transform, &columns, &rows, false, out);
-    Ok(())
+    view(image, transform, View::Test, out)
 }
 
 /// Appends the view for training, [3, size, size]: the crop that `augmentation` chooses, resized, perhaps mirrored,
@@ -200,32 +176,98 @@ pub fn train_view(
     augmentation: &Augmentation,
     out: &mut Vec<f32>,
 ) -> Result<(), Error> {
-    image.check()?;
+    view(image, transform, View::Train(augmentation), out)
+}
+
+/// Which view of a picture an encoder gets.
+#[derive(Clone, Copy, Debug)]
+pub enum View<'a> {
+    /// [`test_view`]'s.
+    Test,
+    /// [`train_view`]'s.
+    Train(&'a Augmentation),
+}
+
+impl View<'_> {
+    /// Columns and rows of a picture of this size, and whether left and right change places.
+    fn axes(self, width: usize, height: usize, size: usize) -> (Axis, Axis, bool) {
+        match self {
+            View::Test => {
+                let (new_width, new_height) = scaled(width, height, size);
+                // The middle `size` of `scaled` pixels.
+                let middle = |side: usize, scaled: usize| {
+                    let first = scaled.saturating_sub(size) / 2;
+                    Axis::new(side, [0.0, side as f32], scaled, first..first + size)
+                };
+                (middle(width, new_width), middle(height, new_height), false)
+            }
+            View::Train(augmentation) => {
+                let [left, top, w, h] = augmentation.crop(width, height);
+                let part = |side: usize, start: f64, length: f64| {
+                    // Rounding must not reach beyond the picture.
+                    let end = ((start + length) as f32).min(side as f32);
+                    Axis::new(side, [start as f32, end], size, 0..size)
+                };
+                (
+                    part(width, left, w),
+                    part(height, top, h),
+                    augmentation.flip,
+                )
+            }
+        }
+    }
+}
+
+/// Appends the view of a picture in a file, [3, size, size]: of a JPEG as shards hold it, only the part that the view
+/// shows is decoded.
+///
+/// # Errors
+/// As [`decode`], but that what a view does not show may be damaged.
+pub fn view_of(
+    bytes: &[u8],
+    transform: &ImageTransform,
+    which: View,
+    out: &mut Vec<f32>,
+) -> Result<(), Error> {
     transform.check()?;
-    let [left, top, width, height] = augmentation.crop(image.width, image.height);
-    let part = |side: usize, start: f64, length: f64| {
-        // Rounding must not reach beyond the picture.
-        let end = ((start + length) as f32).min(side as f32);
-        Axis::new(side, [start as f32, end], transform.size, 0..transform.size)
-    };
-    let columns = part(image.width, left, width);
-    let rows = part(image.height, top, height);
-    view(image, transform, &columns, &rows, augmentation.flip, out);
-    Ok(())
+    let shown = baseline::Scan::parse(bytes).and_then(|scan| {
+        let (columns, rows, flip) = which.axes(scan.width, scan.height, transform.size);
+        let part = baseline::Part::around(&scan, columns.reach(), rows.reach());
+        RESAMPLER.with_borrow_mut(|resampler| {
+            let mut pixels = std::mem::take(&mut resampler.part);
+            pixels.resize(part.len(), 0);
+            let decoded = scan.run(&part, &mut pixels).map(|()| {
+                let (columns, rows) = (
+                    columns.moved(part.columns.start),
+                    rows.moved(part.rows.start),
+                );
+                let view = resampler.run(&pixels, part.columns.len(), &columns, &rows);
+                transform.append(view, flip, out);
+            });
+            resampler.part = pixels;
+            decoded
+        })
+    });
+    match shown {
+        Some(()) => Ok(()),
+        None => view(&decode(bytes)?, transform, which, out),
+    }
 }
 
 fn view(
     image: &Rgb,
     transform: &ImageTransform,
-    columns: &Axis,
-    rows: &Axis,
-    flip: bool,
+    which: View,
     out: &mut Vec<f32>,
-) {
+) -> Result<(), Error> {
+    image.check()?;
+    transform.check()?;
+    let (columns, rows, flip) = which.axes(image.width, image.height, transform.size);
     RESAMPLER.with_borrow_mut(|resampler| {
-        let pixels = resampler.run(&image.pixels, image.width, columns, rows);
+        let pixels = resampler.run(&image.pixels, image.width, &columns, &rows);
         transform.append(pixels, flip, out);
     });
+    Ok(())
 }
 
 /// A random-resized crop and a mirroring that do not depend on the picture: drawn once, it cuts every frame of a clip
@@ -293,7 +335,7 @@ pub fn shrink_to_jpeg(image: &Rgb, shorter: usize, quality: u8) -> Result<Vec<u8
             "a JPEG of shorter side {shorter}, quality {quality}"
         )));
     }
-    let (width, height) = scaled(image, shorter);
+    let (width, height) = scaled(image.width, image.height, shorter);
     check_size(width, height)?;
     if (width, height) == (image.width, image.height) {
         return jpeg::encode(&image.pixels, width, height, quality);
@@ -323,12 +365,9 @@ impl Rgb {
 }
 
 /// Width and height once the shorter side is `shorter`, the longer one rounded down.
-fn scaled(image: &Rgb, shorter: usize) -> (usize, usize) {
-    let short = image.width.min(image.height);
-    (
-        shorter * image.width / short,
-        shorter * image.height / short,
-    )
+fn scaled(width: usize, height: usize, shorter: usize) -> (usize, usize) {
+    let short = width.min(height);
+    (shorter * width / short, shorter * height / short)
 }
 
 thread_local! {

@@ -6,7 +6,7 @@
 //! reader would exceed the byte budget: memory is bounded by the budget plus one batch a thread.
 
 use crate::batch::{Batch, ModalityBatch, ModalityData};
-use crate::image::{Augmentation, ImageTransform};
+use crate::image::{Augmentation, ImageTransform, View};
 use crate::order::{epoch_order, rank};
 use crate::rng::Rng;
 use crate::shards::{Content, RowReader, Shards};
@@ -458,16 +458,11 @@ impl Shared {
             let mut rng = Rng::new(u64::from_le_bytes(key_bytes), &[]);
             let view = Augmentation::draw(&mut rng);
             for i in random_frames(pictures.len(), wanted, &mut rng) {
-                crate::image::train_view(
-                    &crate::image::decode(&pictures[i])?,
-                    &t.image,
-                    &view,
-                    out,
-                )?;
+                crate::image::view_of(&pictures[i], &t.image, View::Train(&view), out)?;
             }
         } else {
             for i in segment_centres(pictures.len(), wanted) {
-                crate::image::test_view(&crate::image::decode(&pictures[i])?, &t.image, out)?;
+                crate::image::view_of(&pictures[i], &t.image, View::Test, out)?;
             }
         }
         Ok(wanted)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use features::Error;
 use features::image::{
     Augmentation, CLIP_MEAN, CLIP_STD, CROP_AREA, CROP_ASPECT, FRAME_SHORTER_SIDE, ImageTransform,
-    JPEG_QUALITY, MAX_SIDE, Rgb, decode, shrink_to_jpeg, test_view, train_view,
+    JPEG_QUALITY, MAX_SIDE, Rgb, View, decode, shrink_to_jpeg, test_view, train_view, view_of,
 };
 use features::rng::Rng;
 use safetensors::SafeTensors;
@@ -261,6 +261,33 @@ fn augmentations_stay_inside_and_in_range() {
         out.clear();
         train_view(&image, &ImageTransform::clip(SIZE), &drawn, &mut out).unwrap();
         assert!(out.len() == 3 * SIZE * SIZE && out.iter().all(|v| v.is_finite()));
+    }
+}
+
+#[test]
+fn a_files_view_is_the_view_of_its_picture() {
+    let transform = ImageTransform::clip(SIZE);
+    for name in ["landscape.png", "strip.png"] {
+        let file = shrink_to_jpeg(&picture(name), 100, JPEG_QUALITY).unwrap();
+        let image = decode(&file).unwrap();
+        let (mut whole, mut part) = (Vec::new(), Vec::new());
+        test_view(&image, &transform, &mut whole).unwrap();
+        view_of(&file, &transform, View::Test, &mut part).unwrap();
+        for i in 0..40 {
+            let drawn = Augmentation::draw(&mut Rng::new(3, &[i]));
+            train_view(&image, &transform, &drawn, &mut whole).unwrap();
+            view_of(&file, &transform, View::Train(&drawn), &mut part).unwrap();
+        }
+        assert!(whole == part, "{name}");
+        // Another kind of file goes the general way.
+        let other = std::fs::read(golden().join("image").join(name)).unwrap();
+        whole.clear();
+        part.clear();
+        test_view(&picture(name), &transform, &mut whole).unwrap();
+        view_of(&other, &transform, View::Test, &mut part).unwrap();
+        assert!(whole == part, "{name}");
+        let error = view_of(&file[..file.len() / 3], &transform, View::Test, &mut part);
+        assert!(error.is_err(), "{name}");
     }
 }
 

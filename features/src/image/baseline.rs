@@ -5,7 +5,9 @@
 //! a level off. That is nothing to the eye, but a training step that is to equal PyTorch's must see the same bytes.
 //!
 //! Invariant: `None` for every other kind of file and for all damage; the general decoder then reads it, or says what is
-//! wrong.
+//! wrong. Of a part of a picture, what follows the part's last row is not read.
+
+use std::ops::Range;
 
 use super::jpeg::rgb_of_ycc;
 use super::{Rgb, check_size};
@@ -23,9 +25,9 @@ pub(super) type Block = [[i32; 8]; 8];
 /// Decodes, where it can.
 pub(super) fn decode(bytes: &[u8]) -> Option<Rgb> {
     let scan = Scan::parse(bytes)?;
-    check_size(scan.width, scan.height).ok()?;
+    let whole = Part::around(&scan, 0..scan.width, 0..scan.height);
     let mut pixels = vec![0; scan.width * scan.height * 3];
-    scan.run(&mut pixels)?;
+    scan.run(&whole, &mut pixels)?;
     Some(Rgb {
         width: scan.width,
         height: scan.height,
@@ -33,10 +35,34 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Rgb> {
     })
 }
 
+/// Part of a picture: whole blocks, as far as the picture goes.
+pub(super) struct Part {
+    pub columns: Range<usize>,
+    pub rows: Range<usize>,
+}
+
+impl Part {
+    /// The blocks that hold these columns and rows.
+    pub fn around(scan: &Scan, columns: Range<usize>, rows: Range<usize>) -> Part {
+        let around = |range: Range<usize>, side: usize| {
+            range.start / 8 * 8..range.end.next_multiple_of(8).min(side)
+        };
+        Part {
+            columns: around(columns, scan.width),
+            rows: around(rows, scan.height),
+        }
+    }
+
+    /// Bytes of its pixels.
+    pub fn len(&self) -> usize {
+        self.columns.len() * self.rows.len() * 3
+    }
+}
+
 /// What the header says.
-struct Scan<'a> {
-    width: usize,
-    height: usize,
+pub(super) struct Scan<'a> {
+    pub width: usize,
+    pub height: usize,
     components: Vec<Component>,
     /// From the first entropy-coded byte on.
     data: &'a [u8],
@@ -53,7 +79,8 @@ struct Component {
 type Frame = (usize, usize, Vec<(u8, u8)>);
 
 impl<'a> Scan<'a> {
-    fn parse(bytes: &'a [u8]) -> Option<Self> {
+    /// Of a picture that is not too large.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
         let mut steps: [Option<[i32; 64]>; 4] = [None; 4];
         // DC tables, then AC tables.
@@ -109,6 +136,7 @@ impl<'a> Scan<'a> {
                 }
                 0xDA => {
                     let (width, height, parts) = frame?;
+                    check_size(width, height).ok()?;
                     let (&count, choices) = segment.split_first()?;
                     let (choices, band) = choices.split_at_checked(2 * parts.len())?;
                     if usize::from(count) != parts.len() || band != [0, 63, 0] {
@@ -139,29 +167,37 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn run(&self, pixels: &mut [u8]) -> Option<()> {
+    /// Fills the pixels of a part.
+    pub fn run(&self, part: &Part, pixels: &mut [u8]) -> Option<()> {
         #[cfg(target_arch = "x86_64")]
         {
             #[target_feature(enable = "avx2,bmi2")]
-            fn avx2(scan: &Scan, pixels: &mut [u8]) -> Option<()> {
-                scan.blocks(pixels)
+            fn avx2(scan: &Scan, part: &Part, pixels: &mut [u8]) -> Option<()> {
+                scan.blocks(part, pixels)
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
                 // SAFETY: the processor has AVX2 and BMI2.
-                return unsafe { avx2(self, pixels) };
+                return unsafe { avx2(self, part, pixels) };
             }
         }
-        self.blocks(pixels)
+        self.blocks(part, pixels)
     }
 
     /// Inlined, as is all that it calls, so that it is compiled for the instructions that its caller may use.
     #[inline(always)]
-    fn blocks(&self, pixels: &mut [u8]) -> Option<()> {
+    fn blocks(&self, part: &Part, pixels: &mut [u8]) -> Option<()> {
         let mut bits = Bits::new(self.data);
         let mut previous = [0; 3];
         let mut planes = [[[0; 8]; 8]; 3];
-        for top in (0..self.height).step_by(8) {
+        let width = part.columns.len();
+        for top in (0..part.rows.end).step_by(8) {
             for left in (0..self.width).step_by(8) {
+                if !part.rows.contains(&top) || !part.columns.contains(&left) {
+                    for (component, previous) in self.components.iter().zip(&mut previous) {
+                        component.skip(&mut bits, previous)?;
+                    }
+                    continue;
+                }
                 let parts = self.components.iter().zip(&mut planes).zip(&mut previous);
                 for ((component, plane), previous) in parts {
                     component.block(&mut bits, previous, plane)?;
@@ -171,10 +207,11 @@ impl<'a> Scan<'a> {
                 } else {
                     to_rgb(&mut planes);
                 }
-                let columns = (self.width - left).min(8);
+                let columns = (part.columns.end - left).min(8);
                 #[expect(clippy::needless_range_loop, reason = "a row of three planes at once")]
-                for row in 0..(self.height - top).min(8) {
-                    let start = ((top + row) * self.width + left) * 3;
+                for row in 0..(part.rows.end - top).min(8) {
+                    let start =
+                        ((top - part.rows.start + row) * width + left - part.columns.start) * 3;
                     let to = pixels[start..start + 3 * columns].as_chunks_mut::<3>().0;
                     for (i, to) in to.iter_mut().enumerate() {
                         *to = std::array::from_fn(|channel| planes[channel][row][i] as u8);
@@ -182,7 +219,11 @@ impl<'a> Scan<'a> {
                 }
             }
         }
-        bits.at_end().then_some(())
+        let sound = match part.rows.end == self.height {
+            true => bits.at_end(),
+            false => bits.count >= 0,
+        };
+        sound.then_some(())
     }
 }
 
@@ -199,6 +240,42 @@ fn to_rgb(planes: &mut [Block; 3]) {
 }
 
 impl Component {
+    /// Steps over the next block.
+    #[inline(always)]
+    fn skip(&self, bits: &mut Bits, previous: &mut i32) -> Option<()> {
+        bits.refill();
+        let size = self.dc.symbol(bits)?;
+        *previous = previous.wrapping_add(bits.number(size)?);
+        let mut at = 1;
+        while at < 64 {
+            bits.refill();
+            let Whole { length, zeros, .. } = self.ac.whole[bits.peek(LOOKUP) as usize];
+            if length > 0 {
+                bits.skip(length.into());
+                at += usize::from(zeros) + 1;
+                if at > 64 {
+                    return None;
+                }
+                continue;
+            }
+            let symbol = self.ac.symbol(bits)?;
+            let (zeros, size) = (usize::from(symbol >> 4), symbol & 15);
+            if size == 0 {
+                if zeros != 15 {
+                    return Some(());
+                }
+                at += 16;
+                continue;
+            }
+            bits.number(size)?;
+            at += zeros + 1;
+            if at > 64 {
+                return None;
+            }
+        }
+        Some(())
+    }
+
     /// The next block's samples, 0..=255.
     #[inline(always)]
     fn block(&self, bits: &mut Bits, previous: &mut i32, out: &mut Block) -> Option<()> {
@@ -523,6 +600,42 @@ mod tests {
             let off: Vec<u8> = pairs.map(|(a, b)| a.abs_diff(*b)).collect();
             assert!(off.iter().all(|off| *off <= 3), "{:?}", off.iter().max());
         }
+    }
+
+    #[test]
+    fn a_part_is_the_part_of_the_whole() {
+        let (width, height) = (61, 50);
+        let file = jpeg::encode(&waves(width, height), width, height, 95).unwrap();
+        let whole = decode(&file).unwrap();
+        let scan = Scan::parse(&file).unwrap();
+        for (columns, rows) in [
+            (0..61, 0..50),
+            (9..30, 17..18),
+            (59..61, 0..50),
+            (0..8, 48..50),
+        ] {
+            let part = Part::around(&scan, columns.clone(), rows.clone());
+            assert!(part.columns.start <= columns.start && columns.end <= part.columns.end);
+            assert!(part.rows.start <= rows.start && rows.end <= part.rows.end);
+            let mut pixels = vec![0; part.len()];
+            scan.run(&part, &mut pixels).unwrap();
+            for (y, row) in part
+                .rows
+                .clone()
+                .zip(pixels.chunks_exact(part.columns.len() * 3))
+            {
+                let start = (y * width + part.columns.start) * 3;
+                assert_eq!(row, &whole.pixels[start..start + row.len()]);
+            }
+        }
+        // Cut off in the part it is damaged, behind it nothing is read.
+        let middle = Part::around(&scan, 0..61, 0..24);
+        let run = |length: usize| {
+            let scan = Scan::parse(&file[..length]).unwrap();
+            scan.run(&middle, &mut vec![0; middle.len()])
+        };
+        assert!(run(file.len() - 100).is_some());
+        assert!(run(file.len() - scan.data.len() * 3 / 4).is_none());
     }
 
     #[test]

@@ -77,8 +77,16 @@ impl Axis {
         self.windows.len()
     }
 
+    /// The same of a picture that begins so many pixels later.
+    pub fn moved(mut self, by: usize) -> Axis {
+        for (first, _) in &mut self.windows {
+            *first -= by;
+        }
+        self
+    }
+
     /// The source pixels that any pixel of the result looks at.
-    fn reach(&self) -> Range<usize> {
+    pub fn reach(&self) -> Range<usize> {
         let first = self.windows.first().map_or(0, |(first, _)| *first);
         let last = self
             .windows
@@ -97,6 +105,8 @@ impl Axis {
 /// Buffers that are kept from picture to picture.
 #[derive(Default)]
 pub(super) struct Resampler {
+    /// Decoded pixels of a part of a picture, which nothing here touches.
+    pub part: Vec<u8>,
     /// A row's pixels, widened.
     wide: Vec<[i32; 4]>,
     /// Columns resized, rows not yet.
@@ -112,7 +122,7 @@ const KEPT: usize = 8 << 20;
 impl Resampler {
     /// Resizes packed RGB of `width` pixels a row to `columns.len() x rows.len()` pixels.
     pub fn run(&mut self, pixels: &[u8], width: usize, columns: &Axis, rows: &Axis) -> &[u8] {
-        for buffer in [&mut self.narrowed, &mut self.pixels] {
+        for buffer in [&mut self.part, &mut self.narrowed, &mut self.pixels] {
             if buffer.capacity() > KEPT {
                 *buffer = Vec::new();
             }
