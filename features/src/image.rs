@@ -8,6 +8,7 @@
 //! of one line; it never panics and looks at the header's size before it allocates pixels.
 
 mod baseline;
+mod block;
 mod compress;
 mod jpeg;
 mod resample;

@@ -9,18 +9,9 @@
 
 use std::ops::Range;
 
+use super::block::{Block, PLAIN, ZIGZAG, transposed};
 use super::jpeg::rgb_of_ycc;
 use super::{Rgb, check_size};
-
-/// Where the coefficients of a block stand, in the order of the file.
-pub(super) const ZIGZAG: [u8; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
-    13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
-    52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
-];
-
-/// 8 x 8 values, row by row.
-pub(super) type Block = [[i32; 8]; 8];
 
 /// Decodes, where it can.
 pub(super) fn decode(bytes: &[u8]) -> Option<Rgb> {
@@ -173,19 +164,19 @@ impl<'a> Scan<'a> {
         {
             #[target_feature(enable = "avx2,bmi2")]
             fn avx2(scan: &Scan, part: &Part, pixels: &mut [u8]) -> Option<()> {
-                scan.blocks(part, pixels)
+                scan.blocks::<{ super::block::AVX2 }>(part, pixels)
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
                 // SAFETY: the processor has AVX2 and BMI2.
                 return unsafe { avx2(self, part, pixels) };
             }
         }
-        self.blocks(part, pixels)
+        self.blocks::<PLAIN>(part, pixels)
     }
 
     /// Inlined, as is all that it calls, so that it is compiled for the instructions that its caller may use.
     #[inline(always)]
-    fn blocks(&self, part: &Part, pixels: &mut [u8]) -> Option<()> {
+    fn blocks<const LEVEL: u8>(&self, part: &Part, pixels: &mut [u8]) -> Option<()> {
         let mut bits = Bits::new(self.data);
         let mut previous = [0; 3];
         let mut planes = [[[0; 8]; 8]; 3];
@@ -200,7 +191,7 @@ impl<'a> Scan<'a> {
                 }
                 let parts = self.components.iter().zip(&mut planes).zip(&mut previous);
                 for ((component, plane), previous) in parts {
-                    component.block(&mut bits, previous, plane)?;
+                    component.block::<LEVEL>(&mut bits, previous, plane)?;
                 }
                 if self.components.len() == 1 {
                     planes = [planes[0]; 3];
@@ -278,7 +269,12 @@ impl Component {
 
     /// The next block's samples, 0..=255.
     #[inline(always)]
-    fn block(&self, bits: &mut Bits, previous: &mut i32, out: &mut Block) -> Option<()> {
+    fn block<const LEVEL: u8>(
+        &self,
+        bits: &mut Bits,
+        previous: &mut i32,
+        out: &mut Block,
+    ) -> Option<()> {
         let mut coefficients = [0; 64];
         bits.refill();
         let size = self.dc.symbol(bits)?;
@@ -319,7 +315,7 @@ impl Component {
             let level = ((coefficients[0].wrapping_add(4) >> 3) + 128).clamp(0, 255);
             *out = [[level; 8]; 8];
         } else {
-            *out = inverse(coefficients);
+            *out = inverse::<LEVEL>(coefficients);
         }
         Some(())
     }
@@ -328,28 +324,17 @@ impl Component {
 /// The inverse cosine transform of Loeffler, Ligtenberg and Moschytz (1989) in libjpeg's fixed point: 13 bits for the
 /// constants, 2 more than whole numbers between columns and rows.
 #[inline(always)]
-fn inverse(coefficients: [i32; 64]) -> Block {
+fn inverse<const LEVEL: u8>(coefficients: [i32; 64]) -> Block {
     let mut block: Block = [[0; 8]; 8];
     for (row, values) in block.iter_mut().zip(coefficients.as_chunks::<8>().0) {
         *row = *values;
     }
-    let columns = transposed(&one_way::<11>(&block));
-    let mut rows = transposed(&one_way::<18>(&columns));
+    let columns = transposed::<LEVEL>(&one_way::<11>(&block));
+    let mut rows = transposed::<LEVEL>(&one_way::<18>(&columns));
     for value in rows.as_flattened_mut() {
         *value = value.wrapping_add(128).clamp(0, 255);
     }
     rows
-}
-
-#[inline(always)]
-pub(super) fn transposed(block: &Block) -> Block {
-    let mut out: Block = [[0; 8]; 8];
-    for (i, row) in out.iter_mut().enumerate() {
-        for (j, value) in row.iter_mut().enumerate() {
-            *value = block[j][i];
-        }
-    }
-    out
 }
 
 /// Eight one-dimensional transforms side by side, rounded after `SHIFT` bits.

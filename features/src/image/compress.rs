@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::baseline::{Block, ZIGZAG, transposed};
+use super::block::{self, Block, PLAIN, ZIGZAG, in_order, transposed};
 
 /// Compresses packed RGB; `None` where the general encoder's header is not as known. Sides are 1 to 65535.
 pub(super) fn encode(pixels: &[u8], width: usize, height: usize, quality: u8) -> Option<Vec<u8>> {
@@ -173,23 +173,35 @@ fn run(tables: &Tables, pixels: &[u8], width: usize, out: &mut Vec<u8>) {
     {
         #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
         fn avx2(tables: &Tables, pixels: &[u8], width: usize, out: &mut Vec<u8>) {
-            blocks(tables, pixels, width, out);
+            blocks::<{ block::AVX2 }>(tables, pixels, width, out);
+        }
+        #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,avx512f,avx512bw,avx512vl")]
+        fn avx512(tables: &Tables, pixels: &[u8], width: usize, out: &mut Vec<u8>) {
+            blocks::<{ block::AVX512 }>(tables, pixels, width, out);
         }
         if is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
             && is_x86_feature_detected!("lzcnt")
         {
+            let wide = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl");
             // SAFETY: the processor has them.
-            return unsafe { avx2(tables, pixels, width, out) };
+            return unsafe {
+                match wide {
+                    true => avx512(tables, pixels, width, out),
+                    false => avx2(tables, pixels, width, out),
+                }
+            };
         }
     }
-    blocks(tables, pixels, width, out);
+    blocks::<PLAIN>(tables, pixels, width, out);
 }
 
 /// Inlined, as is all that it calls, so that it is compiled for the instructions that its caller may use.
 #[inline(always)]
-fn blocks(tables: &Tables, pixels: &[u8], width: usize, out: &mut Vec<u8>) {
+fn blocks<const LEVEL: u8>(tables: &Tables, pixels: &[u8], width: usize, out: &mut Vec<u8>) {
     let mut bits = Bits {
         out,
         window: 0,
@@ -214,7 +226,7 @@ fn blocks(tables: &Tables, pixels: &[u8], width: usize, out: &mut Vec<u8>) {
             }
             let parts = tables.components.iter().zip(&planes).zip(&mut previous);
             for ((component, plane), previous) in parts {
-                component.block(forward(plane), previous, &mut bits);
+                component.block::<LEVEL>(forward::<LEVEL>(plane), previous, &mut bits);
             }
         }
     }
@@ -249,8 +261,8 @@ fn ycc_of_rgb([r, g, b]: [i32; 3]) -> [i32; 3] {
 
 /// The cosine transform, 8 times too large.
 #[inline(always)]
-fn forward(plane: &Block) -> Block {
-    let rows = transposed(&one_way::<true>(&transposed(plane)));
+fn forward<const LEVEL: u8>(plane: &Block) -> Block {
+    let rows = transposed::<LEVEL>(&one_way::<true>(&transposed::<LEVEL>(plane)));
     one_way::<false>(&rows)
 }
 
@@ -293,7 +305,7 @@ fn one_way<const FIRST: bool>(rows: &Block) -> Block {
 
 impl Component {
     #[inline(always)]
-    fn block(&self, mut block: Block, previous: &mut i32, bits: &mut Bits) {
+    fn block<const LEVEL: u8>(&self, mut block: Block, previous: &mut i32, bits: &mut Bits) {
         let divisors = self
             .corrections
             .as_flattened()
@@ -303,20 +315,15 @@ impl Component {
             let size = ((value.abs() + correction) * reciprocal) >> 15;
             *value = if *value < 0 { -size } else { size };
         }
-        let block = block.as_flattened();
+        let (ordered, mut there) = in_order::<LEVEL>(&block);
+        let first = i32::from(ordered[0]);
         // A block takes fewer bytes than this.
         bits.out.reserve(512);
-        let (size, low) = sized(block[0] - *previous);
-        *previous = block[0];
+        let (size, low) = sized(first - *previous);
+        *previous = first;
         let (code, length) = self.dc.0[size as usize];
         bits.put(u32::from(code) << size | low, u32::from(length) + size);
 
-        let mut ordered = [0i32; 64];
-        let mut there = 0u64;
-        for (i, (to, place)) in ordered.iter_mut().zip(ZIGZAG).enumerate() {
-            *to = block[usize::from(place)];
-            there |= u64::from(*to != 0) << i;
-        }
         let mut before = 0;
         there &= !1;
         while there != 0 {
@@ -329,7 +336,7 @@ impl Component {
                 bits.put(code.into(), length.into());
                 zeros -= 16;
             }
-            let (size, low) = sized(ordered[at as usize]);
+            let (size, low) = sized(ordered[at as usize].into());
             let (code, length) = self.ac.0[(zeros << 4 | size) as usize & 255];
             bits.put(u32::from(code) << size | low, u32::from(length) + size);
         }
