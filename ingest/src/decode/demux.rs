@@ -93,8 +93,8 @@ pub struct Tracks {
 /// # Errors
 /// The file cannot be used at all: absent, empty, an LFS pointer, no known container, or too large.
 pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
-    check_file(path)?;
-    let mut input = libav::open(path).map_err(|error| match error {
+    let head = check_file(path)?;
+    let mut input = libav::open(path, &head).map_err(|error| match error {
         Error::Other {
             errno: libc::ENOENT,
         } => Failure::new(failure::NO_FILE),
@@ -150,8 +150,8 @@ pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
     })
 }
 
-/// Tells the common cases apart that libav would all call "invalid data".
-pub fn check_file(path: &Path) -> Result<(), Failure> {
+/// Tells the common cases apart that libav would all call "invalid data"; gives the first bytes.
+pub fn check_file(path: &Path) -> Result<Vec<u8>, Failure> {
     let unreadable = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
             Failure::new(failure::NO_FILE)
@@ -165,12 +165,13 @@ pub fn check_file(path: &Path) -> Result<(), Failure> {
     if metadata.len() == 0 {
         return Err(Failure::new(failure::EMPTY));
     }
-    let mut head = [0u8; LFS_HEAD.len()];
-    let mut file = File::open(path).map_err(unreadable)?;
-    match file.read_exact(&mut head) {
-        Ok(()) if head == *LFS_HEAD => Err(Failure::with(failure::LFS_POINTER, "run git lfs pull")),
-        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(unreadable(error)),
-        _ => Ok(()),
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    let mut beginning = file.take(LFS_HEAD.len() as u64);
+    beginning.read_to_end(&mut head).map_err(unreadable)?;
+    match head == LFS_HEAD {
+        true => Err(Failure::with(failure::LFS_POINTER, "run git lfs pull")),
+        false => Ok(head),
     }
 }
 

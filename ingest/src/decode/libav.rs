@@ -6,7 +6,7 @@
 //! Invariants: a file is opened through the `file:` protocol alone and by a demuxer of [`DEMUXERS`] alone, so no input can
 //! make libav reach the network, follow a playlist or open a second file.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -25,6 +25,12 @@ use super::yuv;
 const DEMUXERS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,asf,ogg,\
                         rm,nut,wav,w64,aiff,au,caf,mp3,aac,ac3,eac3,flac,amr,ape,wv,tta,gif,apng";
 
+const WAV: &CStr = c"wav";
+
+/// Packets of 4 KiB of a wav file in which libav looks for compressed sound (DTS, whose frames are at most this long) in
+/// the place of samples. Its own 2500 cost more than all else that a short file takes.
+const WAV_PROBE_PACKETS: &str = "8";
+
 /// Pictures with more pixels are refused: 8192 x 8192, which is above 8K video.
 pub const MAX_PIXELS: i64 = 1 << 26;
 
@@ -35,8 +41,34 @@ pub fn init() -> Result<(), Error> {
     Ok(())
 }
 
-/// Opens a media file and finds its streams.
-pub fn open(path: &Path) -> Result<Input, Error> {
+/// The demuxer of a file whose first bytes can be of one kind only. All demuxers' own guesses take longer than to open a
+/// short clip.
+fn demuxer(head: &[u8]) -> Option<&'static CStr> {
+    match head {
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            _,
+            _,
+            _,
+            _,
+            b'W',
+            b'A',
+            b'V',
+            b'E',
+            ..,
+        ] => Some(WAV),
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => Some(c"mov"),
+        // Version 1, its flags, and a header of 9 bytes.
+        [b'F', b'L', b'V', 1, _, 0, 0, 0, 9, ..] => Some(c"flv"),
+        _ => None,
+    }
+}
+
+/// Opens a media file that begins with these bytes, and finds its streams.
+pub fn open(path: &Path, head: &[u8]) -> Result<Input, Error> {
     // "file:" also keeps a name such as "concat:a|b" or "-" from being taken for something else.
     let mut url = b"file:".to_vec();
     url.extend_from_slice(path.as_os_str().as_bytes());
@@ -46,12 +78,17 @@ pub fn open(path: &Path) -> Result<Input, Error> {
     let mut options = ffmpeg::Dictionary::new();
     options.set("protocol_whitelist", "file");
     options.set("format_whitelist", DEMUXERS);
+    let kind = demuxer(head);
+    if kind == Some(WAV) {
+        options.set("max_probe_packets", WAV_PROBE_PACKETS);
+    }
     // SAFETY: `options` is handed to libav, which leaves what it did not use in it, and taken back at once. `context` is
     // null or a valid context after avformat_open_input (which frees it on failure); Input owns and closes it.
     unsafe {
         let mut context: *mut ffi::AVFormatContext = ptr::null_mut();
         let mut raw = options.disown();
-        let code = ffi::avformat_open_input(&mut context, url.as_ptr(), ptr::null_mut(), &mut raw);
+        let known = kind.map_or(ptr::null(), |name| ffi::av_find_input_format(name.as_ptr()));
+        let code = ffi::avformat_open_input(&mut context, url.as_ptr(), known, &mut raw);
         drop(ffmpeg::Dictionary::own(raw));
         if code < 0 {
             return Err(Error::from(code));
