@@ -1,12 +1,12 @@
 //! What a GPU machine is to run, as far as it goes without one: the GPU check to its end on the CPU with small encoders,
-//! the bundle's parts, what is said where there is no GPU.
+//! the bundle's parts, what is said where there is no GPU; the number types that a CPU has.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::process::Command;
 
 use serde_json::Value;
-use tests::{CremaD, DONE, USAGE, binary, command, run, temp, workspace};
+use tests::{CremaD, DONE, USAGE, binary, command, json_lines, run, temp, workspace};
 
 #[test]
 fn the_gpu_check_runs_to_its_end_without_a_gpu() {
@@ -64,31 +64,50 @@ fn without_a_gpu_the_way_out_is_said() {
         let said = run(&mut command("train", ["selftest", "--device", device])).expect(USAGE);
         assert!(said.stderr.contains(part), "{}", said.stderr);
     }
-    let data = CremaD::new(24);
-    let folder = temp();
-    let mut training = command(
-        "train",
-        [
-            "run",
-            "crema-d",
-            "--random-weights",
-            "0",
-            "--encoders",
-            "tiny",
-        ],
-    );
-    training
-        .arg("--shards")
-        .arg(data.shards())
-        .arg("--out")
-        .arg(folder.path().join("run"));
-    let said = run(training.args(["--precision", "bf16"])).expect(USAGE);
-    assert!(
-        said.stderr.contains("precision bf16 needs a GPU"),
-        "{}",
-        said.stderr
-    );
     let found = run(&mut command("train", ["doctor", "--json"])).expect(DONE);
     let found: Value = serde_json::from_str(&found.stdout).unwrap();
     assert_eq!(found["gpu"]["built"], false);
+}
+
+/// A processor with AMX trains in bf16 and tf32 too, with losses near those of f32; another one says what is missing.
+#[test]
+fn precisions_on_the_cpu() {
+    let doctor = run(&mut command("train", ["doctor", "--json"])).expect(DONE);
+    let doctor: Value = serde_json::from_str(&doctor.stdout).unwrap();
+    let amx = doctor["vectors"].as_str().unwrap().contains("AMX");
+    let data = CremaD::new(24);
+    let folder = temp();
+    let training = |precision: &str| {
+        let out = folder.path().join(precision);
+        let mut training = command("train", ["run", "crema-d", "--random-weights", "0"]);
+        training.args(["--encoders", "tiny", "--max-steps", "12", "--lr", "1e-3"]);
+        training.arg("--shards").arg(data.shards());
+        training.arg("--out").arg(&out);
+        (run(training.args(["--precision", precision])), out)
+    };
+    if !amx {
+        let said = training("bf16").0.expect(USAGE);
+        let part = "precision bf16 needs a GPU or a processor with AMX";
+        assert!(said.stderr.contains(part), "{}", said.stderr);
+        return;
+    }
+    let losses = |precision: &str| -> Vec<f64> {
+        let (said, out) = training(precision);
+        said.expect(DONE);
+        let lines = json_lines(&out.join("metrics.jsonl"));
+        lines
+            .iter()
+            .filter_map(|line| line["task_loss"].as_f64())
+            .collect()
+    };
+    let exact = losses("f32");
+    assert!(exact.len() >= 12);
+    for (precision, limit) in [("tf32", 2e-4), ("bf16", 2e-2)] {
+        let found = losses(precision);
+        assert_ne!(found, exact, "{precision} is f32");
+        for (found, exact) in found.iter().zip(&exact) {
+            let off = (found - exact).abs() / exact;
+            assert!(off < limit, "{precision}: {found} for {exact}");
+        }
+    }
 }

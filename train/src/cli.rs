@@ -272,7 +272,9 @@ fn walls() -> Option<Vec<String>> {
 fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     #[cfg(target_arch = "x86_64")]
-    let vectors = if std::arch::is_x86_feature_detected!("avx512f") {
+    let vectors = if train::kernels::tiles::available() {
+        "AVX-512 and AMX"
+    } else if std::arch::is_x86_feature_detected!("avx512f") {
         "AVX-512"
     } else if std::arch::is_x86_feature_detected!("avx2") {
         "AVX2"

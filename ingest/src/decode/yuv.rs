@@ -316,7 +316,8 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn vectors_equal_the_plain_loop() {
         if is_x86_feature_detected!("avx2") {
-            let sum = |p: usize, i: usize| (p as i32 * 16 + i as i32 * 9 - 20 << 22) + i as i32 - 5;
+            let sum =
+                |p: usize, i: usize| ((p as i32 * 16 + i as i32 * 9 - 20) << 22) + i as i32 - 5;
             let planes = std::array::from_fn(|p| std::array::from_fn(|i| sum(p, 2 * i)));
             assert_eq!(interleaved::<true>(&planes), interleaved::<false>(&planes));
         }

@@ -343,15 +343,18 @@ mod tests {
             step: 1,
             module: 2,
         };
+        let mut worst = 0.0f64;
         for dropout in [None, Some(&dropout)] {
             let (out, saved) = forward(&qkv, d, heads, &rows, dropout);
             let grad = backward(&qkv, d, heads, &rows, dropout, &out, &saved, &c);
             let (out32, saved) = forward(&qkv32, d, heads, &rows, dropout);
             let grad32 = backward(&qkv32, d, heads, &rows, dropout, &out32, &saved, &c32);
             for (want, got) in out.iter().zip(&out32).chain(grad.iter().zip(&grad32)) {
-                assert!((want - f64::from(*got)).abs() < 3e-6, "{want} {got}");
+                worst = worst.max((want - f64::from(*got)).abs());
+                assert!((want - f64::from(*got)).abs() < 1e-6, "{want} {got}");
             }
         }
+        println!("largest error {worst:.1e}");
     }
 
     #[test]

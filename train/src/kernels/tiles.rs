@@ -619,11 +619,13 @@ mod tests {
             [200, 31, 1100],
             [5, 300, 2100],
         ];
+        let mut worst = [0.0f64; 4];
         for turned in [(false, false), (false, true), (true, false), (true, true)] {
             for shape in shapes {
-                for (pieces, limit) in [(3, f32::EPSILON), (2, 2e-5), (1, 4e-3)] {
+                for (pieces, limit) in [(3, 2.0 * f32::EPSILON), (2, 1.2e-5), (1, 5e-3)] {
                     for threads in [Threads::One, Threads::All] {
                         let error = error(shape, turned, pieces, threads);
+                        worst[pieces] = worst[pieces].max(error);
                         assert!(
                             error < f64::from(limit),
                             "{shape:?}, {turned:?}, {pieces} pieces: {error}"
@@ -632,6 +634,10 @@ mod tests {
                 }
             }
         }
+        println!(
+            "largest error by pieces: {:.1e} {:.1e} {:.1e}",
+            worst[1], worst[2], worst[3]
+        );
         // One piece is bf16 indeed.
         assert!(error([64, 64, 64], (false, false), 1, Threads::One) > 1e-4);
     }
