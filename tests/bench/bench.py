@@ -43,7 +43,10 @@ def program(script, *arguments):
 
 def ingest(kind):
     """Against Python, and against the least that decoding all can cost."""
-    peers = {"torchcodec, 2 processes": "torchcodec", "PyAV, 2 processes": "pyav", FLOOR: "floor"}
+    peers = {
+        "torchcodec, 2 processes": "torchcodec", "torchcodec and Pillow, 2 processes": "torchcodec444",
+        "PyAV, 2 processes": "pyav", FLOOR: "floor",
+    }
     return program("ours_ingest.py", kind), {title: peer("peer_ingest.py", how, kind) for title, how in peers.items()}
 
 

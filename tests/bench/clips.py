@@ -19,10 +19,10 @@ FPS = 30
 
 # width, height, seconds, rows of a unit of work, where real clips come from: file and start in seconds
 KINDS = {
-    "ave": (640, 360, 10, 16, [("R6llTwEh07w", 0), ("SOX5yA1l24A", 0), ("WUzgd7C1pWA", 0), ("KlsG1EnBEjc_000361", 0)]),
+    "ave": (640, 360, 10, 48, [("R6llTwEh07w", 0), ("SOX5yA1l24A", 0), ("WUzgd7C1pWA", 0), ("KlsG1EnBEjc_000361", 0)]),
     # Only one real clip has 720 lines; four stretches of it.
-    "kinetics": (1280, 720, 10, 8, [("KlsG1EnBEjc_000361", 0)] * 4),
-    "crema-d": (480, 360, 3, 96, [("R6llTwEh07w", 1), ("R6llTwEh07w", 5), ("SOX5yA1l24A", 2), ("WUzgd7C1pWA", 4)]),
+    "kinetics": (1280, 720, 10, 24, [("KlsG1EnBEjc_000361", 0)] * 4),
+    "crema-d": (480, 360, 3, 240, [("R6llTwEh07w", 1), ("R6llTwEh07w", 5), ("SOX5yA1l24A", 2), ("WUzgd7C1pWA", 4)]),
 }
 DISTINCT = 4
 

@@ -1,7 +1,8 @@
-"""Clips to Parquet with mel and ten JPEG frames, as `ingest run` makes them: `peer_ingest.py torchcodec|pyav|floor KIND`.
+"""Clips to Parquet with mel and ten JPEG frames, as `ingest run` makes them: `peer_ingest.py torchcodec|torchcodec444|pyav|floor KIND`.
 
 Two processes, each with one thread, kept from unit to unit; shorter side 256, quality 95, colours at full resolution.
-`torchcodec`: torchcodec, torchvision, numpy mel, pyarrow. `pyav`: PyAV, Pillow, the same. Both are told the number of
+`torchcodec`: torchcodec, torchvision, numpy mel, pyarrow; its JPEGs have colours at half resolution, which torchvision cannot
+change. `torchcodec444`: the same, JPEGs by Pillow with full colours. `pyav`: PyAV, Pillow, the same. Both are told the number of
 frames by the container and stop after the last one wanted. `floor`: `ffmpeg` decodes all frames and does nothing else,
 two clips at a time. Items: clips.
 """
@@ -31,7 +32,7 @@ def sized(width, height):
     return SIDE * width // short, SIDE * height // short
 
 
-def torchcodec_clip(row):
+def torchcodec_clip(row, encode=None):
     import torch
     from torchcodec.decoders import AudioDecoder, VideoDecoder
     from torchvision.io import encode_jpeg
@@ -43,9 +44,21 @@ def torchcodec_clip(row):
     frames = decoder.get_frames_at(clips.frame_numbers(decoder.metadata.num_frames))
     width, height = sized(frames.data.shape[3], frames.data.shape[2])
     small = functional.resize(frames.data, [height, width], interpolation=functional.InterpolationMode.BICUBIC)
-    jpegs = [encode_jpeg(frame, QUALITY).numpy().tobytes() for frame in small]
+    encode = encode or (lambda frame: encode_jpeg(frame, QUALITY).numpy().tobytes())
+    jpegs = [encode(frame) for frame in small]
     samples = AudioDecoder(heard, sample_rate=RATE, num_channels=1).get_all_samples().data[0].numpy()
     return name, by_numpy(samples[: 10 * RATE + 4080]), jpegs, frames.pts_seconds.tolist()
+
+
+def torchcodec444_clip(row):
+    from PIL import Image
+
+    def encode(frame):
+        out = io.BytesIO()
+        Image.fromarray(frame.permute(1, 2, 0).numpy()).save(out, "JPEG", quality=QUALITY, subsampling=0)
+        return out.getvalue()
+
+    return torchcodec_clip(row, encode)
 
 
 def pyav_clip(row):
@@ -105,7 +118,7 @@ def main():
         with ThreadPoolExecutor(PROCESSES) as threads:
             serve(lambda: list(threads.map(floor, [video for _, video, _ in rows])), len(rows))
         return
-    work = {"torchcodec": torchcodec_clip, "pyav": pyav_clip}[how]
+    work = {"torchcodec": torchcodec_clip, "torchcodec444": torchcodec444_clip, "pyav": pyav_clip}[how]
     # torchcodec's wheel wants CUDA's libraries even for the CPU; the processes find them here.
     os.environ["LD_LIBRARY_PATH"] = str(Path(np.__file__).parents[1] / "nvidia" / "cu13" / "lib")
     with tempfile.TemporaryDirectory() as folder, get_context("spawn").Pool(PROCESSES) as pool:

@@ -5,7 +5,7 @@
 //! backwards. libswscale's numbers: 14 bits across, 12 bits down, 9 more bits than a byte has before the colour matrix,
 //! 13 bits in that.
 //!
-//! `unsafe` is the call of what is compiled for AVX2, after asking for it, and what brings the colours together, whose shuffles compilers do not find.
+//! `unsafe` is the call of what is compiled for AVX2, after asking for it, and that of the inner loop, whose shuffles compilers do not find.
 
 /// The cubic with a = -0.6 at distances of 7, 3, 1 and 5 quarters, in 14 bits; what rounding leaves goes to the next.
 const ACROSS: [i32; 4] = [-461, 3943, 14284, -1382];
@@ -193,82 +193,123 @@ fn colour<const VECTORS: bool>(
     matrix: &Matrix,
     rgb: &mut [u8],
 ) {
-    for (number, rgb) in rgb.chunks_mut(3 * CHUNK).enumerate() {
-        let at = number * CHUNK;
-        let (y, u, v) = (
-            part(luma, at),
-            chroma(u, at, weights),
-            chroma(v, at, weights),
-        );
-        let mut planes = [[0; CHUNK]; 3];
-        let [red, green, blue] = &mut planes;
-        for i in 0..CHUNK {
-            let y = ((i32::from(y[i]) << 9) - matrix.black) * matrix.y + (1 << 21);
-            // What leaves 32 bits comes round, as it does there.
-            let (u, v) = (u[i], v[i]);
-            let by_u = u.wrapping_mul(matrix.u_to_g);
-            red[i] = y.wrapping_add(v.wrapping_mul(matrix.v_to_r));
-            green[i] = y
-                .wrapping_add(v.wrapping_mul(matrix.v_to_g))
-                .wrapping_add(by_u);
-            blue[i] = y.wrapping_add(u.wrapping_mul(matrix.u_to_b));
-        }
-        match rgb.as_chunks_mut::<{ 3 * CHUNK }>() {
-            ([rgb], _) => *rgb = interleaved::<VECTORS>(&planes),
-            (_, rest) => {
-                let all = interleaved::<VECTORS>(&planes);
-                rest.copy_from_slice(&all[..rest.len()]);
-            }
-        }
+    let (whole, rest) = luma.as_chunks();
+    let (u, v) = (u.map(|row| row.as_chunks()), v.map(|row| row.as_chunks()));
+    let (to, to_rest) = rgb.as_chunks_mut();
+    for (i, (to, y)) in to.iter_mut().zip(whole).enumerate() {
+        let (u, v) = (u.map(|(row, _)| row[i]), v.map(|(row, _)| row[i]));
+        *to = pixels::<VECTORS>(y, &u, &v, weights, matrix);
+    }
+    if !rest.is_empty() {
+        let (u, v) = (u.map(|(_, end)| padded(end)), v.map(|(_, end)| padded(end)));
+        let pixels = pixels::<VECTORS>(&padded(rest), &u, &v, weights, matrix);
+        to_rest.copy_from_slice(&pixels[..to_rest.len()]);
     }
 }
 
-/// So many values of a row, zeros behind its end.
+/// Pixels of luma and of four rows of chroma.
 #[inline(always)]
-fn part<T: Copy + Default>(row: &[T], at: usize) -> [T; CHUNK] {
-    let row = &row[at..];
-    if let Some(whole) = row.first_chunk() {
-        return *whole;
-    }
-    let mut out = [T::default(); CHUNK];
-    out[..row.len()].copy_from_slice(row);
-    out
-}
-
-/// Chroma between four rows, 9 bits more than a byte, less its middle.
-#[inline(always)]
-fn chroma(rows: [&[i16]; 4], at: usize, weights: [i32; 4]) -> [i32; CHUNK] {
-    let mut sums = [(1 << 9) - (128 << 19); CHUNK];
-    for (row, weight) in rows.iter().zip(weights) {
-        for (sum, value) in sums.iter_mut().zip(part(row, at)) {
-            *sum += i32::from(value) * weight;
-        }
-    }
-    for sum in &mut sums {
-        *sum >>= 10;
-    }
-    sums
-}
-
-/// The whole parts of red, green and blue, each within a byte, pixel by pixel.
-#[inline(always)]
-fn interleaved<const VECTORS: bool>(sums: &[[i32; CHUNK]; 3]) -> [u8; 3 * CHUNK] {
+fn pixels<const VECTORS: bool>(
+    y: &[u8; CHUNK],
+    u: &[[i16; CHUNK]; 4],
+    v: &[[i16; CHUNK]; 4],
+    weights: [i32; 4],
+    matrix: &Matrix,
+) -> [u8; 3 * CHUNK] {
     #[cfg(target_arch = "x86_64")]
     if VECTORS {
         // SAFETY: the caller says that the processor has AVX2.
-        return unsafe { interleaved_avx2(sums) };
+        return unsafe { pixels_avx2(y, u, v, weights, matrix) };
     }
     let mut out = [0; 3 * CHUNK];
-    for (i, byte) in out.iter_mut().enumerate() {
-        *byte = (sums[i % 3][i / 3] >> 22).clamp(0, 255) as u8;
+    for (i, rgb) in out.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+        // Chroma between four rows, 9 bits more than a byte, less its middle.
+        let chroma = |rows: &[[i16; CHUNK]; 4]| {
+            let products = rows
+                .iter()
+                .zip(weights)
+                .map(|(row, w)| i32::from(row[i]) * w);
+            (products.sum::<i32>() + MIDDLE) >> 10
+        };
+        let (u, v) = (chroma(u), chroma(v));
+        // What leaves 32 bits comes round, as it does there.
+        let y = ((i32::from(y[i]) << 9) - matrix.black) * matrix.y + (1 << 21);
+        let of = |by_u: i32, by_v: i32| {
+            y.wrapping_add(v.wrapping_mul(by_v))
+                .wrapping_add(u.wrapping_mul(by_u))
+        };
+        let sums = [
+            of(0, matrix.v_to_r),
+            of(matrix.u_to_g, matrix.v_to_g),
+            of(matrix.u_to_b, 0),
+        ];
+        *rgb = sums.map(|sum| (sum >> 22).clamp(0, 255) as u8);
     }
     out
 }
 
+/// What rounds a sum of chroma, and takes its middle away.
+const MIDDLE: i32 = (1 << 9) - (128 << 19);
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn interleaved_avx2(sums: &[[i32; CHUNK]; 3]) -> [u8; 3 * CHUNK] {
+fn pixels_avx2(
+    y: &[u8; CHUNK],
+    u: &[[i16; CHUNK]; 4],
+    v: &[[i16; CHUNK]; 4],
+    [a, b, c, d]: [i32; 4],
+    matrix: &Matrix,
+) -> [u8; 3 * CHUNK] {
     use std::arch::x86_64::*;
+    // Two halves throughout: pixels 0 to 3 and 8 to 11, and the others, as interleaving leaves and packing wants them.
+    let both = |first, second| {
+        [
+            _mm256_unpacklo_epi16(first, second),
+            _mm256_unpackhi_epi16(first, second),
+        ]
+    };
+    // Weights have 12 bits and a sign.
+    let pair = |first: i32, second: i32| _mm256_set1_epi32(second << 16 | first & 0xFFFF);
+    let (upper, lower) = (pair(a, b), pair(c, d));
+    let chroma = |rows: &[[i16; CHUNK]; 4]| {
+        // SAFETY: loads of 32 bytes, which a row has.
+        let rows = rows
+            .each_ref()
+            .map(|row| unsafe { _mm256_loadu_si256(row.as_ptr().cast()) });
+        let (first, second) = (both(rows[0], rows[1]), both(rows[2], rows[3]));
+        [0, 1].map(|half| {
+            let sum = _mm256_add_epi32(
+                _mm256_madd_epi16(first[half], upper),
+                _mm256_madd_epi16(second[half], lower),
+            );
+            _mm256_srai_epi32::<10>(_mm256_add_epi32(sum, _mm256_set1_epi32(MIDDLE)))
+        })
+    };
+    let (u, v) = (chroma(u), chroma(v));
+    let times = |value, by: i32| _mm256_mullo_epi32(value, _mm256_set1_epi32(by));
+    // SAFETY: a load of 16 bytes.
+    let y = _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(y.as_ptr().cast()) });
+    let y = both(y, _mm256_setzero_si256()).map(|y| {
+        let above = _mm256_sub_epi32(_mm256_slli_epi32::<9>(y), _mm256_set1_epi32(matrix.black));
+        _mm256_add_epi32(times(above, matrix.y), _mm256_set1_epi32(1 << 21))
+    });
+    let bytes = |sums: [__m256i; 2]| {
+        let [low, high] = sums.map(|sum| _mm256_srai_epi32::<22>(sum));
+        let words = _mm256_packs_epi32(low, high);
+        _mm_packus_epi16(
+            _mm256_castsi256_si128(words),
+            _mm256_extracti128_si256::<1>(words),
+        )
+    };
+    let add = |a, b| _mm256_add_epi32(a, b);
+    let planes = [
+        bytes([0, 1].map(|i| add(y[i], times(v[i], matrix.v_to_r)))),
+        bytes([0, 1].map(|i| {
+            let by_v = add(y[i], times(v[i], matrix.v_to_g));
+            add(by_v, times(u[i], matrix.u_to_g))
+        })),
+        bytes([0, 1].map(|i| add(y[i], times(u[i], matrix.u_to_b)))),
+    ];
     /// For each 16 bytes of the result and each plane, the byte of the plane that comes there; none is 0x80.
     const PLACES: [[[u8; 16]; 3]; 3] = {
         let mut places = [[[0x80; 16]; 3]; 3];
@@ -279,21 +320,6 @@ fn interleaved_avx2(sums: &[[i32; CHUNK]; 3]) -> [u8; 3 * CHUNK] {
         }
         places
     };
-    let plane = |sums: &[i32; CHUNK]| {
-        // SAFETY: two loads of 32 bytes from 64.
-        let (low, high) = unsafe {
-            let at = sums.as_ptr().cast::<__m256i>();
-            (_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1)))
-        };
-        let whole = |sums| _mm256_srai_epi32::<22>(sums);
-        let words = _mm256_packs_epi32(whole(low), whole(high));
-        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
-        _mm_packus_epi16(
-            _mm256_castsi256_si128(words),
-            _mm256_extracti128_si256::<1>(words),
-        )
-    };
-    let planes = [plane(&sums[0]), plane(&sums[1]), plane(&sums[2])];
     let mut out = [0; 3 * CHUNK];
     for (to, places) in out.as_chunks_mut::<16>().0.iter_mut().zip(&PLACES) {
         let placed = |i: usize| {
@@ -308,6 +334,14 @@ fn interleaved_avx2(sums: &[[i32; CHUNK]; 3]) -> [u8; 3 * CHUNK] {
     out
 }
 
+/// A row's last values, and zeros.
+#[inline(always)]
+fn padded<T: Copy + Default>(end: &[T]) -> [T; CHUNK] {
+    let mut out = [T::default(); CHUNK];
+    out[..end.len()].copy_from_slice(end);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,11 +349,32 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn vectors_equal_the_plain_loop() {
-        if is_x86_feature_detected!("avx2") {
-            let sum =
-                |p: usize, i: usize| ((p as i32 * 16 + i as i32 * 9 - 20) << 22) + i as i32 - 5;
-            let planes = std::array::from_fn(|p| std::array::from_fn(|i| sum(p, 2 * i)));
-            assert_eq!(interleaved::<true>(&planes), interleaved::<false>(&planes));
+        if !is_x86_feature_detected!("avx2") {
+            eprintln!("skipped: no AVX2");
+            return;
+        }
+        let mut state = 1u32;
+        let mut random = move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 16
+        };
+        for table in [
+            [104_597, 132_201, 25_675, 53_279],
+            [117_489, 138_438, 13_975, 34_925],
+        ] {
+            for full_range in [false, true] {
+                let matrix = Matrix::new(table, full_range);
+                for weights in [DOWN, DOWN_AT_START] {
+                    let y = std::array::from_fn(|_| random() as u8);
+                    let mut rows = || [(); 4].map(|()| [(); CHUNK].map(|()| random() as i16 >> 1));
+                    let (mut u, v) = (rows(), rows());
+                    u[0][..4].copy_from_slice(&[i16::MAX, i16::MIN, 0, 128 << 7]);
+                    assert_eq!(
+                        pixels::<true>(&y, &u, &v, weights, &matrix),
+                        pixels::<false>(&y, &u, &v, weights, &matrix)
+                    );
+                }
+            }
         }
     }
 }

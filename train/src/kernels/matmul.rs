@@ -3,7 +3,6 @@
 use super::Real;
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
-use candle_core::DType;
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::marker::PhantomData;
@@ -126,7 +125,7 @@ pub fn multiply<T: Real>(
 impl<'a, T: Real> Mat<'a, T> {
     /// The matrix as one of `f32`, where it is.
     fn single(self) -> Option<Mat<'a, f32>> {
-        (T::DTYPE == DType::F32).then(|| Mat {
+        (T::DTYPE == candle_core::DType::F32).then(|| Mat {
             // SAFETY: the type is `f32`, as was just compared.
             data: unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast(), self.data.len()) },
             rows: self.rows,
@@ -180,7 +179,7 @@ impl<'a, T> MatMut<'a, T> {
     where
         T: Real,
     {
-        assert_eq!(T::DTYPE, DType::F32);
+        assert_eq!(T::DTYPE, candle_core::DType::F32);
         MatMut {
             data: self.data.cast(),
             rows: self.rows,
