@@ -7,10 +7,12 @@
 //! Invariant: `None` for every other kind of file and for all damage; the general decoder then reads it, or says what is
 //! wrong. Of a part of a picture, what follows the part's last row is not read.
 
+use std::cell::RefCell;
 use std::ops::Range;
+use std::rc::Rc;
 
-use super::block::{Block, PLAIN, ZIGZAG, transposed};
-use super::jpeg::rgb_of_ycc;
+use super::block::PLAIN;
+use super::inverse::{self, Coefficients, PLACES};
 use super::{Rgb, check_size};
 
 /// Decodes, where it can.
@@ -60,10 +62,10 @@ pub(super) struct Scan<'a> {
 }
 
 struct Component {
-    /// Steps of the coefficients, row by row.
-    steps: [i32; 64],
-    dc: Huffman,
-    ac: Huffman,
+    /// Steps of the coefficients, where [`Coefficients`] has these.
+    steps: [i16; 64],
+    dc: Rc<Huffman>,
+    ac: Rc<Huffman>,
 }
 
 /// Width, height, and each component's identifier and quantisation table.
@@ -73,9 +75,9 @@ impl<'a> Scan<'a> {
     /// Of a picture that is not too large.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
-        let mut steps: [Option<[i32; 64]>; 4] = [None; 4];
+        let mut steps: [Option<[i16; 64]>; 4] = [None; 4];
         // DC tables, then AC tables.
-        let mut tables: [[Option<Huffman>; 4]; 2] = Default::default();
+        let mut tables: [[Option<Rc<Huffman>>; 4]; 2] = Default::default();
         let mut frame: Option<Frame> = None;
         let mut jfif = false;
         loop {
@@ -92,8 +94,8 @@ impl<'a> Scan<'a> {
                     while let Some((&id, values)) = segment.split_first() {
                         let (values, more) = values.split_first_chunk::<64>()?;
                         let mut table = [0; 64];
-                        for (place, value) in ZIGZAG.iter().zip(values) {
-                            table[usize::from(*place)] = i32::from(*value);
+                        for (place, value) in PLACES.iter().zip(values) {
+                            table[usize::from(*place)] = i16::from(*value);
                         }
                         *steps.get_mut(usize::from(id))? = Some(table);
                         segment = more;
@@ -101,7 +103,7 @@ impl<'a> Scan<'a> {
                 }
                 0xC4 => {
                     while let Some((&class, table)) = segment.split_first() {
-                        let (table, more) = Huffman::parse(table)?;
+                        let (table, more) = Huffman::known(table)?;
                         let tables = tables.get_mut(usize::from(class >> 4))?;
                         *tables.get_mut(usize::from(class & 15))? = Some(table);
                         segment = more;
@@ -179,7 +181,6 @@ impl<'a> Scan<'a> {
     fn blocks<const LEVEL: u8>(&self, part: &Part, pixels: &mut [u8]) -> Option<()> {
         let mut bits = Bits::new(self.data);
         let mut previous = [0; 3];
-        let mut planes = [[[0; 8]; 8]; 3];
         let width = part.columns.len();
         for top in (0..part.rows.end).step_by(8) {
             for left in (0..self.width).step_by(8) {
@@ -189,24 +190,18 @@ impl<'a> Scan<'a> {
                     }
                     continue;
                 }
-                let parts = self.components.iter().zip(&mut planes).zip(&mut previous);
-                for ((component, plane), previous) in parts {
-                    component.block::<LEVEL>(&mut bits, previous, plane)?;
+                // Of gray, the colours' coefficients stay 0.
+                let mut blocks = [[0; 64]; 3];
+                let parts = self.components.iter().zip(&mut blocks).zip(&mut previous);
+                for ((component, block), previous) in parts {
+                    component.block(&mut bits, previous, block)?;
                 }
-                if self.components.len() == 1 {
-                    planes = [planes[0]; 3];
-                } else {
-                    to_rgb(&mut planes);
-                }
-                let columns = (part.columns.end - left).min(8);
-                #[expect(clippy::needless_range_loop, reason = "a row of three planes at once")]
-                for row in 0..(part.rows.end - top).min(8) {
-                    let start =
-                        ((top - part.rows.start + row) * width + left - part.columns.start) * 3;
-                    let to = pixels[start..start + 3 * columns].as_chunks_mut::<3>().0;
-                    for (i, to) in to.iter_mut().enumerate() {
-                        *to = std::array::from_fn(|channel| planes[channel][row][i] as u8);
-                    }
+                let made = inverse::pixels::<LEVEL>(&blocks);
+                let columns = 3 * (part.columns.end - left).min(8);
+                let rows = (part.rows.end - top).min(8);
+                for (row, made) in made.iter().enumerate().take(rows) {
+                    let at = (top - part.rows.start + row) * width + left - part.columns.start;
+                    pixels[3 * at..3 * at + columns].copy_from_slice(&made[..columns]);
                 }
             }
         }
@@ -215,18 +210,6 @@ impl<'a> Scan<'a> {
             false => bits.count >= 0,
         };
         sound.then_some(())
-    }
-}
-
-#[inline(always)]
-fn to_rgb(planes: &mut [Block; 3]) {
-    for row in 0..8 {
-        for i in 0..8 {
-            let ycc = std::array::from_fn(|channel| planes[channel][row][i]);
-            for (plane, value) in planes.iter_mut().zip(rgb_of_ycc(ycc)) {
-                plane[row][i] = value;
-            }
-        }
     }
 }
 
@@ -240,13 +223,14 @@ impl Component {
         let mut at = 1;
         while at < 64 {
             bits.refill();
-            let Whole { length, zeros, .. } = self.ac.whole[bits.peek(LOOKUP) as usize];
-            if length > 0 {
-                bits.skip(length.into());
-                at += usize::from(zeros) + 1;
-                if at > 64 {
-                    return None;
+            let run = self.ac.runs[bits.peek(RUN) as usize];
+            // What follows the last coefficient is the next block's.
+            if run.length > 0 && at + usize::from(run.coefficients) < 64 {
+                bits.skip(run.length.into());
+                if run.ends {
+                    return Some(());
                 }
+                at += usize::from(run.coefficients);
                 continue;
             }
             let symbol = self.ac.symbol(bits)?;
@@ -267,19 +251,18 @@ impl Component {
         Some(())
     }
 
-    /// The next block's samples, 0..=255.
+    /// The next block's coefficients, those that are not 0.
     #[inline(always)]
-    fn block<const LEVEL: u8>(
+    fn block(
         &self,
         bits: &mut Bits,
         previous: &mut i32,
-        out: &mut Block,
+        coefficients: &mut Coefficients,
     ) -> Option<()> {
-        let mut coefficients = [0; 64];
         bits.refill();
         let size = self.dc.symbol(bits)?;
         *previous = previous.wrapping_add(bits.number(size)?);
-        coefficients[0] = previous.wrapping_mul(self.steps[0]);
+        coefficients[0] = (*previous as i16).wrapping_mul(self.steps[0]);
         let mut at = 1;
         while at < 64 {
             bits.refill();
@@ -291,8 +274,8 @@ impl Component {
             if length > 0 {
                 bits.skip(length.into());
                 at += usize::from(zeros);
-                let place = usize::from(*ZIGZAG.get(at)?);
-                coefficients[place] = i32::from(value).wrapping_mul(self.steps[place]);
+                let place = usize::from(*PLACES.get(at)?);
+                coefficients[place] = value.wrapping_mul(self.steps[place]);
                 at += 1;
                 continue;
             }
@@ -306,79 +289,13 @@ impl Component {
                 continue;
             }
             at += zeros;
-            let place = usize::from(*ZIGZAG.get(at)?);
-            coefficients[place] = bits.number(size)?.wrapping_mul(self.steps[place]);
+            let place = usize::from(*PLACES.get(at)?);
+            // At most 15 bits and a sign.
+            coefficients[place] = (bits.number(size)? as i16).wrapping_mul(self.steps[place]);
             at += 1;
-        }
-        if at == 1 {
-            // The transform of a constant.
-            let level = ((coefficients[0].wrapping_add(4) >> 3) + 128).clamp(0, 255);
-            *out = [[level; 8]; 8];
-        } else {
-            *out = inverse::<LEVEL>(coefficients);
         }
         Some(())
     }
-}
-
-/// The inverse cosine transform of Loeffler, Ligtenberg and Moschytz (1989) in libjpeg's fixed point: 13 bits for the
-/// constants, 2 more than whole numbers between columns and rows.
-#[inline(always)]
-fn inverse<const LEVEL: u8>(coefficients: [i32; 64]) -> Block {
-    let mut block: Block = [[0; 8]; 8];
-    for (row, values) in block.iter_mut().zip(coefficients.as_chunks::<8>().0) {
-        *row = *values;
-    }
-    let columns = transposed::<LEVEL>(&one_way::<11>(&block));
-    let mut rows = transposed::<LEVEL>(&one_way::<18>(&columns));
-    for value in rows.as_flattened_mut() {
-        *value = value.wrapping_add(128).clamp(0, 255);
-    }
-    rows
-}
-
-/// Eight one-dimensional transforms side by side, rounded after `SHIFT` bits.
-#[inline(always)]
-fn one_way<const SHIFT: u32>(rows: &Block) -> Block {
-    const fn fixed(x: f64) -> i32 {
-        (x * 8192.0 + 0.5) as i32
-    }
-    let mut out: Block = [[0; 8]; 8];
-    for lane in 0..8 {
-        let [x0, x1, x2, x3, x4, x5, x6, x7]: [i32; 8] = std::array::from_fn(|i| rows[i][lane]);
-        let times = |x: i32, constant: f64| x.wrapping_mul(fixed(constant));
-        let sum = i32::wrapping_add;
-        let minus = i32::wrapping_sub;
-
-        let z = times(sum(x2, x6), 0.541_196_1);
-        let low = minus(z, times(x6, 1.847_759_065));
-        let high = sum(z, times(x2, 0.765_366_865));
-        let (plus, less) = (sum(x0, x4) << 13, minus(x0, x4) << 13);
-        let even = [
-            sum(plus, high),
-            sum(less, low),
-            minus(less, low),
-            minus(plus, high),
-        ];
-
-        let z = times(sum(sum(x7, x3), sum(x5, x1)), 1.175_875_602);
-        let z1 = times(sum(x7, x1), 0.899_976_223);
-        let z2 = times(sum(x5, x3), 2.562_915_447);
-        let z3 = minus(z, times(sum(x7, x3), 1.961_570_56));
-        let z4 = minus(z, times(sum(x5, x1), 0.390_180_644));
-        let odd = [
-            sum(minus(times(x1, 1.501_321_11), z1), z4),
-            sum(minus(times(x3, 3.072_711_026), z2), z3),
-            sum(minus(times(x5, 2.053_119_869), z2), z4),
-            sum(minus(times(x7, 0.298_631_336), z1), z3),
-        ];
-        for i in 0..4 {
-            let half = 1 << (SHIFT - 1);
-            out[i][lane] = sum(sum(even[i], odd[i]), half) >> SHIFT;
-            out[7 - i][lane] = sum(minus(even[i], odd[i]), half) >> SHIFT;
-        }
-    }
-    out
 }
 
 /// Codes of up to this many bits are looked up, longer ones searched.
@@ -392,12 +309,32 @@ struct Whole {
     length: u8,
 }
 
-#[derive(Clone)]
+/// So many bits are looked up where coefficients are stepped over.
+const RUN: u32 = 12;
+
+/// All whole codes, with their numbers, that so many bits hold, up to a block's end; none where `length` is 0.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    length: u8,
+    coefficients: u8,
+    ends: bool,
+}
+
+/// Tables that are kept for the next picture: those that our own pictures have, and a few more.
+const KEPT: usize = 16;
+
+thread_local! {
+    /// The tables of the last pictures, by how they stand in the file.
+    static KNOWN: RefCell<Vec<(Vec<u8>, Rc<Huffman>)>> = RefCell::default();
+}
+
 struct Huffman {
     /// For the next [`LOOKUP`] bits, length and symbol of the code they begin with; length 0 where it is longer.
     short: Vec<(u8, u8)>,
     /// For the same bits, the code of a coefficient and its number, where both fit and it is not 0.
     whole: Vec<Whole>,
+    /// For the next [`RUN`] bits, as AC codes.
+    runs: Vec<Run>,
     /// Per length, the first code beyond those of this length, in the upper bits of 16.
     limits: [u32; 17],
     /// Per length, the number of a code's symbol less the code.
@@ -407,13 +344,30 @@ struct Huffman {
 
 impl Huffman {
     /// The table at the start of a segment, and what follows it.
-    fn parse(bytes: &[u8]) -> Option<(Self, &[u8])> {
-        let (counts, rest) = bytes.split_first_chunk::<16>()?;
+    fn known(bytes: &[u8]) -> Option<(Rc<Self>, &[u8])> {
+        let counts = bytes.first_chunk::<16>()?;
         let total: usize = counts.iter().map(|count| usize::from(*count)).sum();
-        let (symbols, rest) = rest.split_at_checked(total)?;
+        let (own, rest) = bytes.split_at_checked(16 + total)?;
+        let table = KNOWN.with_borrow_mut(|known| {
+            if let Some((_, table)) = known.iter().find(|(bytes, _)| bytes == own) {
+                return Some(table.clone());
+            }
+            let table = Rc::new(Huffman::parse(counts, &own[16..])?);
+            if known.len() == KEPT {
+                known.clear();
+            }
+            known.push((own.to_vec(), table.clone()));
+            Some(table)
+        })?;
+        Some((table, rest))
+    }
+
+    /// Of the numbers of codes of each length, and their symbols.
+    fn parse(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
         let mut table = Huffman {
             short: vec![(0, 0); 1 << LOOKUP],
             whole: vec![Whole::default(); 1 << LOOKUP],
+            runs: vec![Run::default(); 1 << RUN],
             limits: [0; 17],
             offsets: [0; 17],
             symbols: symbols.to_vec(),
@@ -451,7 +405,21 @@ impl Huffman {
                 };
             }
         }
-        Some((table, rest))
+        for (next, run) in table.runs.iter_mut().enumerate() {
+            while !run.ends {
+                let rest = (next << run.length) & ((1 << RUN) - 1);
+                let (length, symbol) = table.short[rest >> (RUN - LOOKUP)];
+                let (zeros, size) = (symbol >> 4, symbol & 15);
+                if length == 0 || u32::from(run.length + length + size) > RUN {
+                    break;
+                }
+                run.length += length + size;
+                // Without a number, 0 is the end and 15 are 16 zeros.
+                run.ends = size == 0 && zeros != 15;
+                run.coefficients += if run.ends { 0 } else { zeros + 1 };
+            }
+        }
+        Some(table)
     }
 
     /// The next symbol. Takes at most 16 bits.
