@@ -62,8 +62,8 @@ pub(super) struct Scan<'a> {
 }
 
 struct Component {
-    /// Steps of the coefficients, where [`Coefficients`] has these.
-    steps: [i16; 64],
+    /// Steps of the coefficients.
+    steps: Coefficients,
     dc: Rc<Huffman>,
     ac: Rc<Huffman>,
 }
@@ -75,7 +75,7 @@ impl<'a> Scan<'a> {
     /// Of a picture that is not too large.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut rest = bytes.strip_prefix(&[0xFF, 0xD8])?;
-        let mut steps: [Option<[i16; 64]>; 4] = [None; 4];
+        let mut steps: [Option<Coefficients>; 4] = [None; 4];
         // DC tables, then AC tables.
         let mut tables: [[Option<Rc<Huffman>>; 4]; 2] = Default::default();
         let mut frame: Option<Frame> = None;
@@ -589,6 +589,29 @@ mod tests {
         };
         assert!(run(file.len() - 100).is_some());
         assert!(run(file.len() - scan.data.len() * 3 / 4).is_none());
+    }
+
+    /// Their last coefficient is not 0, so no code says that they end.
+    #[test]
+    fn full_blocks_are_stepped_over() {
+        let (width, height) = (64, 32);
+        let mut rng = crate::rng::Rng::new(1, &[]);
+        let noise: Vec<u8> = (0..width * height * 3)
+            .map(|_| rng.below(256) as u8)
+            .collect();
+        // From long codes to some that share a look with what follows them.
+        for quality in [70, 80, 90, 95, 100] {
+            let file = jpeg::encode(&noise, width, height, quality).unwrap();
+            let whole = decode(&file).unwrap();
+            let scan = Scan::parse(&file).unwrap();
+            let part = Part::around(&scan, 56..64, 24..32);
+            let mut pixels = vec![0; part.len()];
+            scan.run(&part, &mut pixels).unwrap();
+            for (row, made) in pixels.chunks_exact(8 * 3).enumerate() {
+                let end = (24 + row + 1) * width * 3;
+                assert_eq!(made, &whole.pixels[end - 8 * 3..end], "{quality}");
+            }
+        }
     }
 
     #[test]

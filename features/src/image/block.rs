@@ -1,4 +1,5 @@
-//! Blocks of 8 x 8 values: what reading and writing JPEGs share, in the widest vectors of the machine.
+//! Blocks of 8 x 8 values: what reading and writing JPEGs share (levels, order, constants), and what writing does with them
+//! in the widest vectors of the machine.
 //!
 //! A compiler does not find the shuffles of a transpose, nor that an order is a permutation of vectors, so these two are
 //! written out; tests hold them against the plain loops. The constant `LEVEL` says what the caller was compiled for:
@@ -16,6 +17,11 @@ pub(super) const ZIGZAG: [u8; 64] = [
     13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
     52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
+
+/// A constant of the cosine transforms in libjpeg's fixed point: 13 bits.
+pub(super) const fn fixed(x: f64) -> i32 {
+    (x * 8192.0 + 0.5) as i32
+}
 
 /// No vectors.
 pub(super) const PLAIN: u8 = 0;

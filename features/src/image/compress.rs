@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::block::{self, Block, PLAIN, ZIGZAG, in_order, transposed};
+use super::block::{self, Block, PLAIN, ZIGZAG, fixed, in_order, transposed};
 
 /// Compresses packed RGB; `None` where the general encoder's header is not as known. Sides are 1 to 65535.
 pub(super) fn encode(pixels: &[u8], width: usize, height: usize, quality: u8) -> Option<Vec<u8>> {
@@ -269,9 +269,6 @@ fn forward<const LEVEL: u8>(plane: &Block) -> Block {
 /// Eight one-dimensional transforms side by side: 2 bits more come out of the first ones, and go again in the second.
 #[inline(always)]
 fn one_way<const FIRST: bool>(rows: &Block) -> Block {
-    const fn fixed(x: f64) -> i32 {
-        (x * 8192.0 + 0.5) as i32
-    }
     let shift = if FIRST { 11 } else { 15 };
     let mut out: Block = [[0; 8]; 8];
     for lane in 0..8 {

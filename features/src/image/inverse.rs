@@ -10,10 +10,10 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use super::block::{PLAIN, ZIGZAG};
+use super::block::{PLAIN, ZIGZAG, fixed};
 use super::jpeg::rgb_of_ycc;
 
-/// The 64 coefficients of a block, times their steps: row r, column c at 16 (r mod 4) + 2 c + r div 4, so that rows r and
+/// The 64 coefficients of a block, times their steps, or the steps: row r, column c at 16 (r mod 4) + 2 c + r div 4, so that rows r and
 /// r + 4 are pairs.
 pub(super) type Coefficients = [i16; 64];
 
@@ -32,9 +32,6 @@ pub(super) const PLACES: [u8; 64] = {
     places
 };
 
-const fn fixed(x: f64) -> i32 {
-    (x * 8192.0 + 0.5) as i32
-}
 const C: i32 = fixed(1.175_875_602);
 const C1: i32 = fixed(0.899_976_223);
 const C2: i32 = fixed(2.562_915_447);
@@ -235,7 +232,7 @@ mod avx2 {
         let rows = block.as_chunks::<16>().0;
         // SAFETY: a chunk has the 32 bytes.
         let load = |i: usize| unsafe { _mm256_loadu_si256(rows[i].as_ptr().cast()) };
-        let rows = one_way::<11>([load(0), load(1), load(2), load(3)]);
+        let rows = one_way::<{ SHIFTS[0] }>([load(0), load(1), load(2), load(3)]);
         // Row r and row r + 4, side by side.
         let joined = |r: usize| {
             _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(rows[r], rows[r + 4]))
@@ -250,7 +247,7 @@ mod avx2 {
             _mm256_unpacklo_epi32(more_ab, more_cd),
             _mm256_unpackhi_epi32(more_ab, more_cd),
         ];
-        let columns = one_way::<18>([
+        let columns = one_way::<{ SHIFTS[1] }>([
             _mm256_unpacklo_epi16(columns[0], columns[2]),
             _mm256_unpackhi_epi16(columns[0], columns[2]),
             _mm256_unpacklo_epi16(columns[1], columns[3]),
