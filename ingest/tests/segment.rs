@@ -269,12 +269,12 @@ struct Watch(i32);
 impl Watch {
     fn new(folder: &Path) -> Watch {
         let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).unwrap();
+        // Equal events side by side are joined by the kernel; a file that is closed in between makes them differ.
+        let events = libc::IN_OPEN | libc::IN_CLOSE;
         // SAFETY: plain calls with a string that ends in a zero byte.
         let watch = unsafe {
             let watch = libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC);
-            assert!(
-                watch >= 0 && libc::inotify_add_watch(watch, path.as_ptr(), libc::IN_OPEN) >= 0
-            );
+            assert!(watch >= 0 && libc::inotify_add_watch(watch, path.as_ptr(), events) >= 0);
             watch
         };
         Watch(watch)
@@ -292,14 +292,15 @@ impl Watch {
             let mut events = &buffer[..read as usize];
             // An event: four numbers of 32 bits, the last one the length of the name behind them.
             while let Some((head, rest)) = events.split_at_checked(16) {
-                let length = u32::from_ne_bytes(head[12..].try_into().unwrap()) as usize;
+                let number = |at: usize| u32::from_ne_bytes(head[at..at + 4].try_into().unwrap());
+                let (kind, length) = (number(4), number(12) as usize);
                 let name: Vec<u8> = rest[..length]
                     .iter()
                     .copied()
                     .take_while(|&b| b != 0)
                     .collect();
                 // The folder itself is opened too, by who lists it.
-                if !name.is_empty() {
+                if !name.is_empty() && kind & libc::IN_OPEN != 0 {
                     *counts.entry(String::from_utf8(name).unwrap()).or_default() += 1;
                 }
                 events = &rest[length..];
