@@ -10,6 +10,7 @@
 mod baseline;
 mod block;
 mod compress;
+mod forward;
 mod inverse;
 mod jpeg;
 mod resample;

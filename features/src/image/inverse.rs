@@ -10,7 +10,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use super::block::{PLAIN, ZIGZAG, fixed};
+use super::block::{EVEN, ODD, PLAIN, ZIGZAG};
 use super::jpeg::rgb_of_ycc;
 
 /// The 64 coefficients of a block, times their steps, or the steps: row r, column c at 16 (r mod 4) + 2 c + r div 4, so that rows r and
@@ -31,26 +31,6 @@ pub(super) const PLACES: [u8; 64] = {
     }
     places
 };
-
-const C: i32 = fixed(1.175_875_602);
-const C1: i32 = fixed(0.899_976_223);
-const C2: i32 = fixed(2.562_915_447);
-const C3: i32 = C - fixed(1.961_570_56);
-const C4: i32 = C - fixed(0.390_180_644);
-const E: i32 = fixed(0.541_196_1);
-
-/// What makes of values 1, 5 and 3, 7 the odd part of results 0 to 3.
-const ODD: [[(i32, i32); 2]; 4] = [
-    [(fixed(1.501_321_11) - C1 + C4, C4), (C, C - C1)],
-    [(C, C - C2), (fixed(3.072_711_026) - C2 + C3, C3)],
-    [(C4, fixed(2.053_119_869) - C2 + C4), (C - C2, C)],
-    [(C - C1, C), (C3, fixed(0.298_631_336) - C1 + C3)],
-];
-/// What makes of values 0, 4 and 2, 6 the even part of results 0 and 1; of 3 and 2 with the second sum taken away.
-const EVEN: [[(i32, i32); 2]; 2] = [
-    [(1 << 13, 1 << 13), (E + fixed(0.765_366_865), E)],
-    [(1 << 13, -(1 << 13)), (E, E - fixed(1.847_759_065))],
-];
 
 /// Bits that a sum loses after the first direction, and after the second.
 const SHIFTS: [i32; 2] = [11, 18];
@@ -94,15 +74,15 @@ fn samples(block: &Coefficients) -> [[i32; 8]; 8] {
 
 /// One transform of eight values of 16 bits; no sum leaves 32.
 fn one_way(x: [i32; 8], shift: i32) -> [i32; 8] {
-    let sum = |(a, b): (i32, i32), first: usize| a * x[first] + b * x[first + 4];
-    let even = EVEN.map(|[a, b]| [sum(a, 0), sum(b, 2)]);
+    let [sum, difference] = [(x[0] + x[4]) << 13, (x[0] - x[4]) << 13];
+    let [outer, inner] = EVEN.map(|[a, b]| a * x[2] + b * x[6]);
     let even = [
-        even[0][0] + even[0][1],
-        even[1][0] + even[1][1],
-        even[1][0] - even[1][1],
-        even[0][0] - even[0][1],
+        sum + outer,
+        difference + inner,
+        difference - inner,
+        sum - outer,
     ];
-    let odd = ODD.map(|[a, b]| sum(a, 1) + sum(b, 3));
+    let odd = ODD.map(|[a, b, c, d]| a * x[1] + b * x[3] + c * x[5] + d * x[7]);
     std::array::from_fn(|i| {
         let value = match i {
             0..4 => even[i] + odd[i],
@@ -267,18 +247,19 @@ mod avx2 {
     #[target_feature(enable = "avx2")]
     #[inline]
     fn one_way<const SHIFT: i32>(pairs: [__m256i; 4]) -> [__m256i; 8] {
-        let times = |i: usize, constants: (i32, i32)| _mm256_madd_epi16(pairs[i], pair(constants));
+        let times = |i: usize, a: i32, b: i32| _mm256_madd_epi16(pairs[i], pair((a, b)));
         let half = _mm256_set1_epi32(1 << (SHIFT - 1));
         let mut even = [half; 4];
-        for i in 0..2 {
-            let first = _mm256_add_epi32(times(0, EVEN[i][0]), half);
-            let second = times(2, EVEN[i][1]);
+        for (i, [a, b]) in EVEN.into_iter().enumerate() {
+            // The sum of values 0 and 4, then their difference.
+            let first = _mm256_add_epi32(times(0, 1 << 13, [1 << 13, -(1 << 13)][i]), half);
+            let second = times(2, a, b);
             even[i] = _mm256_add_epi32(first, second);
             even[3 - i] = _mm256_sub_epi32(first, second);
         }
         let mut out = [half; 8];
-        for i in 0..4 {
-            let odd = _mm256_add_epi32(times(1, ODD[i][0]), times(3, ODD[i][1]));
+        for (i, [a, b, c, d]) in ODD.into_iter().enumerate() {
+            let odd = _mm256_add_epi32(times(1, a, c), times(3, b, d));
             out[i] = _mm256_srai_epi32::<SHIFT>(_mm256_add_epi32(even[i], odd));
             out[7 - i] = _mm256_srai_epi32::<SHIFT>(_mm256_sub_epi32(even[i], odd));
         }
