@@ -15,6 +15,8 @@ pub(super) fn encode(pixels: &[u8], width: usize, height: usize, quality: u8) ->
     let mut out = tables.header.clone();
     let size = [height as u16, width as u16].map(u16::to_be_bytes);
     out[tables.size_at..tables.size_at + 4].copy_from_slice(size.as_flattened());
+    let interval = (width.div_ceil(8) as u16).to_be_bytes();
+    out[tables.interval_at..tables.interval_at + 2].copy_from_slice(&interval);
     let mut out = Output {
         written: out.len(),
         bytes: out,
@@ -23,22 +25,34 @@ pub(super) fn encode(pixels: &[u8], width: usize, height: usize, quality: u8) ->
         .components
         .each_ref()
         .map(|component| &component.divisors);
-    let (mut bits, mut previous, mut row) = (Bits::default(), [0; 3], Row::new(width));
-    for top in (0..height).step_by(8) {
+    let mut row = Row::new(width);
+    for (number, top) in (0..height).step_by(8).enumerate() {
+        if number > 0 {
+            out.marker(RESTART + (number - 1) as u8 % 8);
+        }
         // The last row goes on beyond the picture.
         let start = |i: usize| 3 * width * (top + i).min(height - 1);
         let lines = std::array::from_fn(|i| &pixels[start(i)..][..3 * width]);
         row.fill(lines, divisors);
-        bits = encode_blocks(&tables, row.blocks(), &mut previous, bits, &mut out);
+        encode_row(&tables, row.blocks(), &mut out);
     }
-    Some(bits.end(out))
+    out.marker(END);
+    out.bytes.truncate(out.written);
+    Some(out.bytes)
 }
+
+/// Restart markers count from this one on to the seventh after it, and from it again.
+const RESTART: u8 = 0xD0;
+/// The marker at the end of a picture.
+const END: u8 = 0xD9;
 
 /// A compressed picture's header, and what it says.
 struct Tables {
     header: Vec<u8>,
     /// Where height and width stand in it.
     size_at: usize,
+    /// Where the number of blocks between restart markers does.
+    interval_at: usize,
     components: [Component; 3],
 }
 
@@ -82,6 +96,7 @@ impl Tables {
         // DC, then AC.
         let mut codes: [[Option<Codes>; 2]; 2] = Default::default();
         let mut frame: Option<(usize, [u8; 3])> = None;
+        let mut interval = None;
         let mut at = 2;
         loop {
             let &[0xFF, marker, high, low] = file.get(at..)?.first_chunk()? else {
@@ -105,6 +120,7 @@ impl Tables {
                     };
                     frame = Some((at + 5, [y, cb, cr]));
                 }
+                0xDD => interval = Some(at + 4),
                 0xE0 => {}
                 0xDA => {
                     let [3, _, y, _, cb, _, cr, 0, 63, 0] = *segment else {
@@ -130,6 +146,7 @@ impl Tables {
                     return Some(Tables {
                         header: file,
                         size_at,
+                        interval_at: interval?,
                         components,
                     });
                 }
@@ -162,54 +179,37 @@ impl Codes {
     }
 }
 
-/// The codes of blocks, from the numbers of their components' last blocks on.
-fn encode_blocks(
-    tables: &Tables,
-    blocks: &[[Quantised; 3]],
-    previous: &mut [i32; 3],
-    bits: Bits,
-    out: &mut Output,
-) -> Bits {
+/// The codes of a row of blocks, filled up with ones to whole bytes.
+fn encode_row(tables: &Tables, blocks: &[[Quantised; 3]], out: &mut Output) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "bmi1,bmi2,lzcnt")]
-        fn bmi(
-            tables: &Tables,
-            blocks: &[[Quantised; 3]],
-            previous: &mut [i32; 3],
-            bits: Bits,
-            out: &mut Output,
-        ) -> Bits {
-            tables.encode(blocks, previous, bits, out)
+        fn bmi(tables: &Tables, blocks: &[[Quantised; 3]], out: &mut Output) {
+            tables.encode_row(blocks, out);
         }
         if is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
             && is_x86_feature_detected!("lzcnt")
         {
             // SAFETY: the processor has them.
-            return unsafe { bmi(tables, blocks, previous, bits, out) };
+            return unsafe { bmi(tables, blocks, out) };
         }
     }
-    tables.encode(blocks, previous, bits, out)
+    tables.encode_row(blocks, out);
 }
 
 impl Tables {
     /// Inlined, as is all that it calls, so that it is compiled for the instructions that its caller may use.
     #[inline(always)]
-    fn encode(
-        &self,
-        blocks: &[[Quantised; 3]],
-        previous: &mut [i32; 3],
-        mut bits: Bits,
-        out: &mut Output,
-    ) -> Bits {
+    fn encode_row(&self, blocks: &[[Quantised; 3]], out: &mut Output) {
+        let (mut bits, mut previous) = (Bits::default(), [0; 3]);
         for block in blocks {
-            let parts = self.components.iter().zip(block).zip(&mut *previous);
+            let parts = self.components.iter().zip(block).zip(&mut previous);
             for ((component, block), previous) in parts {
                 component.encode(block, previous, &mut bits, out);
             }
         }
-        bits
+        bits.end(out);
     }
 }
 
@@ -273,21 +273,18 @@ impl Bits {
         self.window = bits;
     }
 
-    /// Fills the last byte with ones and ends the picture.
-    fn end(mut self, mut out: Output) -> Vec<u8> {
+    /// Fills the last byte with ones.
+    fn end(mut self, out: &mut Output) {
         out.make_room();
         let ones = Code {
             bits: 0x7F,
             length: 7,
         };
-        self.put(ones, &mut out);
+        self.put(ones, out);
         while self.count >= 8 {
             self.count -= 8;
             out.byte((self.window >> self.count) as u8);
         }
-        out.bytes.truncate(out.written);
-        out.bytes.extend([0xFF, 0xD9]);
-        out.bytes
     }
 }
 
@@ -325,6 +322,12 @@ impl Output {
         word.to_be_bytes()
             .into_iter()
             .for_each(|byte| self.byte(byte));
+    }
+
+    fn marker(&mut self, marker: u8) {
+        self.make_room();
+        self.bytes[self.written..self.written + 2].copy_from_slice(&[0xFF, marker]);
+        self.written += 2;
     }
 
     /// A byte of ones is followed by one of zeros.
