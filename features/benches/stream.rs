@@ -40,16 +40,18 @@ fn main() {
     for (epoch, _) in (0..).zip(std::io::stdin().lock().lines()) {
         let start = Instant::now();
         let (mut samples, mut sum) = (0, 0.0);
-        for batch in Stream::new(&shards, config.clone(), epoch, 0).unwrap() {
+        let mut stream = Stream::new(&shards, config.clone(), epoch, 0).unwrap();
+        while let Some(batch) = stream.next() {
             let batch = batch.unwrap();
             samples += batch.ids.len();
-            for input in batch.inputs.into_iter().flatten() {
+            for input in batch.inputs.iter().flatten() {
                 if let ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } =
                     &input.data
                 {
                     sum += values[values.len() / 2];
                 }
             }
+            stream.reuse(batch.inputs);
         }
         std::hint::black_box(sum);
         println!(

@@ -4,22 +4,22 @@
 //! page per media cell, so that a shuffled epoch reads what it uses and nothing else.
 
 use crate::mel::MEL_BINS;
-use crate::schema::{MelDtype, ShardSpec, content_column, has_column};
+use crate::schema::{ShardSpec, content_column, has_column};
 use crate::{Error, Mel};
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float16Array, Float32Array, RecordBatch,
 };
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Int32Type};
+use bytes::{Buf, Bytes};
 use datasets::{Modality, Split};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
     RowSelector,
 };
-use parquet::basic::Type as PhysicalType;
-use parquet::column::reader::ColumnReaderImpl;
-use parquet::data_type::FloatType;
+use parquet::basic::{Encoding, Type};
+use parquet::column::page::{Page, PageReader};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::PageIndexPolicy;
 use parquet::file::serialized_reader::SerializedPageReader;
@@ -350,8 +350,6 @@ fn fingerprint(spec: &ShardSpec, splits: &BTreeMap<Split, SplitIndex>) -> String
 pub struct RowReader<'a> {
     shards: &'a Shards,
     files: BTreeMap<u32, File>,
-    /// Definition and repetition levels of the last spectrogram.
-    levels: [Vec<i16>; 2],
 }
 
 impl<'a> RowReader<'a> {
@@ -360,7 +358,6 @@ impl<'a> RowReader<'a> {
         RowReader {
             shards,
             files: BTreeMap::new(),
-            levels: Default::default(),
         }
     }
 
@@ -393,11 +390,10 @@ impl<'a> RowReader<'a> {
                 rows.sort_unstable();
                 let shard = &self.shards.shards[number as usize];
                 let file = self.file(number)?;
-                let contents = match (modality, self.shards.spec.mel_dtype) {
-                    (Modality::Audio, MelDtype::F32) => {
-                        mels(shard, file, group, &rows, &mut self.levels)?
-                    }
-                    _ => contents(shard, file, group, modality, &rows)?,
+                let stored = stored(shard, file, group, modality, &rows);
+                let contents = match stored.map_err(|e| parquet_error(&shard.path, e))? {
+                    Some(stored) => stored.into_iter().map(Ok).collect(),
+                    None => contents(shard, self.file(number)?, group, modality, &rows)?,
                 };
                 for (content, (_, slot)) in contents.into_iter().zip(rows) {
                     let id = &index.ids[samples[slot] as usize];
@@ -470,60 +466,113 @@ fn contents(
     Ok(contents)
 }
 
-/// The spectrograms in the given rows of a row group, in f32: as [`contents`], but straight from the pages. Arrow's lists
-/// of lists of a hundred thousand values are made value by value, which takes several times as long as reading these.
-fn mels(
+/// As [`contents`], of spectrograms and pictures, straight from the pages; `None` where these are not as
+/// [`crate::schema::writer_properties`] has them: a page per row, without a dictionary, in one encoding. Arrow makes lists of
+/// lists value by value and copies every picture, which takes several times as long.
+fn stored(
     shard: &Shard,
     file: File,
     group: usize,
+    modality: Modality,
     rows: &[(u32, usize)],
-    [definitions, repetitions]: &mut [Vec<i16>; 2],
-) -> Result<Vec<Result<Content, Error>>, Error> {
-    let path = &shard.path;
-    let name = content_column(Modality::Audio);
-    let damaged = |error: ParquetError| parquet_error(path, error);
+) -> Result<Option<Vec<Content>>, ParquetError> {
     let metadata = shard.metadata.metadata();
     let columns = metadata.file_metadata().schema_descr();
-    let Some(leaf) = (0..columns.num_columns())
-        .find(|leaf| columns.column(*leaf).path().parts()[0] == name)
-        .filter(|leaf| columns.column(*leaf).physical_type() == PhysicalType::FLOAT)
-    else {
-        return Err(parquet_error(path, "the mel column holds no numbers"));
+    let name = content_column(modality);
+    let (kind, stored_as) = match modality {
+        Modality::Audio => (Type::FLOAT, Encoding::BYTE_STREAM_SPLIT),
+        Modality::Video | Modality::Image => (Type::BYTE_ARRAY, Encoding::PLAIN),
+        Modality::Text => return Ok(None),
     };
-    let pages = SerializedPageReader::new(
-        Arc::new(file),
-        metadata.row_group(group).column(leaf),
-        (shard.starts[group + 1] - shard.starts[group]) as usize,
-        metadata
-            .page_index_for_row_group(group)
-            .page_locations(leaf)
-            .cloned(),
-    )
-    .map_err(damaged)?;
-    let mut reader = ColumnReaderImpl::<FloatType>::new(columns.column(leaf), Box::new(pages));
+    // Of a picture that is its bytes; its path follows.
+    let leaf = (0..columns.num_columns())
+        .find(|i| columns.column(*i).path().parts()[0] == name)
+        .filter(|i| columns.column(*i).physical_type() == kind);
+    let count = (shard.starts[group + 1] - shard.starts[group]) as usize;
+    let locations = leaf.and_then(|leaf| {
+        let index = metadata.page_index_for_row_group(group);
+        Some((leaf, index.page_locations(leaf)?.clone()))
+    });
+    let Some((leaf, locations)) = locations.filter(|(_, locations)| locations.len() == count)
+    else {
+        return Ok(None);
+    };
+    let (column, chunk) = (columns.column(leaf), metadata.row_group(group).column(leaf));
+    if locations[0].offset as u64 != chunk.byte_range().0 {
+        return Ok(None);
+    }
+    let levels = [column.max_rep_level(), column.max_def_level()];
+    let mut pages = SerializedPageReader::new(Arc::new(file), chunk, count, Some(locations))?;
     let (mut contents, mut at) = (Vec::with_capacity(rows.len()), 0);
     for (row, _) in rows {
-        let skipped = reader.skip_records((row - at) as usize).map_err(damaged)?;
-        definitions.clear();
-        repetitions.clear();
-        let mut values = Vec::new();
-        let (read, _, levels) = reader
-            .read_records(1, Some(definitions), Some(repetitions), &mut values)
-            .map_err(damaged)?;
-        if skipped != (row - at) as usize || read != 1 {
-            return Err(parquet_error(path, "it ends before its footer says"));
+        for _ in at..*row {
+            pages.skip_next_page()?;
         }
-        at = row + 1;
-        let whole = levels == values.len() && values.len().is_multiple_of(MEL_BINS);
-        contents.push(match whole {
-            true => Ok(Content::Mel(Mel {
-                bins: MEL_BINS,
-                values,
-            })),
-            false => Err(empty(Modality::Audio, path)),
+        at = *row + 1;
+        let Some(Page::DataPage {
+            buf,
+            num_values,
+            encoding,
+            def_level_encoding: Encoding::RLE,
+            rep_level_encoding: Encoding::RLE,
+            ..
+        }) = pages.get_next_page()?
+        else {
+            return Ok(None);
+        };
+        let content = without_levels(buf, levels).filter(|_| encoding == stored_as);
+        let content = content.and_then(|bytes| match modality {
+            Modality::Audio => mel(&bytes, num_values as usize),
+            _ => pictures(&bytes, num_values as usize),
         });
+        let Some(content) = content else {
+            return Ok(None);
+        };
+        contents.push(content);
     }
-    Ok(contents)
+    Ok(Some(contents))
+}
+
+/// What follows a page's levels: each kind that the column has, after its length.
+fn without_levels(mut page: Bytes, levels: [i16; 2]) -> Option<Bytes> {
+    for _ in levels.into_iter().filter(|highest| *highest > 0) {
+        let length = u32::from_le_bytes(*page.first_chunk()?) as usize;
+        if page.len() - 4 < length {
+            return None;
+        }
+        page.advance(4 + length);
+    }
+    Some(page)
+}
+
+/// So many numbers: the first bytes of all, the second ones, and so on. `None` where not all of them are there.
+fn mel(bytes: &[u8], count: usize) -> Option<Content> {
+    if bytes.len() != 4 * count || !count.is_multiple_of(MEL_BINS) {
+        return None;
+    }
+    let (lower, upper) = bytes.split_at(2 * count);
+    let ((a, b), (c, d)) = (lower.split_at(count), upper.split_at(count));
+    let numbers = a.iter().zip(b).zip(c.iter().zip(d));
+    let numbers = numbers.map(|((a, b), (c, d))| f32::from_le_bytes([*a, *b, *c, *d]));
+    Some(Content::Mel(Mel {
+        bins: MEL_BINS,
+        values: numbers.collect(),
+    }))
+}
+
+/// So many pictures, each after its length. `None` where not all of them are there.
+fn pictures(bytes: &Bytes, count: usize) -> Option<Content> {
+    let (mut pictures, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let length = u32::from_le_bytes(*bytes[at..].first_chunk()?) as usize;
+        let end = (at + 4).checked_add(length)?;
+        if end > bytes.len() {
+            return None;
+        }
+        pictures.push(Buffer::from(bytes.slice(at + 4..end)));
+        at = end;
+    }
+    (pictures.len() == count).then_some(Content::Pictures(pictures))
 }
 
 fn empty(modality: Modality, path: &Path) -> Error {

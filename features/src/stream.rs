@@ -135,6 +135,8 @@ struct State {
     next_to_make: usize,
     next_to_give: usize,
     made: BTreeMap<usize, Result<Batch, Error>>,
+    /// Memory of batches that are done with.
+    spare: Vec<Vec<f32>>,
     stop: bool,
 }
 
@@ -203,6 +205,19 @@ impl Stream {
     /// Batches that this stream gives in all.
     pub fn batches(&self) -> usize {
         self.batches
+    }
+
+    /// Takes the inputs of a batch that is done with, for batches to come. Memory that the system gives anew is slow to
+    /// write to; a loop over the stream that drops its batches works as well, only not as fast.
+    pub fn reuse(&self, inputs: [Option<ModalityBatch>; 2]) {
+        let values = inputs.into_iter().flatten().filter_map(|i| match i.data {
+            ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } => Some(values),
+            ModalityData::Tokens { .. } => None,
+        });
+        let spare = &mut self.shared.lock().spare;
+        spare.extend(values);
+        // A consumer may hold several, and return them at once.
+        spare.truncate(2 * self.shared.window);
     }
 
     /// Batches that are decoded or being decoded and not yet given: what the byte budget bounds.
@@ -358,6 +373,20 @@ impl Shared {
         })
     }
 
+    /// Empty, with room for so many values: the smallest that is to spare, or new.
+    fn room(&self, count: usize) -> Vec<f32> {
+        let spare = &mut self.lock().spare;
+        let fits = (0..spare.len()).filter(|i| spare[*i].capacity() >= count);
+        match fits.min_by_key(|i| spare[*i].capacity()) {
+            Some(i) => {
+                let mut room = spare.swap_remove(i);
+                room.clear();
+                room
+            }
+            None => Vec::with_capacity(count),
+        }
+    }
+
     /// One modality's contents side by side; so many values in all.
     fn transform<'a>(
         &self,
@@ -365,7 +394,7 @@ impl Shared {
         count: usize,
     ) -> Result<ModalityData, Error> {
         let t = &self.config.transforms;
-        let mut values = Vec::with_capacity(count);
+        let mut values = self.room(count);
         let (mut ids, mut lengths) = (Vec::new(), Vec::new());
         let mut shape = None;
         for (id, content) in contents {

@@ -154,12 +154,9 @@ pub fn evaluate(
     let merged = model.merged()?;
     let mut predictions = Vec::with_capacity(index.len());
     let mut distances = Vec::new();
-    for batch in Stream::new(
-        &session.shards,
-        session.test_stream(options.split, BATCH_SIZE, Some(shown)),
-        0,
-        0,
-    )? {
+    let stream = session.test_stream(options.split, BATCH_SIZE, Some(shown));
+    let mut stream = Stream::new(&session.shards, stream, 0, 0)?;
+    while let Some(batch) = stream.next() {
         let mut batch = batch?;
         if let Some(placeholders) = &placeholders {
             placeholders.fill(&mut batch);
@@ -168,6 +165,7 @@ pub fn evaluate(
         for (sample, d) in scores.alignment {
             distances.push((batch.labels[sample].clone(), d));
         }
+        stream.reuse(batch.inputs);
         for (((id, labels), present), logits) in batch
             .ids
             .into_iter()

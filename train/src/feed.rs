@@ -52,6 +52,11 @@ impl Feed {
         })
     }
 
+    /// Takes a batch that is done with, as [`Stream::reuse`].
+    pub fn reuse(&self, fed: Fed) {
+        self.stream.reuse(fed.batch.inputs);
+    }
+
     fn ahead(&self) -> usize {
         #[cfg(feature = "cuda")]
         if self.uploaders.is_some() {

@@ -189,6 +189,7 @@ impl<'a> Trainer<'a> {
                     took: begun.elapsed(),
                     waited,
                 };
+                feed.reuse(fed);
                 unread.push((losses, step));
                 if unread.len() >= self.read_every() {
                     self.read(&mut unread, &mut log)?;

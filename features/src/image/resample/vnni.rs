@@ -32,7 +32,12 @@ pub(super) struct Scratch {
     columns: Blocks,
     /// [`ROWS`] rows of the picture, each followed by what a load may touch beyond it.
     rows: Vec<u8>,
+    /// What the second pass multiplies four rows with.
+    fours: Vec<Four>,
 }
+
+/// Four weights, by digit.
+type Four = [i32; 3];
 
 /// What the first pass needs of [`PIXELS`] result pixels at a time.
 #[derive(Default)]
@@ -99,7 +104,11 @@ impl Blocks {
 /// The processor [can](is_available).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(super) unsafe fn run(pass: &Pass, scratch: &mut Scratch, narrowed: &mut [u8], out: &mut [u8]) {
-    let Scratch { columns, rows } = scratch;
+    let Scratch {
+        columns,
+        rows,
+        fours,
+    } = scratch;
     columns.fill(pass.columns);
     let row = 3 * pass.width;
     let new_row = 3 * pass.columns.len();
@@ -114,10 +123,14 @@ pub(super) unsafe fn run(pass: &Pass, scratch: &mut Scratch, narrowed: &mut [u8]
         }
         across(columns, rows, padded, to, new_row);
     }
-    let groups = groups(pass.rows);
     for ((first, weights), to) in pass.rows.windows().zip(out.chunks_exact_mut(new_row)) {
         let rows = &narrowed[(first - pass.first_row) * new_row..];
-        down(rows, new_row, weights, groups, to);
+        let four = |number: usize| {
+            group(weights, number).map(|four| i32::from_le_bytes(four.map(|digit| digit as u8)))
+        };
+        fours.clear();
+        fours.extend((0..weights.len().div_ceil(TAPS)).map(four));
+        down(rows, new_row, weights.len(), fours, to);
     }
 }
 
@@ -156,22 +169,22 @@ fn across(blocks: &Blocks, rows: &[u8], padded: usize, to: &mut [u8], new_row: u
     }
 }
 
-/// A row of the second pass: `rows` begins with the first one that it is made of.
+/// A row of the second pass: `rows` begins with the first of the `count` that it is made of.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn down(rows: &[u8], new_row: usize, weights: &[i32], groups: usize, to: &mut [u8]) {
+fn down(rows: &[u8], new_row: usize, count: usize, fours: &[Four], to: &mut [u8]) {
     for (number, to) in to.chunks_mut(64).enumerate() {
         let at = number * 64;
         let mut sums = [[_mm512_setzero_si512(); 3]; 4];
-        for group_number in 0..groups {
-            let mut digits = [_mm512_setzero_si512(); 3];
-            for (digits, four) in digits.iter_mut().zip(group(weights, group_number)) {
-                let four = i32::from_le_bytes(four.map(|digit| digit as u8));
-                *digits = _mm512_set1_epi32(four);
-            }
+        for (group, [a, b, c]) in fours.iter().enumerate() {
+            let digits = [
+                _mm512_set1_epi32(*a),
+                _mm512_set1_epi32(*b),
+                _mm512_set1_epi32(*c),
+            ];
             let row = |tap: usize| {
-                let number = group_number * TAPS + tap;
+                let number = group * TAPS + tap;
                 // One that is not there has weight 0.
-                let number = if number < weights.len() { number } else { 0 };
+                let number = if number < count { number } else { 0 };
                 &rows[number * new_row + at..][..to.len()]
             };
             let (a, b) = (load64(row(0)), load64(row(1)));
