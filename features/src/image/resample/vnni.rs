@@ -5,7 +5,8 @@
 //! picture with four such digits and adds them up, so a sum takes three of them for every four source pixels. All sums
 //! are exact modulo 2^32, and the plain loops never leave 32 bits.
 //!
-//! `unsafe` is the loads and stores alone, each through a reference to as many bytes as it touches.
+//! `unsafe` is the loads and stores, each through a reference to as many bytes as it touches, and a call by the
+//! processor's abilities.
 
 use std::arch::x86_64::*;
 
@@ -44,6 +45,10 @@ type Four = [i32; 3];
 struct Blocks {
     /// Per block, where in a row its pixels' windows begin, in bytes.
     starts: Vec<[usize; PIXELS]>,
+    /// Per block, where [`TAPS`] source pixels of each of its pixels lie in what begins with the first one's.
+    places: Vec<[u8; 64]>,
+    /// Whether these places are all within 64 bytes.
+    are_near: bool,
     /// Per block and group of [`TAPS`] weights: the three digits, as they are laid against the picture.
     weights: Vec<[[i8; 64]; 3]>,
     groups: usize,
@@ -77,14 +82,25 @@ impl Blocks {
     fn fill(&mut self, axis: &Axis) {
         self.groups = groups(axis);
         self.starts.clear();
+        self.places.clear();
         self.weights.clear();
+        self.are_near = true;
         let windows: Vec<(usize, &[i32])> = axis.windows().collect();
         for block in windows.chunks(PIXELS) {
             let mut starts = [0; PIXELS];
-            for (start, (first, _)) in starts.iter_mut().zip(block) {
+            // Pixels that are not there look where the last one does.
+            let windows = block.iter().chain(block.last().into_iter().cycle());
+            for (start, (first, _)) in starts.iter_mut().zip(windows) {
                 *start = 3 * first;
             }
             self.starts.push(starts);
+            let ahead = starts.map(|start| start - starts[0]);
+            self.are_near &= ahead[PIXELS - 1] + 3 * TAPS <= 64;
+            self.places.push(std::array::from_fn(|i| {
+                // Reds, greens, blues and nothing, of which the weights' sums are not used.
+                let (pixel, channel, tap) = (i / 16, i / 4 % 4 % 3, i % 4);
+                (ahead[pixel] + 3 * tap + channel) as u8
+            }));
             for number in 0..self.groups {
                 let mut weights = [[0; 64]; 3];
                 for (pixel, (_, own)) in block.iter().enumerate() {
@@ -113,7 +129,7 @@ pub(super) unsafe fn run(pass: &Pass, scratch: &mut Scratch, narrowed: &mut [u8]
     let row = 3 * pass.width;
     let new_row = 3 * pass.columns.len();
     // The last pixel's window and one load.
-    let padded = row + 3 * TAPS * columns.groups + 16;
+    let padded = row + 3 * TAPS * columns.groups + 64;
     rows.clear();
     rows.resize(ROWS * padded, 0);
     let blocks = pass.source.chunks(ROWS * row);
@@ -121,7 +137,11 @@ pub(super) unsafe fn run(pass: &Pass, scratch: &mut Scratch, narrowed: &mut [u8]
         for (source, copy) in source.chunks_exact(row).zip(rows.chunks_exact_mut(padded)) {
             copy[..row].copy_from_slice(source);
         }
-        across(columns, rows, padded, to, new_row);
+        match columns.are_near && is_x86_feature_detected!("avx512vbmi") {
+            // SAFETY: the processor has VBMI.
+            true => unsafe { across_near(columns, rows, padded, to, new_row) },
+            false => across_far(columns, rows, padded, to, new_row),
+        }
     }
     for ((first, weights), to) in pass.rows.windows().zip(out.chunks_exact_mut(new_row)) {
         let rows = &narrowed[(first - pass.first_row) * new_row..];
@@ -134,26 +154,53 @@ pub(super) unsafe fn run(pass: &Pass, scratch: &mut Scratch, narrowed: &mut [u8]
     }
 }
 
-/// The first pass over [`ROWS`] rows; fewer come out where `to` has fewer.
+/// The first pass over [`ROWS`] rows; fewer come out where `to` has fewer. A block's source pixels are one load.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+fn across_near(blocks: &Blocks, rows: &[u8], padded: usize, to: &mut [u8], new_row: usize) {
+    across(blocks, rows, padded, to, new_row, |row, number, group| {
+        let bytes = &row[blocks.starts[number][0] + 3 * TAPS * group..][..64];
+        let places = load_places(&blocks.places[number]);
+        _mm512_permutexvar_epi8(places, load64(bytes))
+    });
+}
+
+/// The same where they are farther apart, or the processor cannot.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn across(blocks: &Blocks, rows: &[u8], padded: usize, to: &mut [u8], new_row: usize) {
+fn across_far(blocks: &Blocks, rows: &[u8], padded: usize, to: &mut [u8], new_row: usize) {
     // Four pixels' reds, greens and blues side by side.
     let gather = broadcast([0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11, -1, -1, -1, -1]);
+    across(blocks, rows, padded, to, new_row, |row, number, group| {
+        let starts = blocks.starts[number];
+        let at = |pixel: usize| load16(&row[starts[pixel] + 3 * TAPS * group..]);
+        let four = _mm512_castsi128_si512(at(0));
+        let four = _mm512_inserti32x4::<1>(four, at(1));
+        let four = _mm512_inserti32x4::<2>(four, at(2));
+        let four = _mm512_inserti32x4::<3>(four, at(3));
+        _mm512_shuffle_epi8(four, gather)
+    });
+}
+
+/// With the bytes of a row that a block's pixels take for a group of weights.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn across(
+    blocks: &Blocks,
+    rows: &[u8],
+    padded: usize,
+    to: &mut [u8],
+    new_row: usize,
+    bytes_of: impl Fn(&[u8], usize, usize) -> __m512i,
+) {
     let pack = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
     let rows: [&[u8]; ROWS] = std::array::from_fn(|row| &rows[row * padded..(row + 1) * padded]);
     let weights = blocks.weights.chunks_exact(blocks.groups);
-    for (number, (starts, weights)) in blocks.starts.iter().zip(weights).enumerate() {
+    for (number, weights) in weights.enumerate() {
         let mut sums = [[_mm512_setzero_si512(); 3]; ROWS];
         for (group, digits) in weights.iter().enumerate() {
             let [a, b, c] = digits;
             let digits = [load_digits(a), load_digits(b), load_digits(c)];
             for (row, sums) in rows.iter().zip(&mut sums) {
-                let at = |pixel: usize| &row[starts[pixel] + 3 * TAPS * group..];
-                let four = _mm512_castsi128_si512(load16(at(0)));
-                let four = _mm512_inserti32x4::<1>(four, load16(at(1)));
-                let four = _mm512_inserti32x4::<2>(four, load16(at(2)));
-                let four = _mm512_inserti32x4::<3>(four, load16(at(3)));
-                let four = _mm512_shuffle_epi8(four, gather);
+                let four = bytes_of(row, number, group);
                 for (sum, digits) in sums.iter_mut().zip(digits) {
                     *sum = _mm512_dpbusd_epi32(*sum, four, digits);
                 }
@@ -229,6 +276,12 @@ fn broadcast(places: [i8; 16]) -> __m512i {
 fn load_digits(digits: &[i8; 64]) -> __m512i {
     // SAFETY: 64 bytes of an array that lives.
     unsafe { _mm512_loadu_si512(digits.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_places(places: &[u8; 64]) -> __m512i {
+    // SAFETY: 64 bytes of an array that lives.
+    unsafe { _mm512_loadu_si512(places.as_ptr().cast()) }
 }
 
 /// The first 16 bytes.
