@@ -325,7 +325,7 @@ fn pictures<'a>(encoded: impl Iterator<Item = Option<&'a Vec<u8>>>) -> ArrayRef 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::schema::writer_properties;
     use arrow::datatypes::Schema;
@@ -333,8 +333,9 @@ mod tests {
     use parquet::arrow::ArrowWriter;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
+    use parquet::file::properties::WriterProperties;
 
-    fn spec(modalities: [Modality; 2], multi_label: bool) -> ShardSpec {
+    pub(crate) fn spec(modalities: [Modality; 2], multi_label: bool) -> ShardSpec {
         ShardSpec {
             dataset: "toy".into(),
             modalities,
@@ -348,7 +349,7 @@ mod tests {
         }
     }
 
-    fn clip(i: usize) -> Row {
+    pub(crate) fn clip(i: usize) -> Row {
         let mut row = Row::new(format!("clip{i}"), Split::Train, vec![i as u32 % 3]);
         if i % 4 != 1 {
             let frames = 1 + i * 37 % MAX_MEL_FRAMES;
@@ -366,10 +367,10 @@ mod tests {
         row
     }
 
-    fn write(spec: &ShardSpec, rows: &[Row]) -> Bytes {
+    pub(crate) fn write(spec: &ShardSpec, rows: &[Row], properties: WriterProperties) -> Bytes {
         let mut bytes = Vec::new();
-        let properties = Some(writer_properties(spec));
-        let mut writer = ArrowWriter::try_new(&mut bytes, spec.arrow_schema(), properties).unwrap();
+        let schema = spec.arrow_schema();
+        let mut writer = ArrowWriter::try_new(&mut bytes, schema, Some(properties)).unwrap();
         for row in rows {
             writer
                 .write(&record_batch(spec, std::slice::from_ref(row)).unwrap())
@@ -379,6 +380,10 @@ mod tests {
         bytes.into()
     }
 
+    fn written(spec: &ShardSpec, rows: &[Row]) -> Bytes {
+        write(spec, rows, writer_properties(spec))
+    }
+
     #[test]
     fn a_shard_reads_back_and_explains_itself() {
         let spec = ShardSpec {
@@ -386,7 +391,7 @@ mod tests {
             ..spec([Modality::Audio, Modality::Video], false)
         };
         let rows: Vec<Row> = (0..9).map(clip).collect();
-        let reader = ParquetRecordBatchReaderBuilder::try_new(write(&spec, &rows)).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(written(&spec, &rows)).unwrap();
         assert_eq!(ShardSpec::from_schema(reader.schema()).unwrap(), spec);
         let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
         let all = arrow::compute::concat_batches(&spec.arrow_schema(), &batches).unwrap();
@@ -397,7 +402,7 @@ mod tests {
     fn bytes_depend_on_spec_and_rows_alone() {
         let spec = spec([Modality::Audio, Modality::Video], false);
         let rows: Vec<Row> = (0..5).map(clip).collect();
-        assert_eq!(write(&spec, &rows), write(&spec.clone(), &rows));
+        assert_eq!(written(&spec, &rows), written(&spec.clone(), &rows));
     }
 
     #[test]
@@ -408,7 +413,7 @@ mod tests {
                 ..spec([Modality::Audio, Modality::Video], false)
             };
             let rows: Vec<Row> = (0..40).map(clip).collect();
-            let bytes = write(&spec, &rows);
+            let bytes = written(&spec, &rows);
             let metadata = ParquetMetaDataReader::new()
                 .with_page_index_policy(PageIndexPolicy::Required)
                 .parse_and_finish(&bytes)

@@ -634,3 +634,99 @@ fn content(batch: &RecordBatch, modality: Modality, path: &Path) -> Result<Conte
         Modality::Text => Content::Text(array.as_string::<i32>().value(0).to_owned()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::tests::{clip, spec, write};
+    use crate::{MelDtype, Row, writer_properties};
+    use parquet::file::properties::WriterProperties;
+
+    const SOUND: [Modality; 2] = [Modality::Audio, Modality::Video];
+    const WORDS: [Modality; 2] = [Modality::Image, Modality::Text];
+    /// Clips that have both modalities.
+    const WHOLE: [u32; 4] = [0, 4, 7, 11];
+
+    fn entry(i: usize) -> Row {
+        let mut row = Row::new(format!("entry{i}"), Split::Train, vec![]);
+        row.image = Some(vec![i as u8; 1000 + i]);
+        row.text = Some(format!("text {i}"));
+        row
+    }
+
+    /// What is read from the pages, and what Arrow reads, of [`WHOLE`].
+    fn both(
+        spec: &ShardSpec,
+        modality: Modality,
+        properties: WriterProperties,
+    ) -> (Option<Vec<Content>>, Vec<Content>) {
+        let row = if spec.multi_label { entry } else { clip };
+        let rows: Vec<Row> = (0..12).map(row).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train-00000-of-00001.parquet");
+        std::fs::write(path, write(spec, &rows, properties)).unwrap();
+        let shards = Shards::open(folder.path()).unwrap();
+        let shard = &shards.shards[0];
+        let file = || File::open(&shard.path).unwrap();
+        let rows = WHOLE.map(|row| (row, 0));
+        let arrow = contents(shard, file(), 0, modality, &rows).unwrap();
+        (
+            stored(shard, file(), 0, modality, &rows).unwrap(),
+            arrow.into_iter().map(Result::unwrap).collect(),
+        )
+    }
+
+    #[test]
+    fn pages_hold_what_arrow_reads_from_them() {
+        for modality in SOUND.into_iter().chain(WORDS) {
+            let multi_label = WORDS.contains(&modality);
+            let spec = spec(if multi_label { WORDS } else { SOUND }, multi_label);
+            let (pages, arrow) = both(&spec, modality, writer_properties(&spec));
+            assert_eq!(arrow.len(), WHOLE.len());
+            match modality {
+                Modality::Text => assert_eq!(pages, None),
+                _ => assert!(pages == Some(arrow), "{modality}"),
+            }
+        }
+    }
+
+    /// Many rows a page, dictionaries, no page index, half precision.
+    #[test]
+    fn pages_of_another_kind_are_left_to_arrow() {
+        let own = spec(SOUND, false);
+        let half = ShardSpec {
+            mel_dtype: MelDtype::F16,
+            ..own.clone()
+        };
+        let no_index = WriterProperties::builder().set_offset_index_disabled(true);
+        for (spec, modality, properties) in [
+            (&own, Modality::Audio, WriterProperties::default()),
+            (&own, Modality::Video, WriterProperties::default()),
+            (&own, Modality::Video, no_index.build()),
+            (&half, Modality::Audio, writer_properties(&half)),
+        ] {
+            let (pages, arrow) = both(spec, modality, properties);
+            assert_eq!(pages, None);
+            for (content, i) in arrow.into_iter().zip(WHOLE) {
+                let row = clip(i as usize);
+                match content {
+                    Content::Mel(mel) => {
+                        let exact = row.mel.unwrap().values;
+                        assert_eq!(mel.values.len(), exact.len());
+                        assert!(
+                            mel.values
+                                .iter()
+                                .zip(exact)
+                                .all(|(a, b)| (a - b).abs() < 1e-2)
+                        );
+                    }
+                    Content::Pictures(pictures) => {
+                        let own = row.frames.unwrap();
+                        assert!(pictures.iter().map(|p| p.as_slice()).eq(own));
+                    }
+                    Content::Text(_) => unreachable!("there is no text"),
+                }
+            }
+        }
+    }
+}
