@@ -362,7 +362,7 @@ impl<'a> RowReader<'a> {
     }
 
     /// Fetches samples of a split by their numbers in its index; `wanted` says per sample which
-    /// modalities to read. The result is in the order of `samples`.
+    /// modalities to read. The result is in the order of `samples`, of which no two are the same.
     pub fn fetch(
         &mut self,
         split: Split,

@@ -173,6 +173,29 @@ fn every_sample_once_an_epoch_and_every_epoch_another_order() {
 }
 
 #[test]
+fn memory_taken_again_holds_the_same_batches() {
+    let (_folder, shards) = made(60, 20, 5);
+    for threads in [1, 3] {
+        let mut stream = Stream::new(&shards, config(threads), 1, 0).unwrap();
+        let mut batches = Vec::new();
+        while let Some(batch) = stream.next() {
+            let mut batch = batch.unwrap();
+            batches.push(batch.clone());
+            // What a batch left behind must not show in another.
+            for input in batch.inputs.iter_mut().flatten() {
+                if let ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } =
+                    &mut input.data
+                {
+                    values.fill(f32::NAN);
+                }
+            }
+            stream.reuse(batch.inputs);
+        }
+        assert_eq!(image_of(&batches), image_of(&all(&shards, config(1), 1, 0)));
+    }
+}
+
+#[test]
 fn resuming_anywhere_gives_the_rest() {
     let (_folder, shards) = made(22, 10, 4);
     let whole = all(&shards, config(2), 4, 0);

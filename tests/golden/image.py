@@ -76,6 +76,8 @@ def pictures():
         "420.jpg": save(photo, "JPEG", quality=90, subsampling=2),
         "422_progressive.jpg": save(photo, "JPEG", quality=90, subsampling=1, progressive=True),
         "444.jpg": save(photo, "JPEG", quality=90, subsampling=0),
+        # What a shard holds: every row of blocks begins anew.
+        "rows.jpg": save(photo, "JPEG", quality=90, subsampling=0, restart_marker_rows=1),
         "restart.jpg": save(photo, "JPEG", quality=90, restart_marker_blocks=3),
         "rgb.jpg": save(photo, "JPEG", quality=90, keep_rgb=True),
         "gray.jpg": save(of("L", 99, 71, "gray jpeg"), "JPEG", quality=90),

@@ -811,4 +811,30 @@ mod tests {
         // Nothing panics; some flips change a number and no more.
         assert!(read > 0);
     }
+
+    /// A lost row would move all that follow it.
+    #[test]
+    fn rows_are_counted() {
+        let (width, height) = (40, 77);
+        let file = jpeg::encode(&waves(width, height), width, height, 95).unwrap();
+        let marks: Vec<usize> = (0..file.len() - 1)
+            .filter(|at| file[*at] == 0xFF && (0xD0..0xD8).contains(&file[at + 1]))
+            .collect();
+        assert_eq!(marks.len(), height.div_ceil(8) - 1);
+        let mut lost = file.clone();
+        lost.drain(marks[2]..marks[3]);
+        assert!(decode(&lost).is_none());
+        for (row, at) in marks.into_iter().enumerate() {
+            let mut other = file.clone();
+            other[at + 1] ^= 1;
+            assert!(decode(&other).is_none());
+            // A part is read up to its last row's mark.
+            let scan = Scan::parse(&other).unwrap();
+            for (rows, reads) in [(0..8 * row + 8, false), (0..8 * row, true)] {
+                let part = Part::around(&scan, 8..16, rows);
+                let made = scan.run(&part, &mut vec![0; part.len()]);
+                assert_eq!(made.is_some(), reads, "row {row}");
+            }
+        }
+    }
 }
