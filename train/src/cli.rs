@@ -19,6 +19,8 @@ use train::compute::Compute;
 use train::doctor;
 use train::evaluate::{self, EvalOptions};
 use train::job::Job;
+#[cfg(target_arch = "x86_64")]
+use train::kernels::panels::Kernel;
 use train::model::MissingToken;
 use train::report;
 use train::session;
@@ -272,8 +274,10 @@ fn walls() -> Option<Vec<String>> {
 fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     #[cfg(target_arch = "x86_64")]
-    let vectors = if train::kernels::tiles::available() {
+    let vectors = if Kernel::Tiles(1).available() {
         "AVX-512 and AMX"
+    } else if Kernel::Dots.available() {
+        "AVX-512 with bf16"
     } else if std::arch::is_x86_feature_detected!("avx512f") {
         "AVX-512"
     } else if std::arch::is_x86_feature_detected!("avx2") {

@@ -97,8 +97,12 @@ impl Compute {
     pub fn check_precision(&self, precision: Precision) -> Result<()> {
         if self.device.is_cpu() {
             if !matmul::set_products(products(precision)) {
+                let processor = match precision {
+                    Precision::Bf16 => "AMX or AVX-512 with bf16",
+                    Precision::F32 | Precision::Tf32 => "AMX",
+                };
                 bail!(
-                    "precision {} needs a GPU or a processor with AMX; use f32 here",
+                    "precision {} needs a GPU or a processor with {processor}; use f32 here",
                     precision.as_str()
                 );
             }
@@ -108,8 +112,8 @@ impl Compute {
         Ok(())
     }
 
-    /// The encoders' number type on this device; sets what matrix products round to. A CPU without AMX
-    /// evaluates every run in f32.
+    /// The encoders' number type on this device; sets what matrix products round to. A CPU that
+    /// cannot round so evaluates in f32.
     pub fn dtype(&self, precision: Precision) -> DType {
         matmul::set_products(products(precision));
         #[cfg(feature = "cuda")]

@@ -10,11 +10,10 @@
 //! On the CPU a layer is a function of [`crate::kernels`]; on a GPU [`device`] launches kernels of
 //! `train/cuda`, which a build without CUDA leaves out.
 
-use crate::kernels::lora::{self, LoraGrad};
-use crate::kernels::matmul::Threads;
+use crate::kernels::lora::{self, LoraGrad, Start};
 use crate::kernels::norm;
 use crate::kernels::shared::zeros;
-use crate::kernels::{Activation, Dropout, Mat, MatMut, Real, activation, attention, matmul};
+use crate::kernels::{Activation, Dropout, Mat, Real, activation, attention, product};
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 use std::ops::Deref;
 
@@ -257,24 +256,27 @@ impl Linear {
         let out = self.weight.dim(0)?;
         typed!(x, T => {
             let (xs, weight, bias) = (slice::<T>(x)?, slice::<T>(&self.weight)?, slice::<T>(&self.bias)?);
-            let mut kept = None;
-            let mut y = match adapters {
-                None => lora::bias_rows::<T>(&bias, n),
-                Some(adapters) => {
-                    let parts = adapters.parts.len();
-                    let rank = adapters.parts[0].a.dim(0)?;
-                    let mut u: Vec<T> = vec![0.0; n * parts * rank];
-                    for (i, part) in adapters.parts.iter().enumerate() {
-                        lora::down::<T>(&xs, d, &slice(&part.a)?, adapters.dropout.get(i), rows, &mut u, parts * rank, i * rank);
-                    }
-                    let ups = adapters.parts.iter().map(|part| slice::<T>(&part.b)).collect::<Result<Vec<_>>>()?;
-                    let ups: Vec<&[T]> = ups.iter().map(|b| &**b).collect();
-                    let y = lora::bias_and_up_rows::<T>(&bias, T::of(adapters.scale), &ups, &u, n);
-                    kept = Some(tensor(u, (n, parts * rank))?);
-                    y
+            let (mut u, mut ups, mut scale): (Vec<T>, Vec<_>, f64) = (Vec::new(), Vec::new(), 1.0);
+            if let Some(adapters) = adapters {
+                let parts = adapters.parts.len();
+                let rank = adapters.parts[0].a.dim(0)?;
+                u = vec![0.0; n * parts * rank];
+                for (i, part) in adapters.parts.iter().enumerate() {
+                    lora::down::<T>(&xs, d, &slice(&part.a)?, adapters.dropout.get(i), rows, &mut u, parts * rank, i * rank);
+                    ups.push(slice::<T>(&part.b)?);
+                }
+                scale = adapters.scale;
+            }
+            let ups: Vec<&[T]> = ups.iter().map(|b| &**b).collect();
+            let start = Start::new(&bias, T::of(scale), &ups, &u, n);
+            let y = product(Mat::new(&xs, n, d), Mat::new(&weight, out, d).t(), Some(&start));
+            let kept = match ups.len() {
+                0 => None,
+                _ => {
+                    let width = u.len() / n;
+                    Some(tensor(u, (n, width))?)
                 }
             };
-            matmul(1.0, Mat::new(&xs, n, d), Mat::new(&weight, out, d).t(), true, MatMut::new(&mut y, n, out), Threads::All);
             Ok((tensor(y, (n, out))?, kept))
         })
     }
@@ -330,8 +332,7 @@ impl Linear {
         let d = self.weight.dim(1)?;
         typed!(dy, T => {
             let (dys, weight) = (slice::<T>(dy)?, slice::<T>(&self.weight)?);
-            let mut dx = zeros::<T>(n * d);
-            matmul(1.0, Mat::new(&dys, n, out), Mat::new(&weight, out, d), false, MatMut::new(&mut dx, n, d), Threads::All);
+            let mut dx = product(Mat::new(&dys, n, out), Mat::new(&weight, out, d), None);
             let mut grads = Vec::new();
             if let (Some(adapters), Some(u)) = (adapters, u) {
                 let (xs, us) = (slice::<T>(x)?, slice::<T>(u)?);
@@ -360,8 +361,7 @@ impl Linear {
         });
         typed!(dy, T => {
             let (dys, xs) = (slice::<T>(dy)?, slice::<T>(x)?);
-            let mut weight = zeros::<T>(out * d);
-            matmul(1.0, Mat::new(&dys, n, out).t(), Mat::new(&xs, n, d), false, MatMut::new(&mut weight, out, d), Threads::All);
+            let weight = product(Mat::new(&dys, n, out).t(), Mat::new(&xs, n, d), None);
             let mut bias: Vec<T> = vec![0.0; out];
             for row in dys.chunks_exact(out) {
                 bias.iter_mut().zip(row).for_each(|(b, v)| *b += *v);

@@ -118,7 +118,7 @@ pub enum Precision {
     /// CPU with AMX.
     Tf32,
     /// Brain floating point for weights and activations on a GPU, for the operands of the encoders' matrix
-    /// products on a CPU with AMX; what learns, statistics and sums stay in single precision.
+    /// products on a CPU with AMX or with AVX-512's bf16; what learns, statistics and sums stay in single precision.
     Bf16,
 }
 

@@ -5,8 +5,8 @@ use super::shared::build;
 use super::simd::simd;
 use serde::{Deserialize, Serialize};
 
-/// Elements that one task handles.
-const CHUNK: usize = 16 * 1024;
+/// Elements that are handled at a time: in the first-level cache.
+const CHUNK: usize = 2 * 1024;
 
 /// An activation by the name that Hugging Face's `config.json` gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

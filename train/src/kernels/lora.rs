@@ -87,48 +87,86 @@ impl Rows {
 
 const ROWS_PER_TASK: usize = 32;
 
-/// `n` rows of `bias`, to which the frozen product is then added.
-pub fn bias_rows<T: Real>(bias: &[T], n: usize) -> Vec<T> {
-    let out = bias.len();
-    build(n * out, out * ROWS_PER_TASK, |_, y| {
-        for y in y.chunks_exact_mut(out) {
-            y.copy_from_slice(bias);
-        }
-    })
+/// What a frozen product is added to: `n` rows of `bias + scale B u`.
+pub struct Start<'a, T> {
+    bias: &'a [T],
+    scale: T,
+    ups: &'a [&'a [T]],
+    u: &'a [T],
+    n: usize,
 }
 
-/// `n` rows of `bias + scale B u`, to which the frozen product is then added.
-///
-/// `bs` are the stacked layers' `out x rank`, side by side in a row of the result; `u` is
-/// `n x layers*rank`.
-pub fn bias_and_up_rows<T: Real>(bias: &[T], scale: T, bs: &[&[T]], u: &[T], n: usize) -> Vec<T> {
-    let (width, out) = (bias.len() / bs.len(), bias.len());
-    let (stride, rank) = (u.len() / n.max(1), bs[0].len() / width);
-    build(n * out, out * ROWS_PER_TASK, |at, y| {
-        let u = u[at / out * stride..].chunks_exact(stride);
-        for (y, u) in y.chunks_exact_mut(out).zip(u) {
-            let parts = y.chunks_exact_mut(width).zip(bias.chunks_exact(width));
-            for ((y, bias), (b, u)) in parts.zip(bs.iter().zip(u.chunks_exact(rank))) {
-                up_row(bias, scale, b, u, y);
-            }
+impl<'a, T: Real> Start<'a, T> {
+    /// `ups` are the stacked layers' `out x rank`, side by side in a row of the result, and `u` is
+    /// `n x layers*rank`; both are empty for the bias alone.
+    pub fn new(bias: &'a [T], scale: T, ups: &'a [&'a [T]], u: &'a [T], n: usize) -> Start<'a, T> {
+        Start {
+            bias,
+            scale,
+            ups,
+            u,
+            n,
         }
-    })
+    }
+
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.n, self.bias.len())
+    }
+
+    /// Some columns from `col` on of the rows from `row` on, into rows of `stride`.
+    pub fn fill(&self, row: usize, mut col: usize, cols: usize, y: &mut [T], stride: usize) {
+        let width = self.bias.len() / self.ups.len().max(1);
+        let end = col + cols;
+        let mut to = 0;
+        while col < end {
+            let (layer, at) = (col / width, col % width);
+            let part = (end - col).min(width - at);
+            let bias = &self.bias[col..][..part];
+            match self.ups.get(layer) {
+                None => {
+                    let rows = y[to..].chunks_mut(stride);
+                    rows.for_each(|y| y[..part].copy_from_slice(bias));
+                }
+                Some(up) => {
+                    let (rank, u_stride) = (up.len() / width, self.u.len() / self.n);
+                    let u = &self.u[row * u_stride + layer * rank..];
+                    let up = &up[at * rank..][..part * rank];
+                    up_rows(bias, self.scale, up, u, u_stride, &mut y[to..], stride);
+                }
+            }
+            (col, to) = (col + part, to + part);
+        }
+    }
+
+    /// All of it.
+    pub fn rows(&self) -> Vec<T> {
+        let out = self.bias.len();
+        build(self.n * out, out * ROWS_PER_TASK, |at, y| {
+            self.fill(at / out, 0, out, y, out);
+        })
+    }
 }
 
 simd! {
-    fn up_row<T: Real>(bias: &[T], scale: T, b: &[T], u: &[T], y: &mut [T]) {
-        if let [u] = u {
-            let u = scale * *u;
-            for ((y, bias), b) in y.iter_mut().zip(bias).zip(b) {
-                *y = *bias + u * *b;
-            }
-        } else {
-            for ((y, bias), b) in y.iter_mut().zip(bias).zip(b.chunks_exact(u.len())) {
-                let mut s = T::zero();
-                for (b, u) in b.iter().zip(u) {
-                    s += *b * *u;
+    /// `bias + scale b u` in the first columns of rows of `stride`.
+    fn up_rows<T: Real>(bias: &[T], scale: T, b: &[T], u: &[T], u_stride: usize, y: &mut [T], stride: usize) {
+        let rank = b.len() / bias.len();
+        for (y, u) in y.chunks_mut(stride).zip(u.chunks(u_stride)) {
+            let (y, u) = (&mut y[..bias.len()], &u[..rank]);
+            if let [u] = u {
+                let u = scale * *u;
+                for ((y, bias), b) in y.iter_mut().zip(bias).zip(b) {
+                    *y = *bias + u * *b;
                 }
-                *y = *bias + scale * s;
+            } else {
+                for ((y, bias), b) in y.iter_mut().zip(bias).zip(b.chunks_exact(rank)) {
+                    let mut s = T::zero();
+                    for (b, u) in b.iter().zip(u) {
+                        s += *b * *u;
+                    }
+                    *y = *bias + scale * s;
+                }
             }
         }
     }
@@ -325,7 +363,7 @@ mod tests {
         let out = b.len() / rank;
         let mut u = vec![0.0; n * rank];
         down(x, d, a, dropout, rows, &mut u, rank, 0);
-        let y = bias_and_up_rows(&vec![0.0; out], 0.5, &[b], &u, n);
+        let y = Start::new(&vec![0.0; out], 0.5, &[b], &u, n).rows();
         y.iter().zip(c).map(|(y, c)| y * c).sum()
     }
 

@@ -1,12 +1,14 @@
 //! Matrix views and the one matrix product everything uses.
 
 use super::Real;
+use super::lora::Start;
 #[cfg(target_arch = "x86_64")]
-use super::tiles;
+use super::panels::{self, Kernel, Packed, Side};
+use super::shared::zeros;
 use gemm::Parallelism;
 use rayon::prelude::*;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// A read-only matrix in a slice, with any strides; `t()` transposes it without copying.
 #[derive(Clone, Copy)]
@@ -63,26 +65,21 @@ impl<'a, T> Mat<'a, T> {
     }
 }
 
-/// An operand of several products: in the tile unit's own layout where the machine has one, made once.
+/// An operand of several products: in panels where the machine has a kernel for them, made once.
 pub enum Operand<'a, T> {
     /// As it is.
     Plain(Mat<'a, T>),
-    /// In tiles.
+    /// In panels.
     #[cfg(target_arch = "x86_64")]
-    Tiles(tiles::Packed),
+    Panels(Packed),
 }
 
 impl<'a, T: Real> Operand<'a, T> {
     /// The first operand, `a`.
     pub fn left(mat: Mat<'a, T>) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if let Some(mat) = mat.single().filter(|_| tiles::available()) {
-            return Operand::Tiles(tiles::Packed::new(
-                mat,
-                tiles::Side::Left,
-                pieces(),
-                Threads::One,
-            ));
+        if let Some(packed) = packed(mat, Side::Left) {
+            return Operand::Panels(packed);
         }
         Operand::Plain(mat)
     }
@@ -90,19 +87,21 @@ impl<'a, T: Real> Operand<'a, T> {
     /// The second operand, `b`.
     pub fn right(mat: Mat<'a, T>) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if let Some(mat) = mat.single().filter(|_| tiles::available()) {
-            return Operand::Tiles(tiles::Packed::new(
-                mat,
-                tiles::Side::Right,
-                pieces(),
-                Threads::One,
-            ));
+        if let Some(packed) = packed(mat, Side::Right) {
+            return Operand::Panels(packed);
         }
         Operand::Plain(mat)
     }
 }
 
-/// [`matmul`] of prepared operands, on the calling thread.
+/// An operand of `f32` in panels, where there is a kernel for them.
+#[cfg(target_arch = "x86_64")]
+fn packed<T: Real>(mat: Mat<T>, side: Side) -> Option<Packed> {
+    let (mat, kernel) = (mat.single()?, Kernel::of(products())?);
+    Some(Packed::new(mat, side, kernel, Threads::One))
+}
+
+/// `c = alpha a b`, or `c += alpha a b` with `accumulate`, of prepared operands, on the calling thread.
 pub fn multiply<T: Real>(
     alpha: f64,
     a: &Operand<T>,
@@ -113,8 +112,8 @@ pub fn multiply<T: Real>(
     match (a, b) {
         (Operand::Plain(a), Operand::Plain(b)) => one(alpha, *a, *b, accumulate, c),
         #[cfg(target_arch = "x86_64")]
-        (Operand::Tiles(a), Operand::Tiles(b)) => {
-            tiles::multiply_packed(alpha as f32, a, b, accumulate, c.single());
+        (Operand::Panels(a), Operand::Panels(b)) => {
+            panels::multiply_packed(alpha as f32, a, b, accumulate, c.single());
         }
         #[cfg(target_arch = "x86_64")]
         _ => unreachable!("operands of one type are prepared alike"),
@@ -233,34 +232,27 @@ pub enum Products {
     Bf16,
 }
 
-/// How many bf16 stand for an f32 on the tile unit.
-static PIECES: AtomicUsize = AtomicUsize::new(3);
+/// What all products of `f32` round their operands to: a [`Products`] by its number.
+static PRODUCTS: AtomicU8 = AtomicU8::new(Products::Exact as u8);
 
 #[cfg(target_arch = "x86_64")]
-fn pieces() -> usize {
-    PIECES.load(Ordering::Relaxed)
+fn products() -> Products {
+    let all = [Products::Exact, Products::Bits16, Products::Bf16];
+    all[usize::from(PRODUCTS.load(Ordering::Relaxed))]
 }
 
-/// Sets what all products of `f32` round their operands to from now on, where the processor has AMX; sums
-/// stay in single precision. `false`, and exact products, where it has not.
+/// Sets what all products of `f32` round their operands to from now on, where the processor has instructions for
+/// that; sums stay in single precision. `false`, and exact products, where it has not.
 pub fn set_products(products: Products) -> bool {
+    PRODUCTS.store(products as u8, Ordering::Relaxed);
     #[cfg(target_arch = "x86_64")]
-    let available = tiles::available();
+    let rounds = matches!(Kernel::of(products), Some(Kernel::Tiles(_) | Kernel::Dots));
     #[cfg(not(target_arch = "x86_64"))]
-    let available = false;
-    let pieces = match products {
-        Products::Bf16 => 1,
-        Products::Bits16 => 2,
-        Products::Exact => 3,
-    };
-    PIECES.store(pieces, Ordering::Relaxed);
-    available || products == Products::Exact
+    let rounds = false;
+    rounds || products == Products::Exact
 }
 
-/// Multiplications that are worth waking other threads for.
-const WORTH_SHARING: usize = 1 << 18;
-
-/// Whether a product may use all threads or is itself one task among many.
+/// Whether work may use all threads or is itself one task among many.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
     /// Spread over the rayon pool.
@@ -269,60 +261,58 @@ pub enum Threads {
     One,
 }
 
-/// `c = alpha a b`, or `c += alpha a b` with `accumulate`.
+/// `a b`, or `a b` added to `start`, row-major, on all threads.
 ///
-/// Shapes: a `m x k`, b `k x n`, c `m x n`. Panics on shapes that do not fit: a bug, never input.
-pub fn matmul<T: Real>(
-    alpha: f64,
-    a: Mat<T>,
-    b: Mat<T>,
-    accumulate: bool,
-    c: MatMut<T>,
-    threads: Threads,
-) {
-    assert_eq!(
-        (a.rows, a.cols, b.cols),
-        (c.rows, b.rows, c.cols),
-        "matmul: shapes do not fit"
-    );
-    if c.rows == 0 || c.cols == 0 {
-        return;
+/// Shapes: a `m x k`, b `k x n`, start and result `m x n`. Panics on shapes that do not fit: a bug, never input.
+pub fn product<T: Real>(a: Mat<T>, b: Mat<T>, start: Option<&Start<T>>) -> Vec<T> {
+    assert_eq!(a.cols, b.rows, "product: shapes do not fit");
+    let (rows, cols) = (a.rows, b.cols);
+    if let Some(start) = start {
+        assert_eq!((rows, cols), start.shape(), "product: shapes do not fit");
     }
     #[cfg(target_arch = "x86_64")]
     if let Some((a, b)) = a.single().zip(b.single())
-        && tiles::worth(c.rows, c.cols, a.cols)
-        && tiles::available()
+        && panels::worth(rows, cols, a.cols)
+        && let Some(kernel) = Kernel::of(products())
     {
-        return tiles::multiply(
-            alpha as f32,
-            a,
-            b,
-            accumulate,
-            c.single(),
-            pieces(),
-            threads,
-        );
+        let mut made: Vec<T> = Vec::with_capacity(rows * cols);
+        // SAFETY: there is room for all of it, which no one else knows of; it is written before it is read.
+        let c = unsafe { MatMut::from_raw(made.as_mut_ptr(), rows, cols, cols) };
+        let fill = |row: usize, col: usize, cols: usize, to: &mut [f32]| {
+            // SAFETY: `T` is `f32`: `a` is of both.
+            let to = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) };
+            if let Some(start) = start {
+                start.fill(row, col, cols, to, panels::LINES);
+            }
+        };
+        let fill: panels::Fill = &fill;
+        panels::product(a, b, start.map(|_| fill), c.single(), kernel);
+        // SAFETY: `panels::product` has written every element.
+        unsafe { made.set_len(rows * cols) };
+        return made;
     }
-    plain(alpha, a, b, accumulate, c, threads)
+    let mut made = match start {
+        Some(start) => start.rows(),
+        None => zeros(rows * cols),
+    };
+    plain(a, b, start.is_some(), MatMut::new(&mut made, rows, cols));
+    made
 }
 
-/// [`matmul`] by the `gemm` crate.
-pub(super) fn plain<T: Real>(
-    alpha: f64,
-    a: Mat<T>,
-    b: Mat<T>,
-    accumulate: bool,
-    c: MatMut<T>,
-    threads: Threads,
-) {
-    let tasks = match threads {
-        Threads::All if c.rows * c.cols * a.cols >= WORTH_SHARING => {
-            rayon::current_num_threads().min(c.rows.max(c.cols))
-        }
-        _ => 1,
+/// Multiplications that are worth waking other threads for.
+const WORTH_SHARING: usize = 1 << 18;
+
+/// `c = a b`, or `c += a b` with `accumulate`, by the `gemm` crate on all threads.
+fn plain<T: Real>(a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
+    if c.rows == 0 || c.cols == 0 {
+        return;
+    }
+    let tasks = match c.rows * c.cols * a.cols >= WORTH_SHARING {
+        true => rayon::current_num_threads().min(c.rows.max(c.cols)),
+        false => 1,
     };
     if tasks == 1 {
-        return one(alpha, a, b, accumulate, c);
+        return one(1.0, a, b, accumulate, c);
     }
     // Each thread has a part of its own and waits for nobody: the library's own threads meet after
     // every block of the product. The longer side is cut, so that the shorter one, which each
@@ -335,11 +325,11 @@ pub(super) fn plain<T: Real>(
     let parts = c.blocks(rows, cols).into_par_iter();
     parts.for_each(|(row, col, c)| {
         let (a, b) = (a.rows(row, c.rows), b.t().rows(col, c.cols).t());
-        one(alpha, a, b, accumulate, c);
+        one(1.0, a, b, accumulate, c);
     });
 }
 
-/// [`matmul`] on the calling thread.
+/// `c = alpha a b`, or `c += alpha a b` with `accumulate`, by the `gemm` crate on the calling thread.
 fn one<T: Real>(alpha: f64, a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
     // SAFETY: all three views were checked against their slices when they were made, the shapes
     // fit, and `c` is borrowed mutably so it overlaps neither `a` nor `b`.
@@ -375,20 +365,18 @@ mod tests {
     #[test]
     fn product_of_strided_and_transposed_views() {
         // a: columns 1..3 of a 2x4 matrix; b: 3x2 seen transposed.
-        let a: Vec<f64> = (0..8).map(f64::from).collect();
+        let numbers: Vec<f64> = (0..8).map(f64::from).collect();
         let b: Vec<f64> = (0..6).map(|x| f64::from(x) * 0.5).collect();
-        let mut c = vec![1.0; 6];
-        matmul(
-            2.0,
-            Mat::strided(&a[1..], 2, 2, 4),
-            Mat::new(&b, 3, 2).t(),
-            true,
-            MatMut::new(&mut c, 2, 3),
-            Threads::One,
-        );
+        let a = Mat::strided(&numbers[1..], 2, 2, 4);
+        let start = Start::new(&[1.0, 1.0, 1.0], 1.0, &[], &[], 2);
+        let c = product(a, Mat::new(&b, 3, 2).t(), Some(&start));
         let want: Vec<f64> = (0..2)
             .flat_map(|i| (0..3).map(move |j| (i, j)))
-            .map(|(i, j)| 1.0 + 2.0 * (0..2).map(|k| a[1 + i * 4 + k] * b[j * 2 + k]).sum::<f64>())
+            .map(|(i, j)| {
+                1.0 + (0..2)
+                    .map(|k| numbers[1 + i * 4 + k] * b[j * 2 + k])
+                    .sum::<f64>()
+            })
             .collect();
         assert_eq!(c, want);
     }

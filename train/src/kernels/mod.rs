@@ -4,11 +4,11 @@
 //! row-major slices. Everything is generic over `f32` (training) and `f64` (gradient checks), is
 //! written once, and gives the same bits on every x86-64 machine whatever its vector width,
 //! because no multiply-add is fused and every sum has a fixed order that does not depend on the
-//! number of threads. (Matrix products come from `gemm`, which picks its own widest instructions, or
-//! in `f32` from [`tiles`] where the machine has AMX.)
+//! number of threads. (Matrix products of `f32` come from [`panels`] where the machine has
+//! AVX-512 or AMX, all others from `gemm`, which picks its own widest instructions.)
 //!
 //! `unsafe` lives in [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found at run
-//! time), `tiles` (AMX) and [`shared`] (threads writing disjoint parts of one buffer).
+//! time), `panels`, `vectors` (AVX-512), `tiles` (AMX) and [`shared`] (threads writing disjoint parts of one buffer).
 
 #![allow(
     clippy::too_many_arguments,
@@ -22,14 +22,18 @@ pub mod lora;
 pub mod math;
 pub mod matmul;
 pub mod norm;
+#[cfg(target_arch = "x86_64")]
+pub mod panels;
 pub mod shared;
 pub mod simd;
 #[cfg(target_arch = "x86_64")]
 pub mod tiles;
+#[cfg(target_arch = "x86_64")]
+pub mod vectors;
 
 pub use activation::Activation;
 pub use dropout::Dropout;
-pub use matmul::{Mat, MatMut, matmul};
+pub use matmul::{Mat, MatMut, product};
 
 /// A floating-point type that the kernels run in: `f32`, or `f64` for gradient checks.
 pub trait Real:
