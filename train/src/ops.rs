@@ -256,13 +256,14 @@ impl Linear {
         let out = self.weight.dim(0)?;
         typed!(x, T => {
             let (xs, weight, bias) = (slice::<T>(x)?, slice::<T>(&self.weight)?, slice::<T>(&self.bias)?);
-            let (mut u, mut ups, mut scale): (Vec<T>, Vec<_>, f64) = (Vec::new(), Vec::new(), 1.0);
+            let (mut u, mut ups, mut scale, mut width): (Vec<T>, Vec<_>, f64, usize) = (Vec::new(), Vec::new(), 1.0, 0);
             if let Some(adapters) = adapters {
                 let parts = adapters.parts.len();
                 let rank = adapters.parts[0].a.dim(0)?;
-                u = vec![0.0; n * parts * rank];
+                width = parts * rank;
+                u = vec![0.0; n * width];
                 for (i, part) in adapters.parts.iter().enumerate() {
-                    lora::down::<T>(&xs, d, &slice(&part.a)?, adapters.dropout.get(i), rows, &mut u, parts * rank, i * rank);
+                    lora::down::<T>(&xs, d, &slice(&part.a)?, adapters.dropout.get(i), rows, &mut u, width, i * rank);
                     ups.push(slice::<T>(&part.b)?);
                 }
                 scale = adapters.scale;
@@ -270,12 +271,9 @@ impl Linear {
             let ups: Vec<&[T]> = ups.iter().map(|b| &**b).collect();
             let start = Start::new(&bias, T::of(scale), &ups, &u, n);
             let y = product(Mat::new(&xs, n, d), Mat::new(&weight, out, d).t(), Some(&start));
-            let kept = match ups.len() {
-                0 => None,
-                _ => {
-                    let width = u.len() / n;
-                    Some(tensor(u, (n, width))?)
-                }
+            let kept = match adapters {
+                Some(_) => Some(tensor(u, (n, width))?),
+                None => None,
             };
             Ok((tensor(y, (n, out))?, kept))
         })
