@@ -7,6 +7,7 @@ things, noise, cuts. Each folder has a `clips.toml` for `ingest run`; every row 
 """
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def sound(seed, seconds, rate):
 
 def make_clip(kind, number, folder):
     """One clip: its video file, and its sound's file where that is another."""
+    if not shutil.which("ffmpeg"):
+        raise SystemExit("error: the ffmpeg program, which encodes the clips, is missing; bring it with: apt-get install ffmpeg")
     width, height, seconds, _, sources = KINDS[kind]
     flash = kind == "crema-d"
     pcm = folder / "sound.s16"

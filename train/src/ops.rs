@@ -256,26 +256,22 @@ impl Linear {
         let out = self.weight.dim(0)?;
         typed!(x, T => {
             let (xs, weight, bias) = (slice::<T>(x)?, slice::<T>(&self.weight)?, slice::<T>(&self.bias)?);
-            let (mut u, mut ups, mut scale, mut width): (Vec<T>, Vec<_>, f64, usize) = (Vec::new(), Vec::new(), 1.0, 0);
-            if let Some(adapters) = adapters {
-                let parts = adapters.parts.len();
-                let rank = adapters.parts[0].a.dim(0)?;
-                width = parts * rank;
-                u = vec![0.0; n * width];
-                for (i, part) in adapters.parts.iter().enumerate() {
-                    lora::down::<T>(&xs, d, &slice(&part.a)?, adapters.dropout.get(i), rows, &mut u, width, i * rank);
-                    ups.push(slice::<T>(&part.b)?);
-                }
-                scale = adapters.scale;
-            }
-            let ups: Vec<&[T]> = ups.iter().map(|b| &**b).collect();
-            let start = Start::new(&bias, T::of(scale), &ups, &u, n);
-            let y = product(Mat::new(&xs, n, d), Mat::new(&weight, out, d).t(), Some(&start));
-            let kept = match adapters {
-                Some(_) => Some(tensor(u, (n, width))?),
-                None => None,
+            let (input, weight) = (Mat::new(&xs, n, d), Mat::new(&weight, out, d).t());
+            let Some(adapters) = adapters else {
+                let y = product(input, weight, Some(&Start::new(&bias, T::of(1.0), &[], &[], n)));
+                return Ok((tensor(y, (n, out))?, None));
             };
-            Ok((tensor(y, (n, out))?, kept))
+            let rank = adapters.parts[0].a.dim(0)?;
+            let width = adapters.parts.len() * rank;
+            let mut u: Vec<T> = vec![0.0; n * width];
+            for (i, part) in adapters.parts.iter().enumerate() {
+                lora::down::<T>(&xs, d, &slice(&part.a)?, adapters.dropout.get(i), rows, &mut u, width, i * rank);
+            }
+            let ups = adapters.parts.iter().map(|part| slice::<T>(&part.b)).collect::<Result<Vec<_>>>()?;
+            let ups: Vec<&[T]> = ups.iter().map(|b| &**b).collect();
+            let start = Start::new(&bias, T::of(adapters.scale), &ups, &u, n);
+            let y = product(input, weight, Some(&start));
+            Ok((tensor(y, (n, out))?, Some(tensor(u, (n, width))?)))
         })
     }
 

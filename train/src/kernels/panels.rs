@@ -360,40 +360,27 @@ unsafe fn pack_panel(lines: Mat<f32>, side: Side, kernel: Kernel, panel: &mut [u
                 };
                 *rest = (load(i, 0), second);
             }
-            if kernel == Kernel::Single {
-                let mut rows = [_mm512_setzero_si512(); 16];
-                for (row, (number, _)) in rows.iter_mut().zip(&rest) {
-                    *row = _mm512_castps_si512(*number);
-                }
-                store(&rows, turned, &mut panel[half * TILE..][..TILE]);
-                continue;
-            }
             for piece in 0..pieces {
                 let mut rows = [_mm512_setzero_si512(); 16];
                 for (row, (low, high)) in rows.iter_mut().zip(&mut rest) {
+                    if kernel == Kernel::Single {
+                        *row = _mm512_castps_si512(*low);
+                        continue;
+                    }
                     let (first, second) = (rounded(*low), rounded(*high));
                     *row = _mm512_or_si512(_mm512_srli_epi32::<16>(first), second);
                     // What a piece leaves over is exact in single precision.
                     *low = _mm512_sub_ps(*low, _mm512_castsi512_ps(first));
                     *high = _mm512_sub_ps(*high, _mm512_castsi512_ps(second));
                 }
-                store(
-                    &rows,
-                    turned,
-                    &mut panel[(piece * 2 + half) * TILE..][..TILE],
-                );
+                let rows = if turned { transposed(&rows) } else { rows };
+                let tile = &mut panel[(piece * 2 + half) * TILE..][..TILE];
+                for (row, to) in rows.iter().zip(tile.chunks_exact_mut(64)) {
+                    // SAFETY: the chunk has the 64 bytes.
+                    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), *row) }
+                }
             }
         }
-    }
-}
-
-/// Fills a tile with the rows, or with what was their columns.
-#[target_feature(enable = "avx512f")]
-fn store(rows: &[__m512i; 16], turned: bool, tile: &mut [u8]) {
-    let rows = if turned { &transposed(rows) } else { rows };
-    for (row, to) in rows.iter().zip(tile.chunks_exact_mut(64)) {
-        // SAFETY: the chunk has the 64 bytes.
-        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), *row) }
     }
 }
 
