@@ -15,11 +15,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Metadata, Schema, SchemaRef};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Metadata, Schema, SchemaRef};
 use datasets::{Modality, Split};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
@@ -373,8 +376,13 @@ fn join(there: [bool; 2], shown: [bool; 2]) -> [bool; 2] {
 
 fn read(file: File) -> Result<Mask, String> {
     let not_parquet = |e| format!("cannot be read as Parquet ({e})");
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(not_parquet)?;
-    let schema = builder.schema().clone();
+    let metadata =
+        ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(not_parquet)?;
+    let schema = metadata.schema().clone();
+    // Without the writer's own Arrow schema every string column is Utf8, be it a dictionary or a view there.
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
+        .map_err(not_parquet)?;
     let modality_of = |name: &str| Modality::ALL.into_iter().find(|&m| has_column(m) == name);
     let modalities: Vec<Modality> = schema
         .fields()
@@ -403,8 +411,9 @@ fn read(file: File) -> Result<Mask, String> {
             let column = batch
                 .column_by_name(name)
                 .ok_or(format!("lacks the column {name}"))?;
-            let column = arrow::compute::cast(column, &kind)
-                .map_err(|_| format!("column {name} is no {kind}"))?;
+            if *column.data_type() != kind {
+                return Err(format!("column {name} is no {kind}"));
+            }
             match column.null_count() {
                 0 => Ok(column),
                 nulls => Err(format!("column {name} has {nulls} nulls")),

@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BinaryBuilder, BooleanArray, FixedSizeListArray, Float16Array, Float32Array,
-    Int32Array, ListArray, RecordBatch, StringArray, StringBuilder, StructArray,
+use arrow_array::builder::{BinaryBuilder, StringBuilder};
+use arrow_array::{
+    ArrayRef, BooleanArray, FixedSizeListArray, Float16Array, Float32Array, Int32Array, ListArray,
+    RecordBatch, StringArray, StructArray,
 };
-use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{DataType, Field};
+use arrow_buffer::{NullBuffer, OffsetBuffer};
+use arrow_schema::{DataType, Field};
 use datasets::{Modality, Split};
 
 use crate::error::Error;
@@ -328,7 +329,7 @@ fn pictures<'a>(encoded: impl Iterator<Item = Option<&'a Vec<u8>>>) -> ArrayRef 
 pub(crate) mod tests {
     use super::*;
     use crate::schema::writer_properties;
-    use arrow::datatypes::Schema;
+    use arrow_schema::Schema;
     use bytes::Bytes;
     use parquet::arrow::ArrowWriter;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -394,7 +395,7 @@ pub(crate) mod tests {
         let reader = ParquetRecordBatchReaderBuilder::try_new(written(&spec, &rows)).unwrap();
         assert_eq!(ShardSpec::from_schema(reader.schema()).unwrap(), spec);
         let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
-        let all = arrow::compute::concat_batches(&spec.arrow_schema(), &batches).unwrap();
+        let all = arrow_select::concat::concat_batches(&spec.arrow_schema(), &batches).unwrap();
         assert_eq!(all, record_batch(&spec, &rows).unwrap());
     }
 

@@ -5,12 +5,15 @@
 
 use crate::mel::MEL_BINS;
 use crate::schema::{ShardSpec, content_column, has_column};
+use crate::shard_name::ShardName;
 use crate::{Error, Mel};
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float16Array, Float32Array, RecordBatch,
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float16Type, Float32Type, Int32Type};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Float16Array, Float32Array, RecordBatch,
 };
-use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, Float16Type, Float32Type, Int32Type};
+use arrow_buffer::Buffer;
+use arrow_schema::DataType;
 use bytes::{Buf, Bytes};
 use datasets::{Modality, Split};
 use parquet::arrow::ProjectionMask;
@@ -110,16 +113,10 @@ impl Shards {
                 "run `ingest run` first, or give the folder they are in",
             ));
         }
-        let mut names: Vec<String> = Vec::new();
+        let mut names: Vec<ShardName> = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "list"))? {
-            let name = entry
-                .map_err(Error::io(folder, "list"))?
-                .file_name()
-                .to_string_lossy()
-                .into_owned();
-            if shard_name(&name).is_some() {
-                names.push(name);
-            }
+            let file_name = entry.map_err(Error::io(folder, "list"))?.file_name();
+            names.extend(file_name.to_str().and_then(ShardName::parse));
         }
         names.sort();
         if names.is_empty() {
@@ -134,8 +131,6 @@ impl Shards {
         for split in Split::ALL {
             check_complete(folder, split, &names)?;
         }
-        // Splits in their canonical order, shards by number.
-        names.sort_by_key(|name| shard_name(name).map(|(split, number, _)| (split, number)));
         let mut spec: Option<ShardSpec> = None;
         let mut shards = Vec::new();
         let mut splits: BTreeMap<Split, SplitIndex> = Split::ALL
@@ -143,7 +138,7 @@ impl Shards {
             .map(|s| (*s, SplitIndex::default()))
             .collect();
         for name in &names {
-            let path = folder.join(name);
+            let path = folder.join(name.file_name());
             let file = File::open(&path).map_err(Error::io(&path, "open"))?;
             let options =
                 ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
@@ -157,7 +152,7 @@ impl Shards {
                         format!(
                             "{}: was made from another dataset or with other settings than {}",
                             path.display(),
-                            names[0]
+                            names[0].file_name()
                         ),
                         "ingest into an empty folder",
                     ));
@@ -173,8 +168,8 @@ impl Shards {
                 metadata,
                 starts,
             };
-            if let (Some(spec), Some((split, _, _))) = (&spec, shard_name(name)) {
-                let index = splits.entry(split).or_default();
+            if let Some(spec) = &spec {
+                let index = splits.entry(name.split).or_default();
                 read_index(&shard, file, spec, shards.len() as u32, index)?;
             }
             shards.push(shard);
@@ -214,40 +209,31 @@ impl Shards {
     }
 }
 
-/// (split, number, total) of a shard's file name.
-pub(crate) fn shard_name(name: &str) -> Option<(Split, u32, u32)> {
-    let mut parts = name.strip_suffix(".parquet")?.split('-');
-    let split = parts.next()?.parse().ok()?;
-    let number = parts.next()?.parse().ok()?;
-    let of = parts.next()?;
-    let total = parts.next()?.parse().ok()?;
-    (of == "of" && parts.next().is_none()).then_some((split, number, total))
-}
-
-fn check_complete(folder: &Path, split: Split, names: &[String]) -> Result<(), Error> {
-    let of_split: Vec<(u32, u32)> = names
-        .iter()
-        .filter_map(|n| shard_name(n))
-        .filter(|(s, _, _)| *s == split)
-        .map(|(_, n, t)| (n, t))
-        .collect();
-    let Some((_, total)) = of_split.first() else {
+fn check_complete(folder: &Path, split: Split, names: &[ShardName]) -> Result<(), Error> {
+    let of_split: Vec<ShardName> = names.iter().copied().filter(|n| n.split == split).collect();
+    let Some(first) = of_split.first() else {
         return Ok(());
     };
-    if let Some((_, other)) = of_split.iter().find(|(_, t)| t != total) {
+    if let Some(other) = of_split.iter().find(|n| n.of != first.of) {
         return Err(Error::unusable(
             format!(
-                "{}: holds {split} shards of two runs, one of {total} and one of {other}",
-                folder.display()
+                "{}: holds {split} shards of two runs, one of {} and one of {}",
+                folder.display(),
+                first.of,
+                other.of
             ),
             "ingest into an empty folder",
         ));
     }
-    for number in 0..*total {
-        if !of_split.iter().any(|(n, _)| *n == number) {
-            let name = format!("{split}-{number:05}-of-{total:05}.parquet");
+    for number in 0..first.of {
+        if !of_split.iter().any(|n| n.number == number) {
+            let missing = ShardName { number, ..*first };
             return Err(Error::unusable(
-                format!("{}: shard {name} is missing", folder.display()),
+                format!(
+                    "{}: shard {} is missing",
+                    folder.display(),
+                    missing.file_name()
+                ),
                 "run `ingest run` again, it makes what is missing",
             ));
         }

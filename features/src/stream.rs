@@ -12,7 +12,7 @@ use crate::rng::Rng;
 use crate::shards::{Content, RowReader, Shards};
 use crate::text::TextTransform;
 use crate::{Error, Mel};
-use arrow::buffer::Buffer;
+use arrow_buffer::Buffer;
 use datasets::{Modality, Split};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
 //! Whether shards are still the bytes that were written: their SHA-256 against `manifest.json`.
 
 use crate::Error;
-use crate::shards::shard_name;
+use crate::shard_name::{MANIFEST_FILE, ShardName};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -9,9 +9,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Mutex;
-
-/// The manifest's name in a folder of shards.
-pub const MANIFEST: &str = "manifest.json";
 
 /// Most bytes of a manifest that are read: a million shards would take less.
 const MAX_MANIFEST: u64 = 256 << 20;
@@ -56,7 +53,7 @@ impl Verdict {
 /// # Errors
 /// A manifest that is none.
 pub fn verify(folder: &Path, threads: usize) -> Result<Option<Verdict>, Error> {
-    let path = folder.join(MANIFEST);
+    let path = folder.join(MANIFEST_FILE);
     let text = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => {
@@ -104,7 +101,7 @@ fn parse(text: &str) -> Option<Vec<(String, u64, String)>> {
     let manifest: Value = serde_json::from_str(text).ok()?;
     let shards = manifest.get("shards")?.as_array()?.iter().map(|shard| {
         let file = shard.get("file")?.as_str()?;
-        shard_name(file)?;
+        ShardName::parse(file)?;
         let bytes = shard.get("bytes")?.as_u64()?;
         let sha256 = shard.get("sha256")?.as_str()?;
         Some((file.to_owned(), bytes, sha256.to_owned()))
@@ -159,7 +156,7 @@ mod tests {
             })
             .collect();
         let manifest = |shards: &[Value]| serde_json::json!({"shards": shards}).to_string();
-        fs::write(folder.join(MANIFEST), manifest(&entries)).unwrap();
+        fs::write(folder.join(MANIFEST_FILE), manifest(&entries)).unwrap();
         let whole = verify(folder, 3).unwrap().unwrap();
         assert_eq!((whole.shards, whole.bytes), (4, 12_000_000));
         assert!(whole.damaged.is_empty() && whole.check(folder).is_ok());
@@ -186,7 +183,7 @@ mod tests {
             "[]",
             "{\"shards\":[{\"file\":\"../x\",\"bytes\":1,\"sha256\":\"\"}]}",
         ] {
-            fs::write(folder.join(MANIFEST), text).unwrap();
+            fs::write(folder.join(MANIFEST_FILE), text).unwrap();
             assert!(verify(folder, 1).is_err(), "{text}");
         }
     }

@@ -212,7 +212,7 @@ fn files_come_back_and_equal_masks_are_equal_files() {
 
 /// A mask as a user would write one: other column order, other spelling of the split.
 fn own(path: &Path, columns: &[(&str, bool)], id: &str) {
-    use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
+    use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
     use std::sync::Arc;
     let text = |value: &str| -> ArrayRef { Arc::new(StringArray::from(vec![value])) };
     let mut all = vec![("id", text(id)), ("split", text("Testing"))];
@@ -288,7 +288,7 @@ fn columns_are_taken_by_name() {
         mask.present(&shards, Split::Test).unwrap()[2],
         [false, true]
     );
-    use arrow::array::RecordBatch;
+    use arrow_array::RecordBatch;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
     let rows: RecordBatch = reader.build().unwrap().next().unwrap().unwrap();

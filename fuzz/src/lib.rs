@@ -311,7 +311,7 @@ pub fn mask(bytes: &[u8]) -> bool {
 /// A manifest.
 pub fn manifest(bytes: &[u8]) -> bool {
     in_folder(|folder| {
-        put(&folder.join(features::verify::MANIFEST), bytes);
+        put(&folder.join(features::MANIFEST_FILE), bytes);
         put(&folder.join("train-00000-of-00001.parquet"), b"a shard");
         features::verify::verify(folder, 1).is_ok()
     })

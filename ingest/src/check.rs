@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use datasets::{CheckOptions, CheckReport, ClassCheck, ListOptions, NoteKind, Plot};
 
 use crate::failure::Failure;
-use crate::output::{self, outln};
 use crate::source;
+use util::{cli, outln};
 
 /// Lines printed of each list; all of them are in the JSON.
 const LINES: usize = 20;
@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let report = datasets::check(source.dataset.as_ref(), &source.raw, &options)?;
     if args.json {
-        output::json(&serde_json::to_value(&report)?)?;
+        cli::print_json(&serde_json::to_value(&report)?)?;
     } else {
         let info = source.dataset.info();
         outln!("{} in {}", info.title, source.raw.display())?;
@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         print(&report)?;
     }
     Ok(if report.needs_attention() {
-        ExitCode::from(output::LOOK)
+        ExitCode::from(cli::EXIT_FINDINGS)
     } else {
         ExitCode::SUCCESS
     })

@@ -1,6 +1,6 @@
 //! `ingest`: raw media to Parquet shards, and what belongs to that.
 //!
-//! One binary, one module per subcommand. Results go to stdout, progress to stderr; the exit codes are in `output`.
+//! One binary, one module per subcommand. Results go to stdout, progress to stderr; the exit codes are in `util::cli`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -12,7 +12,6 @@ mod lock;
 mod manifest;
 mod mask;
 mod mask_import;
-mod output;
 mod plan;
 mod pool;
 mod progress;
@@ -28,8 +27,8 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use util::cli;
 
 /// Raw media of five multimodal datasets, or your own, to Parquet shards
 #[derive(Parser, Debug)]
@@ -54,7 +53,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return cli::report_usage(&error),
     };
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args),
@@ -64,34 +63,5 @@ fn main() -> ExitCode {
         Command::Mask(args) => mask::run(args),
         Command::DecodeWorker(args) => worker::run(*args),
     };
-    outcome.unwrap_or_else(|error| output::error(&error))
-}
-
-/// Help goes to stdout as it is; wrong usage becomes one line.
-fn usage(error: &clap::Error) -> ExitCode {
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Nobody to tell where stdout is closed.
-            drop(error.print());
-            ExitCode::SUCCESS
-        }
-        _ => {
-            let text = error.to_string();
-            // clap's first paragraph is the problem; the rest is its own hint at --help.
-            let problem: Vec<&str> = text
-                .lines()
-                .map(str::trim)
-                .take_while(|line| !line.starts_with("Usage:"))
-                .collect();
-            let problem = problem.join(" ");
-            let problem = problem
-                .trim()
-                .trim_start_matches("error: ")
-                .trim_end_matches(" For more information, try '--help'.");
-            output::error(&anyhow::anyhow!(
-                "{}; see --help",
-                problem.split_whitespace().collect::<Vec<_>>().join(" ")
-            ))
-        }
-    }
+    outcome.unwrap_or_else(|error| cli::report_error(&error))
 }

@@ -10,11 +10,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
 use datasets::{Info, Modality, Split};
-use features::Shards;
 use features::mask::{self, Mask, Protocol};
+use features::{FAILURES_FILE, MANIFEST_FILE, Shards};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -23,12 +23,6 @@ use sha2::{Digest, Sha256};
 
 use crate::plan::{Settings, hex};
 use crate::shard::{self, Finished, Warning};
-
-/// The manifest's file name.
-pub const FILE: &str = "manifest.json";
-
-/// The name of the table of quarantined samples.
-pub const FAILURES: &str = "failures.parquet";
 
 /// Seeds of the masks that every run gets: the paper's tables report three.
 const STANDARD_SEEDS: [u64; 3] = [0, 1, 2];
@@ -151,11 +145,11 @@ pub fn write(
         warnings: Warnings::default(),
     };
     for shard in finished {
-        let path = folder.join(shard.name.file());
+        let path = folder.join(shard.name.file_name());
         let (bytes, sha256) = measure(&path).with_context(|| path.display().to_string())?;
         let summary = &shard.summary;
         manifest.shards.push(ShardEntry {
-            file: shard.name.file(),
+            file: shard.name.file_name(),
             split: shard.name.split,
             rows: summary.rows,
             bytes,
@@ -204,7 +198,7 @@ pub fn write(
     }
     let mut json = serde_json::to_vec_pretty(&manifest)?;
     json.push(b'\n');
-    shard::write_file(folder, FILE, &json)?;
+    shard::write_file(folder, MANIFEST_FILE, &json)?;
     Ok(Some(manifest))
 }
 
@@ -267,7 +261,7 @@ fn write_failures(folder: &Path, info: &Info, finished: &[Finished]) -> anyhow::
     let mut writer = ArrowWriter::try_new(&mut bytes, schema, Some(properties))?;
     writer.write(&batch)?;
     writer.close()?;
-    shard::write_file(folder, FAILURES, &bytes)
+    shard::write_file(folder, FAILURES_FILE, &bytes)
 }
 
 /// The masks of every protocol that the dataset has, at the rate and for the seeds of the paper's tables.
@@ -284,7 +278,7 @@ fn write_masks(folder: &Path) -> anyhow::Result<()> {
 
 /// Removes manifest and failures, which speak of shards that are about to change.
 pub fn remove(folder: &Path) -> anyhow::Result<()> {
-    for name in [FILE, FAILURES] {
+    for name in [MANIFEST_FILE, FAILURES_FILE] {
         let path = folder.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

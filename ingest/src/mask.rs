@@ -10,8 +10,8 @@ use features::mask::{self, Mask, Protocol};
 use serde_json::json;
 
 use crate::mask_import::{self, Values};
-use crate::output::{self, outln};
 use crate::source;
+use util::{cli, outln};
 
 const EXAMPLE: &str = "\
 Examples:
@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 (split.to_string(), count)
             })
             .collect();
-        return output::json(&json!({"file": path, "written": !args.dry_run, "hidden": counts}));
+        return cli::print_json(&json!({"file": path, "written": !args.dry_run, "hidden": counts}));
     }
     for split in splits() {
         let [one, two] = mask.gone(split);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use datasets::{Info, ListOptions, Listing, Sample, Split};
 use features::mel::MEL_RECIPE;
 use features::schema::{FRAME_POLICY, SCHEMA_VERSION};
-use features::{MelDtype, ShardSpec};
+use features::{MelDtype, ShardName, ShardSpec};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -92,45 +92,11 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Shard {
     /// Which one.
-    pub name: Name,
+    pub name: ShardName,
     /// Its samples, in the listing's order.
     pub samples: Vec<Sample>,
     /// SHA-256 over the samples as listed, in hexadecimal: tells whether a finished shard was made from them.
     pub input_hash: String,
-}
-
-/// The name of a shard: `train-00002-of-00014.parquet`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name {
-    /// The split.
-    pub split: Split,
-    /// Its number within the split, from 0.
-    pub number: usize,
-    /// How many the split has.
-    pub of: usize,
-}
-
-impl Name {
-    /// The file name.
-    pub fn file(self) -> String {
-        format!(
-            "{}-{:05}-of-{:05}.parquet",
-            self.split, self.number, self.of
-        )
-    }
-
-    /// Recognises a file name that [`Name::file`] may have made.
-    pub fn parse(file: &str) -> Option<Name> {
-        let mut parts = file.strip_suffix(".parquet")?.splitn(2, '-');
-        let split = parts.next()?.parse().ok()?;
-        let (number, of) = parts.next()?.split_once("-of-")?;
-        let name = Name {
-            split,
-            number: number.parse().ok()?,
-            of: of.parse().ok()?,
-        };
-        (name.file() == file).then_some(name)
-    }
 }
 
 /// Makes the plan.
@@ -165,7 +131,7 @@ pub fn plan(info: &Info, listing: Listing, choices: &Choices) -> Plan {
             let samples: Vec<Sample> = samples.by_ref().take(choices.shard_rows).collect();
             let input_hash = hash_json(&samples);
             shards.push(Shard {
-                name: Name { split, number, of },
+                name: ShardName { split, number, of },
                 samples,
                 input_hash,
             });
@@ -213,28 +179,4 @@ fn hash_json(value: &impl Serialize) -> String {
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_read_back_and_nothing_else_does() {
-        let name = Name {
-            split: Split::Val,
-            number: 3,
-            of: 14,
-        };
-        assert_eq!(name.file(), "val-00003-of-00014.parquet");
-        assert_eq!(Name::parse(&name.file()), Some(name));
-        for other in [
-            "val-3-of-14.parquet",
-            "failures.parquet",
-            "dev-00000-of-00001.parquet",
-            "val-00000-of-00001.parquet.tmp",
-        ] {
-            assert_eq!(Name::parse(other), None, "{other}");
-        }
-    }
 }

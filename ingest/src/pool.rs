@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 
 use crate::failure::{self, Failure};
-use crate::output;
 use crate::protocol::{self, Bounds, Hello, Reply, Request};
 use crate::sys;
 
@@ -81,7 +80,7 @@ impl Effort {
     /// Says once what this kernel lacks.
     fn tell(&self, absent: &[String]) {
         if !absent.is_empty() && !self.told.swap(true, Ordering::Relaxed) {
-            output::warn(&format!("decode workers: {}", absent.join("; ")));
+            util::cli::warn(&format!("decode workers: {}", absent.join("; ")));
         }
     }
 }

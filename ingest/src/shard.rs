@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use datasets::{Modality, Split};
-use features::{Row, ShardSpec, record_batch, writer_properties};
+use features::{Row, ShardName, ShardSpec, record_batch, writer_properties};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::KeyValue;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::plan::{Name, Settings};
+use crate::plan::Settings;
 
 /// Parquet metadata key of the [`Summary`].
 const SUMMARY_KEY: &str = "u2a.summary";
@@ -132,7 +132,7 @@ impl Summary {
 /// A shard being written.
 pub struct Writer {
     folder: PathBuf,
-    name: Name,
+    name: ShardName,
     spec: ShardSpec,
     writer: Option<ArrowWriter<File>>,
     summary: Summary,
@@ -142,11 +142,11 @@ impl Writer {
     /// Begins a shard in a folder.
     pub fn create(
         folder: &Path,
-        name: Name,
+        name: ShardName,
         spec: &ShardSpec,
         summary: Summary,
     ) -> anyhow::Result<Writer> {
-        let path = temporary(folder, &name.file());
+        let path = temporary(folder, &name.file_name());
         let file = File::create(&path).with_context(|| path.display().to_string())?;
         let writer = ArrowWriter::try_new(file, spec.arrow_schema(), Some(writer_properties(spec)))
             .with_context(|| path.display().to_string());
@@ -184,7 +184,7 @@ impl Writer {
                 }
                 // One row per batch: the schema's row groups are then the same however rows arrive.
                 let batch = record_batch(&self.spec, std::slice::from_ref(&row))?;
-                let path = temporary(&self.folder, &self.name.file());
+                let path = temporary(&self.folder, &self.name.file_name());
                 let writer = self
                     .writer
                     .as_mut()
@@ -199,7 +199,7 @@ impl Writer {
 
     /// Completes the shard and gives it its name. Returns what it holds.
     pub fn finish(mut self) -> anyhow::Result<Summary> {
-        let path = temporary(&self.folder, &self.name.file());
+        let path = temporary(&self.folder, &self.name.file_name());
         let mut writer = self
             .writer
             .take()
@@ -209,7 +209,7 @@ impl Writer {
         let file = writer
             .into_inner()
             .with_context(|| path.display().to_string())?;
-        publish(file, &path, &self.folder.join(self.name.file()))?;
+        publish(file, &path, &self.folder.join(self.name.file_name()))?;
         Ok(self.summary.clone())
     }
 }
@@ -217,7 +217,10 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         // Gone already where the shard was finished.
-        drop(fs::remove_file(temporary(&self.folder, &self.name.file())));
+        drop(fs::remove_file(temporary(
+            &self.folder,
+            &self.name.file_name(),
+        )));
     }
 }
 
@@ -293,7 +296,7 @@ fn publish(file: File, from: &Path, to: &Path) -> anyhow::Result<()> {
 #[derive(Debug)]
 pub struct Finished {
     /// Its name.
-    pub name: Name,
+    pub name: ShardName,
     /// Its schema's settings.
     pub spec: ShardSpec,
     /// What it says of itself.
@@ -303,14 +306,14 @@ pub struct Finished {
 /// Reads the footers of all shards in a folder, in order. An absent folder has none.
 pub fn survey(folder: &Path) -> anyhow::Result<Vec<Finished>> {
     let paths = list(folder)?;
-    let name = |path: &PathBuf| Name::parse(path.file_name()?.to_str()?);
-    let mut names: Vec<Name> = paths.iter().filter_map(name).collect();
+    let name = |path: &PathBuf| ShardName::parse(path.file_name()?.to_str()?);
+    let mut names: Vec<ShardName> = paths.iter().filter_map(name).collect();
     names.sort();
     names.into_iter().map(|name| read(folder, name)).collect()
 }
 
-fn read(folder: &Path, name: Name) -> anyhow::Result<Finished> {
-    let path = folder.join(name.file());
+fn read(folder: &Path, name: ShardName) -> anyhow::Result<Finished> {
+    let path = folder.join(name.file_name());
     let remedy = "delete it and start again, or use --overwrite";
     let damaged = |problem: &dyn std::fmt::Display| {
         anyhow!(

@@ -5,9 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use datasets::{Custom, Dataset, Table};
 
-/// Environment variable that moves the data folder.
-const DATA_VARIABLE: &str = "U2A_DATA";
-
 /// The dataset and its raw folder.
 #[derive(clap::Args, Debug)]
 pub struct Select {
@@ -45,25 +42,19 @@ pub fn open(args: &Select) -> anyhow::Result<Source> {
     let raw = match (&args.raw, dataset.default_raw()) {
         (Some(raw), _) => raw.clone(),
         (None, Some(raw)) => raw.to_owned(),
-        (None, None) => data().join("raw").join(&dataset.info().name),
+        (None, None) => util::data_root().join("raw").join(&dataset.info().name),
     };
     Ok(Source { dataset, raw })
 }
 
 /// Where a dataset's shards lie by default.
 pub fn default_shards(name: &str) -> PathBuf {
-    data().join("shards").join(name)
+    util::data_root().join("shards").join(name)
 }
 
 /// Where a dataset's raw tree lies by default.
 pub fn default_raw(name: &str) -> PathBuf {
-    data().join("raw").join(name)
-}
-
-fn data() -> PathBuf {
-    std::env::var_os(DATA_VARIABLE)
-        .filter(|value| !value.is_empty())
-        .map_or_else(|| "data".into(), PathBuf::from)
+    util::data_root().join("raw").join(name)
 }
 
 /// A Parquet table as text; lists are joined by "|".

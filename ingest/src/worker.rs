@@ -51,7 +51,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     .context("cannot limit the decode worker")?;
     if args.probe {
         let absent = sandbox::close(&[]);
-        return crate::output::json(&serde_json::json!({"absent": absent}));
+        return util::cli::print_json(&serde_json::json!({"absent": absent}));
     }
     // A limit below what the program itself takes would show as every file being unreadable.
     Vec::<u8>::new()

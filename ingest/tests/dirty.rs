@@ -10,7 +10,8 @@ use std::io::Cursor;
 use std::path::Path;
 use std::process::Command;
 
-use arrow::array::{Array, AsArray};
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
 use common::{Outcome, files, have, ingest, rows, run, run_crema, synth};
 use features::image::{Rgb, decode, shrink_to_jpeg};
 use image::{ImageFormat, RgbImage};

@@ -121,7 +121,7 @@ fn each_clip_comes_out_as_its_user_expects() {
             (0..batch.num_rows()).map(move |row| {
                 let columns = batch.columns().iter();
                 let cells = columns.map(|c| {
-                    arrow::array::AsArray::as_string::<i32>(c.as_ref())
+                    arrow_array::cast::AsArray::as_string::<i32>(c.as_ref())
                         .value(row)
                         .to_owned()
                 });

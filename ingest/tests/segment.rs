@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::Float32Type;
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float32Type;
 use common::{Row, assert_same, ingest, rows, run, run_crema, synth};
 
 const BINS: usize = 128;

@@ -225,7 +225,7 @@ fn settings_reach_the_shards() {
     assert_eq!(seen["columns"]["mel"], "list[array[f16, 128]]");
     let batches = common::batches(&half.join("train-00000-of-00001.parquet"));
     let frames =
-        arrow::array::AsArray::as_list::<i32>(batches[0].column_by_name("frames").unwrap());
+        arrow_array::cast::AsArray::as_list::<i32>(batches[0].column_by_name("frames").unwrap());
     assert!(
         frames.value_length(0) > 30,
         "all frames of a clip of more than a second"

@@ -152,10 +152,6 @@ fn say(text: impl std::fmt::Display) -> Result<()> {
     Ok(writeln!(std::io::stdout().lock(), "{text}")?)
 }
 
-fn data_root() -> PathBuf {
-    std::env::var_os("U2A_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from)
-}
-
 /// The name that folders carry: a dataset's own, or the stem of a `.toml`.
 fn folder_name(dataset: &str) -> Result<String> {
     if dataset.ends_with(".toml") {

@@ -5,9 +5,8 @@ use crate::model::{MissingToken, U2a};
 use crate::session::Session;
 use crate::settings::RunConfig;
 use anyhow::{Context, Result, bail};
-use arrow::array::{
-    ArrayRef, BooleanArray, Float32Builder, Int32Builder, ListBuilder, RecordBatch, StringArray,
-};
+use arrow_array::builder::{Float32Builder, Int32Builder, ListBuilder};
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use datasets::{Modality, Split};
 use features::Stream;
 use serde_json::json;

@@ -16,7 +16,7 @@ pub fn survey(plan: &Plan, out: &Path) -> anyhow::Result<Vec<Finished>> {
     let finished = shard::survey(out)?;
     let remedy = "use --overwrite to begin anew, or choose another --out";
     for shard in &finished {
-        let file = shard.name.file();
+        let file = shard.name.file_name();
         if shard.summary.settings.dataset != plan.settings.dataset {
             let other = &shard.summary.settings.dataset;
             bail!(
@@ -64,7 +64,7 @@ pub fn stale(
     finished: &[Finished],
     update: bool,
     out: &Path,
-) -> anyhow::Result<BTreeSet<plan::Name>> {
+) -> anyhow::Result<BTreeSet<features::ShardName>> {
     let hashes: BTreeMap<_, _> = plan
         .shards
         .iter()
@@ -81,7 +81,7 @@ pub fn stale(
              --overwrite all",
             out.display(),
             stale.len(),
-            first.file()
+            first.file_name()
         ),
         _ => Ok(stale),
     }
@@ -95,7 +95,7 @@ pub fn remove_all(out: &Path) -> anyhow::Result<()> {
         if entry
             .file_name()
             .to_str()
-            .and_then(plan::Name::parse)
+            .and_then(features::ShardName::parse)
             .is_some()
         {
             remove(&entry.path())?;

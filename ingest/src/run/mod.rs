@@ -21,12 +21,12 @@ use features::MelDtype;
 use self::execute::End;
 use crate::lock::{Claim, Lock};
 use crate::manifest;
-use crate::output::{self, outln};
 use crate::plan::{self, Choices, DEFAULT_FRAME_POOL, DEFAULT_SHARD_ROWS, Segment};
 use crate::pool;
 use crate::shard;
 use crate::source;
 use crate::sys;
+use util::{cli, outln};
 
 /// Samples in a row that may give nothing at all. Real data have a dozen bad clips side by side at most.
 const DEFAULT_MAX_IN_A_ROW: usize = 100;
@@ -229,7 +229,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return report::plan(args, &source, &layout, &out, &plan, &todo);
     }
-    let mine = |name: &str| todo.iter().any(|shard| shard.name.file() == name);
+    let mine = |name: &str| todo.iter().any(|shard| shard.name.file_name() == name);
     if args.part.is_some() {
         shard::sweep(&out, mine)?;
     } else {
@@ -249,7 +249,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 let message = format!(
                     "stopped by signal {signal}; the same command goes on where this one stopped"
                 );
-                return Ok(output::stopped(signal, &message));
+                cli::warn(&message);
+                // The code that a shell gives to a program ended by this signal.
+                return Ok(ExitCode::from(128u8.saturating_add(signal as u8)));
             }
         }
     }
@@ -294,8 +296,8 @@ fn finish_only(args: &Args, info: &Info, out: &Path) -> anyhow::Result<ExitCode>
     if args.dry_run {
         outln!(
             "would write {} and {} in {}",
-            manifest::FILE,
-            manifest::FAILURES,
+            features::MANIFEST_FILE,
+            features::FAILURES_FILE,
             out.display()
         )?;
         return Ok(ExitCode::SUCCESS);

@@ -11,11 +11,11 @@ use serde_json::json;
 use super::{Args, Budget};
 use crate::lock::{Claim, Lock};
 use crate::manifest::{self, Manifest};
-use crate::output::{self, outln};
 use crate::plan::{self, Plan};
 use crate::pool::Effort;
 use crate::shard;
 use crate::source::Source;
+use util::{cli, outln};
 
 /// `--dry-run`.
 pub fn plan(
@@ -32,7 +32,7 @@ pub fn plan(
         } else {
             "keep"
         };
-        (shard.name.file(), shard.samples.len(), action)
+        (shard.name.file_name(), shard.samples.len(), action)
     };
     if args.json {
         let shards: Vec<_> = plan
@@ -41,7 +41,7 @@ pub fn plan(
             .map(entry)
             .map(|(file, samples, action)| json!({"file": file, "samples": samples, "action": action}))
             .collect();
-        return output::json(&json!({
+        return cli::print_json(&json!({
             "raw": source.raw, "layout": layout, "out": out, "settings": plan.settings, "settings_hash": plan.hash,
             "samples": plan.samples(), "shards": shards,
         }));
@@ -78,8 +78,8 @@ pub fn conclude(
         bail!(
             "{}: {} and {} were made with different settings; use --overwrite to begin anew",
             out.display(),
-            finished[0].name.file(),
-            other.name.file()
+            finished[0].name.file_name(),
+            other.name.file_name()
         );
     }
     let total: usize = expected.values().sum();
@@ -92,7 +92,7 @@ pub fn conclude(
             );
         }
         if args.json {
-            return output::json(
+            return cli::print_json(
                 &json!({"out": out, "shards": finished.len(), "of": total, "manifest": null}),
             );
         }
@@ -127,7 +127,7 @@ fn report(
         let cost = effort.map(|effort| {
             json!({"longest_clip_seconds": effort.seconds(), "largest_worker_mib": effort.mib()})
         });
-        output::json(&json!({
+        cli::print_json(&json!({
             "out": out, "within_budget": allowed, "effort": cost, "manifest": manifest,
         }))?;
     } else {
@@ -152,7 +152,7 @@ fn report(
         for (cause, count) in &manifest.warnings.causes {
             outln!(
                 "  {count} x {cause} (kept; see \"warnings\" in {})",
-                manifest::FILE
+                features::MANIFEST_FILE
             )?;
         }
         let bytes: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
@@ -164,16 +164,16 @@ fn report(
         )?;
     }
     if !allowed {
-        output::warn(&format!(
+        cli::warn(&format!(
             "{failed} of {samples} samples lack something that should be there (--max-failures {}); \
              see the error column and {}",
             match args.max_failures {
                 Budget::Count(most) => most.to_string(),
                 Budget::Percent(share) => format!("{share}%"),
             },
-            manifest::FAILURES
+            features::FAILURES_FILE
         ));
-        return Ok(ExitCode::from(output::LOOK));
+        return Ok(ExitCode::from(cli::EXIT_FINDINGS));
     }
     Ok(ExitCode::SUCCESS)
 }

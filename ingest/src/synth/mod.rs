@@ -31,9 +31,9 @@ use datasets::Info;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::output::{self, outln};
 use crate::progress::Progress;
 use crate::source;
+use util::{cli, outln};
 
 /// Tells a folder that may be replaced from one that may not.
 const MARKER: &str = "synth.json";
@@ -154,7 +154,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|(name, count)| ((*name).to_owned(), json!(count)))
             .collect();
-        return output::json(
+        return cli::print_json(
             &json!({"out": out, "samples": samples, "seed": args.seed, "splits": splits}),
         );
     }

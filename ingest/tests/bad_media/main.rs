@@ -13,7 +13,8 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use arrow::array::{Array, AsArray};
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
 use common::{batches, figure, full, ingest, run};
 use corpus::{Amount, As, Bad, Good};
 use image::ImageFormat;

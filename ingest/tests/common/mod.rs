@@ -7,8 +7,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Float32Type, Int32Type};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Int32Type};
+use arrow_array::{Array, RecordBatch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 /// The program, with nothing of the environment that could move its folders.
@@ -231,11 +232,11 @@ fn read_row(batch: &RecordBatch, row: usize) -> Row {
 
 /// Values of consecutive lists of fixed size.
 trait ValueSlice {
-    fn value_slice(&self, from: usize, count: usize) -> arrow::array::ArrayRef;
+    fn value_slice(&self, from: usize, count: usize) -> arrow_array::ArrayRef;
 }
 
-impl ValueSlice for arrow::array::FixedSizeListArray {
-    fn value_slice(&self, from: usize, count: usize) -> arrow::array::ArrayRef {
+impl ValueSlice for arrow_array::FixedSizeListArray {
+    fn value_slice(&self, from: usize, count: usize) -> arrow_array::ArrayRef {
         let width = self.value_length() as usize;
         self.values()
             .slice(self.value_offset_at(from), width * count)

@@ -1,6 +1,6 @@
 //! `train reproduce`: the runs behind a table or figure of the paper, and its page.
 
-use super::{data_root, say, stop_flag};
+use super::{say, stop_flag};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use train::compute::Compute;
 use train::reproduce::{self, Artefact, Options, Plan};
 use train::settings::WeightSource;
+use util::data_root;
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Scale {

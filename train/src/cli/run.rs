@@ -1,6 +1,6 @@
 //! `train run`: trains into a run folder, continues one, or describes the model.
 
-use super::{data_root, folder_name, say, stop_flag};
+use super::{folder_name, say, stop_flag};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use datasets::{Modality, Split};
@@ -18,6 +18,7 @@ use train::session;
 use train::settings::{CONFIG_FILE, RunConfig, Settings, WeightSource};
 use train::trainer::End;
 use train::workers::Workers;
+use util::data_root;
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 pub enum Switch {

@@ -9,8 +9,9 @@ use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use polars::prelude::*;
 use serde_json::{Map, Value, json};
 
+use util::{cli, outln};
+
 use super::scan;
-use crate::output::{self, outln};
 
 /// Pixels per mel frame and bin.
 const MEL_SCALE: usize = 3;
@@ -74,7 +75,7 @@ pub fn run(
         }
     }
     if as_json {
-        return output::json(&json!({"sample": cells, "pictures": paths, "written": !dry_run}));
+        return cli::print_json(&json!({"sample": cells, "pictures": paths, "written": !dry_run}));
     }
     for (name, value) in &cells {
         let value = match value {

@@ -1,7 +1,10 @@
-//! `ingest inspect`: what shards hold, read with polars as any user would read them.
+//! `inspect`: shows what shards hold, read with polars as any user would read them.
 //!
-//! The overview touches the small columns alone, so it is fast on folders of any size. Reads only; the pictures of
+//! A program of its own, because polars takes longer to compile than everything else in the workspace together. The
+//! overview reads the small columns alone, so it is fast on folders of any size. Nothing is changed; the images of
 //! `--sample` go into a folder of their own.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod sample;
 
@@ -9,18 +12,14 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use clap::Parser;
 use features::schema::has_column;
-use features::{ShardSpec, verify};
+use features::{FAILURES_FILE, MANIFEST_FILE, ShardName, ShardSpec, verify};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use polars::prelude::*;
 use serde_json::{Map, Value, json};
-
-use crate::manifest;
-use crate::output::{self, outln};
-use crate::plan::Name;
-use crate::source;
-use crate::table;
+use util::{cli, outln};
 
 /// Rows printed of a table that is no shard.
 const HEAD: u32 = 10;
@@ -30,28 +29,28 @@ const ERRORS: usize = 20;
 
 const EXAMPLE: &str = "\
 Examples:
-  ingest inspect crema-d
-  ingest inspect data/shards/ave --json | jq .splits
-  ingest inspect crema-d --verify
-  ingest inspect crema-d --sample 1041_TIE_NEU_XX --out /tmp/look";
+  inspect crema-d
+  inspect data/shards/ave --json | jq .splits
+  inspect crema-d --verify
+  inspect crema-d --sample 1041_TIE_NEU_XX --out /tmp/look";
 
 /// What shards hold: schema, rows per split and class, availability, durations, failures
-#[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLE)]
-pub struct Args {
+#[derive(Parser, Debug)]
+#[command(name = "inspect", version, max_term_width = 100, after_help = EXAMPLE)]
+struct Args {
     /// A dataset, a folder of shards, or one Parquet file
     #[arg(value_name = "DATASET|DIR|FILE")]
     target: String,
-    /// Print this sample and write its frames as PNG and its mel as a picture
+    /// Print this sample and write its frames and its mel spectrogram as PNG images
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     sample: Option<String>,
-    /// Folder for the pictures of --sample [default: sample-ID]
+    /// Folder for the images of --sample [default: sample-ID]
     #[arg(long, value_name = "DIR", requires = "sample")]
     out: Option<PathBuf>,
-    /// With --sample: name the pictures and write none
+    /// With --sample: name the images and write none
     #[arg(long, requires = "sample")]
     dry_run: bool,
-    /// Read every shard and hold it against the hashes in the manifest; exit with 1 where one has changed
+    /// Read every shard and compare it with its hash in the manifest; exit with 1 where one has changed
     #[arg(long, conflicts_with = "sample")]
     verify: bool,
     /// Print as JSON
@@ -59,13 +58,19 @@ pub struct Args {
     json: bool,
 }
 
-/// Runs the subcommand.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    match Args::try_parse() {
+        Ok(args) => run(&args).unwrap_or_else(|error| cli::report_error(&error)),
+        Err(error) => cli::report_usage(&error),
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let target = Path::new(&args.target);
     let (files, folder) = if target.is_file() {
         (vec![target.to_owned()], None)
     } else {
-        let folder = source::shards(&args.target)?;
+        let folder = shards_folder(&args.target)?;
         (shard_files(&folder)?, Some(folder))
     };
     if let Some(id) = &args.sample {
@@ -82,7 +87,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let report = overview(&files, folder.as_deref(), &spec)?;
     if args.json {
-        return output::json(&report);
+        return cli::print_json(&report);
     }
     print(&report, &spec)?;
     Ok(ExitCode::SUCCESS)
@@ -95,11 +100,11 @@ fn verify(folder: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
         bail!(
             "{}: no {} to hold the shards against; `ingest run` writes it when all shards are there",
             folder.display(),
-            manifest::FILE
+            MANIFEST_FILE
         );
     };
     if as_json {
-        output::json(&json!({
+        cli::print_json(&json!({
             "shards": found.shards, "bytes": found.bytes, "damaged": found.damaged,
         }))?;
     } else {
@@ -114,14 +119,34 @@ fn verify(folder: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     }
     Ok(match found.damaged.is_empty() {
         true => ExitCode::SUCCESS,
-        false => ExitCode::from(output::LOOK),
+        false => ExitCode::from(cli::EXIT_FINDINGS),
     })
+}
+
+/// The folder of shards that a word means: a folder as it is, or the default one of a dataset.
+fn shards_folder(word: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(word);
+    if path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    if word.contains('/') && !word.ends_with(".toml") {
+        bail!("{word}: no such folder; give a folder of shards or a dataset's name");
+    }
+    let name = datasets::open(word)?.info().name.clone();
+    let folder = util::data_root().join("shards").join(name);
+    if !folder.is_dir() {
+        bail!(
+            "{}: no shards there; run `ingest run {word}` first, or give the folder they are in",
+            folder.display()
+        );
+    }
+    Ok(folder)
 }
 
 fn shard_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        names.extend(entry?.file_name().to_str().and_then(Name::parse));
+        names.extend(entry?.file_name().to_str().and_then(ShardName::parse));
     }
     names.sort();
     if names.is_empty() {
@@ -132,7 +157,7 @@ fn shard_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     }
     Ok(names
         .into_iter()
-        .map(|name| folder.join(name.file()))
+        .map(|name| folder.join(name.file_name()))
         .collect())
 }
 
@@ -154,13 +179,39 @@ fn spec(file: &Path) -> anyhow::Result<Option<ShardSpec>> {
     ))
 }
 
+/// Refuses a Parquet file whose footer describes columns outside of the file: polars trusts the offsets and would read
+/// out of bounds.
+fn check_bounds(path: &Path) -> anyhow::Result<()> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
+    for group in metadata.metadata().row_groups() {
+        for column in group.columns() {
+            let start = column.data_page_offset();
+            let start = column
+                .dictionary_page_offset()
+                .map_or(start, |at| at.min(start));
+            let end = u64::try_from(start)
+                .ok()
+                .zip(u64::try_from(column.compressed_size()).ok())
+                .and_then(|(start, size)| start.checked_add(size));
+            ensure!(
+                end.is_some_and(|end| end <= length) && column.num_values() >= 0,
+                "column {} lies outside of the file",
+                column.column_path().string()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// A scan over files, nothing read yet.
 fn scan(files: &[PathBuf]) -> anyhow::Result<LazyFrame> {
     let paths: anyhow::Result<Vec<PlRefPath>> = files
         .iter()
         .map(|file| match file.to_str() {
             Some(path) => {
-                table::check_bounds(file).with_context(|| {
+                check_bounds(file).with_context(|| {
                     format!("{}: no Parquet file that can be read", file.display())
                 })?;
                 Ok(PlRefPath::from(path))
@@ -184,7 +235,7 @@ fn plain(file: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
     let schema = columns(&frame)?;
     let rows = count(frame.clone())?;
     if as_json {
-        return output::json(&json!({"file": file, "rows": rows, "columns": schema}));
+        return cli::print_json(&json!({"file": file, "rows": rows, "columns": schema}));
     }
     outln!("{}: {rows} rows", file.display())?;
     outln!("{}", frame.limit(HEAD).collect()?)?;
@@ -221,7 +272,7 @@ fn overview(files: &[PathBuf], folder: Option<&Path>, spec: &ShardSpec) -> anyho
             durations.insert(modality.to_string(), spread(&frame, col(column.as_str()))?);
         }
     }
-    let quarantined = match folder.map(|folder| folder.join(manifest::FAILURES)) {
+    let quarantined = match folder.map(|folder| folder.join(FAILURES_FILE)) {
         Some(file) if file.is_file() => json!(count(scan(&[file])?)?),
         _ => Value::Null,
     };
@@ -438,7 +489,7 @@ fn print(report: &Value, spec: &ShardSpec) -> anyhow::Result<()> {
         Some(0) | None => {}
         Some(count) => outln!(
             "{count} samples of which nothing is left are in {}",
-            manifest::FAILURES
+            FAILURES_FILE
         )?,
     }
     Ok(())
