@@ -64,7 +64,8 @@ doctor *flags: build
 
 # All tests that need neither Python nor a GPU
 test *flags:
-    @cargo build --quiet --workspace --bins
+    @scripts/cargo-progress build --workspace --bins
+    @scripts/cargo-progress test --workspace --no-run "$@"
     @cargo test --workspace "$@"
 
 # Faults of every kind, thousands of bad files, long runs: everything lost or let in would show. Ends with the figures
