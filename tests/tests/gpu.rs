@@ -58,14 +58,12 @@ fn the_gpu_check_runs_to_its_end_without_a_gpu() {
 #[test]
 fn without_a_gpu_the_way_out_is_said() {
     for (device, part) in [
-        (
-            "cuda:0",
-            "this build has no CUDA; use --device cpu, or build with `just build-cuda`",
-        ),
-        ("gpu", "--device gpu: is neither cpu nor cuda nor cuda:N"),
+        ("cuda:0", "--device cuda:0: this "),
+        ("cuda:0", "this build has no CUDA: `just build"),
+        ("cuda:0", "; --device cpu does without"),
+        ("gpu", "gpu is none of auto, cpu and cuda:N"),
     ] {
-        let said = run(&mut command("train", ["selftest", "--device", device])).expect(USAGE);
-        assert!(said.stderr.contains(part), "{}", said.stderr);
+        run(&mut command("train", ["selftest", "--device", device])).expect_usage(&[part]);
     }
     let found = run(&mut command("train", ["doctor", "--json"])).expect(DONE);
     let found: Value = serde_json::from_str(&found.stdout).unwrap();
@@ -116,6 +114,63 @@ fn precisions_on_the_cpu() {
             let off = (found - exact).abs() / exact;
             assert!(off < limit, "{precision}: {found} for {exact}");
         }
+    }
+}
+
+/// `--device auto`, the default, says on stderr in one line what it came to and how long the run takes; a device that was
+/// named needs no line. Standard output stays JSON.
+#[test]
+fn auto_falls_back_to_the_cpu_and_says_so() {
+    let data = CremaD::new(24);
+    let folder = temp();
+    let out = folder.path().join("run");
+    let out = out.to_str().unwrap();
+    let lines = |arguments: &[&str], flags: &[&str]| -> Vec<String> {
+        let mut train = command("train", arguments);
+        train.args(["--json", "--shards"]).arg(data.shards());
+        let ran = run(train.args(flags)).expect(DONE);
+        serde_json::from_str::<Value>(&ran.stdout).unwrap();
+        let about_device = |line: &&str| line.contains("device");
+        let lines = ran.stderr.lines().filter(about_device);
+        lines.map(str::to_owned).collect()
+    };
+    let first = [
+        "run",
+        "crema-d",
+        "--random-weights",
+        "0",
+        "--encoders",
+        "tiny",
+    ];
+    let steps = ["--batch-size", "4", "--max-steps", "6", "--out", out];
+    let said = lines(&first, &steps);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("device: cpu ("), "{said:?}");
+    assert!(said[0].contains("this build has no CUDA"), "{said:?}");
+    assert!(said[0].ends_with(" s for 2 more steps"), "{said:?}");
+    let config = fs::read_to_string(folder.path().join("run/config.toml")).unwrap();
+    assert!(
+        config.contains("[device]\nasked = \"auto\"\nused = \"cpu\"\n"),
+        "{config}"
+    );
+
+    let said = lines(&["run", "crema-d", "--resume", out], &["--max-steps", "8"]);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("device: cpu ("), "{said:?}");
+    assert!(said[0].contains("where this run began"), "{said:?}");
+    let said = lines(&["eval", out], &[]);
+    assert!(
+        said.len() == 1 && said[0].starts_with("device: cpu ("),
+        "{said:?}"
+    );
+    for named in [
+        lines(
+            &["run", "crema-d", "--resume", out],
+            &["--max-steps", "9", "--device", "cpu"],
+        ),
+        lines(&["eval", out], &["--device", "cpu"]),
+    ] {
+        assert_eq!(named, Vec::<String>::new());
     }
 }
 
