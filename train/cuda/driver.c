@@ -15,7 +15,7 @@
 // The driver's function, and a function of the driver's name that jumps there with all its arguments in place.
 #define ENTRY(name)                                              \
     __attribute__((visibility("hidden"))) void *u2a_##name;      \
-    __asm__(".text\n.globl " #name "\n.type " #name ", %function\n" #name ":\n" JUMP(name));
+    __asm__(".pushsection .text\n.globl " #name "\n.type " #name ", %function\n" #name ":\n" JUMP(name) ".popsection");
 #include "entries.h"
 #undef ENTRY
 
