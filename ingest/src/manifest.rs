@@ -198,7 +198,7 @@ pub fn write(
     }
     let mut json = serde_json::to_vec_pretty(&manifest)?;
     json.push(b'\n');
-    shard::write_file(folder, MANIFEST_FILE, &json)?;
+    write_file(folder, MANIFEST_FILE, &json)?;
     Ok(Some(manifest))
 }
 
@@ -261,7 +261,12 @@ fn write_failures(folder: &Path, info: &Info, finished: &[Finished]) -> anyhow::
     let mut writer = ArrowWriter::try_new(&mut bytes, schema, Some(properties))?;
     writer.write(&batch)?;
     writer.close()?;
-    shard::write_file(folder, FAILURES_FILE, &bytes)
+    write_file(folder, FAILURES_FILE, &bytes)
+}
+
+fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let path = folder.join(name);
+    util::atomic::write(&path, bytes).with_context(|| path.display().to_string())
 }
 
 /// The masks of every protocol that the dataset has, at the rate and for the seeds of the paper's tables.

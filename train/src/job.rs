@@ -128,10 +128,7 @@ impl Job {
                     out.display()
                 );
             }
-            let temporary = out.join(".config.toml.tmp");
-            std::fs::write(&temporary, self.config.to_toml()?)
-                .and_then(|()| std::fs::File::open(&temporary)?.sync_all())
-                .and_then(|()| std::fs::rename(&temporary, &path))
+            util::atomic::write(&path, self.config.to_toml()?)
                 .with_context(|| format!("{}: cannot be written", path.display()))?;
         }
         let config = self.config.clone();

@@ -92,12 +92,7 @@ impl RunLog {
                 .map(|line| format!("{line}\n"))
                 .collect();
             if kept != text {
-                let temporary = run.join(".metrics.jsonl.tmp");
-                fs::write(&temporary, kept).with_context(problem)?;
-                File::open(&temporary)
-                    .and_then(|f| f.sync_all())
-                    .with_context(problem)?;
-                fs::rename(&temporary, &path).with_context(problem)?;
+                util::atomic::write(&path, kept).with_context(problem)?;
             }
         }
         let metrics = BufWriter::new(

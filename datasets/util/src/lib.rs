@@ -1,11 +1,12 @@
 //! What every crate of the workspace needs and no dataset, shard or model is part of.
 //!
 //! - [`data_root`] is the folder that holds raw data and shards by default.
-//! - [`lock`] keeps a folder to one writer.
+//! - [`atomic`] writes files that appear whole or not at all; [`lock`] keeps a folder to one writer.
 //! - `cli` (with the feature of that name) has what the command-line programs print and return.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod atomic;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod lock;
