@@ -2,6 +2,7 @@
 //!
 //! - [`data_root`] is the folder that holds raw data and shards by default.
 //! - [`atomic`] writes files that appear whole or not at all; [`lock`] keeps a folder to one writer.
+//! - [`hash`] gives SHA-256 in hexadecimal.
 //! - `cli` (with the feature of that name) has what the command-line programs print and return.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -9,6 +10,7 @@
 pub mod atomic;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod hash;
 pub mod lock;
 
 use std::path::PathBuf;
