@@ -49,10 +49,9 @@ impl Lock {
 
     fn take(&mut self, folder: &Path, path: PathBuf, mode: LockMode) -> anyhow::Result<()> {
         let lock = FileLock::acquire(&path, mode).map_err(|error| match error {
-            LockError::Held(_) => anyhow!(
-                "{}: another ingest{} is writing here; wait for it, or choose another --out",
-                folder.display(),
-                error.holder()
+            LockError::Held(holder) => anyhow!(
+                "{}: another ingest{holder} is writing here; wait for it, or choose another --out",
+                folder.display()
             ),
             LockError::Io(error) => anyhow::Error::new(error).context(format!(
                 "{}: cannot write there; choose another --out",

@@ -21,9 +21,8 @@ impl Lock {
         let run_folder = run.display();
         let lock = FileLock::acquire(&run.join(FILE), LockMode::Exclusive);
         let held = lock.map_err(|error| match error {
-            LockError::Held(_) => anyhow!(
-                "{run_folder}: another train{} is training here; wait for it, or give another --out",
-                error.holder()
+            LockError::Held(holder) => anyhow!(
+                "{run_folder}: another train{holder} is training here; wait for it, or give another --out"
             ),
             LockError::Io(error) => anyhow::Error::new(error)
                 .context(format!("{run_folder}: cannot be written; give another --out")),

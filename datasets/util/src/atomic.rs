@@ -5,7 +5,6 @@
 //! with none of the endings that readers of a folder look for. It is random, so that two processes may write the same
 //! file at once. A killed process leaves it behind, and [`remove_temporaries`] removes it.
 
-use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -30,17 +29,16 @@ impl AtomicFile {
     /// The path names no file; the folder is missing, read-only or full.
     pub fn create(path: &Path) -> io::Result<AtomicFile> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-        let mut prefix = OsString::from(".");
-        prefix.push(name);
-        prefix.push(".");
         let file = Builder::new()
-            .prefix(&prefix)
+            .prefix(&format!(".{}.", name.to_string_lossy()))
             .suffix(ENDING)
             // As for any new file, less the umask; the default is a file for its owner alone.
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder_of(path))?;
-        let path = path.to_owned();
-        Ok(AtomicFile { file, path })
+        Ok(AtomicFile {
+            file,
+            path: path.to_owned(),
+        })
     }
 
     /// Brings the content to the disk, then gives the file its name, in place of an older one.
@@ -64,41 +62,31 @@ impl Write for AtomicFile {
     }
 }
 
-/// Writes a file of these bytes, whole or not at all.
-///
-/// # Errors
-/// As [`AtomicFile::create`] and [`AtomicFile::publish`].
+/// Writes a file of these bytes, whole or not at all. Errors are those of [`AtomicFile`].
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes.as_ref())?;
     file.publish()
 }
 
-/// Brings the names in a folder to the disk: after something in it was renamed.
-///
-/// # Errors
-/// The folder cannot be opened.
+/// Brings the names in a folder to the disk, after something in it was renamed.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 /// Removes what killed processes have left under temporary names in a folder, for the files whose final names `which`
-/// accepts. A folder that is missing holds nothing. Only for the one process that writes these files.
-///
-/// # Errors
-/// The folder cannot be listed, or something in it not removed.
+/// accepts; folders too. A folder that is missing holds nothing. Only for the one process that writes these files.
 pub fn remove_temporaries(folder: &Path, which: impl Fn(&str) -> bool) -> io::Result<()> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
+    if !folder.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
         let inner = name
             .to_str()
             .and_then(|name| name.strip_prefix('.')?.strip_suffix(ENDING));
-        // Without the random part.
+        // Folders have no random part.
         let inner = inner.map(|inner| inner.rsplit_once('.').map_or(inner, |(name, _)| name));
         if !inner.is_some_and(&which) {
             continue;
@@ -145,13 +133,15 @@ mod tests {
         drop(half);
         assert_eq!(names(folder.path()), ["manifest.json"]);
         // Two at once: each is whole, the last one stays.
-        let [mut first, mut second] = [(); 2].map(|()| AtomicFile::create(&path).unwrap());
-        first.write_all(b"first").unwrap();
-        second.write_all(b"second").unwrap();
-        first.publish().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"first");
-        second.publish().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"second");
+        let both = ["first", "second"].map(|text| {
+            let mut file = AtomicFile::create(&path).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            (text, file)
+        });
+        for (text, file) in both {
+            file.publish().unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
         assert_eq!(names(folder.path()), ["manifest.json"]);
         // As readable as a file made without detours.
         let plain = folder.path().join("plain");

@@ -21,23 +21,17 @@ pub enum LockMode {
 }
 
 /// Why a lock was not acquired.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum LockError {
-    /// Another process holds it: its number, where the file has it.
-    #[error("held by another run{}", self.holder())]
-    Held(Option<String>),
+    /// Another process holds it: ` (process 123)`, or nothing where the file does not say which.
+    Held(String),
     /// The file cannot be made, written or locked.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
 }
 
-impl LockError {
-    /// ` (process 123)`, or nothing.
-    pub fn holder(&self) -> String {
-        match self {
-            LockError::Held(Some(process)) => format!(" (process {process})"),
-            _ => String::new(),
-        }
+impl From<io::Error> for LockError {
+    fn from(error: io::Error) -> LockError {
+        LockError::Io(error)
     }
 }
 
@@ -67,8 +61,10 @@ impl FileLock {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     let mut holder = String::new();
-                    let written = file.read_to_string(&mut holder).is_ok_and(|n| n > 0);
-                    return Err(LockError::Held(written.then(|| holder.trim().to_string())));
+                    if file.read_to_string(&mut holder).is_ok_and(|n| n > 0) {
+                        holder = format!(" (process {})", holder.trim());
+                    }
+                    return Err(LockError::Held(holder));
                 }
                 Err(TryLockError::Error(error)) => return Err(error.into()),
             }
@@ -84,10 +80,8 @@ impl FileLock {
                 file.seek(SeekFrom::Start(0))?;
                 write!(file, "{}", std::process::id())?;
             }
-            return Ok(FileLock {
-                path: path.to_path_buf(),
-                file,
-            });
+            let path = path.to_path_buf();
+            return Ok(FileLock { path, file });
         }
     }
 }
