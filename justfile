@@ -3,14 +3,15 @@ set positional-arguments
 
 ingest := "target/release/ingest"
 train := "target/release/train"
+inspect := "target/release/inspect"
 
 # Show the recipes
 default:
     @just --list
 
-# Build the two programs
+# Build the two programs, with CUDA where an NVIDIA driver and a toolkit are (U2A_CUDA=0|1 decides by hand)
 build:
-    @cargo build --quiet --release --workspace --bins
+    @scripts/build
 
 # From raw clips to a table: synthesise, ingest, train, evaluate with each modality gone
 demo: build
@@ -28,9 +29,10 @@ check dataset *flags: build
 ingest dataset *flags: build
     @{{ingest}} run "$@"
 
-# Look into shards: schema, counts, availability; --sample ID writes pictures
-inspect dataset *flags: build
-    @{{ingest}} inspect "$@"
+# Look into shards with polars: schema, counts, availability; --sample ID writes images. Built on the first call
+inspect dataset *flags:
+    @scripts/build inspect
+    @{{inspect}} "$@"
 
 # Write a missing-modality mask beside the shards
 mask dataset *flags: build
@@ -62,7 +64,8 @@ doctor *flags: build
 
 # All tests that need neither Python nor a GPU
 test *flags:
-    @cargo build --quiet --workspace --bins
+    @scripts/cargo-progress build --workspace --bins
+    @scripts/cargo-progress test --workspace --no-run "$@"
     @cargo test --workspace "$@"
 
 # Faults of every kind, thousands of bad files, long runs: everything lost or let in would show. Ends with the figures

@@ -184,7 +184,7 @@ def command_of(ours):
 
 def build(*arguments, name):
     """Builds with cargo; the path of what has that name."""
-    command = ["cargo", *arguments, "--quiet", "--workspace", "--message-format=json"]
+    command = ["cargo", *arguments, "--quiet", "--message-format=json"]
     out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     found = [m for m in map(json.loads, out.splitlines()) if m.get("executable") and m["target"]["name"] == name]
     return found[-1]["executable"]
