@@ -151,6 +151,8 @@ mod tests {
                 "M&M;s & Q&A; &nosuch; &#xD800; &",
             ),
             ("&é;", "&é;"),
+            ("Fish &#x96; Chips&Hat;", "Fish – Chips^"),
+            ("&#65 &amp &#9;&#10; &lt;b&gt;", "&#65 &amp <b>"),
         ];
         for (raw, clean) in cases {
             assert_eq!(title(raw).as_deref(), Some(clean), "{raw}");
