@@ -5,7 +5,6 @@
 //! - Read: [`shards`] opens a folder and fetches single rows, [`stream`] hands out model-ready [`batch`]es in an
 //!   [`order`] that depends on (seed, epoch, ids) alone, [`image`] and [`text`] are the transforms, [`verify`] finds shards that have changed on disk, [`mask`] hides
 //!   modalities, [`rng`] draws what augmentation needs.
-//! - Both: [`lock`] keeps a folder to one writer.
 //!
 //! Not here: decoding audio and video (`ingest`), tensors (`train`).
 
@@ -14,7 +13,6 @@
 pub mod batch;
 pub mod error;
 pub mod image;
-pub mod lock;
 pub mod mask;
 pub mod mel;
 pub mod order;

@@ -10,7 +10,6 @@ use features::mel::MEL_RECIPE;
 use features::schema::{FRAME_POLICY, SCHEMA_VERSION};
 use features::{MelDtype, ShardName, ShardSpec};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// Samples per shard by default: about 350 MB of audio and video.
 pub const DEFAULT_SHARD_ROWS: usize = 512;
@@ -173,10 +172,5 @@ impl Plan {
 
 fn hash_json(value: &impl Serialize) -> String {
     let json = serde_json::to_vec(value).expect("plain data with string keys always serialises");
-    hex(&Sha256::digest(json))
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    util::hash::sha256(json)
 }
