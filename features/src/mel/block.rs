@@ -299,7 +299,7 @@ impl Engine {
     pub fn new() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
+            if crate::cpu::has_avx512() {
                 return Engine::Avx512(Box::new(Work::new()));
             }
             if is_x86_feature_detected!("avx2") {

@@ -19,6 +19,8 @@ use ffmpeg_next::frame;
 use ffmpeg_next::packet::{Mut as _, Ref as _};
 use ffmpeg_next::{Error, Packet, Rational, Stream};
 
+use features::cpu;
+
 use super::yuv;
 
 /// Demuxers that a media file may need. Playlists (hls, dash, concat, ...), devices and text formats are left out.
@@ -34,9 +36,17 @@ const WAV_PROBE_PACKETS: &str = "8";
 /// Pictures with more pixels are refused: 8192 x 8192, which is above 8K video.
 pub const MAX_PIXELS: i64 = 1 << 26;
 
-/// Prepares libav: no output of its own on stderr.
+/// `AV_CPU_FLAG_AVX512ICL`, which the headers of FFmpeg 4.4 lack: the AVX-512 of Ice Lake and later.
+const AVX512ICL: c_int = 0x20_0000;
+
+/// Prepares libav: no output of its own on stderr, and no AVX-512 where the user has masked it.
 pub fn init() -> Result<(), Error> {
     ffmpeg::init()?;
+    if !cpu::allows(cpu::Level::Avx512) {
+        let wide = ffi::AV_CPU_FLAG_AVX512 as c_int | AVX512ICL;
+        // SAFETY: both calls take and return numbers; no decoder or scaler exists yet.
+        unsafe { ffi::av_force_cpu_flags(ffi::av_get_cpu_flags() & !wide) };
+    }
     ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
     Ok(())
 }
