@@ -94,11 +94,7 @@ impl Row {
     pub fn fill(&mut self, lines: [&[u8]; 8], divisors: [&Divisors; 3]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-            {
+            if crate::cpu::has_avx512() {
                 return self.fill_at::<AVX512>(lines, divisors);
             }
             if is_x86_feature_detected!("avx2") {
@@ -476,9 +472,7 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn vectors_equal_the_plain_loops() {
-        let wide = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl");
+        let wide = crate::cpu::has_avx512();
         if !is_x86_feature_detected!("avx2") {
             eprintln!("skipped: no AVX2");
             return;
