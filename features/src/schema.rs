@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::mel::{MEL_BINS, MEL_RECIPE};
 
-/// Version of the column layout. A reader refuses any other.
+/// Version of the shard format: the columns, and the bytes that given media become in them. Any change of either raises
+/// it, so that no run mixes old and new; `tests/format.rs` notices a change of the bytes.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// How the pool of frames is drawn, as stored in the metadata beside its size.

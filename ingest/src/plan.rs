@@ -34,7 +34,7 @@ pub enum Segment {
 pub struct Settings {
     /// Version of this program.
     pub tool_version: String,
-    /// Version of the column layout.
+    /// Version of the shard format: columns, and what media become in them.
     pub schema_version: u32,
     /// The dataset's name.
     pub dataset: String,
