@@ -1,5 +1,5 @@
 //! Blocks of 8 x 8 values: what reading and writing JPEGs share. A constant `LEVEL` of the functions for blocks says what
-//! their caller was compiled for: [`PLAIN`], [`AVX2`] or [`AVX512`].
+//! their caller was compiled for: [`PLAIN`] or [`AVX2`].
 
 /// Where the coefficients of a block stand, in the order of the file.
 pub(super) const ZIGZAG: [u8; 64] = [
@@ -37,6 +37,3 @@ pub(super) const PLAIN: u8 = 0;
 /// AVX2.
 #[cfg(target_arch = "x86_64")]
 pub(super) const AVX2: u8 = 1;
-/// AVX-512 with words in all widths (F, BW and VL), and AVX2.
-#[cfg(target_arch = "x86_64")]
-pub(super) const AVX512: u8 = 2;

@@ -11,7 +11,6 @@
 use std::arch::x86_64::*;
 
 use super::block::{EVEN, ODD, PLAIN, ZIGZAG};
-use super::jpeg::rgb_of_ycc;
 
 /// The 64 coefficients of a block, times their steps, or the steps: row r, column c at 16 (r mod 4) + 2 c + r div 4, so that rows r and
 /// r + 4 are pairs.
@@ -70,6 +69,22 @@ fn samples(block: &Coefficients) -> [[i32; 8]; 8] {
         }
     }
     out
+}
+
+/// JFIF's colours in the 16-bit fixed point that libjpeg has. All values in 0..=255.
+#[inline(always)]
+fn rgb_of_ycc([y, cb, cr]: [i32; 3]) -> [i32; 3] {
+    const fn fixed(x: f64) -> i32 {
+        (x * 65536.0 + 0.5) as i32
+    }
+    const HALF: i32 = 1 << 15;
+    let (cb, cr) = (cb - 128, cr - 128);
+    [
+        y + ((fixed(1.402) * cr + HALF) >> 16),
+        y + ((HALF - fixed(0.34414) * cb - fixed(0.71414) * cr) >> 16),
+        y + ((fixed(1.772) * cb + HALF) >> 16),
+    ]
+    .map(|value| value.clamp(0, 255))
 }
 
 /// One transform of eight values of 16 bits; no sum leaves 32.
