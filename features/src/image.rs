@@ -7,10 +7,8 @@
 //! Invariant: whatever the bytes are, [`decode`] returns a picture within [`MAX_SIDE`] and [`MAX_PIXELS`] or an error
 //! of one line; it never panics and looks at the header's size before it allocates pixels.
 
-mod baseline;
-mod block;
-mod inverse;
 mod jpeg;
+mod partial;
 mod resample;
 mod turbo;
 
@@ -236,13 +234,13 @@ pub fn view_of(
     out: &mut Vec<f32>,
 ) -> Result<(), Error> {
     transform.check()?;
-    let shown = baseline::Scan::parse(bytes).and_then(|scan| {
+    let shown = partial::Scan::parse(bytes).and_then(|scan| {
         let (columns, rows, flip) = which.axes(scan.width, scan.height, transform.size);
-        let part = baseline::Part::around(&scan, columns.reach(), rows.reach());
+        let part = partial::Part::around(&scan, columns.reach(), rows.reach());
         RESAMPLER.with_borrow_mut(|resampler| {
             let mut pixels = std::mem::take(&mut resampler.part);
             pixels.resize(part.len(), 0);
-            let decoded = scan.run(&part, &mut pixels).map(|()| {
+            let decoded = scan.decode(&part, &mut pixels).map(|()| {
                 let (columns, rows) = (
                     columns.moved(part.columns.start),
                     rows.moved(part.rows.start),

@@ -177,8 +177,8 @@ fn train_does_not_load_libav() {
 /// The only modules that may hold `unsafe`: system calls, libav, libjpeg-turbo, vector instructions, GPU
 /// kernels.
 const UNSAFE: [&str; 22] = [
-    "features/src/image/baseline.rs",
-    "features/src/image/inverse.rs",
+    "features/src/image/partial.rs",
+    "features/src/image/partial/idct.rs",
     "features/src/image/resample.rs",
     "features/src/image/resample/vnni.rs",
     "features/src/image/turbo.rs",
