@@ -171,7 +171,8 @@ impl Plan {
     }
 }
 
-fn hash_json(value: &impl Serialize) -> String {
+/// SHA-256 of a value's JSON, in hexadecimal.
+pub(crate) fn hash_json(value: &impl Serialize) -> String {
     let json = serde_json::to_vec(value).expect("plain data with string keys always serialises");
     hex(&Sha256::digest(json))
 }
