@@ -33,7 +33,7 @@ pub enum Segment {
 pub struct Settings {
     /// Version of this program.
     pub tool_version: String,
-    /// Version of the column layout.
+    /// Version of the shard format: columns, and what media become in them.
     pub schema_version: u32,
     /// The dataset's name.
     pub dataset: String,
@@ -170,7 +170,8 @@ impl Plan {
     }
 }
 
-fn hash_json(value: &impl Serialize) -> String {
+/// SHA-256 of a value's JSON, in hexadecimal.
+pub(crate) fn hash_json(value: &impl Serialize) -> String {
     let json = serde_json::to_vec(value).expect("plain data with string keys always serialises");
     util::hash::sha256(json)
 }

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 
+use features::cpu;
+
 use crate::failure::{self, Failure};
 use crate::protocol::{self, Bounds, Hello, Reply, Request};
 use crate::sys;
@@ -301,8 +303,9 @@ impl Worker {
         ];
         let mut child = Command::new(program)
             .args(arguments)
-            // Nothing of the user's environment concerns a decoder.
+            // Nothing else of the user's environment concerns a decoder.
             .env_clear()
+            .envs(std::env::var_os(cpu::VARIABLE).map(|value| (cpu::VARIABLE, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

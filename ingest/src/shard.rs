@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::plan::Settings;
 
 /// Parquet metadata key of the [`Summary`].
-const SUMMARY_KEY: &str = "u2a.summary";
+pub(crate) const SUMMARY_KEY: &str = "u2a.summary";
 
 /// Warnings kept in full per shard; all are counted.
 const MAX_WARNINGS: usize = 100;

@@ -2,6 +2,7 @@
 //! dataset in `configs/`, and the `config.toml` that a run folder keeps.
 
 use crate::adapter::{LoraConfig, ModuleNames};
+use crate::compute::DeviceChoice;
 use crate::design::{Adapt, Design, Fusion, Modulation};
 use crate::encoder::config::{EncoderConfig, Kind};
 use crate::model::{ALIGN_WEIGHT, LossConfig, MissingToken};
@@ -440,6 +441,16 @@ impl WeightSource {
     }
 }
 
+/// What a run was trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunDevice {
+    /// The value of `--device`.
+    pub asked: DeviceChoice,
+    /// What it came to when the run began: `cpu` or `cuda:N`. A run resumed with `auto` stays on the CPU where it
+    /// began there, because it continues bit for bit only there.
+    pub used: DeviceChoice,
+}
+
 /// `RUN/config.toml`: everything that made the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunConfig {
@@ -462,6 +473,9 @@ pub struct RunConfig {
     /// SHA-256 of the training mask, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_mask_sha256: Option<String>,
+    /// The device; runs of earlier versions do not record it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<RunDevice>,
     /// The settings.
     pub settings: Settings,
     /// Sizes of the two encoders.

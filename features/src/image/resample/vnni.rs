@@ -21,10 +21,7 @@ const PIXELS: usize = 4;
 
 /// Whether this processor can.
 pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512vnni")
+    crate::cpu::has_avx512() && is_x86_feature_detected!("avx512vnni")
 }
 
 /// Buffers that are kept from picture to picture.
