@@ -2,7 +2,7 @@
 //!
 //! Text and axes take the surrounding text's colour, so that a chart suits light and dark pages.
 
-use crate::text::put;
+use maud::{Markup, html};
 
 /// Colours of the series, in order; distinct on light and on dark ground.
 pub const COLOURS: [&str; 6] = [
@@ -25,20 +25,21 @@ pub struct Series {
     pub spread: Vec<f64>,
 }
 
-/// Text that is safe in HTML and SVG.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+/// A text at a place; `anchor` is its `start`, `middle` or `end`.
+fn text(x: f64, y: f64, anchor: &str, words: &str) -> Markup {
+    html! {
+        text x=(one(x)) y=(one(y)) font-size=(FONT as u32) text-anchor=(anchor) fill="currentColor" { (words) }
+    }
 }
 
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, fill: &str, words: &str) {
-    put!(
-        svg,
-        "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{FONT}\" text-anchor=\"{anchor}\" fill=\"{fill}\">{}</text>",
-        escape(words)
-    );
+/// A coordinate to a tenth of a unit.
+fn one(value: f64) -> String {
+    format!("{value:.1}")
+}
+
+/// A vertical or horizontal line of a grid.
+fn grid(x: [f64; 2], y: [f64; 2]) -> Markup {
+    html! { line x1=(one(x[0])) x2=(one(x[1])) y1=(one(y[0])) y2=(one(y[1])) stroke="#8886" {} }
 }
 
 /// A number in as few digits as tell it from its neighbours.
@@ -53,7 +54,7 @@ fn short(value: f64) -> String {
 }
 
 /// Curves over a shared axis; y starts at 0. `axes` names x and y.
-pub fn lines(axes: [&str; 2], series: &[Series]) -> String {
+pub fn lines(axes: [&str; 2], series: &[Series]) -> Markup {
     let all = || series.iter().flat_map(|s| &s.points);
     let (left, right) = all().fold((f64::MAX, f64::MIN), |(l, r), p| (l.min(p.0), r.max(p.0)));
     let (left, right) = if left < right {
@@ -67,98 +68,35 @@ pub fn lines(axes: [&str; 2], series: &[Series]) -> String {
     let height = HEIGHT + legend;
     let x = |v: f64| PAD + (WIDTH - PAD - 12.0) * (v - left) / (right - left);
     let y = |v: f64| floor - (floor - ceiling) * v / top;
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{}\">",
-        escape(&format!("{} by {}", axes[1], axes[0]))
-    );
-    for i in 0..=4 {
-        let value = top * f64::from(i) / 4.0;
-        put!(
-            svg,
-            "<line x1=\"{PAD}\" x2=\"{WIDTH}\" y1=\"{0:.1}\" y2=\"{0:.1}\" stroke=\"#8886\"/>",
-            y(value)
-        );
-        text(
-            &mut svg,
-            PAD - 5.0,
-            y(value) + 4.0,
-            "end",
-            "currentColor",
-            &short(value),
-        );
-        let value = left + (right - left) * f64::from(i) / 4.0;
-        let anchor = if i == 4 { "end" } else { "middle" };
-        text(
-            &mut svg,
-            x(value),
-            floor + 16.0,
-            anchor,
-            "currentColor",
-            &short(value),
-        );
-    }
-    text(
-        &mut svg,
-        WIDTH,
-        floor + 34.0,
-        "end",
-        "currentColor",
-        axes[0],
-    );
-    text(
-        &mut svg,
-        4.0,
-        floor + 34.0,
-        "start",
-        "currentColor",
-        axes[1],
-    );
-    for (i, one) in series.iter().enumerate() {
-        let colour = COLOURS[i % COLOURS.len()];
-        let points: Vec<String> = one
-            .points
-            .iter()
-            .map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1)))
-            .collect();
-        for (p, sd) in one
-            .points
-            .iter()
-            .zip(&one.spread)
-            .filter(|(_, sd)| **sd > 0.0)
-        {
-            put!(
-                svg,
-                "<line x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{1:.1}\" y2=\"{2:.1}\" stroke=\"{colour}\" stroke-width=\"1\"/>",
-                x(p.0),
-                y((p.1 - sd).max(0.0)),
-                y((p.1 + sd).min(top))
-            );
+    html! {
+        svg viewBox=(format!("0 0 {WIDTH} {height:.0}")) role="img" aria-label={ (axes[1]) " by " (axes[0]) } {
+            @for i in 0..=4 {
+                @let value = top * f64::from(i) / 4.0;
+                (grid([PAD, WIDTH], [y(value); 2]))
+                (text(PAD - 5.0, y(value) + 4.0, "end", &short(value)))
+                @let value = left + (right - left) * f64::from(i) / 4.0;
+                (text(x(value), floor + 16.0, if i == 4 { "end" } else { "middle" }, &short(value)))
+            }
+            (text(WIDTH, floor + 34.0, "end", axes[0]))
+            (text(4.0, floor + 34.0, "start", axes[1]))
+            @for (i, curve) in series.iter().enumerate() {
+                @let colour = COLOURS[i % COLOURS.len()];
+                @for (p, sd) in curve.points.iter().zip(&curve.spread).filter(|(_, sd)| **sd > 0.0) {
+                    line x1=(one(x(p.0))) x2=(one(x(p.0))) y1=(one(y((p.1 - sd).max(0.0)))) y2=(one(y((p.1 + sd).min(top))))
+                        stroke=(colour) stroke-width="1" {}
+                }
+                @let points: Vec<String> = curve.points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
+                polyline fill="none" stroke=(colour) stroke-width="2" stroke-linejoin="round" points=(points.join(" ")) {}
+                @let baseline = FONT * 1.4 * (i as f64 + 0.8);
+                rect x=(one(PAD)) y=(one(baseline - 6.0)) width="18" height="4" fill=(colour) {}
+                (text(PAD + 24.0, baseline, "start", &curve.name))
+            }
         }
-        put!(
-            svg,
-            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-linejoin=\"round\" points=\"{}\"/>",
-            points.join(" ")
-        );
-        let baseline = FONT * 1.4 * (i as f64 + 0.8);
-        put!(
-            svg,
-            "<rect x=\"{PAD}\" y=\"{:.1}\" width=\"18\" height=\"4\" fill=\"{colour}\"/>",
-            baseline - 6.0
-        );
-        text(
-            &mut svg,
-            PAD + 24.0,
-            baseline,
-            "start",
-            "currentColor",
-            &one.name,
-        );
     }
-    svg + "</svg>"
 }
 
 /// Grouped horizontal bars: per group a name and one value per series; all values at least 0.
-pub fn bars(what: &str, series: &[&str], groups: &[(String, Vec<Option<f64>>)]) -> String {
+pub fn bars(what: &str, series: &[&str], groups: &[(String, Vec<Option<f64>>)]) -> Markup {
     const BAR: f64 = 9.0;
     const LABEL: f64 = 170.0;
     const NUMBER: f64 = 48.0;
@@ -171,71 +109,42 @@ pub fn bars(what: &str, series: &[&str], groups: &[(String, Vec<Option<f64>>)]) 
     let legend = FONT * 1.6 * series.len() as f64 + 6.0;
     let floor = legend + each * groups.len() as f64;
     let height = floor + FONT + 8.0;
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" aria-label=\"{}\">",
-        escape(what)
-    );
-    for (i, name) in series.iter().enumerate() {
-        let baseline = FONT * 1.6 * (i as f64 + 0.75);
-        put!(
-            svg,
-            "<rect x=\"4\" y=\"{:.1}\" width=\"14\" height=\"{BAR}\" fill=\"{}\"/>",
-            baseline - BAR,
-            COLOURS[i % COLOURS.len()]
-        );
-        text(&mut svg, 24.0, baseline, "start", "currentColor", name);
-    }
-    let axis = |svg: &mut String, share: f64, anchor: &str| {
-        let x = LABEL + (WIDTH - LABEL - NUMBER) * share;
-        put!(
-            svg,
-            "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{legend:.1}\" y2=\"{floor:.1}\" stroke=\"#8886\"/>"
-        );
-        text(
-            svg,
-            x,
-            floor + FONT + 2.0,
-            anchor,
-            "currentColor",
-            &short(top * share),
-        );
-    };
-    axis(&mut svg, 0.0, "start");
-    axis(&mut svg, 0.5, "middle");
-    axis(&mut svg, 1.0, "end");
-    for (g, (name, values)) in groups.iter().enumerate() {
-        let start = legend + each * g as f64;
-        let middle = start + BAR * series.len() as f64 / 2.0 + FONT * 0.35;
-        let short_name: String = name.chars().take(24).collect();
-        text(
-            &mut svg,
-            LABEL - 8.0,
-            middle,
-            "end",
-            "currentColor",
-            &short_name,
-        );
-        for (i, value) in values.iter().enumerate() {
-            let Some(value) = value else { continue };
-            let width = (WIDTH - LABEL - NUMBER) * value / top;
-            let y = start + BAR * i as f64;
-            put!(
-                svg,
-                "<rect x=\"{LABEL}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{:.1}\" fill=\"{}\"><title>{}: {value:.4}</title></rect>",
-                BAR - 1.0,
-                COLOURS[i % COLOURS.len()],
-                escape(series[i]),
-            );
+    let span = WIDTH - LABEL - NUMBER;
+    html! {
+        svg viewBox=(format!("0 0 {WIDTH} {height:.0}")) role="img" aria-label=(what) {
+            @for (i, name) in series.iter().enumerate() {
+                @let baseline = FONT * 1.6 * (i as f64 + 0.75);
+                rect x="4" y=(one(baseline - BAR)) width="14" height=(one(BAR)) fill=(COLOURS[i % COLOURS.len()]) {}
+                (text(24.0, baseline, "start", name))
+            }
+            @for (share, anchor) in [(0.0, "start"), (0.5, "middle"), (1.0, "end")] {
+                @let x = LABEL + span * share;
+                (grid([x; 2], [legend, floor]))
+                (text(x, floor + FONT + 2.0, anchor, &short(top * share)))
+            }
+            @for (g, (name, values)) in groups.iter().enumerate() {
+                @let start = legend + each * g as f64;
+                @let middle = start + BAR * series.len() as f64 / 2.0 + FONT * 0.35;
+                @let label: String = name.chars().take(24).collect();
+                (text(LABEL - 8.0, middle, "end", &label))
+                @for (i, value) in values.iter().enumerate() {
+                    @if let Some(value) = value {
+                        rect x=(one(LABEL)) y=(one(start + BAR * i as f64)) width=(one(span * value / top))
+                            height=(one(BAR - 1.0)) fill=(COLOURS[i % COLOURS.len()]) {
+                            title { (series[i]) ": " (format!("{value:.4}")) }
+                        }
+                    }
+                }
+            }
         }
     }
-    svg + "</svg>"
 }
 
 /// A chart as a file of its own, readable on light and on dark ground.
-pub fn standalone(svg: &str) -> String {
+pub fn standalone(svg: &Markup) -> String {
     let head = "<svg xmlns=\"http://www.w3.org/2000/svg\" font-family=\"system-ui, sans-serif\" ";
     let style = "<style>svg{color:#1c1c1c;background:#fff}@media(prefers-color-scheme:dark){svg{color:#ddd;background:#161616}}</style>";
-    let svg = svg.replacen("<svg ", head, 1);
+    let svg = svg.0.replacen("<svg ", head, 1);
     let svg = svg.replacen('>', &format!(">{style}"), 1);
     format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{svg}\n")
 }
@@ -251,7 +160,7 @@ mod tests {
             points: vec![(0.0, 0.0), (5.0, 1.0), (10.0, 2.0)],
             spread: vec![0.0, 0.5, 0.0],
         };
-        let svg = lines(["x", "y"], &[curve]);
+        let svg = lines(["x", "y"], &[curve]).into_string();
         assert!(svg.contains("a &lt; b") && !svg.contains("a < b"));
         let points = svg
             .split("points=\"")
@@ -274,7 +183,8 @@ mod tests {
             &[("c".into(), vec![Some(0.5), Some(1.0)])],
         );
         let widths: Vec<f64> = svg
-            .split("<rect x=\"170\"")
+            .0
+            .split("<rect x=\"170.0\"")
             .skip(1)
             .map(|r| {
                 r.split("width=\"")

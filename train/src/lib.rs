@@ -38,7 +38,6 @@ pub mod selftest;
 pub mod session;
 pub mod settings;
 pub mod tensorboard;
-mod text;
 pub mod trainer;
 pub mod weights;
 pub mod workers;

@@ -8,7 +8,6 @@ mod samples;
 use crate::evaluate::main_metric;
 use crate::log::METRICS_FILE;
 use crate::settings::RunConfig;
-use crate::text::{put, putln};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -155,7 +154,7 @@ fn in_words(config: &RunConfig, json: &Value) -> String {
         }
     };
     if let Some(protocol) = json["protocol"].as_str() {
-        put!(seen, ", {protocol} at {}", json["rate"]);
+        seen += &format!(", {protocol} at {}", json["rate"]);
     }
     if json["missing"].is_string() || json["protocol"].is_string() {
         seen += match json["missing_token"].as_str() {
@@ -165,7 +164,7 @@ fn in_words(config: &RunConfig, json: &Value) -> String {
         };
     }
     if json["split"] != "test" {
-        put!(seen, ", {} split", json["split"].as_str().unwrap_or("?"));
+        seen += &format!(", {} split", json["split"].as_str().unwrap_or("?"));
     }
     seen
 }
@@ -194,9 +193,8 @@ pub fn text_table(runs: &[RunSummary]) -> String {
             .iter()
             .map(|v| v.map_or("-".into(), |v| format!("{v:.3}")))
             .collect();
-        putln!(
-            out,
-            "{:<width$}  {:>7.3}  {:>7.3}  {}",
+        out += &format!(
+            "{:<width$}  {:>7.3}  {:>7.3}  {}\n",
             line.seen,
             line.mean,
             line.deviation,
@@ -204,7 +202,7 @@ pub fn text_table(runs: &[RunSummary]) -> String {
         );
     }
     if let Some(chance) = first.chance {
-        put!(out, "{:<width$}  {chance:>7.3}", "chance");
+        out += &format!("{:<width$}  {chance:>7.3}", "chance");
     }
     out.trim_end().to_string()
 }

@@ -1,8 +1,8 @@
 //! The page: one HTML file that loads nothing and runs nothing.
 
 use super::{Line, RunSummary, run_name, samples, table};
-use crate::chart::{self, Series, escape};
-use crate::text::put;
+use crate::chart::{self, Series};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -28,58 +28,67 @@ pub fn page(runs: &[RunSummary]) -> String {
     let title = runs.first().map_or("U2A".to_string(), |r| {
         format!("U2A on {}", r.config.dataset)
     });
-    let mut html = format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><link rel=\"icon\" href=\"data:,\"><title>{0}</title><style>{STYLE}</style></head><body><h1>{0}</h1>",
-        escape(&title)
-    );
-    html += &what_ran(runs);
-    let lines = table(runs);
-    html += &scores(runs, &lines);
-    html += &missing_rates(runs);
-    html += "<h2>Training</h2>";
-    html += &curves(runs);
-    for run in runs {
-        html += &classes(run, runs.len() > 1);
-    }
-    html += &samples::section(runs);
-    html += "<h2>Settings</h2>";
-    for run in runs {
-        let text = run.config.to_toml().unwrap_or_default();
-        put!(
-            html,
-            "<details><summary>{}</summary><pre>{}</pre></details>",
-            escape(&run_name(run)),
-            escape(&text)
-        );
-    }
-    html + "</body></html>\n"
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                link rel="icon" href="data:,";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { (title) }
+                (what_ran(runs))
+                (scores(runs, &table(runs)))
+                (missing_rates(runs))
+                h2 { "Training" }
+                (curves(runs))
+                @for run in runs { (classes(run, runs.len() > 1)) }
+                (samples::section(runs))
+                h2 { "Settings" }
+                @for run in runs {
+                    details {
+                        summary { (run_name(run)) }
+                        pre { (run.config.to_toml().unwrap_or_default()) }
+                    }
+                }
+            }
+        }
+    };
+    page.into_string() + "\n"
+}
+
+/// A table's head.
+fn head(names: &[&str]) -> Markup {
+    html! { tr { @for name in names { th { (name) } } } }
 }
 
 /// One row per run: what distinguishes it.
-fn what_ran(runs: &[RunSummary]) -> String {
-    let mut html = "<div class=\"scroll\"><table><tr><th>run</th><th>seed</th><th>learns</th><th>fusion</th><th>missing token</th><th>trained under</th><th>encoders</th><th>steps</th></tr>".to_string();
-    for run in runs {
-        let s = &run.config.settings;
-        let sizes: Vec<String> = run
-            .config
-            .encoders
-            .iter()
-            .map(|e| format!("{:?} {} x {}", e.kind, e.layers, e.hidden))
-            .collect();
-        put!(
-            html,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
-            escape(&run_name(run)),
-            s.seed,
-            named(&s.adapt),
-            named(&s.fusion),
-            named(&s.missing_token),
-            escape(s.train_mask.as_deref().unwrap_or("all data")),
-            escape(&sizes.join(", ")),
-            run.losses.last().map_or(0, |l| l.0)
-        );
+fn what_ran(runs: &[RunSummary]) -> Markup {
+    html! {
+        div.scroll {
+            table {
+                (head(&["run", "seed", "learns", "fusion", "missing token", "trained under", "encoders", "steps"]))
+                @for run in runs {
+                    @let s = &run.config.settings;
+                    @let encoders = run.config.encoders.iter();
+                    @let sizes: Vec<String> = encoders.map(|e| format!("{:?} {} x {}", e.kind, e.layers, e.hidden)).collect();
+                    tr {
+                        td { (run_name(run)) }
+                        td { (s.seed) }
+                        td { (named(&s.adapt)) }
+                        td { (named(&s.fusion)) }
+                        td { (named(&s.missing_token)) }
+                        td { (s.train_mask.as_deref().unwrap_or("all data")) }
+                        td { (sizes.join(", ")) }
+                        td { (run.losses.last().map_or(0, |l| l.0)) }
+                    }
+                }
+            }
+        }
     }
-    html + "</table></div>"
 }
 
 /// A setting by the name that `--set` gives it.
@@ -90,40 +99,37 @@ fn named(value: &impl serde::Serialize) -> String {
         .unwrap_or_default()
 }
 
-fn scores(runs: &[RunSummary], lines: &[Line]) -> String {
-    let mut html = "<h2>Scores</h2><div class=\"scroll\"><table><tr><th>the model saw</th><th>metric</th><th>mean</th><th>sd</th>".to_string();
-    for run in runs {
-        put!(html, "<th>{}</th>", escape(&run_name(run)));
-    }
-    html += "</tr>";
-    for line in lines {
-        put!(
-            html,
-            "<tr><td>{}</td><td>{}</td><td>{:.4}</td><td>{:.4}</td>",
-            escape(&line.seen),
-            line.metric,
-            line.mean,
-            line.deviation
-        );
-        for value in &line.values {
-            put!(
-                html,
-                "<td>{}</td>",
-                value.map_or("-".into(), |v| format!("{v:.4}"))
-            );
+fn scores(runs: &[RunSummary], lines: &[Line]) -> Markup {
+    html! {
+        h2 { "Scores" }
+        div.scroll {
+            table {
+                tr {
+                    th { "the model saw" } th { "metric" } th { "mean" } th { "sd" }
+                    @for run in runs { th { (run_name(run)) } }
+                }
+                @for line in lines {
+                    tr {
+                        td { (line.seen) }
+                        td { (line.metric) }
+                        td { (format!("{:.4}", line.mean)) }
+                        td { (format!("{:.4}", line.deviation)) }
+                        @for value in &line.values {
+                            td { (value.map_or("-".into(), |v| format!("{v:.4}"))) }
+                        }
+                    }
+                }
+            }
         }
-        html += "</tr>";
+        @if let Some(chance) = lines.first().and_then(|l| l.chance) {
+            p.note { "Guessing gives " (format!("{chance:.3}")) "." }
+        }
     }
-    html += "</table></div>";
-    if let Some(chance) = lines.first().and_then(|l| l.chance) {
-        put!(html, "<p class=\"note\">Guessing gives {chance:.3}.</p>");
-    }
-    html
 }
 
 /// Score by missing rate, a curve per protocol, the mean over the runs. A complete test split is
 /// rate 0 of every protocol, a modality gone from every sample is rate 1 of its own.
-fn missing_rates(runs: &[RunSummary]) -> String {
+fn missing_rates(runs: &[RunSummary]) -> Markup {
     let mut curves: BTreeMap<String, BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
     let mut complete = Vec::new();
     for run in runs {
@@ -172,19 +178,21 @@ fn missing_rates(runs: &[RunSummary]) -> String {
         .filter(|s| s.points.len() > 1)
         .collect();
     if series.is_empty() {
-        return String::new();
+        return html! {};
     }
     let metric = runs.first().map_or("score", |r| {
         crate::evaluate::main_metric(r.config.multi_label)
     });
-    let svg = chart::lines(["missing rate at test time, %", metric], &series);
-    format!("<h2>Score by missing rate</h2><div class=\"chart\">{svg}</div>")
+    html! {
+        h2 { "Score by missing rate" }
+        div.chart { (chart::lines(["missing rate at test time, %", metric], &series)) }
+    }
 }
 
 /// Points of a curve: more only thicken the line.
 const POINTS: usize = 300;
 
-fn curves(runs: &[RunSummary]) -> String {
+fn curves(runs: &[RunSummary]) -> Markup {
     let series: Vec<Series> = runs
         .iter()
         .map(|run| {
@@ -200,16 +208,13 @@ fn curves(runs: &[RunSummary]) -> String {
             }
         })
         .collect();
-    format!(
-        "<div class=\"chart\">{}</div>",
-        chart::lines(["step", "loss"], &series)
-    )
+    html! { div.chart { (chart::lines(["step", "loss"], &series)) } }
 }
 
 /// Per-class bars with and without mask tokens, distances, the table, the confusion.
-fn classes(run: &RunSummary, folded: bool) -> String {
+fn classes(run: &RunSummary, folded: bool) -> Markup {
     let Some(test) = run.evaluations.get("test") else {
-        return String::new();
+        return html! {};
     };
     let [m1, m2] = run.config.modalities;
     let key = if run.config.multi_label {
@@ -242,75 +247,70 @@ fn classes(run: &RunSummary, folded: bool) -> String {
         })
         .collect();
     let names: Vec<&str> = views.iter().map(|(name, _)| name.as_str()).collect();
-    let name = escape(&run_name(run));
-    let mut html = format!("<h2>Classes, {name}</h2>");
-    put!(
-        html,
-        "<p class=\"note\">{key} per class, by what the model saw.</p>"
-    );
-    put!(
-        html,
-        "<div class=\"chart\">{}</div>",
-        chart::bars("score per class", &names, &groups)
-    );
-    let (open, close) = match folded {
-        true => (
-            format!("<details><summary>Table and confusion of {name}</summary>"),
-            "</details>",
-        ),
-        false => (String::new(), ""),
+    let name = run_name(run);
+    let tables = html! {
+        (class_table(test))
+        (confusion(&run.config.classes, &test["confusion"]))
+        (distances(run, &test["alignment"]))
     };
-    html += &open;
-    html += &class_table(test);
-    html += &confusion(&run.config.classes, &test["confusion"]);
-    html += &distances(run, &test["alignment"]);
-    html + close
-}
-
-fn class_table(json: &Value) -> String {
-    let mut html = "<div class=\"scroll\"><table><tr><th>class</th><th>samples</th><th>precision</th><th>recall</th><th>F1</th></tr>".to_string();
-    for class in json["classes"].as_array().map_or(&[][..], Vec::as_slice) {
-        let score = |key: &str| class["scores"][key].as_f64().unwrap_or(0.0);
-        put!(
-            html,
-            "<tr><td>{}</td><td>{}</td><td>{:.3}</td><td>{:.3}</td><td>{:.3}</td></tr>",
-            escape(class["class"].as_str().unwrap_or("?")),
-            class["scores"]["support"],
-            score("precision"),
-            score("recall"),
-            score("f1")
-        );
-    }
-    html + "</table></div>"
-}
-
-fn confusion(names: &[String], matrix: &Value) -> String {
-    let Some(rows) = matrix.as_array() else {
-        return String::new();
-    };
-    let mut html = "<p class=\"note\">Confusion: a row per true class, a column per predicted class, in the same order.</p><div class=\"scroll\"><table>".to_string();
-    for (name, row) in names.iter().zip(rows) {
-        let counts: Vec<u64> = row
-            .as_array()
-            .map_or_else(Vec::new, |r| r.iter().filter_map(Value::as_u64).collect());
-        let total = counts.iter().map(|&n| n as f64).sum::<f64>().max(1.0);
-        put!(html, "<tr><td>{}</td>", escape(name));
-        for count in counts {
-            put!(
-                html,
-                "<td style=\"background:rgba(47,111,222,{:.2})\">{count}</td>",
-                0.65 * count as f64 / total
-            );
+    html! {
+        h2 { "Classes, " (name) }
+        p.note { (key) " per class, by what the model saw." }
+        div.chart { (chart::bars("score per class", &names, &groups)) }
+        @if folded {
+            details { summary { "Table and confusion of " (name) } (tables) }
+        } @else {
+            (tables)
         }
-        html += "</tr>";
     }
-    html + "</table></div>"
+}
+
+fn class_table(json: &Value) -> Markup {
+    html! {
+        div.scroll {
+            table {
+                (head(&["class", "samples", "precision", "recall", "F1"]))
+                @for class in json["classes"].as_array().map_or(&[][..], Vec::as_slice) {
+                    tr {
+                        td { (class["class"].as_str().unwrap_or("?")) }
+                        td { (class["scores"]["support"].to_string()) }
+                        @for key in ["precision", "recall", "f1"] {
+                            td { (format!("{:.3}", class["scores"][key].as_f64().unwrap_or(0.0))) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn confusion(names: &[String], matrix: &Value) -> Markup {
+    let Some(rows) = matrix.as_array() else {
+        return html! {};
+    };
+    html! {
+        p.note { "Confusion: a row per true class, a column per predicted class, in the same order." }
+        div.scroll {
+            table {
+                @for (name, row) in names.iter().zip(rows) {
+                    @let counts: Vec<u64> = row.as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+                    @let total = counts.iter().map(|&n| n as f64).sum::<f64>().max(1.0);
+                    tr {
+                        td { (name) }
+                        @for count in counts {
+                            td style=(format!("background:rgba(47,111,222,{:.2})", 0.65 * count as f64 / total)) { (count) }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Distances between mask tokens and the class tokens they stand for, per class.
-fn distances(run: &RunSummary, json: &Value) -> String {
+fn distances(run: &RunSummary, json: &Value) -> Markup {
     let Some(all) = json["classes"].as_array() else {
-        return String::new();
+        return html! {};
     };
     let [m1, m2] = run.config.modalities;
     let names = [format!("{m1} to {m2}"), format!("{m2} to {m1}")];
@@ -322,8 +322,8 @@ fn distances(run: &RunSummary, json: &Value) -> String {
         .map(|(name, pair)| (name.clone(), vec![pair[0].as_f64(), pair[1].as_f64()]))
         .collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    format!(
-        "<p class=\"note\">Mean squared distance of mask tokens from the tokens they stand for.</p><div class=\"chart\">{}</div>",
-        chart::bars("mean squared distance per class", &names, &groups)
-    )
+    html! {
+        p.note { "Mean squared distance of mask tokens from the tokens they stand for." }
+        div.chart { (chart::bars("mean squared distance per class", &names, &groups)) }
+    }
 }

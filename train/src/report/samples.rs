@@ -1,17 +1,16 @@
-//! A few test samples as a reader can judge them: frames, spectrogram, words, truth, and what the
-//! model said with everything and with either modality alone.
+//! A few test samples: frames, spectrogram, text, true classes, and the model's predictions with both modalities and with
+//! each alone.
 
 use super::RunSummary;
 use super::embed;
-use crate::chart::escape;
 use crate::predict::probabilities;
-use crate::text::put;
 use anyhow::{Context, Result};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type};
 use datasets::Split;
 use features::Shards;
 use features::shards::{Content, RowReader};
+use maud::{Markup, html};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,12 +24,12 @@ const FRAMES: usize = 3;
 const WORDS: usize = 500;
 
 /// One row of a `predictions-*.parquet`.
-struct Said {
+struct Prediction {
     labels: Vec<usize>,
     logits: Vec<f32>,
 }
 
-fn read(path: &Path) -> Result<BTreeMap<String, Said>> {
+fn read(path: &Path) -> Result<BTreeMap<String, Prediction>> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let mut all = BTreeMap::new();
     for batch in ParquetRecordBatchReaderBuilder::try_new(file)?.build()? {
@@ -47,33 +46,30 @@ fn read(path: &Path) -> Result<BTreeMap<String, Said>> {
         for row in 0..batch.num_rows() {
             let (label, logit) = (labels.value(row), logits.value(row));
             let label = label.as_primitive::<Int32Type>().values().iter();
-            let said = Said {
+            let prediction = Prediction {
                 labels: label.map(|l| *l as usize).collect(),
                 logits: logit.as_primitive::<Float32Type>().values().to_vec(),
             };
-            all.insert(ids.value(row).to_string(), said);
+            all.insert(ids.value(row).to_string(), prediction);
         }
     }
     Ok(all)
 }
 
-/// The samples of the first run that has predictions on the test split; why not, where there are none.
-pub fn section(runs: &[RunSummary]) -> String {
+/// The samples of the first run that has predictions on the test split, or why they cannot be shown.
+pub fn section(runs: &[RunSummary]) -> Markup {
     let made = runs
         .iter()
         .find(|run| run.run.join("predictions-test.parquet").is_file())
         .map(cards);
     match made {
-        None => String::new(),
+        None => html! {},
         Some(Ok(html)) => html,
-        Some(Err(error)) => format!(
-            "<p class=\"note\">No samples: {}.</p>",
-            escape(&format!("{error:#}"))
-        ),
+        Some(Err(error)) => html! { p.note { "No samples: " (format!("{error:#}")) "." } },
     }
 }
 
-fn cards(run: &RunSummary) -> Result<String> {
+fn cards(run: &RunSummary) -> Result<Markup> {
     let config = &run.config;
     let [m1, m2] = config.modalities;
     let mut views = vec![(
@@ -100,68 +96,59 @@ fn cards(run: &RunSummary) -> Result<String> {
     }
     let fetched =
         RowReader::new(&shards).fetch(Split::Test, &chosen, &vec![[true, true]; chosen.len()])?;
-    let mut html = "<h2>Test samples</h2><div class=\"cards\">".to_string();
-    for (sample, row) in chosen.iter().zip(fetched) {
-        let id = &index.ids[*sample as usize];
-        put!(html, "<article><h3>{}</h3>", escape(id));
-        for content in row.contents.iter().flatten() {
-            html += &picture(content);
+    let class = |c: usize| config.classes.get(c).map_or("?", String::as_str);
+    Ok(html! {
+        h2 { "Test samples" }
+        div.cards {
+            @for (sample, row) in chosen.iter().zip(fetched) {
+                @let id = &index.ids[*sample as usize];
+                @let truth = views[0].1.get(id).map_or(&[][..], |prediction| &prediction.labels);
+                @let names: Vec<&str> = truth.iter().map(|c| class(*c)).collect();
+                article {
+                    h3 { (id) }
+                    @for content in row.contents.iter().flatten() { (input(content)) }
+                    table {
+                        tr { th { "truth" } td colspan="2" { (names.join(", ")) } }
+                        @for (view, all) in &views {
+                            @if let Some(prediction) = all.get(id) {
+                                @let best = crate::metrics::argmax(&prediction.logits);
+                                @let p = probabilities(&prediction.logits, config.multi_label)[best];
+                                tr {
+                                    th { (view) }
+                                    td class=(if truth.contains(&best) { "right" } else { "wrong" }) { (class(best)) }
+                                    td { (format!("{:.0} %", 100.0 * p)) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
         }
-        let class = |c: usize| config.classes.get(c).map_or("?", String::as_str);
-        let truth = views[0].1.get(id).map_or(&[][..], |said| &said.labels);
-        let names: Vec<&str> = truth.iter().map(|c| class(*c)).collect();
-        put!(
-            html,
-            "<table><tr><th>truth</th><td colspan=\"2\">{}</td></tr>",
-            escape(&names.join(", "))
-        );
-        for (view, all) in &views {
-            let Some(said) = all.get(id) else { continue };
-            let p = probabilities(&said.logits, config.multi_label);
-            let best = crate::metrics::argmax(&said.logits);
-            let mark = if truth.contains(&best) {
-                "right"
-            } else {
-                "wrong"
-            };
-            put!(
-                html,
-                "<tr><th>{}</th><td class=\"{mark}\">{}</td><td>{:.0} %</td></tr>",
-                escape(view),
-                escape(class(best)),
-                100.0 * p[best]
-            );
-        }
-        html += "</table></article>";
-    }
-    Ok(html + "</div>")
+    })
 }
 
-fn picture(content: &Content) -> String {
+/// One modality of a sample.
+fn input(content: &Content) -> Markup {
     match content {
-        Content::Mel(mel) => format!(
-            "<img class=\"mel\" alt=\"log-mel spectrogram\" src=\"{}\">",
-            embed::spectrogram(mel)
-        ),
+        Content::Mel(mel) => html! {
+            img.mel alt="log-mel spectrogram" src=(embed::spectrogram(mel));
+        },
         Content::Pictures(all) => {
             let shown = FRAMES.min(all.len());
-            let mut html = "<div class=\"frames\">".to_string();
-            for i in 0..shown {
-                // The centres of equal parts, as a test sees them.
-                let at = (2 * i + 1) * all.len() / (2 * shown);
-                put!(
-                    html,
-                    "<img alt=\"frame {}\" src=\"{}\">",
-                    at + 1,
-                    embed::jpeg(&all[at])
-                );
+            // The centres of equal parts, as in evaluation.
+            let middle = |i: usize| (2 * i + 1) * all.len() / (2 * shown);
+            html! {
+                div.frames {
+                    @for at in (0..shown).map(middle) {
+                        img alt={ "frame " (at + 1) } src=(embed::jpeg(&all[at]));
+                    }
+                }
             }
-            html + "</div>"
         }
         Content::Text(text) => {
             let short: String = text.chars().take(WORDS).collect();
             let more = if short.len() < text.len() { " ..." } else { "" };
-            format!("<blockquote>{}{more}</blockquote>", escape(&short))
+            html! { blockquote { (short) (more) } }
         }
     }
 }

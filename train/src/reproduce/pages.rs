@@ -5,11 +5,12 @@ use super::paper::{PaperTable, plain};
 use super::{Options, Plan};
 use crate::chart::{self, Series};
 use crate::settings::Settings;
-use crate::text::putln;
 use anyhow::{Context, Result};
 use datasets::Modality;
+use maud::Markup;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::fmt::{self, Write};
 use std::fs;
 use std::path::PathBuf;
 
@@ -135,15 +136,15 @@ pub fn write(options: &Options, plan: &Plan) -> Result<Vec<PathBuf>> {
     let charts = charts(options.artefact, &outcomes);
     save(
         format!("{name}.md"),
-        markdown(options, plan, &outcomes, &charts),
+        markdown(options, plan, &outcomes, &charts)?,
     )?;
-    save(format!("{name}.csv"), csv(options, &outcomes))?;
+    save(format!("{name}.csv"), csv(options, &outcomes)?)?;
     let rows = class_rows(options.artefact, &outcomes);
     if !rows.is_empty() {
         let mut text = "dataset,class,what,value\n".to_string();
         for (dataset, class, what, value) in &rows {
             let value = value.map_or_else(String::new, |v| v.to_string());
-            putln!(text, "{dataset},{},{},{value}", quoted(class), quoted(what));
+            writeln!(text, "{dataset},{},{},{value}", quoted(class), quoted(what))?;
         }
         save(format!("{name}-classes.csv"), text)?;
     }
@@ -176,19 +177,19 @@ fn markdown(
     options: &Options,
     plan: &Plan,
     outcomes: &[Outcome],
-    charts: &[(String, String)],
-) -> String {
+    charts: &[(String, Markup)],
+) -> Result<String, fmt::Error> {
     let mut out = format!("# {}\n\n", options.artefact.title());
     if let Some(note) = note(options) {
-        putln!(out, "**{note}**\n");
+        writeln!(out, "**{note}**\n")?;
     }
-    putln!(
+    writeln!(
         out,
         "Made by `{}`. Ours: mean and standard deviation over the seeds, per cent; the paper's own figures beside them.\n",
         options.command()
-    );
+    )?;
     for (dataset, why) in &plan.missing {
-        putln!(out, "Without {dataset}: {why}.\n");
+        writeln!(out, "Without {dataset}: {why}.\n")?;
     }
     out += "| dataset | trained on | tested on | method | metric | ours | sd | seeds | paper | sd | others in the paper |\n|---|---|---|---|---|---:|---:|---:|---:|---:|---|\n";
     for outcome in outcomes {
@@ -201,7 +202,7 @@ fn markdown(
             .filter(|f| f.method != method && line.training.method == "U2A")
             .map(|f| format!("{} {:.2}", f.method, f.value))
             .collect();
-        putln!(
+        writeln!(
             out,
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             line.dataset,
@@ -215,7 +216,7 @@ fn markdown(
             number(same.map(|f| f.value)),
             number(same.and_then(|f| f.deviation)),
             others.join(", ")
-        );
+        )?;
     }
     let figure = matches!(
         options.artefact,
@@ -226,12 +227,12 @@ fn markdown(
             | Artefact::Figure6
     );
     if figure {
-        out += "\nThe paper prints this one as a picture, without numbers.\n";
+        out += "\nThe paper prints this one as a figure, without numbers.\n";
     }
     for (file, _) in charts {
-        putln!(out, "\n![{}]({file})", options.artefact.title());
+        writeln!(out, "\n![{}]({file})", options.artefact.title())?;
     }
-    out
+    Ok(out)
 }
 
 /// A cell that may hold anything.
@@ -268,14 +269,14 @@ fn class_rows<'a>(
     rows
 }
 
-fn csv(options: &Options, outcomes: &[Outcome]) -> String {
+fn csv(options: &Options, outcomes: &[Outcome]) -> Result<String, fmt::Error> {
     let mut out = "scale,dataset,trained_on,tested_on,method,metric,share,ours_mean,ours_sd,seeds,paper,paper_sd\n".to_string();
     for outcome in outcomes {
         let line = outcome.line;
         let method = plain(line.training.method);
         let same = line.paper.iter().find(|f| f.method == method);
         let cell = |v: Option<f64>| v.map_or_else(String::new, |v| format!("{v}"));
-        putln!(
+        writeln!(
             out,
             "{},{},{},{},{},{},{},{},{},{},{},{}",
             if options.small { "small" } else { "full" },
@@ -290,13 +291,13 @@ fn csv(options: &Options, outcomes: &[Outcome]) -> String {
             outcome.values.len(),
             cell(same.map(|f| f.value)),
             cell(same.and_then(|f| f.deviation)),
-        );
+        )?;
     }
-    out
+    Ok(out)
 }
 
 /// (file name, SVG) of every chart; none where there is nothing to show yet.
-fn charts(artefact: Artefact, outcomes: &[Outcome]) -> Vec<(String, String)> {
+fn charts(artefact: Artefact, outcomes: &[Outcome]) -> Vec<(String, Markup)> {
     let mut datasets: Vec<&str> = outcomes.iter().map(|o| o.line.dataset.as_str()).collect();
     datasets.dedup();
     let mut charts = Vec::new();
@@ -341,7 +342,7 @@ fn charts(artefact: Artefact, outcomes: &[Outcome]) -> Vec<(String, String)> {
 }
 
 /// Bars per class, one per outcome.
-fn side_by_side(what: &str, outcomes: &[&Outcome]) -> String {
+fn side_by_side(what: &str, outcomes: &[&Outcome]) -> Markup {
     let names: Vec<&str> = outcomes.iter().map(|o| o.line.tested_on.as_str()).collect();
     let classes = outcomes.first().map_or(&[][..], |o| &o.classes);
     let groups: Vec<(String, Vec<Option<f64>>)> = classes
@@ -375,7 +376,7 @@ fn directions(evaluations: &[Value]) -> [Bars; 2] {
 }
 
 /// Bars per class of the distance in both directions.
-fn distances(evaluations: &[Value]) -> String {
+fn distances(evaluations: &[Value]) -> Markup {
     let [(forth, first), (back, second)] = directions(evaluations);
     let groups: Vec<(String, Vec<Option<f64>>)> = first
         .into_iter()
@@ -407,8 +408,8 @@ fn hyperparameters() -> Result<(String, String, String)> {
             continue;
         };
         let (a, b) = (&image_text[key], &audio_video[key]);
-        putln!(markdown, "| {key} | {a} | {first} | {b} | {second} |");
-        putln!(csv, "{key},{a},{first},{b},{second}");
+        writeln!(markdown, "| {key} | {a} | {first} | {b} | {second} |")?;
+        writeln!(csv, "{key},{a},{first},{b},{second}")?;
         rows.push(json!({"setting": key, "image_text": a, "image_text_paper": first, "audio_video": b, "audio_video_paper": second}));
     }
     let json = json!({"artefact": "table5", "title": title, "rows": rows});
