@@ -185,8 +185,7 @@ fn train_does_not_load_libav() {
 const UNSAFE: &[&str] = &[
     "features/src/image/partial.rs",
     "features/src/image/partial/idct.rs",
-    "features/src/image/resample.rs",
-    "features/src/image/resample/vnni.rs",
+    "features/src/image/resample/avx2.rs",
     "features/src/image/turbo.rs",
     "ingest/src/decode/libav.rs",
     "ingest/src/decode/yuv.rs",
