@@ -142,6 +142,7 @@ mod tests {
             split: Split::Train,
             labels: vec![0],
             inputs: [input.clone(), input],
+            source: "a.mp4".into(),
             segment: None,
         };
         let listing = Listing {
@@ -168,7 +169,7 @@ mod tests {
         let version = settings.schema_version.to_string();
         schema.metadata.insert("u2a.schema_version".into(), version);
         let shard = &plan.shards[0];
-        let file = File::create(out.join(shard.name.file())).unwrap();
+        let file = File::create(out.join(shard.name.file_name())).unwrap();
         let mut writer = ArrowWriter::try_new(file, Arc::new(schema), None).unwrap();
         let summary =
             shard::Summary::new(settings, shard.input_hash.clone(), plan.shards_per_split());
