@@ -55,6 +55,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return cli::report_usage(&error),
     };
+    if let Err(error) = features::cpu::check() {
+        return cli::report_error(&error.into());
+    }
     let outcome = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Synth(args) => synth::run(args),

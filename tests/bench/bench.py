@@ -1,13 +1,15 @@
 """Times ours against the peers, in turns, and prints a table of ratios.
 
-    python bench.py [NAME...] [--pairs 5] [--json FILE]
+    python bench.py [NAME...] [--pairs 5] [--json FILE] [--cpu avx2|avx512]
 
 Each row: the median of ours over the median of the fastest peer (items per second), with the smallest and the largest
 ratio of a pair; and the ratio of peak memories. Ours and a peer work alternately, so a busy machine slows both.
+`--cpu` hides wider vector instructions from ours and from the peers; docs/benchmarks.md says how, and what it cannot hide.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,8 +22,17 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FLOOR = "ffmpeg, decoding alone"
 KALDI = "kaldi-native-fbank, 80 bins"
+# Environment variables that hide what is wider: ours, PyTorch's own code, oneDNN, MKL, libjpeg-turbo, OpenBLAS. `peer_ingest.py`
+# reads U2A_CPU for libav, which has no variable.
+CPU = {
+    "avx2": {
+        "U2A_CPU": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "JSIMD_FORCEAVX2": "1", "OPENBLAS_CORETYPE": "Haswell",
+    },
+    "avx512": {"U2A_CPU": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16"},
+}
 # Where the target is another one than against the other peers.
-TARGETS = {FLOOR: 1.0, KALDI: 2.0}
+TARGETS = {FLOOR: 1.0, KALDI: 2.0, "torch": 1.5}
 
 
 def shards(kind, rows):
@@ -217,7 +228,9 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TASKS)}")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--cpu", choices=CPU)
     args = parser.parse_args()
+    os.environ.update(CPU.get(args.cpu, {}))
     unknown = [n for n in args.names if n not in TASKS]
     if unknown:
         parser.error(f"no benchmark {unknown[0]}; there are {', '.join(TASKS)}")

@@ -7,6 +7,8 @@ frames by the container and stop after the last one wanted. `floor`: `ffmpeg` de
 two clips at a time. Items: clips.
 """
 
+import ctypes
+import functools
 import io
 import os
 import subprocess
@@ -25,6 +27,21 @@ import clips  # noqa: E402
 from mel import by_numpy  # noqa: E402
 
 SIDE, QUALITY, RATE, PROCESSES = 256, 95, 16000, 2
+# AV_CPU_FLAG_AVX512 and AV_CPU_FLAG_AVX512ICL of libavutil/cpu.h.
+AVX512 = 0x100000 | 0x200000
+MASKED = os.environ.get("U2A_CPU") == "avx2"
+
+
+@functools.cache
+def mask_libav():
+    """Hides AVX-512 from every libavutil of this process, as ours does, if U2A_CPU says so."""
+    if MASKED:
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        libraries = {line.split()[-1] for line in maps if "/libavutil" in line}
+        assert libraries, "libav is loaded before it is masked"
+        for path in libraries:
+            library = ctypes.CDLL(path)
+            library.av_force_cpu_flags(library.av_get_cpu_flags() & ~AVX512)
 
 
 def sized(width, height):
@@ -39,6 +56,7 @@ def torchcodec_clip(row, encode=None):
     from torchvision.transforms.v2 import functional
 
     torch.set_num_threads(1)
+    mask_libav()
     name, video, heard = row
     decoder = VideoDecoder(video, num_ffmpeg_threads=1, seek_mode="approximate")
     frames = decoder.get_frames_at(clips.frame_numbers(decoder.metadata.num_frames))
@@ -65,6 +83,7 @@ def pyav_clip(row):
     import av
     from PIL import Image
 
+    mask_libav()
     name, video, heard = row
     jpegs, times = [], []
     with av.open(video) as file:
@@ -108,7 +127,8 @@ def write(rows, path):
 
 
 def floor(video):
-    subprocess.run(["ffmpeg", "-nostdin", "-v", "quiet", "-threads", "1", "-i", video, "-an", "-f", "null", "-"], check=True)
+    flags = ["-cpuflags", "-avx512-avx512icl"] if MASKED else []
+    subprocess.run(["ffmpeg", *flags, "-nostdin", "-v", "quiet", "-threads", "1", "-i", video, "-an", "-f", "null", "-"], check=True)
 
 
 def main():

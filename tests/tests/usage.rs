@@ -37,6 +37,8 @@ fn unknown_words() {
         refused(program, "run no/such/own.toml", &["no/such/own.toml"]);
         refused(program, "rnu crema-d", &["rnu"]);
         refused(program, "run crema-d --epohcs 2", &["--epohcs"]);
+        let mut masked = command(program, ["run", "crema-d"]);
+        run(masked.env("U2A_CPU", "avx3")).expect_usage(&["U2A_CPU", "avx3", "avx512"]);
     }
     refused("train", "run crema-d --epochs many", &["--epochs", "many"]);
     let set = "run crema-d --describe --random-weights 0 --set learning_rat=1";

@@ -135,6 +135,7 @@ struct DoctorArgs {
 
 /// Runs the chosen subcommand.
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
+    features::cpu::check()?;
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Eval(args) => eval(&args),
@@ -282,7 +283,7 @@ fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
         "AVX-512 and AMX"
     } else if Kernel::Dots.available() {
         "AVX-512 with bf16"
-    } else if std::arch::is_x86_feature_detected!("avx512f") {
+    } else if features::cpu::has_avx512() {
         "AVX-512"
     } else if std::arch::is_x86_feature_detected!("avx2") {
         "AVX2"

@@ -10,7 +10,6 @@ use crate::trainer::{End, Trainer};
 use crate::workers::Workers;
 use anyhow::{Context, Result, bail};
 use features::Shards;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -118,8 +117,7 @@ impl Job {
             device: None,
             ..self.config.clone()
         };
-        let digest = Sha256::digest(config.to_toml()?);
-        Ok(digest.iter().map(|b| format!("{b:02x}")).collect())
+        Ok(util::hash::sha256(config.to_toml()?))
     }
 
     /// Makes a new run folder and trains.
@@ -138,10 +136,7 @@ impl Job {
                     out.display()
                 );
             }
-            let temporary = out.join(".config.toml.tmp");
-            std::fs::write(&temporary, self.config.to_toml()?)
-                .and_then(|()| std::fs::File::open(&temporary)?.sync_all())
-                .and_then(|()| std::fs::rename(&temporary, &path))
+            util::atomic::write(&path, self.config.to_toml()?)
                 .with_context(|| format!("{}: cannot be written", path.display()))?;
         }
         let config = self.config.clone();

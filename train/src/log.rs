@@ -140,14 +140,6 @@ pub fn clock(seconds: f64) -> String {
     }
 }
 
-/// Resident memory of this process in bytes, where the system says.
-fn memory() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024.0)
-}
-
 /// The open log of a run.
 pub struct RunLog {
     path: PathBuf,
@@ -172,12 +164,7 @@ impl RunLog {
                 .map(|line| format!("{line}\n"))
                 .collect();
             if kept != text {
-                let temporary = run.join(".metrics.jsonl.tmp");
-                fs::write(&temporary, kept).with_context(problem)?;
-                File::open(&temporary)
-                    .and_then(|f| f.sync_all())
-                    .with_context(problem)?;
-                fs::rename(&temporary, &path).with_context(problem)?;
+                util::atomic::write(&path, kept).with_context(problem)?;
             }
         }
         let metrics = BufWriter::new(
@@ -230,7 +217,9 @@ impl RunLog {
             self.events.scalar(tag, step, value)?;
         }
         if !self.progress.is_hidden() {
-            let memory = memory().map_or_else(String::new, |b| format!("  {:.1} GB", b / 1e9));
+            let memory = util::memory::resident().map_or_else(String::new, |bytes| {
+                format!("  {:.1} GB", bytes as f64 / 1e9)
+            });
             self.progress.set_message(format!(
                 "loss {loss:.4} = {task:.4} task, {align:.4} align  {:.1} samples/s  {:.0} % data wait{memory}",
                 self.pace.rate(),
@@ -349,6 +338,5 @@ mod tests {
         (0..400).for_each(|_| pace.add(&step(100, 25)));
         assert!((pace.rate() - 80.0).abs() < 2.0, "{}", pace.rate());
         assert!((pace.wait_share() - 0.25).abs() < 0.02);
-        assert!(memory().is_none_or(|bytes| bytes > 1e6));
     }
 }

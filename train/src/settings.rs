@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use datasets::Modality;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use util::suggest::did_you_mean;
 
 /// Everything that can be set, by the names that `--set` and `config.toml` use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -248,12 +249,9 @@ impl Settings {
     fn from_table(table: toml::Table) -> Result<Settings> {
         let names = Self::names();
         if let Some(unknown) = table.keys().find(|k| !names.contains(&k.as_str())) {
-            let nearest = names
-                .iter()
-                .min_by_key(|n| distance(n, unknown))
-                .copied()
-                .unwrap_or("");
-            bail!("there is no setting {unknown:?}; did you mean {nearest:?}?");
+            let hint = did_you_mean(unknown, names.iter().copied());
+            let all = names.join(", ");
+            bail!("there is no setting {unknown:?}{hint}; choose one of {all}");
         }
         let settings: Settings = toml::Value::Table(table)
             .try_into()
@@ -417,24 +415,6 @@ impl Settings {
             missing_token: self.missing_token,
         }
     }
-}
-
-/// Edits that turn one word into another.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = (diagonal + usize::from(x != *y))
-                .min(row[j] + 1)
-                .min(row[j + 1] + 1);
-            diagonal = row[j + 1];
-            row[j + 1] = cost;
-        }
-    }
-    row[b.len()]
 }
 
 /// Where the frozen weights come from.

@@ -58,7 +58,7 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
             || message.contains(&format!("(os error {code})"))
     };
     if NO_SPACE.iter().any(is_full) {
-        message += "; make room or choose another --out, and run the same command again: finished shards are kept";
+        message += "; make room or choose another --out; what is finished is kept, and the same command (`train run` with --resume) goes on";
     }
     drop(writeln!(io::stderr(), "error: {message}"));
     ExitCode::from(EXIT_USAGE)
@@ -86,7 +86,11 @@ pub fn report_usage(error: &clap::Error) -> ExitCode {
         drop(error.print());
         return ExitCode::SUCCESS;
     }
-    let text = error.to_string();
+    let text = match error.kind() {
+        // clap has the whole help for its text.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a subcommand is missing".into(),
+        _ => error.to_string(),
+    };
     // clap's first paragraph is the problem; the usage and the hint at --help follow it.
     let problem: Vec<&str> = text
         .lines()

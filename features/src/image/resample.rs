@@ -1,11 +1,11 @@
-//! Pillow's bicubic resize (`libImaging/Resample.c`), to the last bit: what CLIP's own preprocessing makes of a picture.
+//! Pillow's bicubic resize (`libImaging/Resample.c`) with the same bytes: what CLIP's own preprocessing makes of an image.
 //!
-//! Columns first, then rows. Each pass sums bytes times weights of 22 fractional bits and rounds to a byte, so the
-//! result is a matter of integers and the same on every processor. (For pictures many times as tall as wide Pillow 13
-//! turns the order round where that is less work; here it never changes.)
+//! A horizontal pass, then a vertical one. Each sums bytes times weights of 22 fractional bits and rounds to a byte. All
+//! of that is in integers, so the result is the same on every processor. (For images many times as tall as wide
+//! Pillow 13 takes the vertical pass first where that is less work; here the order never changes.)
 
 #[cfg(target_arch = "x86_64")]
-mod vnni;
+mod avx2;
 
 use std::ops::Range;
 
@@ -15,8 +15,6 @@ const SUPPORT: f64 = 2.0;
 const BITS: u32 = 22;
 /// What rounds a sum when it loses its fractional bits.
 const HALF: i32 = 1 << (BITS - 1);
-/// Bytes that the second pass takes at once: one load of a vector that every processor can make of smaller ones.
-const CHUNK: usize = 32;
 
 /// Keys's cubic with a = -0.5.
 fn cubic(x: f64) -> f64 {
@@ -77,7 +75,7 @@ impl Axis {
         self.windows.len()
     }
 
-    /// The same of a picture that begins so many pixels later.
+    /// The same for an image that begins so many pixels later.
     pub fn moved(mut self, by: usize) -> Axis {
         for (first, _) in &mut self.windows {
             *first -= by;
@@ -102,21 +100,21 @@ impl Axis {
     }
 }
 
-/// Buffers that are kept from picture to picture.
+/// Buffers that are kept from image to image.
 #[derive(Default)]
 pub(super) struct Resampler {
-    /// Decoded pixels of a part of a picture, which nothing here touches.
+    /// Decoded pixels of a part of an image, which nothing here touches.
     pub part: Vec<u8>,
-    /// A row's pixels, widened.
-    wide: Vec<[i32; 4]>,
-    /// Columns resized, rows not yet.
+    /// The image after the horizontal pass.
     narrowed: Vec<u8>,
+    /// The sums of a row of the vertical pass.
+    sums: Vec<i32>,
     pixels: Vec<u8>,
     #[cfg(target_arch = "x86_64")]
-    vnni: vnni::Scratch,
+    avx2: avx2::Scratch,
 }
 
-/// Buffers larger than this are given back when the next picture comes, in bytes.
+/// Buffers larger than this are given back when the next image comes, in bytes.
 const KEPT: usize = 8 << 20;
 
 impl Resampler {
@@ -128,100 +126,68 @@ impl Resampler {
             }
         }
         let used = rows.reach();
-        let source = &pixels[used.start * width * 3..used.end * width * 3];
-        let new_width = columns.len() * 3;
-        self.narrowed.resize(used.len() * new_width, 0);
-        self.pixels.resize(rows.len() * new_width, 0);
+        self.pixels.resize(rows.len() * columns.len() * 3, 0);
         let pass = Pass {
-            source,
+            source: &pixels[used.start * width * 3..used.end * width * 3],
             width,
             columns,
             rows,
             first_row: used.start,
         };
         #[cfg(target_arch = "x86_64")]
-        if vnni::is_available() {
-            // SAFETY: it is.
-            unsafe { vnni::run(&pass, &mut self.vnni, &mut self.narrowed, &mut self.pixels) };
+        if avx2::run(&pass, &mut self.avx2, &mut self.narrowed, &mut self.pixels) {
             return &self.pixels;
         }
-        self.wide.resize(width, [0; 4]);
-        pass.run(&mut self.wide, &mut self.narrowed, &mut self.pixels);
+        pass.run(&mut self.narrowed, &mut self.sums, &mut self.pixels);
         &self.pixels
     }
 }
 
-/// One picture's work.
+/// One image's work.
 struct Pass<'a> {
     source: &'a [u8],
     width: usize,
     columns: &'a Axis,
     rows: &'a Axis,
-    /// The picture's row that `source` begins with.
+    /// The image's row that `source` begins with.
     first_row: usize,
 }
 
 impl Pass<'_> {
-    fn run(&self, wide: &mut [[i32; 4]], narrowed: &mut [u8], out: &mut [u8]) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[target_feature(enable = "avx2")]
-            fn avx2(pass: &Pass, wide: &mut [[i32; 4]], narrowed: &mut [u8], out: &mut [u8]) {
-                pass.both(wide, narrowed, out);
-            }
-            if is_x86_feature_detected!("avx2") {
-                // SAFETY: the processor has AVX2.
-                return unsafe { avx2(self, wide, narrowed, out) };
-            }
-        }
-        self.both(wide, narrowed, out);
-    }
-
-    /// Inlined, as is all that it calls, so that it is compiled for the vectors that its caller may use.
-    #[inline(always)]
-    fn both(&self, wide: &mut [[i32; 4]], narrowed: &mut [u8], out: &mut [u8]) {
-        let new_width = self.columns.len() * 3;
-        let rows = self.source.chunks_exact(self.width * 3);
-        for (row, to) in rows.zip(narrowed.chunks_exact_mut(new_width)) {
-            for (wide, pixel) in wide.iter_mut().zip(row.as_chunks::<3>().0) {
-                *wide = [pixel[0].into(), pixel[1].into(), pixel[2].into(), 0];
-            }
+    /// What every processor can do, and what the vectors have to equal.
+    fn run(&self, narrowed: &mut Vec<u8>, sums: &mut Vec<i32>, out: &mut [u8]) {
+        let (row, new_row) = (self.width * 3, self.columns.len() * 3);
+        narrowed.resize(self.source.len() / row * new_row, 0);
+        let rows = self.source.chunks_exact(row);
+        for (row, to) in rows.zip(narrowed.chunks_exact_mut(new_row)) {
+            let row = row.as_chunks::<3>().0;
             for ((first, weights), to) in self.columns.windows().zip(to.as_chunks_mut::<3>().0) {
-                let mut sums = [HALF; 4];
-                for (pixel, weight) in wide[first..].iter().zip(weights) {
+                let mut sums = [HALF; 3];
+                for (pixel, weight) in row[first..].iter().zip(weights) {
                     for (sum, value) in sums.iter_mut().zip(pixel) {
-                        *sum += value * weight;
-                    }
-                }
-                *to = [byte(sums[0]), byte(sums[1]), byte(sums[2])];
-            }
-        }
-        for ((first, weights), to) in self.rows.windows().zip(out.chunks_exact_mut(new_width)) {
-            let rows = &narrowed[(first - self.first_row) * new_width..];
-            let (chunks, rest) = to.as_chunks_mut::<CHUNK>();
-            let done = chunks.len() * CHUNK;
-            for (i, to) in chunks.iter_mut().enumerate() {
-                let mut sums = [HALF; CHUNK];
-                for (row, weight) in rows.chunks_exact(new_width).zip(weights) {
-                    for (sum, value) in sums.iter_mut().zip(&row[i * CHUNK..][..CHUNK]) {
                         *sum += i32::from(*value) * weight;
                     }
                 }
                 *to = sums.map(byte);
             }
-            for (i, to) in rest.iter_mut().enumerate() {
-                let mut sum = HALF;
-                for (row, weight) in rows.chunks_exact(new_width).zip(weights) {
-                    sum += i32::from(row[done + i]) * weight;
+        }
+        for ((first, weights), to) in self.rows.windows().zip(out.chunks_exact_mut(new_row)) {
+            let rows = narrowed[(first - self.first_row) * new_row..].chunks_exact(new_row);
+            sums.clear();
+            sums.resize(new_row, HALF);
+            for (row, weight) in rows.zip(weights) {
+                for (sum, value) in sums.iter_mut().zip(row) {
+                    *sum += i32::from(*value) * weight;
                 }
-                *to = byte(sum);
+            }
+            for (to, sum) in to.iter_mut().zip(sums.iter()) {
+                *to = byte(*sum);
             }
         }
     }
 }
 
 /// The whole part of a sum, within a byte.
-#[inline(always)]
 fn byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }

@@ -19,6 +19,8 @@ use ffmpeg_next::frame;
 use ffmpeg_next::packet::{Mut as _, Ref as _};
 use ffmpeg_next::{Error, Packet, Rational, Stream};
 
+use features::cpu;
+
 use super::yuv;
 
 /// Demuxers that a media file may need. Playlists (hls, dash, concat, ...), devices and text formats are left out.
@@ -31,12 +33,20 @@ const WAV: &CStr = c"wav";
 /// the place of samples. Its own 2500 cost more than all else that a short file takes.
 const WAV_PROBE_PACKETS: &str = "8";
 
-/// Pictures with more pixels are refused: 8192 x 8192, which is above 8K video.
+/// Images with more pixels are refused: 8192 x 8192, which is above 8K video.
 pub const MAX_PIXELS: i64 = 1 << 26;
 
-/// Prepares libav: no output of its own on stderr.
+/// `AV_CPU_FLAG_AVX512ICL`, which the headers of FFmpeg 4.4 lack: the AVX-512 of Ice Lake and later.
+const AVX512ICL: c_int = 0x20_0000;
+
+/// Prepares libav: no output of its own on stderr, and no AVX-512 where the user has masked it.
 pub fn init() -> Result<(), Error> {
     ffmpeg::init()?;
+    if !cpu::allows(cpu::Level::Avx512) {
+        let wide = ffi::AV_CPU_FLAG_AVX512 as c_int | AVX512ICL;
+        // SAFETY: both calls take and return numbers; no decoder or scaler exists yet.
+        unsafe { ffi::av_force_cpu_flags(ffi::av_get_cpu_flags() & !wide) };
+    }
     ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
     Ok(())
 }
@@ -254,7 +264,7 @@ impl ToRgb {
     pub fn convert(&mut self, frame: &frame::Video) -> Result<Vec<u8>, Error> {
         let key = key(frame);
         match common(frame, &key) {
-            Some((picture, matrix)) => Ok(self.common.convert(&picture, &matrix)),
+            Some((image, matrix)) => Ok(self.common.convert(&image, &matrix)),
             None => self.scale(frame, key),
         }
     }
@@ -308,7 +318,7 @@ fn key(frame: &frame::Video) -> Key {
 }
 
 /// The frame as what [`yuv`] converts, if it is that.
-fn common<'a>(frame: &'a frame::Video, key: &Key) -> Option<(yuv::Picture<'a>, yuv::Matrix)> {
+fn common<'a>(frame: &'a frame::Video, key: &Key) -> Option<(yuv::Image<'a>, yuv::Matrix)> {
     use ffmpeg::format::Pixel;
     let known = match key.format {
         Pixel::YUV420P => true,
@@ -325,12 +335,12 @@ fn common<'a>(frame: &'a frame::Video, key: &Key) -> Option<(yuv::Picture<'a>, y
     };
     // SAFETY: libswscale's tables are static and have four numbers, whatever the colour space.
     let table = unsafe { *ffi::sws_getCoefficients(key.matrix).cast::<[c_int; 4]>() };
-    let picture = yuv::Picture {
+    let image = yuv::Image {
         planes: [plane(0), plane(1), plane(2)],
         width,
         height,
     };
-    Some((picture, yuv::Matrix::new(table, key.full_range == 1)))
+    Some((image, yuv::Matrix::new(table, key.full_range == 1)))
 }
 
 fn scaler(key: &Key) -> Result<ffmpeg::software::scaling::Context, Error> {
@@ -412,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn other_pictures_are_left_to_libswscale() {
+    fn other_images_are_left_to_libswscale() {
         use ffmpeg::format::Pixel;
         for (format, width, height) in [
             (Pixel::YUV420P, 65, 64),

@@ -16,11 +16,7 @@ macro_rules! simd {
                 fn avx512<T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 #[target_feature(enable = "avx2")]
                 fn avx2<T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                if std::arch::is_x86_feature_detected!("avx512f")
-                    && std::arch::is_x86_feature_detected!("avx512dq")
-                    && std::arch::is_x86_feature_detected!("avx512bw")
-                    && std::arch::is_x86_feature_detected!("avx512vl")
-                {
+                if features::cpu::has_avx512() {
                     // SAFETY: the four features were just found on this machine.
                     return unsafe { avx512($($arg),*) };
                 }

@@ -17,7 +17,8 @@ use std::sync::LazyLock;
 /// Whether this machine has the unit and the kernel lets this program use it.
 pub fn available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
-        let vectors = is_x86_feature_detected!("avx512f");
+        let vectors =
+            features::cpu::has_avx512() && features::cpu::allows(features::cpu::Level::Amx);
         // Leaf 7, EDX: AMX-BF16 is bit 22, AMX-TILE bit 24 (Intel SDM, CPUID).
         let leaf = __cpuid_count(7, 0).edx;
         vectors && leaf & (1 << 22) != 0 && leaf & (1 << 24) != 0 && permitted()

@@ -20,12 +20,12 @@ const STEP: usize = 2 * TILE / 4;
 
 /// Whether this machine multiplies f32 in AVX-512.
 pub fn single_available() -> bool {
-    is_x86_feature_detected!("avx512f")
+    features::cpu::has_avx512()
 }
 
 /// Whether this machine multiplies bf16 in AVX-512.
 pub fn dots_available() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+    features::cpu::has_avx512() && is_x86_feature_detected!("avx512bf16")
 }
 
 /// The products of two panels of f32, the first rows of them.
