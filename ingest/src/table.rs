@@ -4,58 +4,135 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
+    Int64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::{DataType, TimeUnit};
 use datasets::Table;
-use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::Field;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
 /// Between the elements of a list column, as `datasets` expects several labels in one cell by default.
 const SEPARATOR: &str = "|";
 
-/// Reads every column. A list becomes one cell, its elements joined by "|".
+/// Reads the columns of text, numbers, times and lists of these; a list becomes one cell, its elements joined by "|".
+/// Columns of other types, such as structs, are left out.
 ///
 /// # Errors
 /// No Parquet file, a damaged one, or a column that holds bytes that are no text.
 pub fn read(path: &Path) -> anyhow::Result<Table> {
-    let reader = SerializedFileReader::new(File::open(path)?)?;
-    let schema = reader.metadata().file_metadata().schema();
-    let columns = schema.get_fields();
-    let columns: Vec<String> = columns.iter().map(|c| c.name().to_owned()).collect();
-    let mut rows = Vec::new();
-    for row in reader.get_row_iter(None)? {
-        let row = row?;
-        let cells = row.get_column_iter().map(|(name, field)| {
-            text(field).with_context(|| format!("column {name}, row {}", rows.len() + 1))
-        });
-        rows.push(cells.collect::<anyhow::Result<Vec<_>>>()?);
+    // Without the writer's own Arrow schema every string column is Utf8, be it a dictionary or a view there.
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new_with_options(File::open(path)?, options)?;
+    let fields = builder.schema().fields().clone();
+    let usable: Vec<usize> = (0..fields.len())
+        .filter(|&column| has_text(fields[column].data_type()))
+        .collect();
+    let mut table = Table::default();
+    for &column in &usable {
+        table.columns.push(fields[column].name().clone());
     }
-    Ok(Table { columns, rows })
+    for batch in builder.build()? {
+        let batch: RecordBatch = batch?;
+        for row in 0..batch.num_rows() {
+            let cells = usable.iter().map(|&column| {
+                text(batch.column(column), row).with_context(|| {
+                    let name = fields[column].name();
+                    format!("column {name}, row {}", table.rows.len() + 1)
+                })
+            });
+            let cells = cells.collect::<anyhow::Result<Vec<_>>>()?;
+            table.rows.push(cells);
+        }
+    }
+    Ok(table)
+}
+
+/// Whether [`text`] knows cells of this type.
+fn has_text(kind: &DataType) -> bool {
+    match kind {
+        DataType::List(field) => has_text(field.data_type()),
+        DataType::Utf8
+        | DataType::Binary
+        | DataType::Boolean
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Date32
+        | DataType::Decimal128(..) => true,
+        DataType::Timestamp(unit, _) => *unit != TimeUnit::Second,
+        other => other.is_integer(),
+    }
 }
 
 /// A cell as text; `None` where it is null.
-fn text(field: &Field) -> anyhow::Result<Option<String>> {
-    Ok(match field {
-        Field::Null => None,
-        Field::Str(text) => Some(text.clone()),
+fn text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
+    if column.is_null(row) {
+        return Ok(None);
+    }
+    macro_rules! number {
+        ($kind:ty) => {
+            column.as_primitive::<$kind>().value(row).to_string()
+        };
+    }
+    macro_rules! time {
+        ($kind:ty) => {{
+            let time = column.as_primitive::<$kind>().value_as_datetime(row);
+            time.context("holds a time that no calendar has")?
+                .to_string()
+        }};
+    }
+    Ok(Some(match column.data_type() {
+        DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
         // Writers without logical types mark text as bytes.
-        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
-            Ok(text) => Some(text.to_owned()),
+        DataType::Binary => match std::str::from_utf8(column.as_binary::<i32>().value(row)) {
+            Ok(text) => text.to_owned(),
             Err(_) => bail!("holds bytes that are no UTF-8 text; write it as strings"),
         },
-        Field::ListInternal(list) => {
-            let cells: anyhow::Result<Vec<_>> = list.elements().iter().map(text).collect();
-            let words: Vec<String> = cells?.into_iter().flatten().collect();
-            Some(words.join(SEPARATOR))
+        DataType::Boolean => column.as_boolean().value(row).to_string(),
+        DataType::Int8 => number!(Int8Type),
+        DataType::Int16 => number!(Int16Type),
+        DataType::Int32 => number!(Int32Type),
+        DataType::Int64 => number!(Int64Type),
+        DataType::UInt8 => number!(UInt8Type),
+        DataType::UInt16 => number!(UInt16Type),
+        DataType::UInt32 => number!(UInt32Type),
+        DataType::UInt64 => number!(UInt64Type),
+        // A whole number keeps its point: 2.0, not 2.
+        DataType::Float32 => format!("{:?}", column.as_primitive::<Float32Type>().value(row)),
+        DataType::Float64 => format!("{:?}", column.as_primitive::<Float64Type>().value(row)),
+        DataType::Decimal128(..) => {
+            let decimals = column.as_primitive::<Decimal128Type>();
+            decimals.value_as_string(row)
         }
-        other => Some(other.to_string()),
-    })
+        DataType::Date32 => {
+            let date = column.as_primitive::<Date32Type>().value_as_date(row);
+            date.context("holds a date that no calendar has")?
+                .to_string()
+        }
+        DataType::Timestamp(TimeUnit::Millisecond, _) => time!(TimestampMillisecondType),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => time!(TimestampMicrosecondType),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => time!(TimestampNanosecondType),
+        DataType::List(_) => {
+            let elements = column.as_list::<i32>().value(row);
+            let words: anyhow::Result<Vec<_>> = (0..elements.len())
+                .map(|element| text(&elements, element))
+                .collect();
+            let words: Vec<String> = words?.into_iter().flatten().collect();
+            words.join(SEPARATOR)
+        }
+        other => bail!("is of type {other}, which has no text; write it as strings"),
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use arrow_array::types::Int32Type;
-    use arrow_array::{ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray};
+    use arrow_array::{ArrayRef, Float64Array, Int64Array, ListArray, StringArray};
     use parquet::arrow::ArrowWriter;
     use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
     use parquet::file::properties::WriterProperties;

@@ -167,7 +167,7 @@ mod tests {
         spec.settings_hash = plan::hash_json(&settings);
         let mut schema = spec.arrow_schema().as_ref().clone();
         let version = settings.schema_version.to_string();
-        schema.metadata.insert("u2a.schema_version".into(), version);
+        schema.metadata.insert("u2a.schema_version", version);
         let shard = &plan.shards[0];
         let file = File::create(out.join(shard.name.file_name())).unwrap();
         let mut writer = ArrowWriter::try_new(file, Arc::new(schema), None).unwrap();
