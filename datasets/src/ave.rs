@@ -9,8 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use util::suggest::did_you_mean;
+
 use crate::clip::{self, Clips};
-use crate::error::{Error, did_you_mean, shorten};
+use crate::error::{Error, shorten};
 use crate::facts;
 use crate::finder::{Finder, note_shared_files};
 use crate::tree::{Tree, base_name, join, lines, no_layout, parent, per_split};

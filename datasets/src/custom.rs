@@ -28,9 +28,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use util::suggest::did_you_mean;
+
 use crate::clean;
 use crate::description::{Description, Labels, Source, Splits};
-use crate::error::{Error, did_you_mean, shorten};
+use crate::error::{Error, shorten};
 use crate::finder::{Finder, note_shared_files};
 use crate::stratify;
 pub use crate::table::Table;

@@ -5,9 +5,10 @@
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
+use util::suggest::did_you_mean;
 
 use crate::custom::{beside, folder_or_here};
-use crate::error::{Error, did_you_mean};
+use crate::error::Error;
 use crate::facts;
 use crate::types::Modality;
 

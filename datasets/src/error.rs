@@ -124,44 +124,6 @@ impl Error {
     }
 }
 
-/// The candidate nearest to a mistyped word, if it is near enough to be meant.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let word = word.to_ascii_lowercase();
-    candidates
-        .into_iter()
-        .map(|one| (edit_distance(&word, one), one))
-        .min_by_key(|&(distance, _)| distance)
-        .filter(|&(distance, one)| distance <= 1 + one.len().max(word.len()) / 3)
-        .map(|(_, one)| one)
-}
-
-/// ` (did you mean "ave"?)`, or nothing.
-pub(crate) fn did_you_mean<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> String {
-    nearest(word, candidates).map_or_else(String::new, |one| format!(" (did you mean \"{one}\"?)"))
-}
-
-/// Levenshtein distance over characters.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 /// The beginning of a line, for a message.
 pub(crate) fn shorten(line: &str) -> String {
     const MOST: usize = 80;
@@ -174,19 +136,4 @@ pub(crate) fn shorten(line: &str) -> String {
         short.push_str("...");
     }
     short
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nearest_finds_typos_and_nothing_far() {
-        let names = ["food-101", "mm-imdb", "kinetics-sound", "ave", "crema-d"];
-        assert_eq!(nearest("cremad", names), Some("crema-d"));
-        assert_eq!(nearest("kinetics-sounds", names), Some("kinetics-sound"));
-        assert_eq!(nearest("Food101", names), Some("food-101"));
-        assert_eq!(nearest("imagenet-1k", names), None);
-        assert_eq!(edit_distance("kitten", "sitting"), 3);
-    }
 }

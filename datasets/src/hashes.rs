@@ -1,21 +1,16 @@
 //! Holds files against a list of their true hashes, such as the Git LFS pointers of CREMA-D collected in a table.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
+use util::hash::sha256_of_file;
 
 use crate::error::{Error, shorten};
 use crate::tree::{State, Tree, base_name, join, lines, parent, read_text, state};
 use crate::types::{Note, NoteKind};
-
-/// Bytes read at once.
-const CHUNK_BYTES: usize = 1 << 18;
 
 /// A list of hashes, held against the files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -178,26 +173,12 @@ fn compare(file: &Path, row: &Row) -> Outcome {
         Ok(State::Media(bytes)) if bytes != row.size => {
             Outcome::Wrong(format!("{bytes} bytes instead of {}", row.size))
         }
-        Ok(State::Media(_)) => match sha256(file) {
+        Ok(State::Media(_)) => match sha256_of_file(file) {
             Err(error) => Outcome::Wrong(error.to_string()),
-            Ok(found) if found != row.sha256 => {
+            Ok((_, found)) if found != row.sha256 => {
                 Outcome::Wrong("the right size and another content".to_owned())
             }
             Ok(_) => Outcome::Right,
         },
-    }
-}
-
-fn sha256(file: &Path) -> io::Result<String> {
-    let mut file = File::open(file)?;
-    let mut hash = Sha256::new();
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let bytes = file.read(&mut chunk)?;
-        if bytes == 0 {
-            let digest = hash.finalize();
-            return Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        hash.update(&chunk[..bytes]);
     }
 }

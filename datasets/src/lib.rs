@@ -60,7 +60,7 @@ pub fn open(name_or_toml: &str) -> Result<Box<dyn Dataset>, Error> {
         path if path.ends_with(".toml") => Box::new(Custom::open(Path::new(path))?),
         name => {
             return Err(Error::UnknownDataset {
-                hint: error::did_you_mean(name, facts::NAMES),
+                hint: util::suggest::did_you_mean(name, facts::NAMES),
                 name: name.to_owned(),
                 choices: facts::NAMES.join(", "),
             });

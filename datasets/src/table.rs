@@ -2,8 +2,10 @@
 
 use std::path::{Component, Path};
 
+use util::suggest::did_you_mean;
+
 use crate::description::Labels;
-use crate::error::{Error, did_you_mean, shorten};
+use crate::error::{Error, shorten};
 use crate::types::{MAX_ID_BYTES, Split};
 
 /// A table as text: column names and one cell per column and row, `None` where there is no value.

@@ -7,13 +7,10 @@
 //! Invariant: whatever the bytes are, [`decode`] returns a picture within [`MAX_SIDE`] and [`MAX_PIXELS`] or an error
 //! of one line; it never panics and looks at the header's size before it allocates pixels.
 
-mod baseline;
-mod block;
-mod compress;
-mod forward;
-mod inverse;
 mod jpeg;
+mod partial;
 mod resample;
+mod turbo;
 
 use std::cell::RefCell;
 use std::io::Cursor;
@@ -23,6 +20,9 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 use crate::error::Error;
 use crate::rng::Rng;
 use resample::{Axis, Resampler};
+
+pub use jpeg::exif;
+pub use turbo::PixelFormat;
 
 /// Longest side that is decoded or written, in pixels.
 pub const MAX_SIDE: usize = 16_384;
@@ -73,8 +73,9 @@ pub struct Rgb {
 /// Decodes a JPEG, PNG, GIF (first frame), WEBP or BMP, told apart by content.
 ///
 /// As Pillow's `convert("RGB")`: gray is repeated, CMYK and YCCK are taken as Adobe's (inverted), alpha is dropped.
-/// Of 16 bits the high byte is kept, of gray ones too (Pillow cuts those off at 255, which leaves white). A JPEG with
-/// damaged image data is an error; Pillow refuses it only where it ends too early, and guesses otherwise.
+/// Every JPEG becomes the same bytes as in Pillow. Of 16 bits the high byte is kept, of gray ones too (Pillow cuts those
+/// off at 255, which leaves white). A JPEG with damaged image data is an error; Pillow refuses it only where it ends too
+/// early, and guesses otherwise.
 ///
 /// # Errors
 /// [`Error::Limit`] if the header promises more than [`MAX_SIDE`] or [`MAX_PIXELS`]; [`Error::Media`] if the bytes are
@@ -233,13 +234,13 @@ pub fn view_of(
     out: &mut Vec<f32>,
 ) -> Result<(), Error> {
     transform.check()?;
-    let shown = baseline::Scan::parse(bytes).and_then(|scan| {
+    let shown = partial::Scan::parse(bytes).and_then(|scan| {
         let (columns, rows, flip) = which.axes(scan.width, scan.height, transform.size);
-        let part = baseline::Part::around(&scan, columns.reach(), rows.reach());
+        let part = partial::Part::around(&scan, columns.reach(), rows.reach());
         RESAMPLER.with_borrow_mut(|resampler| {
             let mut pixels = std::mem::take(&mut resampler.part);
             pixels.resize(part.len(), 0);
-            let decoded = scan.run(&part, &mut pixels).map(|()| {
+            let decoded = scan.decode(&part, &mut pixels).map(|()| {
                 let (columns, rows) = (
                     columns.moved(part.columns.start),
                     rows.moved(part.rows.start),
@@ -341,15 +342,45 @@ pub fn shrink_to_jpeg(image: &Rgb, shorter: usize, quality: u8) -> Result<Vec<u8
     let (width, height) = scaled(image.width, image.height, shorter);
     check_size(width, height)?;
     if (width, height) == (image.width, image.height) {
-        return jpeg::encode(&image.pixels, width, height, quality);
+        return jpeg::encode(&image.pixels, width, height, PixelFormat::Rgb, quality);
     }
     RESAMPLER.with_borrow_mut(|resampler| {
         let whole =
             |side: usize, scaled: usize| Axis::new(side, [0.0, side as f32], scaled, 0..scaled);
         let (columns, rows) = (whole(image.width, width), whole(image.height, height));
         let pixels = resampler.run(&image.pixels, image.width, &columns, &rows);
-        jpeg::encode(pixels, width, height, quality)
+        jpeg::encode(pixels, width, height, PixelFormat::Rgb, quality)
     })
+}
+
+/// Compresses `width * height` pixels to a baseline JPEG without subsampling (4:4:4); each row of blocks is a restart
+/// interval. CMYK is stored as given, which readers take for inverted (Adobe's way).
+///
+/// On real frames and photos of shorter side 256, 4:4:4 takes 15 to 40 % more bytes than 4:2:0, and the largest error of
+/// the 224-pixel view stays below 14 levels of 255 instead of reaching 104 at coloured edges. The restart intervals cost
+/// half a percent; a reader needs only those that hold the part it wants.
+///
+/// # Errors
+/// [`Error::Limit`] if a side passes [`MAX_SIDE`]; [`Error::Invalid`] if `pixels` has not the length that size and format
+/// give, a side is 0, or `quality` is not in 1..=100.
+pub fn encode_jpeg(
+    pixels: &[u8],
+    width: usize,
+    height: usize,
+    format: PixelFormat,
+    quality: u8,
+) -> Result<Vec<u8>, Error> {
+    let empty = width == 0 || height == 0;
+    if !empty {
+        check_size(width, height)?;
+    }
+    if empty || pixels.len() != width * height * format.size() || !(1..=100).contains(&quality) {
+        return Err(Error::Invalid(format!(
+            "a JPEG of {width} x {height} pixels, quality {quality}, from {} bytes",
+            pixels.len()
+        )));
+    }
+    jpeg::encode(pixels, width, height, format, quality)
 }
 
 impl Rgb {

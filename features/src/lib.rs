@@ -5,7 +5,7 @@
 //! - Read: [`shards`] opens a folder and fetches single rows, [`stream`] hands out model-ready [`batch`]es in an
 //!   [`order`] that depends on (seed, epoch, ids) alone, [`image`] and [`text`] are the transforms, [`verify`] finds shards that have changed on disk, [`mask`] hides
 //!   modalities, [`rng`] draws what augmentation needs.
-//! - Both: [`lock`] keeps a folder to one writer, [`cpu`] tells which vector instructions may be used.
+//! - Both: [`cpu`] tells which vector instructions may be used.
 //!
 //! Not here: decoding audio and video (`ingest`), tensors (`train`).
 
@@ -15,7 +15,6 @@ pub mod batch;
 pub mod cpu;
 pub mod error;
 pub mod image;
-pub mod lock;
 pub mod mask;
 pub mod mel;
 pub mod order;

@@ -25,6 +25,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use util::atomic::AtomicFile;
 
 use crate::error::Error;
 use crate::order::by_rank;
@@ -276,19 +277,7 @@ impl Mask {
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
-        let temporary = path.with_extension(format!("parquet.{}.tmp", std::process::id()));
-        let written = self.write_to(&temporary).and_then(|()| {
-            std::fs::rename(&temporary, path).map_err(Error::io(path, "put the mask at"))
-        });
-        if written.is_err() {
-            // The first error is the one to tell; a leftover is named so that it never counts as a mask.
-            std::fs::remove_file(&temporary).ok();
-        }
-        written
-    }
-
-    fn write_to(&self, path: &Path) -> Result<(), Error> {
-        let file = File::create(path).map_err(Error::io(path, "create"))?;
+        let file = AtomicFile::create(path).map_err(Error::io(path, "create"))?;
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_created_by("u2a".into())
@@ -303,7 +292,7 @@ impl Mask {
             ArrowWriter::try_new(file, rows.schema(), Some(properties)).map_err(refused)?;
         writer.write(&rows).map_err(refused)?;
         let file = writer.into_inner().map_err(refused)?;
-        file.sync_all().map_err(Error::io(path, "write"))
+        file.publish().map_err(Error::io(path, "write"))
     }
 
     fn rows(&self) -> Result<RecordBatch, Error> {

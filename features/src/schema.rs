@@ -22,11 +22,17 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::mel::{MEL_BINS, MEL_RECIPE};
 
-/// Version of the column layout. A reader refuses any other.
-pub const SCHEMA_VERSION: u32 = 1;
+/// Version of the shard format: the columns, and the bytes that given media become in them. Any change of either raises
+/// it, so that no run mixes old and new; `tests/format.rs` notices a change of the bytes.
+pub const SCHEMA_VERSION: u32 = 2;
 
-/// How the pool of frames is drawn, as stored in the metadata beside its size.
-pub const FRAME_POLICY: &str = "evenly-spaced;jpeg95;shorter-side-256";
+/// The oldest version that is read. Version 1 has the same columns; its JPEG files come from another encoder, with or
+/// without restart markers.
+const OLDEST_VERSION: u32 = 1;
+
+/// How the pool of frames is drawn and compressed, as stored in the metadata beside its size.
+pub const FRAME_POLICY: &str =
+    "evenly-spaced;libjpeg-turbo-q95-444-restart-rows-1;shorter-side-256";
 
 /// Encoded bytes after which a row group is closed. It bounds what a writer holds in memory; readers fetch single rows.
 pub const ROW_GROUP_BYTES: usize = 64 << 20;
@@ -241,9 +247,15 @@ impl ShardSpec {
             })
         };
         let version = get("schema_version")?;
-        if *version != SCHEMA_VERSION.to_string() {
+        let readable = OLDEST_VERSION..=SCHEMA_VERSION;
+        if !version
+            .parse()
+            .is_ok_and(|version| readable.contains(&version))
+        {
             return Err(Error::unusable(
-                format!("schema version {version}, but this tool reads version {SCHEMA_VERSION}"),
+                format!(
+                    "schema version {version}, but this tool reads versions {OLDEST_VERSION} to {SCHEMA_VERSION}"
+                ),
                 "ingest the dataset again with this tool, or read it with the tool that wrote it",
             ));
         }

@@ -329,7 +329,7 @@ fn fingerprint(spec: &ShardSpec, splits: &BTreeMap<Split, SplitIndex>) -> String
             hash.update(format!("{split}\0{id}\0{labels:?}\0{present:?}\0"));
         }
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(hash.finalize())
 }
 
 /// Fetches rows; one per thread, because a file handle's position is shared by its clones.

@@ -3,18 +3,15 @@
 use crate::Error;
 use crate::shard_name::{MANIFEST_FILE, ShardName};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Mutex;
+use util::hash::sha256_of_file;
 
 /// Most bytes of a manifest that are read: a million shards would take less.
 const MAX_MANIFEST: u64 = 256 << 20;
-
-/// Bytes hashed at a time.
-const CHUNK: usize = 1 << 20;
 
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,21 +109,13 @@ fn parse(text: &str) -> Option<Vec<(String, u64, String)>> {
 /// What is wrong with a shard.
 fn problem(path: &Path, bytes: u64, sha256: &str) -> Option<String> {
     let measure = || {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
+        let length = std::fs::metadata(path)?.len();
         if length != bytes {
             return Ok(Some(format!(
                 "has {length} bytes, the manifest says {bytes}"
             )));
         }
-        let (mut hash, mut chunk) = (Sha256::new(), vec![0; CHUNK]);
-        loop {
-            match file.read(&mut chunk)? {
-                0 => break,
-                n => hash.update(&chunk[..n]),
-            }
-        }
-        let found: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let (_, found) = sha256_of_file(path)?;
         let changed = "its SHA-256 is not the manifest's, so its bytes have changed on the disk";
         Ok((found != sha256).then(|| changed.to_owned()))
     };
@@ -148,10 +137,7 @@ mod tests {
             .map(|i| {
                 let bytes = vec![i as u8; 3_000_000];
                 fs::write(folder.join(name(i)), &bytes).unwrap();
-                let sha256: String = Sha256::digest(&bytes)
-                    .iter()
-                    .map(|b| format!("{b:02x}"))
-                    .collect();
+                let sha256 = util::hash::sha256(&bytes);
                 serde_json::json!({"file": name(i), "bytes": bytes.len(), "sha256": sha256})
             })
             .collect();

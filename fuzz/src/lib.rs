@@ -391,6 +391,7 @@ pub fn run_config_text() -> String {
         multi_label: false,
         weights: WeightSource::Random(0),
         train_mask_sha256: None,
+        device: None,
         settings: Settings::default(),
         encoders: [
             EncoderConfig::tiny(Kind::Ast),

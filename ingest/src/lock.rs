@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
-use features::lock::{FileLock, LockError, Take};
+use util::lock::{FileLock, LockError, LockMode};
 
 /// How much of the folder a run claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,32 +30,35 @@ impl Lock {
         let mut lock = Lock { held: Vec::new() };
         let whole = folder.join(".ingest.lock");
         match claim {
-            Claim::Whole => lock.take(folder, whole, Take::Alone)?,
+            Claim::Whole => lock.take(folder, whole, LockMode::Exclusive)?,
             Claim::Part(part, of) => {
-                lock.take(folder, whole, Take::Shared)?;
+                lock.take(folder, whole, LockMode::Shared)?;
                 let own = folder.join(format!(".ingest-{part}-of-{of}.lock"));
-                lock.take(folder, own, Take::Alone)?;
+                lock.take(folder, own, LockMode::Exclusive)?;
             }
             Claim::Finish => {
-                lock.take(folder, folder.join(".ingest-finish.lock"), Take::Patiently)?;
+                lock.take(
+                    folder,
+                    folder.join(".ingest-finish.lock"),
+                    LockMode::ExclusiveWait,
+                )?;
             }
         }
         Ok(lock)
     }
 
-    fn take(&mut self, folder: &Path, path: PathBuf, how: Take) -> anyhow::Result<()> {
-        let taken = FileLock::take(&path, how).map_err(|error| match error {
-            LockError::Busy(_) => anyhow!(
-                "{}: another ingest{} is writing here; wait for it, or choose another --out",
-                folder.display(),
-                error.holder()
+    fn take(&mut self, folder: &Path, path: PathBuf, mode: LockMode) -> anyhow::Result<()> {
+        let lock = FileLock::acquire(&path, mode).map_err(|error| match error {
+            LockError::Held(holder) => anyhow!(
+                "{}: another ingest{holder} is writing here; wait for it, or choose another --out",
+                folder.display()
             ),
             LockError::Io(error) => anyhow::Error::new(error).context(format!(
                 "{}: cannot write there; choose another --out",
                 folder.display()
             )),
         })?;
-        self.held.push(taken);
+        self.held.push(lock);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 //! name, no absolute path goes in.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,9 +19,8 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use crate::plan::{Settings, hex};
+use crate::plan::Settings;
 use crate::shard::{self, Finished, Warning};
 
 /// Seeds of the masks that every run gets: the paper's tables report three.
@@ -146,7 +145,8 @@ pub fn write(
     };
     for shard in finished {
         let path = folder.join(shard.name.file_name());
-        let (bytes, sha256) = measure(&path).with_context(|| path.display().to_string())?;
+        let (bytes, sha256) =
+            util::hash::sha256_of_file(&path).with_context(|| path.display().to_string())?;
         let summary = &shard.summary;
         manifest.shards.push(ShardEntry {
             file: shard.name.file_name(),
@@ -198,7 +198,7 @@ pub fn write(
     }
     let mut json = serde_json::to_vec_pretty(&manifest)?;
     json.push(b'\n');
-    shard::write_file(folder, MANIFEST_FILE, &json)?;
+    write_file(folder, MANIFEST_FILE, &json)?;
     Ok(Some(manifest))
 }
 
@@ -206,12 +206,6 @@ fn add<K: Ord + Clone>(sum: &mut BTreeMap<K, usize>, more: &BTreeMap<K, usize>) 
     for (key, count) in more {
         *sum.entry(key.clone()).or_default() += count;
     }
-}
-
-fn measure(path: &Path) -> io::Result<(u64, String)> {
-    let mut hasher = Sha256::new();
-    let bytes = io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok((bytes, hex(&hasher.finalize())))
 }
 
 /// One row per sample with nothing left: id, split, source, the whole sentence, and one reason per modality.
@@ -261,7 +255,12 @@ fn write_failures(folder: &Path, info: &Info, finished: &[Finished]) -> anyhow::
     let mut writer = ArrowWriter::try_new(&mut bytes, schema, Some(properties))?;
     writer.write(&batch)?;
     writer.close()?;
-    shard::write_file(folder, FAILURES_FILE, &bytes)
+    write_file(folder, FAILURES_FILE, &bytes)
+}
+
+fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    let path = folder.join(name);
+    util::atomic::write(&path, bytes).with_context(|| path.display().to_string())
 }
 
 /// The masks of every protocol that the dataset has, at the rate and for the seeds of the paper's tables.

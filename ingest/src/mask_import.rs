@@ -13,6 +13,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use npyz::{DType, NpyFile, TypeChar};
+use safetensors::{Dtype, SafeTensors};
 
 /// The numbers of a file: by place, or by id.
 #[derive(Debug, PartialEq)]
@@ -73,166 +75,133 @@ pub fn shown(code: u8) -> [bool; 2] {
 
 type Numbers = Result<Vec<f64>, String>;
 
-/// `count` little-endian numbers.
-fn numbers(bytes: &[u8], kind: &str, count: usize) -> Numbers {
-    fn all<const N: usize>(bytes: &[u8], of: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-        let (chunks, _) = bytes.as_chunks::<N>();
-        chunks.iter().map(|chunk| of(*chunk)).collect()
-    }
-    let found = match kind {
-        "u1" | "U8" | "b1" | "BOOL" => all(bytes, |[b]: [u8; 1]| f64::from(b)),
-        "i1" | "I8" => all(bytes, |b: [u8; 1]| f64::from(i8::from_le_bytes(b))),
-        "i2" | "I16" => all(bytes, |b| f64::from(i16::from_le_bytes(b))),
-        "i4" | "I32" => all(bytes, |b| f64::from(i32::from_le_bytes(b))),
-        "i8" | "I64" => all(bytes, |b| i64::from_le_bytes(b) as f64),
-        "f4" | "F32" => all(bytes, |b| f64::from(f32::from_le_bytes(b))),
-        "f8" | "F64" => all(bytes, f64::from_le_bytes),
-        other => {
-            return Err(format!(
-                "numbers of type {other} are not known here; save int64"
-            ));
-        }
-    };
-    if found.len() != count {
-        return Err(format!(
-            "holds {} numbers, says {count}; it was cut off",
-            found.len()
-        ));
-    }
-    Ok(found)
-}
+/// What is wrong with a file whose numbers end before they should, or go on after it.
+const CUT_OFF: &str = "does not hold as many numbers as its header says; it was cut off or damaged";
 
-/// A one-dimensional array as numpy saves it (format versions 1 to 3).
+/// A one-dimensional array as numpy saves it (format versions 1 to 3, either byte order).
 fn npy(bytes: &[u8]) -> Numbers {
-    let broken = || "is no .npy file".to_string();
-    let rest = bytes.strip_prefix(b"\x93NUMPY").ok_or_else(broken)?;
-    let (length, start) = match rest {
-        [1, _, a, b, ..] => (u32::from(u16::from_le_bytes([*a, *b])), 4),
-        [2 | 3, _, a, b, c, d, ..] => (u32::from_le_bytes([*a, *b, *c, *d]), 6),
-        _ => return Err(broken()),
-    };
-    let end = start + length as usize;
-    let header = rest.get(start..end).ok_or_else(broken)?;
-    let header = String::from_utf8_lossy(header);
-    let after = |key: &str| {
-        header
-            .split(&format!("'{key}':"))
-            .nth(1)
-            .map(str::trim_start)
-    };
-    let kind = after("descr")
-        .and_then(|t| t.strip_prefix('\'')?.split('\'').next())
-        .ok_or_else(broken)?;
-    if kind.starts_with('>') {
-        return Err("is big-endian; save it on another machine or as int64".into());
+    /// The values of a file, all of one type.
+    fn all<T: npyz::Deserialize>(
+        file: NpyFile<&mut &[u8]>,
+        number: impl Fn(T) -> f64,
+    ) -> Result<Vec<f64>, String> {
+        let values = file.into_vec().map_err(|_| CUT_OFF.to_string())?;
+        Ok(values.into_iter().map(number).collect())
     }
-    let shape = after("shape")
-        .and_then(|t| t.strip_prefix('(')?.split(')').next())
-        .ok_or_else(broken)?;
-    let sizes: Vec<&str> = shape
-        .split(',')
-        .map(str::trim)
-        .filter(|s| !s.is_empty())
-        .collect();
-    let [count] = sizes[..] else {
-        return Err(format!(
-            "has shape ({shape}); one number per sample is wanted"
-        ));
+    let mut rest = bytes;
+    let file = NpyFile::new(&mut rest).map_err(|error| format!("is no .npy file ({error})"))?;
+    if file.shape().len() != 1 {
+        return Err(shape(file.shape()));
+    }
+    let kind = match file.dtype() {
+        DType::Plain(kind) => kind,
+        other => return Err(unknown(other.descr())),
     };
-    let count = count.parse().map_err(|_| broken())?;
-    numbers(
-        &rest[end..],
-        kind.trim_start_matches(['<', '|', '=']),
-        count,
-    )
+    let numbers = match (kind.type_char(), kind.size_field()) {
+        (TypeChar::Bool, 1) => all(file, |v: bool| f64::from(u8::from(v))),
+        (TypeChar::Uint, 1) => all(file, |v: u8| f64::from(v)),
+        (TypeChar::Int, 1) => all(file, |v: i8| f64::from(v)),
+        (TypeChar::Int, 2) => all(file, |v: i16| f64::from(v)),
+        (TypeChar::Int, 4) => all(file, |v: i32| f64::from(v)),
+        (TypeChar::Int, 8) => all(file, |v: i64| v as f64),
+        (TypeChar::Float, 4) => all(file, |v: f32| f64::from(v)),
+        (TypeChar::Float, 8) => all(file, |v: f64| v),
+        _ => return Err(unknown(kind)),
+    };
+    if !rest.is_empty() {
+        return Err(CUT_OFF.to_string());
+    }
+    numbers
 }
 
-/// The only tensor of a safetensors file.
+/// The only tensor of a safetensors file, which is little-endian.
 fn safetensors(bytes: &[u8]) -> Numbers {
-    let broken = || "is no .safetensors file".to_string();
-    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(broken)?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| broken())?;
-    let header = rest.get(..length).ok_or_else(broken)?;
-    let header: serde_json::Value = serde_json::from_slice(header).map_err(|_| broken())?;
-    let tensors: Vec<_> = header
-        .as_object()
-        .ok_or_else(broken)?
-        .iter()
-        .filter(|(name, _)| *name != "__metadata__")
-        .collect();
-    let [(_, tensor)] = tensors[..] else {
+    fn all<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+        // Nothing is left over: the reader has held the length against type and shape.
+        let (chunks, _) = bytes.as_chunks::<N>();
+        chunks.iter().map(|chunk| number(*chunk)).collect()
+    }
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|error| format!("is no .safetensors file ({error})"))?;
+    let tensors = file.tensors();
+    let [(_, tensor)] = &tensors[..] else {
         return Err(format!("holds {} tensors; one is wanted", tensors.len()));
     };
-    let number = |value: &serde_json::Value| value.as_u64().map(|v| v as usize);
-    let [Some(from), Some(to)] = [0, 1].map(|i| number(&tensor["data_offsets"][i])) else {
-        return Err(broken());
-    };
-    let count = match tensor["shape"].as_array().map(Vec::as_slice) {
-        Some([count]) => number(count).ok_or_else(broken)?,
-        _ => {
-            return Err(format!(
-                "has shape {}; one number per sample is wanted",
-                tensor["shape"]
-            ));
-        }
-    };
-    let data = rest
-        .get(length..)
-        .and_then(|data| data.get(from..to))
-        .ok_or_else(broken)?;
-    numbers(data, tensor["dtype"].as_str().unwrap_or("?"), count)
+    if tensor.shape().len() != 1 {
+        return Err(shape(tensor.shape()));
+    }
+    let data = tensor.data();
+    Ok(match tensor.dtype() {
+        Dtype::BOOL | Dtype::U8 => all(data, |[v]| f64::from(v)),
+        Dtype::I8 => all(data, |v| f64::from(i8::from_le_bytes(v))),
+        Dtype::I16 => all(data, |v| f64::from(i16::from_le_bytes(v))),
+        Dtype::I32 => all(data, |v| f64::from(i32::from_le_bytes(v))),
+        Dtype::I64 => all(data, |v| i64::from_le_bytes(v) as f64),
+        Dtype::F32 => all(data, |v| f64::from(f32::from_le_bytes(v))),
+        Dtype::F64 => all(data, f64::from_le_bytes),
+        other => return Err(unknown(other)),
+    })
+}
+
+fn unknown(kind: impl std::fmt::Display) -> String {
+    format!("numbers of type {kind} are not known here; save int64")
+}
+
+fn shape(shape: &[impl std::fmt::Debug]) -> String {
+    format!("has shape {shape:?}; one number per sample is wanted")
 }
 
 /// A number per line, or a header with `id` and `value`.
 fn csv(bytes: &[u8], split: &str) -> Result<(Vec<f64>, Option<Vec<String>>), String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "is no text".to_string())?;
-    let mut lines = text
-        .lines()
-        .map(str::trim)
-        .enumerate()
-        .filter(|(_, l)| !l.is_empty());
-    let cells = |line: &str| -> Vec<String> {
-        line.split(',')
-            .map(|cell| cell.trim().trim_matches('"').to_string())
-            .collect()
-    };
-    let parse = |at: usize, cell: &str| -> Result<f64, String> {
+    let reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .from_reader(bytes);
+    let mut rows = reader.into_records().filter_map(|row| match row {
+        // A line of blanks; the reader skips empty ones itself.
+        Ok(row) if row.len() == 1 && row[0].is_empty() => None,
+        Ok(row) => Some(Ok((row.position().map_or(0, csv::Position::line), row))),
+        Err(error) => Some(Err(format!("is no csv text ({error})"))),
+    });
+    let parse = |line: u64, cell: &str| -> Result<f64, String> {
         cell.parse()
-            .map_err(|_| format!("line {}: '{cell}' is no number", at + 1))
+            .map_err(|_| format!("line {line}: '{cell}' is no number"))
     };
-    let Some((at, first)) = lines.next() else {
+    let Some((line, header)) = rows.next().transpose()? else {
         return Ok((Vec::new(), None));
     };
-    let header = cells(first);
-    if let [one] = &header[..] {
-        let mut all = vec![parse(at, one)?];
-        for (at, line) in lines {
-            all.push(parse(at, line)?);
+    let column = |name: &str| header.iter().position(|cell| cell == name);
+    let (id, value) = match (header.len(), column("id"), column("value")) {
+        (1, ..) => (None, 0),
+        (_, Some(id), Some(value)) => (Some(id), value),
+        _ => {
+            return Err(
+                "line 1: a header with id and value is wanted, or one number per line".into(),
+            );
         }
-        return Ok((all, None));
-    }
-    let column = |name: &str| header.iter().position(|h| h == name);
-    let (Some(id), Some(value)) = (column("id"), column("value")) else {
-        return Err("line 1: a header with id and value is wanted, or one number per line".into());
     };
+    let mut numbers = Vec::new();
+    if id.is_none() {
+        numbers.push(parse(line, &header[0])?);
+    }
     let part = column("split");
-    let (mut all, mut ids) = (Vec::new(), Vec::new());
-    for (at, line) in lines {
-        let row = cells(line);
+    let mut ids = Vec::new();
+    for row in rows {
+        let (line, row) = row?;
         if row.len() != header.len() {
             let (have, want) = (row.len(), header.len());
             return Err(format!(
-                "line {}: {have} cells where the header has {want}",
-                at + 1
+                "line {line}: {have} cells where the first line has {want}"
             ));
         }
-        if part.is_some_and(|part| row[part] != split) {
+        if part.is_some_and(|part| &row[part] != split) {
             continue;
         }
-        all.push(parse(at, &row[value])?);
-        ids.push(row[id].clone());
+        numbers.push(parse(line, &row[value])?);
+        ids.extend(id.map(|id| row[id].to_string()));
     }
-    Ok((all, Some(ids)))
+    Ok((numbers, id.map(|_| ids)))
 }
 
 #[cfg(test)]
@@ -256,35 +225,119 @@ mod tests {
         problem
     }
 
-    #[test]
-    fn what_numpy_and_safetensors_write() {
-        // numpy.save(f, numpy.array([0, 1, 2, 0])) and the same as float32; numpy 2.
-        let header = |kind: &str| {
-            let text = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': (4,), }}");
-            let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
-            bytes.extend(format!("{text:<117}\n").bytes());
-            bytes
-        };
-        let mut whole = header("<i8");
+    /// The header of a .npy file of format version 1, filled up to 128 bytes as numpy does.
+    fn header(kind: &str, fortran: &str, shape: &str) -> Vec<u8> {
+        let text = format!("{{'descr': '{kind}', 'fortran_order': {fortran}, 'shape': {shape}, }}");
+        let mut bytes = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+        bytes.extend(format!("{text:<117}\n").bytes());
+        bytes
+    }
+
+    fn array(kind: &str, data: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Vec<u8> {
+        let mut bytes = header(kind, "False", "(4,)");
+        data.into_iter()
+            .for_each(|value| bytes.extend(value.as_ref()));
+        bytes
+    }
+
+    /// A .safetensors file with these tensors in its header, and the numbers 0, 1, 2, 0 as int64.
+    fn tensors(json: &str) -> Vec<u8> {
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(json.bytes());
         [0i64, 1, 2, 0]
             .iter()
-            .for_each(|v| whole.extend(v.to_le_bytes()));
+            .for_each(|v| bytes.extend(v.to_le_bytes()));
+        bytes
+    }
+
+    const MASK: &str = r#"{"mask":{"dtype":"I64","shape":[4],"data_offsets":[0,32]}}"#;
+
+    #[test]
+    fn what_numpy_and_safetensors_write() {
+        // numpy.save(f, numpy.array([0, 1, 2, 0])) and the same in other types; numpy 2.
         let want = Values::InOrder(vec![0, 1, 2, 0]);
-        assert_eq!(values("m.npy", &whole), want);
-        assert!(refused("m.npy", &whole[..whole.len() - 8]).contains("cut off"));
-        let mut floats = header("<f4");
-        [0f32, 1.0, 2.0, 0.0]
-            .iter()
-            .for_each(|v| floats.extend(v.to_le_bytes()));
-        assert_eq!(values("m.npy", &floats), want);
-        let json = br#"{"mask":{"dtype":"I64","shape":[4],"data_offsets":[0,32]}}"#;
-        let mut tensors = (json.len() as u64).to_le_bytes().to_vec();
-        tensors.extend(json);
-        tensors.extend(&whole[whole.len() - 32..]);
-        assert_eq!(values("m.safetensors", &tensors), want);
+        let whole = array("<i8", [0i64, 1, 2, 0].map(i64::to_le_bytes));
+        for file in [
+            &whole,
+            &array(">i8", [0i64, 1, 2, 0].map(i64::to_be_bytes)),
+            &array("<i4", [0i32, 1, 2, 0].map(i32::to_le_bytes)),
+            &array("<i2", [0i16, 1, 2, 0].map(i16::to_le_bytes)),
+            &array("|i1", [[0], [1], [2], [0]]),
+            &array("|u1", [[0], [1], [2], [0]]),
+            &array("<f4", [0f32, 1.0, 2.0, 0.0].map(f32::to_le_bytes)),
+            &array("<f8", [0f64, 1.0, 2.0, 0.0].map(f64::to_le_bytes)),
+        ] {
+            assert_eq!(values("m.npy", file), want);
+        }
+        assert_eq!(
+            values("m.npy", &array("|b1", [[0], [1], [1], [0]])),
+            Values::InOrder(vec![0, 1, 1, 0])
+        );
+        // One dimension lies in memory the same way in either order.
+        let mut fortran = header("<i8", "True", "(4,)");
+        fortran.extend(&whole[whole.len() - 32..]);
+        assert_eq!(values("m.npy", &fortran), want);
+        assert_eq!(values("m.safetensors", &tensors(MASK)), want);
         assert!(refused("m.safetensors", b"no").contains("no .safetensors"));
         assert!(refused("m.npy", b"no").contains("no .npy"));
         assert!(refused("m.pt", b"no").contains("numpy.save"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let data = [0i64, 1, 2, 0].map(i64::to_le_bytes).concat();
+        let npy = |kind: &str, shape: &str| {
+            let mut bytes = header(kind, "False", shape);
+            bytes.extend(&data);
+            refused("m.npy", &bytes)
+        };
+        assert!(npy("<i8", "(2, 2)").contains("shape [2, 2]"));
+        assert!(npy("<i8", "()").contains("shape []"));
+        assert!(npy("<i8", "(3,)").contains("cut off"));
+        assert!(npy("<i8", "(5,)").contains("cut off"));
+        assert!(npy("<i8", "(18446744073709551615,)").contains("cut off"));
+        assert!(npy("<i8", "(-4,)").contains("no .npy"));
+        for kind in ["<c8", "<M8[s]", "|S8", "|O", "<f2"] {
+            assert!(npy(kind, "(4,)").contains("save int64"), "{kind}");
+        }
+        let nested = header("<i8", "False", &"(".repeat(60));
+        assert!(refused("m.npy", &nested).contains("no .npy"));
+        let safetensors = |from: &str, to: &str| {
+            assert!(MASK.contains(from));
+            refused("m.safetensors", &tensors(&MASK.replace(from, to)))
+        };
+        assert!(safetensors("[4]", "[2,2]").contains("shape [2, 2]"));
+        assert!(safetensors("[4]", "[5]").contains("no .safetensors"));
+        assert!(safetensors("32]", "40]").contains("no .safetensors"));
+        assert!(safetensors("\"I64\"", "\"C64\"").contains("save int64"));
+        let two = r#"{"a":{"dtype":"I64","shape":[2],"data_offsets":[0,16]},"b":{"dtype":"I64","shape":[2],"data_offsets":[16,32]}}"#;
+        assert!(refused("m.safetensors", &tensors(two)).contains("2 tensors"));
+    }
+
+    #[test]
+    fn no_damage_makes_it_panic() {
+        let whole = array("<i8", [0i64, 1, 2, 0].map(i64::to_le_bytes));
+        let csv = b"id,split,value\na,test,1\n\"b\",test,0\n".to_vec();
+        for (name, bytes) in [
+            ("m.npy", whole),
+            ("m.safetensors", tensors(MASK)),
+            ("m.csv", csv),
+        ] {
+            let (_folder, path) = file(name, &bytes);
+            for at in 0..bytes.len() {
+                fs::write(&path, &bytes[..at]).unwrap();
+                assert!(
+                    name == "m.csv" || read(&path, "test").is_err(),
+                    "{name} {at}"
+                );
+                for value in [0, bytes[at] ^ 1, bytes[at] ^ 0x80, b'(', b'9', 0xff] {
+                    let mut damaged = bytes.clone();
+                    damaged[at] = value;
+                    fs::write(&path, damaged).unwrap();
+                    drop(read(&path, "test"));
+                }
+            }
+        }
     }
 
     #[test]
@@ -305,6 +358,13 @@ mod tests {
         assert!(refused("m.csv", b"id,value\na,1\na,0\n").contains("twice"));
         assert!(refused("m.csv", b"id,value\na\n").contains("line 2"));
         assert!(refused("m.csv", b"0\nx\n").contains("line 2"));
+        assert!(refused("m.csv", b"0\n1,2\n").contains("line 2"));
+        assert!(refused("m.csv", b"0\n\xff\n").contains("no csv"));
+        assert_eq!(values("m.csv", b""), Values::InOrder(vec![]));
+        assert_eq!(
+            values("m.csv", b" 0 \r\n  \r\n2\r\n"),
+            Values::InOrder(vec![0, 2])
+        );
     }
 
     #[test]

@@ -10,7 +10,6 @@ use features::mel::MEL_RECIPE;
 use features::schema::{FRAME_POLICY, SCHEMA_VERSION};
 use features::{MelDtype, ShardName, ShardSpec};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// Samples per shard by default: about 350 MB of audio and video.
 pub const DEFAULT_SHARD_ROWS: usize = 512;
@@ -34,7 +33,7 @@ pub enum Segment {
 pub struct Settings {
     /// Version of this program.
     pub tool_version: String,
-    /// Version of the column layout.
+    /// Version of the shard format: columns, and what media become in them.
     pub schema_version: u32,
     /// The dataset's name.
     pub dataset: String,
@@ -171,12 +170,8 @@ impl Plan {
     }
 }
 
-fn hash_json(value: &impl Serialize) -> String {
+/// SHA-256 of a value's JSON, in hexadecimal.
+pub(crate) fn hash_json(value: &impl Serialize) -> String {
     let json = serde_json::to_vec(value).expect("plain data with string keys always serialises");
-    hex(&Sha256::digest(json))
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    util::hash::sha256(json)
 }

@@ -63,7 +63,7 @@ pub struct Settings {
 #[derive(Debug, Default)]
 pub struct Effort {
     millis: AtomicU64,
-    kib: AtomicU64,
+    peak_bytes: AtomicU64,
     /// Whether the user was told what walls are missing.
     told: AtomicBool,
 }
@@ -76,7 +76,7 @@ impl Effort {
 
     /// Resident memory of the largest child, in MiB.
     pub fn mib(&self) -> f64 {
-        self.kib.load(Ordering::Relaxed) as f64 / 1024.0
+        self.peak_bytes.load(Ordering::Relaxed) as f64 / f64::from(1 << 20)
     }
 
     /// Says once what this kernel lacks.
@@ -206,13 +206,13 @@ impl Client {
     fn measure(&self, time: Duration) {
         let millis = time.as_millis() as u64;
         self.effort.millis.fetch_max(millis, Ordering::Relaxed);
-        let kib = self
+        let peak = self
             .worker
             .as_ref()
-            .and_then(|worker| sys::peak_kib(worker.child.id()));
+            .and_then(|worker| util::memory::peak(worker.child.id()));
         self.effort
-            .kib
-            .fetch_max(kib.unwrap_or_default(), Ordering::Relaxed);
+            .peak_bytes
+            .fetch_max(peak.unwrap_or_default(), Ordering::Relaxed);
     }
 
     fn serve(&mut self, request: &Request) -> anyhow::Result<Replies> {

@@ -1,6 +1,7 @@
 //! One shard on disk: written whole or not at all, and able to say on its own what it holds.
 //!
-//! The rows go into a file with a temporary name; only when that is complete and on the disk does it get its final one.
+//! The rows go into a file with a temporary name ([`util::atomic`]); only when that is complete and on the disk does it
+//! get its final one.
 //! Beside the rows a shard carries a [`Summary`] in its Parquet key-value metadata: what became of every sample that
 //! was to be in it. Manifest and failures are made from these alone.
 
@@ -15,12 +16,13 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::KeyValue;
 use serde::{Deserialize, Serialize};
+use util::atomic::AtomicFile;
 
 use crate::failure::Failure;
 use crate::plan::Settings;
 
 /// Parquet metadata key of the [`Summary`].
-const SUMMARY_KEY: &str = "u2a.summary";
+pub(crate) const SUMMARY_KEY: &str = "u2a.summary";
 
 /// Warnings kept in full per shard; all are counted.
 const MAX_WARNINGS: usize = 100;
@@ -131,10 +133,9 @@ impl Summary {
 
 /// A shard being written.
 pub struct Writer {
-    folder: PathBuf,
-    name: ShardName,
+    path: PathBuf,
     spec: ShardSpec,
-    writer: Option<ArrowWriter<File>>,
+    writer: ArrowWriter<AtomicFile>,
     summary: Summary,
 }
 
@@ -146,20 +147,16 @@ impl Writer {
         spec: &ShardSpec,
         summary: Summary,
     ) -> anyhow::Result<Writer> {
-        let path = temporary(folder, &name.file_name());
-        let file = File::create(&path).with_context(|| path.display().to_string())?;
+        let path = folder.join(name.file_name());
+        let file = AtomicFile::create(&path).with_context(|| path.display().to_string())?;
         let writer = ArrowWriter::try_new(file, spec.arrow_schema(), Some(writer_properties(spec)))
-            .with_context(|| path.display().to_string());
-        // From here on Drop removes the file.
-        let mut shard = Writer {
-            folder: folder.to_owned(),
-            name,
+            .with_context(|| path.display().to_string())?;
+        Ok(Writer {
+            path,
             spec: spec.clone(),
-            writer: None,
+            writer,
             summary,
-        };
-        shard.writer = Some(writer?);
-        Ok(shard)
+        })
     }
 
     /// Adds the next sample's outcome.
@@ -184,14 +181,9 @@ impl Writer {
                 }
                 // One row per batch: the schema's row groups are then the same however rows arrive.
                 let batch = record_batch(&self.spec, std::slice::from_ref(&row))?;
-                let path = temporary(&self.folder, &self.name.file_name());
-                let writer = self
-                    .writer
-                    .as_mut()
-                    .ok_or_else(|| anyhow!("the shard is closed"))?;
-                writer
+                self.writer
                     .write(&batch)
-                    .with_context(|| path.display().to_string())?;
+                    .with_context(|| self.path.display().to_string())?;
             }
         }
         Ok(())
@@ -199,97 +191,14 @@ impl Writer {
 
     /// Completes the shard and gives it its name. Returns what it holds.
     pub fn finish(mut self) -> anyhow::Result<Summary> {
-        let path = temporary(&self.folder, &self.name.file_name());
-        let mut writer = self
-            .writer
-            .take()
-            .ok_or_else(|| anyhow!("the shard is closed"))?;
         let json = serde_json::to_string(&self.summary)?;
-        writer.append_key_value_metadata(KeyValue::new(SUMMARY_KEY.to_owned(), json));
-        let file = writer
-            .into_inner()
-            .with_context(|| path.display().to_string())?;
-        publish(file, &path, &self.folder.join(self.name.file_name()))?;
-        Ok(self.summary.clone())
+        self.writer
+            .append_key_value_metadata(KeyValue::new(SUMMARY_KEY.to_owned(), json));
+        let path = self.path.display();
+        let file = self.writer.into_inner().with_context(|| path.to_string())?;
+        file.publish().with_context(|| path.to_string())?;
+        Ok(self.summary)
     }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        // Gone already where the shard was finished.
-        drop(fs::remove_file(temporary(
-            &self.folder,
-            &self.name.file_name(),
-        )));
-    }
-}
-
-/// Writes a small file whole or not at all.
-pub fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-    use std::io::Write;
-    let path = temporary(folder, name);
-    let written = File::create(&path).and_then(|mut file| file.write_all(bytes).map(|()| file));
-    let done = written
-        .with_context(|| path.display().to_string())
-        .and_then(|file| publish(file, &path, &folder.join(name)));
-    if done.is_err() {
-        drop(fs::remove_file(&path));
-    }
-    done
-}
-
-/// Where a file lies until it is whole. The name begins with a dot and ends with none of the endings that readers of a
-/// folder look for.
-pub fn temporary(folder: &Path, name: &str) -> PathBuf {
-    folder.join(format!(".{name}.tmp"))
-}
-
-/// Removes what a killed run has left of these temporary names.
-pub fn sweep(folder: &Path, mine: impl Fn(&str) -> bool) -> anyhow::Result<()> {
-    for path in list(folder)? {
-        let name = path.file_name().and_then(|name| name.to_str());
-        let inner = name.and_then(|name| name.strip_prefix('.')?.strip_suffix(".tmp"));
-        if inner.is_some_and(&mine) {
-            fs::remove_file(&path).with_context(|| path.display().to_string())?;
-        }
-    }
-    Ok(())
-}
-
-/// The same for the masks, whose temporary names are `features`' own. Only for who has the folder for himself.
-pub fn sweep_masks(folder: &Path) -> anyhow::Result<()> {
-    for path in list(&folder.join("masks"))? {
-        if path.extension().is_some_and(|ending| ending == "tmp") {
-            fs::remove_file(&path).with_context(|| path.display().to_string())?;
-        }
-    }
-    Ok(())
-}
-
-/// The entries of a folder; of one that is not there, none.
-fn list(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| folder.display().to_string())?,
-    };
-    let paths = entries
-        .map(|entry| Ok(entry?.path()))
-        .collect::<std::io::Result<_>>();
-    paths.with_context(|| folder.display().to_string())
-}
-
-/// Data to the disk, then the name, then the name to the disk.
-fn publish(file: File, from: &Path, to: &Path) -> anyhow::Result<()> {
-    let publish = || {
-        file.sync_all()?;
-        drop(file);
-        fs::rename(from, to)?;
-        match to.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    publish().with_context(|| to.display().to_string())
 }
 
 /// A shard that is there.
@@ -305,9 +214,15 @@ pub struct Finished {
 
 /// Reads the footers of all shards in a folder, in order. An absent folder has none.
 pub fn survey(folder: &Path) -> anyhow::Result<Vec<Finished>> {
-    let paths = list(folder)?;
-    let name = |path: &PathBuf| ShardName::parse(path.file_name()?.to_str()?);
-    let mut names: Vec<ShardName> = paths.iter().filter_map(name).collect();
+    let mut names = Vec::new();
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| folder.display().to_string())?,
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| folder.display().to_string())?;
+        names.extend(entry.file_name().to_str().and_then(ShardName::parse));
+    }
     names.sort();
     names.into_iter().map(|name| read(folder, name)).collect()
 }

@@ -79,15 +79,6 @@ pub fn filter_calls(steps: &[libc::sock_filter]) -> io::Result<()> {
     }
 }
 
-/// The most memory that a running process has had resident so far, in KiB.
-pub fn peak_kib(process: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
-}
-
 /// Waits until the pipe has something to read or is closed. `false`: the deadline has come first.
 pub fn wait_readable(pipe: BorrowedFd, deadline: Instant) -> io::Result<bool> {
     loop {

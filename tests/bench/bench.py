@@ -32,7 +32,7 @@ CPU = {
     "avx512": {"U2A_CPU": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16"},
 }
 # Where the target is another one than against the other peers.
-TARGETS = {FLOOR: 1.0, KALDI: 2.0}
+TARGETS = {FLOOR: 1.0, KALDI: 2.0, "torch": 1.5}
 
 
 def shards(kind, rows):
@@ -79,7 +79,7 @@ def step(pair, mode, precision="f32"):
     ways = (("sdpa", "f32"), ("eager", "f32")) if precision == "f32" else (("sdpa", "bf16"), ("sdpa", "autocast"))
     peers = {f"PyTorch {a}, {p}": peer("peer_step.py", pair, mode, a, p) for a, p in ways}
     batch = "4" if pair == "audio-video" else "8"
-    return ("train", "train", ("bench", pair, mode, "--batch", batch, "--precision", precision, "--threads", "2")), peers
+    return ("train", "train", ("bench", pair, mode, "--batch", batch, "--precision", precision, "--threads", "2", "--device", "cpu")), peers
 
 
 MEL = {"torchaudio": "torchaudio", "torch": "torch", "numpy": "numpy", KALDI: "kaldi"}

@@ -8,9 +8,17 @@ photo.NAME     the same of real photos beside the checkout (../shared/media/imag
 pixels         the normalised view of `square.png` (nothing to resize), float32: mean, standard deviation, order
 crop.N         Pillow's `resize(box=)` of `landscape.png`, N = 1 mirrored, uint8 [3, SIZE, SIZE]; the boxes in the JSON
 shrunk         `landscape.png` with its shorter side at SHRUNK, uint8 [rows, columns, 3]
+
+and `image.json`, beside size and boxes, SHA-256 hashes:
+
+sha256         of the RGB values of every JPEG, row by row, as `convert("RGB")` gives them
+photos_sha256  the same of the real photos
+stored_sha256  of the JPEG file that Pillow writes of `square.png` with the settings of a shard
 """
 
+import hashlib
 import io
+import json
 
 import numpy as np
 from common import HERE, rng, write
@@ -75,8 +83,11 @@ def pictures():
         "deep.png": png16(deep),
         "420.jpg": save(photo, "JPEG", quality=90, subsampling=2),
         "422_progressive.jpg": save(photo, "JPEG", quality=90, subsampling=1, progressive=True),
+        "422.jpg": save(photo, "JPEG", quality=90, subsampling=1),
+        "420_progressive.jpg": save(photo, "JPEG", quality=90, subsampling=2, progressive=True),
         "444.jpg": save(photo, "JPEG", quality=90, subsampling=0),
-        # What a shard holds: every row of blocks begins anew.
+        "gray_progressive.jpg": save(of("L", 99, 71, "gray jpeg"), "JPEG", quality=90, progressive=True),
+        # What a shard holds: each row of blocks is a restart interval.
         "rows.jpg": save(photo, "JPEG", quality=90, subsampling=0, restart_marker_rows=1),
         "restart.jpg": save(photo, "JPEG", quality=90, restart_marker_blocks=3),
         "rgb.jpg": save(photo, "JPEG", quality=90, keep_rgb=True),
@@ -109,6 +120,10 @@ def processed(image, **options):
     return processor(images=image, return_tensors="np", **options)["pixel_values"][0]
 
 
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
 def view(path):
     image = Image.open(path).convert("RGB")
     # A transparent colour outlives the conversion, and the processor would act on it.
@@ -120,16 +135,21 @@ def view(path):
 
 def main():
     PICTURES.mkdir(exist_ok=True)
-    out = {}
+    out, hashes = {}, {}
     for name, data in pictures().items():
         (PICTURES / name).write_bytes(data)
         out[f"view.{name}"] = view(PICTURES / name)
+        if name.endswith(".jpg"):
+            hashes[name] = sha256(Image.open(PICTURES / name).convert("RGB").tobytes())
+    photos = {}
     if PHOTOS.is_dir():
         for path in sorted(PHOTOS.glob("*.jpg")):
             out[f"photo.{path.name}"] = view(path)
+            photos[path.name] = sha256(Image.open(path).convert("RGB").tobytes())
     else:
         print(f"no {PHOTOS}: the photos' values stay")
         out.update({k: v for k, v in load_file(HERE / "image.safetensors").items() if k.startswith("photo.")})
+        photos = json.loads((HERE / "image.json").read_text())["photos_sha256"]
     out["pixels"] = processed(Image.open(PICTURES / "square.png"))
     landscape = Image.open(PICTURES / "landscape.png")
     width, height = landscape.size
@@ -138,7 +158,17 @@ def main():
         crop = np.asarray(landscape.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=pixels))
         out[f"crop.{n}"] = np.ascontiguousarray(crop[:, ::-1] if n == 1 else crop).transpose(2, 0, 1)
     out["shrunk"] = np.asarray(landscape.resize((SHRUNK * width // height, SHRUNK), Image.Resampling.BICUBIC))
-    write(HERE / "image.safetensors", out, {"size": SIZE, "crops": CROPS})
+    stored = io.BytesIO()
+    square = Image.open(PICTURES / "square.png")
+    square.save(stored, "JPEG", quality=95, subsampling=0, restart_marker_rows=1)
+    write(
+        HERE / "image.safetensors",
+        out,
+        {
+            "size": SIZE, "crops": CROPS, "sha256": hashes, "photos_sha256": photos,
+            "stored_sha256": sha256(stored.getvalue()),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -180,15 +180,13 @@ fn train_does_not_load_libav() {
     assert_eq!(names_libav("train"), 0);
 }
 
-/// The only modules that may hold `unsafe`: system calls, libav, vector instructions, GPU kernels.
-const UNSAFE: [&str; 22] = [
-    "features/src/image/baseline.rs",
-    "features/src/image/compress.rs",
-    "features/src/image/forward.rs",
-    "features/src/image/inverse.rs",
+/// The only modules that may hold `unsafe`: system calls, libav, libjpeg-turbo, vector instructions, GPU
+/// kernels.
+const UNSAFE: &[&str] = &[
+    "features/src/image/partial.rs",
+    "features/src/image/partial/idct.rs",
     "features/src/image/resample/avx2.rs",
-    "features/src/mel/block.rs",
-    "features/src/mel/vector.rs",
+    "features/src/image/turbo.rs",
     "ingest/src/decode/libav.rs",
     "ingest/src/decode/yuv.rs",
     "ingest/src/sys.rs",

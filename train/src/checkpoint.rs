@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use util::atomic;
 
 const PREFIX: &str = "checkpoint-";
 const HEAD_FILE: &str = "head.safetensors";
@@ -142,9 +143,7 @@ fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         fs::rename(path, &aside).with_context(problem)?;
     }
     fs::rename(&temporary, path).with_context(problem)?;
-    File::open(parent)
-        .and_then(|d| d.sync_all())
-        .with_context(problem)?;
+    atomic::sync_folder(parent).with_context(problem)?;
     remove(&aside)
 }
 
@@ -169,11 +168,10 @@ pub fn recover(run: &Path) -> Result<()> {
             } else {
                 fs::rename(entry.path(), target)?;
             }
-        } else if name.starts_with('.') && name.ends_with(".tmp") {
-            remove(&entry.path())?;
         }
     }
-    Ok(())
+    atomic::remove_temporaries(run, |_| true)
+        .with_context(|| format!("{}: cannot be written", run.display()))
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -208,7 +206,7 @@ fn sync_tree(folder: &Path) -> Result<()> {
             File::open(entry.path())?.sync_all()?;
         }
     }
-    Ok(File::open(folder)?.sync_all()?)
+    Ok(atomic::sync_folder(folder)?)
 }
 
 fn save(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {

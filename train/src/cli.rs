@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use train::checkpoint;
-use train::compute::Compute;
+use train::compute::{Compute, DeviceChoice};
 use train::doctor;
 use train::evaluate::{self, EvalOptions};
 use train::job::Job;
@@ -99,9 +99,9 @@ struct EvalArgs {
     /// Threads for arithmetic and decoding [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
-    /// cpu, or cuda:N in a build with CUDA
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// auto (the first GPU where build and machine have one, else the CPU), cpu, or cuda:N
+    #[arg(long, default_value_t)]
+    device: DeviceChoice,
     /// Print what would be done and stop
     #[arg(long)]
     dry_run: bool,
@@ -153,6 +153,13 @@ fn say(text: impl std::fmt::Display) -> Result<()> {
     Ok(writeln!(std::io::stdout().lock(), "{text}")?)
 }
 
+/// Says on stderr what `--device auto` came to.
+fn announce(compute: &Compute) {
+    if let Some(line) = compute.announcement() {
+        eprintln!("{line}");
+    }
+}
+
 /// The name that folders carry: a dataset's own, or the stem of a `.toml`.
 fn folder_name(dataset: &str) -> Result<String> {
     if dataset.ends_with(".toml") {
@@ -172,7 +179,7 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
 
 fn eval(args: &EvalArgs) -> Result<ExitCode> {
     let config = RunConfig::read(&args.run)?;
-    let compute = Compute::open(&args.device, args.threads)?;
+    let compute = Compute::open(args.device, args.threads)?;
     let Job {
         config, session, ..
     } = Job::reopen(config, args.shards.as_deref(), &compute)?;
@@ -202,6 +209,7 @@ fn eval(args: &EvalArgs) -> Result<ExitCode> {
     }
     let mut model = session::build_model(&config, &compute)?;
     checkpoint::read_model(&folder, &mut model)?;
+    announce(&compute);
     let evaluation = evaluate::evaluate(&session, &config, &model, &options)?;
     let (json_path, predictions) =
         evaluate::write(&args.run, &config, &options, &folder, &evaluation)?;
@@ -288,7 +296,7 @@ fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
         .ok()
         .and_then(|p| Some(p.parent()?.join("ingest")))
         .filter(|p| p.is_file());
-    let gpus = doctor::look();
+    let gpus = doctor::probe();
     let walls = ingest.as_ref().and_then(|_| walls());
     if args.json {
         say(
@@ -301,7 +309,7 @@ fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
         ))?;
         say(match gpus.built {
             true => "CUDA      in this build",
-            false => "CUDA      not in this build: --device cpu is the only one",
+            false => "CUDA      not in this build: it computes on the CPU",
         })?;
         for line in gpus.lines() {
             say(line)?;

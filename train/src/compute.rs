@@ -2,21 +2,85 @@
 
 use crate::kernels::matmul::{self, Products};
 use crate::settings::{Precision, Settings};
-#[cfg(feature = "cuda")]
-use anyhow::anyhow;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
 
 /// Twenty-odd batches of 128 clips.
 const GPU_BYTE_BUDGET: usize = 8 << 30;
 
+/// The value of `--device`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum DeviceChoice {
+    /// The first GPU where this build and this machine have one, otherwise the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number, counted from 0 in the driver's order.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<DeviceChoice, String> {
+        match name {
+            "auto" => return Ok(DeviceChoice::Auto),
+            "cpu" => return Ok(DeviceChoice::Cpu),
+            "cuda" => return Ok(DeviceChoice::Cuda(0)),
+            _ => {}
+        }
+        name.strip_prefix("cuda:")
+            .and_then(|number| number.parse().ok())
+            .map(DeviceChoice::Cuda)
+            .ok_or_else(|| {
+                format!("{name} is none of auto, cpu and cuda:N (cuda:0 is the first GPU)")
+            })
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<DeviceChoice, String> {
+        name.parse()
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> String {
+        choice.to_string()
+    }
+}
+
 /// A device and the host's threads beside it.
 #[derive(Clone, Debug)]
 pub struct Compute {
-    /// Where the model lives.
+    /// The device that holds the model.
     pub device: Device,
     /// Threads for arithmetic on the CPU and for decoding.
     pub threads: usize,
+    /// What was asked for.
+    pub asked: DeviceChoice,
+    /// What it came to: `cpu` or `cuda:N`, never `auto`.
+    pub used: DeviceChoice,
+    /// Why `auto` came to the CPU.
+    pub reason: Option<String>,
 }
 
 impl Compute {
@@ -25,18 +89,27 @@ impl Compute {
         Compute {
             device: Device::Cpu,
             threads,
+            asked: DeviceChoice::Cpu,
+            used: DeviceChoice::Cpu,
+            reason: None,
         }
     }
 
-    /// Opens `cpu`, `cuda` or `cuda:N`, and the thread pool.
-    pub fn open(device: &str, threads: Option<usize>) -> Result<Compute> {
-        Compute::open_for(device, threads, 0, 1)
+    /// Opens the device and makes the thread pool; without a number of threads, one per core.
+    ///
+    /// # Errors
+    /// The GPU that was asked for by number cannot be opened, or `threads` is 0.
+    pub fn open(asked: DeviceChoice, threads: Option<usize>) -> Result<Compute> {
+        Compute::open_for(asked, threads, 0, 1)
     }
 
-    /// The same for one of several workers: each has a GPU of its own, from the given one on, and its
+    /// [`Compute::open`] for one of several workers: each has a GPU of its own, from the given one on, and its
     /// part of the cores.
+    ///
+    /// # Errors
+    /// As [`Compute::open`].
     pub fn open_for(
-        device: &str,
+        asked: DeviceChoice,
         threads: Option<usize>,
         rank: usize,
         workers: usize,
@@ -49,13 +122,46 @@ impl Compute {
                 (cores / workers).max(1)
             }
         };
-        let device = open_device(device, rank)?;
+        let (device, used, reason) = match select(asked, rank, open_cuda)? {
+            Selected::Gpu(device, number) => (device, DeviceChoice::Cuda(number), None),
+            Selected::Cpu(reason) => (Device::Cpu, DeviceChoice::Cpu, reason),
+        };
         hold_memory();
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()
             .context("the thread pool cannot be made")?;
-        Ok(Compute { device, threads })
+        Ok(Compute {
+            device,
+            threads,
+            asked,
+            used,
+            reason,
+        })
+    }
+
+    /// One line about what `auto` came to, without its end; none where the user named the device.
+    pub fn announcement(&self) -> Option<String> {
+        (self.asked == DeviceChoice::Auto).then(|| {
+            let reason = self.reason.as_ref().map(|reason| format!("; {reason}"));
+            let about = match self.used {
+                DeviceChoice::Cpu => format!(
+                    "{} {}",
+                    self.threads,
+                    if self.threads == 1 {
+                        "thread"
+                    } else {
+                        "threads"
+                    }
+                ),
+                _ => gpu_name(&self.device),
+            };
+            format!(
+                "device: {} ({about}{})",
+                self.used,
+                reason.unwrap_or_default()
+            )
+        })
     }
 
     /// Bytes of batches that may be decoded ahead: a GPU's batches are large, and each thread needs one in
@@ -144,33 +250,60 @@ fn hold_memory() {
     }
 }
 
-fn open_device(name: &str, rank: usize) -> Result<Device> {
-    if name == "cpu" {
-        return Ok(Device::Cpu);
+/// What [`select`] came to.
+#[derive(Debug, PartialEq)]
+enum Selected<D> {
+    /// An open GPU and its number.
+    Gpu(D, usize),
+    /// The CPU, and why no GPU, where one was looked for.
+    Cpu(Option<String>),
+}
+
+/// Picks the device of worker `rank`; `open` opens the GPU of a number or says why it cannot.
+fn select<D>(
+    asked: DeviceChoice,
+    rank: usize,
+    open: impl FnOnce(usize) -> Result<D, String>,
+) -> Result<Selected<D>> {
+    match asked {
+        DeviceChoice::Cpu => Ok(Selected::Cpu(None)),
+        DeviceChoice::Auto => Ok(match open(rank) {
+            Ok(device) => Selected::Gpu(device, rank),
+            Err(reason) => Selected::Cpu(Some(reason)),
+        }),
+        DeviceChoice::Cuda(first) => {
+            let number = first + rank;
+            match open(number) {
+                Ok(device) => Ok(Selected::Gpu(device, number)),
+                Err(reason) => Err(anyhow!(
+                    "--device {asked}: {reason}; --device cpu does without"
+                )),
+            }
+        }
     }
-    let number = match name.strip_prefix("cuda") {
-        Some("") => Some(rank),
-        Some(rest) => rest
-            .strip_prefix(':')
-            .and_then(|n| n.parse().ok())
-            .map(|n: usize| n + rank),
-        None => None,
-    };
-    let Some(number) = number else {
-        bail!("--device {name}: is neither cpu nor cuda nor cuda:N")
-    };
-    open_cuda(name, number)
+}
+
+/// Whether an NVIDIA driver runs here: natively, in a container, or through Windows (WSL 2).
+fn has_driver() -> bool {
+    let signs = [
+        "/proc/driver/nvidia/version",
+        "/dev/nvidiactl",
+        "/usr/lib/wsl/lib/libcuda.so.1",
+    ];
+    signs.iter().any(|path| Path::new(path).exists())
 }
 
 #[cfg(not(feature = "cuda"))]
-fn open_cuda(name: &str, _number: usize) -> Result<Device> {
-    bail!(
-        "--device {name}: this build has no CUDA; use --device cpu, or build with `just build-cuda`"
-    )
+fn open_cuda(_number: usize) -> Result<Device, String> {
+    Err(match has_driver() {
+        true => "this machine has an NVIDIA driver, but this build has no CUDA: `just build-cuda` makes one that has",
+        false => "this build has no CUDA: `just build` makes one where an NVIDIA driver and toolkit are",
+    }
+    .to_string())
 }
 
 #[cfg(feature = "cuda")]
-fn open_cuda(name: &str, number: usize) -> Result<Device> {
+fn open_cuda(number: usize) -> Result<Device, String> {
     let opened = Device::new_cuda(number).and_then(|device| {
         if let Device::Cuda(cuda) = &device {
             crate::ops::cuda::prepare(cuda)?;
@@ -178,11 +311,30 @@ fn open_cuda(name: &str, number: usize) -> Result<Device> {
         Ok(device)
     });
     opened.map_err(|error| {
+        if !has_driver() {
+            return "no NVIDIA driver runs on this machine".to_string();
+        }
         // The first line: what follows is a backtrace.
         let error = error.to_string();
         let reason = error.lines().next().unwrap_or_default();
-        anyhow!("--device {name}: GPU {number} cannot be opened ({reason}); `train doctor` says what this machine has")
+        format!(
+            "GPU {number} cannot be opened ({reason}); `train doctor` says what this machine has"
+        )
     })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_name(_device: &Device) -> String {
+    String::new()
+}
+
+/// The GPU's name as its driver gives it.
+#[cfg(feature = "cuda")]
+fn gpu_name(device: &Device) -> String {
+    match device {
+        Device::Cuda(cuda) => crate::ops::cuda::name(cuda),
+        _ => String::new(),
+    }
 }
 
 /// Whether the device computes in bf16.
@@ -197,5 +349,71 @@ pub fn has_bf16(device: &Device) -> bool {
     match device {
         Device::Cuda(cuda) => crate::ops::cuda::has_bf16(cuda),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_names() {
+        for (name, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:0", DeviceChoice::Cuda(0)),
+            ("cuda:12", DeviceChoice::Cuda(12)),
+        ] {
+            assert_eq!(name.parse(), Ok(choice));
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        for name in [
+            "", "gpu", "CPU", "cuda:", "cuda:-1", "cuda:x", "cuda0", "auto ",
+        ] {
+            let error = name.parse::<DeviceChoice>().unwrap_err();
+            assert!(error.contains("auto, cpu and cuda:N"), "{error}");
+        }
+    }
+
+    #[test]
+    fn auto_takes_the_first_gpu_or_the_cpu_and_a_number_takes_nothing_else() {
+        let machine = |gpus: usize| {
+            move |number: usize| match number < gpus {
+                true => Ok(number),
+                false => Err(format!("no GPU {number}")),
+            }
+        };
+        let select = |asked, rank, gpus| select(asked, rank, machine(gpus)).ok();
+        let cpu = |reason: &str| Some(Selected::Cpu(Some(reason.to_string())));
+        assert_eq!(select(DeviceChoice::Auto, 0, 2), Some(Selected::Gpu(0, 0)));
+        assert_eq!(select(DeviceChoice::Auto, 0, 0), cpu("no GPU 0"));
+        assert_eq!(select(DeviceChoice::Cpu, 0, 2), Some(Selected::Cpu(None)));
+        assert_eq!(
+            select(DeviceChoice::Cuda(1), 0, 2),
+            Some(Selected::Gpu(1, 1))
+        );
+        assert_eq!(
+            select(DeviceChoice::Cuda(0), 1, 2),
+            Some(Selected::Gpu(1, 1))
+        );
+        assert_eq!(select(DeviceChoice::Cuda(2), 0, 2), None);
+        let error = super::select(DeviceChoice::Cuda(0), 0, machine(0)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--device cuda:0: no GPU 0; --device cpu does without"
+        );
+    }
+
+    #[test]
+    fn only_auto_is_announced() {
+        let mut compute = Compute::cpu(2);
+        assert_eq!(compute.announcement(), None);
+        compute.asked = DeviceChoice::Auto;
+        compute.reason = Some("no driver".to_string());
+        assert_eq!(
+            compute.announcement().as_deref(),
+            Some("device: cpu (2 threads; no driver)")
+        );
     }
 }

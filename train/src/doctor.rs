@@ -14,7 +14,7 @@ const LIBRARIES: [&str; 4] = [
     "libcurand.so.10",
 ];
 
-/// One GPU as `nvidia-smi` tells of it.
+/// One GPU as `nvidia-smi` lists it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gpu {
     /// Its name.
@@ -27,21 +27,21 @@ pub struct Gpu {
     pub driver: String,
 }
 
-/// What was found of GPUs.
+/// The GPUs of this machine, and what a build for them lacks here.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Findings {
+pub struct SystemReport {
     /// Whether this program was built for GPUs.
     pub built: bool,
-    /// In the driver's order.
+    /// The GPUs in the driver's order.
     pub gpus: Vec<Gpu>,
-    /// What `nvidia-smi` said instead of listing any.
+    /// The message of `nvidia-smi` where it listed no GPU.
     pub trouble: Option<String>,
     /// Libraries of a GPU build that the loader does not find.
     pub missing: Vec<String>,
 }
 
-/// Looks.
-pub fn look() -> Findings {
+/// Asks the NVIDIA driver for its GPUs and the loader for the CUDA libraries.
+pub fn probe() -> SystemReport {
     let query = "--query-gpu=name,compute_cap,memory.total,driver_version";
     let asked = Command::new("nvidia-smi")
         .args([query, "--format=csv,noheader,nounits"])
@@ -58,7 +58,7 @@ pub fn look() -> Findings {
         .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
         .unwrap_or_default();
     let path = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-    Findings {
+    SystemReport {
         built: cfg!(feature = "cuda"),
         gpus,
         trouble,
@@ -66,7 +66,7 @@ pub fn look() -> Findings {
     }
 }
 
-/// The lines of `nvidia-smi`, or what it said was wrong.
+/// The GPUs that `nvidia-smi` lists, or its message where there are none.
 fn parse_gpus(success: bool, output: &str) -> (Vec<Gpu>, Option<String>) {
     let parse = |line: &str| -> Option<Gpu> {
         let mut fields = line.rsplitn(4, ',').map(str::trim);
@@ -81,11 +81,11 @@ fn parse_gpus(success: bool, output: &str) -> (Vec<Gpu>, Option<String>) {
         })
     };
     let gpus: Vec<Gpu> = output.lines().filter_map(parse).collect();
-    let said = output.lines().map(str::trim).find(|line| !line.is_empty());
-    let trouble = match (success, gpus.is_empty(), said) {
+    let message = output.lines().map(str::trim).find(|line| !line.is_empty());
+    let trouble = match (success, gpus.is_empty(), message) {
         (true, false, _) => None,
-        (_, _, Some(said)) => Some(said.to_string()),
-        (..) => Some("nvidia-smi said nothing".to_string()),
+        (_, _, Some(message)) => Some(message.to_string()),
+        (..) => Some("nvidia-smi printed nothing".to_string()),
     };
     (gpus, trouble)
 }
@@ -106,7 +106,7 @@ fn missing_libraries(ldconfig: &str, path: &str) -> Vec<String> {
     missing.map(ToString::to_string).collect()
 }
 
-impl Findings {
+impl SystemReport {
     /// A line for each GPU or for none, then what to change.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = self
@@ -140,7 +140,7 @@ impl Findings {
         if self.gpus.is_empty() {
             if self.built {
                 advice.push(
-                    "this build is for GPUs: install NVIDIA's driver, or use --device cpu"
+                    "this build is for GPUs: install NVIDIA's driver; without it, it computes on the CPU"
                         .to_string(),
                 );
             }
@@ -148,7 +148,7 @@ impl Findings {
         }
         if !self.built {
             advice.push(
-                "build for the GPU with `just build-cuda`: this program has no CUDA".to_string(),
+                "build for the GPU with `just build-cuda`: this build has no CUDA".to_string(),
             );
         }
         for (i, gpu) in self.gpus.iter().enumerate() {
@@ -194,14 +194,14 @@ mod tests {
     fn a_machine_with_an_h200() {
         let (gpus, trouble) = parse_gpus(true, "NVIDIA H200, 9.0, 143771, 580.95.05\n");
         assert_eq!(trouble, None);
-        let findings = Findings {
+        let report = SystemReport {
             built: true,
             gpus,
             trouble,
             missing: Vec::new(),
         };
         assert_eq!(
-            findings.lines(),
+            report.lines(),
             ["cuda:0    NVIDIA H200, 140.4 GiB, sm_90, driver 580.95.05"]
         );
     }
@@ -209,13 +209,13 @@ mod tests {
     #[test]
     fn an_old_card_with_an_old_driver() {
         let (gpus, _) = parse_gpus(true, "NVIDIA GeForce RTX 2080 Ti, 7.5, 11264, 535.183.01\n");
-        let findings = Findings {
+        let report = SystemReport {
             built: false,
             gpus,
             trouble: None,
             missing: missing_libraries(LDCONFIG, ""),
         };
-        let advice = findings.advice().join("\n");
+        let advice = report.advice().join("\n");
         for part in [
             "just build-cuda",
             "580 or newer",
@@ -238,14 +238,14 @@ mod tests {
                     .starts_with("NVIDIA-SMI has failed")
         );
         let (gpus, trouble) = parse_gpus(true, "No devices were found\n");
-        let findings = Findings {
+        let report = SystemReport {
             built: false,
             gpus,
             trouble,
             missing: missing_libraries("", ""),
         };
         // A machine without a GPU lacks nothing: it trains on the CPU.
-        assert_eq!(findings.lines(), ["GPU       none: No devices were found"]);
+        assert_eq!(report.lines(), ["GPU       none: No devices were found"]);
     }
 
     #[test]

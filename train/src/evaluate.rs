@@ -10,9 +10,9 @@ use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use datasets::{Modality, Split};
 use features::Stream;
 use serde_json::json;
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use util::atomic::{self, AtomicFile};
 
 /// Samples per batch at evaluation.
 pub const BATCH_SIZE: usize = 16;
@@ -238,9 +238,7 @@ pub fn write(
     write_predictions(&parquet_path, config, &evaluation.predictions)
         .with_context(|| format!("{}: cannot be written", parquet_path.display()))?;
     let json = to_json(config, options, checkpoint, evaluation);
-    let temporary = run.join(format!(".eval-{name}.json.tmp"));
-    fs::write(&temporary, format!("{json:#}\n"))
-        .and_then(|()| fs::rename(&temporary, &json_path))
+    atomic::write(&json_path, format!("{json:#}\n"))
         .with_context(|| format!("{}: cannot be written", json_path.display()))?;
     Ok((json_path, parquet_path))
 }
@@ -339,12 +337,10 @@ fn write_predictions(path: &Path, config: &RunConfig, predictions: &[Prediction]
         (&format!("has_{m2}"), has(1)),
         ("logits", Arc::new(logits.finish())),
     ])?;
-    let temporary = path.with_extension("parquet.tmp");
-    let mut writer =
-        parquet::arrow::ArrowWriter::try_new(File::create(&temporary)?, batch.schema(), None)?;
+    let file = AtomicFile::create(path)?;
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None)?;
     writer.write(&batch)?;
-    writer.close()?;
-    Ok(fs::rename(&temporary, path)?)
+    Ok(writer.into_inner()?.publish()?)
 }
 
 #[cfg(test)]

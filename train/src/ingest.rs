@@ -16,7 +16,7 @@ pub fn program() -> Result<PathBuf> {
         .with_extension(std::env::consts::EXE_EXTENSION);
     if !path.is_file() {
         bail!(
-            "{}: is not there; decoding media takes `ingest` beside `train`, built by `cargo build --release --workspace --bins`",
+            "{}: is not there; decoding media takes `ingest` beside `train`, built by `just build`",
             path.display()
         );
     }

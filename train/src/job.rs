@@ -5,12 +5,11 @@ use crate::checkpoint::{self, State};
 use crate::compute::Compute;
 use crate::lock::Lock;
 use crate::session::{self, Session};
-use crate::settings::{CONFIG_FILE, RunConfig, Settings, WeightSource};
+use crate::settings::{CONFIG_FILE, RunConfig, RunDevice, Settings, WeightSource};
 use crate::trainer::{End, Trainer};
 use crate::workers::Workers;
 use anyhow::{Context, Result, bail};
 use features::Shards;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -22,6 +21,9 @@ pub struct Job {
     pub session: Session,
     /// What it runs on.
     pub compute: Compute,
+    /// A line for stderr that says what the run trains on. It is printed with the estimated time of the run, once
+    /// that is known.
+    pub announcement: Option<String>,
 }
 
 /// Claims a run folder to go on in it, and mends what a kill has left there.
@@ -72,6 +74,10 @@ impl Job {
                 other => other,
             },
             train_mask_sha256: session.train_mask_sha256.clone(),
+            device: Some(RunDevice {
+                asked: compute.asked,
+                used: compute.used,
+            }),
             settings,
             encoders,
         };
@@ -79,6 +85,7 @@ impl Job {
             config,
             session,
             compute: compute.clone(),
+            announcement: None,
         })
     }
 
@@ -98,18 +105,19 @@ impl Job {
             config,
             session,
             compute: compute.clone(),
+            announcement: None,
         })
     }
 
     /// SHA-256 over settings, data and encoders, in hex: two runs of one hash are the same run.
-    /// Where the shards lie does not enter, what they hold does.
+    /// Neither the folder of the shards nor the device enters; what the shards hold does.
     pub fn hash(&self) -> Result<String> {
         let config = RunConfig {
             shards: PathBuf::new(),
+            device: None,
             ..self.config.clone()
         };
-        let digest = Sha256::digest(config.to_toml()?);
-        Ok(digest.iter().map(|b| format!("{b:02x}")).collect())
+        Ok(util::hash::sha256(config.to_toml()?))
     }
 
     /// Makes a new run folder and trains.
@@ -128,15 +136,12 @@ impl Job {
                     out.display()
                 );
             }
-            let temporary = out.join(".config.toml.tmp");
-            std::fs::write(&temporary, self.config.to_toml()?)
-                .and_then(|()| std::fs::File::open(&temporary)?.sync_all())
-                .and_then(|()| std::fs::rename(&temporary, &path))
+            util::atomic::write(&path, self.config.to_toml()?)
                 .with_context(|| format!("{}: cannot be written", path.display()))?;
         }
         let config = self.config.clone();
         let mut trainer = Trainer::start(out, config, &self.session, model, workers)?;
-        let end = trainer.train(stop)?;
+        let end = trainer.train(stop, self.announcement.as_deref())?;
         Ok((end, trainer.state().clone()))
     }
 
@@ -150,7 +155,7 @@ impl Job {
             true => Trainer::start(run, config, &self.session, model, workers)?,
             false => Trainer::resume(run, config, &self.session, model, workers)?,
         };
-        let end = trainer.train(stop)?;
+        let end = trainer.train(stop, self.announcement.as_deref())?;
         Ok((end, trainer.state().clone()))
     }
 }

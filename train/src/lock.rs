@@ -1,8 +1,8 @@
 //! One trainer per run folder. Readers (`eval`, `predict`, `report`) need no lock.
 
 use anyhow::{Result, anyhow};
-use features::lock::{FileLock, LockError, Take};
 use std::path::Path;
+use util::lock::{FileLock, LockError, LockMode};
 
 const FILE: &str = ".train.lock";
 
@@ -19,11 +19,10 @@ impl Lock {
     /// Somebody else trains in it; it cannot be written.
     pub fn take(run: &Path) -> Result<Lock> {
         let run_folder = run.display();
-        let taken = FileLock::take(&run.join(FILE), Take::Alone);
-        let held = taken.map_err(|error| match error {
-            LockError::Busy(_) => anyhow!(
-                "{run_folder}: another train{} is training here; wait for it, or give another --out",
-                error.holder()
+        let lock = FileLock::acquire(&run.join(FILE), LockMode::Exclusive);
+        let held = lock.map_err(|error| match error {
+            LockError::Held(holder) => anyhow!(
+                "{run_folder}: another train{holder} is training here; wait for it, or give another --out"
             ),
             LockError::Io(error) => anyhow::Error::new(error)
                 .context(format!("{run_folder}: cannot be written; give another --out")),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One line per step and per evaluation.
 pub const METRICS_FILE: &str = "metrics.jsonl";
@@ -60,12 +60,84 @@ impl Pace {
     }
 }
 
-/// Resident memory of this process in bytes, where the system says.
-fn memory() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024.0)
+/// Steps that an estimate of a run's time is made from. Those before the first reading of the losses do not count:
+/// they fill buffers and start threads.
+const ESTIMATE_STEPS: u64 = 3;
+
+/// A line about a run that waits for an estimate of the run's time.
+pub struct Announcement {
+    text: String,
+    /// The run's last step.
+    total: u64,
+    /// So few steps are left that no estimate is worth waiting for.
+    short: bool,
+    /// The step that the measurement begins after, and when that step was done.
+    begun: Option<(u64, Instant)>,
+}
+
+impl Announcement {
+    /// For a run that stands at `step` of `total`.
+    pub fn new(text: &str, step: u64, total: u64) -> Announcement {
+        Announcement {
+            text: text.to_string(),
+            total,
+            short: total - step <= ESTIMATE_STEPS,
+            begun: None,
+        }
+    }
+
+    /// The line, once it is due: `step` has just been done and its losses are known. The time is that of all the
+    /// steps left, at the pace of those since the first call.
+    pub fn line(&mut self, step: u64) -> Option<String> {
+        if self.short || step >= self.total {
+            return Some(self.text.clone());
+        }
+        let Some((first, begun)) = self.begun else {
+            self.begun = Some((step, Instant::now()));
+            return None;
+        };
+        let done = step - first;
+        (done >= ESTIMATE_STEPS)
+            .then(|| self.with_time(begun.elapsed().as_secs_f64() / done as f64, step))
+    }
+
+    fn with_time(&self, seconds_per_step: f64, step: u64) -> String {
+        let left = self.total - step;
+        let time = clock(seconds_per_step * left as f64);
+        format!(
+            "{}; about {time} for {} more steps",
+            self.text,
+            thousands(left)
+        )
+    }
+}
+
+/// A number with commas between its thousands.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A time in the two largest units that say something: `45 s`, `12 min`, `3 h 20 min`, `2 days 5 h`.
+pub fn clock(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    let (days, hours) = (minutes / 1440, minutes / 60);
+    if seconds < 90.0 {
+        format!("{seconds:.0} s")
+    } else if hours < 2 {
+        format!("{minutes} min")
+    } else if days < 2 {
+        format!("{hours} h {} min", minutes % 60)
+    } else {
+        format!("{days} days {} h", hours % 24)
+    }
 }
 
 /// The open log of a run.
@@ -92,12 +164,7 @@ impl RunLog {
                 .map(|line| format!("{line}\n"))
                 .collect();
             if kept != text {
-                let temporary = run.join(".metrics.jsonl.tmp");
-                fs::write(&temporary, kept).with_context(problem)?;
-                File::open(&temporary)
-                    .and_then(|f| f.sync_all())
-                    .with_context(problem)?;
-                fs::rename(&temporary, &path).with_context(problem)?;
+                util::atomic::write(&path, kept).with_context(problem)?;
             }
         }
         let metrics = BufWriter::new(
@@ -150,7 +217,9 @@ impl RunLog {
             self.events.scalar(tag, step, value)?;
         }
         if !self.progress.is_hidden() {
-            let memory = memory().map_or_else(String::new, |b| format!("  {:.1} GB", b / 1e9));
+            let memory = util::memory::resident().map_or_else(String::new, |bytes| {
+                format!("  {:.1} GB", bytes as f64 / 1e9)
+            });
             self.progress.set_message(format!(
                 "loss {loss:.4} = {task:.4} task, {align:.4} align  {:.1} samples/s  {:.0} % data wait{memory}",
                 self.pace.rate(),
@@ -159,6 +228,11 @@ impl RunLog {
         }
         self.progress.set_position(step);
         Ok(())
+    }
+
+    /// Prints a line to stderr, above the live line where there is one.
+    pub fn note(&self, line: &str) {
+        self.progress.suspend(|| eprintln!("{line}"));
     }
 
     /// Logs one evaluation.
@@ -216,6 +290,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_announcement_waits_for_steps_to_measure() {
+        let mut one = Announcement::new("device: cpu", 10, 1000);
+        assert_eq!(one.line(11), None);
+        assert_eq!(one.line(12), None);
+        assert_eq!(one.line(13), None);
+        let line = one.line(14).unwrap();
+        assert_eq!(line, "device: cpu; about 0 s for 986 more steps");
+        assert_eq!(
+            Announcement::new("x", 0, 20_001).with_time(0.6, 1),
+            "x; about 3 h 20 min for 20,000 more steps"
+        );
+        // Too few for an estimate: the line comes at once.
+        assert_eq!(Announcement::new("x", 0, 3).line(1).as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn times_in_words() {
+        for (seconds, words) in [
+            (0.4, "0 s"),
+            (89.0, "89 s"),
+            (90.0, "2 min"),
+            (7169.0, "119 min"),
+            (12_000.0, "3 h 20 min"),
+            (2.0 * 86_400.0 + 5.4 * 3600.0, "2 days 5 h"),
+        ] {
+            assert_eq!(clock(seconds), words);
+        }
+        assert_eq!(thousands(7), "7");
+        assert_eq!(thousands(123), "123");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+    }
+
+    #[test]
     fn pace_forgets_a_slow_start() {
         let step = |took, waited| Step {
             step: 1,
@@ -231,6 +338,5 @@ mod tests {
         (0..400).for_each(|_| pace.add(&step(100, 25)));
         assert!((pace.rate() - 80.0).abs() < 2.0, "{}", pace.rate());
         assert!((pace.wait_share() - 0.25).abs() < 0.02);
-        assert!(memory().is_none_or(|bytes| bytes > 1e6));
     }
 }

@@ -211,9 +211,7 @@ pub fn text_table(runs: &[RunSummary]) -> String {
 
 /// Writes the page.
 pub fn write(path: &Path, runs: &[RunSummary]) -> Result<()> {
-    let temporary = path.with_extension("html.tmp");
-    fs::write(&temporary, page::page(runs))
-        .and_then(|()| fs::rename(&temporary, path))
+    util::atomic::write(path, page::page(runs))
         .with_context(|| format!("{}: cannot be written", path.display()))
 }
 

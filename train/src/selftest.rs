@@ -239,8 +239,6 @@ pub fn peak_memory(device: &Device) -> Result<f64> {
         return Ok(crate::ops::cuda::peak_memory(cuda)? as f64);
     }
     let _ = device;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    Ok(kilobytes.unwrap_or_default() * 1024.0)
+    let peak = util::memory::peak(std::process::id());
+    Ok(peak.unwrap_or_default() as f64)
 }

@@ -153,12 +153,8 @@ impl Session {
 
 /// SHA-256 over a mask, in hex.
 pub fn hash(present: &[[bool; 2]]) -> String {
-    use sha2::{Digest, Sha256};
     let bytes: Vec<u8> = present.iter().flatten().map(|b| u8::from(*b)).collect();
-    Sha256::digest(bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    util::hash::sha256(bytes)
 }
 
 fn transforms(

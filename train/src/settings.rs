@@ -2,6 +2,7 @@
 //! dataset in `configs/`, and the `config.toml` that a run folder keeps.
 
 use crate::adapter::{LoraConfig, ModuleNames};
+use crate::compute::DeviceChoice;
 use crate::design::{Adapt, Design, Fusion, Modulation};
 use crate::encoder::config::{EncoderConfig, Kind};
 use crate::model::{ALIGN_WEIGHT, LossConfig, MissingToken};
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use datasets::Modality;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use util::suggest::did_you_mean;
 
 /// Everything that can be set, by the names that `--set` and `config.toml` use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -247,12 +249,9 @@ impl Settings {
     fn from_table(table: toml::Table) -> Result<Settings> {
         let names = Self::names();
         if let Some(unknown) = table.keys().find(|k| !names.contains(&k.as_str())) {
-            let nearest = names
-                .iter()
-                .min_by_key(|n| distance(n, unknown))
-                .copied()
-                .unwrap_or("");
-            bail!("there is no setting {unknown:?}; did you mean {nearest:?}?");
+            let hint = did_you_mean(unknown, names.iter().copied());
+            let all = names.join(", ");
+            bail!("there is no setting {unknown:?}{hint}; choose one of {all}");
         }
         let settings: Settings = toml::Value::Table(table)
             .try_into()
@@ -418,24 +417,6 @@ impl Settings {
     }
 }
 
-/// Edits that turn one word into another.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = (diagonal + usize::from(x != *y))
-                .min(row[j] + 1)
-                .min(row[j + 1] + 1);
-            diagonal = row[j + 1];
-            row[j + 1] = cost;
-        }
-    }
-    row[b.len()]
-}
-
 /// Where the frozen weights come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -460,6 +441,16 @@ impl WeightSource {
     }
 }
 
+/// What a run was trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunDevice {
+    /// The value of `--device`.
+    pub asked: DeviceChoice,
+    /// What it came to when the run began: `cpu` or `cuda:N`. A run resumed with `auto` stays on the CPU where it
+    /// began there, because it continues bit for bit only there.
+    pub used: DeviceChoice,
+}
+
 /// `RUN/config.toml`: everything that made the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunConfig {
@@ -482,6 +473,9 @@ pub struct RunConfig {
     /// SHA-256 of the training mask, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_mask_sha256: Option<String>,
+    /// The device; runs of earlier versions do not record it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<RunDevice>,
     /// The settings.
     pub settings: Settings,
     /// Sizes of the two encoders.

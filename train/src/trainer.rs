@@ -7,7 +7,7 @@ use crate::checkpoint::{self, State};
 use crate::encoder::Keep;
 use crate::evaluate::{self, EvalOptions};
 use crate::feed::{Fed, Feed};
-use crate::log::{RunLog, Step};
+use crate::log::{Announcement, RunLog, Step};
 use crate::model::share::{self, Share};
 use crate::model::{LossConfig, Losses, StepMode, U2a};
 use crate::optim::AdamW;
@@ -131,8 +131,9 @@ impl<'a> Trainer<'a> {
         &self.config.settings
     }
 
-    /// Trains to the end, or until `stop` is set.
-    pub fn train(&mut self, stop: &AtomicBool) -> Result<End> {
+    /// Trains to the end, or until `stop` is set. An `announcement` goes to stderr with the estimated time of the
+    /// run, after the first few steps.
+    pub fn train(&mut self, stop: &AtomicBool, announcement: Option<&str>) -> Result<End> {
         let settings = self.settings().clone();
         let samples = self.session.shards.split(Split::Train).len() as u64;
         if samples == 0 {
@@ -151,6 +152,8 @@ impl<'a> Trainer<'a> {
         if self.state.step >= total {
             return self.finish(&mut log);
         }
+        let mut announcement =
+            announcement.map(|text| Announcement::new(text, self.state.step, total));
         let loss = settings.loss(self.config.multi_label);
         let schedule = settings.schedule();
         let placeholders = self.session.placeholders(settings.missing_token)?;
@@ -214,6 +217,14 @@ impl<'a> Trainer<'a> {
                 }
                 if let Some(log) = &mut log {
                     log.flush()?;
+                    // The steps are done only when their losses are known: a GPU works behind the loop.
+                    if unread.is_empty()
+                        && let Some(line) =
+                            announcement.as_mut().and_then(|a| a.line(self.state.step))
+                    {
+                        log.note(&line);
+                        announcement = None;
+                    }
                 }
                 if at_end {
                     return self.finish(&mut log);

@@ -6,6 +6,7 @@
 //! files. Workers draw the same random numbers as one process would: the losses are those of one
 //! process with the whole batch, but for the order in which sums are formed.
 
+use crate::compute::DeviceChoice;
 use anyhow::{Context, Result, bail};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,8 +38,9 @@ impl Workers {
         }
     }
 
-    /// Starts `count - 1` copies of this program with the same arguments.
-    pub fn start(count: usize) -> Result<Workers> {
+    /// Starts `count - 1` copies of this program with the same arguments, but for the device: `device` is what the
+    /// first process trains on.
+    pub fn start(count: usize, device: DeviceChoice) -> Result<Workers> {
         let mut workers = Workers::alone();
         workers.count = count;
         let program = std::env::current_exe().context("this program's own path is not known")?;
@@ -46,7 +48,12 @@ impl Workers {
             let (ours, theirs) = UnixStream::pair().context("no socket for a worker")?;
             let child = Command::new(&program)
                 .args(std::env::args_os().skip(1))
-                .args([RANK_FLAG, &rank.to_string()])
+                .args([
+                    RANK_FLAG,
+                    &rank.to_string(),
+                    "--device",
+                    &device.to_string(),
+                ])
                 .stdin(Stdio::from(OwnedFd::from(theirs)))
                 .stdout(Stdio::null())
                 .spawn()

@@ -16,13 +16,6 @@ const BATCH: usize = 4;
 /// PyTorch with PEFT takes 8.4 GB for this step.
 const LIMIT: u64 = 6_000_000_000;
 
-/// Peak resident memory of this process in bytes, from the kernel's account of it.
-fn peak() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-}
-
 fn noise(n: usize, seed: u32) -> Vec<f32> {
     let mut rng = features::rng::Rng::new(1, &[seed]);
     (0..n)
@@ -89,7 +82,7 @@ fn a_step_of_batch_4_stays_below_6_gb() {
     eprintln!("loss {loss}, {:.1} s", start.elapsed().as_secs_f64());
     assert!(loss.is_finite());
     assert!(result.grads.iter().all(Option::is_some));
-    match peak() {
+    match util::memory::peak(std::process::id()) {
         Some(peak) => {
             eprintln!("peak memory {:.2} GB", peak as f64 / 1e9);
             assert!(peak < LIMIT, "{peak} bytes");

@@ -1,12 +1,19 @@
 //! What every crate of the workspace needs and no dataset, shard or model is part of.
 //!
 //! - [`data_root`] is the folder that holds raw data and shards by default.
+//! - [`atomic`] writes files that appear whole or not at all; [`lock`] keeps a folder to one writer.
+//! - [`hash`] gives SHA-256 in hexadecimal, [`memory`] what a process takes, [`suggest`] what a mistyped word may mean.
 //! - `cli` (with the feature of that name) has what the command-line programs print and return.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod atomic;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod hash;
+pub mod lock;
+pub mod memory;
+pub mod suggest;
 
 use std::path::PathBuf;
 

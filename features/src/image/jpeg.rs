@@ -1,47 +1,33 @@
-//! JPEG files: strictly read, as libjpeg colours them; and written.
-//!
-//! Not by way of `image`, which would have the decoder fill what is damaged with gray and say nothing.
+//! JPEG files by libjpeg-turbo: decoded to the same bytes as by Pillow, but strictly; and written.
 
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
+use std::borrow::Cow;
+use std::ops::Range;
 
-use super::{Rgb, baseline, check_size, compress, media};
+use super::turbo::{self, Decoder, PixelFormat, Problem};
+use super::{Rgb, check_size};
 use crate::error::Error;
 
 /// Decodes; errors as [`super::decode`]'s.
-pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, Error> {
-    if let Some(picture) = baseline::decode(bytes) {
-        return Ok(picture);
+///
+/// The library fills in image data that is damaged or missing and warns; here such a warning is an error. What it warns
+/// of in the header is harmless and found in the wild: stray bytes between the segments, an unknown version.
+pub(super) fn decode(file: &[u8]) -> Result<Rgb, Error> {
+    let (mut decoder, mut tolerated) = Decoder::new(file).map_err(error)?;
+    let tidy;
+    if tolerated.is_some() {
+        // Only a file's first warning is told, and the next one may be about the image data.
+        tidy = without_stray_bytes(file);
+        (decoder, tolerated) = Decoder::new(&tidy).map_err(error)?;
     }
-    // Oddities between header segments are harmless and found in the wild.
-    let options = DecoderOptions::default()
-        .set_strict_mode(false)
-        .set_max_width(usize::MAX)
-        .set_max_height(usize::MAX)
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(|error| media(&error))?;
-    let (width, height) = decoder.dimensions().unwrap_or_default();
+    let (width, height) = (decoder.width(), decoder.height());
     check_size(width, height)?;
-    if is_cut_off(bytes) {
-        return Err(Error::Media("the JPEG ends too early".into()));
+    let mut pixels = vec![0; width * height * decoder.format().size()];
+    match decoder.decode(&mut pixels) {
+        Err(problem) if Some(&problem) != tolerated.as_ref() => return Err(error(problem)),
+        _ => {}
     }
-    let ycc = decoder.input_colorspace() == Some(ColorSpace::YCbCr);
-    let mut options = options.set_strict_mode(true);
-    if ycc {
-        options = options.jpeg_set_out_colorspace(ColorSpace::YCbCr);
-    }
-    decoder.set_options(options);
-    let mut pixels = decoder.decode().map_err(|error| media(&error))?;
-    if pixels.len() != width * height * 3 {
-        return Err(Error::Media(
-            "the JPEG has colours of an unknown kind".into(),
-        ));
-    }
-    if ycc {
-        ycc_to_rgb(&mut pixels);
+    if decoder.format() == PixelFormat::Cmyk {
+        pixels = rgb_of_inverted_cmyk(&pixels);
     }
     Ok(Rgb {
         width,
@@ -50,86 +36,149 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Rgb, Error> {
     })
 }
 
-fn ycc_to_rgb(pixels: &mut [u8]) {
-    for pixel in pixels.as_chunks_mut::<3>().0 {
-        *pixel = rgb_of_ycc(pixel.map(i32::from)).map(|value| value as u8);
-    }
-}
-
-/// JFIF's colours in the 16-bit fixed point that libjpeg has, and so Pillow; the general decoder's own is a level off at
-/// every thirtieth value. All values in 0..=255.
-#[inline(always)]
-pub(super) fn rgb_of_ycc([y, cb, cr]: [i32; 3]) -> [i32; 3] {
-    const fn fixed(x: f64) -> i32 {
-        (x * 65536.0 + 0.5) as i32
-    }
-    const HALF: i32 = 1 << 15;
-    let (cb, cr) = (cb - 128, cr - 128);
-    [
-        y + ((fixed(1.402) * cr + HALF) >> 16),
-        y + ((HALF - fixed(0.34414) * cb - fixed(0.71414) * cr) >> 16),
-        y + ((fixed(1.772) * cb + HALF) >> 16),
-    ]
-    .map(|value| value.clamp(0, 255))
-}
-
-/// Whether nothing ends the image data; the decoder would not notice within the last rows.
-fn is_cut_off(bytes: &[u8]) -> bool {
-    const SCAN: u8 = 0xDA;
-    const END: u8 = 0xD9;
-    // Thumbnails in the header have their own end, so the header's segments are stepped over.
-    let mut at = 2;
-    while let Some(&[0xFF, marker]) = bytes.get(at..at + 2) {
-        match marker {
-            SCAN => return !bytes[at..].windows(2).any(|pair| pair == [0xFF, END]),
-            0xFF => at += 1,
-            0x01 | 0xD0..=0xD7 => at += 2,
-            END => return true,
-            _ => match bytes.get(at + 2..at + 4) {
-                Some(&[high, low]) => at += 2 + usize::from(u16::from_be_bytes([high, low])),
-                _ => return true,
-            },
-        }
-    }
-    // Bytes between segments, or the end: the decoder will know.
-    false
-}
-
-/// Compresses packed RGB, sides at most [`super::MAX_SIDE`], with colours at full resolution (4:4:4). On real frames and
-/// photos of shorter side 256 that takes 15 to 40 % more bytes than 4:2:0, and the largest error of the 224-pixel view
-/// stays below 14 levels of 255 instead of reaching 104 at coloured edges. Every row of blocks begins anew (restart
-/// markers): half a percent more bytes, for which a reader need not read all that is before and beside what it wants.
+/// Compresses `width * height` pixels, sides at most [`super::MAX_SIDE`]; errors as [`super::encode_jpeg`]'s.
 pub(super) fn encode(
     pixels: &[u8],
     width: usize,
     height: usize,
+    format: PixelFormat,
     quality: u8,
 ) -> Result<Vec<u8>, Error> {
-    match compress::encode(pixels, width, height, quality) {
-        Some(file) => Ok(file),
-        None => general(pixels, width, height, quality),
+    turbo::compress(pixels, [width, height], format, quality).map_err(error)
+}
+
+/// The library's message as an error of one line.
+fn error(problem: Problem) -> Error {
+    let message = problem.message();
+    if message.starts_with("Premature end of JPEG file") {
+        return Error::Media("the JPEG ends too early".into());
+    }
+    let words: Vec<&str> = message.split_whitespace().collect();
+    let line = words.join(" ");
+    match message.starts_with("Maximum supported image dimension") {
+        true => Error::Limit(format!("the JPEG is too large: {line}")),
+        false => Error::Media(format!("the JPEG cannot be decoded: {line}")),
     }
 }
 
-/// By the general encoder.
-pub(super) fn general(
-    pixels: &[u8],
-    width: usize,
-    height: usize,
-    quality: u8,
-) -> Result<Vec<u8>, Error> {
-    let mut out = Vec::with_capacity(pixels.len() / 4);
-    let mut encoder = jpeg_encoder::Encoder::new(&mut out, quality);
-    encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::R_4_4_4);
-    encoder.set_restart_interval(width.div_ceil(8) as u16);
-    // At most MAX_SIDE, which fits.
-    encoder
-        .encode(
-            pixels,
-            width as u16,
-            height as u16,
-            jpeg_encoder::ColorType::Rgb,
-        )
-        .map_err(|error| media(&error))?;
-    Ok(out)
+/// As Pillow converts Adobe's CMYK, which is stored inverted: each colour is darkened by the black share.
+fn rgb_of_inverted_cmyk(pixels: &[u8]) -> Vec<u8> {
+    /// `a * b / 255`, rounded; Pillow's `MULDIV255`.
+    fn product(a: u8, b: u8) -> u8 {
+        let product = u32::from(a) * u32::from(b) + 128;
+        (((product >> 8) + product) >> 8) as u8
+    }
+    let pixels = pixels.as_chunks::<4>().0.iter();
+    pixels
+        .flat_map(|&[c, m, y, k]| [c, m, y].map(|ink| k.saturating_sub(product(255 - ink, k))))
+        .collect()
+}
+
+const SOI: u8 = 0xD8;
+const SOS: u8 = 0xDA;
+const EOI: u8 = 0xD9;
+const APP1: u8 = 0xE1;
+
+/// A header segment: its marker, and where it stands in the file, marker and length included.
+struct Segment {
+    marker: u8,
+    range: Range<usize>,
+}
+
+/// The segments from the start of the file to the first scan's header or the end, stray bytes between them skipped
+/// (ITU-T T.81 B.1.1).
+struct Segments<'a> {
+    file: &'a [u8],
+    at: usize,
+}
+
+impl Iterator for Segments<'_> {
+    type Item = Segment;
+
+    fn next(&mut self) -> Option<Segment> {
+        let found = |pair: &[u8]| pair[0] == 0xFF && !matches!(pair[1], 0 | 0xFF);
+        let start = self.at + self.file.get(self.at..)?.windows(2).position(found)?;
+        let marker = self.file[start + 1];
+        let length = match marker {
+            // Markers without a segment: TEM, RSTn, SOI, EOI.
+            0x01 | 0xD0..=0xD9 => 0,
+            _ => usize::from(u16::from_be_bytes(
+                *self.file.get(start + 2..)?.first_chunk()?,
+            )),
+        };
+        let end = start + 2 + length;
+        self.at = match marker {
+            SOS | EOI => self.file.len(),
+            _ => end,
+        };
+        (end <= self.file.len()).then_some(Segment {
+            marker,
+            range: start..end,
+        })
+    }
+}
+
+/// The EXIF data of a JPEG (a TIFF file within an APP1 segment), if the file is one and has any.
+pub fn exif(file: &[u8]) -> Option<&[u8]> {
+    if !file.starts_with(&[0xFF, SOI]) {
+        return None;
+    }
+    Segments { file, at: 0 }
+        .filter(|segment| segment.marker == APP1)
+        .find_map(|segment| file[segment.range].get(4..)?.strip_prefix(b"Exif\0\0"))
+}
+
+/// The file without the bytes that stand between its header segments and belong to none.
+fn without_stray_bytes(file: &[u8]) -> Cow<'_, [u8]> {
+    let mut tidy = Vec::with_capacity(file.len());
+    for Segment { marker, range } in (Segments { file, at: 0 }) {
+        if marker == SOS {
+            tidy.extend_from_slice(&file[range.start..]);
+            return tidy.into();
+        }
+        tidy.extend_from_slice(&file[range]);
+    }
+    // No image data: the file as it is gives the better message.
+    file.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waves(width: usize, height: usize) -> Vec<u8> {
+        let value = |i: usize| 128.0 + 100.0 * (i as f32 * 0.37).sin() * (i as f32 * 0.011).cos();
+        (0..width * height * 3).map(|i| value(i) as u8).collect()
+    }
+
+    #[test]
+    fn stray_bytes_in_the_header_hide_no_damage() {
+        let file = encode(&waves(40, 30), 40, 30, PixelFormat::Rgb, 95).unwrap();
+        let image = decode(&file).unwrap();
+        let segments: Vec<Segment> = Segments { file: &file, at: 0 }.collect();
+        assert!(segments.len() > 6);
+        for segment in &segments[1..] {
+            let mut stray = file.clone();
+            stray.splice(segment.range.start..segment.range.start, [0, 0xFF, 0, 7]);
+            assert_eq!(decode(&stray).unwrap(), image);
+            for cut in [1, 2, 3, 300] {
+                let error = decode(&stray[..stray.len() - cut]).unwrap_err().to_string();
+                assert!(error.contains("ends too early"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn exif_is_found_behind_other_segments() {
+        let file = encode(&[0; 192], 8, 8, PixelFormat::Rgb, 95).unwrap();
+        assert_eq!(exif(&file), None);
+        let mut tagged = file.clone();
+        let other = b"\xFF\xE1\0\x06http";
+        let tag = b"\xFF\xE1\0\x0BExif\0\0abc";
+        tagged.splice(2..2, [&other[..], tag].concat());
+        assert_eq!(exif(&tagged), Some(&b"abc"[..]));
+        for cut in 0..2 + other.len() + tag.len() {
+            assert_eq!(exif(&tagged[..cut]), None);
+        }
+    }
 }

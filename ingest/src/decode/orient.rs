@@ -42,11 +42,14 @@ impl Orientation {
 
     /// As the picture's EXIF says, if it says so (JPEG, PNG, WebP).
     pub fn from_exif(bytes: &[u8]) -> Orientation {
-        let tag = ImageReader::new(Cursor::new(bytes))
-            .with_guessed_format()
-            .ok()
-            .and_then(|reader| reader.into_decoder().ok())
-            .and_then(|mut decoder| decoder.orientation().ok());
+        let tag = match features::image::exif(bytes) {
+            Some(exif) => Tag::from_exif_chunk(exif),
+            None => ImageReader::new(Cursor::new(bytes))
+                .with_guessed_format()
+                .ok()
+                .and_then(|reader| reader.into_decoder().ok())
+                .and_then(|mut decoder| decoder.orientation().ok()),
+        };
         let matrix = match tag.unwrap_or(Tag::NoTransforms) {
             Tag::NoTransforms => return Orientation::UPRIGHT,
             Tag::FlipHorizontal => [-1, 0, 0, 1],

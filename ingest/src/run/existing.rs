@@ -112,3 +112,92 @@ fn remove(path: &Path) -> anyhow::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::Arc;
+
+    use datasets::{Info, Input, ListOptions, Listing, Modality, Sample, Split};
+    use features::{MelDtype, SCHEMA_VERSION};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::metadata::KeyValue;
+
+    use super::*;
+    use crate::plan::{Choices, Segment, Settings};
+
+    fn plan() -> Plan {
+        let info = Info {
+            name: "clips".into(),
+            title: "Clips".into(),
+            modalities: [Modality::Audio, Modality::Video],
+            classes: vec!["one".into()],
+            multi_label: false,
+            expected: [None; 3],
+            license: "none".into(),
+        };
+        let input = Input::Files(vec!["a.mp4".into()]);
+        let sample = Sample {
+            id: "a".into(),
+            split: Split::Train,
+            labels: vec![0],
+            inputs: [input.clone(), input],
+            segment: None,
+        };
+        let listing = Listing {
+            layout: "test".into(),
+            samples: vec![sample],
+            notes: Vec::new(),
+        };
+        let choices = Choices {
+            mel_dtype: MelDtype::F32,
+            frame_pool: 3,
+            segment: Segment::Clip,
+            shard_rows: 8,
+            limit: None,
+            listing: ListOptions::default(),
+        };
+        plan::plan(&info, listing, &choices)
+    }
+
+    /// A shard without rows, as a version of this tool with these settings would leave it.
+    fn leave_shard(out: &Path, plan: &Plan, settings: Settings) {
+        let mut spec = plan.spec.clone();
+        spec.settings_hash = plan::hash_json(&settings);
+        let mut schema = spec.arrow_schema().as_ref().clone();
+        let version = settings.schema_version.to_string();
+        schema.metadata.insert("u2a.schema_version".into(), version);
+        let shard = &plan.shards[0];
+        let file = File::create(out.join(shard.name.file())).unwrap();
+        let mut writer = ArrowWriter::try_new(file, Arc::new(schema), None).unwrap();
+        let summary =
+            shard::Summary::new(settings, shard.input_hash.clone(), plan.shards_per_split());
+        let summary = serde_json::to_string(&summary).unwrap();
+        writer.append_key_value_metadata(KeyValue::new(shard::SUMMARY_KEY.to_owned(), summary));
+        writer.close().unwrap();
+    }
+
+    /// Old and new bytes of the same media must not come to stand in one folder.
+    #[test]
+    fn shards_of_an_older_format_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = plan();
+        let settings = &plan.settings;
+        assert_eq!(settings.schema_version, SCHEMA_VERSION);
+        leave_shard(folder.path(), &plan, settings.clone());
+        assert_eq!(survey(&plan, folder.path()).unwrap().len(), 1);
+
+        let older = Settings {
+            schema_version: SCHEMA_VERSION - 1,
+            ..settings.clone()
+        };
+        leave_shard(folder.path(), &plan, older);
+        let error = survey(&plan, folder.path()).unwrap_err().to_string();
+        let versions = format!(
+            "schema_version {}, now {SCHEMA_VERSION}",
+            SCHEMA_VERSION - 1
+        );
+        assert!(error.contains(&versions), "{error}");
+        assert!(error.contains("--overwrite"), "{error}");
+    }
+}

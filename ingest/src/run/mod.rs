@@ -17,6 +17,7 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 use datasets::{Info, ListOptions, NoteKind, Plot};
 use features::MelDtype;
+use util::atomic::remove_temporaries;
 
 use self::execute::End;
 use crate::lock::{Claim, Lock};
@@ -229,13 +230,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return report::plan(args, &source, &layout, &out, &plan, &todo);
     }
-    let mine = |name: &str| todo.iter().any(|shard| shard.name.file_name() == name);
-    if args.part.is_some() {
-        shard::sweep(&out, mine)?;
-    } else {
-        shard::sweep(&out, |_| true)?;
-        shard::sweep_masks(&out)?;
-    }
+    // What a killed run has left. The other parts may be writing their shards at this moment.
+    let own = |name: &str| todo.iter().any(|shard| shard.name.file_name() == name);
+    let removed = match args.part {
+        Some(_) => remove_temporaries(&out, own),
+        None => remove_temporaries(&out, |_| true)
+            .and_then(|()| remove_temporaries(&out.join("masks"), |_| true)),
+    };
+    removed.with_context(|| out.display().to_string())?;
     if args.overwrite {
         existing::remove_all(&out)?;
     }

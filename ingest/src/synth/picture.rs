@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::Context;
-use features::image::{Rgb, shrink_to_jpeg};
+use features::image::{PixelFormat, Rgb, encode_jpeg};
 use features::rng::Rng;
 use image::{GrayImage, ImageFormat, RgbImage};
 
@@ -49,20 +49,19 @@ pub fn write(path: &Path, canvas: &Canvas, form: Form) -> anyhow::Result<()> {
 }
 
 fn encode(rgb: Rgb, form: Form) -> anyhow::Result<Vec<u8>> {
-    if form == Form::Jpeg {
-        return Ok(shrink_to_jpeg(&rgb, rgb.width.min(rgb.height), QUALITY)?);
-    }
-    let (width, height) = (rgb.width as u32, rgb.height as u32);
-    let picture =
-        RgbImage::from_raw(width, height, rgb.pixels).context("a picture without pixels")?;
+    let (width, height) = (rgb.width, rgb.height);
+    let jpeg = |pixels: &[u8], format| encode_jpeg(pixels, width, height, format, QUALITY);
+    let image = RgbImage::from_raw(width as u32, height as u32, rgb.pixels)
+        .context("an image without pixels")?;
     let mut bytes = Cursor::new(Vec::new());
     match form {
-        Form::Png => picture.write_to(&mut bytes, ImageFormat::Png)?,
-        Form::WebP => picture.write_to(&mut bytes, ImageFormat::WebP)?,
-        Form::Jpeg | Form::Gray => {
-            let gray: GrayImage = image::DynamicImage::from(picture).into_luma8();
-            gray.write_to(&mut bytes, ImageFormat::Jpeg)?;
+        Form::Jpeg => return Ok(jpeg(image.as_raw(), PixelFormat::Rgb)?),
+        Form::Gray => {
+            let gray: GrayImage = image::DynamicImage::from(image).into_luma8();
+            return Ok(jpeg(gray.as_raw(), PixelFormat::Gray)?);
         }
+        Form::Png => image.write_to(&mut bytes, ImageFormat::Png)?,
+        Form::WebP => image.write_to(&mut bytes, ImageFormat::WebP)?,
     }
     Ok(bytes.into_inner())
 }

@@ -1,6 +1,6 @@
 //! `train predict`: labels new media files, once or as they come.
 
-use super::{say, stop_flag};
+use super::{announce, say, stop_flag};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use train::checkpoint;
-use train::compute::Compute;
+use train::compute::{Compute, DeviceChoice};
 use train::model::U2a;
 use train::predict::{self, Answer};
 use train::session;
@@ -40,23 +40,24 @@ pub struct PredictArgs {
     /// Threads for arithmetic and decoding [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
-    /// cpu, or cuda:N in a build with CUDA
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// auto (the first GPU where build and machine have one, else the CPU), cpu, or cuda:N
+    #[arg(long, default_value_t)]
+    device: DeviceChoice,
     /// Machine-readable output: one list, or with --watch one line per sample
     #[arg(long)]
     json: bool,
 }
 
-/// A model that is ready to answer.
-struct Oracle {
+/// A trained model with its configuration.
+struct Predictor {
     config: RunConfig,
     model: U2a,
     threads: usize,
 }
 
-impl Oracle {
-    fn ask(&self, files: &[PathBuf], text: Option<&str>) -> Result<Vec<Answer>> {
+impl Predictor {
+    /// Classifies the samples that the files and the text make up.
+    fn predict(&self, files: &[PathBuf], text: Option<&str>) -> Result<Vec<Answer>> {
         let subjects = predict::subjects(files, text, self.config.modalities)?;
         let folder = Scratch::new()?;
         predict::predict(
@@ -100,21 +101,22 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     // Before the model is built: a wrong file should not take a minute to be named.
     predict::subjects(&args.files, args.text.as_deref(), config.modalities)?;
     train::ingest::program()?;
-    let compute = Compute::open(&args.device, args.threads)?;
+    let compute = Compute::open(args.device, args.threads)?;
     let folder = match &args.checkpoint {
         Some(name) => args.run.join(name),
         None => checkpoint::best_or_latest(&args.run)?,
     };
     let mut model = session::build_model(&config, &compute)?;
     checkpoint::read_model(&folder, &mut model)?;
-    let oracle = Oracle {
+    announce(&compute);
+    let predictor = Predictor {
         config,
         model,
         threads: compute.threads,
     };
     let mut unread = false;
     if !args.files.is_empty() || args.text.is_some() {
-        let answers = oracle.ask(&args.files, args.text.as_deref())?;
+        let answers = predictor.predict(&args.files, args.text.as_deref())?;
         unread = answers.iter().any(|a| a.seen.is_empty());
         if args.json && args.watch.is_none() {
             say(json!(answers))?;
@@ -123,7 +125,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
         }
     }
     if let Some(folder) = &args.watch {
-        watch(folder, &oracle, args)?;
+        watch(folder, &predictor, args)?;
     }
     Ok(ExitCode::from(u8::from(unread)))
 }
@@ -170,7 +172,7 @@ fn show(answers: &[Answer], args: &PredictArgs) -> Result<()> {
 
 /// Looks at the folder until interrupted; a file is taken once its size has stayed the same between
 /// two looks, and is answered once.
-fn watch(folder: &Path, oracle: &Oracle, args: &PredictArgs) -> Result<()> {
+fn watch(folder: &Path, predictor: &Predictor, args: &PredictArgs) -> Result<()> {
     let stop = stop_flag()?;
     let mut sizes: BTreeMap<PathBuf, Option<u64>> = BTreeMap::new();
     eprintln!("watching {}; interrupt to stop", folder.display());
@@ -203,15 +205,18 @@ fn watch(folder: &Path, oracle: &Oracle, args: &PredictArgs) -> Result<()> {
         }
         // One file that is of no use must not keep the others from an answer.
         ready.retain(|file| {
-            let usable =
-                predict::subjects(std::slice::from_ref(file), None, oracle.config.modalities);
+            let usable = predict::subjects(
+                std::slice::from_ref(file),
+                None,
+                predictor.config.modalities,
+            );
             if let Err(error) = &usable {
                 eprintln!("passed over: {error:#}");
             }
             usable.is_ok()
         });
         if !ready.is_empty() {
-            match oracle.ask(&ready, args.text.as_deref()) {
+            match predictor.predict(&ready, args.text.as_deref()) {
                 Ok(answers) => show(&answers, args)?,
                 Err(error) => eprintln!("error: {error:#}"),
             }

@@ -1,12 +1,13 @@
 //! `train reproduce`: the runs behind a table or figure of the paper, and its page.
 
-use super::{say, stop_flag};
+use super::{announce, say, stop_flag};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use train::compute::Compute;
+use train::compute::{Compute, DeviceChoice};
+use train::log::clock;
 use train::reproduce::{self, Artefact, Options, Plan};
 use train::settings::WeightSource;
 use util::data_root;
@@ -53,9 +54,9 @@ pub struct ReproduceArgs {
     /// Threads for arithmetic and decoding [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
-    /// cpu, or cuda:N in a build with CUDA
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// auto (the first GPU where build and machine have one, else the CPU), cpu, or cuda:N
+    #[arg(long, default_value_t)]
+    device: DeviceChoice,
     /// List the runs with an estimate of their time, and stop
     #[arg(long)]
     dry_run: bool,
@@ -96,7 +97,7 @@ pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
             .shards
             .clone()
             .unwrap_or_else(|| data_root().join("shards")),
-        compute: Compute::open(&args.device, args.threads)?,
+        compute: Compute::open(args.device, args.threads)?,
     };
     if args.dry_run {
         let mut plan = options.plan(Default::default())?;
@@ -106,6 +107,7 @@ pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
     let stop = stop_flag()?;
     let missing = options.prepare()?;
     let mut plan = options.plan(missing)?;
+    announce(&options.compute);
     let whole = options.execute(&mut plan, &stop)?;
     let paths = reproduce::write(&options, &plan)?;
     if args.json {
@@ -143,7 +145,7 @@ fn listed(args: &ReproduceArgs, plan: &Plan) -> Result<ExitCode> {
         let state = match (run.finished, run.evaluations.len()) {
             (true, 0) => "there already".to_string(),
             (true, n) => format!("trained; {n} tests to make"),
-            (false, n) => format!("{} steps, {n} tests, {}", run.steps, clock(run.seconds)),
+            (false, n) => format!("{} steps, {n} tests, {}", run.steps, time(run.seconds)),
         };
         let line = format!("{} {} {settings}", run.dataset, run.training.method);
         say(format!("{} seed {}: {state}", line.trim_end(), run.seed))?;
@@ -154,18 +156,11 @@ fn listed(args: &ReproduceArgs, plan: &Plan) -> Result<ExitCode> {
     say(format!(
         "{} runs, about {} on this machine",
         plan.runs.len(),
-        clock(Some(seconds))
+        clock(seconds)
     ))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Seconds in words.
-fn clock(seconds: Option<f64>) -> String {
-    match seconds {
-        None => "unknown time".into(),
-        Some(s) if s < 90.0 => format!("{s:.0} s"),
-        Some(s) if s < 5400.0 => format!("{:.0} min", s / 60.0),
-        Some(s) if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
-        Some(s) => format!("{:.1} days", s / 86_400.0),
-    }
+fn time(seconds: Option<f64>) -> String {
+    seconds.map_or_else(|| "unknown time".to_string(), clock)
 }

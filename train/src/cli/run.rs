@@ -9,7 +9,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use train::checkpoint::State;
-use train::compute::Compute;
+use train::compute::{Compute, DeviceChoice};
 use train::design::{Adapt, Fusion, Modulation};
 use train::job::{self, Job};
 use train::memory;
@@ -120,9 +120,9 @@ pub struct RunArgs {
     /// Any other setting, as in config.toml; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// cpu, or cuda:N in a build with CUDA
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// auto (the first GPU where build and machine have one, else the CPU), cpu, or cuda:N
+    #[arg(long, default_value_t, overrides_with = "device")]
+    device: DeviceChoice,
     /// f32 or bf16
     #[arg(long)]
     precision: Option<String>,
@@ -160,10 +160,33 @@ fn name<V: ValueEnum>(value: V) -> String {
 }
 
 impl RunArgs {
-    /// This process among those that train together; the first one starts the others.
-    fn join(&self) -> Result<Workers> {
+    /// Opens the device; `began` is what a run to be continued was begun on.
+    fn open(&self, began: Option<DeviceChoice>) -> Result<Compute> {
+        let rank = self.worker.unwrap_or(0);
+        let open = |asked| Compute::open_for(asked, self.threads, rank, self.workers);
+        match (self.device, began) {
+            (DeviceChoice::Auto, Some(DeviceChoice::Cpu)) => Ok(Compute {
+                asked: DeviceChoice::Auto,
+                reason: Some("where this run began; --device moves it".to_string()),
+                ..open(DeviceChoice::Cpu)?
+            }),
+            (DeviceChoice::Auto, Some(DeviceChoice::Cuda(_))) => {
+                let compute = open(DeviceChoice::Auto)?;
+                let moved = |reason| format!("{reason}; this run began on a GPU");
+                Ok(Compute {
+                    reason: compute.reason.map(moved),
+                    ..compute
+                })
+            }
+            _ => open(self.device),
+        }
+    }
+
+    /// This process among those that train together; the first one starts the others, on the kind of device that it
+    /// has itself.
+    fn join(&self, compute: &Compute) -> Result<Workers> {
         match self.worker {
-            None => Workers::start(self.workers),
+            None => Workers::start(self.workers, compute.used),
             Some(rank) => Workers::join(rank, self.workers),
         }
     }
@@ -222,15 +245,17 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         bail!("--workers 0: at least one process is needed");
     }
     let rank = args.worker.unwrap_or(0);
-    let mut compute = Compute::open_for(&args.device, args.threads, rank, args.workers)?;
+    let resumed = args.resume.as_deref().map(RunConfig::read).transpose()?;
+    let began = resumed.as_ref().and_then(|config| config.device);
+    let mut compute = args.open(began.map(|device| device.used))?;
     if let Some(threads) = args.loader_threads {
         compute.threads = threads;
     }
     if compute.threads == 0 {
         bail!("--loader-threads 0: at least one thread is needed");
     }
-    if let Some(run) = &args.resume {
-        return resume(args, run, &compute);
+    if let (Some(run), Some(config)) = (&args.resume, resumed) {
+        return resume(args, run, config, &compute);
     }
     let name = folder_name(&args.dataset)?;
     let folder = args
@@ -295,12 +320,17 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     verify(args, &job, compute.threads)?;
     let stop = stop_flag()?;
-    let ended = job.start(&out, &stop, args.join()?)?;
-    said(args, &out, ended)
+    job.announcement = compute.announcement();
+    let ended = job.start(&out, &stop, args.join(&compute)?)?;
+    print_summary(args, &out, ended)
 }
 
-fn resume(args: &RunArgs, run: &Path, compute: &Compute) -> Result<ExitCode> {
-    let mut config = RunConfig::read(run)?;
+fn resume(
+    args: &RunArgs,
+    run: &Path,
+    mut config: RunConfig,
+    compute: &Compute,
+) -> Result<ExitCode> {
     let name = folder_name(&args.dataset)?;
     if name != config.dataset {
         bail!(
@@ -324,7 +354,7 @@ fn resume(args: &RunArgs, run: &Path, compute: &Compute) -> Result<ExitCode> {
     if args.max_steps.is_some() || config.settings.max_steps.is_some() {
         config.settings.max_steps = args.max_steps;
     }
-    let job = Job::reopen(config, args.shards.as_deref(), compute)?;
+    let mut job = Job::reopen(config, args.shards.as_deref(), compute)?;
     if args.dry_run {
         return plan(args, &job, run);
     }
@@ -335,8 +365,9 @@ fn resume(args: &RunArgs, run: &Path, compute: &Compute) -> Result<ExitCode> {
     };
     verify(args, &job, compute.threads)?;
     let stop = stop_flag()?;
-    let ended = job.resume(run, &stop, args.join()?)?;
-    said(args, run, ended)
+    job.announcement = compute.announcement();
+    let ended = job.resume(run, &stop, args.join(compute)?)?;
+    print_summary(args, run, ended)
 }
 
 /// Holds the shards against their manifest's hashes before days are spent on them.
@@ -351,8 +382,8 @@ fn verify(args: &RunArgs, job: &Job, threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// Says how training ended.
-fn said(args: &RunArgs, out: &Path, (end, state): (End, State)) -> Result<ExitCode> {
+/// Prints how training ended.
+fn print_summary(args: &RunArgs, out: &Path, (end, state): (End, State)) -> Result<ExitCode> {
     if args.json {
         say(
             json!({"run": out, "step": state.step, "epoch": state.epoch, "finished": end == End::Done, "best": state.best}),

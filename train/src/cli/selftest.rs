@@ -1,12 +1,12 @@
 //! `train selftest` and `train bench`.
 
-use super::say;
+use super::{announce, say};
 use anyhow::Result;
 use candle_core::DType;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::process::ExitCode;
-use train::compute::Compute;
+use train::compute::{Compute, DeviceChoice};
 use train::encoder::Keep;
 use train::ops::cases::{AUDIO_VIDEO, IMAGE_TEXT};
 use train::selftest::{self, Task};
@@ -17,9 +17,9 @@ const TINY_SIDE: usize = 256;
 
 #[derive(Args)]
 pub struct SelftestArgs {
-    /// cpu, or cuda:N in a build with CUDA
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// auto (the first GPU where build and machine have one, else the CPU), cpu, or cuda:N
+    #[arg(long, default_value_t)]
+    device: DeviceChoice,
     /// Small encoders: a matter of seconds
     #[arg(long)]
     tiny: bool,
@@ -64,9 +64,9 @@ pub struct BenchArgs {
     /// What the forward pass keeps
     #[arg(long, value_enum, default_value = "all")]
     keep: KeepName,
-    /// cpu, or cuda:N in a build with CUDA
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    /// auto (the first GPU where build and machine have one, else the CPU), cpu, or cuda:N
+    #[arg(long, default_value_t)]
+    device: DeviceChoice,
     /// f32, tf32 or bf16
     #[arg(long)]
     precision: Option<Precision>,
@@ -80,7 +80,8 @@ pub struct BenchArgs {
 
 /// Holds the device against the CPU; ends with 1 where it is wrong.
 pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
-    let compute = Compute::open(&args.device, None)?;
+    let compute = Compute::open(args.device, None)?;
+    announce(&compute);
     let mut findings = selftest::layers(&compute.device)?;
     findings.extend(selftest::steps(&compute.device, args.tiny)?);
     let side = args.tiny.then_some(TINY_SIDE);
@@ -101,7 +102,7 @@ pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
             .map(|(name, flops)| ((*name).to_string(), json!(flops)))
             .collect();
         say(
-            json!({"device": args.device, "findings": findings, "wrong": wrong, "matmul_flops": peaks}),
+            json!({"device": compute.used, "findings": findings, "wrong": wrong, "matmul_flops": peaks}),
         )?;
     } else {
         for finding in &findings {
@@ -124,9 +125,10 @@ pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
 
 /// Works when told to, for `tests/bench` and the GPU check.
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
-    let compute = Compute::open(&args.device, args.threads)?;
+    let compute = Compute::open(args.device, args.threads)?;
     let precision = args.precision.unwrap_or(compute.default_precision());
     compute.check_precision(precision)?;
+    announce(&compute);
     let task = Task {
         pair: match args.pair {
             PairName::AudioVideo => AUDIO_VIDEO,

@@ -130,6 +130,12 @@ fn arch() -> u32 {
     ARCH.parse().unwrap_or(u32::MAX)
 }
 
+/// The GPU's name as its driver gives it.
+pub fn name(device: &CudaDevice) -> String {
+    let name = device.cuda_stream().context().name();
+    name.unwrap_or_else(|_| "NVIDIA GPU".to_string())
+}
+
 /// Whether the kernels and the device both know bf16.
 pub fn has_bf16(device: &CudaDevice) -> bool {
     let capability = device.cuda_stream().context().compute_capability();

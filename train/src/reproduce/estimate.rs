@@ -3,6 +3,7 @@
 
 use super::{Options, Plan};
 use crate::adapter::LoraConfig;
+use crate::compute::Compute;
 use crate::encoder::config::{EncoderConfig, InputSize, Kind};
 use crate::encoder::{Encoder, Keep};
 use crate::model::{StepMode, U2a};
@@ -10,7 +11,6 @@ use crate::session;
 use crate::settings::Settings;
 use crate::weights::Weights;
 use anyhow::Result;
-use candle_core::DType;
 use datasets::{Modality, Split};
 use features::{Batch, ModalityBatch, ModalityData};
 use std::collections::BTreeMap;
@@ -40,7 +40,9 @@ pub fn fill(options: &Options, plan: &mut Plan) -> Result<()> {
             Some(known) => *known,
             None => {
                 eprintln!("measuring a step of {}", run.dataset);
-                let found = measure(info.modalities, &encoders, &settings, info.classes.len())?;
+                let classes = info.classes.len();
+                let (of, compute) = (info.modalities, &options.compute);
+                let found = measure(of, &encoders, &settings, classes, compute)?;
                 measured.insert(key, found);
                 found
             }
@@ -64,22 +66,20 @@ fn measure(
     encoders: &[EncoderConfig; 2],
     settings: &Settings,
     classes: usize,
+    compute: &Compute,
 ) -> Result<[f64; 2]> {
+    let dtype = compute.dtype(settings.precision);
     let build = |c: &EncoderConfig| -> Result<(Encoder, Weights)> {
-        let weights = Weights::random(0, c)?;
-        Ok((
-            Encoder::new(c.clone(), weights.clone(), DType::F32)?,
-            weights,
-        ))
+        let weights = Weights::random(0, c)?.to_device(&compute.device)?;
+        let encoder = Encoder::new(c.clone(), weights.clone(), dtype)?;
+        Ok((encoder, weights))
     };
     let ((first, w1), (second, w2)) = (build(&encoders[0])?, build(&encoders[1])?);
     let lora: LoraConfig = settings.lora();
     let classes = classes.max(2);
-    let model = U2a::new(modalities, [first, second], classes, lora, 0)?.designed(
-        settings.design(),
-        [w1, w2],
-        0,
-    )?;
+    let model = U2a::new(modalities, [first, second], classes, lora, 0)?
+        .designed(settings.design(), [w1, w2], 0)?
+        .on(&compute.device)?;
     let n = settings.batch_size;
     let input = |m: usize| {
         let data = match encoders[m].input {
@@ -132,8 +132,10 @@ fn measure(
     let loss = settings.loss(false);
     // The first step warms up buffers and threads.
     model.step(&batch, &mode, &loss)?;
+    compute.device.synchronize()?;
     let begun = Instant::now();
     model.step(&batch, &mode, &loss)?;
+    compute.device.synchronize()?;
     let step = begun.elapsed().as_secs_f64();
     let merged = model.merged()?;
     let begun = Instant::now();

@@ -11,7 +11,7 @@ use datasets::Modality;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A line with our figures.
 #[derive(Serialize)]
@@ -119,7 +119,8 @@ pub fn write(options: &Options, plan: &Plan) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let mut save = |file: String, text: String| -> Result<()> {
         let path = folder.join(file);
-        write_whole(&path, &text)?;
+        util::atomic::write(&path, text)
+            .with_context(|| format!("{}: cannot be written", path.display()))?;
         paths.push(path);
         Ok(())
     };
@@ -162,13 +163,6 @@ pub fn write(options: &Options, plan: &Plan) -> Result<Vec<PathBuf>> {
         save(file, chart::standalone(&svg))?;
     }
     Ok(paths)
-}
-
-fn write_whole(path: &Path, text: &str) -> Result<()> {
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, text)
-        .and_then(|()| fs::rename(&temporary, path))
-        .with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 /// What every page of the small scale says.

@@ -1,35 +1,67 @@
-//! From the coefficients of a JPEG's blocks to pixels, bit for bit as libjpeg does: the inverse cosine transform, then
-//! JFIF's colours. In AVX2 where there is, sixteen numbers at a time; a test holds that against the plain loops.
+//! From the coefficients of blocks to RGB, bit for bit as libjpeg-turbo's `islow` method: the inverse cosine transform,
+//! then JFIF's colour conversion. With AVX2 sixteen values at a time; a test compares that with the plain loops.
 //!
 //! The transform is that of Loeffler, Ligtenberg and Moschytz (1989) in libjpeg's fixed point: 13 bits for the constants,
-//! 2 more than whole numbers between columns and rows. Its sums of products are sums over the values that come in, so
-//! they can be formed in any order: here each is two products of pairs, which is one instruction.
+//! 2 fractional bits between columns and rows. Its sums of products are sums over the values that come in, so they can
+//! be formed in any order: here each is two products of pairs, which is one instruction.
 //!
-//! `unsafe` is loads and stores inside arrays of known size, and the call by level.
+//! `unsafe` is loads and stores inside arrays of known size, and calls by processor level.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use super::block::{EVEN, ODD, PLAIN, ZIGZAG};
-use super::jpeg::rgb_of_ycc;
+/// Natural order of coefficients (8 * row + column) by zig-zag index (T.81 figure 5).
+const ZIGZAG: [u8; 64] = [
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20,
+    13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59,
+    52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+];
 
-/// The 64 coefficients of a block, times their steps, or the steps: row r, column c at 16 (r mod 4) + 2 c + r div 4, so that rows r and
-/// r + 4 are pairs.
+/// A constant of the cosine transform in libjpeg's fixed point: 13 bits.
+const fn fixed(x: f64) -> i32 {
+    (x * 8192.0 + 0.5) as i32
+}
+
+const C: i32 = fixed(1.175_875_602);
+const C1: i32 = fixed(0.899_976_223);
+const C2: i32 = fixed(2.562_915_447);
+const C3: i32 = C - fixed(1.961_570_56);
+const C4: i32 = C - fixed(0.390_180_644);
+const E: i32 = fixed(0.541_196_1);
+
+/// The odd part of the transform, from coefficients 1, 3, 5 and 7: libjpeg's rotations (`jidctint.c`) multiplied out.
+const ODD: [[i32; 4]; 4] = [
+    [fixed(1.501_321_11) - C1 + C4, C, C4, C - C1],
+    [C, fixed(3.072_711_026) - C2 + C3, C - C2, C3],
+    [C4, C - C2, fixed(2.053_119_869) - C2 + C4, C],
+    [C - C1, C3, C, fixed(0.298_631_336) - C1 + C3],
+];
+/// The share of coefficients 2 and 6 in the even part.
+const EVEN: [[i32; 2]; 2] = [[E + fixed(0.765_366_865), E], [E, E - fixed(1.847_759_065)]];
+
+/// A function of this level uses no vector instructions.
+pub(super) const PLAIN: u8 = 0;
+/// A function of this level is called where the processor has AVX2.
+#[cfg(target_arch = "x86_64")]
+pub(super) const AVX2: u8 = 1;
+
+/// The 64 coefficients of a block times their step sizes, or the step sizes: row r, column c at
+/// 16 (r mod 4) + 2 c + r div 4, so that rows r and r + 4 are pairs.
 pub(super) type Coefficients = [i16; 64];
 
 /// Eight rows of eight packed RGB pixels.
 pub(super) type Pixels = [[u8; 24]; 8];
 
-/// Where [`Coefficients`] has the coefficients, in the order of the file.
-pub(super) const PLACES: [u8; 64] = {
-    let mut places = [0; 64];
+/// Index into [`Coefficients`] by zig-zag index.
+pub(super) const NATURAL_ORDER: [u8; 64] = {
+    let mut order = [0; 64];
     let mut i = 0;
     while i < 64 {
         let (row, column) = (ZIGZAG[i] / 8, ZIGZAG[i] % 8);
-        places[i] = 16 * (row % 4) + 2 * column + row / 4;
+        order[i] = 16 * (row % 4) + 2 * column + row / 4;
         i += 1;
     }
-    places
+    order
 };
 
 /// Bits that a sum loses after the first direction, and after the second.
@@ -59,21 +91,37 @@ fn samples(block: &Coefficients) -> [[i32; 8]; 8] {
     let mut columns = [[0; 8]; 8];
     for (c, column) in columns.iter_mut().enumerate() {
         let values = std::array::from_fn(|r| block[16 * (r % 4) + 2 * c + r / 4].into());
-        // As many bits as the vectors keep; of a sound picture none is lost.
-        *column = one_way(values, SHIFTS[0]).map(|x| x.clamp(i16::MIN.into(), i16::MAX.into()));
+        // As many bits as the vectors keep; valid files need no more.
+        *column = idct_1d(values, SHIFTS[0]).map(|x| x.clamp(i16::MIN.into(), i16::MAX.into()));
     }
     let mut out = [[0; 8]; 8];
     for row in 0..8 {
         let values = std::array::from_fn(|c| columns[c][row]);
-        for (column, value) in out.iter_mut().zip(one_way(values, SHIFTS[1])) {
+        for (column, value) in out.iter_mut().zip(idct_1d(values, SHIFTS[1])) {
             column[row] = (value + 128).clamp(0, 255);
         }
     }
     out
 }
 
+/// JFIF's colours in the 16-bit fixed point that libjpeg has. All values in 0..=255.
+#[inline(always)]
+fn rgb_of_ycc([y, cb, cr]: [i32; 3]) -> [i32; 3] {
+    const fn fixed(x: f64) -> i32 {
+        (x * 65536.0 + 0.5) as i32
+    }
+    const HALF: i32 = 1 << 15;
+    let (cb, cr) = (cb - 128, cr - 128);
+    [
+        y + ((fixed(1.402) * cr + HALF) >> 16),
+        y + ((HALF - fixed(0.34414) * cb - fixed(0.71414) * cr) >> 16),
+        y + ((fixed(1.772) * cb + HALF) >> 16),
+    ]
+    .map(|value| value.clamp(0, 255))
+}
+
 /// One transform of eight values of 16 bits; no sum leaves 32.
-fn one_way(x: [i32; 8], shift: i32) -> [i32; 8] {
+fn idct_1d(x: [i32; 8], shift: i32) -> [i32; 8] {
     let [sum, difference] = [(x[0] + x[4]) << 13, (x[0] - x[4]) << 13];
     let [outer, inner] = EVEN.map(|[a, b]| a * x[2] + b * x[6]);
     let even = [
@@ -212,7 +260,7 @@ mod avx2 {
         let rows = block.as_chunks::<16>().0;
         // SAFETY: a chunk has the 32 bytes.
         let load = |i: usize| unsafe { _mm256_loadu_si256(rows[i].as_ptr().cast()) };
-        let rows = one_way::<{ SHIFTS[0] }>([load(0), load(1), load(2), load(3)]);
+        let rows = idct_1d::<{ SHIFTS[0] }>([load(0), load(1), load(2), load(3)]);
         // Row r and row r + 4, side by side.
         let joined = |r: usize| {
             _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(rows[r], rows[r + 4]))
@@ -227,7 +275,7 @@ mod avx2 {
             _mm256_unpacklo_epi32(more_ab, more_cd),
             _mm256_unpackhi_epi32(more_ab, more_cd),
         ];
-        let columns = one_way::<{ SHIFTS[1] }>([
+        let columns = idct_1d::<{ SHIFTS[1] }>([
             _mm256_unpacklo_epi16(columns[0], columns[2]),
             _mm256_unpackhi_epi16(columns[0], columns[2]),
             _mm256_unpacklo_epi16(columns[1], columns[3]),
@@ -246,7 +294,7 @@ mod avx2 {
     /// Eight transforms side by side, of pairs of values i and i + 4.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn one_way<const SHIFT: i32>(pairs: [__m256i; 4]) -> [__m256i; 8] {
+    fn idct_1d<const SHIFT: i32>(pairs: [__m256i; 4]) -> [__m256i; 8] {
         let times = |i: usize, a: i32, b: i32| _mm256_madd_epi16(pairs[i], pair((a, b)));
         let half = _mm256_set1_epi32(1 << (SHIFT - 1));
         let mut even = [half; 4];
@@ -281,7 +329,7 @@ mod tests {
         }
         let mut rng = Rng::new(3, &[]);
         for round in 0..20_000 {
-            // Few and small ones, as pictures have them, up to all and any, as damage has them.
+            // Few and small ones, as images have them, up to any, as damaged files have them.
             let (share, bits) = (1 + round % 64, 1 + round / 64 % 16);
             let mut blocks = [[0; 64]; 3];
             for value in blocks.as_flattened_mut() {
@@ -289,10 +337,7 @@ mod tests {
                 *value = if rng.below(64) < share { drawn } else { 0 };
             }
             let plain = pixels::<PLAIN>(&blocks);
-            assert!(
-                plain == pixels::<{ super::super::block::AVX2 }>(&blocks),
-                "{blocks:?}"
-            );
+            assert!(plain == pixels::<{ AVX2 }>(&blocks), "{blocks:?}");
         }
     }
 }

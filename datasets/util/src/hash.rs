@@ -1,0 +1,46 @@
+//! SHA-256 in lower-case hexadecimal, as manifests and lists of hashes have it.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+/// Bytes of a file read at once.
+const CHUNK: usize = 1 << 18;
+
+/// The hash of some bytes: 64 hexadecimal digits.
+pub fn sha256(bytes: impl AsRef<[u8]>) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// The size of a file in bytes, and its hash.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn sha256_of_file(path: &Path) -> io::Result<(u64, String)> {
+    let mut hash = Sha256::new();
+    let mut file = BufReader::with_capacity(CHUNK, File::open(path)?);
+    let bytes = io::copy(&mut file, &mut hash)?;
+    Ok((bytes, hex::encode(hash.finalize())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_bytes_and_of_a_file() {
+        // FIPS 180-2, appendix B.1.
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(sha256("abc"), abc);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "abc").unwrap();
+        assert_eq!(sha256_of_file(file.path()).unwrap(), (3, abc.to_owned()));
+        // More than one chunk; appendix B.3: a million times the letter a.
+        let million = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
+        std::fs::write(&file, vec![b'a'; 1_000_000]).unwrap();
+        let found = sha256_of_file(file.path()).unwrap();
+        assert_eq!(found, (1_000_000, million.to_owned()));
+    }
+}
