@@ -1,6 +1,7 @@
 //! The user's annotation table in Parquet, read as text for `datasets`, which knows no Parquet.
 
 use std::fs::File;
+use std::panic;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -24,6 +25,15 @@ const SEPARATOR: &str = "|";
 /// # Errors
 /// No Parquet file, a damaged one, or a column that holds bytes that are no text.
 pub fn read(path: &Path) -> anyhow::Result<Table> {
+    // The parquet crate panics on some damaged pages. Its message on stderr would be a second, unclear one.
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let table = panic::catch_unwind(|| read_columns(path));
+    panic::set_hook(hook);
+    table.unwrap_or_else(|_| bail!("its data are damaged"))
+}
+
+fn read_columns(path: &Path) -> anyhow::Result<Table> {
     // Without the writer's own Arrow schema every string column is Utf8, be it a dictionary or a view there.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder =

@@ -218,9 +218,7 @@ fn modules() -> BTreeMap<String, String> {
         "ingest/inspect",
         "train",
     ];
-    let mut left: Vec<_> = crates
-        .map(|name| workspace().join(name).join("src"))
-        .into();
+    let mut left: Vec<_> = crates.map(|name| workspace().join(name).join("src")).into();
     while let Some(path) = left.pop() {
         if path.is_dir() {
             let entries = std::fs::read_dir(&path).unwrap();
