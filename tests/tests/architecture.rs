@@ -184,7 +184,6 @@ const UNSAFE: &[&str] = &[
     "features/src/image/resample/vnni.rs",
     "ingest/src/decode/libav.rs",
     "ingest/src/decode/yuv.rs",
-    "ingest/src/sys.rs",
     "train/src/compute.rs",
     "train/src/kernels/attention.rs",
     "train/src/kernels/matmul.rs",
