@@ -64,7 +64,7 @@ pub struct Settings {
 pub struct Effort {
     millis: AtomicU64,
     peak_bytes: AtomicU64,
-    /// Whether the user was told what walls are missing.
+    /// Whether the user was told what the sandbox lacks.
     told: AtomicBool,
 }
 
@@ -80,9 +80,9 @@ impl Effort {
     }
 
     /// Says once what this kernel lacks.
-    fn tell(&self, absent: &[String]) {
-        if !absent.is_empty() && !self.told.swap(true, Ordering::Relaxed) {
-            util::cli::warn(&format!("decode workers: {}", absent.join("; ")));
+    fn tell(&self, gaps: &[String]) {
+        if !gaps.is_empty() && !self.told.swap(true, Ordering::Relaxed) {
+            util::cli::warn(&format!("decode workers: {}", gaps.join("; ")));
         }
     }
 }
@@ -331,7 +331,7 @@ impl Worker {
         let _taken = protocol::send(&mut worker.input, &settings.bounds);
         match protocol::receive::<Hello>(&mut from) {
             Ok(Some(hello)) if hello.version == env!("CARGO_PKG_VERSION") => {
-                effort.tell(&hello.absent);
+                effort.tell(&hello.sandbox_gaps);
                 Ok(worker)
             }
             Ok(Some(hello)) => bail!(

@@ -34,8 +34,8 @@ pub struct Bounds {
 pub struct Hello {
     /// The tool's version: the parent must be of the same.
     pub version: String,
-    /// Walls that this kernel does not have, in words; see [`crate::sandbox`].
-    pub absent: Vec<String>,
+    /// What the sandbox lacks on this kernel, as sentences; see [`crate::sandbox::enter`].
+    pub sandbox_gaps: Vec<String>,
 }
 
 /// One clip's work.

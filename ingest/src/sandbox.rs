@@ -1,9 +1,9 @@
-//! Walls around a decode worker: which files it may read, and which system calls it may make.
+//! Sandbox of a decode worker: Landlock decides which files it may read, seccomp which system calls it may make.
 //!
 //! A decoder that a hostile clip has taken over can then read the raw data and answer its parent, and nothing else: no
-//! other file, nothing written, no network, no other program, no signal to anybody. Two walls of the kernel's, each
-//! of which may be absent: landlock (files by path, from Linux 5.13) and seccomp (system calls). What is absent is told to
-//! the parent, which tells the user. The limits on memory and time are in `sys`.
+//! other file, nothing written, no network, no other program, no signal to anybody. Landlock needs Linux 5.13. What the
+//! kernel does not support is reported to the parent, which tells the user. The limits on memory and time are in
+//! [`crate::sys`].
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,35 +13,28 @@ use landlock::{
     Scope, path_beneath_rules,
 };
 
-use crate::sys;
-
-/// The newest landlock this was written for; older kernels do what they can.
+/// The newest version of Landlock this was written for; older kernels do what they can.
 const LANDLOCK: ABI = ABI::V6;
 
 /// Confines the calling thread and its children for good: of files, only what lies below `readable` can be read.
 ///
-/// Returns what this kernel cannot do, in words; empty where both walls stand.
-pub fn close(readable: &[PathBuf]) -> Vec<String> {
-    let mut absent = Vec::new();
+/// Returns what this kernel does not support, as sentences for the user; empty where the sandbox is complete.
+pub fn enter(readable: &[PathBuf]) -> Vec<String> {
+    let mut unsupported = Vec::new();
     match restrict_files(readable) {
-        Ok(RulesetStatus::NotEnforced) => absent.push(
+        Ok(RulesetStatus::NotEnforced) => unsupported.push(
             "this kernel has no landlock, so a decoder could read any file that this user can"
                 .to_owned(),
         ),
         Ok(_) => {}
-        Err(error) => absent.push(format!("landlock does not work here ({error})")),
+        Err(error) => unsupported.push(format!("landlock does not work here ({error})")),
     }
-    match filter::program() {
-        Some(program) => {
-            if let Err(error) = sys::filter_calls(&program) {
-                absent.push(format!(
-                    "this kernel has no seccomp filters ({error}), so a decoder could use the network"
-                ));
-            }
-        }
-        None => absent.push("seccomp filters are not written for this processor".to_owned()),
+    if let Err(error) = filter::apply() {
+        unsupported.push(format!(
+            "seccomp filters do not work here ({error}), so a decoder could use the network"
+        ));
     }
-    absent
+    unsupported
 }
 
 fn restrict_files(readable: &[PathBuf]) -> Result<RulesetStatus, landlock::RulesetError> {
@@ -89,30 +82,21 @@ pub fn folders<'a>(
 
 /// The seccomp filter: what a decoder calls is allowed, everything else fails with EPERM.
 mod filter {
-    use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
+    use std::collections::BTreeMap;
 
-    /// A condition on one argument of a call.
-    enum When {
-        /// None of these bits.
-        Without(u32, u32),
-        /// One of these bits.
-        With(u32, u32),
-        /// This value.
-        Is(u32, u32),
-    }
-    use When::{Is, With, Without};
+    use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
+    use seccompiler::{
+        BackendError, BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp,
+        SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
+    };
 
-    #[cfg(target_arch = "x86_64")]
-    const ARCHITECTURE: Option<u32> = Some(0xC000_003E);
-    #[cfg(target_arch = "aarch64")]
-    const ARCHITECTURE: Option<u32> = Some(0xC000_00B7);
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    const ARCHITECTURE: Option<u32> = None;
+    /// System calls by number, each with the rules of which one must match; no rules match any arguments.
+    type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 
     /// Open modes that could change a file or make one.
-    const WRITING: u32 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u32;
+    const WRITING: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u64;
 
-    /// Allowed whatever the arguments, the frequent ones first: what allocators, libav and the standard library need.
+    /// Allowed whatever the arguments: what allocators, libav and the standard library need.
     const PLAIN: &[i64] = &[
         libc::SYS_read,
         libc::SYS_write,
@@ -168,92 +152,81 @@ mod filter {
         libc::SYS_poll,
     ];
 
-    /// Allowed where every condition holds.
-    fn conditional() -> Vec<(i64, Vec<When>)> {
-        let executable = libc::PROT_EXEC as u32;
+    /// Allowed where every condition on the arguments holds: index, comparison, value.
+    fn conditional() -> Vec<(i64, Vec<(u8, SeccompCmpOp, u64)>)> {
+        let executable = libc::PROT_EXEC as u64;
+        let thread = libc::CLONE_THREAD as u64;
         vec![
-            (libc::SYS_mmap, vec![Without(2, executable)]),
-            (libc::SYS_mprotect, vec![Without(2, executable)]),
-            (libc::SYS_openat, vec![Without(2, WRITING)]),
+            (libc::SYS_mmap, vec![(2, MaskedEq(executable), 0)]),
+            (libc::SYS_mprotect, vec![(2, MaskedEq(executable), 0)]),
+            (libc::SYS_openat, vec![(2, MaskedEq(WRITING), 0)]),
             #[cfg(target_arch = "x86_64")]
-            (libc::SYS_open, vec![Without(1, WRITING)]),
+            (libc::SYS_open, vec![(1, MaskedEq(WRITING), 0)]),
             // A thread of its own, no process.
-            (libc::SYS_clone, vec![With(0, libc::CLONE_THREAD as u32)]),
+            (libc::SYS_clone, vec![(0, MaskedEq(thread), thread)]),
             // Only its own processor time: root may raise the other limits.
-            (libc::SYS_prlimit64, vec![Is(0, 0), Is(1, libc::RLIMIT_CPU)]),
-            // An abort signals oneself.
-            (libc::SYS_tgkill, vec![Is(0, std::process::id())]),
+            (
+                libc::SYS_prlimit64,
+                vec![(0, Eq, 0), (1, Eq, libc::RLIMIT_CPU.into())],
+            ),
+            // An abort sends a signal to the process itself.
+            (libc::SYS_tgkill, vec![(0, Eq, std::process::id().into())]),
         ]
     }
 
-    const fn step(code: u32, k: u32, yes: u8, no: u8) -> sock_filter {
-        sock_filter {
-            code: code as u16,
-            jt: yes,
-            jf: no,
-            k,
-        }
-    }
-
-    const fn load(offset: u32) -> sock_filter {
-        step(BPF_LD | BPF_W | BPF_ABS, offset, 0, 0)
-    }
-
-    const fn refuse(errno: i32) -> sock_filter {
-        let code = libc::SECCOMP_RET_ERRNO | (errno as u32 & libc::SECCOMP_RET_DATA);
-        step(BPF_RET | BPF_K, code, 0, 0)
-    }
-
-    const ALLOW: sock_filter = step(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0);
-
-    /// Jumps over `no` steps unless the loaded value is `k`.
-    const fn unless(k: u32, no: u8) -> sock_filter {
-        step(BPF_JMP | BPF_JEQ | BPF_K, k, 0, no)
-    }
-
-    /// The filter for this processor, if there is one. Offsets are those of `struct seccomp_data`.
-    pub fn program() -> Option<Vec<sock_filter>> {
-        let kill = step(BPF_RET | BPF_K, libc::SECCOMP_RET_KILL_PROCESS, 0, 0);
-        let mut steps = vec![
-            load(4),
-            // Another architecture's numbers would mean other calls.
-            step(BPF_JMP | BPF_JEQ | BPF_K, ARCHITECTURE?, 1, 0),
-            kill,
-            load(0),
-        ];
-        for &call in PLAIN {
-            steps.extend([unless(call as u32, 1), ALLOW]);
-        }
+    /// The calls that a decoder may make.
+    fn allowed() -> Result<Calls, BackendError> {
+        let mut calls: Calls = PLAIN.iter().map(|&call| (call, Vec::new())).collect();
         for (call, conditions) in conditional() {
-            steps.push(unless(call as u32, 3 * conditions.len() as u8 + 1));
-            for condition in conditions {
-                // The low half of an argument: all of these are 32 bits wide.
-                let (argument, test) = match condition {
-                    Without(n, bits) => (n, step(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1)),
-                    With(n, bits) => (n, step(BPF_JMP | BPF_JSET | BPF_K, bits, 1, 0)),
-                    Is(n, value) => (n, step(BPF_JMP | BPF_JEQ | BPF_K, value, 1, 0)),
-                };
-                steps.extend([load(16 + 8 * argument), test, refuse(libc::EPERM)]);
-            }
-            steps.push(ALLOW);
+            let conditions = conditions
+                .into_iter()
+                // Each of these arguments has 32 bits.
+                .map(|(i, op, value)| SeccompCondition::new(i, SeccompCmpArgLen::Dword, op, value))
+                .collect::<Result<_, _>>()?;
+            calls.insert(call, vec![SeccompRule::new(conditions)?]);
         }
-        // The C library then takes the older call, which has a rule.
-        steps.extend([unless(libc::SYS_clone3 as u32, 1), refuse(libc::ENOSYS)]);
-        steps.push(refuse(libc::EPERM));
-        Some(steps)
+        Ok(calls)
+    }
+
+    /// From now on this thread, and every one it starts, makes only the calls that are allowed. A call by the numbers of
+    /// another architecture kills the process.
+    pub fn apply() -> Result<(), Error> {
+        let program = |calls, otherwise, action| -> Result<BpfProgram, BackendError> {
+            let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+            SeccompFilter::new(calls, otherwise, action, architecture)?.try_into()
+        };
+        let error = |number: i32| SeccompAction::Errno(number as u32);
+        // A filter has one action for all its calls, and of two filters the stricter action counts. So clone3, whose
+        // flags a filter cannot read, is refused by the first one and passed by the second. ENOSYS makes the C library
+        // use clone instead.
+        let clone3 = libc::SYS_clone3;
+        let no_clone3 = program(
+            Calls::from([(clone3, Vec::new())]),
+            SeccompAction::Allow,
+            error(libc::ENOSYS),
+        )?;
+        let mut calls = allowed()?;
+        calls.insert(clone3, Vec::new());
+        let only_allowed = program(calls, error(libc::EPERM), SeccompAction::Allow)?;
+        apply_filter(&no_clone3)?;
+        apply_filter(&only_allowed)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
+    use std::io;
     use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::fs::chown;
     use std::os::unix::net::UnixStream;
     use std::process::Command;
 
+    use rustix::process::{Resource, getppid, getrlimit, setrlimit, test_kill_process};
+
     use super::*;
 
-    /// Both walls are per thread, so that a thread can be walled in and tell.
+    /// A sandbox is per thread, so that a thread of the test can enter one and report.
     #[test]
     fn nothing_but_the_raw_data_can_be_reached() {
         let folder = tempfile::tempdir().unwrap();
@@ -265,11 +238,12 @@ mod tests {
         std::os::unix::fs::symlink(&outside, raw.join("link")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let other = std::os::unix::process::parent_id() as i32;
+        let parent = getppid().unwrap();
+        let files = getrlimit(Resource::Nofile);
         let confined = std::thread::spawn(move || {
-            let absent = close(std::slice::from_ref(&raw));
-            if !absent.is_empty() {
-                eprintln!("skipped: {absent:?}");
+            let unsupported = enter(std::slice::from_ref(&raw));
+            if !unsupported.is_empty() {
+                eprintln!("skipped: {unsupported:?}");
                 return;
             }
             assert_eq!(fs::read_to_string(&inside).unwrap(), "clip");
@@ -295,8 +269,19 @@ mod tests {
             for (what, outcome) in denied {
                 assert!(outcome.is_err(), "{what} was allowed");
             }
-            // SAFETY: signal 0 does nothing but ask.
-            assert_eq!(unsafe { libc::kill(other, 0) }, -1);
+            // What the filter alone refuses, so with its error.
+            let refused: [(&str, io::Result<()>); 3] = [
+                ("a signal", test_kill_process(parent).map_err(Into::into)),
+                (
+                    "a limit",
+                    setrlimit(Resource::Nofile, files).map_err(Into::into),
+                ),
+                ("an owner", chown(&inside, None, None)),
+            ];
+            for (what, outcome) in refused {
+                let error = outcome.expect_err(what).raw_os_error();
+                assert_eq!(error, Some(libc::EPERM), "{what}");
+            }
             // A thread is no process.
             assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
         });

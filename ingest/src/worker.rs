@@ -38,7 +38,7 @@ pub struct Args {
     /// Processor seconds per request
     #[arg(long)]
     pub cpu_seconds: u64,
-    /// Only tell, as JSON, which walls this kernel has
+    /// Only report, as JSON, what the sandbox lacks on this kernel
     #[arg(long)]
     pub probe: bool,
 }
@@ -50,8 +50,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
     .context("cannot limit the decode worker")?;
     if args.probe {
-        let absent = sandbox::close(&[]);
-        return util::cli::print_json(&serde_json::json!({"absent": absent}));
+        let gaps = sandbox::enter(&[]);
+        return util::cli::print_json(&serde_json::json!({"sandbox_gaps": gaps}));
     }
     // A limit below what the program itself takes would show as every file being unreadable.
     Vec::<u8>::new()
@@ -67,7 +67,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let hello = Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        absent: sandbox::close(&bounds.readable),
+        sandbox_gaps: sandbox::enter(&bounds.readable),
     };
     protocol::send(&mut output, &hello)?;
     while let Some(request) = protocol::receive::<Request>(&mut input)? {

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{assert_same, describe, have, ingest, rows, run, run_crema, synth};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
 
 /// The decode workers of a running ingest.
 fn children(parent: &Child) -> Vec<i32> {
@@ -34,11 +35,6 @@ fn children(parent: &Child) -> Vec<i32> {
     found
 }
 
-fn signal(pid: i32, signal: i32) {
-    // SAFETY: a plain call; the number is that of a child of a program that this test has started.
-    unsafe { libc::kill(pid, signal) };
-}
-
 /// A child that is killed or stands still costs time, and nothing else.
 #[test]
 fn children_that_die_or_hang_cost_nothing() {
@@ -47,9 +43,9 @@ fn children_that_die_or_hang_cost_nothing() {
     let whole = folder.path().join("whole");
     run(&mut run_crema(&raw, &whole)).ok();
     for (name, what, times) in [
-        ("killed", libc::SIGKILL, 3),
-        ("crashed", libc::SIGSEGV, 2),
-        ("stopped", libc::SIGSTOP, 1),
+        ("killed", Signal::KILL, 3),
+        ("crashed", Signal::SEGV, 2),
+        ("stopped", Signal::STOP, 1),
     ] {
         let out = folder.path().join(name);
         let mut command = run_crema(&raw, &out);
@@ -66,7 +62,8 @@ fn children_that_die_or_hang_cost_nothing() {
         {
             std::thread::sleep(Duration::from_millis(250));
             if let Some(&child) = children(&parent).first() {
-                signal(child, what);
+                // It may have ended by itself.
+                drop(kill_process(Pid::from_raw(child).unwrap(), what));
                 hit += 1;
             }
         }
@@ -190,17 +187,12 @@ fn a_write_that_fails_leaves_no_half_shard() {
         .max()
         .unwrap();
     let mut command = run_crema(&raw, &out);
-    let limit = libc::rlimit {
-        rlim_cur: largest as u64 / 2,
-        rlim_max: largest as u64 / 2,
+    let limit = Rlimit {
+        current: Some(largest as u64 / 2),
+        maximum: Some(largest as u64 / 2),
     };
     // SAFETY: setrlimit is safe to call between fork and exec.
-    unsafe {
-        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_FSIZE, &limit) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
-    }
+    unsafe { command.pre_exec(move || Ok(setrlimit(Resource::Fsize, limit)?)) };
     let outcome = run(&mut command);
     assert!(outcome.error().contains("make room"), "{outcome:?}");
     assert_half_done(&whole, &out);

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{assert_same, run, run_crema, synth};
+use rustix::process::{Pid, Signal, kill_process};
 
 const SAMPLES: usize = 16;
 
@@ -21,12 +22,12 @@ fn spawn(command: &mut Command) -> Child {
 }
 
 /// Lets a run go on for a while, then sends a signal. `true`: it had ended before.
-fn disturb(command: &mut Command, after: Duration, signal: i32) -> bool {
+fn disturb(command: &mut Command, after: Duration, signal: Signal) -> bool {
     let mut child = spawn(command);
     std::thread::sleep(after);
     let ended = child.try_wait().unwrap().is_some();
-    // SAFETY: a plain call; the child is ours and not yet waited for, so its number is not another's.
-    unsafe { libc::kill(child.id() as i32, signal) };
+    // Not yet waited for, so its number is not another's.
+    kill_process(Pid::from_child(&child), signal).unwrap();
     child.wait().unwrap();
     ended
 }
@@ -57,7 +58,7 @@ fn killed_at_random_moments() {
             kills += u32::from(!disturb(
                 &mut run_crema(&raw, &killed),
                 time.mul_f64(0.7 * share),
-                libc::SIGKILL,
+                Signal::KILL,
             ));
         } else {
             run(&mut run_crema(&raw, &killed)).ok();
@@ -80,8 +81,7 @@ fn stopped_politely() {
         .spawn()
         .unwrap();
     std::thread::sleep(time.mul_f64(0.4));
-    // SAFETY: as above.
-    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let start = Instant::now();
     let status = child.wait().unwrap();
     assert!(start.elapsed() < Duration::from_secs(5));
@@ -117,7 +117,7 @@ fn any_number_of_workers_and_parts() {
         command
     };
     let mut doomed = spawn(&mut part("1/3"));
-    disturb(&mut part("2/3"), Duration::from_millis(100), libc::SIGKILL);
+    disturb(&mut part("2/3"), Duration::from_millis(100), Signal::KILL);
     // It may have ended by then.
     drop(doomed.kill());
     doomed.wait().unwrap();

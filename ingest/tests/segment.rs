@@ -6,7 +6,8 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -15,6 +16,8 @@ use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float32Type;
 use common::{Row, assert_same, ingest, rows, run, run_crema, synth};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
 
 const BINS: usize = 128;
 
@@ -265,54 +268,36 @@ fn a_file_is_decoded_once_for_all_its_rows() {
 }
 
 /// How often each file of a folder is opened.
-struct Watch(i32);
+struct Watch(OwnedFd);
 
 impl Watch {
     fn new(folder: &Path) -> Watch {
-        let path = std::ffi::CString::new(folder.as_os_str().as_bytes()).unwrap();
+        let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
         // Equal events side by side are joined by the kernel; a file that is closed in between makes them differ.
-        let events = libc::IN_OPEN | libc::IN_CLOSE;
-        // SAFETY: plain calls with a string that ends in a zero byte.
-        let watch = unsafe {
-            let watch = libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC);
-            assert!(watch >= 0 && libc::inotify_add_watch(watch, path.as_ptr(), events) >= 0);
-            watch
-        };
+        let events = WatchFlags::OPEN | WatchFlags::CLOSE;
+        inotify::add_watch(&watch, folder, events).unwrap();
         Watch(watch)
     }
 
     fn opened(&self) -> BTreeMap<String, u32> {
         let mut counts = BTreeMap::new();
-        let mut buffer = vec![0u8; 1 << 16];
+        let mut buffer = vec![MaybeUninit::uninit(); 1 << 16];
+        let mut reader = inotify::Reader::new(&self.0, &mut buffer);
         loop {
-            // SAFETY: the buffer is as long as said.
-            let read = unsafe { libc::read(self.0, buffer.as_mut_ptr().cast(), buffer.len()) };
-            if read <= 0 {
-                return counts;
-            }
-            let mut events = &buffer[..read as usize];
-            // An event: four numbers of 32 bits, the last one the length of the name behind them.
-            while let Some((head, rest)) = events.split_at_checked(16) {
-                let number = |at: usize| u32::from_ne_bytes(head[at..at + 4].try_into().unwrap());
-                let (kind, length) = (number(4), number(12) as usize);
-                let name: Vec<u8> = rest[..length]
-                    .iter()
-                    .copied()
-                    .take_while(|&b| b != 0)
-                    .collect();
-                // The folder itself is opened too, by who lists it.
-                if !name.is_empty() && kind & libc::IN_OPEN != 0 {
-                    *counts.entry(String::from_utf8(name).unwrap()).or_default() += 1;
+            match reader.next() {
+                // The folder itself is opened too, by who lists it; that event has no name.
+                Ok(event) if event.events().contains(ReadFlags::OPEN) => {
+                    if let Some(name) = event.file_name() {
+                        let name = name.to_str().unwrap().to_owned();
+                        *counts.entry(name).or_default() += 1;
+                    }
                 }
-                events = &rest[length..];
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error, Errno::WOULDBLOCK);
+                    return counts;
+                }
             }
         }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        // SAFETY: ours, and open until here.
-        unsafe { libc::close(self.0) };
     }
 }

@@ -189,7 +189,6 @@ const UNSAFE: &[&str] = &[
     "features/src/image/turbo.rs",
     "ingest/src/decode/libav.rs",
     "ingest/src/decode/yuv.rs",
-    "ingest/src/sys.rs",
     "train/src/compute.rs",
     "train/src/kernels/attention.rs",
     "train/src/kernels/matmul.rs",

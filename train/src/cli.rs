@@ -259,8 +259,8 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What this kernel lacks to wall decoders in, as `ingest` finds it.
-fn walls() -> Option<Vec<String>> {
+/// What the sandbox of `ingest`'s decoders lacks on this kernel, as sentences. `None` if `ingest` cannot be asked.
+fn sandbox_gaps() -> Option<Vec<String>> {
     let probe = [
         "decode-worker",
         "--memory-mib",
@@ -270,10 +270,8 @@ fn walls() -> Option<Vec<String>> {
         "--probe",
     ];
     let found: serde_json::Value = serde_json::from_str(&train::ingest::run(probe).ok()?).ok()?;
-    let absent = found["absent"].as_array()?.iter();
-    absent
-        .map(|what| what.as_str().map(str::to_owned))
-        .collect()
+    let gaps = found["sandbox_gaps"].as_array()?.iter();
+    gaps.map(|gap| gap.as_str().map(str::to_owned)).collect()
 }
 
 fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
@@ -297,10 +295,10 @@ fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
         .and_then(|p| Some(p.parent()?.join("ingest")))
         .filter(|p| p.is_file());
     let gpus = doctor::probe();
-    let walls = ingest.as_ref().and_then(|_| walls());
+    let sandbox_gaps = ingest.as_ref().and_then(|_| sandbox_gaps());
     if args.json {
         say(
-            json!({"version": env!("CARGO_PKG_VERSION"), "cores": cores, "vectors": vectors, "cuda": gpus.built, "gpu": gpus, "to_do": gpus.advice(), "ingest": ingest, "decoder_walls_absent": walls}),
+            json!({"version": env!("CARGO_PKG_VERSION"), "cores": cores, "vectors": vectors, "cuda": gpus.built, "gpu": gpus, "to_do": gpus.advice(), "ingest": ingest, "decoder_sandbox_gaps": sandbox_gaps}),
         )?;
     } else {
         say(format!(
@@ -314,9 +312,9 @@ fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
         for line in gpus.lines() {
             say(line)?;
         }
-        match walls.as_deref() {
-            Some([]) => say("walls     decoders are behind landlock and seccomp")?,
-            Some(absent) => say(format!("walls     {}", absent.join("; ")))?,
+        match sandbox_gaps.as_deref() {
+            Some([]) => say("sandbox   decoders are confined by landlock and seccomp")?,
+            Some(gaps) => say(format!("sandbox   {}", gaps.join("; ")))?,
             None => {}
         }
         match ingest {

@@ -244,7 +244,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut effort = None;
     if !todo.is_empty() {
         manifest::remove(&out)?;
-        sys::catch_signals();
+        sys::catch_signals().context("cannot catch signals")?;
         match execute::execute(args, &source, &plan, &todo, &out, &notes)? {
             End::Done(found) => effort = Some(found),
             End::Stopped(signal) => {

@@ -257,9 +257,11 @@ fn every_bad_file_is_a_row_or_a_failure() {
     corpus::write(&all, &raw);
     // What is no file: a folder, a pipe that nobody writes, a link to nowhere, a device that never ends.
     fs::create_dir(raw.join("folder.mp4")).unwrap();
-    let pipe = std::ffi::CString::new(raw.join("pipe.mp4").to_str().unwrap()).unwrap();
-    // SAFETY: a plain call on a string that lives.
-    assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+    let (fifo, mode) = (
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+    );
+    rustix::fs::mknodat(rustix::fs::CWD, raw.join("pipe.mp4"), fifo, mode, 0).unwrap();
     std::os::unix::fs::symlink("nowhere", raw.join("nowhere.mp4")).unwrap();
     std::os::unix::fs::symlink("/dev/zero", raw.join("device.mp4")).unwrap();
     let odd = ["folder.mp4", "pipe.mp4", "nowhere.mp4", "device.mp4"];

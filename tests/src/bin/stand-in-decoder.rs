@@ -34,7 +34,7 @@ fn main() -> io::Result<()> {
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
     // What may be read; nothing is.
     receive(&mut input)?;
-    let hello = json!({"version": env!("CARGO_PKG_VERSION"), "absent": []});
+    let hello = json!({"version": env!("CARGO_PKG_VERSION"), "sandbox_gaps": []});
     send(&mut output, &hello, &[])?;
     while let Some(request) = receive(&mut input)? {
         for task in request["tasks"].as_array().into_iter().flatten() {
