@@ -20,7 +20,7 @@ use train::doctor;
 use train::evaluate::{self, EvalOptions};
 use train::job::Job;
 #[cfg(target_arch = "x86_64")]
-use train::kernels::panels::Kernel;
+use train::kernels::bf16::Isa;
 use train::model::MissingToken;
 use train::report;
 use train::session;
@@ -277,9 +277,9 @@ fn sandbox_gaps() -> Option<Vec<String>> {
 fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     #[cfg(target_arch = "x86_64")]
-    let vectors = if Kernel::Tiles(1).available() {
+    let vectors = if Isa::AmxBf16.is_available() {
         "AVX-512 and AMX"
-    } else if Kernel::Dots.available() {
+    } else if Isa::Avx512Bf16.is_available() {
         "AVX-512 with bf16"
     } else if features::cpu::has_avx512() {
         "AVX-512"

@@ -1,6 +1,6 @@
 //! What arithmetic runs on: the device, its number types, the host's threads.
 
-use crate::kernels::matmul::{self, Products};
+use crate::kernels::matmul::{self, MatmulPrecision};
 use crate::settings::{Precision, Settings};
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
@@ -202,7 +202,7 @@ impl Compute {
     /// Whether the device computes in this precision.
     pub fn check_precision(&self, precision: Precision) -> Result<()> {
         if self.device.is_cpu() {
-            if !matmul::set_products(products(precision)) {
+            if !matmul::set_precision(of_products(precision)) {
                 let processor = match precision {
                     Precision::Bf16 => "AMX or AVX-512 with bf16",
                     Precision::F32 | Precision::Tf32 => "AMX",
@@ -218,10 +218,10 @@ impl Compute {
         Ok(())
     }
 
-    /// The encoders' number type on this device; sets what matrix products round to. A CPU that
-    /// cannot round so evaluates in f32.
+    /// The encoders' number type on this device; sets the precision of matrix products. A CPU without
+    /// instructions for it evaluates in f32.
     pub fn dtype(&self, precision: Precision) -> DType {
-        matmul::set_products(products(precision));
+        matmul::set_precision(of_products(precision));
         #[cfg(feature = "cuda")]
         candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
         match (&self.device, precision) {
@@ -231,11 +231,12 @@ impl Compute {
     }
 }
 
-fn products(precision: Precision) -> Products {
+/// The precision of matrix products on a CPU that stands for a run's.
+fn of_products(precision: Precision) -> MatmulPrecision {
     match precision {
-        Precision::F32 => Products::Exact,
-        Precision::Tf32 => Products::Bits16,
-        Precision::Bf16 => Products::Bf16,
+        Precision::F32 => MatmulPrecision::F32,
+        Precision::Tf32 => MatmulPrecision::Split16,
+        Precision::Bf16 => MatmulPrecision::Bf16,
     }
 }
 

@@ -1,9 +1,9 @@
 //! Matrix views and the one matrix product everything uses.
 
 use super::Real;
-use super::lora::Start;
 #[cfg(target_arch = "x86_64")]
-use super::panels::{self, Kernel, Packed, Side};
+use super::bf16::{self, Kernel, Packed, Side};
+use super::lora::Start;
 use super::shared::zeros;
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -65,13 +65,13 @@ impl<'a, T> Mat<'a, T> {
     }
 }
 
-/// An operand of several products: in panels where the machine has a kernel for them, made once.
+/// An operand of several products, packed once where a kernel of [`super::bf16`] multiplies them.
 pub enum Operand<'a, T> {
     /// As it is.
     Plain(Mat<'a, T>),
-    /// In panels.
+    /// Packed.
     #[cfg(target_arch = "x86_64")]
-    Panels(Packed),
+    Packed(Packed),
 }
 
 impl<'a, T: Real> Operand<'a, T> {
@@ -79,7 +79,7 @@ impl<'a, T: Real> Operand<'a, T> {
     pub fn left(mat: Mat<'a, T>) -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(packed) = packed(mat, Side::Left) {
-            return Operand::Panels(packed);
+            return Operand::Packed(packed);
         }
         Operand::Plain(mat)
     }
@@ -88,16 +88,16 @@ impl<'a, T: Real> Operand<'a, T> {
     pub fn right(mat: Mat<'a, T>) -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(packed) = packed(mat, Side::Right) {
-            return Operand::Panels(packed);
+            return Operand::Packed(packed);
         }
         Operand::Plain(mat)
     }
 }
 
-/// An operand of `f32` in panels, where there is a kernel for them.
+/// An operand of `f32` packed for the kernel that multiplies it, where there is one.
 #[cfg(target_arch = "x86_64")]
 fn packed<T: Real>(mat: Mat<T>, side: Side) -> Option<Packed> {
-    let (mat, kernel) = (mat.single()?, Kernel::of(products())?);
+    let (mat, kernel) = (mat.single()?, kernel(precision())?);
     Some(Packed::new(mat, side, kernel, Threads::One))
 }
 
@@ -110,10 +110,10 @@ pub fn multiply<T: Real>(
     c: MatMut<T>,
 ) {
     match (a, b) {
-        (Operand::Plain(a), Operand::Plain(b)) => one(alpha, *a, *b, accumulate, c),
+        (Operand::Plain(a), Operand::Plain(b)) => gemm(alpha, *a, *b, accumulate, c),
         #[cfg(target_arch = "x86_64")]
-        (Operand::Panels(a), Operand::Panels(b)) => {
-            panels::multiply_packed(alpha as f32, a, b, accumulate, c.single());
+        (Operand::Packed(a), Operand::Packed(b)) => {
+            bf16::matmul_packed(alpha as f32, a, b, accumulate, c.single());
         }
         #[cfg(target_arch = "x86_64")]
         _ => unreachable!("operands of one type are prepared alike"),
@@ -221,35 +221,49 @@ impl<'a, T> MatMut<'a, T> {
     }
 }
 
-/// What products of `f32` round their operands to.
+/// Significant bits of the operands of products of `f32`; sums are always in single precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Products {
-    /// Nothing: single precision.
-    Exact,
-    /// 16 significant bits.
-    Bits16,
-    /// bf16: 8 significant bits.
+pub enum MatmulPrecision {
+    /// 24 bits: single precision.
+    F32,
+    /// 16 bits: two bf16 terms for each operand.
+    Split16,
+    /// 8 bits: bf16.
     Bf16,
 }
 
-/// What all products of `f32` round their operands to: a [`Products`] by its number.
-static PRODUCTS: AtomicU8 = AtomicU8::new(Products::Exact as u8);
+/// The precision of all products of `f32`: a [`MatmulPrecision`] by its number.
+static PRECISION: AtomicU8 = AtomicU8::new(MatmulPrecision::F32 as u8);
 
 #[cfg(target_arch = "x86_64")]
-fn products() -> Products {
-    let all = [Products::Exact, Products::Bits16, Products::Bf16];
-    all[usize::from(PRODUCTS.load(Ordering::Relaxed))]
+fn precision() -> MatmulPrecision {
+    let all = [
+        MatmulPrecision::F32,
+        MatmulPrecision::Split16,
+        MatmulPrecision::Bf16,
+    ];
+    all[usize::from(PRECISION.load(Ordering::Relaxed))]
 }
 
-/// Sets what all products of `f32` round their operands to from now on, where the processor has instructions for
-/// that; sums stay in single precision. `false`, and exact products, where it has not.
-pub fn set_products(products: Products) -> bool {
-    PRODUCTS.store(products as u8, Ordering::Relaxed);
+/// The kernel for products of this precision; `None` where the `gemm` crate computes them, in `f32`.
+#[cfg(target_arch = "x86_64")]
+fn kernel(precision: MatmulPrecision) -> Option<Kernel> {
+    Kernel::with_terms(match precision {
+        MatmulPrecision::F32 => 3,
+        MatmulPrecision::Split16 => 2,
+        MatmulPrecision::Bf16 => 1,
+    })
+}
+
+/// Sets the precision of all products of `f32` from now on. `false` where the processor has no instructions for
+/// it: products are then computed in `f32`.
+pub fn set_precision(precision: MatmulPrecision) -> bool {
+    PRECISION.store(precision as u8, Ordering::Relaxed);
     #[cfg(target_arch = "x86_64")]
-    let rounds = matches!(Kernel::of(products), Some(Kernel::Tiles(_) | Kernel::Dots));
+    let supported = kernel(precision).is_some();
     #[cfg(not(target_arch = "x86_64"))]
-    let rounds = false;
-    rounds || products == Products::Exact
+    let supported = false;
+    supported || precision == MatmulPrecision::F32
 }
 
 /// Whether work may use all threads or is itself one task among many.
@@ -272,8 +286,8 @@ pub fn product<T: Real>(a: Mat<T>, b: Mat<T>, start: Option<&Start<T>>) -> Vec<T
     }
     #[cfg(target_arch = "x86_64")]
     if let Some((a, b)) = a.single().zip(b.single())
-        && panels::worth(rows, cols, a.cols)
-        && let Some(kernel) = Kernel::of(products())
+        && bf16::is_profitable(rows, cols, a.cols)
+        && let Some(kernel) = kernel(precision())
     {
         let mut made: Vec<T> = Vec::with_capacity(rows * cols);
         // SAFETY: there is room for all of it, which no one else knows of; it is written before it is read.
@@ -282,12 +296,12 @@ pub fn product<T: Real>(a: Mat<T>, b: Mat<T>, start: Option<&Start<T>>) -> Vec<T
             // SAFETY: `T` is `f32`: `a` is of both.
             let to = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) };
             if let Some(start) = start {
-                start.fill(row, col, cols, to, panels::LINES);
+                start.fill(row, col, cols, to, bf16::PANEL_LINES);
             }
         };
-        let fill: panels::Fill = &fill;
-        panels::product(a, b, start.map(|_| fill), c.single(), kernel);
-        // SAFETY: `panels::product` has written every element.
+        let fill: bf16::Fill = &fill;
+        bf16::matmul(a, b, start.map(|_| fill), c.single(), kernel);
+        // SAFETY: `bf16::matmul` has written every element.
         unsafe { made.set_len(rows * cols) };
         return made;
     }
@@ -295,7 +309,7 @@ pub fn product<T: Real>(a: Mat<T>, b: Mat<T>, start: Option<&Start<T>>) -> Vec<T
         Some(start) => start.rows(),
         None => zeros(rows * cols),
     };
-    plain(a, b, start.is_some(), MatMut::new(&mut made, rows, cols));
+    gemm_threaded(a, b, start.is_some(), MatMut::new(&mut made, rows, cols));
     made
 }
 
@@ -303,7 +317,7 @@ pub fn product<T: Real>(a: Mat<T>, b: Mat<T>, start: Option<&Start<T>>) -> Vec<T
 const WORTH_SHARING: usize = 1 << 18;
 
 /// `c = a b`, or `c += a b` with `accumulate`, by the `gemm` crate on all threads.
-fn plain<T: Real>(a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
+fn gemm_threaded<T: Real>(a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
     if c.rows == 0 || c.cols == 0 {
         return;
     }
@@ -312,7 +326,7 @@ fn plain<T: Real>(a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
         false => 1,
     };
     if tasks == 1 {
-        return one(1.0, a, b, accumulate, c);
+        return gemm(1.0, a, b, accumulate, c);
     }
     // Each thread has a part of its own and waits for nobody: the library's own threads meet after
     // every block of the product. The longer side is cut, so that the shorter one, which each
@@ -325,16 +339,16 @@ fn plain<T: Real>(a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
     let parts = c.blocks(rows, cols).into_par_iter();
     parts.for_each(|(row, col, c)| {
         let (a, b) = (a.rows(row, c.rows), b.t().rows(col, c.cols).t());
-        one(1.0, a, b, accumulate, c);
+        gemm(1.0, a, b, accumulate, c);
     });
 }
 
 /// `c = alpha a b`, or `c += alpha a b` with `accumulate`, by the `gemm` crate on the calling thread.
-fn one<T: Real>(alpha: f64, a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
+fn gemm<T: Real>(alpha: f64, a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
     // SAFETY: all three views were checked against their slices when they were made, the shapes
     // fit, and `c` is borrowed mutably so it overlaps neither `a` nor `b`.
     unsafe {
-        gemm::gemm(
+        ::gemm::gemm(
             c.rows,
             c.cols,
             a.cols,

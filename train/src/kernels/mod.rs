@@ -4,11 +4,13 @@
 //! row-major slices. Everything is generic over `f32` (training) and `f64` (gradient checks), is
 //! written once, and gives the same bits on every x86-64 machine whatever its vector width,
 //! because no multiply-add is fused and every sum has a fixed order that does not depend on the
-//! number of threads. (Matrix products of `f32` come from [`panels`] where the machine has
-//! AVX-512 or AMX, all others from `gemm`, which picks its own widest instructions.)
+//! number of threads. (Matrix products of `f32` come from [`bf16`] where the processor has
+//! instructions for the precision that is asked for, all others from the `gemm` crate, which picks its own
+//! widest instructions.)
 //!
-//! `unsafe` lives in [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found at run
-//! time), `panels`, `vectors` (AVX-512), `tiles` (AMX) and [`shared`] (threads writing disjoint parts of one buffer).
+//! `unsafe` is confined to [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found at run
+//! time), [`bf16`] (AVX-512 and AMX), [`attention`] and [`shared`] (threads writing disjoint parts of one
+//! buffer).
 
 #![allow(
     clippy::too_many_arguments,
@@ -17,19 +19,15 @@
 
 pub mod activation;
 pub mod attention;
+#[cfg(target_arch = "x86_64")]
+pub mod bf16;
 pub mod dropout;
 pub mod lora;
 pub mod math;
 pub mod matmul;
 pub mod norm;
-#[cfg(target_arch = "x86_64")]
-pub mod panels;
 pub mod shared;
 pub mod simd;
-#[cfg(target_arch = "x86_64")]
-pub mod tiles;
-#[cfg(target_arch = "x86_64")]
-pub mod vectors;
 
 pub use activation::Activation;
 pub use dropout::Dropout;

@@ -1,21 +1,21 @@
-//! Products of panels on the tile unit (AMX) of Xeons since Sapphire Rapids.
+//! Products of panels by AMX, the tile unit of Xeons since Sapphire Rapids.
 //!
 //! The unit multiplies bf16 only, sixteen times as many numbers a cycle as AVX-512 multiplies f32.
 //! An f32 is the sum of three bf16 (8 + 8 + 8 significant bits), `x = x1 + x2 + x3`, so a product of
 //! f32 is the sum of six products of bf16: `x1 y1 + x1 y2 + x2 y1 + x2 y2 + x1 y3 + x3 y1`. What is
 //! left out is below 2^-24 of `x y`, that is below what single precision rounds away (Henry, Tang
 //! and Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
-//! Computations"). With fewer pieces the same code computes in bf16 (one) or about as TF32 (two).
+//! Computations"). With one term the same code computes in bf16, with two about as TF32.
 //!
 //! The unit is reached by `asm!`, since its intrinsics are not stable Rust.
 
-use super::panels::{LINES, Sums, TILE};
+use super::panel::{PANEL_LINES, Sums, TILE};
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::LazyLock;
 
-/// Whether this machine has the unit and the kernel lets this program use it.
-pub fn available() -> bool {
+/// Whether this processor has the unit and the operating system lets this program use it.
+pub fn is_available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
         let vectors =
             features::cpu::has_avx512() && features::cpu::allows(features::cpu::Level::Amx);
@@ -26,7 +26,7 @@ pub fn available() -> bool {
     *AVAILABLE
 }
 
-/// Asks the kernel for the unit's registers, once for all threads.
+/// Asks the operating system for the unit's registers, once for all threads.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
@@ -47,12 +47,12 @@ fn permitted() -> bool {
     false
 }
 
-/// The unit's registers, configured on this thread while this lives: eight tiles of 16 rows of 64 bytes.
-pub struct Unit;
+/// The unit's eight tiles, configured on this thread until this is dropped: 16 rows of 64 bytes each.
+pub struct Tiles;
 
-impl Unit {
-    /// Configures them.
-    pub fn configure() -> Unit {
+impl Tiles {
+    /// Configures them; only where [`is_available`] has said yes.
+    pub fn configure() -> Tiles {
         #[repr(C, align(64))]
         struct Config([u8; 64]);
         let mut config = Config([0; 64]);
@@ -61,22 +61,23 @@ impl Unit {
             config.0[16 + 2 * tile] = 64; // bytes per row
             config.0[48 + tile] = 16; // rows
         }
-        // SAFETY: tiles are made only where `available` found the unit and got it from the kernel.
+        // SAFETY: packed operands for AMX exist only where `is_available` has found the unit and the
+        // operating system has granted it, and they are what is multiplied.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly, preserves_flags));
         }
-        Unit
+        Tiles
     }
 }
 
-impl Drop for Unit {
+impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: as above; from here on nothing reads the tiles.
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) }
     }
 }
 
-/// Loads two tiles of an operand's piece, at an offset in the step.
+/// Loads two tiles of an operand's term, at an offset in the step.
 macro_rules! load {
     ($first:literal, $second:literal, $from:literal, $offset:literal) => {
         concat!(
@@ -98,7 +99,7 @@ macro_rules! load {
     };
 }
 
-/// One piece of the left operand (tmm4, tmm5) times one of the right (tmm6, tmm7).
+/// One term of the left operand (tmm4, tmm5) times one of the right (tmm6, tmm7).
 macro_rules! products {
     () => {
         "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7\n"
@@ -133,21 +134,21 @@ macro_rules! all_steps {
     };
 }
 
-/// The 32 x 32 products of two panels. Small products come first, and each change of pieces loads
-/// one operand only.
+/// The 32 x 32 products of two panels of so many terms. Small products come first, and each change of terms
+/// loads one operand only.
 ///
 /// # Safety
-/// The unit must be configured on this thread, and both panels hold the same number of steps in so many pieces.
-pub unsafe fn product(left: &[u8], right: &[u8], pieces: usize, sums: &mut Sums) {
-    let steps = left.len() / (pieces * 2 * TILE);
+/// [`Tiles`] are configured on this thread, and both panels hold the same number of steps of so many terms.
+pub unsafe fn multiply(left: &[u8], right: &[u8], terms: usize, sums: &mut Sums) {
+    let steps = left.len() / (terms * 2 * TILE);
     let (left, right, sums) = (left.as_ptr(), right.as_ptr(), sums.0.as_mut_ptr());
     if steps == 0 {
         // SAFETY: `sums` was a reference.
-        return unsafe { sums.write_bytes(0, LINES * LINES) };
+        return unsafe { sums.write_bytes(0, PANEL_LINES * PANEL_LINES) };
     }
     // SAFETY: the loads stay inside the panels, as the caller promised, the stores inside `sums`.
     unsafe {
-        match pieces {
+        match terms {
             1 => all_steps!(
                 left,
                 right,
