@@ -1,9 +1,9 @@
 //! Which tokens of a batch are fused, and which are compared: U2A's token selection and alignment.
 
-use crate::loss;
 use crate::model::MissingToken;
 use anyhow::{Result, bail};
 use candle_core::Tensor;
+use candle_nn::loss::mse;
 
 /// Class and mask tokens of the samples that have a modality, and which samples those are.
 pub struct Tokens {
@@ -131,6 +131,6 @@ pub fn alignment(
         return Ok(None);
     };
     let target = |t: &Tensor| if stop_gradient { t.detach() } else { t.clone() };
-    let [forth, back] = pairs.map(|[mask, cls]| loss::mse(&mask, &target(&cls)));
+    let [forth, back] = pairs.map(|[mask, cls]| mse(&mask, &target(&cls)));
     Ok(Some((forth? + back?)?))
 }

@@ -7,7 +7,7 @@ use crate::encoder::block::Noise;
 use crate::encoder::config::ADAPTED;
 use crate::encoder::{Encoder, Input, Keep, Output, Tape};
 use crate::fusion;
-use crate::loss;
+use crate::loss::binary_cross_entropy;
 use crate::modulate;
 #[cfg(any(feature = "cuda", test))]
 use crate::ops::device::Moved;
@@ -15,6 +15,7 @@ use crate::optim::{AdamW, AdamWConfig};
 use crate::select::{Selection, Tokens, alignment, complete, select};
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor, Var};
+use candle_nn::loss::cross_entropy;
 use features::{Batch, ModalityBatch, ModalityData};
 
 /// The randomness and memory of one training step.
@@ -510,12 +511,13 @@ fn task_loss(logits: &Tensor, labels: &[Vec<u32>], multi_label: bool) -> Result<
         }
         let targets = Tensor::from_vec(targets, (labels.len(), classes), logits.device())?
             .to_dtype(logits.dtype())?;
-        loss::binary_cross_entropy(logits, &targets)
+        binary_cross_entropy(logits, &targets)
     } else {
         let targets = labels.iter().map(|l| match l[..] {
             [label] if (label as usize) < classes => Ok(label),
             _ => bail!("labels {l:?} where one class below {classes} is expected"),
         });
-        loss::cross_entropy(logits, &targets.collect::<Result<Vec<_>>>()?)
+        let targets = Tensor::new(targets.collect::<Result<Vec<u32>>>()?, logits.device())?;
+        Ok(cross_entropy(logits, &targets)?)
     }
 }
