@@ -1,10 +1,13 @@
 //! From two tokens per sample to logits: U2A's sum and the baselines' fusions, on candle's autograd.
 //!
-//! `h` is always one linear layer; film and gated-bilinear put linear layers of their own before it.
+//! The head is always one linear layer; film and gated-bilinear put linear layers of their own before it. All of
+//! them learn, so candle's `Linear` serves, whose backward forms the gradient of input and weight alike.
 
 use crate::design::Fusion;
 use anyhow::{Result, bail};
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
+use candle_nn::ops::{sigmoid, softmax};
+use candle_nn::{Linear, Module};
 use features::rng::Rng;
 
 /// Stream of the random generator for the fusions' own layers.
@@ -51,67 +54,59 @@ impl Fusion {
         self.layers(d).into_iter().enumerate().map(layer).collect()
     }
 
-    /// Logits (`n x classes`) of the tokens (`n x d` each); `layers` in the order of
-    /// [`Fusion::layers`].
-    pub fn logits(
-        self,
-        [first, second]: &[Tensor; 2],
-        layers: &[Tensor],
-        weight: &Tensor,
-        bias: &Tensor,
-    ) -> Result<Tensor> {
-        let feature = match (self, layers) {
-            (Fusion::Sum, []) => (first + second)?,
-            (Fusion::Concat, []) => Tensor::cat(&[first, second], 1)?,
-            (Fusion::Film, [w, b]) => {
+    /// Logits (`n x classes`) of the tokens (`n x d` each): `layers` are those of [`Fusion::layers`] in that
+    /// order, and the head at the end.
+    pub fn logits(self, [first, second]: &[Tensor; 2], layers: &[Linear]) -> Result<Tensor> {
+        let (feature, head) = match (self, layers) {
+            (Fusion::Sum, [head]) => ((first + second)?, head),
+            (Fusion::Concat, [head]) => (Tensor::cat(&[first, second], 1)?, head),
+            (Fusion::Film, [film, head]) => {
                 let d = first.dim(1)?;
-                let both = linear(first, w, b)?;
-                ((both.narrow(1, 0, d)? * second)? + both.narrow(1, d, d)?)?
+                let both = film.forward(first)?;
+                let scaled = (both.narrow(1, 0, d)? * second)?;
+                ((scaled + both.narrow(1, d, d)?)?, head)
             }
-            (Fusion::GatedBilinear, [gw, gb, vw, vb]) => {
-                (sigmoid(&linear(first, gw, gb)?)? * linear(second, vw, vb)?)?
+            (Fusion::GatedBilinear, [gate, value, head]) => {
+                let gate = sigmoid(&gate.forward(first)?)?;
+                ((gate * value.forward(second)?)?, head)
             }
             (_, layers) => bail!("{} layers for the fusion {self:?}", layers.len()),
         };
-        linear(&feature, weight, bias)
+        Ok(head.forward(&feature)?)
     }
 
     /// What each token alone would score, half the bias each (Peng et al. 2022); for sum and concat.
     pub fn unimodal(
         self,
         tokens: &[Tensor; 2],
-        weight: &Tensor,
-        bias: &Tensor,
+        head: &Linear,
     ) -> Result<[Tensor; 2]> {
         let d = tokens[0].dim(1)?;
-        let half = (bias / 2.0)?;
+        let weight = head.weight();
+        let half = head.bias().map(|bias| bias / 2.0).transpose()?;
         let one = |m: usize| -> Result<Tensor> {
             let part = match self {
                 Fusion::Sum => weight.clone(),
                 Fusion::Concat => weight.narrow(1, m * d, d)?.contiguous()?,
                 _ => bail!("gradient modulation needs fusion sum or concat"),
             };
-            linear(&tokens[m], &part, &half)
+            Ok(Linear::new(part, half.clone()).forward(&tokens[m])?)
         };
         Ok([one(0)?, one(1)?])
     }
 }
 
-fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    Ok(x.matmul(&weight.t()?)?.broadcast_add(bias)?)
-}
-
-fn sigmoid(x: &Tensor) -> Result<Tensor> {
-    // tanh saturates where exp overflows.
-    Ok((((x / 2.0)?.tanh()? + 1.0)? / 2.0)?)
+/// Linear layers of their weights and biases in turn.
+pub fn linear_layers(tensors: &[Tensor]) -> Vec<Linear> {
+    let pairs = tensors.chunks_exact(2);
+    pairs
+        .map(|pair| Linear::new(pair[0].clone(), Some(pair[1].clone())))
+        .collect()
 }
 
 /// The sum over samples of the softmax probability of the true class.
 pub fn true_class_score(logits: &Tensor, labels: &[u32]) -> Result<f64> {
-    let logits = logits.detach().to_dtype(candle_core::DType::F64)?;
-    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
-    let exp = shifted.exp()?;
-    let p = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
+    let p = softmax(&logits.detach().to_dtype(DType::F64)?, D::Minus1)?;
     let targets = Tensor::new(labels, logits.device())?.unsqueeze(1)?;
     Ok(p.gather(&targets, D::Minus1)?.sum_all()?.to_scalar()?)
 }

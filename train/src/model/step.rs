@@ -15,6 +15,7 @@ use crate::optim::{AdamW, AdamWConfig};
 use crate::select::{Selection, Tokens, alignment, complete, select};
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor, Var};
+use candle_nn::Linear;
 use candle_nn::loss::cross_entropy;
 use features::{Batch, ModalityBatch, ModalityData};
 
@@ -134,6 +135,12 @@ impl U2a {
         }
     }
 
+    /// Weights and biases of the fusion's layers and of the head, in turn.
+    fn after_tokens(&self) -> impl Iterator<Item = &Tensor> {
+        let layers = self.fusion.iter().map(|(_, tensor)| tensor);
+        layers.chain([&self.weight, &self.bias])
+    }
+
     fn noise(&self, m: usize, mode: &StepMode) -> Noise {
         let config = self.encoders[m].config();
         let own = |rate: f64| if mode.encoder_dropout { rate } else { 0.0 };
@@ -201,15 +208,12 @@ impl U2a {
             });
             vars[m] = Some(pair);
         }
-        let layers = self.fusion.iter().map(|(_, tensor)| tensor);
-        let head = layers
-            .chain([&self.weight, &self.bias])
+        let head = self
+            .after_tokens()
             .map(Var::from_tensor)
             .collect::<candle_core::Result<Vec<Var>>>()?;
-        let heads: Vec<Tensor> = head.iter().map(|var| var.as_tensor().clone()).collect();
-        let (layers, [weight, bias]) = heads.split_at(self.fusion.len()) else {
-            bail!("a head of weight and bias")
-        };
+        let layers: Vec<Tensor> = head.iter().map(|var| var.as_tensor().clone()).collect();
+        let layers = fusion::linear_layers(&layers);
         let how = self.selection(config.missing_token);
         let chosen = select(
             &batch.present,
@@ -217,7 +221,7 @@ impl U2a {
             how,
             &self.learnable[0].mask_token.get(0)?,
         )?;
-        let logits = self.design.fusion.logits(&chosen, layers, weight, bias)?;
+        let logits = self.design.fusion.logits(&chosen, &layers)?;
         let task = task_loss(&logits, &batch.labels, config.multi_label)?;
         let task = scaled(task, mode.share.task)?;
         let align = match alignment(&batch.present, &leaves, config.align_stop_gradient)? {
@@ -235,7 +239,10 @@ impl U2a {
                 None => var.as_tensor().zeros_like()?.detach(),
             })
         };
-        let balance = self.balance(batch, &chosen, weight, bias)?;
+        let balance = match layers.last() {
+            Some(head) => self.balance(batch, &chosen, head)?,
+            None => bail!("a model without a head"),
+        };
         let mut grads = Vec::new();
         for (m, (ran, vars)) in ran.into_iter().zip(&vars).enumerate() {
             let first = grads.len();
@@ -298,8 +305,7 @@ impl U2a {
         &self,
         batch: &Batch,
         chosen: &[Tensor; 2],
-        weight: &Tensor,
-        bias: &Tensor,
+        head: &Linear,
     ) -> Result<Option<[f64; 2]>> {
         let rows: Vec<u32> = (0..batch.present.len())
             .filter(|i| batch.present[*i] == [true, true])
@@ -313,8 +319,8 @@ impl U2a {
             _ => bail!("gradient modulation is defined for one class per sample"),
         });
         let labels = labels.collect::<Result<Vec<u32>>>()?;
-        let rows = Tensor::new(rows, weight.device())?;
-        let logits = self.design.fusion.unimodal(chosen, weight, bias)?;
+        let rows = Tensor::new(rows, head.weight().device())?;
+        let logits = self.design.fusion.unimodal(chosen, head)?;
         let score = |m: usize| -> Result<f64> {
             fusion::true_class_score(&logits[m].detach().index_select(&rows, 0)?, &labels)
         };
@@ -429,11 +435,11 @@ impl U2a {
             how,
             &self.learnable[0].mask_token.get(0)?,
         )?;
-        let layers: Vec<Tensor> = self.fusion.iter().map(|(_, t)| t.clone()).collect();
+        let layers: Vec<Tensor> = self.after_tokens().cloned().collect();
         let logits = self
             .design
             .fusion
-            .logits(&chosen, &layers, &self.weight, &self.bias)?
+            .logits(&chosen, &fusion::linear_layers(&layers))?
             .to_dtype(DType::F32)?
             .to_vec2()?;
         let mut distances = Vec::new();
