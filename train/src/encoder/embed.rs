@@ -10,6 +10,7 @@ use super::config::{EncoderConfig, InputSize};
 use crate::ops::{self, Linear, Norm, Rows};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
+use candle_nn::Module;
 use features::ModalityData;
 
 /// The embedding layer of one encoder.
@@ -29,9 +30,9 @@ pub enum Embedding {
     /// BERT.
     Words {
         /// `vocab x d`.
-        words: Tensor,
+        words: candle_nn::Embedding,
         /// `positions x d`, with segment 0's embedding added.
-        positions: Tensor,
+        positions: candle_nn::Embedding,
         /// After the sum.
         norm: Norm,
     },
@@ -108,8 +109,8 @@ impl Grid {
 }
 
 /// Whether every word piece has an embedding.
-fn check_words(ids: &[u32], words: &Tensor) -> Result<()> {
-    let vocabulary = words.dim(0)?;
+fn check_words(ids: &[u32], words: &candle_nn::Embedding) -> Result<()> {
+    let vocabulary = words.embeddings().dim(0)?;
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
         bail!(
             "word piece {id} is beyond the encoder's vocabulary of {vocabulary}; vocab.txt and model belong to different checkpoints"
@@ -180,9 +181,11 @@ impl Embedding {
             InputSize::Text { .. } => {
                 let types = take("embeddings.token_type_embeddings.weight")?;
                 let positions = take("embeddings.position_embeddings.weight")?;
+                let positions = positions.broadcast_add(&types.narrow(0, 0, 1)?)?;
+                let words = take("embeddings.word_embeddings.weight")?;
                 Ok(Embedding::Words {
-                    words: take("embeddings.word_embeddings.weight")?,
-                    positions: positions.broadcast_add(&types.narrow(0, 0, 1)?)?,
+                    words: candle_nn::Embedding::new(words, d),
+                    positions: candle_nn::Embedding::new(positions, d),
                     norm: Norm {
                         weight: take("embeddings.LayerNorm.weight")?,
                         bias: take("embeddings.LayerNorm.bias")?,
@@ -250,8 +253,9 @@ impl Embedding {
                 {
                     let ids = &ids[..*length];
                     check_words(ids, words)?;
-                    let sum = (words.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?
-                        + positions.narrow(0, 0, *length)?)?;
+                    let places = Tensor::arange(0, *length as u32, &Device::Cpu)?;
+                    let sum = (words.forward(&Tensor::new(ids, &Device::Cpu)?)?
+                        + positions.forward(&places)?)?;
                     let (tokens, _) = norm.forward(&sum)?;
                     let rows = Rows::new(vec![0, *length], vec![*sample]);
                     let tokens = ops::dropout(&tokens, noise.embedding().as_ref(), &rows)?;
@@ -340,8 +344,8 @@ impl Embedding {
                     offsets.push(used.len());
                 }
                 check_words(&used, words)?;
-                let sum = (words.index_select(&Tensor::new(used, device)?, 0)?
-                    + positions.index_select(&Tensor::new(places, device)?, 0)?)?;
+                let sum = (words.forward(&Tensor::new(used, device)?)?
+                    + positions.forward(&Tensor::new(places, device)?)?)?;
                 let (tokens, _) = norm.forward(&sum)?;
                 let rows = Rows::new(offsets, samples.to_vec());
                 let tokens = ops::dropout(&tokens, noise.embedding().as_ref(), &rows)?;

@@ -12,6 +12,7 @@ use super::{Encoder, Tape, in_turn, mask_rows};
 use crate::ops::{self, Linear, Rows};
 use anyhow::{Result, bail};
 use candle_core::Tensor;
+use candle_nn::Module;
 use features::ModalityData;
 use std::collections::BTreeMap;
 
@@ -205,7 +206,7 @@ impl Encoder {
         }
         let used = Tensor::new(used, dx.device())?;
         let places = Tensor::new(places, dx.device())?;
-        let sum = (words.index_select(&used, 0)? + positions.index_select(&places, 0)?)?;
+        let sum = (words.forward(&used)? + positions.forward(&places)?)?;
         let (_, stats) = norm.forward(&sum)?;
         let dy = Tensor::cat(&d_tokens, 0)?;
         let grads = norm.weight_gradient(&dy, &sum, &stats)?;
@@ -214,12 +215,14 @@ impl Encoder {
         let mut add = |name: &str, value: Tensor| {
             named.insert(format!("embeddings.{name}_embeddings.weight"), value)
         };
-        add("word", words.zeros_like()?.index_add(&used, &d_sum, 0)?);
-        let d_positions = positions.zeros_like()?.index_add(&places, &d_sum, 0)?;
-        add("position", d_positions);
+        let gradient = |table: &candle_nn::Embedding, ids: &Tensor| {
+            table.embeddings().zeros_like()?.index_add(ids, &d_sum, 0)
+        };
+        add("word", gradient(words, &used)?);
+        add("position", gradient(positions, &places)?);
         // Every token is of segment 0.
         let first = d_sum.sum_keepdim(0)?;
-        let rest = Tensor::zeros((types - 1, words.dim(1)?), dx.dtype(), dx.device())?;
+        let rest = Tensor::zeros((types - 1, words.hidden_size()), dx.dtype(), dx.device())?;
         add("token_type", Tensor::cat(&[first, rest], 0)?);
         Ok(())
     }
