@@ -2,7 +2,11 @@
 
 use crate::encoder::config::{EncoderConfig, Kind, Role, Spec};
 use anyhow::{Context, Result, anyhow, bail};
+use candle_core::pickle::PthTensors;
+use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
 use features::rng::Rng;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,47 +29,33 @@ impl Weights {
     /// one is an error that names it and the file.
     pub fn load(folder: &Path, config: &EncoderConfig) -> Result<Weights> {
         let path = find(folder)?;
-        let tensors: Vec<(String, Tensor)> = if path.extension().is_some_and(|e| e == "bin") {
-            candle_core::pickle::read_all(&path).with_context(|| {
-                format!(
-                    "{}: cannot be read as a PyTorch file; fetch it again",
-                    path.display()
-                )
-            })?
-        } else {
-            let map = candle_core::safetensors::load(&path, &Device::Cpu).with_context(|| {
-                format!(
-                    "{}: cannot be read as safetensors; fetch it again",
-                    path.display()
-                )
-            })?;
-            map.into_iter().collect()
-        };
-        let mut found: BTreeMap<String, Tensor> = tensors
-            .into_iter()
-            .map(|(name, t)| (canonical(config.kind, &name), t))
-            .collect();
+        let mut file = open(&path, config.kind)?;
         let mut weights = BTreeMap::new();
         for Spec { name, shape, .. } in config.specs() {
-            let tensor = found.remove(&name).ok_or_else(|| {
-                anyhow!(
+            let Some((stored, dims)) = file.names.remove(&name) else {
+                bail!(
                     "{}: tensor {name} is missing; this is not a whole {} checkpoint of {} layers",
                     path.display(),
                     config.kind.hub_name(),
                     config.layers
-                )
-            })?;
-            if tensor.dims() != shape {
+                );
+            };
+            if dims != shape {
                 bail!(
-                    "{}: tensor {name} has shape {:?}, config.json asks for {shape:?}; take both files from one checkpoint",
+                    "{}: tensor {name} has shape {dims:?}, config.json asks for {shape:?}; take both files from one checkpoint",
                     path.display(),
-                    tensor.dims()
                 );
             }
-            weights.insert(name, tensor.to_dtype(DType::F32)?);
+            let tensor = file.tensors.get(shape, &stored).with_context(|| {
+                format!(
+                    "{}: tensor {name} cannot be read; fetch the file again",
+                    path.display()
+                )
+            })?;
+            weights.insert(name, tensor.contiguous()?);
         }
         // More layers than the config says would be dropped silently.
-        if let Some(extra) = found.keys().find(|k| is_block_tensor(k)) {
+        if let Some(extra) = file.names.keys().find(|k| is_block_tensor(k)) {
             bail!(
                 "{}: has tensor {extra}, beyond the {} layers of config.json; take both files from one checkpoint",
                 path.display(),
@@ -123,6 +113,63 @@ impl Weights {
             .remove(name)
             .ok_or_else(|| anyhow!("tensor {name} is not among the encoder's weights"))
     }
+}
+
+/// A checkpoint's tensors, which are read when they are asked for.
+struct Checkpoint {
+    /// By the names in the file, converted to f32.
+    tensors: VarBuilder<'static>,
+    /// By canonical name: the name in the file, and the shape.
+    names: BTreeMap<String, (String, Vec<usize>)>,
+}
+
+/// Opens a file of either format and reads its list of tensors.
+fn open(path: &Path, kind: Kind) -> Result<Checkpoint> {
+    let (format, opened) = match path.extension().is_some_and(|e| e == "bin") {
+        true => ("a PyTorch file", open_pickle(path)),
+        false => ("safetensors", open_safetensors(path)),
+    };
+    let (tensors, mut listed) = opened.with_context(|| {
+        format!(
+            "{}: cannot be read as {format}; fetch it again",
+            path.display()
+        )
+    })?;
+    // Of two names for one tensor always the same is taken.
+    listed.sort();
+    let names = listed.into_iter();
+    let names = names.map(|(name, shape)| (canonical(kind, &name), (name, shape)));
+    Ok(Checkpoint {
+        tensors,
+        names: names.collect(),
+    })
+}
+
+/// Names and shapes as a file lists them, and what reads the tensors.
+type Listed = (VarBuilder<'static>, Vec<(String, Vec<usize>)>);
+
+fn open_pickle(path: &Path) -> candle_core::Result<Listed> {
+    let file = PthTensors::new(path, None)?;
+    let infos = file.tensor_infos().iter();
+    let listed = infos.map(|(name, info)| (name.clone(), info.layout.dims().to_vec()));
+    let listed = listed.collect();
+    Ok((reader(file), listed))
+}
+
+fn open_safetensors(path: &Path) -> candle_core::Result<Listed> {
+    // SAFETY: the mapping is read-only and gone when `Weights::load` returns, which copies every tensor out of
+    // it. A program that cuts the file off meanwhile ends this process by a signal; one that overwrites it
+    // changes numbers, and any bytes are numbers.
+    let file = unsafe { MmapedSafetensors::new(path)? };
+    let tensors = file.tensors();
+    let listed = tensors.iter();
+    let listed = listed.map(|(name, view)| (name.clone(), view.shape().to_vec()));
+    let listed = listed.collect();
+    Ok((reader(file), listed))
+}
+
+fn reader(file: impl SimpleBackend + 'static) -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(file), DType::F32, Device::Cpu)
 }
 
 /// Stream of the random generator for weights.

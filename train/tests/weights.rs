@@ -4,7 +4,7 @@
 
 mod common;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use common::{golden, key};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -122,5 +122,47 @@ fn what_does_not_fit_is_named() {
             });
             assert!(extra.contains(".7.") && extra.contains("beyond"), "{extra}");
         }
+    }
+}
+
+/// A file that was cut off is an error that names it, wherever the cut is.
+#[test]
+fn truncated_files_are_named() {
+    let kind = Kind::Clip;
+    let bin = "pytorch_model.bin";
+    for (from, file) in [
+        (folder(kind), FILE),
+        (golden().join("bin").join(kind.folder()), bin),
+    ] {
+        let whole = std::fs::read(from.join(file)).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let config = folder(kind).join(CONFIG_FILE);
+        std::fs::copy(config, temporary.path().join(CONFIG_FILE)).unwrap();
+        for end in [0, 1, 8, 100, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(temporary.path().join(file), &whole[..end]).unwrap();
+            let error = read(temporary.path(), kind).unwrap_err();
+            let named = error.contains(file) && error.contains("fetch it again");
+            assert!(named && !error.contains('\n'), "{end} bytes: {error}");
+        }
+    }
+}
+
+/// Checkpoints in half precision are read as f32.
+#[test]
+fn half_precision_becomes_single() {
+    let kind = Kind::Bert;
+    let cast = |dtype| -> HashMap<String, Tensor> {
+        let cast = |t: &Tensor| t.to_dtype(dtype).unwrap();
+        tensors(kind)
+            .iter()
+            .map(|(n, t)| (n.clone(), cast(t)))
+            .collect()
+    };
+    let single = reread(kind, &cast(DType::F32)).unwrap();
+    for (dtype, limit) in [(DType::F16, 1e-3), (DType::BF16, 8e-3)] {
+        let half = reread(kind, &cast(dtype)).unwrap();
+        let pairs = || single.iter().flatten().zip(half.iter().flatten());
+        assert!(pairs().all(|(a, b)| (a - b).abs() <= limit * a.abs().max(1e-3)));
+        assert!(pairs().any(|(a, b)| a != b));
     }
 }
