@@ -76,11 +76,7 @@ impl Fusion {
     }
 
     /// What each token alone would score, half the bias each (Peng et al. 2022); for sum and concat.
-    pub fn unimodal(
-        self,
-        tokens: &[Tensor; 2],
-        head: &Linear,
-    ) -> Result<[Tensor; 2]> {
+    pub fn unimodal(self, tokens: &[Tensor; 2], head: &Linear) -> Result<[Tensor; 2]> {
         let d = tokens[0].dim(1)?;
         let weight = head.weight();
         let half = head.bias().map(|bias| bias / 2.0).transpose()?;

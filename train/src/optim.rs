@@ -1,7 +1,16 @@
 //! AdamW whose state can be saved, and the paper's learning-rate schedule.
+//!
+//! [`AdamW`] is one of candle's optimisers (`candle_nn::Optimizer`). candle's own AdamW keeps its moments to itself, so
+//! that no run could be resumed with them, and counts steps once for all tensors, which differs from PyTorch where
+//! a tensor had no gradient in some steps.
 
-use anyhow::{Result, bail};
-use candle_core::{Device, Tensor};
+#[cfg(any(feature = "cuda", test))]
+use crate::ops::device::{self, AdamWTensor, Gpu};
+#[cfg(any(feature = "cuda", test))]
+use candle_core::DType;
+use candle_core::backprop::GradStore;
+use candle_core::{Result, Tensor, Var, bail};
+use candle_nn::Optimizer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -41,49 +50,98 @@ pub struct Moments {
     pub steps: u64,
 }
 
-/// AdamW (Loshchilov and Hutter 2019) as PyTorch computes it.
+/// AdamW (Loshchilov and Hutter 2019) as PyTorch computes it, on f32.
 #[derive(Clone, Debug)]
 pub struct AdamW {
-    /// Settings.
-    pub config: AdamWConfig,
-    /// One per learnable tensor, in the model's order. On a GPU these are what the last
-    /// [`AdamW::settle`] found.
+    config: AdamWConfig,
+    lr: f64,
+    /// What learns, in the model's order.
+    vars: Vec<Var>,
+    /// One per variable. On a GPU these are what the last [`AdamW::fetch_moments`] found.
     pub moments: Vec<Moments>,
-    /// Both moments where a device keeps them, by tensor.
-    resident: BTreeMap<usize, [Tensor; 2]>,
+    /// Both moments where a device keeps them, by variable.
+    on_device: BTreeMap<usize, [Tensor; 2]>,
 }
 
 /// The numbers of one tensor's update.
 #[derive(Clone, Copy, Debug)]
-pub struct Rates {
+struct Rates {
     /// `1 - lr * weight_decay`.
-    pub decay: f32,
+    decay: f32,
     /// `lr / (1 - beta1^t)`.
-    pub step: f32,
+    step: f32,
     /// `sqrt(1 - beta2^t)`.
-    pub root_correction: f32,
+    root_correction: f32,
+}
+
+impl Optimizer for AdamW {
+    type Config = AdamWConfig;
+
+    /// Zero moments; the learning rate is 0 until it is set.
+    fn new(vars: Vec<Var>, config: AdamWConfig) -> Result<AdamW> {
+        let moments = vars.iter().map(|var| Moments {
+            m: vec![0.0; var.elem_count()],
+            v: vec![0.0; var.elem_count()],
+            steps: 0,
+        });
+        Ok(AdamW {
+            config,
+            lr: 0.0,
+            moments: moments.collect(),
+            vars,
+            on_device: BTreeMap::new(),
+        })
+    }
+
+    /// Updates every variable that has a gradient where it lies; the others stay as they are.
+    fn step(&mut self, grads: &GradStore) -> Result<()> {
+        #[cfg(any(feature = "cuda", test))]
+        if let Some(var) = self.vars.first()
+            && let Some(gpu) = device::of(var)?
+        {
+            return self.step_on_device(gpu, grads);
+        }
+        for index in 0..self.vars.len() {
+            let var = self.vars[index].clone();
+            let Some(grad) = grads.get(&var) else {
+                continue;
+            };
+            let mut value: Vec<f32> = var.flatten_all()?.to_vec1()?;
+            self.update(index, &mut value, &grad.flatten_all()?.to_vec1::<f32>()?)?;
+            var.set(&Tensor::from_vec(value, var.shape(), var.device())?)?;
+        }
+        Ok(())
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.lr
+    }
+
+    fn set_learning_rate(&mut self, lr: f64) {
+        self.lr = lr;
+    }
 }
 
 impl AdamW {
-    /// Zero moments for tensors of the given sizes.
-    pub fn new(config: AdamWConfig, sizes: impl IntoIterator<Item = usize>) -> AdamW {
-        let moments = sizes
-            .into_iter()
-            .map(|n| Moments {
-                m: vec![0.0; n],
-                v: vec![0.0; n],
-                steps: 0,
-            })
-            .collect();
-        AdamW {
-            config,
-            moments,
-            resident: BTreeMap::new(),
+    /// The gradients of the variables, in their order, as [`Optimizer::step`] takes them.
+    pub fn gradients(&self, grads: Vec<Option<Tensor>>) -> GradStore {
+        let mut store = GradStore::default();
+        for (var, grad) in self.vars.iter().zip(grads) {
+            if let Some(grad) = grad {
+                store.insert(var, grad);
+            }
         }
+        store
     }
 
-    /// Counts an update of tensor `index` and gives its numbers.
-    pub fn begin(&mut self, index: usize, lr: f64) -> Rates {
+    /// The variables as tensors that share their memory.
+    pub fn values(&self) -> Vec<Tensor> {
+        self.vars.iter().map(Var::as_detached_tensor).collect()
+    }
+
+    /// Counts an update of variable `index` and gives its numbers.
+    fn count_update(&mut self, index: usize) -> Rates {
+        let lr = self.lr;
         let AdamWConfig {
             beta1,
             beta2,
@@ -99,30 +157,69 @@ impl AdamW {
         }
     }
 
-    /// The moments of tensor `index` on a device, which keeps them from now on.
-    pub fn resident(&mut self, index: usize, device: &Device) -> Result<[Tensor; 2]> {
-        if let Some(found) = self.resident.get(&index) {
+    /// The moments of variable `index` on its device, which keeps them from now on.
+    #[cfg(any(feature = "cuda", test))]
+    fn device_moments(&mut self, index: usize) -> Result<[Tensor; 2]> {
+        if let Some(found) = self.on_device.get(&index) {
             return Ok(found.clone());
         }
+        let device = self.vars[index].device();
         let Moments { m, v, .. } = &self.moments[index];
         let made = [m, v].map(|t| Tensor::from_slice(t, t.len(), device));
         let [m, v] = made;
         let made = [m?, v?];
-        self.resident.insert(index, made.clone());
+        self.on_device.insert(index, made.clone());
         Ok(made)
     }
 
+    /// A step where the variables lie, all of them in one kernel.
+    #[cfg(any(feature = "cuda", test))]
+    fn step_on_device(&mut self, gpu: Gpu, grads: &GradStore) -> Result<()> {
+        let AdamWConfig {
+            beta1, beta2, eps, ..
+        } = self.config;
+        // Their memory must last until the kernel is started.
+        let mut used = Vec::with_capacity(self.vars.len());
+        let mut table = Vec::with_capacity(self.vars.len());
+        for index in 0..self.vars.len() {
+            let var = self.vars[index].clone();
+            let Some(grad) = grads.get(&var) else {
+                continue;
+            };
+            let grad = grad.to_dtype(DType::F32)?.contiguous()?;
+            let rates = self.count_update(index);
+            let [m, v] = self.device_moments(index)?;
+            table.push(AdamWTensor {
+                state: [
+                    gpu.address_of(&var)?,
+                    gpu.address_of(&m)?,
+                    gpu.address_of(&v)?,
+                ],
+                gradient: gpu.address_of(&grad)?,
+                n: var.elem_count() as i32,
+                step: rates.step,
+                root_correction: rates.root_correction,
+                decay: rates.decay,
+            });
+            used.push(grad);
+        }
+        match self.vars.first() {
+            Some(var) => gpu.adamw(&table, [beta1, beta2], eps, var.device()),
+            None => Ok(()),
+        }
+    }
+
     /// Fetches the moments that a device keeps into [`AdamW::moments`].
-    pub fn settle(&mut self) -> Result<()> {
-        for (index, [m, v]) in &self.resident {
+    pub fn fetch_moments(&mut self) -> Result<()> {
+        for (index, [m, v]) in &self.on_device {
             let moments = &mut self.moments[*index];
             (moments.m, moments.v) = (m.to_vec1()?, v.to_vec1()?);
         }
         Ok(())
     }
 
-    /// Updates tensor `index` in place.
-    pub fn update(&mut self, index: usize, value: &mut [f32], grad: &[f32], lr: f64) -> Result<()> {
+    /// Updates the numbers of variable `index`.
+    fn update(&mut self, index: usize, value: &mut [f32], grad: &[f32]) -> Result<()> {
         let AdamWConfig {
             beta1, beta2, eps, ..
         } = self.config;
@@ -139,7 +236,7 @@ impl AdamW {
             decay,
             step,
             root_correction,
-        } = self.begin(index, lr);
+        } = self.count_update(index);
         let Moments { m, v, .. } = &mut self.moments[index];
         let (b1, b2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
         for (((p, g), m), v) in value.iter_mut().zip(grad).zip(m).zip(v) {

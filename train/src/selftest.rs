@@ -180,7 +180,7 @@ pub struct Task {
 pub fn serve(task: &Task, device: &Device, dtype: DType) -> Result<()> {
     let configs = cases::configs(task.pair, task.tiny);
     let mut model = cases::model(task.pair, &configs, device, dtype)?;
-    let mut optimiser = model.optimiser(AdamWConfig::default());
+    let mut optimiser = model.optimiser(AdamWConfig::default())?;
     let batch = cases::batch(task.pair, &configs, task.batch, false)?;
     let merged = match task.evaluate {
         true => Some(model.merged()?),

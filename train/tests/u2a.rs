@@ -105,7 +105,7 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
     let mut model = U2a::new(modalities, encoders, classes, lora, 0).unwrap();
     let start = parameters(&golden, "initial", &model);
     model.set_parameters(start).unwrap();
-    let mut optimiser = model.optimiser(AdamWConfig::default());
+    let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
     let schedule = Schedule {
         lr: 0.005,
         warmup_epochs: 5,

@@ -9,14 +9,12 @@ use crate::encoder::{Encoder, Input, Keep, Output, Tape};
 use crate::fusion;
 use crate::loss::binary_cross_entropy;
 use crate::modulate;
-#[cfg(any(feature = "cuda", test))]
-use crate::ops::device::Moved;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::select::{Selection, Tokens, alignment, complete, select};
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor, Var};
-use candle_nn::Linear;
 use candle_nn::loss::cross_entropy;
+use candle_nn::{Linear, Optimizer};
 use features::{Batch, ModalityBatch, ModalityData};
 
 /// The randomness and memory of one training step.
@@ -328,78 +326,28 @@ impl U2a {
         Ok(Some(modulate::coefficients(scores, self.design.ogm_alpha)))
     }
 
-    /// An optimiser for this model's parameters.
-    pub fn optimiser(&self, config: AdamWConfig) -> AdamW {
-        AdamW::new(
+    /// An optimiser that starts from this model's parameters as they are now.
+    pub fn optimiser(&self, config: AdamWConfig) -> Result<AdamW> {
+        let parameters = self.parameters();
+        let vars = parameters.iter().map(|p| Var::from_tensor(p.tensor));
+        Ok(AdamW::new(
+            vars.collect::<candle_core::Result<_>>()?,
             config,
-            self.parameters().iter().map(|p| p.tensor.elem_count()),
-        )
+        )?)
     }
 
-    /// Moves every learnable tensor that has a gradient; those without stay as they are.
+    /// Updates every learnable tensor that has a gradient; those without stay as they are. The gradients are in
+    /// the order of [`U2a::parameters`]. The values are the optimiser's from now on: what
+    /// [`U2a::set_parameters`] puts into the model later is lost at the next update.
     pub fn update(
         &mut self,
         optimiser: &mut AdamW,
         grads: Vec<Option<Tensor>>,
         lr: f64,
     ) -> Result<()> {
-        #[cfg(any(feature = "cuda", test))]
-        if let Some(gpu) = crate::ops::device::of(&self.weight)? {
-            return self.update_on_device(gpu, optimiser, &grads, lr);
-        }
-        let mut values = Vec::with_capacity(grads.len());
-        for (i, (p, grad)) in self.parameters().iter().zip(grads).enumerate() {
-            let Some(grad) = grad else {
-                values.push(p.tensor.clone());
-                continue;
-            };
-            let mut numbers: Vec<f32> = p.tensor.flatten_all()?.to_vec1()?;
-            optimiser.update(i, &mut numbers, &grad.flatten_all()?.to_vec1::<f32>()?, lr)?;
-            values.push(Tensor::from_vec(
-                numbers,
-                p.tensor.dims(),
-                p.tensor.device(),
-            )?);
-        }
-        self.set_parameters(values)
-    }
-
-    /// [`U2a::update`] where the parameters lie, all in one kernel.
-    #[cfg(any(feature = "cuda", test))]
-    fn update_on_device(
-        &self,
-        gpu: crate::ops::device::Gpu,
-        optimiser: &mut AdamW,
-        grads: &[Option<Tensor>],
-        lr: f64,
-    ) -> Result<()> {
-        let AdamWConfig {
-            beta1, beta2, eps, ..
-        } = optimiser.config;
-        let grads = grads.iter().map(|grad| match grad {
-            Some(grad) => Ok(Some(grad.to_dtype(DType::F32)?.contiguous()?)),
-            None => Ok(None),
-        });
-        let grads = grads.collect::<candle_core::Result<Vec<Option<Tensor>>>>()?;
-        let mut table = Vec::with_capacity(grads.len());
-        for (i, (p, grad)) in self.parameters().iter().zip(&grads).enumerate() {
-            let Some(grad) = grad else { continue };
-            let rates = optimiser.begin(i, lr);
-            let [m, v] = optimiser.resident(i, &self.device)?;
-            table.push(Moved {
-                state: [
-                    gpu.address_of(p.tensor)?,
-                    gpu.address_of(&m)?,
-                    gpu.address_of(&v)?,
-                ],
-                gradient: gpu.address_of(grad)?,
-                n: p.tensor.elem_count() as i32,
-                step: rates.step,
-                root_correction: rates.root_correction,
-                decay: rates.decay,
-            });
-        }
-        Ok(gpu.adamw(&table, [beta1, beta2], eps, &self.device)?)
+        optimiser.set_learning_rate(lr);
+        optimiser.step(&optimiser.gradients(grads))?;
+        self.set_parameters(optimiser.values())
     }
 
     /// Scores a batch without any randomness, on [`U2a::merged`] encoders.

@@ -100,10 +100,10 @@ struct Heads {
     drop: Drop,
 }
 
-/// Kernels' `Learnable`: one tensor in an optimiser step.
+/// One tensor of an optimiser step, as the kernel `adamw` reads it (`Learnable` there).
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Moved {
+pub struct AdamWTensor {
     /// Addresses of value and moments.
     pub state: [u64; 3],
     /// Address of the gradient.
@@ -600,12 +600,18 @@ impl Gpu {
     }
 
     /// One AdamW step of all tensors in the table; writes values and moments where they lie.
-    pub fn adamw(&self, table: &[Moved], betas: [f64; 2], eps: f64, device: &Device) -> Result<()> {
-        const WORDS: usize = size_of::<Moved>() / 4;
+    pub fn adamw(
+        &self,
+        table: &[AdamWTensor],
+        betas: [f64; 2],
+        eps: f64,
+        device: &Device,
+    ) -> Result<()> {
+        const WORDS: usize = size_of::<AdamWTensor>() / 4;
         // SAFETY: the struct is `repr(C)`, of 32- and 64-bit numbers without gaps.
         let words: Vec<u32> = table
             .iter()
-            .flat_map(|m| unsafe { std::mem::transmute_copy::<Moved, [u32; WORDS]>(m) })
+            .flat_map(|m| unsafe { std::mem::transmute_copy::<AdamWTensor, [u32; WORDS]>(m) })
             .collect();
         let rows = Tensor::from_vec(words, (table.len(), WORDS), device)?;
         let arguments = [

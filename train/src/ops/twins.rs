@@ -4,9 +4,11 @@
 use super::cases::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, apart, mode, noise, rows};
 use super::emulated::{self, emulating};
 use super::*;
+use crate::design::{Adapt, Design};
 use crate::encoder::Keep;
 use crate::model::{StepResult, U2a, Uploaded};
 use crate::optim::AdamWConfig;
+use crate::weights::Weights;
 use features::{Batch, ModalityData};
 
 #[test]
@@ -134,13 +136,13 @@ fn uploaded_inputs_are_read(model: &U2a, batch: &Batch, want: &StepResult) {
 fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
     let run = || {
         let mut model = model(DType::F32);
-        let mut optimiser = model.optimiser(AdamWConfig::default());
+        let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
         let step = || model.step(batch, &mode(2, Keep::All), &LOSS).unwrap().grads;
         let grads = emulated::on_host(step);
         for lr in [1e-3, 2e-3, 5e-4] {
             model.update(&mut optimiser, grads.clone(), lr).unwrap();
         }
-        optimiser.settle().unwrap();
+        optimiser.fetch_moments().unwrap();
         (model, optimiser.moments)
     };
     let (want, want_moments) = run();
@@ -161,6 +163,38 @@ fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
     }
 }
 
+/// Full fine-tuning: the step after an update sees all weights changed, also those of which layers hold copies.
+#[test]
+fn updates_reach_all_weights() {
+    let mut configs = cases::configs(IMAGE_TEXT, true);
+    configs.iter_mut().for_each(|config| config.layers = 2);
+    let batch = cases::batch(IMAGE_TEXT, &configs, 3, true).unwrap();
+    let weights = [0, 1].map(|m| Weights::random(3, &configs[m]).unwrap());
+    let design = Design {
+        adapt: Adapt::Full,
+        ..Design::default()
+    };
+    let run = || {
+        let model = cases::model(IMAGE_TEXT, &configs, &Device::Cpu, DType::F32).unwrap();
+        let model = model.designed(design, weights.clone(), 5).unwrap();
+        let mut model = model.on(&Device::Cpu).unwrap();
+        let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
+        let losses = (0..2).map(|step| {
+            let mode = mode(step, Keep::All);
+            let result = emulated::on_host(|| model.step(&batch, &mode, &LOSS).unwrap());
+            let loss = result.losses().unwrap().loss;
+            model.update(&mut optimiser, result.grads, 1e-3).unwrap();
+            loss
+        });
+        losses.collect::<Vec<f64>>()
+    };
+    let want = run();
+    let Some(got) = emulating(run) else { return };
+    for (got, want) in got.iter().zip(&want) {
+        assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
+    }
+}
+
 /// `cargo test -p train --lib loss_curve -- --ignored --nocapture`: the table of docs/gpu.md.
 #[test]
 #[ignore = "a minute; prints a table"]
@@ -172,7 +206,7 @@ fn loss_curve_in_bf16() {
         let batch = cases::batch(pair, &configs, 4, true).unwrap();
         let run = |dtype| {
             let mut model = cases::model(pair, &configs, &Device::Cpu, dtype).unwrap();
-            let mut optimiser = model.optimiser(AdamWConfig::default());
+            let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
             let losses = (0..STEPS).map(|step| {
                 let result = model.step(&batch, &mode(step, Keep::All), &LOSS).unwrap();
                 let loss = result.losses().unwrap().loss;
