@@ -180,8 +180,8 @@ fn train_does_not_load_libav() {
     assert_eq!(names_libav("train"), 0);
 }
 
-/// The only modules that may hold `unsafe`: system calls, libav, libjpeg-turbo, vector instructions, GPU
-/// kernels.
+/// The only modules that may hold `unsafe`: system calls, mapped files, libav, libjpeg-turbo, vector
+/// instructions, GPU kernels.
 const UNSAFE: &[&str] = &[
     "features/src/image/partial.rs",
     "features/src/image/partial/idct.rs",

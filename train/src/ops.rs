@@ -2,8 +2,9 @@
 //!
 //! No graph is recorded here: an operation takes tensors and gives tensors, and its backward is a
 //! function beside it that returns gradients of the input and of the adapters. Those of weights and
-//! norms are functions of their own, called in full fine-tuning only. (candle's own layer norm and softmax cut the gradient silently, and its matmul forms
-//! the gradient of a frozen weight as well; this module is why neither is used.)
+//! norms are functions of their own, called in full fine-tuning only. (candle's fused layer norm and softmax give
+//! no gradient, without an error, and its product forms the gradient of a frozen weight too: the test
+//! `candles_layers_do_not_serve_frozen_encoders` shows both.)
 //!
 //! Token matrices are packed: `n x d`, sequence after sequence, see [`Rows`].
 //!

@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor, Var};
+use candle_nn::{LayerNorm, Module};
 use features::rng::Rng;
 use train::kernels::lora::Rows;
 use train::kernels::{Activation, attention, norm};
@@ -85,4 +86,25 @@ fn attention_over_sequences_of_different_lengths() {
     let all = Tensor::cat(&outputs, 0).unwrap();
     assert_eq!(all.dtype(), DType::F64);
     close(&ours, &all, 1e-12);
+}
+
+/// Why the encoders have layers of their own: candle's fused layer norm and softmax give their input no gradient,
+/// without an error, and the product with a frozen matrix forms that matrix's gradient, which is as much work as
+/// the input's.
+#[test]
+fn candles_layers_do_not_serve_frozen_encoders() {
+    // Layer norm is fused in single precision only.
+    let tensor = |values: &[f64], shape: &[usize]| {
+        let t = tensor(values, shape);
+        t.to_dtype(DType::F32).unwrap()
+    };
+    let x = Var::from_tensor(&tensor(&noise(12, 6), &[3, 4])).unwrap();
+    let grads = |y: Tensor| y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+    let ones = tensor(&[1.0; 4], &[4]);
+    let norm = LayerNorm::new(ones.clone(), ones, EPS);
+    assert!(grads(norm.forward(&x).unwrap()).get(&x).is_none());
+    let softmax = candle_nn::ops::softmax_last_dim(&x).unwrap();
+    assert!(grads(softmax).get(&x).is_none());
+    let frozen = tensor(&noise(20, 7), &[4, 5]);
+    assert!(grads(x.matmul(&frozen).unwrap()).get(&frozen).is_some());
 }
