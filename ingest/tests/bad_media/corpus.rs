@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use features::image::{PixelFormat, encode_jpeg};
 use features::rng::Rng;
 use image::{DynamicImage, ImageFormat};
 
@@ -519,6 +520,12 @@ pub fn bomb() -> Bad {
 }
 
 pub fn encoded(picture: DynamicImage, format: ImageFormat) -> Vec<u8> {
+    if format == ImageFormat::Jpeg {
+        // The crate `image` is built without its JPEG codec.
+        let rgb = picture.into_rgb8();
+        let (width, height) = (rgb.width() as usize, rgb.height() as usize);
+        return encode_jpeg(rgb.as_raw(), width, height, PixelFormat::Rgb, 75).unwrap();
+    }
     let mut bytes = std::io::Cursor::new(Vec::new());
     picture.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
