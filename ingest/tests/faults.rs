@@ -145,7 +145,7 @@ fn a_clip_beyond_the_memory_limit_costs_one_modality() {
         .args([
             "run",
             "--worker-memory",
-            "560",
+            "420",
             "--workers",
             "1",
             "--max-failures",
