@@ -26,8 +26,10 @@ fn disturb(command: &mut Command, after: Duration, signal: Signal) -> bool {
     let mut child = spawn(command);
     std::thread::sleep(after);
     let ended = child.try_wait().unwrap().is_some();
-    // Not yet waited for, so its number is not another's.
-    kill_process(Pid::from_child(&child), signal).unwrap();
+    if !ended {
+        // Not yet waited for, so its number is not another's.
+        kill_process(Pid::from_child(&child), signal).unwrap();
+    }
     child.wait().unwrap();
     ended
 }
