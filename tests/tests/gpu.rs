@@ -219,8 +219,8 @@ fn the_build_looks_for_driver_and_toolkit() {
         assert!(ended.status.success(), "{stderr}");
         (stdout, stderr)
     };
-    const CPU: &str = "cargo build --release -p ingest -p train --bins\n";
-    const GPU: &str = "cargo build --release -p ingest -p train --bins --features train/cuda\n";
+    const CPU: &str = "cargo build --release --bins\n";
+    const GPU: &str = "cargo build --release --bins --features train/cuda\n";
     for (smi, toolkit, by_hand, flags, call, part) in [
         (
             "broken",
