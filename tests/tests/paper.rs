@@ -182,12 +182,9 @@ fn watched(model: &Path, file: &Path) -> Value {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It says so once it watches.
-    let mut ready = String::new();
-    BufReader::new(child.stderr.take().unwrap())
-        .read_line(&mut ready)
-        .unwrap();
-    assert!(ready.contains("watching"), "{ready}");
+    // It says which device it uses, then that it watches.
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("watching")));
     fs::copy(file, inbox.path().join("new.wav")).unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap())
