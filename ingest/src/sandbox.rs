@@ -152,8 +152,11 @@ mod filter {
         libc::SYS_poll,
     ];
 
-    /// Allowed where every condition on the arguments holds: index, comparison, value.
-    fn conditional() -> Vec<(i64, Vec<(u8, SeccompCmpOp, u64)>)> {
+    /// A condition on one argument of a call: its index, the comparison, the value.
+    type Condition = (u8, SeccompCmpOp, u64);
+
+    /// Calls that are allowed where every condition on their arguments holds.
+    fn conditional() -> Vec<(i64, Vec<Condition>)> {
         let executable = libc::PROT_EXEC as u64;
         let thread = libc::CLONE_THREAD as u64;
         vec![
