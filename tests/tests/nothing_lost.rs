@@ -240,6 +240,9 @@ fn train(shards: &Path, out: &Path) -> Command {
             "2",
             "--set",
             "keep_checkpoints=100",
+            // Without a line about the choice of the device, errors stand alone on stderr.
+            "--device",
+            "cpu",
         ],
     );
     train
