@@ -272,6 +272,9 @@ fn a_full_disk() {
         "1",
         "--set",
         "keep_checkpoints=1000",
+        // Without a line about the choice of the device, the error stands alone on stderr.
+        "--device",
+        "cpu",
     ]);
     training
         .arg("--shards")

@@ -203,6 +203,8 @@ fn eval(args: &EvalArgs) -> Result<ExitCode> {
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
+    // Wrong usage is told before the model is built and the device is announced.
+    evaluate::shown_modalities(&session, &config, &options)?;
     let shards = session.shards.folder();
     if let Some(verdict) = features::verify::verify(shards, compute.threads)? {
         verdict.check(shards)?;

@@ -104,13 +104,16 @@ pub fn main_metric(multi_label: bool) -> &'static str {
     if multi_label { "f1_macro" } else { "accuracy" }
 }
 
-/// Scores a split.
-pub fn evaluate(
+/// Which modalities of each sample of the split the model is shown, and how many samples keep the modality that
+/// [`EvalOptions::missing`] names because they have no other.
+///
+/// # Errors
+/// The split is empty, the mask cannot be used, or the run has no such modality.
+pub fn shown_modalities(
     session: &Session,
     config: &RunConfig,
-    model: &U2a,
     options: &EvalOptions,
-) -> Result<Evaluation> {
+) -> Result<(Vec<[bool; 2]>, usize)> {
     let index = session.shards.split(options.split);
     if index.is_empty() {
         bail!(
@@ -149,6 +152,18 @@ pub fn evaluate(
             *has = [0, 1].map(|m| has[m] && used[m]);
         }
     }
+    Ok((shown, kept))
+}
+
+/// Scores a split.
+pub fn evaluate(
+    session: &Session,
+    config: &RunConfig,
+    model: &U2a,
+    options: &EvalOptions,
+) -> Result<Evaluation> {
+    let index = session.shards.split(options.split);
+    let (shown, kept) = shown_modalities(session, config, options)?;
     let placeholders = session.placeholders(options.missing_token)?;
     let merged = model.merged()?;
     let mut predictions = Vec::with_capacity(index.len());
