@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_appears_whole_or_not_at_all() {
+    fn published_files_are_complete() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("manifest.json");
         write(&path, "old").unwrap();
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_behind_is_removed() {
+    fn temporaries_of_killed_processes_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let kill = |name: &str| AtomicFile::create(&folder.join(name)).unwrap().file.keep();
