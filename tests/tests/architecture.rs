@@ -187,6 +187,7 @@ const UNSAFE: &[&str] = &[
     "features/src/image/partial/idct.rs",
     "features/src/image/resample/avx2.rs",
     "features/src/image/turbo.rs",
+    "features/src/mel.rs",
     "ingest/src/decode/libav.rs",
     "ingest/src/decode/yuv.rs",
     "train/src/compute.rs",
