@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
 use features::MelFrontEnd;
-use features::rng::Rng;
 use std::io::BufRead;
 use std::time::Instant;
+use util::rng::Rng;
 
 const REPEAT: usize = 10;
 const SECONDS: usize = 10;

@@ -18,8 +18,8 @@ use std::io::Cursor;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
 use crate::error::Error;
-use crate::rng::Rng;
 use resample::{Axis, Resampler};
+use util::rng::Rng;
 
 pub use jpeg::exif;
 pub use turbo::PixelFormat;

@@ -4,7 +4,7 @@
 //!   [`image`] make what the media cells hold.
 //! - Read: [`shards`] opens a folder and fetches single rows, [`stream`] hands out model-ready [`batch`]es in an
 //!   [`order`] that depends on (seed, epoch, ids) alone, [`image`] and [`text`] are the transforms, [`verify`] finds shards that have changed on disk, [`mask`] hides
-//!   modalities, [`rng`] draws what augmentation needs.
+//!   modalities.
 //! - Both: [`cpu`] tells which vector instructions may be used.
 //!
 //! Not here: decoding audio and video (`ingest`), tensors (`train`).
@@ -18,7 +18,6 @@ pub mod image;
 pub mod mask;
 pub mod mel;
 pub mod order;
-pub mod rng;
 pub mod rows;
 pub mod schema;
 mod shard_name;

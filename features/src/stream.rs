@@ -8,7 +8,6 @@
 use crate::batch::{Batch, ModalityBatch, ModalityData};
 use crate::image::{Augmentation, ImageTransform, View};
 use crate::order::{epoch_order, rank};
-use crate::rng::Rng;
 use crate::shards::{Content, RowReader, Shards};
 use crate::text::TextTransform;
 use crate::{Error, Mel};
@@ -17,6 +16,7 @@ use datasets::{Modality, Split};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use util::rng::Rng;
 
 /// Decoded bytes that may wait for the reader, unless set otherwise.
 pub const BYTE_BUDGET: usize = 256 << 20;

@@ -9,9 +9,9 @@ use features::image::{
     JPEG_QUALITY, MAX_SIDE, PixelFormat, Rgb, View, decode, encode_jpeg, shrink_to_jpeg, test_view,
     train_view, view_of,
 };
-use features::rng::Rng;
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
+use util::rng::Rng;
 
 /// Side of the golden views; `SIZE` in the script.
 const SIZE: usize = 32;

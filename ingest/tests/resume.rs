@@ -51,7 +51,7 @@ fn killed_at_random_moments() {
     eprintln!("seed {seed}, undisturbed {time:?}");
     let mut kills = 0;
     for (round, step) in (0..3).flat_map(|round| (0..5).map(move |step| (round, step))) {
-        let share = features::rng::Rng::new(seed, &[round, step]).uniform();
+        let share = util::rng::Rng::new(seed, &[round, step]).uniform();
         if step == 0 {
             drop(std::fs::remove_dir_all(&killed));
         }

@@ -11,12 +11,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use datasets::Split;
-use features::rng::Rng;
 use features::stream::{MelTransform, StreamConfig, Transforms};
 use features::{ImageTransform, Shards, Stream};
 use tests::{
     CremaD, DONE, binary, command, figure, full, kill_when, names, run, temp, usage, weights,
 };
+use util::rng::Rng;
 
 /// MiB by which resident memory may grow between a fifth of the way and the end.
 const GROWTH: f64 = 48.0;

@@ -504,7 +504,7 @@ fn every_command_refuses_damaged_tables() {
     let rounds = if tests::full() { 100 } else { 6 };
     let mut panics = Vec::new();
     for round in 0..rounds {
-        let mut rng = features::rng::Rng::new(9, &[round]);
+        let mut rng = util::rng::Rng::new(9, &[round]);
         let mut damaged = bytes.clone();
         for _ in 0..1 + rng.below(8) {
             // The footer and the page headers before it, most of the time.

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops::{sigmoid, softmax};
 use candle_nn::{Linear, Module};
-use features::rng::Rng;
+use util::rng::Rng;
 
 /// Stream of the random generator for the fusions' own layers.
 const INIT_FUSION: u32 = 0x4675_7365;

@@ -23,8 +23,8 @@ use crate::weights::Weights;
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
 use datasets::Modality;
-use features::rng::Rng;
 use serde::{Deserialize, Serialize};
+use util::rng::Rng;
 
 /// What stands in for a missing modality's class token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -10,7 +10,7 @@
 use crate::design::Modulation;
 use anyhow::Result;
 use candle_core::Tensor;
-use features::rng::Rng;
+use util::rng::Rng;
 
 /// Alpha where none is set.
 pub const OGM_ALPHA: f64 = 0.1;

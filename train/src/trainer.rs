@@ -17,11 +17,11 @@ use crate::workers::Workers;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use datasets::Split;
-use features::rng::Rng;
 use features::{Batch, Stream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use util::rng::Rng;
 
 /// Stream of the random generator for modality dropout.
 const MODALITY_DROPOUT: u32 = 0x4d6f_4472;

@@ -7,9 +7,9 @@ use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
-use features::rng::Rng;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use util::rng::Rng;
 
 /// The tensors of one encoder, sorted by canonical name, f32, shapes as [`EncoderConfig::specs`] gives them.
 #[derive(Clone)]

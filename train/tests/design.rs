@@ -7,7 +7,6 @@ mod common;
 use candle_core::{DType, Device, Tensor};
 use common::{encoder, flat};
 use datasets::Modality;
-use features::rng::Rng;
 use features::{Batch, ModalityBatch, ModalityData};
 use train::adapter::LoraConfig;
 use train::design::{Adapt, Design, Fusion, Modulation};
@@ -15,6 +14,7 @@ use train::encoder::Keep;
 use train::encoder::config::{EncoderConfig, Kind};
 use train::model::{LossConfig, MissingToken, StepMode, U2a};
 use train::weights::Weights;
+use util::rng::Rng;
 
 const SAMPLES: usize = 3;
 const CLASSES: usize = 4;

@@ -17,7 +17,7 @@ const BATCH: usize = 4;
 const LIMIT: u64 = 6_000_000_000;
 
 fn noise(n: usize, seed: u32) -> Vec<f32> {
-    let mut rng = features::rng::Rng::new(1, &[seed]);
+    let mut rng = util::rng::Rng::new(1, &[seed]);
     (0..n)
         .map(|_| (rng.bits() as f32 / u32::MAX as f32) * 2.0 - 1.0)
         .collect()

@@ -9,13 +9,13 @@ mod entries;
 use datasets::{Modality, Split};
 use features::image::{Rgb, shrink_to_jpeg};
 use features::mask::{Mask, Protocol};
-use features::rng::Rng;
 use features::{Mel, MelDtype, Row, ShardSpec, Shards, record_batch, writer_properties};
 use parquet::arrow::ArrowWriter;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use util::rng::Rng;
 
 /// No input may take longer: the longest takes milliseconds, on a machine that has other things to do a second.
 const LONGEST: Duration = Duration::from_secs(20);

@@ -4,9 +4,9 @@
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::{LayerNorm, Module};
-use features::rng::Rng;
 use train::kernels::lora::Rows;
 use train::kernels::{Activation, attention, norm};
+use util::rng::Rng;
 
 const EPS: f64 = 1e-5;
 

@@ -2,7 +2,9 @@
 //!
 //! - [`data_root`] is the folder that holds raw data and shards by default.
 //! - [`atomic`] writes files that appear whole or not at all; [`lock`] keeps a folder to one writer.
-//! - [`hash`] gives SHA-256 in hexadecimal, [`memory`] what a process takes, [`suggest`] what a mistyped word may mean.
+//! - [`rng`] is a counter-based random number generator.
+//! - [`hash`] gives SHA-256 in hexadecimal, [`memory`] the memory of a process, [`suggest`] the name that a mistyped one
+//!   may mean.
 //! - `cli` (with the feature of that name) has what the command-line programs print and return.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -13,6 +15,7 @@ pub mod cli;
 pub mod hash;
 pub mod lock;
 pub mod memory;
+pub mod rng;
 pub mod suggest;
 
 use std::path::PathBuf;

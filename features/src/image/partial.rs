@@ -712,7 +712,7 @@ mod tests {
 
     #[test]
     fn equals_libjpeg_turbo() {
-        let mut rng = crate::rng::Rng::new(2, &[]);
+        let mut rng = util::rng::Rng::new(2, &[]);
         for (width, height) in [(64, 48), (61, 50), (3, 1)] {
             let noise = (0..width * height * 3).map(|_| rng.below(256) as u8);
             for pixels in [waves(width, height), noise.collect()] {
@@ -768,7 +768,7 @@ mod tests {
     #[test]
     fn full_blocks_are_skipped() {
         let (width, height) = (64, 32);
-        let mut rng = crate::rng::Rng::new(1, &[]);
+        let mut rng = util::rng::Rng::new(1, &[]);
         let noise: Vec<u8> = (0..width * height * 3)
             .map(|_| rng.below(256) as u8)
             .collect();

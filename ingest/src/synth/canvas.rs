@@ -1,7 +1,7 @@
 //! A picture that is painted on: YUV 4:2:0 straight away, as the video encoders want it.
 
 use features::image::Rgb;
-use features::rng::Rng;
+use util::rng::Rng;
 
 /// A picture in YUV 4:2:0, limited range. Even width and height.
 pub struct Canvas {

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::bail;
 use datasets::Info;
-use features::rng::Rng;
 use ffmpeg_next::Rational;
+use util::rng::Rng;
 
 use super::deal::{Cue, shuffle, test_share};
 use super::encode::{self, Audio, Video};

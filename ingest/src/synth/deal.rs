@@ -3,7 +3,7 @@
 //! Everything here is a function of counts and a random generator; no names, no media.
 
 use anyhow::bail;
-use features::rng::Rng;
+use util::rng::Rng;
 
 /// From here on a tree is large enough for the real dataset's share of test samples.
 pub const LARGE: usize = 2000;

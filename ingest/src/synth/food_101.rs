@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use datasets::Info;
-use features::rng::Rng;
+use util::rng::Rng;
 
 use super::canvas::Canvas;
 use super::deal::{self, Dealt, shuffle};

@@ -5,8 +5,8 @@
 use std::fmt::Write;
 
 use datasets::Info;
-use features::rng::Rng;
 use ffmpeg_next::Rational;
+use util::rng::Rng;
 
 use super::deal;
 use super::youtube::{self, Clip, Event, SECONDS};

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 
 use datasets::Info;
-use features::rng::Rng;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use util::rng::Rng;
 
 use super::canvas::Canvas;
 use super::deal::{self, shuffle};

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::Context;
 use features::image::{PixelFormat, Rgb, encode_jpeg};
-use features::rng::Rng;
 use image::{GrayImage, ImageFormat, RgbImage};
+use util::rng::Rng;
 
 use super::canvas::Canvas;
 

@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use features::rng::Rng;
+use util::rng::Rng;
 
 /// What is heard.
 #[derive(Debug, Clone, Copy)]

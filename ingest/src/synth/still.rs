@@ -5,7 +5,7 @@
 
 use std::f64::consts::TAU;
 
-use features::rng::Rng;
+use util::rng::Rng;
 
 use super::canvas::{Canvas, Colour, clutter};
 

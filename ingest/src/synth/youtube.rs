@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use features::rng::Rng;
 use ffmpeg_next::Rational;
+use util::rng::Rng;
 
 use super::deal::Cue;
 use super::encode::{self, Audio, Video};

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use features::image::{PixelFormat, encode_jpeg};
-use features::rng::Rng;
 use image::{DynamicImage, ImageFormat};
+use util::rng::Rng;
 
 /// How a file reaches the program: as a clip with sound and picture, as a picture, or as a page of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,8 @@
 use super::Real;
 use super::lora::Rows;
 use super::simd::{LANES, simd};
-use features::rng::philox4x32_lanes;
 use rayon::prelude::*;
+use util::rng::philox4x32_lanes;
 
 const ROWS_PER_TASK: usize = 32;
 
@@ -93,7 +93,7 @@ impl Dropout {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use features::rng::philox4x32;
+    use util::rng::philox4x32;
 
     /// Seeded numbers in (-1, 1) for the kernels' tests.
     pub fn noise(seed: u64, n: usize) -> Vec<f64> {

@@ -9,8 +9,8 @@ use crate::model::share::Share;
 use crate::model::{LossConfig, MissingToken, StepMode, U2a};
 use crate::weights::Weights;
 use datasets::Modality;
-use features::rng::Rng;
 use features::{Batch, ModalityBatch, ModalityData};
+use util::rng::Rng;
 
 /// A layer, forward and backward, as a function of tensors; its own parameters are among them or are
 /// taken to the device of the first.

@@ -318,7 +318,7 @@ mod avx2 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
+    use util::rng::Rng;
 
     #[test]
     #[cfg(target_arch = "x86_64")]

@@ -253,7 +253,7 @@ fn store32(to: &mut [u8], bytes: __m256i) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
+    use util::rng::Rng;
 
     #[test]
     fn parts_make_the_weight() {
