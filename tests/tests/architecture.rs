@@ -8,18 +8,19 @@ use std::process::Command;
 use serde_json::Value;
 use tests::{binary, run, workspace};
 
-/// What each crate may depend on within the workspace: util <- datasets <- features <- {ingest, inspect, train}.
-const ARROWS: [(&str, &[&str]); 6] = [
+/// What each crate may depend on within the workspace: util <- datasets <- features <- {inspect, train, synth <- ingest}.
+const ARROWS: [(&str, &[&str]); 7] = [
     ("util", &[]),
     ("datasets", &["util"]),
     ("features", &["datasets", "util"]),
-    ("ingest", &["datasets", "features", "util"]),
+    ("synth", &["datasets", "features", "util"]),
+    ("ingest", &["datasets", "features", "synth", "util"]),
     ("inspect", &["datasets", "features", "util"]),
     ("train", &["datasets", "features", "util"]),
 ];
 
 /// Crates that must not be in a crate's tree, by the start of their names.
-const FORBIDDEN: [(&str, &[&str]); 5] = [
+const FORBIDDEN: [(&str, &[&str]); 6] = [
     (
         "datasets",
         &[
@@ -33,6 +34,7 @@ const FORBIDDEN: [(&str, &[&str]); 5] = [
         ],
     ),
     ("features", &["ffmpeg", "polars", "candle"]),
+    ("synth", &["polars", "candle"]),
     ("ingest", &["polars", "candle"]),
     ("inspect", &["ffmpeg", "candle"]),
     ("train", &["ffmpeg", "polars"]),
@@ -217,6 +219,7 @@ fn modules() -> BTreeMap<String, String> {
         "features",
         "ingest",
         "ingest/inspect",
+        "ingest/synth",
         "train",
     ];
     let mut left: Vec<_> = crates.map(|name| workspace().join(name).join("src")).into();

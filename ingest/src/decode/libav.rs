@@ -14,7 +14,7 @@ use std::ptr;
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::codec::{self, decoder};
 use ffmpeg_next::ffi;
-use ffmpeg_next::format::context::{Input, Output};
+use ffmpeg_next::format::context::Input;
 use ffmpeg_next::frame;
 use ffmpeg_next::packet::{Mut as _, Ref as _};
 use ffmpeg_next::{Error, Packet, Rational, Stream};
@@ -138,12 +138,6 @@ pub fn read(input: &mut Input, packet: &mut Packet) -> Result<Option<()>, Error>
         ffi::AVERROR_EOF => Ok(None),
         code => Err(Error::from(code)),
     }
-}
-
-/// Makes a container without dates and version names in it. Before its header is written.
-pub fn make_bit_exact(output: &mut Output) {
-    // SAFETY: sets a plain flag of a context that the wrapper owns.
-    unsafe { (*output.as_mut_ptr()).flags |= ffi::AVFMT_FLAG_BITEXACT };
 }
 
 /// A decoder for these parameters, single threaded: clips run in parallel, frames need not.

@@ -5,16 +5,16 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use datasets::Info;
 use ffmpeg_next::Rational;
 use util::rng::Rng;
 
-use super::deal::{Cue, shuffle, test_share};
-use super::encode::{self, Audio, Video};
-use super::scene::Scene;
-use super::sound::Voice;
-use super::{Job, Tree};
+use crate::deal::{Cue, shuffle, test_share};
+use crate::encode::{self, Audio, Video};
+use crate::scene::Scene;
+use crate::sound::{self, Voice};
+use crate::{Contents, Job};
 
 const EMOTIONS: [&str; 6] = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"];
 
@@ -57,7 +57,7 @@ struct Clip {
 }
 
 /// Plans a tree of `samples` clips.
-pub fn tree(_info: &Info, samples: usize, seed: u64) -> anyhow::Result<Tree> {
+pub fn tree(_info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
     let mut clips = draw(samples, seed)?;
     // The lists are in no order that means anything, the tables in that of the stems.
     let mut lists = [String::new(), String::new()];
@@ -72,7 +72,7 @@ pub fn tree(_info: &Info, samples: usize, seed: u64) -> anyhow::Result<Tree> {
     clips.sort_by(|a, b| a.stem.cmp(&b.stem));
     let test = clips.iter().filter(|clip| clip.test).count();
     let [train_list, test_list] = lists;
-    Ok(Tree {
+    Ok(Contents {
         folders: ["AudioWAV", "AudioMP3", "VideoFlash", "processedResults"]
             .map(str::to_owned)
             .into(),
@@ -234,8 +234,8 @@ fn make(clip: &Clip, number: u32, seed: u64, root: &Path) -> anyhow::Result<()> 
     };
     // The recording at mp3's rate, and the same one as the publisher brought it to 16 kHz.
     let recording = voice.sing(MP3_RATE, rng);
-    let samples = crate::decode::audio::resample(recording.clone(), MP3_RATE as usize)
-        .map_err(|failure| anyhow::anyhow!("{}: {failure}", clip.stem))?;
+    let samples = sound::resample(&recording, MP3_RATE, WAV_RATE)
+        .with_context(|| format!("{}: cannot resample to {WAV_RATE} Hz", clip.stem))?;
     let file =
         |folder: &str, ending: &str| root.join(folder).join(format!("{}.{ending}", clip.stem));
     encode::wav(&file("AudioWAV", "wav"), WAV_RATE, &samples)?;

@@ -12,8 +12,21 @@ use ffmpeg_next::format::context::Output;
 use ffmpeg_next::format::{Pixel, Sample, sample};
 use ffmpeg_next::{Packet, Rational, frame};
 
-use super::canvas::Canvas;
-use crate::decode::libav;
+use crate::canvas::Canvas;
+
+/// Prepares libav, which then prints nothing itself.
+pub fn init() -> Result<(), ffmpeg::Error> {
+    ffmpeg::init()?;
+    ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
+    Ok(())
+}
+
+/// The muxer's option that keeps dates and version names out of the file.
+fn bit_exact() -> ffmpeg::Dictionary<'static> {
+    let mut options = ffmpeg::Dictionary::new();
+    options.set("fflags", "+bitexact");
+    options
+}
 
 /// Paints frame number `n`.
 pub type Paint<'a> = &'a dyn Fn(usize, &mut Canvas);
@@ -65,14 +78,13 @@ pub fn clip(
             bail!("the name of the folder is not UTF-8; choose another --out");
         }
         let mut output = ffmpeg::format::output_as(path, container)?;
-        libav::make_bit_exact(&mut output);
         let mut video = video
             .map(|video| VideoTrack::open(&mut output, video))
             .transpose()?;
         let mut audio = audio
             .map(|audio| AudioTrack::open(&mut output, audio))
             .transpose()?;
-        output.write_header()?;
+        output.write_header_with(bit_exact())?;
         // Whichever is behind goes next, as in a recording.
         loop {
             let picture = video.as_ref().and_then(VideoTrack::at);

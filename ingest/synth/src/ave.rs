@@ -8,9 +8,9 @@ use datasets::Info;
 use ffmpeg_next::Rational;
 use util::rng::Rng;
 
-use super::deal::{self, Dealt};
-use super::youtube::{self, Clip, Event, SECONDS};
-use super::{Job, Tree};
+use crate::deal::{self, Dealt};
+use crate::youtube::{self, Clip, Event, SECONDS};
+use crate::{Contents, Job};
 
 const SPLITS: [&str; 3] = ["train", "val", "test"];
 
@@ -38,7 +38,7 @@ struct Row {
 }
 
 /// Plans a tree of `samples` rows.
-pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Tree> {
+pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
     deal::check_range(&info.title, samples, RANGE.0, RANGE.1)?;
     let shares = deal::shares(samples, &SHARES);
     let dealt = deal::deal(info.classes.len(), samples, &shares, seed);
@@ -78,7 +78,7 @@ pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Tree> {
     for (split, list) in SPLITS.iter().zip(lists) {
         texts.push((format!("{split}Set.txt"), list));
     }
-    Ok(Tree {
+    Ok(Contents {
         folders: vec!["AVE".to_owned()],
         texts,
         counts,

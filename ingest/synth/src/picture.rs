@@ -9,7 +9,7 @@ use features::image::{PixelFormat, Rgb, encode_jpeg};
 use image::{GrayImage, ImageFormat, RgbImage};
 use util::rng::Rng;
 
-use super::canvas::Canvas;
+use crate::canvas::Canvas;
 
 /// Quality of the JPEG files: what a web page has.
 const QUALITY: u8 = 88;
@@ -74,7 +74,7 @@ mod tests {
     fn every_form_reads_back_as_what_was_painted() {
         let mut canvas = Canvas::new(40, 30);
         let mut rng = Rng::new(1, &[]);
-        super::super::canvas::clutter(&mut canvas, &mut rng);
+        crate::canvas::clutter(&mut canvas, &mut rng);
         let painted = canvas.to_rgb();
         let forms = [
             (Form::Jpeg, &b"\xff\xd8"[..], 8.0),

@@ -10,10 +10,10 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use util::rng::Rng;
 
-use super::canvas::Canvas;
-use super::deal::{self, shuffle};
-use super::picture::{self, Form};
-use super::{Job, Tree, still};
+use crate::canvas::Canvas;
+use crate::deal::{self, shuffle};
+use crate::picture::{self, Form};
+use crate::{Contents, Job, still};
 
 /// As `split.json` calls them.
 const SPLITS: [&str; 3] = ["train", "dev", "test"];
@@ -101,7 +101,7 @@ struct Movie {
 }
 
 /// Plans a tree of `samples` movies.
-pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Tree> {
+pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
     deal::check_range(&info.title, samples, RANGE.0, RANGE.1)?;
     let shares = deal::shares(samples, &SHARES);
     let dealt = deal::deal(info.classes.len(), samples, &shares, seed);
@@ -162,7 +162,7 @@ pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Tree> {
             picture::write(&path, &canvas, Form::draw(rng))
         }));
     }
-    Ok(Tree {
+    Ok(Contents {
         folders: vec!["dataset".to_owned()],
         texts,
         counts: deal::counts(&SPLITS, &dealt),

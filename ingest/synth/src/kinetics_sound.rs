@@ -8,9 +8,9 @@ use datasets::Info;
 use ffmpeg_next::Rational;
 use util::rng::Rng;
 
-use super::deal;
-use super::youtube::{self, Clip, Event, SECONDS};
-use super::{Job, Tree};
+use crate::deal;
+use crate::youtube::{self, Clip, Event, SECONDS};
+use crate::{Contents, Job};
 
 const SPLITS: [&str; 2] = ["train", "test"];
 
@@ -36,7 +36,7 @@ const LATEST: u32 = 300;
 const START: u32 = 1;
 
 /// Plans a tree of `samples` clips.
-pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Tree> {
+pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
     deal::check_range(&info.title, samples, RANGE.0, RANGE.1)?;
     let shares = deal::shares(samples, &SHARES);
     let dealt = deal::deal(info.classes.len(), samples, &shares, seed);
@@ -87,7 +87,7 @@ pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Tree> {
         }
         texts.push((format!("my_{split}.txt"), text));
     }
-    Ok(Tree {
+    Ok(Contents {
         folders: ["train", "test", REPLACEMENTS].map(str::to_owned).into(),
         texts,
         counts: deal::counts(&SPLITS, &dealt),

@@ -8,7 +8,7 @@ use std::f64::consts::TAU;
 
 use util::rng::Rng;
 
-use super::canvas::{Canvas, Colour, clutter};
+use crate::canvas::{Canvas, Colour, clutter};
 
 /// One clip's picture.
 pub struct Scene {

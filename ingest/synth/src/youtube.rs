@@ -6,10 +6,10 @@ use std::path::Path;
 use ffmpeg_next::Rational;
 use util::rng::Rng;
 
-use super::deal::Cue;
-use super::encode::{self, Audio, Video};
-use super::scene::Scene;
-use super::sound::Voice;
+use crate::deal::Cue;
+use crate::encode::{self, Audio, Video};
+use crate::scene::Scene;
+use crate::sound::Voice;
 
 /// Seconds of every clip.
 pub const SECONDS: f64 = 10.0;

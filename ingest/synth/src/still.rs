@@ -7,7 +7,7 @@ use std::f64::consts::TAU;
 
 use util::rng::Rng;
 
-use super::canvas::{Canvas, Colour, clutter};
+use crate::canvas::{Canvas, Colour, clutter};
 
 /// Colours of tables and of food: two of them together tell one dish of [`HUES`]².
 const HUES: usize = 11;
@@ -47,7 +47,7 @@ pub fn poster(canvas: &mut Canvas, classes: &[usize], rng: &mut Rng) {
     clutter(canvas, rng);
     let (w, h) = (canvas.width as f64, canvas.height as f64);
     let mut cells: Vec<usize> = (0..CELLS.0 * CELLS.1).collect();
-    super::deal::shuffle(&mut cells, rng);
+    crate::deal::shuffle(&mut cells, rng);
     // Each class gets its share of the cells, a third of all at most.
     let each = (cells.len() / classes.len().max(1)).min(cells.len() / 3);
     for (place, cell) in cells.into_iter().enumerate() {

@@ -2,6 +2,8 @@
 
 use std::f64::consts::TAU;
 
+use rubato::audioadapter_buffers::direct::InterleavedSlice;
+use rubato::{Fft, FixedSync, Resampler, WindowFunction};
 use util::rng::Rng;
 
 /// What is heard.
@@ -90,6 +92,26 @@ impl Voice {
             .map(|sample| sample.clamp(-1.0, 1.0) as f32)
             .collect()
     }
+}
+
+/// Input samples per block of the resampler: with blocks this long everything up to 7.8 kHz passes
+/// unchanged from 44.1 kHz to 16 kHz.
+const RESAMPLER_BLOCK: usize = 4096;
+
+/// Resamples, exactly aligned with the start of the input.
+pub fn resample(samples: &[f32], from: u32, to: u32) -> anyhow::Result<Vec<f32>> {
+    let mut resampler = Fft::<f32>::new_custom(
+        from as usize,
+        to as usize,
+        RESAMPLER_BLOCK,
+        1,
+        1,
+        WindowFunction::BlackmanHarris2,
+        FixedSync::Input,
+    )?;
+    let input = InterleavedSlice::new(samples, 1, samples.len())?;
+    let output = resampler.process_all(&input, samples.len(), None)?;
+    Ok(output.take_data())
 }
 
 /// Adds a sine by turning a pointer, which is many times cheaper than a sine per sample.

@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use datasets::Info;
 use util::rng::Rng;
 
-use super::canvas::Canvas;
-use super::deal::{self, Dealt, shuffle};
-use super::picture::{self, Form};
-use super::{Job, Tree, still};
+use crate::canvas::Canvas;
+use crate::deal::{self, Dealt, shuffle};
+use crate::picture::{self, Form};
+use crate::{Contents, Job, still};
 
 const SPLITS: [&str; 2] = ["train", "test"];
 
@@ -84,7 +84,7 @@ struct Photo {
 }
 
 /// Plans a tree of `samples` images.
-pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Tree> {
+pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
     deal::check_range(&info.title, samples, RANGE.0, RANGE.1)?;
     let shares = deal::shares(samples, &SHARES);
     let dealt = deal::deal(info.classes.len(), samples, &shares, seed);
@@ -127,7 +127,7 @@ pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Tree> {
         }));
     }
     let [train, test] = lists;
-    Ok(Tree {
+    Ok(Contents {
         folders: folders.into_iter().collect(),
         texts: vec![
             ("texts/train_titles.csv".to_owned(), train),
