@@ -338,6 +338,7 @@ fn filters() -> Vec<Filter> {
 mod tests {
     use super::*;
     use std::path::{Path, PathBuf};
+    use util::skip::{Missing, skip};
 
     /// Samples of a 16-bit PCM wav.
     fn wav(path: &Path) -> Vec<f32> {
@@ -430,7 +431,10 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../../shared/media/audio/mmaction2_test_2ch_16k.wav");
         if !path.exists() {
-            eprintln!("skipped: {} is absent", path.display());
+            skip(
+                Missing::Material,
+                format_args!("no file {}", path.display()),
+            );
             return;
         }
         let mono: Vec<f32> = wav(&path)

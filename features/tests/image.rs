@@ -12,6 +12,7 @@ use features::image::{
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 use util::rng::Rng;
+use util::skip::{Missing, skip};
 
 /// Side of the golden views; `SIZE` in the script.
 const SIZE: usize = 32;
@@ -83,7 +84,10 @@ fn views_of_every_format() {
 fn views_of_real_photos() {
     let folder = media().join("images");
     if !folder.is_dir() {
-        eprintln!("skipped: no real photos at {}", folder.display());
+        skip(
+            Missing::Material,
+            format_args!("no photos in {}", folder.display()),
+        );
         return;
     }
     let file = std::fs::read(golden().join("image.safetensors")).unwrap();
@@ -120,7 +124,10 @@ fn every_jpeg_decodes_to_the_bytes_of_pillow() {
     let mut folders = vec![("sha256", golden().join("image"), 12)];
     match media().join("images") {
         photos if photos.is_dir() => folders.push(("photos_sha256", photos, 5)),
-        photos => eprintln!("skipped: no real photos at {}", photos.display()),
+        photos => skip(
+            Missing::Material,
+            format_args!("no photos in {}", photos.display()),
+        ),
     }
     for (key, folder, count) in folders {
         let hashes = hashes[key].as_object().unwrap();
@@ -376,7 +383,10 @@ fn damage_is_an_error_of_one_line() {
     }
     let damaged = media().join("damaged");
     if !damaged.is_dir() {
-        eprintln!("skipped: no damaged photos at {}", damaged.display());
+        skip(
+            Missing::Material,
+            format_args!("no damaged photos in {}", damaged.display()),
+        );
         return;
     }
     for name in ["corrupt.jpg", "bad_huffman.jpg"] {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use common::{assert_same, describe, have, ingest, rows, run, run_crema, synth};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
+use util::skip::{Missing, skip};
 
 /// The decode workers of a running ingest.
 fn children(parent: &Child) -> Vec<i32> {
@@ -218,7 +219,7 @@ fn a_full_disk_is_one_line_and_no_half_shard() {
         .arg(&disk)
         .output();
     if !mounted.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: this user may not mount a tmpfs");
+        skip(Missing::Platform, "the user may not mount a tmpfs");
         return;
     }
     let out = disk.join("out");

@@ -15,6 +15,7 @@ use tests::{
     CremaD, DONE, LOOK, USAGE, assert_same, binary, command, figure, names, run, signal, temp,
     usage, weights,
 };
+use util::skip::{Missing, skip};
 
 /// How long anything here may take to show, on a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -422,7 +423,7 @@ impl Disk {
         mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at);
         let mounted = mount.output().is_ok_and(|output| output.status.success());
         if !mounted {
-            eprintln!("skipped: this user may not mount a tmpfs");
+            skip(Missing::Platform, "the user may not mount a tmpfs");
             return None;
         }
         Some(Disk(at.to_owned()))

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 use tests::{DONE, LOOK, command, media, run, temp, workspace};
+use util::skip::{Missing, skip};
 
 /// Links per file: ext4 allows 65,000.
 const LINKS: usize = 20_000;
@@ -43,7 +44,10 @@ impl Stage {
             .join("shared/datasets/annotations")
             .join(dataset);
         let (Some(media), true) = (media, annotations.is_dir()) else {
-            eprintln!("skipped: no real annotation files or media beside the checkout");
+            skip(
+                Missing::Material,
+                "no annotation files or media in ../shared beside the checkout",
+            );
             return None;
         };
         Some(Stage {

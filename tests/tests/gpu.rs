@@ -10,11 +10,12 @@ use std::process::Command;
 
 use serde_json::Value;
 use tests::{CremaD, DONE, USAGE, binary, command, json_lines, run, temp, workspace};
+use util::skip::{Missing, skip};
 
 #[test]
 fn the_gpu_check_runs_to_its_end_without_a_gpu() {
     if Command::new("python3").arg("--version").output().is_err() {
-        eprintln!("skipped: no python3");
+        skip(Missing::Platform, "no python3");
         return;
     }
     let data = CremaD::new(24);
@@ -185,7 +186,7 @@ fn program(path: &Path, text: &str) {
 fn the_build_looks_for_driver_and_toolkit() {
     let installed = ["/usr/local/cuda", "/proc/driver/nvidia"];
     if installed.iter().any(|path| Path::new(path).exists()) {
-        eprintln!("skipped: this machine has CUDA itself");
+        skip(Missing::Platform, "the machine has CUDA itself");
         return;
     }
     let folder = temp();

@@ -1,7 +1,7 @@
 //! What the Python world makes of our files: shards in five readers, runs in transformers and PEFT.
 //!
-//! Needs a Python with tests/golden/requirements.txt (`U2A_PYTHON`, or `.venv` at the root as `just test-python` makes it);
-//! where there is none, the tests say so and pass.
+//! Needs a Python with tests/golden/requirements.txt (`U2A_PYTHON`, or `.venv` at the root as
+//! `just test-python` makes it); without one the tests are skipped.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use tests::{CremaD, DONE, Ran, command, names, run, temp, weights, workspace};
+use util::skip::{Missing, skip};
 
 /// Largest difference of a logit; 8e-7 measured.
 const TOLERANCE: &str = "3e-6";
@@ -18,8 +19,9 @@ const LOSS_TOLERANCE: &str = "1e-6";
 /// Runs a script of tests/python; None where there is no Python for it.
 fn script(name: &str, arguments: &[&Path], more: &[&str]) -> Option<Ran> {
     let Some(python) = tests::python() else {
-        eprintln!(
-            "skipped: no Python with tests/golden/requirements.txt; set U2A_PYTHON or run `just test-python`"
+        skip(
+            Missing::Platform,
+            "no Python with tests/golden/requirements.txt: set U2A_PYTHON or run `just test-python`",
         );
         return None;
     };

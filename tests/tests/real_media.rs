@@ -1,6 +1,6 @@
 //! The main job on real clips of many kinds, described by a `.toml`: ingested, trained on, scored.
 //!
-//! The clips lie beside a checkout (`../shared/media`) and are not part of it; without them the test says so and passes.
+//! The clips lie beside a checkout (`../shared/media`) and are not part of it; without them the test is skipped.
 //! What becomes of each clip is tested in `ingest`; here the trainer must cope with whatever is missing.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -12,6 +12,7 @@ use std::path::Path;
 use arrow_array::cast::AsArray;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tests::{DONE, command, json_lines, media, names, run, temp, weights};
+use util::skip::{Missing, skip};
 
 /// Clips without a sound track, by ffprobe.
 const SILENT: [&str; 4] = [
@@ -48,7 +49,7 @@ fn available(file: &Path) -> BTreeMap<String, (bool, bool)> {
 #[test]
 fn real_clips_are_ingested_trained_on_and_scored() {
     let Some(media) = media() else {
-        eprintln!("skipped: no ../shared/media beside this checkout");
+        skip(Missing::Material, "no ../shared/media beside the checkout");
         return;
     };
     let folder = temp();

@@ -13,6 +13,7 @@ use arrow_schema::Schema;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tests::{CremaD, DONE, command, names, run, temp, weights};
+use util::skip::{Missing, skip};
 
 /// Shared by the tests of this program: nothing here writes into it.
 fn data() -> &'static CremaD {
@@ -284,7 +285,7 @@ fn a_full_disk() {
         .arg("--out")
         .arg(out.join("run"));
     let Some(mut training) = on_a_full_disk(&out, &training) else {
-        eprintln!("skipped: a small file system cannot be mounted here");
+        skip(Missing::Platform, "no small file system can be mounted");
         return;
     };
     run(&mut training).expect_usage(&["No space left"]);

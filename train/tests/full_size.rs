@@ -11,6 +11,7 @@ use train::encoder::config::{EncoderConfig, Kind};
 use train::encoder::{Encoder, Keep};
 use train::model::{LossConfig, MissingToken, StepMode, U2a};
 use train::weights::Weights;
+use util::skip::{Missing, skip};
 
 const BATCH: usize = 4;
 /// PyTorch with PEFT takes 8.4 GB for this step.
@@ -87,6 +88,6 @@ fn a_step_of_batch_4_stays_below_6_gb() {
             eprintln!("peak memory {:.2} GB", peak as f64 / 1e9);
             assert!(peak < LIMIT, "{peak} bytes");
         }
-        None => eprintln!("skipped: this system does not tell a process its peak memory"),
+        None => skip(Missing::Platform, "the system does not report peak memory"),
     }
 }

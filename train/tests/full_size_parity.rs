@@ -1,7 +1,7 @@
 //! The encoders at the paper's sizes against Hugging Face transformers and PEFT.
 //!
 //! Needs a Python with tests/golden/requirements.txt (`U2A_PYTHON`, as `just test-python` sets it) and 1.5 GB of
-//! temporary space; without that Python it says so and passes.
+//! temporary space; without that Python the test is skipped.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,11 +13,15 @@ use std::process::Command;
 use train::encoder::block::Noise;
 use train::encoder::config::Kind;
 use train::encoder::{Input, Keep};
+use util::skip::{Missing, skip};
 
 #[test]
 fn full_size_encoders_equal_transformers_with_peft() {
     let Some(python) = std::env::var_os("U2A_PYTHON") else {
-        eprintln!("skipped: no Python with PyTorch; run `just test-python`");
+        skip(
+            Missing::Platform,
+            "no Python with PyTorch: run `just test-python`",
+        );
         return;
     };
     let folder = tempfile::tempdir().unwrap();

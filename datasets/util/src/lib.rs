@@ -5,6 +5,7 @@
 //! - [`rng`] is a counter-based random number generator.
 //! - [`hash`] gives SHA-256 in hexadecimal, [`memory`] the memory of a process, [`suggest`] the name that a mistyped one
 //!   may mean.
+//! - [`skip`] reports skipped tests.
 //! - `cli` (with the feature of that name) has what the command-line programs print and return.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -16,6 +17,7 @@ pub mod hash;
 pub mod lock;
 pub mod memory;
 pub mod rng;
+pub mod skip;
 pub mod suggest;
 
 use std::path::PathBuf;

@@ -363,7 +363,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn vectors_equal_the_plain_loop() {
         if !is_x86_feature_detected!("avx2") {
-            eprintln!("skipped: no AVX2");
+            util::skip::skip(util::skip::Missing::Platform, "no AVX2");
             return;
         }
         let mut state = 1u32;

@@ -11,6 +11,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type};
 use arrow_array::{Array, RecordBatch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use util::skip::{Missing, skip};
 
 /// The program, with nothing of the environment that could move its folders.
 pub fn ingest() -> Command {
@@ -62,24 +63,32 @@ impl Outcome {
     }
 }
 
-/// The folder of real media beside the project, where there is one.
+/// The folder of real media beside the checkout; where there is none, the test is reported as skipped.
+#[track_caller]
 pub fn media() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/media");
     if !folder.is_dir() {
-        eprintln!("skipped: {} is not there", folder.display());
+        skip(
+            Missing::Material,
+            format_args!("no folder {}", folder.display()),
+        );
         return None;
     }
     Some(folder.canonicalize().unwrap())
 }
 
-/// Whether a program can be started; says so aloud where not.
+/// Whether a program can be started; where it cannot, the test is reported as skipped.
+#[track_caller]
 pub fn have(program: &str) -> bool {
     let there = Command::new(program)
         .arg("-version")
         .output()
         .is_ok_and(|output| output.status.success());
     if !there {
-        eprintln!("skipped: {program} is not installed");
+        skip(
+            Missing::Platform,
+            format_args!("{program} is not installed"),
+        );
     }
     there
 }

@@ -38,7 +38,8 @@ pub fn active() -> Option<&'static dyn Launch> {
 /// compiler.
 pub fn emulating<R>(body: impl FnOnce() -> R) -> Option<R> {
     if loaded().is_none() {
-        eprintln!("skipped: no C++ compiler to build the GPU's kernels for the host");
+        let reason = "no C++ compiler to build the GPU's kernels for the host";
+        util::skip::skip(util::skip::Missing::Material, reason);
         return None;
     }
     ACTIVE.set(true);

@@ -324,7 +324,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn vectors_equal_the_plain_loops() {
         if !is_x86_feature_detected!("avx2") {
-            eprintln!("skipped: no AVX2");
+            util::skip::skip(util::skip::Missing::Platform, "no AVX2");
             return;
         }
         let mut rng = Rng::new(3, &[]);

@@ -134,6 +134,7 @@ pub fn matmul_packed(alpha: f32, a: &Packed, b: &Packed, accumulate: bool, c: Ma
 mod tests {
     use super::*;
     use crate::kernels::dropout::tests::noise;
+    use util::skip::{Missing, skip};
 
     fn single(seed: u64, n: usize) -> Vec<f32> {
         noise(seed, n).iter().map(|v| *v as f32).collect()
@@ -197,7 +198,10 @@ mod tests {
             (Isa::AmxBf16, 1, 5e-3),
         ] {
             if !isa.is_available() {
-                eprintln!("skipped: this processor has no {isa:?}");
+                skip(
+                    Missing::Platform,
+                    format_args!("the processor has no {isa:?}"),
+                );
                 continue;
             }
             let kernel = Kernel { isa, terms };
@@ -222,7 +226,7 @@ mod tests {
     fn avx512_and_amx_agree_in_bf16() {
         let [avx512, amx] = [Isa::Avx512Bf16, Isa::AmxBf16];
         if !avx512.is_available() || !amx.is_available() {
-            eprintln!("skipped: this processor has not both AVX512-BF16 and AMX");
+            skip(Missing::Platform, "the processor lacks AVX512-BF16 or AMX");
             return;
         }
         let (a, b) = (single(1, 40 * 100), single(2, 100 * 50));
