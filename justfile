@@ -64,9 +64,11 @@ doctor *flags: build
 
 # All tests that need neither Python nor a GPU
 test *flags:
-    @scripts/cargo-progress build --workspace --bins
-    @scripts/cargo-progress test --workspace --no-run "$@"
-    @cargo test --workspace "$@"
+    @scripts/test "$@"
+
+# Unit tests of the libraries that need no FFmpeg: below a minute after an edit
+test-unit *flags:
+    @scripts/test --unit "$@"
 
 # Faults of every kind, thousands of bad files, long runs: everything lost or let in would show. Ends with the figures
 test-faults *flags:
@@ -105,7 +107,6 @@ build-cuda *flags:
 gpu-check *flags:
     @scripts/gpu-check "$@"
 
-# Format and clippy
-lint:
-    cargo fmt --all --check
-    cargo clippy --workspace --all-targets -- -D warnings
+# Format, clippy, documentation and the licences of dependencies: just lint --exclude inspect spares polars
+lint *flags:
+    @scripts/lint "$@"
