@@ -1,70 +1,26 @@
 //! `ingest`: raw media to Parquet shards, and what belongs to that.
 //!
-//! One binary, one module per subcommand. Results go to stdout, progress to stderr; the exit codes are in `util::cli`.
+//! [`cli`] has one module per subcommand. A run plans its shards ([`plan`]), has the media decoded by child processes
+//! ([`workers`], which use [`decode`]), and writes the shards in order ([`run`], [`shard_writer`], [`manifest`]).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-mod check;
+mod cli;
 mod decode;
 mod failure;
-mod inspect;
-mod lock;
 mod manifest;
-mod mask;
 mod mask_import;
 mod plan;
-mod pool;
 mod progress;
-mod protocol;
 mod run;
-mod sandbox;
-mod shard;
+mod shard_writer;
 mod source;
 mod synth;
-mod sys;
 mod table;
-mod worker;
+mod workers;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use util::cli;
-
-/// Raw media of five multimodal datasets, or your own, to Parquet shards
-#[derive(Parser, Debug)]
-#[command(name = "ingest", version, max_term_width = 100)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand, Debug)]
-enum Command {
-    Run(run::Args),
-    Synth(synth::Args),
-    Check(check::Args),
-    Inspect(inspect::Args),
-    Mask(mask::Args),
-    /// Decodes clips for a parent process
-    #[command(hide = true)]
-    DecodeWorker(worker::Args),
-}
-
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return cli::report_usage(&error),
-    };
-    if let Err(error) = features::cpu::check() {
-        return cli::report_error(&error.into());
-    }
-    let outcome = match &cli.command {
-        Command::Run(args) => run::run(args),
-        Command::Synth(args) => synth::run(args),
-        Command::Check(args) => check::run(args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Mask(args) => mask::run(args),
-        Command::DecodeWorker(args) => worker::run(*args),
-    };
-    outcome.unwrap_or_else(|error| cli::report_error(&error))
+    cli::main()
 }

@@ -21,7 +21,7 @@ use parquet::file::properties::WriterProperties;
 use serde::Serialize;
 
 use crate::plan::Settings;
-use crate::shard::{self, Finished, Warning};
+use crate::shard_writer::{self, Finished, Warning};
 
 /// Seeds of the masks that every run gets: the paper's tables report three.
 const STANDARD_SEEDS: [u64; 3] = [0, 1, 2];
@@ -240,7 +240,7 @@ fn write_failures(folder: &Path, info: &Info, finished: &[Finished]) -> anyhow::
             DataType::Utf8,
             true,
         ));
-        let reason = |(_, one): (Split, &shard::Quarantined)| {
+        let reason = |(_, one): (Split, &shard_writer::Quarantined)| {
             one.failures.get(&modality).map(ToString::to_string)
         };
         columns.push(Arc::new(all().map(reason).collect::<StringArray>()));

@@ -11,9 +11,8 @@ use rubato::audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Fft, FixedSync, Resampler, WindowFunction};
 
 use super::demux::Track;
-use super::{Health, drive, libav, nothing_in};
+use super::{Health, Span, drive, libav, nothing_in};
 use crate::failure::{self, Failure};
-use crate::protocol::Span;
 
 /// Rate of everything that leaves this module, in Hz.
 pub const SAMPLE_RATE: usize = 16_000;

@@ -6,8 +6,8 @@
 pub mod audio;
 pub mod demux;
 pub mod libav;
-pub mod needed;
-pub mod orient;
+pub mod orientation;
+pub mod packet_selection;
 pub mod video;
 pub mod yuv;
 
@@ -17,7 +17,9 @@ use ffmpeg_next::codec::{self, decoder};
 use ffmpeg_next::{Error, Frame, Packet};
 
 use crate::failure::{self, Failure};
-use crate::protocol::Span;
+
+/// From and to, in seconds from the start of the stream.
+pub type Span = (f32, f32);
 
 /// How much of a stream could be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,11 +16,10 @@ use features::image::{self, Rgb};
 use ffmpeg_next::{Packet, frame};
 
 use super::demux::Track;
-use super::needed::{self, Plan};
-use super::orient::Orientation;
-use super::{Health, drive, libav, nothing_in};
+use super::orientation::Orientation;
+use super::packet_selection::{self, Plan};
+use super::{Health, Span, drive, libav, nothing_in};
 use crate::failure::{self, Failure};
-use crate::protocol::Span;
 
 /// What came out of a video stream, or of a span of it.
 pub struct Video {
@@ -46,7 +45,7 @@ pub fn decode(
 ) -> Result<Vec<Result<Video, Failure>>, Failure> {
     let mut found = BTreeMap::new();
     let promised: BTreeSet<usize> = promised(track, size, spans).collect();
-    let pass = match needed::plan(track, &promised) {
+    let pass = match packet_selection::plan(track, &promised) {
         Some(plan) => only_needed(track, &promised, plan, &mut found)?,
         None => None,
     };

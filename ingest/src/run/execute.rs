@@ -1,7 +1,7 @@
 //! The work itself: samples to the decode workers, their replies to rows, rows to shards, all in the order of the plan.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,16 +10,30 @@ use datasets::{Input, Modality, NoteKind, Sample};
 use features::mel::{MAX_MEL_FRAMES, MEL_BINS};
 use features::{Mel, Row};
 
-use super::Args;
 use super::feed::{self, Feed};
+use super::signals;
 use crate::failure::{self, Failure};
 use crate::plan::{self, Plan};
-use crate::pool::{self, Effort, Pool, Replies};
 use crate::progress::Progress;
-use crate::protocol::{Bounds, Content};
-use crate::shard::{Outcome, Quarantined, Summary, Warning, Writer};
+use crate::shard_writer::{Outcome, Quarantined, Summary, Warning, Writer};
 use crate::source::Source;
-use crate::{sandbox, sys};
+use crate::workers::pool::{self, Effort, Pool, Replies};
+use crate::workers::protocol::{Bounds, Content};
+use crate::workers::sandbox;
+
+/// How a plan is executed. Nothing here changes a byte of the output.
+pub struct Options {
+    /// Decode workers at a time.
+    pub workers: usize,
+    /// The longest that one clip may take.
+    pub clip_timeout: Duration,
+    /// Address space of one worker in MiB.
+    pub worker_memory_mib: u64,
+    /// The program to start as a worker, where it is not this one.
+    pub decoder: Option<PathBuf>,
+    /// How many samples in a row may fail before the run stops; 0 never stops it.
+    pub max_failures_in_a_row: usize,
+}
 
 /// How it ended.
 pub enum End {
@@ -37,28 +51,24 @@ pub enum End {
 /// # Errors
 /// `--max-failures-in-a-row` samples had files and none gave anything; a shard cannot be written.
 pub fn execute(
-    args: &Args,
+    options: &Options,
     source: &Source,
     plan: &Plan,
     todo: &[&plan::Shard],
     out: &Path,
     notes: &BTreeMap<NoteKind, usize>,
 ) -> anyhow::Result<End> {
-    let workers = match args.workers {
-        Some(workers) => usize::from(workers),
-        None => std::thread::available_parallelism().map_or(1, usize::from),
-    };
     let samples: Vec<&Sample> = todo.iter().flat_map(|shard| &shard.samples).collect();
     let inputs = samples.iter().flat_map(|sample| &sample.inputs);
     let files = inputs.filter_map(feed::files).flatten();
     let (readable, links) = sandbox::folders(&source.raw, files.map(AsRef::as_ref))
         .with_context(|| format!("{}: cannot be looked into", source.raw.display()))?;
     let pool = Pool::start(&pool::Settings {
-        workers,
-        timeout: Duration::from_secs(args.clip_timeout),
-        memory_mib: args.worker_memory,
+        workers: options.workers,
+        timeout: options.clip_timeout,
+        memory_mib: options.worker_memory_mib,
         bounds: Bounds { readable },
-        decoder: args.decoder.clone(),
+        decoder: options.decoder.clone(),
     })?;
     let mut progress = Progress::start("clips", samples.len() as u64);
     for (kind, count) in notes {
@@ -78,7 +88,7 @@ pub fn execute(
     let modalities = source.dataset.info().modalities;
     let mut feed = Feed::new(
         &pool,
-        workers,
+        options.workers,
         &source.raw,
         modalities,
         &plan.settings,
@@ -96,13 +106,13 @@ pub fn execute(
         let mut writer = Writer::create(out, shard.name, &plan.spec, summary)?;
         for sample in &shard.samples {
             let Some(replies) = feed.take()? else {
-                return Ok(End::Stopped(sys::stop_signal().unwrap_or_default()));
+                return Ok(End::Stopped(signals::received().unwrap_or_default()));
             };
             // A sample whose files were not asked for says nothing about the disk.
             match failure_of_all(&replies) {
                 Some(failure) => {
                     in_a_row += 1;
-                    if in_a_row == args.max_failures_in_a_row {
+                    if in_a_row == options.max_failures_in_a_row {
                         bail!(
                             "{}: {in_a_row} samples in a row gave nothing, the last is {} ({failure}); is the disk still there? \
                              Finished shards are kept, the same command goes on; --max-failures-in-a-row 0 never stops",

@@ -9,11 +9,11 @@ use anyhow::{Context, bail};
 
 use crate::manifest;
 use crate::plan::{self, Plan};
-use crate::shard::{self, Finished};
+use crate::shard_writer::{self, Finished};
 
 /// Looks at what is there, and refuses what does not belong to this plan.
 pub fn survey(plan: &Plan, out: &Path) -> anyhow::Result<Vec<Finished>> {
-    let finished = shard::survey(out)?;
+    let finished = shard_writer::survey(out)?;
     let remedy = "use --overwrite to begin anew, or choose another --out";
     for shard in &finished {
         let file = shard.name.file_name();
@@ -172,9 +172,12 @@ mod tests {
         let file = File::create(out.join(shard.name.file_name())).unwrap();
         let mut writer = ArrowWriter::try_new(file, Arc::new(schema), None).unwrap();
         let summary =
-            shard::Summary::new(settings, shard.input_hash.clone(), plan.shards_per_split());
+            shard_writer::Summary::new(settings, shard.input_hash.clone(), plan.shards_per_split());
         let summary = serde_json::to_string(&summary).unwrap();
-        writer.append_key_value_metadata(KeyValue::new(shard::SUMMARY_KEY.to_owned(), summary));
+        writer.append_key_value_metadata(KeyValue::new(
+            shard_writer::SUMMARY_KEY.to_owned(),
+            summary,
+        ));
         writer.close().unwrap();
     }
 

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use datasets::{Input, Modality, Sample};
 
+use super::signals;
+use crate::decode::Span;
 use crate::plan::{Segment, Settings};
-use crate::pool::{Pool, Replies};
-use crate::protocol::{File, Request, Span, Task};
-use crate::sys;
+use crate::workers::pool::{Pool, Replies};
+use crate::workers::protocol::{File, Request, Task};
 
 /// Clips handed to the workers ahead of the one that is written next, per worker.
 const AHEAD_PER_WORKER: usize = 8;
@@ -120,7 +121,7 @@ impl<'a, D: Decoders> Feed<'a, D> {
             self.submitted += 1;
         }
         loop {
-            if sys::stop_signal().is_some() {
+            if signals::received().is_some() {
                 return Ok(None);
             }
             if let Some(replies) = self.arrived.remove(&self.next) {
@@ -281,7 +282,7 @@ mod tests {
 
     use super::*;
     use crate::plan::{self, Choices};
-    use crate::protocol::{Content, Reply};
+    use crate::workers::protocol::{Content, Reply};
 
     /// Answers every task with a blob that names file and span, the latest request first.
     struct Echo {

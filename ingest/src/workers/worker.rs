@@ -1,7 +1,7 @@
 //! The child that decodes: reads requests from stdin, answers on stdout, knows nothing but the files it is told.
 //!
 //! It is confined before it opens the first file: memory, processor time per request, no file may be written, no core
-//! dumps ([`sys`]); no file but the raw data, no network, no other program ([`sandbox`]). What libav or a picture decoder does to it (crash, endless loop) ends this process alone.
+//! dumps ([`process_limits`]); no file but the raw data, no network, no other program ([`sandbox`]). What libav or a picture decoder does to it (crash, endless loop) ends this process alone.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,12 +13,12 @@ use anyhow::Context;
 use datasets::Modality;
 use features::{MelFrontEnd, image};
 
+use super::protocol::{self, Bounds, Content, File, Hello, Reply, Request, Task};
+use super::{process_limits, sandbox};
 use crate::decode::demux::{self, Track, Tracks, Wanted};
-use crate::decode::orient::Orientation;
-use crate::decode::{Health, audio, libav, video};
+use crate::decode::orientation::Orientation;
+use crate::decode::{Health, Span, audio, libav, video};
 use crate::failure::{self, Failure};
-use crate::protocol::{self, Bounds, Content, File, Hello, Reply, Request, Span, Task};
-use crate::{sandbox, sys};
 
 /// Bytes of a text file that are read.
 const MAX_TEXT_BYTES: u64 = 4 << 20;
@@ -45,7 +45,7 @@ pub struct Args {
 
 /// Serves until stdin closes.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    sys::confine(sys::Limits {
+    process_limits::confine(process_limits::Limits {
         memory: args.memory_mib << 20,
     })
     .context("cannot limit the decode worker")?;
@@ -71,7 +71,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     protocol::send(&mut output, &hello)?;
     while let Some(request) = protocol::receive::<Request>(&mut input)? {
-        sys::allow_cpu(args.cpu_seconds)?;
+        process_limits::allow_cpu(args.cpu_seconds)?;
         serve(&request, &mut front_end, &mut output)?;
     }
     Ok(ExitCode::SUCCESS)

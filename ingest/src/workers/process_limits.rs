@@ -1,16 +1,13 @@
-//! What the standard library has no function for: limits of a process, waiting on a pipe, signals.
+//! Limits of a decode worker on memory, files and processor time.
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use rustix::thread::set_no_new_privs;
 use rustix::time::{ClockId, clock_gettime};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::flag;
 
 /// What a decode worker may use.
 #[derive(Debug, Clone, Copy)]
@@ -58,28 +55,5 @@ pub fn wait_readable(pipe: BorrowedFd, deadline: Instant) -> io::Result<bool> {
             Ok(_) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-/// The signal that asked us to stop; 0 as long as none did.
-static STOP: AtomicUsize = AtomicUsize::new(0);
-
-/// From now on SIGTERM, SIGINT and SIGHUP are noted instead of killing ([`stop_signal`]), and a file size limit shows as an
-/// error of the write instead of a signal.
-pub fn catch_signals() -> io::Result<()> {
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        flag::register_usize(signal, &STOP, signal as usize)?;
-    }
-    // A handler is enough for that; this one stores what nobody reads.
-    static IGNORED: AtomicUsize = AtomicUsize::new(0);
-    flag::register_usize(SIGXFSZ, &IGNORED, 0)?;
-    Ok(())
-}
-
-/// The signal that asked us to stop, if one did.
-pub fn stop_signal() -> Option<i32> {
-    match STOP.load(Ordering::Relaxed) {
-        0 => None,
-        signal => Some(signal as i32),
     }
 }

@@ -9,12 +9,12 @@ use datasets::{Info, Split};
 use serde_json::json;
 
 use super::{Args, Budget};
-use crate::lock::{Claim, Lock};
 use crate::manifest::{self, Manifest};
 use crate::plan::{self, Plan};
-use crate::pool::Effort;
-use crate::shard;
+use crate::run::output_lock::{Claim, Lock};
+use crate::shard_writer;
 use crate::source::Source;
+use crate::workers::pool::Effort;
 use util::{cli, outln};
 
 /// `--dry-run`.
@@ -73,7 +73,7 @@ pub fn conclude(
     out: &Path,
     effort: Option<&Effort>,
 ) -> anyhow::Result<ExitCode> {
-    let finished = shard::survey(out)?;
+    let finished = shard_writer::survey(out)?;
     if let Some(other) = finished.iter().find(|shard| shard.spec != finished[0].spec) {
         bail!(
             "{}: {} and {} were made with different settings; use --overwrite to begin anew",

@@ -3,7 +3,7 @@
 //! A decoder that a hostile clip has taken over can then read the raw data and answer its parent, and nothing else: no
 //! other file, nothing written, no network, no other program, no signal to anybody. Landlock needs Linux 5.13. What the
 //! kernel does not support is reported to the parent, which tells the user. The limits on memory and time are in
-//! [`crate::sys`].
+//! [`super::process_limits`].
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

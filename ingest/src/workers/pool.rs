@@ -19,9 +19,9 @@ use anyhow::{Context, anyhow, bail};
 
 use features::cpu;
 
+use super::process_limits;
+use super::protocol::{self, Bounds, Hello, Reply, Request};
 use crate::failure::{self, Failure};
-use crate::protocol::{self, Bounds, Hello, Reply, Request};
-use crate::sys;
 
 /// Seconds that one clip may take by default. The slowest clip of the five datasets needs well under 10.
 pub const DEFAULT_TIMEOUT_SECONDS: u64 = 120;
@@ -433,7 +433,7 @@ impl Read for Patience<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let (start, look) = (Instant::now(), self.left.min(LOOK_UP));
-            let ready = sys::wait_readable(self.output.as_fd(), start + look)?;
+            let ready = process_limits::wait_readable(self.output.as_fd(), start + look)?;
             self.left = self.left.saturating_sub(start.elapsed().min(LOOK_UP));
             if self.stop.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::TimedOut.into());

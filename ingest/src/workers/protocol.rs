@@ -13,6 +13,7 @@ use datasets::Modality;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::decode::Span;
 use crate::failure::Failure;
 
 /// Most bytes of JSON in one message.
@@ -34,7 +35,7 @@ pub struct Bounds {
 pub struct Hello {
     /// The tool's version: the parent must be of the same.
     pub version: String,
-    /// What the sandbox lacks on this kernel, as sentences; see [`crate::sandbox::enter`].
+    /// What the sandbox lacks on this kernel, as sentences; see [`super::sandbox::enter`].
     pub sandbox_gaps: Vec<String>,
 }
 
@@ -57,9 +58,6 @@ pub struct Task {
     /// Only what lies between these seconds of the clip, for sound and picture.
     pub span: Option<Span>,
 }
-
-/// From and to, in seconds from the start of the stream.
-pub type Span = (f32, f32);
 
 /// A file, as the child opens it and as messages name it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
