@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod modules;
 pub mod tensorboard;
 
 /// A command that takes longer than this is killed and fails its test.
