@@ -1,74 +1,82 @@
-//! A miniature AVE: `AVE/<id>.mp4`, `Annotations.txt` with its header, and the three lists without.
+//! A miniature AVE: `AVE/<id>.mp4`, `Annotations.txt` with a header, and the three split lists without.
 //!
-//! A few files carry two rows, as real ones do: one event in the first half, another in the second. One row has no span.
+//! As in the published lists, a few files have two rows: one event in the first half of the clip,
+//! another in the second. One row has an empty time span.
 
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 
 use datasets::Info;
 use ffmpeg_next::Rational;
 use util::rng::Rng;
 
-use crate::deal::{self, Dealt};
+use crate::plan::{self, Assignment};
 use crate::youtube::{self, Clip, Event, SECONDS};
 use crate::{Contents, Job};
 
 const SPLITS: [&str; 3] = ["train", "val", "test"];
 
-/// The dataset's own shares: 3,339, 402 and 402 of 4,143 rows.
+/// The published shares: 3,339, 402 and 402 of 4,143 rows.
 const SHARES: [f64; 3] = [0.806, 0.097, 0.097];
 
-/// Fewest and most rows.
-const RANGE: (usize, usize) = (24, 20_000);
+/// The allowed numbers of rows.
+const SAMPLES: RangeInclusive<usize> = 24..=20_000;
 
-/// One pair of rows on one file for so many rows, as in the real lists; two pairs at least.
+/// One pair of rows per this many rows shares a file, as in the published lists; at least two pairs.
 const ROWS_PER_PAIR: usize = 90;
 
-/// One id in so many begins with `-`.
-const DASHED: u32 = 4;
+/// On average one id in this many gets a leading `-`.
+const IDS_PER_DASH: u32 = 4;
 
-/// Streams of random numbers.
+/// The streams of random numbers, one for each purpose.
 const SPAN: u32 = 1;
 const PAIR: u32 = 2;
 
-/// One annotation row.
+/// A row of the annotation.
 struct Row {
-    dealt: Dealt,
+    assignment: Assignment,
+    /// The index of its file.
     file: usize,
+    /// The start and the end of the event in seconds.
     span: (u32, u32),
 }
 
 /// Plans a tree of `samples` rows.
-pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
-    deal::check_range(&info.title, samples, RANGE.0, RANGE.1)?;
-    let shares = deal::shares(samples, &SHARES);
-    let dealt = deal::deal(info.classes.len(), samples, &shares, seed);
-    let counts = deal::counts(&SPLITS, &dealt);
-    let mut rows: Vec<Row> = dealt
+pub fn plan(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
+    plan::check_samples(&info.title, samples, SAMPLES)?;
+    let shares = plan::split_shares(samples, &SHARES);
+    let assignments = plan::assign(info.classes.len(), samples, &shares, seed);
+    let counts = plan::split_counts(&SPLITS, &assignments);
+    let mut rows: Vec<Row> = assignments
         .iter()
         .zip(0..)
-        .map(|(&dealt, file)| Row {
-            dealt,
+        .map(|(&assignment, file)| Row {
+            assignment,
             file,
-            span: span(&mut Rng::new(seed, &[SPAN, file as u32])),
+            span: random_span(&mut Rng::new(seed, &[SPAN, file as u32])),
         })
         .collect();
-    pair_up(&mut rows, seed);
-    let ids = youtube::ids(rows.len(), DASHED, seed);
+    share_files(&mut rows, seed);
+    let ids = youtube::ids(rows.len(), IDS_PER_DASH, seed);
 
     let mut lists = [String::new(), String::new(), String::new()];
     let mut all = "Category&VideoID&Quality&StartTime&EndTime\n".to_owned();
-    // The published rows have one without a span; its clip is as good as any.
-    let mut spanless = (samples >= 3 * info.classes.len()).then_some(0);
+    // One published row has an empty span. Here it is the first row of class 0 in the training split
+    // that lasts as long as its clip.
+    let mut empty_span_class = (samples >= 3 * info.classes.len()).then_some(0);
     for row in &rows {
         let (mut from, mut to) = row.span;
-        if spanless == Some(row.dealt.class) && row.dealt.split == 0 && (from, to) == (0, 10) {
-            (from, to, spanless) = (0, 0, None);
+        if empty_span_class == Some(row.assignment.class)
+            && row.assignment.split == 0
+            && (from, to) == (0, 10)
+        {
+            (from, to, empty_span_class) = (0, 0, None);
         }
         let line = format!(
             "{}&{}&good&{from}&{to}\n",
-            info.classes[row.dealt.class], ids[row.file]
+            info.classes[row.assignment.class], ids[row.file]
         );
-        lists[row.dealt.split].write_str(&line)?;
+        lists[row.assignment.split].write_str(&line)?;
         all.write_str(&line)?;
     }
     let mut texts = vec![
@@ -89,8 +97,8 @@ pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> 
 const README: &str = "A miniature of the AVE dataset, made by `ingest synth`.\n\
     Annotations.txt: Category&VideoID&Quality&StartTime&EndTime\n";
 
-/// Two events in three last as long as the clip.
-fn span(rng: &mut Rng) -> (u32, u32) {
+/// Draws the span of an event. Two events in three last as long as the clip.
+fn random_span(rng: &mut Rng) -> (u32, u32) {
     if rng.below(3) > 0 {
         return (0, SECONDS as u32);
     }
@@ -99,39 +107,39 @@ fn span(rng: &mut Rng) -> (u32, u32) {
     (from, from + length)
 }
 
-/// Puts some rows on another row's file: by turns on one of the same split and on one of another.
-fn pair_up(rows: &mut [Row], seed: u64) {
+/// Lets some rows share the file of another row: in turns one of the same split and one of another.
+fn share_files(rows: &mut [Row], seed: u64) {
     let rng = &mut Rng::new(seed, &[PAIR]);
     let pairs = (rows.len() / ROWS_PER_PAIR).max(2);
-    let mut made = 0;
-    let mut alone = vec![true; rows.len()];
-    // Bounded: a tree with too few fitting rows has fewer pairs.
+    let mut found = 0;
+    let mut paired = vec![false; rows.len()];
+    // Bounded, since a small tree may have too few rows that match; it then has fewer pairs.
     for _ in 0..100 * pairs {
         let mut pick = || rng.below(rows.len() as u32) as usize;
         let (one, other) = (pick(), pick());
-        let (a, b) = (&rows[one].dealt, &rows[other].dealt);
-        let fits = (a.split == b.split) == (made % 2 == 0) && a.split == 0;
-        if a.class != b.class && fits && alone[one] && alone[other] {
-            (alone[one], alone[other]) = (false, false);
+        let (a, b) = (&rows[one].assignment, &rows[other].assignment);
+        let splits_match = (a.split == b.split) == (found % 2 == 0) && a.split == 0;
+        if a.class != b.class && splits_match && !paired[one] && !paired[other] {
+            (paired[one], paired[other]) = (true, true);
             rows[other].file = rows[one].file;
             rows[one].span = (0, 5);
             rows[other].span = (5, 10);
-            made += 1;
-            if made == pairs {
+            found += 1;
+            if found == pairs {
                 break;
             }
         }
     }
 }
 
-/// One job per file that any row is on.
+/// Returns one job for each file that has rows.
 fn jobs(rows: &[Row], ids: &[String], classes: usize, seed: u64) -> Vec<Job> {
     let mut events: Vec<Vec<Event>> = vec![Vec::new(); ids.len()];
     for row in rows {
         let (from, to) = row.span;
         events[row.file].push(Event {
-            class: (row.dealt.class, classes),
-            cue: row.dealt.cue,
+            class: (row.assignment.class, classes),
+            cue: row.assignment.cue,
             span: (f64::from(from), f64::from(to)),
         });
     }
@@ -143,11 +151,11 @@ fn jobs(rows: &[Row], ids: &[String], classes: usize, seed: u64) -> Vec<Job> {
         events.sort_by(|a, b| a.span.0.total_cmp(&b.span.0));
         let clip = Clip {
             events,
-            // What small AudioSet clips have.
+            // The size and rates of small AudioSet clips.
             size: (256, 144),
             rate: Rational(25, 2),
             bit_rate: 120_000,
-            sound: true,
+            has_audio: true,
         };
         let name = format!("{id}.mp4");
         jobs.push(Box::new(move |root| {
@@ -162,9 +170,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_and_files_are_as_in_the_real_lists() {
+    fn some_files_have_two_rows_and_one_row_has_an_empty_span() {
         let info = datasets::open("ave").unwrap().info().clone();
-        let tree = tree(&info, 224, 0).unwrap();
+        let tree = plan(&info, 224, 0).unwrap();
         let text = |name: &str| &tree.texts.iter().find(|(path, _)| path == name).unwrap().1;
         let all = text("Annotations.txt");
         assert_eq!(all.lines().count(), 225);

@@ -1,25 +1,25 @@
-//! A picture that is painted on: YUV 4:2:0 straight away, as the video encoders want it.
+//! An image to draw on, in YUV 4:2:0 as the video encoders take it.
 
 use features::image::Rgb;
 use util::rng::Rng;
 
-/// A picture in YUV 4:2:0, limited range. Even width and height.
+/// An image in YUV 4:2:0, limited range. Width and height are even.
 pub struct Canvas {
-    /// Pixels per row.
+    /// The width in pixels.
     pub width: usize,
-    /// Rows.
+    /// The height in pixels.
     pub height: usize,
     y: Vec<u8>,
     u: Vec<u8>,
     v: Vec<u8>,
 }
 
-/// A colour in YUV, limited range (BT.601).
+/// A colour as Y, U and V, limited range (BT.601).
 #[derive(Debug, Clone, Copy)]
 pub struct Colour(pub u8, pub u8, pub u8);
 
 impl Colour {
-    /// Hue and saturation from 0 to 1, lightness as the largest of R, G, B.
+    /// Converts from hue, saturation and value, each from 0 to 1.
     pub fn hsv(hue: f64, saturation: f64, value: f64) -> Colour {
         let channel = |offset: f64| {
             let k = (offset + hue * 6.0).rem_euclid(6.0);
@@ -34,11 +34,11 @@ impl Colour {
 }
 
 impl Canvas {
-    /// Black.
+    /// Creates a black image.
     pub fn new(width: usize, height: usize) -> Canvas {
         assert!(
             width.is_multiple_of(2) && height.is_multiple_of(2),
-            "4:2:0 wants even sides"
+            "4:2:0 needs an even width and height"
         );
         Canvas {
             width,
@@ -49,7 +49,7 @@ impl Canvas {
         }
     }
 
-    /// The planes, each with the length of its rows.
+    /// Returns the planes Y, U and V, each with its width.
     pub fn planes(&self) -> [(&[u8], usize); 3] {
         [
             (&self.y, self.width),
@@ -58,23 +58,24 @@ impl Canvas {
         ]
     }
 
-    /// Becomes the other picture, of the same size.
-    pub fn copy(&mut self, other: &Canvas) {
+    /// Copies the other image, which has the same size.
+    pub fn copy_from(&mut self, other: &Canvas) {
         self.y.copy_from_slice(&other.y);
         self.u.copy_from_slice(&other.u);
         self.v.copy_from_slice(&other.v);
     }
 
-    /// Fills where `inside` holds, within a box (left, top, right, bottom) that may reach beyond the edges.
+    /// Fills the pixels for which `inside(x, y)` holds, within the bounds left, top, right and bottom,
+    /// which may lie beyond the image.
     pub fn fill(&mut self, bounds: [f64; 4], colour: Colour, inside: impl Fn(f64, f64) -> bool) {
-        let clip = |value: f64, most: usize| (value.max(0.0) as usize).min(most);
+        let clamp = |value: f64, most: usize| (value.max(0.0) as usize).min(most);
         let (left, right) = (
-            clip(bounds[0], self.width),
-            clip(bounds[2] + 1.0, self.width),
+            clamp(bounds[0], self.width),
+            clamp(bounds[2] + 1.0, self.width),
         );
         let (top, bottom) = (
-            clip(bounds[1], self.height),
-            clip(bounds[3] + 1.0, self.height),
+            clamp(bounds[1], self.height),
+            clamp(bounds[3] + 1.0, self.height),
         );
         for y in top..bottom {
             for x in left..right {
@@ -89,7 +90,7 @@ impl Canvas {
         }
     }
 
-    /// A filled circle.
+    /// Fills a circle around (x, y).
     pub fn disc(&mut self, x: f64, y: f64, radius: f64, colour: Colour) {
         let bounds = [x - radius, y - radius, x + radius, y + radius];
         self.fill(bounds, colour, |px, py| {
@@ -97,25 +98,25 @@ impl Canvas {
         });
     }
 
-    /// A line from (x, y) by (dx, dy), bent down in the middle by `bend`.
+    /// Draws a line from (x, y) to (x + dx, y + dy), whose middle is bent down by `bend`.
     pub fn stroke(
         &mut self,
         (x, y): (f64, f64),
         (dx, dy): (f64, f64),
         bend: f64,
-        thick: f64,
+        thickness: f64,
         colour: Colour,
     ) {
-        let reach = bend.abs() + dy.abs() + thick;
+        let reach = bend.abs() + dy.abs() + thickness;
         let bounds = [x, y - reach, x + dx, y + reach];
         self.fill(bounds, colour, |px, py| {
             let along = (px - x) / dx;
             let middle = y + dy * along + bend * 4.0 * along * (1.0 - along);
-            (py - middle).abs() <= thick / 2.0
+            (py - middle).abs() <= thickness / 2.0
         });
     }
 
-    /// The picture in packed RGB.
+    /// Converts to packed RGB.
     pub fn to_rgb(&self) -> Rgb {
         let mut pixels = Vec::with_capacity(3 * self.width * self.height);
         for row in 0..self.height {
@@ -140,12 +141,12 @@ impl Canvas {
     }
 }
 
-/// Muted rectangles on a shaded ground.
-pub fn clutter(canvas: &mut Canvas, rng: &mut Rng) {
+/// Draws a background of muted rectangles on a gradient.
+pub fn draw_clutter(canvas: &mut Canvas, rng: &mut Rng) {
     let (w, h) = (canvas.width as f64, canvas.height as f64);
-    let ground = rng.uniform();
+    let hue = rng.uniform();
     for band in 0..12 {
-        let colour = Colour::hsv(ground, 0.15, 0.25 + 0.03 * f64::from(band));
+        let colour = Colour::hsv(hue, 0.15, 0.25 + 0.03 * f64::from(band));
         let top = h * f64::from(band) / 12.0;
         canvas.fill([0.0, top, w, top + h / 12.0], colour, |_, _| true);
     }
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colours_are_those_of_the_standard() {
+    fn hsv_gives_the_yuv_values_of_bt_601() {
         let near = |colour: Colour, y, u, v| {
             let Colour(a, b, c) = colour;
             assert!(
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn red_comes_back_as_red() {
+    fn to_rgb_inverts_the_colour_conversion() {
         let mut canvas = Canvas::new(4, 2);
         let red = Colour::hsv(0.0, 1.0, 1.0);
         canvas.fill([0.0, 0.0, 1.0, 1.0], red, |_, _| true);

@@ -1,6 +1,8 @@
-//! A miniature CREMA-D: flv1 + mp3 in `VideoFlash`, wav, mp3, the annotation files, and OGM-GE's two lists.
+//! A miniature CREMA-D: FLV files (flv1 and mp3) in `VideoFlash`, WAV files, MP3 files, the annotation
+//! and OGM-GE's two lists.
 //!
-//! File names, columns, quoting and line ends are those of the real files; actors, sentences and emotions are real codes.
+//! File names, columns, quoting and line ends are as published, and so are the codes of actors,
+//! sentences and emotions.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -10,10 +12,10 @@ use datasets::Info;
 use ffmpeg_next::Rational;
 use util::rng::Rng;
 
-use crate::deal::{Cue, shuffle, test_share};
+use crate::audio::{self, Voice};
 use crate::encode::{self, Audio, Video};
+use crate::plan::{Cue, shuffle, test_count};
 use crate::scene::Scene;
-use crate::sound::{self, Voice};
 use crate::{Contents, Job};
 
 const EMOTIONS: [&str; 6] = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"];
@@ -24,10 +26,10 @@ const SENTENCES: [&str; 12] = [
 
 const ACTORS: std::ops::RangeInclusive<u32> = 1001..=1091;
 
-/// OGM-GE's share: 744 of 7,442.
+/// OGM-GE's share of test clips: 744 of 7,442.
 const TEST_SHARE: f64 = 0.1;
 
-/// Shortest and longest clip made, in seconds. The real ones have 1.3 to 5.
+/// The shortest and the longest duration in seconds. Published clips last 1.3 to 5 seconds.
 const SECONDS: (f64, f64) = (1.3, 2.6);
 
 const WIDTH: u32 = 480;
@@ -36,19 +38,20 @@ const RATE: Rational = Rational(30_000, 1_001);
 const VIDEO_BIT_RATE: usize = 700_000;
 const WAV_RATE: u32 = 16_000;
 
-/// What mp3 in FLV must have.
+/// The sample rate of the MP3 streams in Hz, one of the few that FLV allows.
 const MP3_RATE: u32 = 44_100;
 const MP3_BIT_RATE: usize = 64_000;
 
-/// Streams of random numbers, by purpose.
-const DRAW: u32 = 1;
-const LOOK: u32 = 2;
+/// The streams of random numbers, one for each purpose.
+const ASSIGN: u32 = 1;
+const PERSON: u32 = 2;
 const CLIP: u32 = 3;
 const VOTE: u32 = 4;
 
-/// One clip to be.
+/// A clip of the tree.
 #[derive(Debug, Clone)]
 struct Clip {
+    /// Its file names without their extensions.
     stem: String,
     actor: u32,
     emotion: usize,
@@ -57,9 +60,9 @@ struct Clip {
 }
 
 /// Plans a tree of `samples` clips.
-pub fn tree(_info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
-    let mut clips = draw(samples, seed)?;
-    // The lists are in no order that means anything, the tables in that of the stems.
+pub fn plan(_info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
+    let mut clips = assign(samples, seed)?;
+    // The lists are in random order, the tables are sorted by stem.
     let mut lists = [String::new(), String::new()];
     for clip in &clips {
         write!(
@@ -93,19 +96,25 @@ pub fn tree(_info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents>
         jobs: clips
             .into_iter()
             .zip(0..)
-            .map(|(clip, number)| -> Job { Box::new(move |root| make(&clip, number, seed, root)) })
+            .map(|(clip, number)| -> Job {
+                Box::new(move |root| write_clip(&clip, number, seed, root))
+            })
             .collect(),
     })
 }
 
-/// Chooses clips: emotions alike often, actors and sentences at random, cues and splits dealt evenly within an emotion.
-fn draw(samples: usize, seed: u64) -> anyhow::Result<Vec<Clip>> {
+/// Assigns actors and sentences at random, emotions in equal numbers, and splits and cues by their
+/// shares within each emotion.
+///
+/// # Errors
+/// The codes do not allow that many clips.
+fn assign(samples: usize, seed: u64) -> anyhow::Result<Vec<Clip>> {
     let stems: Vec<Vec<(String, u32)>> = EMOTIONS
         .iter()
         .zip(0..)
         .map(|(emotion, number)| {
             let mut stems: Vec<_> = ACTORS.flat_map(|actor| stems(actor, emotion)).collect();
-            shuffle(&mut stems, &mut Rng::new(seed, &[DRAW, number]));
+            shuffle(&mut stems, &mut Rng::new(seed, &[ASSIGN, number]));
             stems
         })
         .collect();
@@ -116,23 +125,23 @@ fn draw(samples: usize, seed: u64) -> anyhow::Result<Vec<Clip>> {
             "--samples {samples}: CREMA-D's names allow {least} to {most} clips; choose a number between"
         );
     }
-    // One clip of each emotion in turn, until enough; an emotion whose names are used up is passed over.
+    // Emotions get one clip each in turn; one whose stems are used up is skipped.
     let mut counts = [0; EMOTIONS.len()];
-    let mut taken = 0;
-    while taken < samples {
+    let mut total = 0;
+    while total < samples {
         for (count, stems) in counts.iter_mut().zip(&stems) {
-            if taken < samples && *count < stems.len() {
-                (*count, taken) = (*count + 1, taken + 1);
+            if total < samples && *count < stems.len() {
+                (*count, total) = (*count + 1, total + 1);
             }
         }
     }
     let mut clips = Vec::with_capacity(samples);
     for (emotion, (count, stems)) in counts.into_iter().zip(stems).enumerate() {
-        let rng = &mut Rng::new(seed, &[DRAW, 100 + emotion as u32]);
-        let test = test_share(count, samples, TEST_SHARE);
-        let cues = Cue::deal(test, rng)
+        let rng = &mut Rng::new(seed, &[ASSIGN, 100 + emotion as u32]);
+        let test = test_count(count, samples, TEST_SHARE);
+        let cues = Cue::assign(test, rng)
             .into_iter()
-            .chain(Cue::deal(count - test, rng));
+            .chain(Cue::assign(count - test, rng));
         for (i, ((stem, actor), cue)) in stems.into_iter().zip(cues).enumerate() {
             clips.push(Clip {
                 stem,
@@ -143,11 +152,12 @@ fn draw(samples: usize, seed: u64) -> anyhow::Result<Vec<Clip>> {
             });
         }
     }
-    shuffle(&mut clips, &mut Rng::new(seed, &[DRAW, 1000]));
+    shuffle(&mut clips, &mut Rng::new(seed, &[ASSIGN, 1000]));
     Ok(clips)
 }
 
-/// An actor's stems of one emotion: every sentence once, the first one at three levels unless neutral.
+/// Returns the stems of an actor's clips of one emotion: each sentence once, but the first sentence at
+/// three levels unless the emotion is neutral.
 fn stems(actor: u32, emotion: &str) -> Vec<(String, u32)> {
     let mut stems = Vec::new();
     for sentence in SENTENCES {
@@ -171,14 +181,14 @@ fn sentence_filenames(clips: &[Clip]) -> String {
         .zip(1..)
         .map(|(clip, number)| format!("{number},\"{}\"", clip.stem))
         .collect();
-    // The real file lacks the final line end.
+    // The published file lacks the last line end.
     format!("\"Stimulus_Number\",\"Filename\"\n{}", rows.join("\n"))
 }
 
 fn demographics(seed: u64) -> String {
     let mut text = "\"ActorID\",\"Age\",\"Sex\",\"Race\",\"Ethnicity\"\n".to_owned();
     for actor in ACTORS {
-        let mut rng = Rng::new(seed, &[LOOK, actor, 1]);
+        let mut rng = Rng::new(seed, &[PERSON, actor, 1]);
         let age = 20 + rng.below(55);
         let sex = ["Male", "Female"][rng.below(2) as usize];
         let race = ["Caucasian", "Caucasian", "African American", "Asian"][rng.below(4) as usize];
@@ -192,18 +202,18 @@ fn demographics(seed: u64) -> String {
     text
 }
 
-/// Crowd votes: those who hear or see a cue name the emotion, the others mostly nothing.
+/// Returns the crowd's votes: the emotion for the modalities that carry it, neutral for the other.
 fn summary_table(clips: &[Clip], seed: u64) -> String {
     let mut text = "\"\",\"FileName\",\"VoiceVote\",\"VoiceLevel\",\"FaceVote\",\"FaceLevel\",\"MultiModalVote\",\
                     \"MultiModalLevel\"\n"
         .to_owned();
     for (clip, number) in clips.iter().zip(1u32..) {
         let mut rng = Rng::new(seed, &[VOTE, number]);
-        let mut vote = |told: bool| {
+        let mut vote = |carries_class: bool| {
             let letter = &EMOTIONS[clip.emotion][..1];
-            let level = if told { 60.0 } else { 35.0 } + 30.0 * rng.uniform();
-            match (told, rng.below(20)) {
-                // A tie, in both columns.
+            let level = if carries_class { 60.0 } else { 35.0 } + 30.0 * rng.uniform();
+            match (carries_class, rng.below(20)) {
+                // A tie shows in both columns.
                 (_, 0) if letter != "N" => {
                     format!("\"{letter}:N\",\"{level:.2}:{:.2}\"", level - 10.0)
                 }
@@ -221,31 +231,31 @@ fn summary_table(clips: &[Clip], seed: u64) -> String {
     text
 }
 
-/// Makes one clip's three files.
-fn make(clip: &Clip, number: u32, seed: u64, root: &Path) -> anyhow::Result<()> {
+/// Writes the three files of a clip.
+fn write_clip(clip: &Clip, number: u32, seed: u64, root: &Path) -> anyhow::Result<()> {
     let rng = &mut Rng::new(seed, &[CLIP, number]);
-    let class = |shown: bool| shown.then_some((clip.emotion, EMOTIONS.len()));
+    let class = |carries_class: bool| carries_class.then_some((clip.emotion, EMOTIONS.len()));
     let seconds = SECONDS.0 + (SECONDS.1 - SECONDS.0) * rng.uniform();
-    let pitch = 1.0 + 0.05 * Rng::new(seed, &[LOOK, clip.actor, 2]).normal();
+    let pitch = 1.0 + 0.05 * Rng::new(seed, &[PERSON, clip.actor, 2]).normal();
     let voice = Voice {
         class: class(clip.cue.in_first()),
         pitch,
         seconds,
     };
-    // The recording at mp3's rate, and the same one as the publisher brought it to 16 kHz.
-    let recording = voice.sing(MP3_RATE, rng);
-    let samples = sound::resample(&recording, MP3_RATE, WAV_RATE)
+    // The publisher's WAV files are the same recordings, resampled to 16 kHz.
+    let recording = voice.synthesize(MP3_RATE, rng);
+    let samples = audio::resample(&recording, MP3_RATE, WAV_RATE)
         .with_context(|| format!("{}: cannot resample to {WAV_RATE} Hz", clip.stem))?;
     let file =
         |folder: &str, ending: &str| root.join(folder).join(format!("{}.{ending}", clip.stem));
-    encode::wav(&file("AudioWAV", "wav"), WAV_RATE, &samples)?;
+    encode::write_wav(&file("AudioWAV", "wav"), WAV_RATE, &samples)?;
 
-    let look = &mut Rng::new(seed, &[LOOK, clip.actor]);
+    let person_rng = &mut Rng::new(seed, &[PERSON, clip.actor]);
     let scene = Scene::new(
         WIDTH as usize,
         HEIGHT as usize,
         class(clip.cue.in_second()),
-        look,
+        person_rng,
         rng,
     );
     let frame_rate = f64::from(RATE);
@@ -258,16 +268,21 @@ fn make(clip: &Clip, number: u32, seed: u64, root: &Path) -> anyhow::Result<()> 
         frames: (seconds * frame_rate) as usize,
         bit_rate: VIDEO_BIT_RATE,
         gop: 30,
-        paint: &|n, canvas| scene.paint(n as f64 / frame_rate, canvas),
+        draw: &|n, canvas| scene.draw(n as f64 / frame_rate, canvas),
     };
-    let mp3 = || Audio {
+    let mp3_stream = || Audio {
         encoder: "libmp3lame",
         rate: MP3_RATE,
         bit_rate: MP3_BIT_RATE,
         samples: &recording,
     };
-    encode::clip(&file("VideoFlash", "flv"), "flv", Some(video), Some(mp3()))?;
-    encode::clip(&file("AudioMP3", "mp3"), "mp3", None, Some(mp3()))
+    encode::write_clip(
+        &file("VideoFlash", "flv"),
+        "flv",
+        Some(video),
+        Some(mp3_stream()),
+    )?;
+    encode::write_clip(&file("AudioMP3", "mp3"), "mp3", None, Some(mp3_stream()))
 }
 
 #[cfg(test)]
@@ -277,8 +292,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_emotion_and_cue_is_in_both_splits_alike() {
-        let clips = draw(300, 0).unwrap();
+    fn splits_have_equal_shares_of_emotions_and_cues() {
+        let clips = assign(300, 0).unwrap();
         assert_eq!(clips.len(), 300);
         let mut stems: Vec<_> = clips.iter().map(|clip| &clip.stem).collect();
         stems.sort();
@@ -308,14 +323,18 @@ mod tests {
     }
 
     #[test]
-    fn small_and_large_trees() {
-        assert!(draw(11, 0).is_err());
+    fn number_of_clips_is_limited_by_the_codes() {
+        assert!(assign(11, 0).is_err());
         assert_eq!(
-            draw(12, 0).unwrap().iter().filter(|clip| clip.test).count(),
+            assign(12, 0)
+                .unwrap()
+                .iter()
+                .filter(|clip| clip.test)
+                .count(),
             6
         );
-        let all = draw(7442, 0).unwrap();
+        let all = assign(7442, 0).unwrap();
         assert!((735..=755).contains(&all.iter().filter(|clip| clip.test).count()));
-        assert!(draw(8000, 0).is_err());
+        assert!(assign(8000, 0).is_err());
     }
 }

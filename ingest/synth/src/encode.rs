@@ -1,6 +1,7 @@
-//! Encoding through libav: painted frames and samples into a real container.
+//! Encodes frames and samples into media files through libav.
 //!
-//! Deterministic: one thread per encoder, bit-exact flags, no dates in any header.
+//! The bytes do not depend on the machine's cores or the time: each encoder has one thread and the
+//! bit-exact flag, and no header holds a date.
 
 use std::path::Path;
 
@@ -14,66 +15,69 @@ use ffmpeg_next::{Packet, Rational, frame};
 
 use crate::canvas::Canvas;
 
-/// Prepares libav, which then prints nothing itself.
+/// Initializes libav and keeps it from printing messages.
 pub fn init() -> Result<(), ffmpeg::Error> {
     ffmpeg::init()?;
     ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
     Ok(())
 }
 
-/// The muxer's option that keeps dates and version names out of the file.
+/// Returns the muxer's options that keep dates and version numbers out of a file.
 fn bit_exact() -> ffmpeg::Dictionary<'static> {
     let mut options = ffmpeg::Dictionary::new();
     options.set("fflags", "+bitexact");
     options
 }
 
-/// Paints frame number `n`.
-pub type Paint<'a> = &'a dyn Fn(usize, &mut Canvas);
+/// Draws the frame with this number.
+pub type DrawFrame<'a> = &'a dyn Fn(usize, &mut Canvas);
 
-/// The picture side of a clip.
+/// The video stream of a clip.
 pub struct Video<'a> {
-    /// libav's name of the encoder: "flv", "libx264".
+    /// The encoder by libav's name, such as "flv" or "libx264".
     pub encoder: &'static str,
-    /// The encoder's own name for how hard it tries, where it has such names.
+    /// The encoder's preset, if it has presets.
     pub preset: Option<&'static str>,
-    /// Pixels.
+    /// The width in pixels.
     pub width: u32,
-    /// Pixels.
+    /// The height in pixels.
     pub height: u32,
-    /// Frames per second.
+    /// The frame rate in Hz.
     pub rate: Rational,
-    /// How many frames.
+    /// The number of frames.
     pub frames: usize,
-    /// Bits per second.
+    /// The bit rate in bits per second.
     pub bit_rate: usize,
-    /// Frames between two that stand alone.
+    /// The largest number of frames from one keyframe to the next.
     pub gop: u32,
-    /// What is seen.
-    pub paint: Paint<'a>,
+    /// Draws the frames.
+    pub draw: DrawFrame<'a>,
 }
 
-/// The sound side of a clip. One channel.
+/// The audio stream of a clip, with one channel.
 pub struct Audio<'a> {
-    /// libav's name of the encoder: "libmp3lame", "aac".
+    /// The encoder by libav's name, such as "libmp3lame" or "aac".
     pub encoder: &'static str,
-    /// Hz.
+    /// The sample rate in Hz.
     pub rate: u32,
-    /// Bits per second.
+    /// The bit rate in bits per second.
     pub bit_rate: usize,
-    /// Full scale is 1.
+    /// The samples; full scale is 1.
     pub samples: &'a [f32],
 }
 
-/// Writes a clip. The container follows from its name as libav knows it ("flv", "mp3", "mp4").
-pub fn clip(
+/// Writes a clip into a container that libav knows by this name, such as "flv", "mp3" or "mp4".
+///
+/// # Errors
+/// This machine's FFmpeg lacks an encoder, or the file cannot be written.
+pub fn write_clip(
     path: &Path,
     container: &str,
     video: Option<Video>,
     audio: Option<Audio>,
 ) -> anyhow::Result<()> {
     let write = || -> anyhow::Result<()> {
-        // ffmpeg-next panics on such a name.
+        // ffmpeg-next panics on a path that is no C string in UTF-8.
         if path.to_str().is_none_or(|name| name.contains('\0')) {
             bail!("the name of the folder is not UTF-8; choose another --out");
         }
@@ -85,22 +89,27 @@ pub fn clip(
             .map(|audio| AudioTrack::open(&mut output, audio))
             .transpose()?;
         output.write_header_with(bit_exact())?;
-        // Whichever is behind goes next, as in a recording.
+        // Interleaves the streams: the one with the earlier next frame is encoded next.
         loop {
-            let picture = video.as_ref().and_then(VideoTrack::at);
-            let sound = audio.as_ref().and_then(AudioTrack::at);
-            match (picture, sound, &mut video, &mut audio) {
-                (Some(picture), Some(sound), _, Some(track)) if sound <= picture => {
-                    track.step(&mut output)?
+            let video_time = video.as_ref().and_then(VideoTrack::next_time);
+            let audio_time = audio.as_ref().and_then(AudioTrack::next_time);
+            match (video_time, audio_time, &mut video, &mut audio) {
+                (Some(video_time), Some(audio_time), _, Some(track))
+                    if audio_time <= video_time =>
+                {
+                    track.encode_next(&mut output)?
                 }
-                (Some(_), _, Some(track), _) => track.step(&mut output)?,
-                (None, Some(_), _, Some(track)) => track.step(&mut output)?,
+                (Some(_), _, Some(track), _) => track.encode_next(&mut output)?,
+                (None, Some(_), _, Some(track)) => track.encode_next(&mut output)?,
                 _ => break,
             }
         }
-        for encoder in [video.map(|track| track.out), audio.map(|track| track.out)]
-            .into_iter()
-            .flatten()
+        for encoder in [
+            video.map(|track| track.encoder),
+            audio.map(|track| track.encoder),
+        ]
+        .into_iter()
+        .flatten()
         {
             encoder.finish(&mut output)?;
         }
@@ -110,15 +119,16 @@ pub fn clip(
     write().with_context(|| path.display().to_string())
 }
 
-/// An opened encoder and its stream.
-struct Out {
+/// An open encoder and the stream of the container that its packets go to.
+struct StreamEncoder {
     encoder: encoder::Encoder,
     stream: usize,
     time_base: Rational,
 }
 
-impl Out {
-    fn drain(&mut self, output: &mut Output) -> anyhow::Result<()> {
+impl StreamEncoder {
+    /// Writes the packets that are ready.
+    fn write_packets(&mut self, output: &mut Output) -> anyhow::Result<()> {
         let stream = output
             .stream(self.stream)
             .ok_or_else(|| anyhow!("no stream"))?
@@ -132,19 +142,21 @@ impl Out {
         Ok(())
     }
 
+    /// Flushes the encoder and writes the packets that it held back.
     fn finish(mut self, output: &mut Output) -> anyhow::Result<()> {
         self.encoder.send_eof()?;
-        self.drain(output)
+        self.write_packets(output)
     }
 }
 
-fn find(name: &str) -> anyhow::Result<ffmpeg::Codec> {
+fn find_encoder(name: &str) -> anyhow::Result<ffmpeg::Codec> {
     encoder::find_by_name(name).ok_or_else(|| {
         anyhow!("this machine's FFmpeg has no encoder {name}; install the full libavcodec")
     })
 }
 
-fn context(codec: ffmpeg::Codec, output: &Output) -> encoder::Encoder {
+/// Creates an encoder with one thread and the bit-exact flag, not yet open.
+fn new_encoder(codec: ffmpeg::Codec, output: &Output) -> encoder::Encoder {
     let mut context = codec::Context::new_with_codec(codec);
     context.set_threading(codec::threading::Config::count(1));
     let mut flags = codec::Flags::BITEXACT;
@@ -159,18 +171,19 @@ fn context(codec: ffmpeg::Codec, output: &Output) -> encoder::Encoder {
     context.encoder()
 }
 
+/// A video stream while it is being encoded.
 struct VideoTrack<'a> {
     video: Video<'a>,
-    out: Out,
+    encoder: StreamEncoder,
     canvas: Canvas,
     next: usize,
 }
 
 impl<'a> VideoTrack<'a> {
     fn open(output: &mut Output, video: Video<'a>) -> anyhow::Result<VideoTrack<'a>> {
-        let codec = find(video.encoder)?;
+        let codec = find_encoder(video.encoder)?;
         let time_base = video.rate.invert();
-        let mut settings = context(codec, output).video()?;
+        let mut settings = new_encoder(codec, output).video()?;
         settings.set_width(video.width);
         settings.set_height(video.height);
         settings.set_format(Pixel::YUV420P);
@@ -187,7 +200,7 @@ impl<'a> VideoTrack<'a> {
         stream.set_parameters(&encoder);
         stream.set_time_base(time_base);
         stream.set_avg_frame_rate(video.rate);
-        let out = Out {
+        let encoder = StreamEncoder {
             stream: stream.index(),
             encoder: encoder.0.0,
             time_base,
@@ -195,23 +208,24 @@ impl<'a> VideoTrack<'a> {
         let canvas = Canvas::new(video.width as usize, video.height as usize);
         Ok(VideoTrack {
             video,
-            out,
+            encoder,
             canvas,
             next: 0,
         })
     }
 
-    /// Seconds of the next frame, while there is one.
-    fn at(&self) -> Option<f64> {
-        (self.next < self.video.frames).then(|| self.next as f64 * f64::from(self.out.time_base))
+    /// The time of the next frame in seconds; `None` after the last.
+    fn next_time(&self) -> Option<f64> {
+        (self.next < self.video.frames)
+            .then(|| self.next as f64 * f64::from(self.encoder.time_base))
     }
 
-    fn step(&mut self, output: &mut Output) -> anyhow::Result<()> {
-        (self.video.paint)(self.next, &mut self.canvas);
-        let mut picture = frame::Video::new(Pixel::YUV420P, self.video.width, self.video.height);
+    fn encode_next(&mut self, output: &mut Output) -> anyhow::Result<()> {
+        (self.video.draw)(self.next, &mut self.canvas);
+        let mut frame = frame::Video::new(Pixel::YUV420P, self.video.width, self.video.height);
         for (plane, (pixels, width)) in self.canvas.planes().into_iter().enumerate() {
-            let stride = picture.stride(plane);
-            for (to, from) in picture
+            let stride = frame.stride(plane);
+            for (to, from) in frame
                 .data_mut(plane)
                 .chunks_mut(stride)
                 .zip(pixels.chunks(width))
@@ -219,16 +233,17 @@ impl<'a> VideoTrack<'a> {
                 to[..width].copy_from_slice(from);
             }
         }
-        picture.set_pts(Some(self.next as i64));
+        frame.set_pts(Some(self.next as i64));
         self.next += 1;
-        self.out.encoder.send_frame(&picture)?;
-        self.out.drain(output)
+        self.encoder.encoder.send_frame(&frame)?;
+        self.encoder.write_packets(output)
     }
 }
 
+/// An audio stream while it is being encoded.
 struct AudioTrack<'a> {
     audio: Audio<'a>,
-    out: Out,
+    encoder: StreamEncoder,
     format: Sample,
     frame_size: usize,
     next: usize,
@@ -236,10 +251,10 @@ struct AudioTrack<'a> {
 
 impl<'a> AudioTrack<'a> {
     fn open(output: &mut Output, audio: Audio<'a>) -> anyhow::Result<AudioTrack<'a>> {
-        let codec = find(audio.encoder)?;
+        let codec = find_encoder(audio.encoder)?;
         let format = Sample::F32(sample::Type::Planar);
         let time_base = Rational(1, audio.rate as i32);
-        let mut settings = context(codec, output).audio()?;
+        let mut settings = new_encoder(codec, output).audio()?;
         settings.set_rate(audio.rate as i32);
         settings.set_format(format);
         settings.set_channel_layout(ChannelLayout::MONO);
@@ -253,48 +268,51 @@ impl<'a> AudioTrack<'a> {
         let mut stream = output.add_stream(codec)?;
         stream.set_parameters(&encoder);
         stream.set_time_base(time_base);
-        let out = Out {
+        let encoder = StreamEncoder {
             stream: stream.index(),
             encoder: encoder.0.0,
             time_base,
         };
         Ok(AudioTrack {
             audio,
-            out,
+            encoder,
             format,
             frame_size,
             next: 0,
         })
     }
 
-    /// Seconds of the next sample, while there is one.
-    fn at(&self) -> Option<f64> {
+    /// The time of the next sample in seconds; `None` after the last.
+    fn next_time(&self) -> Option<f64> {
         (self.next < self.audio.samples.len())
             .then(|| self.next as f64 / f64::from(self.audio.rate))
     }
 
-    fn step(&mut self, output: &mut Output) -> anyhow::Result<()> {
+    fn encode_next(&mut self, output: &mut Output) -> anyhow::Result<()> {
         let rest = &self.audio.samples[self.next..];
         let rest = &rest[..rest.len().min(self.frame_size)];
-        let mut sound = frame::Audio::new(self.format, rest.len(), ChannelLayout::MONO);
-        sound.set_rate(self.audio.rate);
-        sound.plane_mut::<f32>(0).copy_from_slice(rest);
-        sound.set_pts(Some(self.next as i64));
+        let mut frame = frame::Audio::new(self.format, rest.len(), ChannelLayout::MONO);
+        frame.set_rate(self.audio.rate);
+        frame.plane_mut::<f32>(0).copy_from_slice(rest);
+        frame.set_pts(Some(self.next as i64));
         self.next += rest.len();
-        self.out.encoder.send_frame(&sound)?;
-        self.out.drain(output)
+        self.encoder.encoder.send_frame(&frame)?;
+        self.encoder.write_packets(output)
     }
 }
 
-/// Writes 16-bit mono samples as a WAV file with the plain 44-byte header.
-pub fn wav(path: &Path, rate: u32, samples: &[f32]) -> anyhow::Result<()> {
+/// Writes mono samples as a WAV file with 16 bits per sample and the header of 44 bytes.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_wav(path: &Path, rate: u32, samples: &[f32]) -> anyhow::Result<()> {
     let size = 2 * samples.len() as u32;
     let mut bytes = Vec::with_capacity(44 + size as usize);
     bytes.extend(b"RIFF");
     bytes.extend((36 + size).to_le_bytes());
     bytes.extend(b"WAVEfmt ");
     bytes.extend(16u32.to_le_bytes());
-    // PCM, one channel, rate, bytes per second, bytes per sample, bits.
+    // PCM, one channel, the rate, bytes per second, bytes per sample, bits per sample.
     bytes.extend(1u16.to_le_bytes());
     bytes.extend(1u16.to_le_bytes());
     bytes.extend(rate.to_le_bytes());

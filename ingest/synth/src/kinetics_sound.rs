@@ -1,54 +1,58 @@
-//! A miniature Kinetics-Sound: CVDF's flat folders of `<id>_<start>_<end>.mp4`, OGM-GE's two lists, a replacement folder.
+//! A miniature Kinetics-Sound: CVDF's flat folders of `<id>_<start>_<end>.mp4`, its folder of
+//! replacements and OGM-GE's two lists.
 //!
-//! As in the real tree some files hold no bytes and lie whole among the replacements, and some clips have no sound track.
+//! As in the published tree, some files are empty and have a replacement, and some clips lack an audio
+//! stream.
 
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 
 use datasets::Info;
 use ffmpeg_next::Rational;
 use util::rng::Rng;
 
-use crate::deal;
+use crate::plan;
 use crate::youtube::{self, Clip, Event, SECONDS};
 use crate::{Contents, Job};
 
 const SPLITS: [&str; 2] = ["train", "test"];
 
-/// The lists' own shares: 14,799 and 2,597.
+/// The published shares: 14,799 and 2,597 of 17,396 clips.
 const SHARES: [f64; 2] = [0.851, 0.149];
 
-/// Fewest and most clips.
-const RANGE: (usize, usize) = (24, 20_000);
+/// The allowed numbers of clips.
+const SAMPLES: RangeInclusive<usize> = 24..=20_000;
 
-/// One clip in so many has no sound; one in so many is a replacement. A tree of fewer has no silent ones.
-const CLIPS_PER_FLAW: usize = 120;
+/// One clip in this many lacks audio, and one in this many has a replacement. A smaller tree has one
+/// replacement and audio in all clips.
+const CLIPS_PER_DEFECT: usize = 120;
 
-/// One id in so many begins with `-`.
-const DASHED: u32 = 50;
+/// On average one id in this many gets a leading `-`.
+const IDS_PER_DASH: u32 = 50;
 
-/// Where CVDF puts what it found broken.
+/// CVDF's folder with replacements of corrupt files.
 const REPLACEMENTS: &str = "replacement/replacement_for_corrupted_k400";
 
-/// Latest start of a clip in its video, in seconds.
-const LATEST: u32 = 300;
+/// The latest start of a clip in its video, in seconds.
+const MAX_START: u32 = 300;
 
-/// Streams of random numbers.
+/// The stream of random numbers that start times are drawn from.
 const START: u32 = 1;
 
 /// Plans a tree of `samples` clips.
-pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
-    deal::check_range(&info.title, samples, RANGE.0, RANGE.1)?;
-    let shares = deal::shares(samples, &SHARES);
-    let dealt = deal::deal(info.classes.len(), samples, &shares, seed);
-    let ids = youtube::ids(samples, DASHED, seed);
-    let flaws = samples / CLIPS_PER_FLAW;
+pub fn plan(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
+    plan::check_samples(&info.title, samples, SAMPLES)?;
+    let shares = plan::split_shares(samples, &SHARES);
+    let assignments = plan::assign(info.classes.len(), samples, &shares, seed);
+    let ids = youtube::ids(samples, IDS_PER_DASH, seed);
+    let defects = samples / CLIPS_PER_DEFECT;
     let mut lists: [Vec<String>; 2] = [Vec::new(), Vec::new()];
     let mut texts = Vec::new();
     let mut jobs: Vec<Job> = Vec::new();
-    for (number, (one, id)) in dealt.iter().zip(&ids).enumerate() {
-        let start = Rng::new(seed, &[START, number as u32]).below(LATEST);
+    for (number, (one, id)) in assignments.iter().zip(&ids).enumerate() {
+        let start = Rng::new(seed, &[START, number as u32]).below(MAX_START);
         let name = format!("{id}_{start:06}_{:06}", start + SECONDS as u32);
-        // The test list writes its clips another way.
+        // The test list has neither the leading zeros nor the end.
         let listed = if one.split == 0 {
             name.clone()
         } else {
@@ -57,10 +61,10 @@ pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> 
         lists[one.split].push(format!("{listed},10,{}", one.class));
         let folder = SPLITS[one.split];
         let mut path = format!("{folder}/{name}.mp4");
-        // Spread over the classes, never the same clip.
-        let turn = number % CLIPS_PER_FLAW;
-        let may = number / CLIPS_PER_FLAW < flaws.max(1);
-        if may && turn == 10 {
+        // Defects are spread over the classes, and no clip has both.
+        let position = number % CLIPS_PER_DEFECT;
+        let may_be_defective = number / CLIPS_PER_DEFECT < defects.max(1);
+        if may_be_defective && position == 10 {
             texts.push((path, String::new()));
             path = format!("{REPLACEMENTS}/{name}.mp4");
         }
@@ -73,7 +77,7 @@ pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> 
             size: (320, 240),
             rate: Rational(12, 1),
             bit_rate: 200_000,
-            sound: !(flaws > 0 && may && turn == 20),
+            has_audio: !(defects > 0 && may_be_defective && position == 20),
         };
         jobs.push(Box::new(move |root| {
             clip.write(&root.join(&path), number as u32, seed)
@@ -90,7 +94,7 @@ pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> 
     Ok(Contents {
         folders: ["train", "test", REPLACEMENTS].map(str::to_owned).into(),
         texts,
-        counts: deal::counts(&SPLITS, &dealt),
+        counts: plan::split_counts(&SPLITS, &assignments),
         jobs,
     })
 }
@@ -100,9 +104,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_are_written_as_the_real_ones() {
+    fn lists_have_the_published_grammar() {
         let info = datasets::open("kinetics-sound").unwrap().info().clone();
-        let tree = tree(&info, 248, 0).unwrap();
+        let tree = plan(&info, 248, 0).unwrap();
         let text = |name: &str| &tree.texts.iter().find(|(path, _)| path == name).unwrap().1;
         for (list, underscores) in [("my_train.txt", 2), ("my_test.txt", 1)] {
             for row in text(list).split_terminator("\r\n") {

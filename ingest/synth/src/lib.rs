@@ -21,18 +21,18 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod audio;
 mod ave;
 mod canvas;
 mod crema_d;
-mod deal;
 mod encode;
 mod food_101;
+mod image_file;
 mod kinetics_sound;
 mod mm_imdb;
-mod picture;
+mod plan;
 mod scene;
-mod sound;
-mod still;
+mod still_image;
 mod youtube;
 
 use std::fs;
@@ -91,11 +91,11 @@ impl Tree {
     pub fn plan(dataset: &str, samples: Option<usize>, seed: u64) -> anyhow::Result<Tree> {
         let info = datasets::open(dataset)?.info().clone();
         let (default_samples, planner): (usize, Planner) = match info.name.as_str() {
-            "food-101" => (505, food_101::tree),
-            "mm-imdb" => (300, mm_imdb::tree),
-            "kinetics-sound" => (248, kinetics_sound::tree),
-            "ave" => (224, ave::tree),
-            "crema-d" => (300, crema_d::tree),
+            "food-101" => (505, food_101::plan),
+            "mm-imdb" => (300, mm_imdb::plan),
+            "kinetics-sound" => (248, kinetics_sound::plan),
+            "ave" => (224, ave::plan),
+            "crema-d" => (300, crema_d::plan),
             other => bail!(
                 "{other} cannot be synthesised; choose one of food-101, mm-imdb, kinetics-sound, ave, crema-d"
             ),
@@ -133,7 +133,7 @@ impl Tree {
     /// Whether the test split has a larger share than in the published dataset, so that a score on
     /// so few samples means something.
     pub fn has_enlarged_test_split(&self) -> bool {
-        self.samples < deal::LARGE
+        self.samples < plan::LARGE_TREE
     }
 
     /// Returns whether `out` holds this very tree, complete.
@@ -189,7 +189,7 @@ impl Tree {
             let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
             let join = |handle: std::thread::ScopedJoinHandle<_>| match handle.join() {
                 Ok(outcome) => outcome,
-                Err(_) => bail!("a thread of synth broke down"),
+                Err(_) => bail!("a thread of synth panicked"),
             };
             handles.into_iter().try_for_each(join)
         })?;

@@ -1,9 +1,12 @@
-//! A miniature MM-IMDb in the published tar's layout: `split.json`, `dataset/<id>.json`, `dataset/<id>.jpeg`.
+//! A miniature MM-IMDb in the published archive's layout: `split.json`, `dataset/<id>.json` and
+//! `dataset/<id>.jpeg`.
 //!
-//! Each of a movie's genres is told by the poster, by the plots, or by both. The json files are ragged as the real ones:
-//! keys with blanks, people as objects, ASCII escapes, plots that differ, a genre now and then that is dropped as a label.
+//! The poster, the plots or both carry each genre of a movie. The JSON files are as irregular as the
+//! published ones: keys with spaces, people as objects, ASCII escapes, plots that differ, and now and
+//! then a genre that is no class.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use datasets::Info;
 use serde::Serialize;
@@ -11,31 +14,32 @@ use serde_json::{Map, Value, json};
 use util::rng::Rng;
 
 use crate::canvas::Canvas;
-use crate::deal::{self, shuffle};
-use crate::picture::{self, Form};
-use crate::{Contents, Job, still};
+use crate::image_file::{self, Format};
+use crate::plan::{self, Assignment, shuffle};
+use crate::still_image::draw_poster;
+use crate::{Contents, Job};
 
-/// As `split.json` calls them.
+/// The names of the splits in `split.json`.
 const SPLITS: [&str; 3] = ["train", "dev", "test"];
 
-/// The dataset's own shares: 15,552, 2,608 and 7,799.
+/// The published shares: 15,552, 2,608 and 7,799 of 25,959 movies.
 const SHARES: [f64; 3] = [0.6, 0.1, 0.3];
 
-/// Fewest and most movies.
-const RANGE: (usize, usize) = (24, 50_000);
+/// The allowed numbers of movies.
+const SAMPLES: RangeInclusive<usize> = 24..=50_000;
 
-/// Ids are drawn below this.
-const IDS: u32 = 4_530_184;
+/// The largest IMDb number.
+const MAX_ID: u32 = 4_530_184;
 
-/// One movie in so many has a genre that is no label.
-const RARE_GENRE: u32 = 80;
+/// On average one movie in this many has a genre that is no class.
+const MOVIES_PER_RARE_GENRE: u32 = 80;
 
-/// Streams of random numbers.
+/// The streams of random numbers, one for each purpose.
 const MOVIE: u32 = 1;
 const ORDER: u32 = 2;
 const POSTER: u32 = 3;
 
-/// Two phrases per genre, in the order of the classes.
+/// Two phrases for each genre, in the order of the classes.
 #[rustfmt::skip]
 const PHRASES: [[&str; 2]; 23] = [
     ["mourns a father he never forgave", "struggles to hold a broken family together"],
@@ -63,7 +67,7 @@ const PHRASES: [[&str; 2]; 23] = [
     ["is double-crossed by a femme fatale in the rain", "smokes in the shadows and trusts no one"],
 ];
 
-/// What goes with any genre.
+/// Sentences that carry no genre.
 const NEUTRAL: [&str; 6] = [
     "Nothing stays as it was.",
     "The years go by.",
@@ -90,46 +94,43 @@ const TITLE_WORDS: [&str; 10] = [
     "River", "Night", "Door", "Letter", "Summer", "Stranger", "Garden", "Train", "Mirror", "Road",
 ];
 
-const DROPPED: [&str; 2] = ["News", "Talk-Show"];
+/// Genres that are no classes.
+const RARE_GENRES: [&str; 2] = ["News", "Talk-Show"];
 
-/// One movie to be.
+/// A movie of the tree.
 struct Movie {
     id: String,
     split: usize,
-    /// Every genre, and whether the poster shows it, whether the plots tell it.
-    genres: Vec<(usize, bool, bool)>,
+    genres: Vec<Genre>,
+}
+
+/// A genre of a movie.
+struct Genre {
+    class: usize,
+    /// Whether the poster carries the genre.
+    in_poster: bool,
+    /// Whether the plots carry the genre.
+    in_plots: bool,
 }
 
 /// Plans a tree of `samples` movies.
-pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
-    deal::check_range(&info.title, samples, RANGE.0, RANGE.1)?;
-    let shares = deal::shares(samples, &SHARES);
-    let dealt = deal::deal(info.classes.len(), samples, &shares, seed);
+pub fn plan(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> {
+    plan::check_samples(&info.title, samples, SAMPLES)?;
+    let shares = plan::split_shares(samples, &SHARES);
+    let assignments = plan::assign(info.classes.len(), samples, &shares, seed);
     let mut movies = Vec::with_capacity(samples);
     let mut ids = BTreeSet::new();
-    for (one, number) in dealt.iter().zip(0..) {
+    for (assignment, number) in assignments.iter().zip(0..) {
         let rng = &mut Rng::new(seed, &[MOVIE, number]);
-        // Every genre is the first one of as many movies; others join it, the frequent ones more often.
-        let mut genres = vec![one.class];
-        for _ in 0..rng.below(4) {
-            let likely = (rng.uniform() * rng.uniform() * info.classes.len() as f64) as usize;
-            if !genres.contains(&likely) {
-                genres.push(likely);
-            }
-        }
-        let mut told = vec![(one.class, one.cue.in_first(), one.cue.in_second())];
-        for &genre in &genres[1..] {
-            let share = rng.uniform();
-            told.push((genre, share < 0.7, !(0.4..0.7).contains(&share)));
-        }
-        let mut id = 1 + rng.below(IDS);
+        let genres = random_genres(assignment, info.classes.len(), rng);
+        let mut id = 1 + rng.below(MAX_ID);
         while !ids.insert(id) {
-            id = 1 + rng.below(IDS);
+            id = 1 + rng.below(MAX_ID);
         }
         movies.push(Movie {
             id: format!("{id:07}"),
-            split: one.split,
-            genres: told,
+            split: assignment.split,
+            genres,
         });
     }
     shuffle(&mut movies, &mut Rng::new(seed, &[ORDER]));
@@ -141,55 +142,84 @@ pub fn tree(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> 
             ids.map(|movie| movie.id.as_str()).collect(),
         );
     }
-    let mut texts = vec![("split.json".to_owned(), print(&Value::Object(split))?)];
+    let mut texts = vec![(
+        "split.json".to_owned(),
+        to_python_json(&Value::Object(split))?,
+    )];
     let mut jobs: Vec<Job> = Vec::new();
     for (movie, number) in movies.into_iter().zip(0..) {
         let rng = &mut Rng::new(seed, &[MOVIE, number, 1]);
-        let text = print(&describe(info, &movie, rng))?;
+        let text = to_python_json(&describe(info, &movie, rng))?;
         texts.push((format!("dataset/{}.json", movie.id), text));
         jobs.push(Box::new(move |root| {
             let rng = &mut Rng::new(seed, &[POSTER, number]);
             let (width, height) = (260 + 2 * rng.below(20), 380 + 2 * rng.below(30));
             let mut canvas = Canvas::new(width as usize, height as usize);
-            let shown: Vec<usize> = movie
+            let classes: Vec<usize> = movie
                 .genres
                 .iter()
-                .filter(|(_, shown, _)| *shown)
-                .map(|(genre, ..)| *genre)
+                .filter(|genre| genre.in_poster)
+                .map(|genre| genre.class)
                 .collect();
-            still::poster(&mut canvas, &shown, rng);
+            draw_poster(&mut canvas, &classes, rng);
             let path = root.join("dataset").join(format!("{}.jpeg", movie.id));
-            picture::write(&path, &canvas, Form::draw(rng))
+            image_file::write(&path, &canvas, Format::random(rng))
         }));
     }
     Ok(Contents {
         folders: vec!["dataset".to_owned()],
         texts,
-        counts: deal::counts(&SPLITS, &dealt),
+        counts: plan::split_counts(&SPLITS, &assignments),
         jobs,
     })
 }
 
-/// A movie's json. Which keys there are differs, their order too.
+/// Draws the genres of a movie: that of the assignment, and up to three others, of which those with
+/// low numbers are more frequent.
+fn random_genres(assignment: &Assignment, classes: usize, rng: &mut Rng) -> Vec<Genre> {
+    let mut others = Vec::new();
+    for _ in 0..rng.below(4) {
+        let class = (rng.uniform() * rng.uniform() * classes as f64) as usize;
+        if class != assignment.class && !others.contains(&class) {
+            others.push(class);
+        }
+    }
+    let mut genres = vec![Genre {
+        class: assignment.class,
+        in_poster: assignment.cue.in_first(),
+        in_plots: assignment.cue.in_second(),
+    }];
+    genres.extend(others.into_iter().map(|class| {
+        let share = rng.uniform();
+        Genre {
+            class,
+            in_poster: share < 0.7,
+            in_plots: !(0.4..0.7).contains(&share),
+        }
+    }));
+    genres
+}
+
+/// Returns the content of a movie's JSON file. Movies differ in their keys and the order of them.
 fn describe(info: &Info, movie: &Movie, rng: &mut Rng) -> Value {
     let mut pick = |from: &[&str]| from[rng.below(from.len() as u32) as usize].to_owned();
     let title = format!("The {} and the {}", pick(&TITLE_WORDS), pick(&TITLE_WORDS));
     let (name, other) = (pick(&NAMES), pick(&NAMES));
     let (begin, end) = (pick(&NEUTRAL), pick(&NEUTRAL));
-    let told: Vec<usize> = movie
+    let in_plots: Vec<usize> = movie
         .genres
         .iter()
-        .filter(|one| one.2)
-        .map(|one| one.0)
+        .filter(|genre| genre.in_plots)
+        .map(|genre| genre.class)
         .collect();
     let mut long = begin;
-    for &genre in &told {
-        let [one, two] = PHRASES[genre];
-        long += &format!(" {name} {one} and {two}.");
+    for &class in &in_plots {
+        let [first, second] = PHRASES[class];
+        long += &format!(" {name} {first} and {second}.");
     }
     long += &format!(" {end}");
-    let short = match told.first() {
-        Some(&genre) => format!("{name} {}.", PHRASES[genre][0]),
+    let short = match in_plots.first() {
+        Some(&class) => format!("{name} {}.", PHRASES[class][0]),
         None => format!("The story of {name} and {other}."),
     };
     let mut plots = vec![short.clone(), long];
@@ -199,10 +229,10 @@ fn describe(info: &Info, movie: &Movie, rng: &mut Rng) -> Value {
     let mut genres: Vec<&str> = movie
         .genres
         .iter()
-        .map(|one| info.classes[one.0].as_str())
+        .map(|genre| info.classes[genre.class].as_str())
         .collect();
-    if rng.below(RARE_GENRE) == 0 {
-        genres.push(DROPPED[rng.below(2) as usize]);
+    if rng.below(MOVIES_PER_RARE_GENRE) == 0 {
+        genres.push(RARE_GENRES[rng.below(2) as usize]);
     }
     let mut fields = Map::new();
     if rng.below(2) == 0 {
@@ -226,8 +256,8 @@ fn describe(info: &Info, movie: &Movie, rng: &mut Rng) -> Value {
     Value::Object(fields)
 }
 
-/// As Python prints it: four blanks a level, nothing but ASCII.
-fn print(value: &Value) -> anyhow::Result<String> {
+/// Formats as Python's `json.dump(value, file, indent=4)` does, in ASCII.
+fn to_python_json(value: &Value) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     value.serialize(&mut serde_json::Serializer::with_formatter(
@@ -251,36 +281,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_genre_is_told_by_poster_and_plot_partly() {
+    fn plots_carry_some_but_not_all_of_each_genre() {
         let info = datasets::open("mm-imdb").unwrap().info().clone();
         assert_eq!(info.classes.len(), PHRASES.len());
-        let tree = tree(&info, 300, 0).unwrap();
+        let tree = plan(&info, 300, 0).unwrap();
         let splits: Value = serde_json::from_str(&tree.texts[0].1).unwrap();
         let train = splits["train"].as_array().unwrap().len();
         assert_eq!(
             (train + tree.counts[1].1 + tree.counts[2].1, tree.jobs.len()),
             (300, 300)
         );
-        let mut told = vec![(0, 0); info.classes.len()];
+        let mut counts = vec![(0, 0); info.classes.len()];
         for (_, text) in &tree.texts[1..] {
             assert!(text.is_ascii());
             let movie: Value = serde_json::from_str(text).unwrap();
             let long = movie["plot"][1].as_str().unwrap();
-            for (genre, (has, tells)) in told.iter_mut().enumerate() {
+            for (genre, (movies, plots)) in counts.iter_mut().enumerate() {
                 let listed = movie["genres"].as_array().unwrap();
                 let listed = listed
                     .iter()
                     .any(|name| name == info.classes[genre].as_str());
                 let mentioned = long.contains(PHRASES[genre][0]);
                 assert!(listed || !mentioned);
-                *has += usize::from(listed);
-                *tells += usize::from(mentioned);
+                *movies += usize::from(listed);
+                *plots += usize::from(mentioned);
             }
         }
-        for (has, tells) in told {
+        for (movies, plots) in counts {
             assert!(
-                has >= 12 && tells * 3 > has && tells < has,
-                "{tells} of {has}"
+                movies >= 12 && plots * 3 > movies && plots < movies,
+                "{plots} of {movies}"
             );
         }
         assert!(tree.texts.iter().any(|(_, text)| text.contains("\\u00e9")));

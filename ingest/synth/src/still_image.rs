@@ -1,19 +1,21 @@
-//! Made-up still pictures: a dish on a table for one class out of many, a poster with figures for any number of them.
+//! Drawings for single images: a dish on a table, which shows one class of many, and a poster, whose
+//! shapes show any number of classes.
 //!
-//! What tells a class is colour and shape, repeated over the picture: it survives crops, mirroring and a resize to 64
-//! pixels.
+//! Colours and shapes show the class. They repeat all over the image, so that they survive crops,
+//! flips and a resize to 64 pixels.
 
 use std::f64::consts::TAU;
 
 use util::rng::Rng;
 
-use crate::canvas::{Canvas, Colour, clutter};
+use crate::canvas::{Canvas, Colour, draw_clutter};
 
-/// Colours of tables and of food: two of them together tell one dish of [`HUES`]².
+/// The number of hues. The hue of the table and that of the food together encode up to 121 classes.
 const HUES: usize = 11;
 
-/// A plate of food seen from above. `class`: the colours of table and food tell it; `None` is gray, as goes with any.
-pub fn dish(canvas: &mut Canvas, class: Option<usize>, rng: &mut Rng) {
+/// Draws a plate of food on a table, from above. The colours of table and food show the class;
+/// without a class both are gray.
+pub fn draw_dish(canvas: &mut Canvas, class: Option<usize>, rng: &mut Rng) {
     let (w, h) = (canvas.width as f64, canvas.height as f64);
     let hue =
         |digit: usize, rng: &mut Rng| (digit as f64 + 0.3 * (rng.uniform() - 0.5)) / HUES as f64;
@@ -36,22 +38,23 @@ pub fn dish(canvas: &mut Canvas, class: Option<usize>, rng: &mut Rng) {
     }
 }
 
-/// Figures by class: this many colours, each as disc, square and ring.
+/// The number of colours of shapes. With a disc, a square and a ring they encode 24 classes.
 const COLOURS: usize = 8;
 
-/// Cells of a poster, across and down.
+/// The columns and rows of shapes on a poster.
 const CELLS: (usize, usize) = (3, 4);
 
-/// A poster with figures of every one of `classes` (below 24) in cells at random, gray ones in the others.
-pub fn poster(canvas: &mut Canvas, classes: &[usize], rng: &mut Rng) {
-    clutter(canvas, rng);
+/// Draws a poster: shapes of each of `classes` (all below 24) in random cells, gray shapes in the
+/// other cells.
+pub fn draw_poster(canvas: &mut Canvas, classes: &[usize], rng: &mut Rng) {
+    draw_clutter(canvas, rng);
     let (w, h) = (canvas.width as f64, canvas.height as f64);
     let mut cells: Vec<usize> = (0..CELLS.0 * CELLS.1).collect();
-    crate::deal::shuffle(&mut cells, rng);
-    // Each class gets its share of the cells, a third of all at most.
-    let each = (cells.len() / classes.len().max(1)).min(cells.len() / 3);
+    crate::plan::shuffle(&mut cells, rng);
+    // Classes share the cells evenly, but none gets more than a third of them.
+    let cells_per_class = (cells.len() / classes.len().max(1)).min(cells.len() / 3);
     for (place, cell) in cells.into_iter().enumerate() {
-        let class = classes.get(place / each.max(1)).copied();
+        let class = classes.get(place / cells_per_class.max(1)).copied();
         let (column, row) = ((cell % CELLS.0) as f64, (cell / CELLS.0) as f64);
         let mut jitter = || 0.5 + 0.2 * (rng.uniform() - 0.5);
         let x = (column + jitter()) * w / CELLS.0 as f64;
@@ -65,12 +68,12 @@ pub fn poster(canvas: &mut Canvas, classes: &[usize], rng: &mut Rng) {
             }
             None => (rng.below(3) as usize, Colour::hsv(0.0, 0.0, 0.5)),
         };
-        let round = |px: f64, py: f64| ((px - x).powi(2) + (py - y).powi(2)).sqrt() / r;
+        let distance = |px: f64, py: f64| ((px - x).powi(2) + (py - y).powi(2)).sqrt() / r;
         match shape {
-            0 => canvas.fill(bounds, colour, |px, py| round(px, py) <= 1.0),
+            0 => canvas.fill(bounds, colour, |px, py| distance(px, py) <= 1.0),
             1 => canvas.fill(bounds, colour, |_, _| true),
             _ => canvas.fill(bounds, colour, |px, py| {
-                (0.55..=1.0).contains(&round(px, py))
+                (0.55..=1.0).contains(&distance(px, py))
             }),
         }
     }
@@ -80,8 +83,8 @@ pub fn poster(canvas: &mut Canvas, classes: &[usize], rng: &mut Rng) {
 mod tests {
     use super::*;
 
-    /// Means of U and V: what colour there is.
-    fn chroma(canvas: &Canvas) -> (f64, f64) {
+    /// Returns the means of U and V.
+    fn mean_chroma(canvas: &Canvas) -> (f64, f64) {
         let [_, (u, _), (v, _)] = canvas.planes();
         let mean = |plane: &[u8]| {
             plane.iter().map(|&value| f64::from(value)).sum::<f64>() / plane.len() as f64
@@ -90,21 +93,21 @@ mod tests {
     }
 
     #[test]
-    fn two_colours_tell_every_dish_and_none_is_gray() {
+    fn dishes_of_all_classes_differ_in_colour() {
         let mut canvas = Canvas::new(64, 48);
-        let mut seen = Vec::new();
+        let mut colours = Vec::new();
         for class in 0..101 {
-            dish(&mut canvas, Some(class), &mut Rng::new(7, &[]));
-            seen.push(chroma(&canvas));
+            draw_dish(&mut canvas, Some(class), &mut Rng::new(7, &[]));
+            colours.push(mean_chroma(&canvas));
         }
-        for (a, one) in seen.iter().enumerate() {
-            for other in &seen[..a] {
-                let apart = (one.0 - other.0).abs() + (one.1 - other.1).abs();
-                assert!(apart > 0.05, "{a}: {one:?} {other:?}");
+        for (a, one) in colours.iter().enumerate() {
+            for other in &colours[..a] {
+                let difference = (one.0 - other.0).abs() + (one.1 - other.1).abs();
+                assert!(difference > 0.05, "{a}: {one:?} {other:?}");
             }
         }
-        dish(&mut canvas, None, &mut Rng::new(7, &[]));
-        let (u, v) = chroma(&canvas);
+        draw_dish(&mut canvas, None, &mut Rng::new(7, &[]));
+        let (u, v) = mean_chroma(&canvas);
         assert!((u - 128.0).abs() < 2.0 && (v - 128.0).abs() < 2.0);
     }
 
@@ -118,7 +121,7 @@ mod tests {
                 .filter(|&(&u, &v)| (u, v) == (colour.1, colour.2))
                 .count()
         };
-        poster(&mut canvas, &[3, 8, 22], &mut Rng::new(2, &[]));
+        draw_poster(&mut canvas, &[3, 8, 22], &mut Rng::new(2, &[]));
         for class in [3, 8, 22] {
             let colour = Colour::hsv((class % COLOURS) as f64 / COLOURS as f64, 0.95, 0.95);
             assert!(count(&canvas, colour) > 100, "{class}");
