@@ -5,14 +5,12 @@
 //! - Read: [`shards`] opens a folder and fetches single rows, [`stream`] hands out model-ready [`batch`]es in an
 //!   [`order`] that depends on (seed, epoch, ids) alone, [`image`] and [`text`] are the transforms, [`verify`] finds shards that have changed on disk, [`mask`] hides
 //!   modalities.
-//! - Both: [`cpu`] tells which vector instructions may be used.
 //!
 //! Not here: decoding audio and video (`ingest`), tensors (`train`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod batch;
-pub mod cpu;
 pub mod error;
 pub mod image;
 pub mod mask;

@@ -9,15 +9,15 @@ use features::image::{self, ImageTransform};
 use features::mask::Mask;
 use features::stream::{MelTransform, StreamConfig, Transforms};
 use features::{Shards, Stream, TextTransform};
+use model::encoder::config::{EncoderConfig, Kind};
+use model::weights::{WeightSource, Weights};
 use std::fs;
 use std::hint::black_box;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use train::encoder::config::{EncoderConfig, Kind};
 use train::log::RunLog;
 use train::report::{RunSummary, text_table, write};
-use train::settings::{RunConfig, Settings, WeightSource};
-use train::weights::Weights;
+use train::settings::{RunConfig, Settings};
 
 /// A reader: its name, and what it does with bytes.
 pub struct Entry {
@@ -331,7 +331,7 @@ fn adapter(config: &[u8], tensors: &[u8]) -> bool {
     in_folder(|folder| {
         put(&folder.join("adapter_config.json"), config);
         put(&folder.join("adapter_model.safetensors"), tensors);
-        train::adapter::read(folder, &small(folder)).is_ok()
+        model::adapter::read(folder, &small(folder)).is_ok()
     })
 }
 

@@ -260,7 +260,7 @@ fn the_build_looks_for_driver_and_toolkit() {
     }
 }
 
-/// `train/cuda/driver.c`: a program starts without NVIDIA's driver, whose entry points then say that there is no device;
+/// `train/engine/cuda/driver.c`: a program starts without NVIDIA's driver, whose entry points then say that there is no device;
 /// where there is a driver, calls reach it with all their arguments, those on the stack too.
 #[test]
 fn a_build_for_gpus_starts_without_a_driver() {
@@ -285,7 +285,7 @@ fn a_build_for_gpus_starts_without_a_driver() {
         cc.current_dir(folder.path()).args(arguments);
         assert!(cc.status().unwrap().success(), "{arguments:?}");
     };
-    let driver = workspace().join("train/cuda/driver.c");
+    let driver = workspace().join("train/engine/cuda/driver.c");
     compile(&[
         "-I.",
         "-o",

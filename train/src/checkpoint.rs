@@ -7,15 +7,16 @@
 //! RUN/best/                  the same files, of the best checkpoint so far
 //! ```
 
-use crate::adapter;
-use crate::design::Adapt;
-use crate::model::U2a;
-use crate::optim::{AdamW, Moments};
-use crate::pretrained;
-use crate::settings::{Settings, WeightSource};
-use crate::weights::Weights;
+use crate::settings::Settings;
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{Device, Tensor};
+use engine::{AdamW, Moments};
+use model::adapter;
+use model::design::Adapt;
+use model::pretrained;
+use model::u2a::U2a;
+use model::weights::WeightSource;
+use model::weights::Weights;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::{self, File};

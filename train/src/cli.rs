@@ -8,6 +8,10 @@ mod selftest;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use datasets::{Modality, Split};
+#[cfg(target_arch = "x86_64")]
+use engine::kernels::bf16::Isa;
+use engine::{Compute, DeviceChoice};
+use model::u2a::MissingToken;
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,13 +19,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use train::checkpoint;
-use train::compute::{Compute, DeviceChoice};
 use train::doctor;
 use train::evaluate::{self, EvalOptions};
 use train::job::Job;
-#[cfg(target_arch = "x86_64")]
-use train::kernels::bf16::Isa;
-use train::model::MissingToken;
 use train::report;
 use train::session;
 use train::settings::RunConfig;
@@ -135,7 +135,7 @@ struct DoctorArgs {
 
 /// Runs the chosen subcommand.
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
-    features::cpu::check()?;
+    util::cpu::check()?;
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Eval(args) => eval(&args),
@@ -283,7 +283,7 @@ fn diagnose(args: &DoctorArgs) -> Result<ExitCode> {
         "AVX-512 and AMX"
     } else if Isa::Avx512Bf16.is_available() {
         "AVX-512 with bf16"
-    } else if features::cpu::has_avx512() {
+    } else if util::cpu::has_avx512() {
         "AVX-512"
     } else if std::arch::is_x86_feature_detected!("avx2") {
         "AVX2"

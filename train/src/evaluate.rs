@@ -1,7 +1,6 @@
 //! Scoring a model on a split, with any modality gone.
 
 use crate::metrics::{self, Metrics};
-use crate::model::{MissingToken, U2a};
 use crate::session::Session;
 use crate::settings::RunConfig;
 use anyhow::{Context, Result, bail};
@@ -9,6 +8,7 @@ use arrow_array::builder::{Float32Builder, Int32Builder, ListBuilder};
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use datasets::{Modality, Split};
 use features::Stream;
+use model::u2a::{MissingToken, U2a};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,13 +1,13 @@
 //! Batches on their way to the device: the next ones are uploaded while the GPU works on this one.
 
-use crate::model::Uploaded;
-#[cfg(feature = "cuda")]
-use crate::ops::upload::Uploader;
 use anyhow::Result;
 use candle_core::Device;
 #[cfg(feature = "cuda")]
+use engine::upload::Uploader;
+#[cfg(feature = "cuda")]
 use features::ModalityData;
 use features::{Batch, Stream};
+use model::u2a::Uploaded;
 use std::collections::VecDeque;
 
 /// Batches that are uploaded before they are asked for.

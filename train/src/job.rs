@@ -2,14 +2,15 @@
 //! folder, begun or continued.
 
 use crate::checkpoint::{self, State};
-use crate::compute::Compute;
 use crate::lock::Lock;
 use crate::session::{self, Session};
-use crate::settings::{CONFIG_FILE, RunConfig, RunDevice, Settings, WeightSource};
+use crate::settings::{CONFIG_FILE, RunConfig, RunDevice, Settings};
 use crate::trainer::{End, Trainer};
 use crate::workers::Workers;
 use anyhow::{Context, Result, bail};
+use engine::Compute;
 use features::Shards;
+use model::weights::WeightSource;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -57,10 +58,10 @@ impl Job {
         }
         let settings = Settings::resolve(name, spec.modalities, overrides)?;
         settings.check_for(spec.modalities, spec.multi_label)?;
-        compute.check(&settings)?;
+        settings.check_device(compute)?;
         let encoders = session::encoder_configs(spec.modalities, &weights, tiny)?;
         let mut session = Session::open(shards, &settings, &encoders, &weights, compute.threads)?;
-        session.byte_budget = compute.byte_budget();
+        session.byte_budget = session::byte_budget(compute);
         let config = RunConfig {
             version: env!("CARGO_PKG_VERSION").to_string(),
             dataset: name.to_string(),
@@ -100,7 +101,7 @@ impl Job {
             );
         }
         let mut session = Session::of(shards, &config, compute.threads)?;
-        session.byte_budget = compute.byte_budget();
+        session.byte_budget = session::byte_budget(compute);
         Ok(Job {
             config,
             session,
@@ -147,7 +148,7 @@ impl Job {
 
     /// Goes on from the newest checkpoint of the run folder, which the caller has claimed ([`claim`]).
     pub fn resume(&self, run: &Path, stop: &AtomicBool, workers: Workers) -> Result<(End, State)> {
-        self.compute.check(&self.config.settings)?;
+        self.config.settings.check_device(&self.compute)?;
         let model = session::build_model(&self.config, &self.compute)?;
         let config = self.config.clone();
         // None: killed before the initial checkpoint was whole.

@@ -1,11 +1,11 @@
 //! What a run writes as it goes: `metrics.jsonl`, TensorBoard events, progress on stderr.
 
 use crate::metrics::Metrics;
-use crate::model::Losses;
 use crate::tensorboard::EventWriter;
 use anyhow::{Context, Result};
 use datasets::Split;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use model::u2a::Losses;
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, IsTerminal, Write};

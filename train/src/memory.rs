@@ -1,9 +1,9 @@
 //! How much memory a training step takes, and how to take less: for `--memory-limit`.
 
-use crate::encoder::config::{EncoderConfig, InputSize, Kind};
 use crate::settings::{KeepSetting, Settings};
 use anyhow::{Result, bail};
 use datasets::Modality;
+use model::encoder::config::{EncoderConfig, InputSize, Kind};
 
 /// What is not counted: the head, optimiser, tables, what allocators and libraries keep for themselves.
 const SLACK: u64 = 400_000_000;

@@ -7,7 +7,6 @@
 use crate::evaluate::{self, EvalOptions};
 use crate::ingest;
 use crate::metrics::THRESHOLD;
-use crate::model::U2a;
 use crate::session::Session;
 use crate::settings::RunConfig;
 use anyhow::{Context, Result, bail};
@@ -15,6 +14,7 @@ use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use datasets::{Modality, Split};
 use features::Shards;
+use model::u2a::U2a;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
 use std::collections::BTreeMap;

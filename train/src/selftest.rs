@@ -1,14 +1,15 @@
 //! `train selftest` and `train bench`: what a device computes, held against the CPU, and how fast it
 //! steps; on random weights and made-up batches, so nothing but this program is needed.
 
-use crate::compute::has_bf16;
-use crate::encoder::Keep;
-use crate::model::{MissingToken, U2a, share};
-use crate::ops::cases::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, Pair, apart, mode};
-use crate::optim::{AdamW, AdamWConfig};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
+use engine::has_bf16;
+use engine::parity::apart;
+use engine::{AdamW, AdamWConfig};
 use features::Batch;
+use model::encoder::Keep;
+use model::parity::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, Pair, mode};
+use model::u2a::{MissingToken, U2a, share};
 use serde::Serialize;
 use serde_json::json;
 use std::io::{BufRead, Write};
@@ -57,7 +58,7 @@ fn precisions(device: &Device) -> Vec<(DType, &'static str, usize)> {
 /// Every layer on the device against the CPU.
 pub fn layers(device: &Device) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    for case in cases::all()? {
+    for case in engine::parity::all()? {
         let want = case.run(&Device::Cpu, DType::F32)?;
         for (dtype, precision, i) in precisions(device) {
             let mut error = 0.0f64;
@@ -80,10 +81,10 @@ pub fn layers(device: &Device) -> Result<Vec<Finding>> {
 pub fn steps(device: &Device, tiny: bool) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for pair in [AUDIO_VIDEO, IMAGE_TEXT] {
-        let configs = cases::configs(pair, tiny);
-        let batch = cases::batch(pair, &configs, STEP_SAMPLES, true)?;
+        let configs = parity::configs(pair, tiny);
+        let batch = parity::batch(pair, &configs, STEP_SAMPLES, true)?;
         let run = |device: &Device, dtype| -> Result<(Tensor, Vec<Tensor>)> {
-            let model = cases::model(pair, &configs, device, dtype)?;
+            let model = parity::model(pair, &configs, device, dtype)?;
             let result = model.step(&batch, &mode(1, Keep::All), &LOSS)?;
             let grads = result.grads.into_iter().flatten().map(|g| {
                 g.to_device(&Device::Cpu)?
@@ -178,10 +179,10 @@ pub struct Task {
 
 /// One line in, so many steps, one line of JSON out; ends with its input.
 pub fn serve(task: &Task, device: &Device, dtype: DType) -> Result<()> {
-    let configs = cases::configs(task.pair, task.tiny);
-    let mut model = cases::model(task.pair, &configs, device, dtype)?;
+    let configs = parity::configs(task.pair, task.tiny);
+    let mut model = parity::model(task.pair, &configs, device, dtype)?;
     let mut optimiser = model.optimiser(AdamWConfig::default())?;
-    let batch = cases::batch(task.pair, &configs, task.batch, false)?;
+    let batch = parity::batch(task.pair, &configs, task.batch, false)?;
     let merged = match task.evaluate {
         true => Some(model.merged()?),
         false => None,
@@ -236,7 +237,7 @@ fn train(
 pub fn peak_memory(device: &Device) -> Result<f64> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(cuda) = device {
-        return Ok(crate::ops::cuda::peak_memory(cuda)? as f64);
+        return Ok(engine::cuda::peak_memory(cuda)? as f64);
     }
     let _ = device;
     let peak = util::memory::peak(std::process::id());

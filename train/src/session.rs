@@ -1,23 +1,35 @@
 //! What a run reads: opened shards, the transforms that fit the encoders, masks; and the model
 //! built from a run's configuration.
 
-use crate::compute::Compute;
-use crate::encoder::Encoder;
-use crate::encoder::config::{EncoderConfig, InputSize, Kind};
-use crate::model::{MissingToken, U2a};
-use crate::placeholder::Placeholders;
-use crate::pretrained::HASHED_FILE;
-use crate::settings::{ClipFeatures, RunConfig, Settings, WeightSource};
-use crate::weights::{CONFIG_FILE, VOCAB_FILE, Weights};
+use crate::settings::{ClipFeatures, RunConfig, Settings};
 use anyhow::{Result, bail};
 use datasets::{Modality, Split};
+use engine::Compute;
 use features::Shards;
 use features::image::ImageTransform;
 use features::mask::{Mask, Protocol};
 use features::stream::{BYTE_BUDGET, MelTransform, StreamConfig, Transforms};
 use features::text::TextTransform;
+use model::encoder::Encoder;
+use model::encoder::config::{EncoderConfig, InputSize, Kind};
+use model::placeholder::Placeholders;
+use model::pretrained::HASHED_FILE;
+use model::u2a::{MissingToken, U2a};
+use model::weights::{CONFIG_FILE, VOCAB_FILE, WeightSource, Weights};
 use std::path::Path;
 use std::sync::Arc;
+
+/// Twenty-odd batches of 128 clips.
+const GPU_BYTE_BUDGET: usize = 8 << 30;
+
+/// Bytes of batches that may be decoded ahead: a GPU's batches are large, and each thread needs one in
+/// its hands.
+pub fn byte_budget(compute: &Compute) -> usize {
+    match compute.device.is_cpu() {
+        true => BYTE_BUDGET,
+        false => GPU_BYTE_BUDGET,
+    }
+}
 
 /// Mel frames and pixels where no encoder of the pair asks for them.
 const UNUSED: usize = 1;

@@ -1,15 +1,15 @@
 //! What a run is made of: hyperparameters with the paper's values as defaults, one small file per
 //! dataset in `configs/`, and the `config.toml` that a run folder keeps.
 
-use crate::adapter::{LoraConfig, ModuleNames};
-use crate::compute::DeviceChoice;
-use crate::design::{Adapt, Design, Fusion, Modulation};
-use crate::encoder::config::{EncoderConfig, Kind};
-use crate::model::{ALIGN_WEIGHT, LossConfig, MissingToken};
-use crate::modulate::OGM_ALPHA;
-use crate::optim::{AdamWConfig, Schedule};
 use anyhow::{Context, Result, anyhow, bail};
 use datasets::Modality;
+use engine::{AdamWConfig, Compute, DeviceChoice, Precision, Schedule};
+use model::adapter::{LoraConfig, ModuleNames};
+use model::design::{Adapt, Design, Fusion, Modulation};
+use model::encoder::config::EncoderConfig;
+use model::modulate::OGM_ALPHA;
+use model::u2a::{ALIGN_WEIGHT, LossConfig, MissingToken};
+use model::weights::WeightSource;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use util::suggest::did_you_mean;
@@ -109,33 +109,7 @@ pub enum ClipFeatures {
     LastHidden,
 }
 
-/// Number type of frozen weights and activations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Single precision.
-    #[default]
-    F32,
-    /// Single precision, whose matrix products round their operands: to ten bits on a GPU, to 16 on a
-    /// CPU with AMX.
-    Tf32,
-    /// Brain floating point for weights and activations on a GPU, for the operands of the encoders' matrix
-    /// products on a CPU with AMX or with AVX-512's bf16; what learns, statistics and sums stay in single precision.
-    Bf16,
-}
-
-impl Precision {
-    /// Its name in settings.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::Tf32 => "tf32",
-            Precision::Bf16 => "bf16",
-        }
-    }
-}
-
-/// See [`crate::encoder::Keep`].
+/// See [`model::encoder::Keep`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[clap(rename_all = "lowercase")]
@@ -406,6 +380,23 @@ impl Settings {
         }
     }
 
+    /// Whether a run with these settings can be trained on this device.
+    pub fn check_device(&self, compute: &Compute) -> Result<()> {
+        if self.modulation != Modulation::None && self.micro_batch.is_some() {
+            bail!("gradient modulation balances whole batches; leave micro_batch out");
+        }
+        compute.check_precision(self.precision)?;
+        if !compute.device.is_cpu()
+            && self.precision == Precision::Bf16
+            && self.adapt == Adapt::Full
+        {
+            bail!(
+                "full fine-tuning keeps its weights in single precision; add --precision f32 or tf32"
+            );
+        }
+        Ok(())
+    }
+
     /// Settings of the loss.
     pub fn loss(&self, multi_label: bool) -> LossConfig {
         LossConfig {
@@ -413,30 +404,6 @@ impl Settings {
             align_stop_gradient: self.align_stop_gradient,
             multi_label,
             missing_token: self.missing_token,
-        }
-    }
-}
-
-/// Where the frozen weights come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WeightSource {
-    /// A folder with one checkpoint folder per encoder.
-    Folder(PathBuf),
-    /// Random weights from this seed.
-    Random(u64),
-    /// The Hugging Face hub, or its cache on this machine.
-    Hub,
-}
-
-impl WeightSource {
-    /// The folder of one encoder's checkpoint, fetched from the hub where need be; none for random
-    /// weights.
-    pub fn folder(&self, kind: Kind) -> Result<Option<PathBuf>> {
-        match self {
-            WeightSource::Folder(folder) => Ok(Some(folder.join(kind.folder()))),
-            WeightSource::Random(_) => Ok(None),
-            WeightSource::Hub => crate::weights::from_hub(kind).map(Some),
         }
     }
 }

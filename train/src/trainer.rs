@@ -4,20 +4,20 @@
 //! configuration and its position: resuming reads a checkpoint and goes on, bit for bit on the CPU.
 
 use crate::checkpoint::{self, State};
-use crate::encoder::Keep;
 use crate::evaluate::{self, EvalOptions};
 use crate::feed::{Fed, Feed};
 use crate::log::{Announcement, RunLog, Step};
-use crate::model::share::{self, Share};
-use crate::model::{LossConfig, Losses, StepMode, U2a};
-use crate::optim::AdamW;
 use crate::session::Session;
 use crate::settings::{KeepSetting, RunConfig, Settings};
 use crate::workers::Workers;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use datasets::Split;
+use engine::AdamW;
 use features::{Batch, Stream};
+use model::encoder::Keep;
+use model::u2a::share::{self, Share};
+use model::u2a::{LossConfig, Losses, StepMode, U2a};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;

@@ -6,8 +6,8 @@
 //! files. Workers draw the same random numbers as one process would: the losses are those of one
 //! process with the whole batch, but for the order in which sums are formed.
 
-use crate::compute::DeviceChoice;
 use anyhow::{Context, Result, bail};
+use engine::DeviceChoice;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
-
 use serde_json::Value;
 use train::metrics::{Metrics, multi_label, single_label};
 
@@ -17,7 +15,8 @@ fn numbers(value: &Value) -> Vec<f64> {
 }
 
 fn cases(kind: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(common::golden().join("metrics.json")).unwrap();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/metrics.json");
+    let text = std::fs::read_to_string(golden).unwrap();
     let all: Value = serde_json::from_str(&text).unwrap();
     all[kind].as_array().unwrap().clone()
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`data_root`] is the folder that holds raw data and shards by default.
 //! - [`atomic`] writes files that appear whole or not at all; [`lock`] keeps a folder to one writer.
+//! - [`cpu`] tells which vector instructions may be used.
 //! - [`rng`] is a counter-based random number generator.
 //! - [`hash`] gives SHA-256 in hexadecimal, [`memory`] the memory of a process, [`suggest`] the name that a mistyped one
 //!   may mean.
@@ -13,6 +14,7 @@
 pub mod atomic;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod cpu;
 pub mod hash;
 pub mod lock;
 pub mod memory;

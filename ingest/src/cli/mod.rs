@@ -40,7 +40,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return report_usage(&error),
     };
-    if let Err(error) = features::cpu::check() {
+    if let Err(error) = util::cpu::check() {
         return report_error(&error.into());
     }
     let outcome = match &cli.command {

@@ -19,7 +19,7 @@ use ffmpeg_next::frame;
 use ffmpeg_next::packet::{Mut as _, Ref as _};
 use ffmpeg_next::{Error, Packet, Rational, Stream};
 
-use features::cpu;
+use util::cpu;
 
 use super::yuv;
 

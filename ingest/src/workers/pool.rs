@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 
-use features::cpu;
+use util::cpu;
 
 use super::process_limits;
 use super::protocol::{self, Bounds, Hello, Reply, Request};

@@ -3,6 +3,8 @@
 use super::{announce, say, stop_flag};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use engine::{Compute, DeviceChoice};
+use model::u2a::U2a;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,8 +12,6 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use train::checkpoint;
-use train::compute::{Compute, DeviceChoice};
-use train::model::U2a;
 use train::predict::{self, Answer};
 use train::session;
 use train::settings::RunConfig;

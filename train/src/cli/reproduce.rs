@@ -3,13 +3,13 @@
 use super::{announce, say, stop_flag};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use engine::{Compute, DeviceChoice};
+use model::weights::WeightSource;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use train::compute::{Compute, DeviceChoice};
 use train::log::clock;
 use train::reproduce::{self, Artefact, Options, Plan};
-use train::settings::WeightSource;
 use util::data_root;
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]

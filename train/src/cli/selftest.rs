@@ -4,13 +4,13 @@ use super::{announce, say};
 use anyhow::Result;
 use candle_core::DType;
 use clap::{Args, ValueEnum};
+use engine::Precision;
+use engine::{Compute, DeviceChoice};
+use model::encoder::Keep;
+use model::parity::{AUDIO_VIDEO, IMAGE_TEXT};
 use serde_json::json;
 use std::process::ExitCode;
-use train::compute::{Compute, DeviceChoice};
-use train::encoder::Keep;
-use train::ops::cases::{AUDIO_VIDEO, IMAGE_TEXT};
 use train::selftest::{self, Task};
-use train::settings::Precision;
 
 /// Side of the product that stands in for the peak with small encoders.
 const TINY_SIDE: usize = 256;

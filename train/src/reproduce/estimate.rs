@@ -2,17 +2,17 @@
 //! random weights and inputs of the run's own sizes, times what the plan has left.
 
 use super::{Options, Plan};
-use crate::adapter::LoraConfig;
-use crate::compute::Compute;
-use crate::encoder::config::{EncoderConfig, InputSize, Kind};
-use crate::encoder::{Encoder, Keep};
-use crate::model::{StepMode, U2a};
 use crate::session;
 use crate::settings::Settings;
-use crate::weights::Weights;
 use anyhow::Result;
 use datasets::{Modality, Split};
+use engine::Compute;
 use features::{Batch, ModalityBatch, ModalityData};
+use model::adapter::LoraConfig;
+use model::encoder::config::{EncoderConfig, InputSize, Kind};
+use model::encoder::{Encoder, Keep};
+use model::u2a::{StepMode, U2a};
+use model::weights::Weights;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -127,7 +127,7 @@ fn measure(
         step: 0,
         encoder_dropout: settings.encoder_dropout,
         keep: Keep::All,
-        share: crate::model::share::Share::WHOLE,
+        share: model::u2a::share::Share::WHOLE,
     };
     let loss = settings.loss(false);
     // The first step warms up buffers and threads.

@@ -2,10 +2,10 @@
 
 use super::paper::{Figure, PaperTable};
 use crate::evaluate::{EvalOptions, main_metric};
-use crate::model::MissingToken;
 use anyhow::{Result, bail};
 use datasets::{Info, Modality};
 use features::mask::{Protocol, RATE};
+use model::u2a::MissingToken;
 use serde::Serialize;
 
 /// A table or figure of the paper, or the ablation of its parts.

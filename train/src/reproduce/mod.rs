@@ -13,16 +13,17 @@ pub use experiments::{Artefact, Line, Testing, Training};
 pub use pages::{Outcome, write};
 
 use crate::checkpoint;
-use crate::compute::Compute;
 use crate::evaluate::{self, EvalOptions};
 use crate::ingest;
 use crate::job::{Job, claim};
 use crate::session;
-use crate::settings::{CONFIG_FILE, RunConfig, WeightSource};
+use crate::settings::{CONFIG_FILE, RunConfig};
 use crate::trainer::End;
 use crate::workers::Workers;
 use anyhow::{Context, Result};
 use datasets::Split;
+use engine::Compute;
+use model::weights::WeightSource;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -394,8 +395,8 @@ impl Options {
 }
 
 /// What stands in for a missing modality while training so.
-fn token_of(training: &Training) -> crate::model::MissingToken {
-    use crate::model::MissingToken;
+fn token_of(training: &Training) -> model::u2a::MissingToken {
+    use model::u2a::MissingToken;
     let value = |s: &String| s.strip_prefix("missing_token=").map(str::to_string);
     match training.settings.iter().find_map(value).as_deref() {
         Some("zeros") => MissingToken::Zeros,

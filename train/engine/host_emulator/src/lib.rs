@@ -1,0 +1,131 @@
+//! The GPU's kernels on the host, for tests: `train/engine/cuda/kernels.cu` compiled by the C++ compiler, with
+//! `platform.h` standing in for the GPU. Slow, and the same source line by line.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "only tests use this crate, and may panic"
+)]
+
+use candle_core::{DType, Result, Storage, Tensor, bail};
+use engine::layers::gpu::{Argument, Launch, set_host_launcher};
+use std::ffi::{CString, c_char, c_void};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+
+/// `emulate` of `platform.h`.
+type Emulate =
+    unsafe extern "C" fn(*const c_char, *const u32, u32, u32, *const *mut c_void) -> bool;
+
+/// The kernels, loaded into this process.
+pub struct Emulated {
+    emulate: Emulate,
+    // The library stays loaded as long as its function can be called.
+    _library: libloading::Library,
+    /// The stand-in runs one grid at a time.
+    running: Mutex<()>,
+}
+
+/// The host emulator; `None` where there is no C++ compiler.
+pub fn launcher() -> Option<&'static dyn Launch> {
+    loaded().map(|e| e as &dyn Launch)
+}
+
+/// Runs `body` with the GPU's kernels in place of the host's; none, said aloud, where there is no C++
+/// compiler.
+pub fn emulating<R>(body: impl FnOnce() -> R) -> Option<R> {
+    let Some(launcher) = launcher() else {
+        let reason = "no C++ compiler to build the GPU's kernels for the host";
+        util::skip::skip(util::skip::Missing::Material, reason);
+        return None;
+    };
+    let before = set_host_launcher(Some(launcher));
+    let result = body();
+    set_host_launcher(before);
+    Some(result)
+}
+
+/// Runs `body` with the host's own kernels, wherever it is called from.
+pub fn on_host<R>(body: impl FnOnce() -> R) -> R {
+    let before = set_host_launcher(None);
+    let result = body();
+    set_host_launcher(before);
+    result
+}
+
+fn loaded() -> Option<&'static Emulated> {
+    static LOADED: OnceLock<Option<Emulated>> = OnceLock::new();
+    LOADED.get_or_init(load).as_ref()
+}
+
+fn load() -> Option<Emulated> {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("kernels.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cuda/kernels.cu");
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
+    let mut command = Command::new(compiler);
+    command.args(["-std=c++17", "-O2", "-shared", "-fPIC", "-x", "c++"]);
+    let status = command.arg(source).arg("-o").arg(&library).status().ok()?;
+    assert!(status.success(), "the kernels do not compile for the host");
+    // SAFETY: the library was just made from our own source; it has no initialisers but its tables.
+    let library = unsafe { libloading::Library::new(&library) }.unwrap();
+    // SAFETY: this is the function's signature in `platform.h`.
+    let emulate = unsafe { *library.get::<Emulate>(b"emulate").unwrap() };
+    Some(Emulated {
+        emulate,
+        _library: library,
+        running: Mutex::new(()),
+    })
+}
+
+impl Launch for Emulated {
+    fn launch(
+        &self,
+        kernel: &str,
+        grid: [u32; 3],
+        threads: u32,
+        shared: u32,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        let name = CString::new(kernel).map_err(candle_core::Error::wrap)?;
+        let pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
+        let _one = self.running.lock().unwrap();
+        // SAFETY: name and arguments live through the call; the arguments are those that the kernel
+        // of that name declares, which the tests of every kernel show.
+        let known = unsafe {
+            (self.emulate)(
+                name.as_ptr(),
+                grid.as_ptr(),
+                threads,
+                shared,
+                pointers.as_ptr(),
+            )
+        };
+        if !known {
+            bail!("no kernel {kernel}");
+        }
+        Ok(())
+    }
+
+    fn address(&self, tensor: &Tensor) -> Result<u64> {
+        host_address(tensor)
+    }
+}
+
+/// Where the elements of a contiguous host tensor begin.
+fn host_address(tensor: &Tensor) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Some((start, _)) = layout.contiguous_offsets() else {
+        bail!("a kernel was given a tensor that is not contiguous: {layout:?}")
+    };
+    let Storage::Cpu(cpu) = &*storage else {
+        bail!("a host kernel was given a tensor on another device")
+    };
+    let base = match tensor.dtype() {
+        DType::F32 => cpu.as_slice::<f32>()?.as_ptr() as u64,
+        DType::BF16 => cpu.as_slice::<half::bf16>()?.as_ptr() as u64,
+        DType::U32 => cpu.as_slice::<u32>()?.as_ptr() as u64,
+        other => bail!("no kernel reads {other:?}"),
+    };
+    Ok(base + (start * tensor.dtype().size_in_bytes()) as u64)
+}

@@ -1,0 +1,415 @@
+//! What arithmetic runs on: the device, its number types, the host's threads.
+
+use crate::kernels::matmul::{self, MatmulPrecision};
+use anyhow::{Context, Result, anyhow, bail};
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+/// The value of `--device`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum DeviceChoice {
+    /// The first GPU where this build and this machine have one, otherwise the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number, counted from 0 in the driver's order.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<DeviceChoice, String> {
+        match name {
+            "auto" => return Ok(DeviceChoice::Auto),
+            "cpu" => return Ok(DeviceChoice::Cpu),
+            "cuda" => return Ok(DeviceChoice::Cuda(0)),
+            _ => {}
+        }
+        name.strip_prefix("cuda:")
+            .and_then(|number| number.parse().ok())
+            .map(DeviceChoice::Cuda)
+            .ok_or_else(|| {
+                format!("{name} is none of auto, cpu and cuda:N (cuda:0 is the first GPU)")
+            })
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<DeviceChoice, String> {
+        name.parse()
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> String {
+        choice.to_string()
+    }
+}
+
+/// Number type of frozen weights and activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Single precision, whose matrix products round their operands: to ten bits on a GPU, to 16 on a
+    /// CPU with AMX.
+    Tf32,
+    /// Brain floating point for weights and activations on a GPU, for the operands of the encoders' matrix
+    /// products on a CPU with AMX or with AVX-512's bf16; what learns, statistics and sums stay in single precision.
+    Bf16,
+}
+
+impl Precision {
+    /// Its name in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+}
+
+/// A device and the host's threads beside it.
+#[derive(Clone, Debug)]
+pub struct Compute {
+    /// The device that holds the model.
+    pub device: Device,
+    /// Threads for arithmetic on the CPU and for decoding.
+    pub threads: usize,
+    /// What was asked for.
+    pub asked: DeviceChoice,
+    /// What it came to: `cpu` or `cuda:N`, never `auto`.
+    pub used: DeviceChoice,
+    /// Why `auto` came to the CPU.
+    pub reason: Option<String>,
+}
+
+impl Compute {
+    /// The CPU with so many threads.
+    pub fn cpu(threads: usize) -> Compute {
+        Compute {
+            device: Device::Cpu,
+            threads,
+            asked: DeviceChoice::Cpu,
+            used: DeviceChoice::Cpu,
+            reason: None,
+        }
+    }
+
+    /// Opens the device and makes the thread pool; without a number of threads, one per core.
+    ///
+    /// # Errors
+    /// The GPU that was asked for by number cannot be opened, or `threads` is 0.
+    pub fn open(asked: DeviceChoice, threads: Option<usize>) -> Result<Compute> {
+        Compute::open_for(asked, threads, 0, 1)
+    }
+
+    /// [`Compute::open`] for one of several workers: each has a GPU of its own, from the given one on, and its
+    /// part of the cores.
+    ///
+    /// # Errors
+    /// As [`Compute::open`].
+    pub fn open_for(
+        asked: DeviceChoice,
+        threads: Option<usize>,
+        rank: usize,
+        workers: usize,
+    ) -> Result<Compute> {
+        let threads = match threads {
+            Some(0) => bail!("--threads 0: at least one thread is needed"),
+            Some(n) => n,
+            None => {
+                let cores = std::thread::available_parallelism().map_or(1, Into::into);
+                (cores / workers).max(1)
+            }
+        };
+        let (device, used, reason) = match select(asked, rank, open_cuda)? {
+            Selected::Gpu(device, number) => (device, DeviceChoice::Cuda(number), None),
+            Selected::Cpu(reason) => (Device::Cpu, DeviceChoice::Cpu, reason),
+        };
+        hold_memory();
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .context("the thread pool cannot be made")?;
+        Ok(Compute {
+            device,
+            threads,
+            asked,
+            used,
+            reason,
+        })
+    }
+
+    /// One line about what `auto` came to, without its end; none where the user named the device.
+    pub fn announcement(&self) -> Option<String> {
+        (self.asked == DeviceChoice::Auto).then(|| {
+            let reason = self.reason.as_ref().map(|reason| format!("; {reason}"));
+            let about = match self.used {
+                DeviceChoice::Cpu => format!(
+                    "{} {}",
+                    self.threads,
+                    if self.threads == 1 {
+                        "thread"
+                    } else {
+                        "threads"
+                    }
+                ),
+                _ => gpu_name(&self.device),
+            };
+            format!(
+                "device: {} ({about}{})",
+                self.used,
+                reason.unwrap_or_default()
+            )
+        })
+    }
+
+    /// What a new run trains in where nothing is said: bf16 on a GPU that has it.
+    pub fn default_precision(&self) -> Precision {
+        match has_bf16(&self.device) {
+            true => Precision::Bf16,
+            false => Precision::F32,
+        }
+    }
+
+    /// Whether the device computes in this precision.
+    pub fn check_precision(&self, precision: Precision) -> Result<()> {
+        if self.device.is_cpu() {
+            if !matmul::set_precision(of_products(precision)) {
+                let processor = match precision {
+                    Precision::Bf16 => "AMX or AVX-512 with bf16",
+                    Precision::F32 | Precision::Tf32 => "AMX",
+                };
+                bail!(
+                    "precision {} needs a GPU or a processor with {processor}; use f32 here",
+                    precision.as_str()
+                );
+            }
+        } else if precision == Precision::Bf16 && !has_bf16(&self.device) {
+            bail!("this GPU has no bf16 (that takes compute capability 8.0); use --precision f32");
+        }
+        Ok(())
+    }
+
+    /// The encoders' number type on this device; sets the precision of matrix products. A CPU without
+    /// instructions for it evaluates in f32.
+    pub fn dtype(&self, precision: Precision) -> DType {
+        matmul::set_precision(of_products(precision));
+        #[cfg(feature = "cuda")]
+        candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
+        match (&self.device, precision) {
+            (Device::Cpu, _) | (_, Precision::F32 | Precision::Tf32) => DType::F32,
+            (_, Precision::Bf16) => DType::BF16,
+        }
+    }
+}
+
+/// The precision of matrix products on a CPU that stands for a run's.
+fn of_products(precision: Precision) -> MatmulPrecision {
+    match precision {
+        Precision::F32 => MatmulPrecision::F32,
+        Precision::Tf32 => MatmulPrecision::Split16,
+        Precision::Bf16 => MatmulPrecision::Bf16,
+    }
+}
+
+/// Makes the C library keep memory that is freed: activations of the same sizes are asked for at every
+/// step, and pages fresh from the system cost a tenth of a step.
+fn hold_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: sets two numbers of the allocator; no memory is touched.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+    }
+}
+
+/// What [`select`] came to.
+#[derive(Debug, PartialEq)]
+enum Selected<D> {
+    /// An open GPU and its number.
+    Gpu(D, usize),
+    /// The CPU, and why no GPU, where one was looked for.
+    Cpu(Option<String>),
+}
+
+/// Picks the device of worker `rank`; `open` opens the GPU of a number or says why it cannot.
+fn select<D>(
+    asked: DeviceChoice,
+    rank: usize,
+    open: impl FnOnce(usize) -> Result<D, String>,
+) -> Result<Selected<D>> {
+    match asked {
+        DeviceChoice::Cpu => Ok(Selected::Cpu(None)),
+        DeviceChoice::Auto => Ok(match open(rank) {
+            Ok(device) => Selected::Gpu(device, rank),
+            Err(reason) => Selected::Cpu(Some(reason)),
+        }),
+        DeviceChoice::Cuda(first) => {
+            let number = first + rank;
+            match open(number) {
+                Ok(device) => Ok(Selected::Gpu(device, number)),
+                Err(reason) => Err(anyhow!(
+                    "--device {asked}: {reason}; --device cpu does without"
+                )),
+            }
+        }
+    }
+}
+
+/// Whether an NVIDIA driver runs here: natively, in a container, or through Windows (WSL 2).
+fn has_driver() -> bool {
+    let signs = [
+        "/proc/driver/nvidia/version",
+        "/dev/nvidiactl",
+        "/usr/lib/wsl/lib/libcuda.so.1",
+    ];
+    signs.iter().any(|path| Path::new(path).exists())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(_number: usize) -> Result<Device, String> {
+    Err(match has_driver() {
+        true => "this machine has an NVIDIA driver, but this build has no CUDA: `just build-cuda` makes one that has",
+        false => "this build has no CUDA: `just build` makes one where an NVIDIA driver and toolkit are",
+    }
+    .to_string())
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(number: usize) -> Result<Device, String> {
+    let opened = Device::new_cuda(number).and_then(|device| {
+        if let Device::Cuda(cuda) = &device {
+            crate::cuda::prepare(cuda)?;
+        }
+        Ok(device)
+    });
+    opened.map_err(|error| {
+        if !has_driver() {
+            return "no NVIDIA driver runs on this machine".to_string();
+        }
+        // The first line: what follows is a backtrace.
+        let error = error.to_string();
+        let reason = error.lines().next().unwrap_or_default();
+        format!(
+            "GPU {number} cannot be opened ({reason}); `train doctor` says what this machine has"
+        )
+    })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu_name(_device: &Device) -> String {
+    String::new()
+}
+
+/// The GPU's name as its driver gives it.
+#[cfg(feature = "cuda")]
+fn gpu_name(device: &Device) -> String {
+    match device {
+        Device::Cuda(cuda) => crate::cuda::name(cuda),
+        _ => String::new(),
+    }
+}
+
+/// Whether the device computes in bf16.
+#[cfg(not(feature = "cuda"))]
+pub fn has_bf16(_device: &Device) -> bool {
+    false
+}
+
+/// Whether the device computes in bf16.
+#[cfg(feature = "cuda")]
+pub fn has_bf16(device: &Device) -> bool {
+    match device {
+        Device::Cuda(cuda) => crate::cuda::has_bf16(cuda),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_names() {
+        for (name, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:0", DeviceChoice::Cuda(0)),
+            ("cuda:12", DeviceChoice::Cuda(12)),
+        ] {
+            assert_eq!(name.parse(), Ok(choice));
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        for name in [
+            "", "gpu", "CPU", "cuda:", "cuda:-1", "cuda:x", "cuda0", "auto ",
+        ] {
+            let error = name.parse::<DeviceChoice>().unwrap_err();
+            assert!(error.contains("auto, cpu and cuda:N"), "{error}");
+        }
+    }
+
+    #[test]
+    fn auto_takes_the_first_gpu_or_the_cpu_and_a_number_takes_nothing_else() {
+        let machine = |gpus: usize| {
+            move |number: usize| match number < gpus {
+                true => Ok(number),
+                false => Err(format!("no GPU {number}")),
+            }
+        };
+        let select = |asked, rank, gpus| select(asked, rank, machine(gpus)).ok();
+        let cpu = |reason: &str| Some(Selected::Cpu(Some(reason.to_string())));
+        assert_eq!(select(DeviceChoice::Auto, 0, 2), Some(Selected::Gpu(0, 0)));
+        assert_eq!(select(DeviceChoice::Auto, 0, 0), cpu("no GPU 0"));
+        assert_eq!(select(DeviceChoice::Cpu, 0, 2), Some(Selected::Cpu(None)));
+        assert_eq!(
+            select(DeviceChoice::Cuda(1), 0, 2),
+            Some(Selected::Gpu(1, 1))
+        );
+        assert_eq!(
+            select(DeviceChoice::Cuda(0), 1, 2),
+            Some(Selected::Gpu(1, 1))
+        );
+        assert_eq!(select(DeviceChoice::Cuda(2), 0, 2), None);
+        let error = super::select(DeviceChoice::Cuda(0), 0, machine(0)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--device cuda:0: no GPU 0; --device cpu does without"
+        );
+    }
+
+    #[test]
+    fn only_auto_is_announced() {
+        let mut compute = Compute::cpu(2);
+        assert_eq!(compute.announcement(), None);
+        compute.asked = DeviceChoice::Auto;
+        compute.reason = Some("no driver".to_string());
+        assert_eq!(
+            compute.announcement().as_deref(),
+            Some("device: cpu (2 threads; no driver)")
+        );
+    }
+}

@@ -1,0 +1,35 @@
+//! Run one body with the widest vector instructions that the machine has.
+//!
+//! The body is compiled three times (baseline, AVX2, AVX-512) and chosen at run time. The three
+//! give the same bits: Rust never fuses a multiply with an add on its own.
+
+/// Defines `fn NAME<T: Real>(args)` whose body is compiled for several instruction sets.
+macro_rules! simd {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<T: Real>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name<T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body<T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl")]
+                fn avx512<T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                #[target_feature(enable = "avx2")]
+                fn avx2<T: $crate::kernels::Real>($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                if util::cpu::has_avx512() {
+                    // SAFETY: the four features were just found on this machine.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: AVX2 was just found on this machine.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use simd;
+
+/// Independent partial sums that a reduction keeps, so that it can run in vectors.
+pub const LANES: usize = 16;

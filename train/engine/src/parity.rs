@@ -1,0 +1,207 @@
+//! Layers with inputs on which a GPU is compared with the CPU: by the tests, which run a GPU's
+//! kernels on the host, and by `train selftest`, which runs them on the GPU at hand.
+
+use crate::layers::{activate, activate_backward, attention_backward, attention_forward, dropout};
+use crate::{Activation, Adapter, Adapters, Dropout, Linear, Norm, Rows};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use util::rng::Rng;
+
+/// A layer, forward and backward, as a function of tensors; its own parameters are among them or are
+/// taken to the device of the first.
+pub struct Case {
+    /// What it is.
+    pub name: String,
+    /// f32, on the CPU.
+    pub inputs: Vec<Tensor>,
+    /// The layer's results, in any order that does not change.
+    pub layer: Box<Layer>,
+}
+
+type Layer = dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>;
+
+impl Case {
+    fn new(
+        name: impl Into<String>,
+        inputs: Vec<Tensor>,
+        layer: impl Fn(&[Tensor]) -> Result<Vec<Tensor>> + 'static,
+    ) -> Case {
+        Case {
+            name: name.into(),
+            inputs,
+            layer: Box::new(layer),
+        }
+    }
+
+    /// The results on a device in a number type.
+    pub fn run(&self, device: &Device, dtype: DType) -> Result<Vec<Tensor>> {
+        let given = self
+            .inputs
+            .iter()
+            .map(|t| t.to_device(device)?.to_dtype(dtype));
+        (self.layer)(&given.collect::<Result<Vec<_>>>()?)
+    }
+}
+
+/// Normally distributed numbers.
+pub fn noise(seed: u32, shape: (usize, usize)) -> Result<Tensor> {
+    let mut rng = Rng::new(7, &[seed]);
+    let numbers = (0..shape.0 * shape.1).map(|_| rng.normal() as f32);
+    Tensor::from_vec(numbers.collect::<Vec<f32>>(), shape, &Device::Cpu)
+}
+
+/// Largest difference, relative to the largest number of `want`; infinite where a number is none.
+pub fn apart(got: &Tensor, want: &Tensor) -> Result<f64> {
+    if got.dims() != want.dims() {
+        bail!("shapes {:?} and {:?}", got.dims(), want.dims());
+    }
+    let numbers = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+    let (got, want) = (numbers(got)?, numbers(want)?);
+    let largest = want.iter().fold(1e-12f64, |m, v| m.max(f64::from(v.abs())));
+    let pairs = got.iter().zip(&want);
+    let worst = pairs.map(|(a, b)| f64::from((a - b).abs()) / largest);
+    Ok(worst.fold(
+        0.0,
+        |m, v| if v.is_nan() { f64::INFINITY } else { m.max(v) },
+    ))
+}
+
+/// The dropout of the cases.
+pub const DROPOUT: Dropout = Dropout {
+    rate: 0.2,
+    seed: 0x1_2345_6789,
+    step: 5,
+    module: 12,
+};
+
+/// Sequences of several tiles, of one token, of a tile's length.
+pub fn rows() -> Rows {
+    Rows::new(vec![0, 70, 71, 135], vec![3, 0, 9])
+}
+
+/// Every layer.
+pub fn all() -> Result<Vec<Case>> {
+    let mut cases = vec![norm()?];
+    for f in [Activation::Gelu, Activation::QuickGelu] {
+        let inputs = vec![(noise(1, (33, 40))? * 3.0)?, noise(2, (33, 40))?];
+        cases.push(Case::new(format!("{f:?}"), inputs, move |t| {
+            Ok(vec![
+                activate(f, &t[0])?,
+                activate_backward(f, &t[0], &t[1])?,
+            ])
+        }));
+    }
+    cases.push(Case::new("dropout", vec![noise(1, (135, 72))?], |t| {
+        Ok(vec![dropout(&t[0], Some(&DROPOUT), &rows())?])
+    }));
+    for (parts, rank) in [(1, 1), (3, 1), (3, 2), (1, 4)] {
+        for dropped in [false, true] {
+            cases.push(linear(parts, rank, dropped)?);
+        }
+    }
+    for dim in [16, 32, 64] {
+        for dropped in [None, Some(DROPOUT)] {
+            cases.push(attention(dim, dropped)?);
+        }
+    }
+    Ok(cases)
+}
+
+fn norm() -> Result<Case> {
+    let norm = Norm {
+        weight: noise(1, (1, 72))?.flatten_all()?,
+        bias: noise(2, (1, 72))?.flatten_all()?,
+        eps: 1e-5,
+    };
+    let x = |seed| noise(seed, (135, 72));
+    Ok(Case::new(
+        "layer norm",
+        vec![x(3)?, x(4)?, x(5)?],
+        move |t| {
+            let device = t[0].device();
+            let norm = Norm {
+                weight: norm.weight.to_device(device)?,
+                bias: norm.bias.to_device(device)?,
+                eps: norm.eps,
+            };
+            let (y, stats) = norm.forward(&t[0])?;
+            let again = norm.again(&t[0], &stats)?;
+            let bare = norm.backward(&t[1], &t[0], &stats, None)?;
+            let plus = norm.backward(&t[1], &t[0], &stats, Some(&t[2]))?;
+            let [scale, shift] = norm.weight_gradient(&t[1], &t[0], &stats)?;
+            Ok(vec![y, again, bare, plus, scale, shift])
+        },
+    ))
+}
+
+fn linear(parts: usize, rank: usize, dropped: bool) -> Result<Case> {
+    let (d, width) = (40, 24);
+    let out = parts * width;
+    let adapters = (0..parts as u32).map(|i| {
+        Ok(Adapter {
+            a: noise(10 + i, (rank, d))?,
+            b: noise(20 + i, (width, rank))?,
+        })
+    });
+    let adapters = adapters.collect::<Result<Vec<_>>>()?;
+    let bias = noise(4, (1, out))?.flatten_all()?;
+    let inputs = vec![
+        noise(1, (135, d))?,
+        noise(2, (135, out))?,
+        noise(5, (135, out))?,
+        noise(3, (out, d))?,
+    ];
+    let name = format!("linear with {parts} adapters of rank {rank}, dropout {dropped}");
+    Ok(Case::new(name, inputs, move |t| {
+        let device = t[0].device();
+        let here = adapters.iter().map(|adapter| {
+            Ok(Adapter {
+                a: adapter.a.to_device(device)?,
+                b: adapter.b.to_device(device)?,
+            })
+        });
+        let here = here.collect::<Result<Vec<_>>>()?;
+        let dropout = (0..parts as u32).map(|i| Dropout {
+            module: 4 + i,
+            ..DROPOUT
+        });
+        let adapters = Adapters {
+            parts: &here.iter().collect::<Vec<_>>(),
+            scale: 0.7,
+            dropout: if dropped {
+                dropout.collect()
+            } else {
+                Vec::new()
+            },
+        };
+        let adapters = Some(&adapters);
+        let linear = Linear {
+            weight: t[3].clone(),
+            bias: bias.to_device(device)?,
+        };
+        let rows = rows();
+        let (y, u) = linear.forward(&t[0], &rows, adapters)?;
+        let drop = dropped.then_some(&DROPOUT);
+        let (plus, _) = linear.forward_plus(&t[0], &rows, adapters, drop, &t[2])?;
+        let (z, a) = linear.forward_activated(&t[0], &rows, Activation::Gelu)?;
+        let (dx, grads) = linear.backward(&t[1], &t[0], u.as_ref(), &rows, adapters)?;
+        let single = |t: &Tensor| t.to_dtype(DType::F32);
+        let [dw, db] = Linear::weight_gradient(&single(&t[1])?, &single(&t[0])?)?;
+        let mut all = vec![y, plus, z, a, dx, dw, db];
+        all.extend(u);
+        all.extend(grads.into_iter().flat_map(|g| [g.a, g.b]));
+        Ok(all)
+    }))
+}
+
+fn attention(dim: usize, dropped: Option<Dropout>) -> Result<Case> {
+    let heads = 2;
+    let d = heads * dim;
+    let inputs = vec![noise(1, (135, 3 * d))?, noise(2, (135, d))?];
+    let name = format!("attention, heads of {dim}, dropout {}", dropped.is_some());
+    Ok(Case::new(name, inputs, move |t| {
+        let (rows, drop) = (rows(), dropped.as_ref());
+        let (out, saved) = attention_forward(&t[0], heads, &rows, drop)?;
+        let grad = attention_backward(&t[0], heads, &rows, drop, &out, &saved, &t[1])?;
+        Ok(vec![out, grad])
+    }))
+}

@@ -1,0 +1,63 @@
+//! Every layer with the GPU's kernels, run on the host, against the CPU's own.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use candle_core::{DType, Device, Tensor};
+use engine::layers::{attention_forward, dropout};
+use engine::parity::{self, apart, noise, rows};
+use host_emulator::emulating;
+
+#[test]
+fn layers() {
+    for case in parity::all().unwrap() {
+        let want = case.run(&Device::Cpu, DType::F32).unwrap();
+        for (dtype, limit) in [(DType::F32, 2e-5), (DType::BF16, 2e-2)] {
+            let Some(got) = emulating(|| case.run(&Device::Cpu, dtype).unwrap()) else {
+                return;
+            };
+            assert_eq!(got.len(), want.len());
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                let worst = apart(got, want).unwrap();
+                assert!(
+                    worst < limit,
+                    "{} in {dtype:?}, result {i}: {worst:e}",
+                    case.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_draws_the_same_mask() {
+    let x = Tensor::ones((135, 72), DType::F32, &Device::Cpu).unwrap();
+    let layer = |x: &Tensor| dropout(x, Some(&parity::DROPOUT), &rows()).unwrap();
+    if let Some(got) = emulating(|| layer(&x)) {
+        assert_eq!(apart(&got, &layer(&x)).unwrap(), 0.0);
+    }
+}
+
+/// What the kernels lack is said, not guessed at.
+#[test]
+fn sizes_without_a_kernel_are_refused() {
+    let qkv = noise(1, (135, 3 * 48)).unwrap();
+    let refused = || {
+        attention_forward(&qkv, 2, &rows(), None)
+            .err()
+            .unwrap()
+            .to_string()
+    };
+    if let Some(message) = emulating(refused) {
+        assert!(
+            message.contains("heads of [16, 32, 64] numbers, not 24"),
+            "{message}"
+        );
+    }
+    if let Some(launcher) = host_emulator::launcher() {
+        let message = launcher
+            .launch("nothing", [1; 3], 32, 0, &[])
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("no kernel nothing"), "{message}");
+    }
+}

@@ -1,0 +1,145 @@
+//! Reading the golden values of `tests/golden`.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use candle_core::{DType, Device, Tensor};
+use features::ModalityData;
+use model::adapter::{self, ModuleNames};
+use model::encoder::config::{ADAPTED, EncoderConfig, Kind};
+use model::encoder::{Encoder, Gradients, Learnable};
+use model::weights::Weights;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+pub fn golden() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
+}
+
+pub fn load(file: &str) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(golden().join(file), &Device::Cpu).unwrap()
+}
+
+pub fn encoder(kind: Kind, dtype: DType) -> Encoder {
+    encoder_at(&golden().join("models"), kind, dtype)
+}
+
+/// The encoder in its folder below `root`.
+pub fn encoder_at(root: &Path, kind: Kind, dtype: DType) -> Encoder {
+    let folder = root.join(kind.folder());
+    let config = EncoderConfig::read(&folder.join("config.json"), kind).unwrap();
+    let weights = Weights::load(&folder, &config).unwrap();
+    Encoder::new(config, weights, dtype).unwrap()
+}
+
+pub fn flat(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
+}
+
+/// Largest difference over largest magnitude (over 1 where all is zero).
+pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    let (a, b) = (flat(a), flat(b));
+    assert_eq!(a.len(), b.len());
+    let top = b.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    a.iter()
+        .zip(&b)
+        .fold(0.0f64, |m, (a, b)| m.max((a - b).abs()))
+        / if top == 0.0 { 1.0 } else { top }
+}
+
+/// An encoder's golden input and its number of rows.
+pub fn input(kind: Kind, golden: &HashMap<String, Tensor>) -> (ModalityData, usize) {
+    let name = key(kind);
+    let t = &golden[&format!("{name}.input")];
+    let n = t.dims()[0];
+    let floats = || t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let ints = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<i64>().unwrap();
+    let data = match kind {
+        Kind::Clip => ModalityData::Pixels {
+            values: floats(),
+            images_per_sample: 1,
+            size: t.dims()[3],
+        },
+        Kind::Ast => ModalityData::Mel {
+            values: floats(),
+            frames: t.dims()[1],
+            bins: t.dims()[2],
+        },
+        Kind::Bert => ModalityData::Tokens {
+            ids: ints(t).into_iter().map(|i| i as u32).collect(),
+            lengths: ints(&golden["bert.lengths"])
+                .into_iter()
+                .map(|i| i as usize)
+                .collect(),
+            max_len: t.dims()[1],
+        },
+    };
+    (data, n)
+}
+
+/// What the golden values call an encoder.
+pub fn key(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Clip => "clip",
+        Kind::Bert => "bert",
+        Kind::Ast => "ast",
+    }
+}
+
+/// A golden adapter folder and mask token.
+pub fn learnable(encoder: &Encoder, folder: &Path, mask_token: &Tensor, dtype: DType) -> Learnable {
+    let (lora, adapters) = adapter::read(folder, encoder.config()).unwrap();
+    let cast = |t: &Tensor| t.to_dtype(dtype).unwrap();
+    let adapters = adapters.iter().map(|block| {
+        block.clone().map(|part| engine::Adapter {
+            a: cast(&part.a),
+            b: cast(&part.b),
+        })
+    });
+    Learnable {
+        adapters: adapters.collect(),
+        scale: lora.scale(),
+        mask_token: cast(mask_token),
+    }
+}
+
+/// The gradient of every adapter tensor with the key it has in PEFT's file.
+pub fn adapter_gradients(encoder: &Encoder, grads: &Gradients) -> Vec<(String, Tensor)> {
+    let mut out = Vec::new();
+    for (layer, block) in grads.adapters.iter().enumerate() {
+        for (grad, part) in block.iter().zip(ADAPTED) {
+            let names = ModuleNames::Transformers5;
+            let [a, b] = adapter::tensor_names(encoder.config(), layer, part, names);
+            out.extend([(a, grad.a.clone()), (b, grad.b.clone())]);
+        }
+    }
+    out
+}
+
+/// The largest difference seen of each kind, printed at the end: what docs/numerics.md quotes.
+#[derive(Default)]
+pub struct Measured(BTreeMap<String, (f64, f64)>);
+
+impl Measured {
+    /// Asserts that a difference stays below its tolerance.
+    pub fn check(&mut self, what: &str, place: impl Display, far: f64, tolerance: f64) {
+        assert!(
+            far < tolerance,
+            "{what}, {place}: {far:e}, allowed {tolerance:e}"
+        );
+        let worst = self.0.entry(what.into()).or_insert((0.0, tolerance));
+        worst.0 = worst.0.max(far);
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        for (what, (far, tolerance)) in &self.0 {
+            println!("measured: {what}: {far:.1e}, allowed {tolerance:.0e}");
+        }
+    }
+}

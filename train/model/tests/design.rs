@@ -1,0 +1,313 @@
+//! The baselines' gradients by finite differences in f64, and what each setting leaves alone.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use candle_core::{DType, Device, Tensor};
+use common::{encoder, flat};
+use datasets::Modality;
+use features::{Batch, ModalityBatch, ModalityData};
+use model::adapter::LoraConfig;
+use model::design::{Adapt, Design, Fusion, Modulation};
+use model::encoder::Keep;
+use model::encoder::config::{EncoderConfig, Kind};
+use model::u2a::{LossConfig, MissingToken, StepMode, U2a};
+use model::weights::Weights;
+use util::rng::Rng;
+
+const SAMPLES: usize = 3;
+const CLASSES: usize = 4;
+
+fn noise(n: usize, stream: u32) -> Vec<f32> {
+    let mut rng = Rng::new(9, &[stream]);
+    (0..n).map(|_| rng.normal() as f32).collect()
+}
+
+/// One complete sample and one of either kind of incomplete ones.
+fn batch(modalities: [Modality; 2]) -> Batch {
+    let present = vec![[true, true], [false, true], [true, false]];
+    let input = |m: usize| {
+        let rows: Vec<usize> = (0..SAMPLES).filter(|i| present[*i][m]).collect();
+        let n = rows.len();
+        let data = match modalities[m] {
+            Modality::Audio => ModalityData::Mel {
+                values: noise(n * 64 * 128, 1),
+                frames: 64,
+                bins: 128,
+            },
+            Modality::Video | Modality::Image => {
+                let frames = if modalities[m] == Modality::Video {
+                    2
+                } else {
+                    1
+                };
+                ModalityData::Pixels {
+                    values: noise(n * frames * 3 * 32 * 32, 2),
+                    images_per_sample: frames,
+                    size: 32,
+                }
+            }
+            // The same word twice: its gradient is a sum.
+            Modality::Text => ModalityData::Tokens {
+                ids: vec![2, 9, 9, 17, 3, 2, 40, 3, 0, 0],
+                lengths: vec![5, 3],
+                max_len: 5,
+            },
+        };
+        Some(ModalityBatch { rows, data })
+    };
+    Batch {
+        ids: (0..SAMPLES).map(|i| i.to_string()).collect(),
+        labels: vec![vec![1], vec![0], vec![3]],
+        inputs: [input(0), input(1)],
+        present,
+        consumed: 0,
+    }
+}
+
+fn weights(kind: Kind) -> Weights {
+    let folder = common::golden().join("models").join(kind.folder());
+    let config = EncoderConfig::read(&folder.join("config.json"), kind).unwrap();
+    Weights::load(&folder, &config).unwrap()
+}
+
+/// The golden models in f64, adapters' B away from zero.
+fn model(modalities: [Modality; 2], design: Design) -> U2a {
+    let lora = LoraConfig {
+        dropout: 0.0,
+        ..LoraConfig::default()
+    };
+    let encoders = modalities.map(|m| encoder(Kind::of(m), DType::F64));
+    let mut model = U2a::new(modalities, encoders, CLASSES, lora, 0)
+        .unwrap()
+        .designed(design, modalities.map(|m| weights(Kind::of(m))), 5)
+        .unwrap();
+    model.to_dtype(DType::F64).unwrap();
+    let parameters = model.parameters();
+    let moved = parameters.iter().enumerate().map(|(i, p)| {
+        let n = p.tensor.elem_count();
+        let shift: Vec<f64> = noise(n, 100 + i as u32)
+            .iter()
+            .map(|v| 0.05 * f64::from(*v))
+            .collect();
+        (p.tensor + Tensor::from_vec(shift, p.tensor.dims(), &Device::Cpu).unwrap()).unwrap()
+    });
+    let moved = moved.collect();
+    model.set_parameters(moved).unwrap();
+    model
+}
+
+const MODE: StepMode = StepMode {
+    seed: 1,
+    step: 2,
+    encoder_dropout: false,
+    keep: Keep::All,
+    share: model::u2a::share::Share::WHOLE,
+};
+
+fn loss(missing_token: MissingToken) -> LossConfig {
+    LossConfig {
+        align_weight: 0.2,
+        align_stop_gradient: false,
+        multi_label: false,
+        missing_token,
+    }
+}
+
+/// Each tensor's gradient along a random direction against the loss's central difference.
+fn check(
+    modalities: [Modality; 2],
+    design: Design,
+    missing: MissingToken,
+    mode: &StepMode,
+) -> Vec<String> {
+    let mut model = model(modalities, design);
+    let batch = batch(modalities);
+    let config = loss(missing);
+    let start: Vec<Tensor> = model
+        .parameters()
+        .iter()
+        .map(|p| p.tensor.clone())
+        .collect();
+    let names: Vec<String> = model.parameters().iter().map(|p| p.name.clone()).collect();
+    let grads = model.step(&batch, mode, &config).unwrap().grads;
+    assert_eq!(grads.len(), names.len());
+    let mut silent = Vec::new();
+    for (i, name) in names.iter().enumerate() {
+        let n = start[i].elem_count();
+        let direction: Vec<f64> = noise(n, 500 + i as u32)
+            .iter()
+            .map(|v| f64::from(*v))
+            .collect();
+        let direction = Tensor::from_vec(direction, start[i].dims(), &Device::Cpu).unwrap();
+        let mut at = |h: f64| {
+            let mut values = start.clone();
+            values[i] = (&start[i] + (&direction * h).unwrap()).unwrap();
+            model.set_parameters(values).unwrap();
+            model
+                .step(&batch, mode, &config)
+                .unwrap()
+                .losses()
+                .unwrap()
+                .loss
+        };
+        let h = 1e-5;
+        let want = (at(h) - at(-h)) / (2.0 * h);
+        let Some(grad) = &grads[i] else {
+            silent.push(name.clone());
+            continue;
+        };
+        let got: f64 = flat(grad)
+            .iter()
+            .zip(flat(&direction))
+            .map(|(g, d)| g * d)
+            .sum();
+        let size = flat(grad).iter().map(|g| g * g).sum::<f64>().sqrt();
+        assert!(
+            (got - want).abs() < 1e-6 * (size + 1e-3),
+            "{design:?} {name}: {got} {want}"
+        );
+    }
+    model.set_parameters(start).unwrap();
+    silent
+}
+
+const AV: [Modality; 2] = [Modality::Audio, Modality::Video];
+const IT: [Modality; 2] = [Modality::Image, Modality::Text];
+
+#[test]
+fn full_fine_tuning_of_all_three_encoders() {
+    let full = Design {
+        adapt: Adapt::Full,
+        ..Design::default()
+    };
+    assert_eq!(check(AV, full, MissingToken::Mask, &MODE), [""; 0]);
+    let inputs = StepMode {
+        keep: Keep::Inputs,
+        encoder_dropout: true,
+        ..MODE
+    };
+    // BERT's pooler is loaded and never used.
+    let pooler = ["text/pooler.dense.bias", "text/pooler.dense.weight"];
+    assert_eq!(check(IT, full, MissingToken::Mask, &inputs), pooler);
+}
+
+#[test]
+fn fusions() {
+    for fusion in [Fusion::Concat, Fusion::Film, Fusion::GatedBilinear] {
+        let design = Design {
+            fusion,
+            ..Design::default()
+        };
+        assert_eq!(check(AV, design, MissingToken::Mask, &MODE), [""; 0]);
+    }
+}
+
+#[test]
+fn head_only_and_single_modality() {
+    let head = Design {
+        adapt: Adapt::Head,
+        ..Design::default()
+    };
+    let silent = check(AV, head, MissingToken::Zeros, &MODE);
+    // 3 blocks, 4 layers, A and B, and the mask token; of both encoders.
+    assert_eq!(silent.len(), 2 * (3 * 4 * 2 + 1));
+    let video = Design {
+        adapt: Adapt::Full,
+        modality: Some(Modality::Video),
+        ..Design::default()
+    };
+    assert_eq!(
+        check(AV, video, MissingToken::Mask, &MODE),
+        ["mask_token.audio"]
+    );
+}
+
+/// A sample without the only modality in use scores the head's bias.
+#[test]
+fn one_modality_alone() {
+    let design = Design {
+        modality: Some(Modality::Video),
+        ..Design::default()
+    };
+    let model = model(AV, design);
+    let scores = model
+        .score(&model.merged().unwrap(), &batch(AV), MissingToken::Mask)
+        .unwrap();
+    let bias: Vec<f32> = flat(&model.bias).iter().map(|v| *v as f32).collect();
+    assert_eq!(scores.logits[2], bias);
+    assert_ne!(scores.logits[1], bias);
+    assert!(scores.alignment.is_empty());
+}
+
+/// OGM scales the gradients of the stronger modality's encoder and nothing else; by which factor
+/// follows from the model's scores when each modality's token stands alone.
+#[test]
+fn modulation_holds_one_encoder_back() {
+    let plain = model(AV, Design::default());
+    let ogm = Design {
+        modulation: Modulation::Ogm,
+        ogm_alpha: 0.4,
+        ..Design::default()
+    };
+    let modulated = model(AV, ogm);
+    let step = |m: &U2a| {
+        m.step(&batch(AV), &MODE, &loss(MissingToken::Zeros))
+            .unwrap()
+    };
+    let (a, b) = (step(&plain), step(&modulated));
+    assert_eq!(a.losses().unwrap(), b.losses().unwrap());
+    let ratio = |owner: &str| {
+        let mut ratios = Vec::new();
+        for (p, (x, y)) in plain.parameters().iter().zip(a.grads.iter().zip(&b.grads)) {
+            let of = p
+                .name
+                .strip_prefix("mask_token.")
+                .or(p.name.split('/').next());
+            if of == Some(owner) {
+                let (x, y) = (flat(x.as_ref().unwrap()), flat(y.as_ref().unwrap()));
+                ratios.extend(
+                    x.iter()
+                        .zip(&y)
+                        .filter(|(x, _)| x.abs() > 1e-9)
+                        .map(|(x, y)| y / x),
+                );
+            }
+        }
+        let (low, high) = ratios
+            .iter()
+            .fold((f64::MAX, f64::MIN), |(l, h), r| (l.min(*r), h.max(*r)));
+        assert!(high - low < 1e-9, "{owner}: {low} to {high}");
+        low
+    };
+    let (audio, video) = (ratio("audio"), ratio("video"));
+    assert_eq!(ratio("weight"), 1.0);
+    // The complete sample alone, each modality's class token by itself: zeros for the other.
+    let softmax = |has: [bool; 2]| {
+        let mut one = batch(AV);
+        one.present[0] = has;
+        let scores = plain
+            .score(&plain.merged().unwrap(), &one, MissingToken::Zeros)
+            .unwrap();
+        // Half the bias stays with each.
+        let bias = flat(&plain.bias);
+        let logits = scores.logits[0]
+            .iter()
+            .zip(&bias)
+            .map(|(l, b)| (f64::from(*l) - b / 2.0).exp());
+        let logits: Vec<f64> = logits.collect();
+        logits[1] / logits.iter().sum::<f64>()
+    };
+    let rho = softmax([true, false]) / softmax([false, true]);
+    let factor = |rho: f64| {
+        if rho > 1.0 {
+            1.0 - (0.4 * rho).tanh()
+        } else {
+            1.0
+        }
+    };
+    assert!((audio - factor(rho)).abs() < 1e-5, "{audio} {rho}");
+    assert!((video - factor(1.0 / rho)).abs() < 1e-5, "{video} {rho}");
+    assert!(audio.min(video) < 1.0);
+}

@@ -1,0 +1,96 @@
+//! The encoders against Hugging Face transformers and PEFT: golden values of `tests/golden`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use candle_core::{DType, Tensor};
+use common::{
+    Measured, adapter_gradients, distance, encoder, flat, golden, input, key, learnable, load,
+};
+use model::encoder::block::Noise;
+use model::encoder::config::Kind;
+use model::encoder::{Input, Keep};
+
+/// Outputs, and gradients of every adapter tensor and the mask token, in both number types, with
+/// the adapters beside the weights and merged into them, keeping everything or recomputing.
+#[test]
+fn outputs_and_gradients_equal_transformers_with_peft() {
+    let golden_values = load("encoders.safetensors");
+    let mut measured = Measured::default();
+    for kind in [Kind::Clip, Kind::Ast, Kind::Bert] {
+        let k = key(kind);
+        for case in ["r0", "r1", "r2a4"] {
+            // Golden values are computed in f64 and stored in f32; f32 tolerances: three times
+            // what was measured, see docs/numerics.md.
+            for (dtype, tolerance, grad_tolerance) in
+                [(DType::F64, 3e-7, 3e-7), (DType::F32, 2e-5, 8e-5)]
+            {
+                let encoder = encoder(kind, dtype);
+                let folder = golden().join(format!("adapters/{k}-{case}"));
+                let mask_token = &golden_values[&format!("{k}.mask_token")];
+                let learnable = learnable(&encoder, &folder, mask_token, dtype);
+                let (data, n) = input(kind, &golden_values);
+                let samples: Vec<u32> = (0..n as u32).collect();
+                let cast = |t: &Tensor| t.to_dtype(dtype).unwrap();
+                let get = |name: &str| cast(&golden_values[&format!("{k}.{case}.{name}")]);
+                let read = Input {
+                    data: &data,
+                    samples: &samples,
+                    uploaded: None,
+                };
+                for keep in [Keep::All, Keep::Inputs] {
+                    let (out, tape) = encoder
+                        .forward(&read, &learnable, false, &Noise::none(), keep)
+                        .unwrap();
+                    for (name, got) in [("cls", &out.cls), ("mt", &out.mask)] {
+                        measured.check(
+                            &format!("{dtype:?} outputs"),
+                            format!("{k} {case} {name}"),
+                            distance(got, &get(name)),
+                            tolerance,
+                        );
+                    }
+                    let c = |name: &str| cast(&golden_values[&format!("{k}.{name}")]);
+                    let grads = encoder
+                        .backward(tape, &c("c1"), &c("c2"), &learnable)
+                        .unwrap();
+                    let gradients = format!("{dtype:?} gradients");
+                    measured.check(
+                        &gradients,
+                        format!("{k} {case} mask token"),
+                        distance(&grads.mask_token, &get("grad.mask_token")),
+                        grad_tolerance,
+                    );
+                    for (name, got) in adapter_gradients(&encoder, &grads) {
+                        let want = get(&format!("grad.{name}"));
+                        if flat(&want).iter().all(|v| *v == 0.0) {
+                            assert!(
+                                flat(&got).iter().all(|v| *v == 0.0),
+                                "{k} {case} {name} is not zero"
+                            );
+                            continue;
+                        }
+                        measured.check(
+                            &gradients,
+                            format!("{k} {case} {name}"),
+                            distance(&got, &want),
+                            grad_tolerance,
+                        );
+                    }
+                }
+                let merged = encoder.merged(&learnable).unwrap();
+                let (out, _) = merged
+                    .forward(&read, &learnable, true, &Noise::none(), Keep::Nothing)
+                    .unwrap();
+                let far = distance(&out.cls, &get("cls")).max(distance(&out.mask, &get("mt")));
+                measured.check(
+                    &format!("{dtype:?} outputs, merged"),
+                    format!("{k} {case}"),
+                    far,
+                    tolerance,
+                );
+            }
+        }
+    }
+}

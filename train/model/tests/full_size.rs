@@ -1,0 +1,93 @@
+//! One full-size audio-video step within the memory that `README.md` promises. Alone in its file:
+//! peak memory is a figure of the whole process.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use candle_core::DType;
+use datasets::Modality;
+use features::{Batch, ModalityBatch, ModalityData};
+use model::adapter::LoraConfig;
+use model::encoder::config::{EncoderConfig, Kind};
+use model::encoder::{Encoder, Keep};
+use model::u2a::{LossConfig, MissingToken, StepMode, U2a};
+use model::weights::Weights;
+use util::skip::{Missing, skip};
+
+const BATCH: usize = 4;
+/// PyTorch with PEFT takes 8.4 GB for this step.
+const LIMIT: u64 = 6_000_000_000;
+
+fn noise(n: usize, seed: u32) -> Vec<f32> {
+    let mut rng = util::rng::Rng::new(1, &[seed]);
+    (0..n)
+        .map(|_| (rng.bits() as f32 / u32::MAX as f32) * 2.0 - 1.0)
+        .collect()
+}
+
+#[test]
+fn a_step_of_batch_4_stays_below_6_gb() {
+    let encoder = |kind| {
+        let config = EncoderConfig::base(kind);
+        let weights = Weights::random(0, &config).unwrap();
+        Encoder::new(config, weights, DType::F32).unwrap()
+    };
+    let model = U2a::new(
+        [Modality::Audio, Modality::Video],
+        [encoder(Kind::Ast), encoder(Kind::Clip)],
+        28,
+        LoraConfig::default(),
+        0,
+    )
+    .unwrap();
+    let rows: Vec<usize> = (0..BATCH).collect();
+    let batch = Batch {
+        ids: rows.iter().map(ToString::to_string).collect(),
+        labels: rows.iter().map(|r| vec![*r as u32]).collect(),
+        present: vec![[true, true]; BATCH],
+        inputs: [
+            Some(ModalityBatch {
+                rows: rows.clone(),
+                data: ModalityData::Mel {
+                    values: noise(BATCH * 1024 * 128, 1),
+                    frames: 1024,
+                    bins: 128,
+                },
+            }),
+            Some(ModalityBatch {
+                rows,
+                data: ModalityData::Pixels {
+                    values: noise(BATCH * 3 * 3 * 224 * 224, 2),
+                    images_per_sample: 3,
+                    size: 224,
+                },
+            }),
+        ],
+        consumed: BATCH as u64,
+    };
+    let mode = StepMode {
+        seed: 0,
+        step: 0,
+        encoder_dropout: true,
+        keep: Keep::All,
+        share: model::u2a::share::Share::WHOLE,
+    };
+    let loss = LossConfig {
+        align_weight: 0.2,
+        align_stop_gradient: false,
+        multi_label: false,
+        missing_token: MissingToken::Mask,
+    };
+    let start = std::time::Instant::now();
+    let result = model.step(&batch, &mode, &loss).unwrap();
+    let loss = result.losses().unwrap().loss;
+    eprintln!("loss {loss}, {:.1} s", start.elapsed().as_secs_f64());
+    assert!(loss.is_finite());
+    assert!(result.grads.iter().all(Option::is_some));
+    match util::memory::peak(std::process::id()) {
+        Some(peak) => {
+            eprintln!("peak memory {:.2} GB", peak as f64 / 1e9);
+            assert!(peak < LIMIT, "{peak} bytes");
+        }
+        None => skip(Missing::Platform, "the system does not report peak memory"),
+    }
+}

@@ -1,0 +1,78 @@
+//! The encoders at the paper's sizes against Hugging Face transformers and PEFT.
+//!
+//! Needs a Python with tests/golden/requirements.txt (`U2A_PYTHON`, as `just test-python` sets it) and 1.5 GB of
+//! temporary space; without that Python the test is skipped.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use candle_core::{DType, Device};
+use common::{Measured, adapter_gradients, distance, encoder_at, input, key, learnable};
+use model::encoder::block::Noise;
+use model::encoder::config::Kind;
+use model::encoder::{Input, Keep};
+use std::process::Command;
+use util::skip::{Missing, skip};
+
+#[test]
+fn full_size_encoders_equal_transformers_with_peft() {
+    let Some(python) = std::env::var_os("U2A_PYTHON") else {
+        skip(
+            Missing::Platform,
+            "no Python with PyTorch: run `just test-python`",
+        );
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/python/full_size.py"
+    );
+    let status = Command::new(python)
+        .arg(script)
+        .arg(root)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let values =
+        candle_core::safetensors::load(root.join("values.safetensors"), &Device::Cpu).unwrap();
+    let mut measured = Measured::default();
+    for kind in [Kind::Clip, Kind::Ast, Kind::Bert] {
+        let k = key(kind);
+        let get = |name: &str| &values[&format!("{k}.{name}")];
+        let encoder = encoder_at(root, kind, DType::F32);
+        let learnable = learnable(
+            &encoder,
+            &root.join("adapters").join(k),
+            get("mask_token"),
+            DType::F32,
+        );
+        let (data, n) = input(kind, &values);
+        let samples: Vec<u32> = (0..n as u32).collect();
+        let read = Input {
+            data: &data,
+            samples: &samples,
+            uploaded: None,
+        };
+        let (out, tape) = encoder
+            .forward(&read, &learnable, false, &Noise::none(), Keep::Inputs)
+            .unwrap();
+        for (name, got) in [("cls", &out.cls), ("mt", &out.mask)] {
+            let far = distance(got, get(name));
+            measured.check(&format!("{k} outputs"), name, far, 3e-6);
+        }
+        let grads = encoder
+            .backward(tape, get("c1"), get("c2"), &learnable)
+            .unwrap();
+        let what = format!("{k} gradients");
+        let far = distance(&grads.mask_token, get("grad.mask_token"));
+        measured.check(&what, "mask token", far, 2.5e-4);
+        for (name, got) in adapter_gradients(&encoder, &grads) {
+            let far = distance(&got, get(&format!("grad.{name}")));
+            measured.check(&what, &name, far, 2.5e-4);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! A training step and the optimiser with the GPU's kernels, run on the host, against the CPU's own.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use candle_core::{DType, Device, Tensor};
+use engine::AdamWConfig;
+use engine::parity::apart;
+use features::{Batch, ModalityData};
+use host_emulator::{emulating, on_host};
+use model::design::{Adapt, Design};
+use model::encoder::Keep;
+use model::parity::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, mode};
+use model::u2a::{StepResult, U2a, Uploaded};
+use model::weights::Weights;
+
+/// The whole model: losses and all gradients of a training step, through both encoders, with every
+/// case of availability in the batch.
+#[test]
+fn a_training_step() {
+    for pair in [AUDIO_VIDEO, IMAGE_TEXT] {
+        let mut configs = parity::configs(pair, true);
+        configs.iter_mut().for_each(|config| config.layers = 2);
+        let batch = parity::batch(pair, &configs, 3, true).unwrap();
+        let model = |dtype| parity::model(pair, &configs, &Device::Cpu, dtype).unwrap();
+        let step = |dtype, keep| model(dtype).step(&batch, &mode(2, keep), &LOSS).unwrap();
+        let want = step(DType::F32, Keep::All);
+        optimiser_moves_alike(&model, &batch);
+        uploaded_inputs_are_read(&model(DType::F32), &batch, &want);
+        for (dtype, limit) in [(DType::F32, 1e-4), (DType::BF16, 0.08)] {
+            for keep in [Keep::All, Keep::Inputs] {
+                let Some(got) = emulating(|| step(dtype, keep)) else {
+                    return;
+                };
+                let error = apart(&got.losses, &want.losses).unwrap();
+                assert!(error < limit / 10.0, "{pair:?} {dtype:?}: losses {error:e}");
+                for (i, (got, want)) in got.grads.iter().zip(&want.grads).enumerate() {
+                    let (got, want) = (got.as_ref().unwrap(), want.as_ref().unwrap());
+                    let worst = apart(got, want).unwrap();
+                    assert!(worst < limit, "{pair:?} {dtype:?} gradient {i}: {worst:e}");
+                }
+            }
+        }
+    }
+}
+
+/// Inputs that are on the device already are read from there, and of those the batch's samples alone.
+fn uploaded_inputs_are_read(model: &U2a, batch: &Batch, want: &StepResult) {
+    let mut batch = batch.clone();
+    let mut upload = |m: usize| -> Option<Uploaded> {
+        let input = batch.inputs[m].as_mut()?;
+        let (ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. }) =
+            &mut input.data
+        else {
+            return None;
+        };
+        let each = values.len() / input.rows.len();
+        let mut all = vec![f32::NAN; batch.ids.len() * each];
+        for (row, values) in input.rows.iter().zip(values.chunks_exact(each)) {
+            all[row * each..][..each].copy_from_slice(values);
+        }
+        values.fill(f32::NAN);
+        Some(Uploaded {
+            rows: (0..batch.ids.len()).collect(),
+            values: Tensor::from_vec(all, (batch.ids.len(), each), &Device::Cpu).unwrap(),
+        })
+    };
+    let uploaded = [upload(0), upload(1)];
+    let uploaded = [uploaded[0].as_ref(), uploaded[1].as_ref()];
+    let step = || {
+        model
+            .step_uploaded(&batch, uploaded, &mode(2, Keep::All), &LOSS)
+            .unwrap()
+    };
+    if let Some(got) = emulating(step) {
+        assert!(apart(&got.losses, &want.losses).unwrap() < 1e-5);
+    }
+}
+
+/// Three steps of AdamW: the same parameters, and moments that are fetched back.
+fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
+    let run = || {
+        let mut model = model(DType::F32);
+        let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
+        let step = || model.step(batch, &mode(2, Keep::All), &LOSS).unwrap().grads;
+        let grads = on_host(step);
+        for lr in [1e-3, 2e-3, 5e-4] {
+            model.update(&mut optimiser, grads.clone(), lr).unwrap();
+        }
+        optimiser.fetch_moments().unwrap();
+        (model, optimiser.moments)
+    };
+    let (want, want_moments) = run();
+    let Some((got, got_moments)) = emulating(run) else {
+        return;
+    };
+    for (got, want) in got.parameters().iter().zip(want.parameters()) {
+        assert!(
+            apart(got.tensor, want.tensor).unwrap() < 1e-6,
+            "{}",
+            want.name
+        );
+    }
+    for (got, want) in got_moments.iter().zip(&want_moments) {
+        assert_eq!(got.steps, want.steps);
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * b.abs() + 1e-12;
+        assert!(got.m.iter().zip(&want.m).all(near) && got.v.iter().zip(&want.v).all(near));
+    }
+}
+
+/// Full fine-tuning: the step after an update sees all weights changed, also those of which layers hold copies.
+#[test]
+fn updates_reach_all_weights() {
+    let mut configs = parity::configs(IMAGE_TEXT, true);
+    configs.iter_mut().for_each(|config| config.layers = 2);
+    let batch = parity::batch(IMAGE_TEXT, &configs, 3, true).unwrap();
+    let weights = [0, 1].map(|m| Weights::random(3, &configs[m]).unwrap());
+    let design = Design {
+        adapt: Adapt::Full,
+        ..Design::default()
+    };
+    let run = || {
+        let model = parity::model(IMAGE_TEXT, &configs, &Device::Cpu, DType::F32).unwrap();
+        let model = model.designed(design, weights.clone(), 5).unwrap();
+        let mut model = model.on(&Device::Cpu).unwrap();
+        let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
+        let losses = (0..2).map(|step| {
+            let mode = mode(step, Keep::All);
+            let result = on_host(|| model.step(&batch, &mode, &LOSS).unwrap());
+            let loss = result.losses().unwrap().loss;
+            model.update(&mut optimiser, result.grads, 1e-3).unwrap();
+            loss
+        });
+        losses.collect::<Vec<f64>>()
+    };
+    let want = run();
+    let Some(got) = emulating(run) else { return };
+    for (got, want) in got.iter().zip(&want) {
+        assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
+    }
+}
+
+/// `cargo test -p model --test parity loss_curve -- --ignored --nocapture`: the table of docs/gpu.md.
+#[test]
+#[ignore = "a minute; prints a table"]
+fn loss_curve_in_bf16() {
+    const STEPS: u32 = 30;
+    for pair in [AUDIO_VIDEO, IMAGE_TEXT] {
+        let mut configs = parity::configs(pair, true);
+        configs.iter_mut().for_each(|config| config.layers = 2);
+        let batch = parity::batch(pair, &configs, 4, true).unwrap();
+        let run = |dtype| {
+            let mut model = parity::model(pair, &configs, &Device::Cpu, dtype).unwrap();
+            let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
+            let losses = (0..STEPS).map(|step| {
+                let result = model.step(&batch, &mode(step, Keep::All), &LOSS).unwrap();
+                let loss = result.losses().unwrap().loss;
+                model.update(&mut optimiser, result.grads, 3e-3).unwrap();
+                loss
+            });
+            losses.collect::<Vec<f64>>()
+        };
+        let single = run(DType::F32);
+        let Some(half) = emulating(|| run(DType::BF16)) else {
+            return;
+        };
+        let apart = |(a, b): (&f64, &f64)| (a - b).abs() / b;
+        let worst = half.iter().zip(&single).map(apart).fold(0.0, f64::max);
+        for step in [0, 9, 19, 29] {
+            println!(
+                "{pair:?} step {}: f32 {:.4}, bf16 {:.4}",
+                step + 1,
+                single[step],
+                half[step]
+            );
+        }
+        println!("largest difference {:.2} %", 100.0 * worst);
+        assert!(worst < 0.05 && single[29] < 0.8 * single[0]);
+    }
+}
