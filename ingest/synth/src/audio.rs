@@ -43,7 +43,8 @@ impl Voice {
             Some((class, classes)) => {
                 let position = class as f64 / (classes - 1).max(1) as f64;
                 let at = |range: (f64, f64)| range.0 * (range.1 / range.0).powf(position);
-                // Five tremolo rates in turn, so that neighbours differ by half of the range or more.
+                // Five tremolo rates in turn, so that neighbours differ by half of the range or
+                // more.
                 let step = (class * 2 % 5) as f64 / 4.0;
                 (
                     at(PITCH),
@@ -119,8 +120,8 @@ pub fn resample(samples: &[f32], from: u32, to: u32) -> anyhow::Result<Vec<f32>>
     Ok(output.take_data())
 }
 
-/// Adds a sine of `step` radians per sample. It is computed by rotating a phasor, which is many times
-/// cheaper than calling `sin` for each sample.
+/// Adds a sine of `step` radians per sample. It is computed by rotating a phasor, which is many
+/// times cheaper than calling `sin` for each sample.
 fn add_tone(samples: &mut [f64], step: f64, phase: f64, level: f64) {
     let (step_sin, step_cos) = step.sin_cos();
     let (mut sin, mut cos) = phase.sin_cos();

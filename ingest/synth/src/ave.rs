@@ -1,4 +1,5 @@
-//! A miniature AVE: `AVE/<id>.mp4`, `Annotations.txt` with a header, and the three split lists without.
+//! A miniature AVE: `AVE/<id>.mp4`, `Annotations.txt` with a header, and the three split lists
+//! without.
 //!
 //! As in the published lists, a few files have two rows: one event in the first half of the clip,
 //! another in the second. One row has an empty time span.
@@ -22,7 +23,8 @@ const SHARES: [f64; 3] = [0.806, 0.097, 0.097];
 /// The allowed numbers of rows.
 const SAMPLES: RangeInclusive<usize> = 24..=20_000;
 
-/// One pair of rows per this many rows shares a file, as in the published lists; at least two pairs.
+/// One pair of rows per this many rows shares a file, as in the published lists; at least two
+/// pairs.
 const ROWS_PER_PAIR: usize = 90;
 
 /// On average one id in this many gets a leading `-`.
@@ -61,8 +63,8 @@ pub fn plan(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> 
 
     let mut lists = [String::new(), String::new(), String::new()];
     let mut all = "Category&VideoID&Quality&StartTime&EndTime\n".to_owned();
-    // One published row has an empty span. Here it is the first row of class 0 in the training split
-    // that lasts as long as its clip.
+    // One published row has an empty span. Here it is the first row of class 0 in the training
+    // split that lasts as long as its clip.
     let mut empty_span_class = (samples >= 3 * info.classes.len()).then_some(0);
     for row in &rows {
         let (mut from, mut to) = row.span;

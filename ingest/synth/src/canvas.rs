@@ -65,8 +65,8 @@ impl Canvas {
         self.v.copy_from_slice(&other.v);
     }
 
-    /// Fills the pixels for which `inside(x, y)` holds, within the bounds left, top, right and bottom,
-    /// which may lie beyond the image.
+    /// Fills the pixels for which `inside(x, y)` holds, within the bounds left, top, right and
+    /// bottom, which may lie beyond the image.
     pub fn fill(&mut self, bounds: [f64; 4], colour: Colour, inside: impl Fn(f64, f64) -> bool) {
         let clamp = |value: f64, most: usize| (value.max(0.0) as usize).min(most);
         let (left, right) = (

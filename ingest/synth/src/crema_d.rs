@@ -1,5 +1,5 @@
-//! A miniature CREMA-D: FLV files (flv1 and mp3) in `VideoFlash`, WAV files, MP3 files, the annotation
-//! and OGM-GE's two lists.
+//! A miniature CREMA-D: FLV files (flv1 and mp3) in `VideoFlash`, WAV files, MP3 files, the
+//! annotation and OGM-GE's two lists.
 //!
 //! File names, columns, quoting and line ends are as published, and so are the codes of actors,
 //! sentences and emotions.
@@ -122,7 +122,8 @@ fn assign(samples: usize, seed: u64) -> anyhow::Result<Vec<Clip>> {
     let least = 2 * EMOTIONS.len();
     if !(least..=most).contains(&samples) {
         bail!(
-            "--samples {samples}: CREMA-D's names allow {least} to {most} clips; choose a number between"
+            "--samples {samples}: CREMA-D's names allow {least} to {most} clips; \
+             choose a number between"
         );
     }
     // Emotions get one clip each in turn; one whose stems are used up is skipped.
@@ -156,8 +157,8 @@ fn assign(samples: usize, seed: u64) -> anyhow::Result<Vec<Clip>> {
     Ok(clips)
 }
 
-/// Returns the stems of an actor's clips of one emotion: each sentence once, but the first sentence at
-/// three levels unless the emotion is neutral.
+/// Returns the stems of an actor's clips of one emotion: each sentence once, but the first sentence
+/// at three levels unless the emotion is neutral.
 fn stems(actor: u32, emotion: &str) -> Vec<(String, u32)> {
     let mut stems = Vec::new();
     for sentence in SENTENCES {
@@ -204,8 +205,8 @@ fn demographics(seed: u64) -> String {
 
 /// Returns the crowd's votes: the emotion for the modalities that carry it, neutral for the other.
 fn summary_table(clips: &[Clip], seed: u64) -> String {
-    let mut text = "\"\",\"FileName\",\"VoiceVote\",\"VoiceLevel\",\"FaceVote\",\"FaceLevel\",\"MultiModalVote\",\
-                    \"MultiModalLevel\"\n"
+    let mut text = "\"\",\"FileName\",\"VoiceVote\",\"VoiceLevel\",\"FaceVote\",\"FaceLevel\",\
+                    \"MultiModalVote\",\"MultiModalLevel\"\n"
         .to_owned();
     for (clip, number) in clips.iter().zip(1u32..) {
         let mut rng = Rng::new(seed, &[VOTE, number]);

@@ -1,9 +1,9 @@
-//! A miniature UPMC Food-101 in Kaggle's layout: `images/{train,test}/<class>/<class>_<n>.jpg` and two
-//! files of titles.
+//! A miniature UPMC Food-101 in Kaggle's layout: `images/{train,test}/<class>/<class>_<n>.jpg` and
+//! two files of titles.
 //!
-//! Titles have the defects of the published ones: they are cut at their first comma, printed as Python
-//! lists if they hold an apostrophe, and hold HTML entities and escaped bytes; some are empty. In the
-//! training file one quote is never closed, and the rows behind it name `.txt` files.
+//! Titles have the defects of the published ones: they are cut at their first comma, printed as
+//! Python lists if they hold an apostrophe, and hold HTML entities and escaped bytes; some are
+//! empty. In the training file one quote is never closed, and the rows behind it name `.txt` files.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -130,8 +130,8 @@ pub fn plan(info: &Info, samples: usize, seed: u64) -> anyhow::Result<Contents> 
 
 /// Returns the lines of a split's title file: file name, title and class of each image.
 ///
-/// In the training file the first title of [`UNCLOSED_QUOTE_CLASS`] opens a quote that is never closed,
-/// and the other rows of that class name `.txt` files.
+/// In the training file the first title of [`UNCLOSED_QUOTE_CLASS`] opens a quote that is never
+/// closed, and the other rows of that class name `.txt` files.
 fn title_list(info: &Info, photos: &[Photo], split: usize) -> String {
     let in_split = || {
         photos
@@ -204,7 +204,8 @@ fn random_title(dish: Option<&str>, rng: &mut Rng) -> String {
         2 => format!("{subject} –  {site} "),
         _ => format!("{subject} | {site}"),
     };
-    // The publisher printed titles with an apostrophe as Python lists, unless the page had an entity.
+    // The publisher printed titles with an apostrophe as Python lists, unless the page had an
+    // entity.
     let listed = title.contains('\'') && rng.below(2) == 0;
     title = escape(&title, rng);
     if listed {

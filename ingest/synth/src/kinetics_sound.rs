@@ -1,8 +1,8 @@
 //! A miniature Kinetics-Sound: CVDF's flat folders of `<id>_<start>_<end>.mp4`, its folder of
 //! replacements and OGM-GE's two lists.
 //!
-//! As in the published tree, some files are empty and have a replacement, and some clips lack an audio
-//! stream.
+//! As in the published tree, some files are empty and have a replacement, and some clips lack an
+//! audio stream.
 
 use std::fmt::Write;
 use std::ops::RangeInclusive;
@@ -23,8 +23,8 @@ const SHARES: [f64; 2] = [0.851, 0.149];
 /// The allowed numbers of clips.
 const SAMPLES: RangeInclusive<usize> = 24..=20_000;
 
-/// One clip in this many lacks audio, and one in this many has a replacement. A smaller tree has one
-/// replacement and audio in all clips.
+/// One clip in this many lacks audio, and one in this many has a replacement. A smaller tree has
+/// one replacement and audio in all clips.
 const CLIPS_PER_DEFECT: usize = 120;
 
 /// On average one id in this many gets a leading `-`.

@@ -97,7 +97,8 @@ impl Tree {
             "ave" => (224, ave::plan),
             "crema-d" => (300, crema_d::plan),
             other => bail!(
-                "{other} cannot be synthesised; choose one of food-101, mm-imdb, kinetics-sound, ave, crema-d"
+                "{other} cannot be synthesised; \
+                 choose one of food-101, mm-imdb, kinetics-sound, ave, crema-d"
             ),
         };
         let samples = samples.unwrap_or(default_samples);

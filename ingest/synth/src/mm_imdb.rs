@@ -1,9 +1,9 @@
 //! A miniature MM-IMDb in the published archive's layout: `split.json`, `dataset/<id>.json` and
 //! `dataset/<id>.jpeg`.
 //!
-//! The poster, the plots or both carry each genre of a movie. The JSON files are as irregular as the
-//! published ones: keys with spaces, people as objects, ASCII escapes, plots that differ, and now and
-//! then a genre that is no class.
+//! The poster, the plots or both carry each genre of a movie. The JSON files are as irregular as
+//! the published ones: keys with spaces, people as objects, ASCII escapes, plots that differ, and
+//! now and then a genre that is no class.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

@@ -127,8 +127,8 @@ pub fn assign(classes: usize, samples: usize, shares: &[f64], seed: u64) -> Vec<
     assignments
 }
 
-/// Returns the splits' shares of a tree: the published ones, the last of which (test) is enlarged in
-/// a small tree.
+/// Returns the splits' shares of a tree: the published ones, the last of which (test) is enlarged
+/// in a small tree.
 pub fn split_shares(samples: usize, published: &[f64]) -> Vec<f64> {
     let mut shares = published.to_vec();
     if let Some(test) = shares.last_mut().filter(|_| samples < LARGE_TREE) {

@@ -1,5 +1,5 @@
-//! Drawings for single images: a dish on a table, which shows one class of many, and a poster, whose
-//! shapes show any number of classes.
+//! Drawings for single images: a dish on a table, which shows one class of many, and a poster,
+//! whose shapes show any number of classes.
 //!
 //! Colours and shapes show the class. They repeat all over the image, so that they survive crops,
 //! flips and a resize to 64 pixels.

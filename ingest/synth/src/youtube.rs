@@ -1,5 +1,5 @@
-//! Clips of YouTube videos as AVE and Kinetics-Sound have them: H.264 and AAC in MP4, with events that
-//! are visible, audible or both.
+//! Clips of YouTube videos as AVE and Kinetics-Sound have them: H.264 and AAC in MP4, with events
+//! that are visible, audible or both.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -30,8 +30,8 @@ const ID: u32 = 60;
 const PERSON: u32 = 61;
 const CLIP: u32 = 62;
 
-/// Returns `n` distinct ids of 11 characters. On average one in `ids_per_dash` gets a leading `-`, in
-/// addition to those that have one by chance.
+/// Returns `n` distinct ids of 11 characters. On average one in `ids_per_dash` gets a leading `-`,
+/// in addition to those that have one by chance.
 pub fn ids(n: usize, ids_per_dash: u32, seed: u64) -> Vec<String> {
     let rng = &mut Rng::new(seed, &[ID]);
     let mut known = BTreeSet::new();
