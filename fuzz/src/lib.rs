@@ -331,7 +331,7 @@ fn adapter(config: &[u8], tensors: &[u8]) -> bool {
     in_folder(|folder| {
         put(&folder.join("adapter_config.json"), config);
         put(&folder.join("adapter_model.safetensors"), tensors);
-        model::adapter::read(folder, &small(folder)).is_ok()
+        model::peft::read(folder, &small(folder)).is_ok()
     })
 }
 

@@ -11,10 +11,10 @@ use crate::settings::Settings;
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{Device, Tensor};
 use engine::{AdamW, Moments};
-use model::adapter;
-use model::design::Adapt;
+use model::peft;
 use model::pretrained;
 use model::u2a::U2a;
+use model::variant::Adapt;
 use model::weights::WeightSource;
 use model::weights::Weights;
 use serde::{Deserialize, Serialize};
@@ -68,7 +68,7 @@ pub fn write(
                 continue;
             }
             let sub = folder.join(modality.as_str());
-            adapter::write(
+            peft::write(
                 &sub,
                 config,
                 &model.lora,
@@ -265,7 +265,7 @@ pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
             continue;
         }
         let folder = checkpoint.join(model.modalities[m].as_str());
-        let (lora, adapters) = adapter::read(&folder, model.encoders[m].config())?;
+        let (lora, adapters) = peft::read(&folder, model.encoders[m].config())?;
         if (lora.rank, lora.alpha) != (model.lora.rank, model.lora.alpha) {
             bail!(
                 "{}: adapters of rank {} and alpha {}, the run has {} and {}",

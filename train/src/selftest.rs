@@ -9,7 +9,7 @@ use engine::{AdamW, AdamWConfig};
 use features::Batch;
 use model::encoder::Keep;
 use model::parity::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, Pair, mode};
-use model::u2a::{MissingToken, U2a, share};
+use model::u2a::{MissingToken, U2a, micro_batch};
 use serde::Serialize;
 use serde_json::json;
 use std::io::{BufRead, Write};
@@ -227,7 +227,7 @@ fn train(
 ) -> Result<Tensor> {
     let mode = mode(step, task.keep);
     let (range, none) = (0..task.batch, [None, None]);
-    let summed = share::step(model, batch, none, range, task.at_once, &mode, &LOSS)?;
+    let summed = micro_batch::step(model, batch, none, range, task.at_once, &mode, &LOSS)?;
     let (grads, losses) = summed.context("an empty batch")?;
     model.update(optimiser, grads, 1e-4)?;
     Ok(losses)

@@ -12,7 +12,7 @@ use features::stream::{BYTE_BUDGET, MelTransform, StreamConfig, Transforms};
 use features::text::TextTransform;
 use model::encoder::Encoder;
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
-use model::placeholder::Placeholders;
+use model::missing_inputs::Placeholders;
 use model::pretrained::HASHED_FILE;
 use model::u2a::{MissingToken, U2a};
 use model::weights::{CONFIG_FILE, VOCAB_FILE, WeightSource, Weights};

@@ -4,11 +4,11 @@
 use anyhow::{Context, Result, anyhow, bail};
 use datasets::Modality;
 use engine::{AdamWConfig, Compute, DeviceChoice, Precision, Schedule};
-use model::adapter::{LoraConfig, ModuleNames};
-use model::design::{Adapt, Design, Fusion, Modulation};
 use model::encoder::config::EncoderConfig;
-use model::modulate::OGM_ALPHA;
+use model::ogm_ge::OGM_ALPHA;
+use model::peft::{LoraConfig, ModuleNames};
 use model::u2a::{ALIGN_WEIGHT, LossConfig, MissingToken};
+use model::variant::{Adapt, Design, Fusion, Modulation};
 use model::weights::WeightSource;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};

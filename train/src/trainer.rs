@@ -16,7 +16,7 @@ use datasets::Split;
 use engine::AdamW;
 use features::{Batch, Stream};
 use model::encoder::Keep;
-use model::u2a::share::{self, Share};
+use model::u2a::micro_batch::{self, Share};
 use model::u2a::{LossConfig, Losses, StepMode, U2a};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -266,11 +266,11 @@ impl<'a> Trainer<'a> {
         stop: bool,
     ) -> Result<(Tensor, bool)> {
         let samples = fed.batch.ids.len();
-        let mine = share::of_worker(samples, self.workers.rank, self.workers.count);
+        let mine = micro_batch::of_worker(samples, self.workers.rank, self.workers.count);
         let at_once = self.settings().micro_batch.unwrap_or(samples);
         let mode = self.mode(Share::WHOLE);
         let (batch, uploaded) = (&fed.batch, fed.uploaded());
-        let summed = share::step(&self.model, batch, uploaded, mine, at_once, &mode, loss)?;
+        let summed = micro_batch::step(&self.model, batch, uploaded, mine, at_once, &mode, loss)?;
         let (mut grads, losses) = summed.unzip();
         let (losses, stop) = match losses {
             Some(losses) if self.workers.count == 1 => (losses, stop),

@@ -3,7 +3,7 @@
 //! The head is always one linear layer; film and gated-bilinear put linear layers of their own before it. All of
 //! them learn, so candle's `Linear` serves, whose backward forms the gradient of input and weight alike.
 
-use crate::design::Fusion;
+use crate::variant::Fusion;
 use anyhow::{Result, bail};
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops::{sigmoid, softmax};

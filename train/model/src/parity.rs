@@ -1,10 +1,10 @@
 //! Models and batches on which a GPU is compared with the CPU: by the tests, which run a GPU's
 //! kernels on the host, and by `train selftest`, which runs them on the GPU at hand.
 
-use crate::adapter::LoraConfig;
 use crate::encoder::config::{EncoderConfig, Kind};
 use crate::encoder::{Encoder, Keep};
-use crate::u2a::share::Share;
+use crate::peft::LoraConfig;
+use crate::u2a::micro_batch::Share;
 use crate::u2a::{LossConfig, MissingToken, StepMode, U2a};
 use crate::weights::Weights;
 use candle_core::{DType, Device, Result};

@@ -9,15 +9,15 @@
 //! An encoder runs on the samples that have its modality and on no others. The baselines of
 //! [`Design`] change which weights learn and how the tokens are fused, nothing else.
 
-pub mod share;
+pub mod micro_batch;
 mod step;
 
 pub use step::{Losses, Scores, StepMode, StepResult, Uploaded};
 
-use crate::adapter::{self, LoraConfig, ModuleNames};
-use crate::design::{Adapt, Design};
 use crate::encoder::config::{ADAPTED, EncoderConfig};
 use crate::encoder::{Encoder, Learnable};
+use crate::peft::{self, LoraConfig, ModuleNames};
+use crate::variant::{Adapt, Design};
 use crate::weights::Weights;
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -243,7 +243,7 @@ impl U2a {
             };
             for (layer, block) in adapters.iter().enumerate() {
                 for (adapter, part) in block.iter().zip(ADAPTED) {
-                    let [a, b] = adapter::tensor_names(config, layer, part, ModuleNames::default());
+                    let [a, b] = peft::tensor_names(config, layer, part, ModuleNames::default());
                     list.push(Parameter {
                         name: format!("{modality}/{a}"),
                         tensor: &adapter.a,

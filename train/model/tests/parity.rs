@@ -7,10 +7,10 @@ use engine::AdamWConfig;
 use engine::parity::apart;
 use features::{Batch, ModalityData};
 use host_emulator::{emulating, on_host};
-use model::design::{Adapt, Design};
 use model::encoder::Keep;
 use model::parity::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, mode};
 use model::u2a::{StepResult, U2a, Uploaded};
+use model::variant::{Adapt, Design};
 use model::weights::Weights;
 
 /// The whole model: losses and all gradients of a training step, through both encoders, with every

@@ -11,9 +11,9 @@ use common::{Measured, distance, encoder, flat, load};
 use datasets::Modality;
 use engine::{AdamWConfig, Schedule};
 use features::{Batch, ModalityBatch, ModalityData};
-use model::adapter::LoraConfig;
 use model::encoder::Keep;
 use model::encoder::config::Kind;
+use model::peft::LoraConfig;
 use model::u2a::{LossConfig, MissingToken, StepMode, U2a};
 use std::collections::HashMap;
 
@@ -138,7 +138,7 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
             } else {
                 Keep::Inputs
             },
-            share: model::u2a::share::Share::WHOLE,
+            share: model::u2a::micro_batch::Share::WHOLE,
         };
         let result = model.step(&batch, &mode, &config).unwrap();
         let losses = result.losses().unwrap();

@@ -8,9 +8,9 @@ use anyhow::Result;
 use datasets::{Modality, Split};
 use engine::Compute;
 use features::{Batch, ModalityBatch, ModalityData};
-use model::adapter::LoraConfig;
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
 use model::encoder::{Encoder, Keep};
+use model::peft::LoraConfig;
 use model::u2a::{StepMode, U2a};
 use model::weights::Weights;
 use std::collections::BTreeMap;
@@ -127,7 +127,7 @@ fn measure(
         step: 0,
         encoder_dropout: settings.encoder_dropout,
         keep: Keep::All,
-        share: model::u2a::share::Share::WHOLE,
+        share: model::u2a::micro_batch::Share::WHOLE,
     };
     let loss = settings.loss(false);
     // The first step warms up buffers and threads.

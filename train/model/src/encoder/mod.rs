@@ -2,22 +2,22 @@
 //!
 //! Forward and backward are written out (no autograd): the forward pass keeps what each block's
 //! backward needs, or, to save memory, each block's input alone, from which the backward runs the
-//! block again. Gradients reach the adapters and the mask token and nothing else, but for [`full`]
+//! block again. Gradients reach the adapters and the mask token and nothing else, but for [`full_fine_tuning`]
 //! fine-tuning.
 //!
-//! [`config`] knows names and sizes, [`embed`] turns inputs into tokens, [`block`] is one block.
+//! [`config`] knows names and sizes, [`embeddings`] turns inputs into tokens, [`block`] is one block.
 
 pub mod block;
 pub mod config;
-mod embed;
-pub mod full;
+mod embeddings;
+pub mod full_fine_tuning;
 
 use crate::weights::Weights;
 use anyhow::{Result, ensure};
 use block::{ADAPTERS, Block, Call, Noise, Read, Saved, Shape, Sink};
 use candle_core::{DType, Device, Tensor};
 use config::{EncoderConfig, Kind, Part};
-use embed::Embedding;
+use embeddings::Embedding;
 use engine::{Adapter, Linear, Norm, NormStats, Rows};
 use features::ModalityData;
 

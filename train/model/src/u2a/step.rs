@@ -1,15 +1,15 @@
 //! What a model does with a batch: one training step's losses and gradients, or scores.
 
-use super::share::Share;
+use super::micro_batch::Share;
 use super::{LossConfig, MissingToken, U2a};
-use crate::design::{Adapt, Modulation};
 use crate::encoder::block::Noise;
 use crate::encoder::config::ADAPTED;
 use crate::encoder::{Encoder, Input, Keep, Output, Tape};
 use crate::fusion;
 use crate::loss::binary_cross_entropy;
-use crate::modulate;
-use crate::select::{Selection, Tokens, alignment, complete, select};
+use crate::ogm_ge;
+use crate::token_selection::{Selection, Tokens, alignment, complete, select};
+use crate::variant::{Adapt, Modulation};
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor, Var};
 use candle_nn::loss::cross_entropy;
@@ -282,7 +282,7 @@ impl U2a {
                 for (i, grad) in grads.iter_mut().enumerate().skip(first) {
                     let Some(grad) = grad else { continue };
                     let key = (mode.seed, mode.step, i as u32);
-                    *grad = modulate::modulate(grad, balance[m], self.design.modulation, key)?;
+                    *grad = ogm_ge::modulate(grad, balance[m], self.design.modulation, key)?;
                 }
             }
         }
@@ -323,7 +323,7 @@ impl U2a {
             fusion::true_class_score(&logits[m].detach().index_select(&rows, 0)?, &labels)
         };
         let scores = [score(0)?, score(1)?];
-        Ok(Some(modulate::coefficients(scores, self.design.ogm_alpha)))
+        Ok(Some(ogm_ge::coefficients(scores, self.design.ogm_alpha)))
     }
 
     /// An optimiser that starts from this model's parameters as they are now.

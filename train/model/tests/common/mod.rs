@@ -3,9 +3,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use features::ModalityData;
-use model::adapter::{self, ModuleNames};
 use model::encoder::config::{ADAPTED, EncoderConfig, Kind};
 use model::encoder::{Encoder, Gradients, Learnable};
+use model::peft::{self, ModuleNames};
 use model::weights::Weights;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -92,7 +92,7 @@ pub fn key(kind: Kind) -> &'static str {
 
 /// A golden adapter folder and mask token.
 pub fn learnable(encoder: &Encoder, folder: &Path, mask_token: &Tensor, dtype: DType) -> Learnable {
-    let (lora, adapters) = adapter::read(folder, encoder.config()).unwrap();
+    let (lora, adapters) = peft::read(folder, encoder.config()).unwrap();
     let cast = |t: &Tensor| t.to_dtype(dtype).unwrap();
     let adapters = adapters.iter().map(|block| {
         block.clone().map(|part| engine::Adapter {
@@ -113,7 +113,7 @@ pub fn adapter_gradients(encoder: &Encoder, grads: &Gradients) -> Vec<(String, T
     for (layer, block) in grads.adapters.iter().enumerate() {
         for (grad, part) in block.iter().zip(ADAPTED) {
             let names = ModuleNames::Transformers5;
-            let [a, b] = adapter::tensor_names(encoder.config(), layer, part, names);
+            let [a, b] = peft::tensor_names(encoder.config(), layer, part, names);
             out.extend([(a, grad.a.clone()), (b, grad.b.clone())]);
         }
     }

@@ -7,7 +7,7 @@
 
 use super::block::{Noise, Site};
 use super::config::{InputSize, Kind, Part};
-use super::embed::Embedding;
+use super::embeddings::Embedding;
 use super::{Encoder, Tape, in_turn, mask_rows};
 use anyhow::{Result, bail};
 use candle_core::Tensor;

@@ -6,9 +6,9 @@
 use candle_core::DType;
 use datasets::Modality;
 use features::{Batch, ModalityBatch, ModalityData};
-use model::adapter::LoraConfig;
 use model::encoder::config::{EncoderConfig, Kind};
 use model::encoder::{Encoder, Keep};
+use model::peft::LoraConfig;
 use model::u2a::{LossConfig, MissingToken, StepMode, U2a};
 use model::weights::Weights;
 use util::skip::{Missing, skip};
@@ -69,7 +69,7 @@ fn a_step_of_batch_4_stays_below_6_gb() {
         step: 0,
         encoder_dropout: true,
         keep: Keep::All,
-        share: model::u2a::share::Share::WHOLE,
+        share: model::u2a::micro_batch::Share::WHOLE,
     };
     let loss = LossConfig {
         align_weight: 0.2,

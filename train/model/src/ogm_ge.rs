@@ -7,7 +7,7 @@
 //! steps; under AdamW, which divides by the gradient's own size, a scale that changes from step to
 //! step still shifts the balance, a constant one would not.
 
-use crate::design::Modulation;
+use crate::variant::Modulation;
 use anyhow::Result;
 use candle_core::Tensor;
 use util::rng::Rng;

@@ -8,11 +8,11 @@ use candle_core::{DType, Device, Tensor};
 use common::{encoder, flat};
 use datasets::Modality;
 use features::{Batch, ModalityBatch, ModalityData};
-use model::adapter::LoraConfig;
-use model::design::{Adapt, Design, Fusion, Modulation};
 use model::encoder::Keep;
 use model::encoder::config::{EncoderConfig, Kind};
+use model::peft::LoraConfig;
 use model::u2a::{LossConfig, MissingToken, StepMode, U2a};
+use model::variant::{Adapt, Design, Fusion, Modulation};
 use model::weights::Weights;
 use util::rng::Rng;
 
@@ -103,7 +103,7 @@ const MODE: StepMode = StepMode {
     step: 2,
     encoder_dropout: false,
     keep: Keep::All,
-    share: model::u2a::share::Share::WHOLE,
+    share: model::u2a::micro_batch::Share::WHOLE,
 };
 
 fn loss(missing_token: MissingToken) -> LossConfig {
