@@ -1,8 +1,9 @@
 //! How much memory a training step takes, and how to take less: for `--memory-limit`.
 
-use crate::settings::{KeepSetting, Settings};
+use crate::settings::Settings;
 use anyhow::{Result, bail};
 use datasets::Modality;
+use model::encoder::StoredActivations;
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
 
 /// What is not counted: the head, optimiser, tables, what allocators and libraries keep for themselves.
@@ -12,7 +13,7 @@ const SLACK: u64 = 400_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
     /// What the forward pass keeps.
-    pub keep: KeepSetting,
+    pub keep: StoredActivations,
     /// Samples at once.
     pub at_once: usize,
 }
@@ -58,8 +59,8 @@ pub fn of_step(
         let block = rows * bytes * (d + 3 * d + d + sums * d + m);
         let layers = config.layers as u64;
         tapes += match way.keep {
-            KeepSetting::All => layers * block,
-            KeepSetting::Inputs => layers * rows * bytes * d + block,
+            StoredActivations::All => layers * block,
+            StoredActivations::Inputs => layers * rows * bytes * d + block,
         };
         // The activation's output and the gradients on both sides of it; those of the projections.
         buffers = buffers.max(rows * bytes * (3 * m).max(m + 6 * d));
@@ -78,8 +79,8 @@ pub fn choose(
     limit: u64,
 ) -> Result<(Way, u64)> {
     let keeps = match settings.keep {
-        KeepSetting::All => vec![KeepSetting::All, KeepSetting::Inputs],
-        KeepSetting::Inputs => vec![KeepSetting::Inputs],
+        StoredActivations::All => vec![StoredActivations::All, StoredActivations::Inputs],
+        StoredActivations::Inputs => vec![StoredActivations::Inputs],
     };
     let most = settings
         .micro_batch
@@ -145,7 +146,7 @@ mod tests {
     fn a_paper_batch_by_hand() {
         let (encoders, settings) = setup(4);
         let way = Way {
-            keep: KeepSetting::All,
+            keep: StoredActivations::All,
             at_once: 4,
         };
         // 4 x 1215 and 12 x 198 rows, 12 blocks, 10 x 768 numbers of 4 bytes in each.
@@ -166,12 +167,12 @@ mod tests {
         assert_eq!(
             way(100_000_000_000),
             Way {
-                keep: KeepSetting::All,
+                keep: StoredActivations::All,
                 at_once: 64
             }
         );
         let tight = way(11_000_000_000);
-        assert_eq!(tight.keep, KeepSetting::Inputs);
+        assert_eq!(tight.keep, StoredActivations::Inputs);
         assert!(way(4_000_000_000).at_once < tight.at_once);
         let refused = under(600_000_000).unwrap_err().to_string();
         assert!(

@@ -7,7 +7,7 @@ use engine::has_bf16;
 use engine::parity::apart;
 use engine::{AdamW, AdamWConfig};
 use features::Batch;
-use model::encoder::Keep;
+use model::encoder::StoredActivations;
 use model::parity::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, Pair, mode};
 use model::u2a::{MissingToken, U2a, micro_batch};
 use serde::Serialize;
@@ -85,7 +85,7 @@ pub fn steps(device: &Device, tiny: bool) -> Result<Vec<Finding>> {
         let batch = parity::batch(pair, &configs, STEP_SAMPLES, true)?;
         let run = |device: &Device, dtype| -> Result<(Tensor, Vec<Tensor>)> {
             let model = parity::model(pair, &configs, device, dtype)?;
-            let result = model.step(&batch, &mode(1, Keep::All), &LOSS)?;
+            let result = model.step(&batch, &mode(1, StoredActivations::All), &LOSS)?;
             let grads = result.grads.into_iter().flatten().map(|g| {
                 g.to_device(&Device::Cpu)?
                     .to_dtype(DType::F32)?
@@ -172,7 +172,7 @@ pub struct Task {
     /// Small encoders.
     pub tiny: bool,
     /// What the forward pass keeps.
-    pub keep: Keep,
+    pub stored: StoredActivations,
     /// Steps per line of input: a GPU is waited for after the last.
     pub steps: usize,
 }
@@ -225,7 +225,7 @@ fn train(
     batch: &Batch,
     step: u32,
 ) -> Result<Tensor> {
-    let mode = mode(step, task.keep);
+    let mode = mode(step, task.stored);
     let (range, none) = (0..task.batch, [None, None]);
     let summed = micro_batch::step(model, batch, none, range, task.at_once, &mode, &LOSS)?;
     let (grads, losses) = summed.context("an empty batch")?;

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use datasets::Modality;
 use engine::{AdamWConfig, Compute, DeviceChoice, Precision, Schedule};
+use model::encoder::StoredActivations;
 use model::encoder::config::EncoderConfig;
 use model::ogm_ge::OGM_ALPHA;
 use model::peft::{LoraConfig, ModuleNames};
@@ -91,7 +92,7 @@ pub struct Settings {
     /// Number type of the encoders.
     pub precision: Precision,
     /// What the forward pass keeps: all (fast) or each block's input (a third of the memory).
-    pub keep: KeepSetting,
+    pub keep: StoredActivations,
     /// A checkpoint every so many steps beside the one at each epoch's end; 0 for none.
     pub checkpoint_every: u64,
     /// Checkpoints that stay.
@@ -107,18 +108,6 @@ pub enum ClipFeatures {
     PostNorm,
     /// The last block's output, as Hugging Face's `last_hidden_state`.
     LastHidden,
-}
-
-/// See [`model::encoder::Keep`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-#[clap(rename_all = "lowercase")]
-pub enum KeepSetting {
-    /// Everything the backward pass reads.
-    #[default]
-    All,
-    /// Block inputs.
-    Inputs,
 }
 
 impl Default for Settings {
@@ -161,7 +150,7 @@ impl Default for Settings {
             text_length: 40,
             seed: 0,
             precision: Precision::F32,
-            keep: KeepSetting::All,
+            keep: StoredActivations::All,
             checkpoint_every: 0,
             keep_checkpoints: 2,
         }

@@ -8,14 +8,13 @@ use crate::evaluate::{self, EvalOptions};
 use crate::feed::{Fed, Feed};
 use crate::log::{Announcement, RunLog, Step};
 use crate::session::Session;
-use crate::settings::{KeepSetting, RunConfig, Settings};
+use crate::settings::{RunConfig, Settings};
 use crate::workers::Workers;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use datasets::Split;
 use engine::AdamW;
 use features::{Batch, Stream};
-use model::encoder::Keep;
 use model::u2a::micro_batch::{self, Share};
 use model::u2a::{LossConfig, Losses, StepMode, U2a};
 use std::path::{Path, PathBuf};
@@ -365,10 +364,7 @@ impl<'a> Trainer<'a> {
             seed: settings.seed,
             step: self.state.step as u32,
             encoder_dropout: settings.encoder_dropout,
-            keep: match settings.keep {
-                KeepSetting::All => Keep::All,
-                KeepSetting::Inputs => Keep::Inputs,
-            },
+            stored: settings.keep,
             share,
         }
     }

@@ -2,7 +2,7 @@
 //! kernels on the host, and by `train selftest`, which runs them on the GPU at hand.
 
 use crate::encoder::config::{EncoderConfig, Kind};
-use crate::encoder::{Encoder, Keep};
+use crate::encoder::{Encoder, StoredActivations};
 use crate::peft::LoraConfig;
 use crate::u2a::micro_batch::Share;
 use crate::u2a::{LossConfig, MissingToken, StepMode, U2a};
@@ -131,12 +131,12 @@ pub const LOSS: LossConfig = LossConfig {
 };
 
 /// All randomness on.
-pub fn mode(step: u32, keep: Keep) -> StepMode {
+pub fn mode(step: u32, stored: StoredActivations) -> StepMode {
     StepMode {
         seed: 11,
         step,
         encoder_dropout: true,
-        keep,
+        stored,
         share: Share::WHOLE,
     }
 }

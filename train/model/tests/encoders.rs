@@ -10,7 +10,7 @@ use common::{
 };
 use model::encoder::block::Noise;
 use model::encoder::config::Kind;
-use model::encoder::{Input, Keep};
+use model::encoder::{Input, StoredActivations};
 
 /// Outputs, and gradients of every adapter tensor and the mask token, in both number types, with
 /// the adapters beside the weights and merged into them, keeping everything or recomputing.
@@ -39,9 +39,9 @@ fn outputs_and_gradients_equal_transformers_with_peft() {
                     samples: &samples,
                     uploaded: None,
                 };
-                for keep in [Keep::All, Keep::Inputs] {
+                for stored in [StoredActivations::All, StoredActivations::Inputs] {
                     let (out, tape) = encoder
-                        .forward(&read, &learnable, false, &Noise::none(), keep)
+                        .forward(&read, &learnable, false, &Noise::none(), Some(stored))
                         .unwrap();
                     for (name, got) in [("cls", &out.cls), ("mt", &out.mask)] {
                         measured.check(
@@ -81,7 +81,7 @@ fn outputs_and_gradients_equal_transformers_with_peft() {
                 }
                 let merged = encoder.merged(&learnable).unwrap();
                 let (out, _) = merged
-                    .forward(&read, &learnable, true, &Noise::none(), Keep::Nothing)
+                    .forward(&read, &learnable, true, &Noise::none(), None)
                     .unwrap();
                 let far = distance(&out.cls, &get("cls")).max(distance(&out.mask, &get("mt")));
                 measured.check(

@@ -7,7 +7,7 @@ use candle_core::DType;
 use datasets::Modality;
 use features::{Batch, ModalityBatch, ModalityData};
 use model::encoder::config::{EncoderConfig, Kind};
-use model::encoder::{Encoder, Keep};
+use model::encoder::{Encoder, StoredActivations};
 use model::peft::LoraConfig;
 use model::u2a::{LossConfig, MissingToken, StepMode, U2a};
 use model::weights::Weights;
@@ -68,7 +68,7 @@ fn a_step_of_batch_4_stays_below_6_gb() {
         seed: 0,
         step: 0,
         encoder_dropout: true,
-        keep: Keep::All,
+        stored: StoredActivations::All,
         share: model::u2a::micro_batch::Share::WHOLE,
     };
     let loss = LossConfig {

@@ -11,7 +11,7 @@ use candle_core::{DType, Device};
 use common::{Measured, adapter_gradients, distance, encoder_at, input, key, learnable};
 use model::encoder::block::Noise;
 use model::encoder::config::Kind;
-use model::encoder::{Input, Keep};
+use model::encoder::{Input, StoredActivations};
 use std::process::Command;
 use util::skip::{Missing, skip};
 
@@ -58,7 +58,13 @@ fn full_size_encoders_equal_transformers_with_peft() {
             uploaded: None,
         };
         let (out, tape) = encoder
-            .forward(&read, &learnable, false, &Noise::none(), Keep::Inputs)
+            .forward(
+                &read,
+                &learnable,
+                false,
+                &Noise::none(),
+                Some(StoredActivations::Inputs),
+            )
             .unwrap();
         for (name, got) in [("cls", &out.cls), ("mt", &out.mask)] {
             let far = distance(got, get(name));

@@ -7,7 +7,7 @@ use engine::AdamWConfig;
 use engine::parity::apart;
 use features::{Batch, ModalityData};
 use host_emulator::{emulating, on_host};
-use model::encoder::Keep;
+use model::encoder::StoredActivations;
 use model::parity::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, mode};
 use model::u2a::{StepResult, U2a, Uploaded};
 use model::variant::{Adapt, Design};
@@ -22,13 +22,13 @@ fn a_training_step() {
         configs.iter_mut().for_each(|config| config.layers = 2);
         let batch = parity::batch(pair, &configs, 3, true).unwrap();
         let model = |dtype| parity::model(pair, &configs, &Device::Cpu, dtype).unwrap();
-        let step = |dtype, keep| model(dtype).step(&batch, &mode(2, keep), &LOSS).unwrap();
-        let want = step(DType::F32, Keep::All);
+        let step = |dtype, stored| model(dtype).step(&batch, &mode(2, stored), &LOSS).unwrap();
+        let want = step(DType::F32, StoredActivations::All);
         optimiser_moves_alike(&model, &batch);
         uploaded_inputs_are_read(&model(DType::F32), &batch, &want);
         for (dtype, limit) in [(DType::F32, 1e-4), (DType::BF16, 0.08)] {
-            for keep in [Keep::All, Keep::Inputs] {
-                let Some(got) = emulating(|| step(dtype, keep)) else {
+            for stored in [StoredActivations::All, StoredActivations::Inputs] {
+                let Some(got) = emulating(|| step(dtype, stored)) else {
                     return;
                 };
                 let error = apart(&got.losses, &want.losses).unwrap();
@@ -68,7 +68,7 @@ fn uploaded_inputs_are_read(model: &U2a, batch: &Batch, want: &StepResult) {
     let uploaded = [uploaded[0].as_ref(), uploaded[1].as_ref()];
     let step = || {
         model
-            .step_uploaded(&batch, uploaded, &mode(2, Keep::All), &LOSS)
+            .step_uploaded(&batch, uploaded, &mode(2, StoredActivations::All), &LOSS)
             .unwrap()
     };
     if let Some(got) = emulating(step) {
@@ -81,7 +81,12 @@ fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
     let run = || {
         let mut model = model(DType::F32);
         let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
-        let step = || model.step(batch, &mode(2, Keep::All), &LOSS).unwrap().grads;
+        let step = || {
+            model
+                .step(batch, &mode(2, StoredActivations::All), &LOSS)
+                .unwrap()
+                .grads
+        };
         let grads = on_host(step);
         for lr in [1e-3, 2e-3, 5e-4] {
             model.update(&mut optimiser, grads.clone(), lr).unwrap();
@@ -124,7 +129,7 @@ fn updates_reach_all_weights() {
         let mut model = model.on(&Device::Cpu).unwrap();
         let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
         let losses = (0..2).map(|step| {
-            let mode = mode(step, Keep::All);
+            let mode = mode(step, StoredActivations::All);
             let result = on_host(|| model.step(&batch, &mode, &LOSS).unwrap());
             let loss = result.losses().unwrap().loss;
             model.update(&mut optimiser, result.grads, 1e-3).unwrap();
@@ -152,7 +157,9 @@ fn loss_curve_in_bf16() {
             let mut model = parity::model(pair, &configs, &Device::Cpu, dtype).unwrap();
             let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
             let losses = (0..STEPS).map(|step| {
-                let result = model.step(&batch, &mode(step, Keep::All), &LOSS).unwrap();
+                let result = model
+                    .step(&batch, &mode(step, StoredActivations::All), &LOSS)
+                    .unwrap();
                 let loss = result.losses().unwrap().loss;
                 model.update(&mut optimiser, result.grads, 3e-3).unwrap();
                 loss

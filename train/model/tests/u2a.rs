@@ -11,7 +11,7 @@ use common::{Measured, distance, encoder, flat, load};
 use datasets::Modality;
 use engine::{AdamWConfig, Schedule};
 use features::{Batch, ModalityBatch, ModalityData};
-use model::encoder::Keep;
+use model::encoder::StoredActivations;
 use model::encoder::config::Kind;
 use model::peft::LoraConfig;
 use model::u2a::{LossConfig, MissingToken, StepMode, U2a};
@@ -133,10 +133,10 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
             seed: 0,
             step: step as u32,
             encoder_dropout: false,
-            keep: if step % 2 == 0 {
-                Keep::All
+            stored: if step % 2 == 0 {
+                StoredActivations::All
             } else {
-                Keep::Inputs
+                StoredActivations::Inputs
             },
             share: model::u2a::micro_batch::Share::WHOLE,
         };

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use common::{encoder, flat};
 use datasets::Modality;
 use features::{Batch, ModalityBatch, ModalityData};
-use model::encoder::Keep;
+use model::encoder::StoredActivations;
 use model::encoder::config::{EncoderConfig, Kind};
 use model::peft::LoraConfig;
 use model::u2a::{LossConfig, MissingToken, StepMode, U2a};
@@ -102,7 +102,7 @@ const MODE: StepMode = StepMode {
     seed: 1,
     step: 2,
     encoder_dropout: false,
-    keep: Keep::All,
+    stored: StoredActivations::All,
     share: model::u2a::micro_batch::Share::WHOLE,
 };
 
@@ -184,7 +184,7 @@ fn full_fine_tuning_of_all_three_encoders() {
     };
     assert_eq!(check(AV, full, MissingToken::Mask, &MODE), [""; 0]);
     let inputs = StepMode {
-        keep: Keep::Inputs,
+        stored: StoredActivations::Inputs,
         encoder_dropout: true,
         ..MODE
     };

@@ -6,7 +6,7 @@ use candle_core::DType;
 use clap::{Args, ValueEnum};
 use engine::Precision;
 use engine::{Compute, DeviceChoice};
-use model::encoder::Keep;
+use model::encoder::StoredActivations;
 use model::parity::{AUDIO_VIDEO, IMAGE_TEXT};
 use serde_json::json;
 use std::process::ExitCode;
@@ -40,12 +40,6 @@ enum Mode {
     Eval,
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum KeepName {
-    All,
-    Inputs,
-}
-
 #[derive(Args)]
 pub struct BenchArgs {
     /// Which encoders
@@ -63,7 +57,7 @@ pub struct BenchArgs {
     steps: usize,
     /// What the forward pass keeps
     #[arg(long, value_enum, default_value = "all")]
-    keep: KeepName,
+    keep: StoredActivations,
     /// auto (the first GPU where build and machine have one, else the CPU), cpu, or cuda:N
     #[arg(long, default_value_t)]
     device: DeviceChoice,
@@ -138,10 +132,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         batch: args.batch,
         at_once: args.micro_batch.unwrap_or(args.batch),
         tiny: args.tiny,
-        keep: match args.keep {
-            KeepName::All => Keep::All,
-            KeepName::Inputs => Keep::Inputs,
-        },
+        stored: args.keep,
         steps: args.steps,
     };
     selftest::serve(&task, &compute.device, compute.dtype(precision))?;

@@ -9,7 +9,7 @@ use datasets::{Modality, Split};
 use engine::Compute;
 use features::{Batch, ModalityBatch, ModalityData};
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
-use model::encoder::{Encoder, Keep};
+use model::encoder::{Encoder, StoredActivations};
 use model::peft::LoraConfig;
 use model::u2a::{StepMode, U2a};
 use model::weights::Weights;
@@ -126,7 +126,7 @@ fn measure(
         seed: 0,
         step: 0,
         encoder_dropout: settings.encoder_dropout,
-        keep: Keep::All,
+        stored: StoredActivations::All,
         share: model::u2a::micro_batch::Share::WHOLE,
     };
     let loss = settings.loss(false);

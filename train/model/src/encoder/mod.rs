@@ -20,16 +20,19 @@ use config::{EncoderConfig, Kind, Part};
 use embeddings::Embedding;
 use engine::{Adapter, Linear, Norm, NormStats, Rows};
 use features::ModalityData;
+use serde::{Deserialize, Serialize};
 
-/// What the forward pass keeps for the backward pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// Nothing: evaluation.
-    Nothing,
-    /// Each block's input; the backward pass runs the block again.
-    Inputs,
-    /// All that backward needs but for attention scores.
+/// The activations that a training step's forward pass stores for its backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[clap(rename_all = "lowercase")]
+pub enum StoredActivations {
+    /// Everything that the backward pass reads, except attention probabilities.
+    #[default]
     All,
+    /// The input of each block, whose other activations the backward pass computes again:
+    /// activation checkpointing.
+    Inputs,
 }
 
 /// What an encoder reads.
@@ -231,20 +234,21 @@ impl Encoder {
 
     /// Runs the encoder.
     ///
-    /// With `merged` the adapters are passed over, because the weights hold them already.
+    /// With `merged` the adapters are passed over, because the weights hold them already. With
+    /// `stored` of `None` the tape has nothing for a backward pass, as evaluation needs none.
     pub fn forward(
         &self,
         input: &Input,
         learnable: &Learnable,
         merged: bool,
         noise: &Noise,
-        keep: Keep,
+        stored: Option<StoredActivations>,
     ) -> Result<(Output, Tape)> {
         let (mut x, rows) = self.embedding.tokens(input, &learnable.mask_token, noise)?;
         let mut pre = None;
         if let Some(norm) = &self.pre_norm {
             let (y, stats) = norm.forward(&x)?;
-            pre = (keep != Keep::Nothing).then_some((x, stats));
+            pre = stored.is_some().then_some((x, stats));
             x = y;
         }
         let read = Read::ends(&rows, x.device())?;
@@ -252,10 +256,10 @@ impl Encoder {
         let mut kept = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             let (y, saved) = block.forward(&x, &self.call(i, &rows, &read, adapters, noise))?;
-            match keep {
-                Keep::Nothing => {}
-                Keep::Inputs => kept.push(Kept::Input(x)),
-                Keep::All => kept.push(Kept::All(Box::new(saved))),
+            match stored {
+                None => {}
+                Some(StoredActivations::Inputs) => kept.push(Kept::Input(x)),
+                Some(StoredActivations::All) => kept.push(Kept::All(Box::new(saved))),
             }
             x = y;
         }

@@ -4,7 +4,7 @@ use super::micro_batch::Share;
 use super::{LossConfig, MissingToken, U2a};
 use crate::encoder::block::Noise;
 use crate::encoder::config::ADAPTED;
-use crate::encoder::{Encoder, Input, Keep, Output, Tape};
+use crate::encoder::{Encoder, Input, Output, StoredActivations, Tape};
 use crate::fusion;
 use crate::loss::binary_cross_entropy;
 use crate::ogm_ge;
@@ -27,7 +27,7 @@ pub struct StepMode {
     /// Whether the encoders' own dropout is on.
     pub encoder_dropout: bool,
     /// What the forward pass keeps.
-    pub keep: Keep,
+    pub stored: StoredActivations,
     /// What the batch is of a larger one.
     pub share: Share,
 }
@@ -166,9 +166,9 @@ impl U2a {
         config: &LossConfig,
     ) -> Result<StepResult> {
         let adapt = self.design.adapt;
-        let keep = match adapt {
-            Adapt::Head => Keep::Nothing,
-            _ => mode.keep,
+        let stored = match adapt {
+            Adapt::Head => None,
+            _ => Some(mode.stored),
         };
         let mut ran: [Option<(Tokens, Tape, &ModalityBatch)>; 2] = [None, None];
         for (m, ran) in ran.iter_mut().enumerate() {
@@ -190,7 +190,7 @@ impl U2a {
                 &self.learnable[m],
                 adapt != Adapt::Lora,
                 &noise,
-                keep,
+                stored,
             )?;
             *ran = Some((tokens(input, out)?, tape, input));
         }
@@ -367,13 +367,8 @@ impl U2a {
                 samples: &sequence_names(input, 0),
                 uploaded: None,
             };
-            let (out, _) = merged[m].forward(
-                &read,
-                &self.learnable[m],
-                true,
-                &Noise::none(),
-                Keep::Nothing,
-            )?;
+            let (out, _) =
+                merged[m].forward(&read, &self.learnable[m], true, &Noise::none(), None)?;
             leaves[m] = Some(tokens(input, out)?);
         }
         let how = self.selection(missing_token);
