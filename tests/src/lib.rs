@@ -1,7 +1,9 @@
-//! What the tests of this crate share: the built binaries, commands with a time limit, paths, TensorBoard files.
+//! Shared parts of the end-to-end tests: the built programs, commands with a time limit, paths and
+//! TensorBoard files; and [`modules`], which finds circles between the modules of a crate.
 //!
-//! The tests drive the two binaries as a user does and read the files they leave; nothing here links `ingest` or
-//! `train`. Commands run without network and with `U2A_DATA` in a folder of their own.
+//! The tests start `ingest` and `train` as a user does and read the files that they write; nothing
+//! here links either. Commands run without network access, and with `U2A_DATA` in a folder that does
+//! not exist.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -15,15 +17,15 @@ use serde_json::Value;
 pub mod modules;
 pub mod tensorboard;
 
-/// A command that takes longer than this is killed and fails its test.
+/// The time after which a command is killed and its test fails.
 pub const TIME_LIMIT: Duration = Duration::from_secs(300);
 
-/// Exit code of a run that worked.
-pub const DONE: i32 = 0;
-/// Exit code of a run that finished with something to look at.
-pub const LOOK: i32 = 1;
-/// Exit code of wrong usage or unusable input.
-pub const USAGE: i32 = 2;
+/// The exit code of a run that worked.
+pub const EXIT_DONE: i32 = 0;
+/// The exit code of a run that finished, but with findings that need attention.
+pub const EXIT_FINDINGS: i32 = 1;
+/// The exit code for wrong usage or unusable input.
+pub const EXIT_USAGE: i32 = 2;
 
 /// The root of the workspace.
 pub fn workspace() -> PathBuf {
@@ -32,21 +34,21 @@ pub fn workspace() -> PathBuf {
     root
 }
 
-/// The small encoders in the hub's layout, fit for `--weights`.
+/// The folder of the small golden encoders in the hub's layout, as `--weights` takes it.
 pub fn weights() -> PathBuf {
     workspace().join("tests/golden/models")
 }
 
-/// Real clips and pictures, which lie beside a checkout or not at all.
+/// The folder of real clips and images beside the checkout, if there is one.
 pub fn media() -> Option<PathBuf> {
     let folder = workspace().parent()?.join("shared/media");
     folder.is_dir().then_some(folder)
 }
 
-/// A binary of this workspace, built in the same profile as the running test.
+/// The path of a program of this workspace, built in the same profile as the running test.
 ///
 /// # Panics
-/// Where it has not been built: tests of this crate do not build it by themselves.
+/// The program has not been built; cargo does not build it for the tests of another crate.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
     // target/PROFILE/deps/TEST-HASH
@@ -59,13 +61,14 @@ pub fn binary(name: &str) -> PathBuf {
         .with_extension(std::env::consts::EXE_EXTENSION);
     assert!(
         path.is_file(),
-        "{} is not there: `cargo build --workspace --bins` first, or `just test`",
+        "{}: no such program; run `cargo build --workspace --bins` first, or `just test`",
         path.display()
     );
     path
 }
 
-/// A Python that has tests/golden/requirements.txt: `U2A_PYTHON`, else the one `just test-python` makes in `.venv`.
+/// A Python with the packages of tests/golden/requirements.txt: `U2A_PYTHON`, or the environment that
+/// `just test-python` makes in `.venv`.
 pub fn python() -> Option<PathBuf> {
     match std::env::var_os("U2A_PYTHON") {
         Some(path) => Some(PathBuf::from(path)),
@@ -73,20 +76,20 @@ pub fn python() -> Option<PathBuf> {
     }
 }
 
-/// A fresh folder, gone when it is dropped.
+/// A new temporary folder, which is removed when the value is dropped.
 pub fn temp() -> tempfile::TempDir {
     tempfile::Builder::new()
         .prefix("u2a-test-")
         .tempdir()
-        .expect("the temporary folder takes a new one")
+        .expect("a folder can be made in the temporary folder")
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug)]
-pub struct Ran {
+pub struct CommandOutput {
     /// The command line, for messages.
     pub line: String,
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
     /// Everything on standard output.
     pub stdout: String,
@@ -94,8 +97,8 @@ pub struct Ran {
     pub stderr: String,
 }
 
-impl Ran {
-    /// Asserts the exit code and hands the result on.
+impl CommandOutput {
+    /// Asserts the exit code; returns the result itself.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
         assert_eq!(
@@ -110,10 +113,11 @@ impl Ran {
         self
     }
 
-    /// Asserts wrong usage: exit code 2 and on stderr one line that begins with `error: ` and holds all the words.
+    /// Asserts a usage error: exit code 2, and on standard error a single line that begins with `error: `
+    /// and contains all the words.
     #[track_caller]
     pub fn expect_usage(self, words: &[&str]) -> Self {
-        let ran = self.expect(USAGE);
+        let ran = self.expect(EXIT_USAGE);
         let lines: Vec<&str> = ran
             .stderr
             .lines()
@@ -128,7 +132,7 @@ impl Ran {
         for word in words {
             assert!(
                 lines[0].contains(word),
-                "{}\n'{word}' is not in: {}",
+                "{}\nno '{word}' in: {}",
                 ran.line,
                 lines[0]
             );
@@ -136,7 +140,7 @@ impl Ran {
         ran
     }
 
-    /// Standard output as JSON.
+    /// Parses standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
@@ -144,7 +148,7 @@ impl Ran {
     }
 }
 
-/// A command of one of the binaries, hermetic: no network, no `data/` of the user's.
+/// A command of one of the programs that uses no network and no data of the user.
 pub fn command<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(binary(name));
     command
@@ -160,9 +164,9 @@ pub fn command<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = 
 /// Runs a command to its end.
 ///
 /// # Panics
-/// Where it cannot start or takes longer than [`TIME_LIMIT`].
+/// The command cannot be started, or takes longer than [`TIME_LIMIT`].
 #[track_caller]
-pub fn run(command: &mut Command) -> Ran {
+pub fn run(command: &mut Command) -> CommandOutput {
     let line = format!("{command:?}");
     let mut child = command
         .stdout(Stdio::piped())
@@ -178,7 +182,7 @@ pub fn run(command: &mut Command) -> Ran {
     let (stdout, stderr) = (text(stdout), text(stderr));
     let status =
         status.unwrap_or_else(|| panic!("{line}: longer than {TIME_LIMIT:?}\n{stdout}\n{stderr}"));
-    Ran {
+    CommandOutput {
         line,
         status,
         stdout,
@@ -186,19 +190,19 @@ pub fn run(command: &mut Command) -> Ran {
     }
 }
 
-/// Reads a pipe to its end on a thread, so that a full one never blocks the child.
+/// Reads a pipe to its end on a thread, so that a full pipe never blocks the child.
 fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What was read before an error is still worth showing.
+            // What was read before an error is still shown.
             drop(pipe.read_to_end(&mut bytes));
         }
         bytes
     })
 }
 
-/// Waits for the child; kills it and gives None where the limit passes first.
+/// Waits for the child; kills it and returns `None` if the limit passes first.
 fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let start = Instant::now();
     loop {
@@ -214,10 +218,11 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// Starts a command and kills it with SIGKILL as soon as `when` is true. True where it had ended by itself with 0.
+/// Starts a command and kills it with SIGKILL as soon as `when` returns true. Returns whether it had
+/// ended with exit code 0 before that.
 ///
 /// # Panics
-/// Where it ended by itself with another code.
+/// The command ended by itself with another code.
 #[track_caller]
 pub fn kill_when(command: &mut Command, mut when: impl FnMut() -> bool) -> bool {
     let line = format!("{command:?}");
@@ -246,7 +251,7 @@ pub fn kill_when(command: &mut Command, mut when: impl FnMut() -> bool) -> bool 
     }
 }
 
-/// Every line of a JSON-lines file.
+/// Parses every line of a JSON-lines file.
 #[track_caller]
 pub fn json_lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -257,7 +262,7 @@ pub fn json_lines(path: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// Names of a folder's entries, sorted.
+/// The sorted names of a folder's entries.
 #[track_caller]
 pub fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
@@ -274,38 +279,39 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The synthetic CREMA-D of one test program: raw tree and shards, made once.
+/// A synthetic CREMA-D: its raw tree and its shards.
 pub struct CremaD {
     folder: PathBuf,
-    /// Removes the folder.
+    /// Removes the folder when it is dropped.
     _owned: Option<tempfile::TempDir>,
 }
 
 impl CremaD {
-    /// Synthesises and ingests `samples` clips, in a folder that goes with this.
+    /// Synthesises and ingests `samples` clips, in a folder that is removed with the value.
     #[track_caller]
     pub fn new(samples: usize) -> Self {
         let owned = temp();
         Self::make(owned.path().to_owned(), Some(owned), samples)
     }
 
-    /// The same for all tests of a program, which never drop it: `folder` is below cargo's own.
+    /// The same for all tests of a test program, which never drop it: `folder` lies in cargo's folder
+    /// for temporary files.
     #[track_caller]
     pub fn shared(folder: &Path, samples: usize) -> Self {
-        // Of an earlier program, perhaps.
+        // An earlier run of the program may have left it.
         drop(std::fs::remove_dir_all(folder));
-        std::fs::create_dir_all(folder).expect("cargo's folder takes a new one");
+        std::fs::create_dir_all(folder).expect("a folder can be made in cargo's folder");
         Self::make(folder.to_owned(), None, samples)
     }
 
     #[track_caller]
     fn make(folder: PathBuf, owned: Option<tempfile::TempDir>, samples: usize) -> Self {
-        let made = CremaD {
+        let data = CremaD {
             folder,
             _owned: owned,
         };
         let samples = samples.to_string();
-        let (raw, shards) = (made.raw(), made.shards());
+        let (raw, shards) = (data.raw(), data.shards());
         run(command(
             "ingest",
             [
@@ -319,34 +325,34 @@ impl CremaD {
             ],
         )
         .arg(&raw))
-        .expect(DONE);
+        .expect(EXIT_DONE);
         run(command("ingest", ["run", "crema-d", "--raw"])
             .arg(&raw)
             .arg("--out")
             .arg(&shards))
-        .expect(DONE);
-        made
+        .expect(EXIT_DONE);
+        data
     }
 
-    /// The raw tree.
+    /// The folder of the raw tree.
     pub fn raw(&self) -> PathBuf {
         self.folder.join("raw")
     }
 
-    /// The shard folder.
+    /// The folder of the shards.
     pub fn shards(&self) -> PathBuf {
         self.folder.join("shards")
     }
 }
 
-/// Whether the long versions of the fault tests run (`just test-faults`).
-pub fn full() -> bool {
+/// Whether the long versions of the fault tests run, as in `just test-faults`.
+pub fn is_full_length() -> bool {
     std::env::var_os("U2A_FAULTS").is_some()
 }
 
-/// Reports a figure: on stderr, and as a line of the file that `just test-faults` adds up. Its name begins with `sum` or
-/// `max`, which tells how.
-pub fn figure(name: &str, value: f64) {
+/// Reports a figure on standard error, and as a line of the file from which `just test-faults` makes its
+/// table. The name begins with `sum` or `max`, which says how figures of one name are combined.
+pub fn report_figure(name: &str, value: f64) {
     use std::io::Write;
     eprintln!("figure: {name} {value}");
     if let Some(path) = std::env::var_os("U2A_FIGURES") {
@@ -359,24 +365,35 @@ pub fn figure(name: &str, value: f64) {
     }
 }
 
-/// Sends a signal to a process that a test has started.
-pub fn signal(process: u32, name: &str) {
+/// Sends a signal, such as `STOP`, to a process that a test has started.
+pub fn send_signal(process: u32, name: &str) {
     let sent = Command::new("kill")
         .arg(format!("-{name}"))
         .arg(process.to_string())
         .status();
-    assert!(sent.is_ok(), "kill is not there");
+    assert!(sent.is_ok(), "the program kill cannot be started");
 }
 
-/// What `/proc` tells of a process: resident memory in MiB, open files, child processes.
-pub fn usage(process: u32) -> Option<(f64, usize, Vec<u32>)> {
+/// The resources that a process uses, as `/proc` shows them.
+#[derive(Debug)]
+pub struct ProcessUsage {
+    /// Resident memory in MiB.
+    pub memory_mib: f64,
+    /// The number of open files.
+    pub open_files: usize,
+    /// The ids of its child processes.
+    pub children: Vec<u32>,
+}
+
+/// The resources that a process uses. Returns `None` if it has ended.
+pub fn process_usage(process: u32) -> Option<ProcessUsage> {
     let proc = PathBuf::from(format!("/proc/{process}"));
     let status = std::fs::read_to_string(proc.join("status")).ok()?;
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    let files = std::fs::read_dir(proc.join("fd")).ok()?.count();
+    let open_files = std::fs::read_dir(proc.join("fd")).ok()?.count();
     let tasks = std::fs::read_dir(proc.join("task")).ok()?.flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     let children = lists
@@ -385,10 +402,14 @@ pub fn usage(process: u32) -> Option<(f64, usize, Vec<u32>)> {
             pids.collect::<Vec<u32>>()
         })
         .collect();
-    Some((kib / 1024.0, files, children))
+    Some(ProcessUsage {
+        memory_mib: kib / 1024.0,
+        open_files,
+        children,
+    })
 }
 
-/// The contents of every file below a folder, by path.
+/// The bytes of every file below a folder, by its path relative to the folder.
 pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
     let mut found = std::collections::BTreeMap::new();
     let mut left = vec![folder.to_owned()];
@@ -396,7 +417,10 @@ pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
         if path.is_dir() {
             left.extend(names(&path).into_iter().map(|name| path.join(name)));
         } else {
-            let inner = path.strip_prefix(folder).expect("it lies below").to_owned();
+            let inner = path
+                .strip_prefix(folder)
+                .expect("the file lies in the folder")
+                .to_owned();
             let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             found.insert(inner, bytes);
         }
@@ -404,13 +428,14 @@ pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Fails, by name, where two folders differ. Counts what differs for the figures.
+/// Asserts that two folders have the same files with the same bytes, and reports the number of files
+/// that differ.
 #[track_caller]
 pub fn assert_same(a: &Path, b: &Path) {
     let (a, b) = (contents(a), contents(b));
     let differ = a.iter().filter(|(path, bytes)| b.get(*path) != Some(bytes));
     let differ: Vec<_> = differ.map(|(path, _)| path).collect();
-    figure("sum bytes that differ", differ.len() as f64);
+    report_figure("sum bytes that differ", differ.len() as f64);
     assert!(differ.is_empty(), "{differ:?}");
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
 }

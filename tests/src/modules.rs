@@ -224,7 +224,7 @@ fn use_tree(
                 }
                 return at + 1;
             }
-            // All names of the module; none can be told.
+            // All names of the module, which are not known here.
             "*" => {
                 uses.push((format!("* of {}", path.join("::")), path));
                 return at + 1;

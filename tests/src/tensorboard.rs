@@ -1,6 +1,6 @@
-//! Reads TensorBoard event files: framing with its checksums, and the few protobuf fields that scalars need.
+//! Reads TensorBoard event files: TFRecord framing with its checksums, and the protobuf fields of scalars.
 //!
-//! Written from the TFRecord and Event formats alone, independent of the writer in `train`.
+//! It is written from the TFRecord and Event formats alone, independent of the writer in `train`.
 
 use std::fmt;
 use std::path::Path;
@@ -8,31 +8,32 @@ use std::path::Path;
 /// One scalar of an event file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scalar {
-    /// Name of the curve.
+    /// The name of the curve.
     pub tag: String,
-    /// Step it belongs to.
+    /// The training step.
     pub step: u64,
-    /// Its value.
+    /// The value at that step.
     pub value: f32,
 }
 
-/// Why an event file is not one.
+/// The reason why bytes are not an event file.
 #[derive(Debug)]
-pub struct Broken(String);
+pub struct FormatError(String);
 
-impl fmt::Display for Broken {
+impl fmt::Display for FormatError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Broken {}
+impl std::error::Error for FormatError {}
 
-fn broken<T>(what: impl Into<String>) -> Result<T, Broken> {
-    Err(Broken(what.into()))
+/// An error with this reason.
+fn invalid<T>(what: impl Into<String>) -> Result<T, FormatError> {
+    Err(FormatError(what.into()))
 }
 
-/// CRC-32C (Castagnoli), bit by bit: speed is no matter here.
+/// CRC-32C (Castagnoli), computed bit by bit.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     let mut crc = !0u32;
     for &byte in bytes {
@@ -44,7 +45,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     !crc
 }
 
-/// The checksum as TFRecord stores it.
+/// The checksum in the masked form that TFRecord stores.
 pub fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -52,17 +53,17 @@ pub fn masked(crc: u32) -> u32 {
 /// Splits TFRecord bytes into records.
 ///
 /// # Errors
-/// Where a checksum is wrong or the file ends within a record.
-pub fn records(mut bytes: &[u8]) -> Result<Vec<&[u8]>, Broken> {
+/// A checksum is wrong, or the file ends within a record.
+pub fn records(mut bytes: &[u8]) -> Result<Vec<&[u8]>, FormatError> {
     let mut out = Vec::new();
     while !bytes.is_empty() {
         let Some((head, rest)) = bytes.split_at_checked(12) else {
-            return broken("ends within a record's head");
+            return invalid("ends within a record's head");
         };
         let length = u64::from_le_bytes(head[..8].try_into().expect("8 bytes"));
         if masked(crc32c(&head[..8])) != u32::from_le_bytes(head[8..].try_into().expect("4 bytes"))
         {
-            return broken(format!(
+            return invalid(format!(
                 "record {}: the length's checksum is wrong",
                 out.len()
             ));
@@ -71,13 +72,13 @@ pub fn records(mut bytes: &[u8]) -> Result<Vec<&[u8]>, Broken> {
             .ok()
             .and_then(|n| rest.split_at_checked(n))
         else {
-            return broken("ends within a record");
+            return invalid("ends within a record");
         };
         let Some((crc, rest)) = rest.split_at_checked(4) else {
-            return broken("ends within a checksum");
+            return invalid("ends within a checksum");
         };
         if masked(crc32c(data)) != u32::from_le_bytes(crc.try_into().expect("4 bytes")) {
-            return broken(format!(
+            return invalid(format!(
                 "record {}: the data's checksum is wrong",
                 out.len()
             ));
@@ -88,6 +89,7 @@ pub fn records(mut bytes: &[u8]) -> Result<Vec<&[u8]>, Broken> {
     Ok(out)
 }
 
+/// The value of a protobuf field, by its wire type.
 enum Field<'a> {
     Varint(u64),
     Fixed64(u64),
@@ -96,12 +98,12 @@ enum Field<'a> {
 }
 
 /// The fields of a protobuf message in file order.
-fn fields(mut bytes: &[u8]) -> Result<Vec<(u64, Field<'_>)>, Broken> {
-    fn varint(bytes: &mut &[u8]) -> Result<u64, Broken> {
+fn fields(mut bytes: &[u8]) -> Result<Vec<(u64, Field<'_>)>, FormatError> {
+    fn varint(bytes: &mut &[u8]) -> Result<u64, FormatError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let Some((&byte, rest)) = bytes.split_first() else {
-                return broken("ends within a number");
+                return invalid("ends within a number");
             };
             *bytes = rest;
             value |= u64::from(byte & 0x7f) << shift;
@@ -109,11 +111,11 @@ fn fields(mut bytes: &[u8]) -> Result<Vec<(u64, Field<'_>)>, Broken> {
                 return Ok(value);
             }
         }
-        broken("number longer than 64 bits")
+        invalid("number longer than 64 bits")
     }
-    fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Result<&'a [u8], Broken> {
+    fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Result<&'a [u8], FormatError> {
         let Some((head, rest)) = bytes.split_at_checked(n) else {
-            return broken("ends within a field");
+            return invalid("ends within a field");
         };
         *bytes = rest;
         Ok(head)
@@ -133,7 +135,7 @@ fn fields(mut bytes: &[u8]) -> Result<Vec<(u64, Field<'_>)>, Broken> {
             5 => Field::Fixed32(u32::from_le_bytes(
                 take(&mut bytes, 4)?.try_into().expect("4 bytes"),
             )),
-            other => return broken(format!("wire type {other}")),
+            other => return invalid(format!("wire type {other}")),
         };
         out.push((key >> 3, value));
     }
@@ -143,8 +145,8 @@ fn fields(mut bytes: &[u8]) -> Result<Vec<(u64, Field<'_>)>, Broken> {
 /// All scalars of an event file's bytes.
 ///
 /// # Errors
-/// Where framing, checksums or the version record (`brain.Event:2`, which comes first) are wrong.
-pub fn scalars(bytes: &[u8]) -> Result<Vec<Scalar>, Broken> {
+/// The framing, a checksum, or the version record (`brain.Event:2`, which comes first) is wrong.
+pub fn scalars(bytes: &[u8]) -> Result<Vec<Scalar>, FormatError> {
     let mut out = Vec::new();
     for (i, record) in records(bytes)?.into_iter().enumerate() {
         let (mut step, mut time, mut version, mut summaries) = (0, None, None, Vec::new());
@@ -158,10 +160,10 @@ pub fn scalars(bytes: &[u8]) -> Result<Vec<Scalar>, Broken> {
             }
         }
         if !time.is_some_and(|t| t > 1e9) {
-            return broken(format!("record {i}: no wall time"));
+            return invalid(format!("record {i}: no wall time"));
         }
         if (i == 0) != (version == Some(b"brain.Event:2")) {
-            return broken(format!("record {i}: the version comes first and once"));
+            return invalid(format!("record {i}: the version comes first and once"));
         }
         for summary in summaries {
             for (number, value) in fields(summary)? {
@@ -180,7 +182,7 @@ pub fn scalars(bytes: &[u8]) -> Result<Vec<Scalar>, Broken> {
                 }
                 match (tag, number) {
                     (Some(tag), Some(value)) => out.push(Scalar { tag, step, value }),
-                    _ => return broken(format!("record {i}: a value without tag or number")),
+                    _ => return invalid(format!("record {i}: a value without tag or number")),
                 }
             }
         }
@@ -188,10 +190,10 @@ pub fn scalars(bytes: &[u8]) -> Result<Vec<Scalar>, Broken> {
     Ok(out)
 }
 
-/// All scalars of the event files of a folder, file after file by name.
+/// All scalars of the event files in a folder, in the order of the files' names.
 ///
 /// # Panics
-/// Where there is none or one is broken.
+/// The folder has no event file, or an invalid one.
 #[track_caller]
 pub fn read(folder: &Path) -> Vec<Scalar> {
     let mut out = Vec::new();
@@ -214,14 +216,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksum_has_the_known_answers() {
-        // The check value of CRC-32C, and RFC 3720's 32 zeros.
+    fn crc32c_equals_published_values() {
+        // The check value of CRC-32C, and that of 32 zeros in RFC 3720, appendix B.4.
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
     }
 
     #[test]
-    fn a_flipped_bit_is_noticed() {
+    fn any_flipped_bit_is_an_error() {
         let data = b"\x09\0\0\0\0\0\0\xf0\x41";
         let mut bytes = (data.len() as u64).to_le_bytes().to_vec();
         bytes.extend(masked(crc32c(&bytes)).to_le_bytes());

@@ -1,6 +1,6 @@
-//! Nothing is lost: disks that go away, fill up or cannot be written, files that vanish, processes that are stopped, decoders
-//! that misbehave, bytes that change on the disk, two runs on one folder. (Killed runs: `train_resume`, and `ingest`'s
-//! own tests.)
+//! Crash safety: no sample and no training step is lost through disks that vanish, fill up or are read-only, removed
+//! files, stopped processes, misbehaving decoders, changed bytes on disk, or two runs on one folder. Killed runs are
+//! tested in `train_resume` and in `ingest`'s own tests.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,31 +12,31 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::{
-    CremaD, DONE, LOOK, USAGE, assert_same, binary, command, figure, names, run, signal, temp,
-    usage, weights,
+    CremaD, EXIT_DONE, EXIT_FINDINGS, EXIT_USAGE, assert_same, binary, command, names,
+    process_usage, report_figure, run, send_signal, temp, weights,
 };
 use util::skip::{Missing, skip};
 
-/// How long anything here may take to show, on a machine that has much else to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest wait for an event, on a busy machine.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 #[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not happen");
+        assert!(start.elapsed() < EVENT_TIMEOUT, "{what} did not appear");
         sleep(Duration::from_millis(5));
     }
 }
 
-/// Runs in the background; what it prints goes into a file.
-fn begin(command: &mut Command, log: &Path) -> Child {
+/// Starts a command in the background; its standard error goes to the file `log`.
+fn start_logged(command: &mut Command, log: &Path) -> Child {
     let log = fs::File::create(log).unwrap();
     command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
-/// A tone of half a second.
+/// A WAV file with a square wave of half a second.
 fn wav(hertz: u32) -> Vec<u8> {
     let data: Vec<u8> = (0..8000u32)
         .flat_map(|i| {
@@ -52,8 +52,8 @@ fn wav(hertz: u32) -> Vec<u8> {
     [header, data.as_slice()].concat()
 }
 
-/// A dataset of `count` short sounds in `folder/raw`, each named by `name`.
-fn sounds(folder: &Path, count: usize, name: impl Fn(usize) -> String) -> PathBuf {
+/// Writes a dataset of `count` short audio files to `folder/raw`, each named by `name`; returns its `.toml`.
+fn audio_dataset(folder: &Path, count: usize, name: impl Fn(usize) -> String) -> PathBuf {
     fs::create_dir_all(folder.join("raw")).unwrap();
     let mut table = "id,label,file\n".to_owned();
     for number in 0..count {
@@ -61,9 +61,9 @@ fn sounds(folder: &Path, count: usize, name: impl Fn(usize) -> String) -> PathBu
         fs::write(folder.join("raw").join(&name), wav(100 + number as u32)).unwrap();
         table += &format!("{number:04},{},{name}\n", ["cat", "dog"][number % 2]);
     }
-    fs::write(folder.join("sounds.csv"), table).unwrap();
-    let toml = folder.join("sounds.toml");
-    let text = "name = \"sounds\"\ntable = \"sounds.csv\"\nraw = \"raw\"\n[columns]\nid = \"id\"\nlabel = \"label\"\naudio = \"file\"\nvideo = \"file\"\n[splits]\ntest = 0.0\n";
+    fs::write(folder.join("tones.csv"), table).unwrap();
+    let toml = folder.join("tones.toml");
+    let text = "name = \"tones\"\ntable = \"tones.csv\"\nraw = \"raw\"\n[columns]\nid = \"id\"\nlabel = \"label\"\naudio = \"file\"\nvideo = \"file\"\n[splits]\ntest = 0.0\n";
     fs::write(&toml, text).unwrap();
     toml
 }
@@ -79,20 +79,20 @@ fn ingest(toml: &Path, out: &Path) -> Command {
 }
 
 #[test]
-fn decoders_that_misbehave_cost_their_own_clip() {
+fn misbehaving_decoder_fails_only_its_own_clip() {
     let folder = temp();
-    let does = [
-        "good", "crash", "good", "hang", "good", "garbage", "deaf", "good", "half", "lie",
+    let behaviours = [
+        "good", "crash", "good", "hang", "good", "garbage", "exit", "good", "truncate", "lie",
     ];
-    let toml = sounds(folder.path(), does.len(), |number| {
-        format!("{}-{number}.wav", does[number])
+    let toml = audio_dataset(folder.path(), behaviours.len(), |number| {
+        format!("{}-{number}.wav", behaviours[number])
     });
     let out = folder.path().join("out");
     let mut ingest = ingest(&toml, &out);
     ingest
         .args(["--clip-timeout", "3", "--decoder"])
         .arg(binary("stand-in-decoder"));
-    let report = run(&mut ingest).expect(DONE).json();
+    let report = run(&mut ingest).expect(EXIT_DONE).json();
     let totals = &report["manifest"]["totals"]["train"];
     assert_eq!(
         (&totals["rows"], &totals["quarantined"]),
@@ -104,39 +104,39 @@ fn decoders_that_misbehave_cost_their_own_clip() {
         (&causes["decoder crashed"], &causes["decoder took too long"]),
         (&5.into(), &1.into())
     );
-    figure("sum faults injected", 6.0);
+    report_figure("sum faults injected", 6.0);
 }
 
-/// The raw data vanish under a run: it ends with one line, keeps what was whole, writes no shard full of failures, and
-/// goes on when they are back.
+/// If the raw data vanish during a run, it ends with one error line, keeps its complete shards, writes no shard full of
+/// failures, and continues when the data are back.
 #[test]
-fn a_disk_that_goes_away_ends_the_run_and_costs_nothing() {
+fn vanished_raw_data_ends_the_run_without_loss() {
     let folder = temp();
-    let toml = sounds(folder.path(), 400, |number| format!("{number}.wav"));
-    let (raw, gone) = (folder.path().join("raw"), folder.path().join("gone"));
+    let toml = audio_dataset(folder.path(), 400, |number| format!("{number}.wav"));
+    let (raw, moved_away) = (folder.path().join("raw"), folder.path().join("moved-away"));
     let (whole, out, log) = (
         folder.path().join("whole"),
         folder.path().join("out"),
         folder.path().join("log"),
     );
-    run(&mut ingest(&toml, &whole)).expect(DONE);
-    let mut child = begin(
+    run(&mut ingest(&toml, &whole)).expect(EXIT_DONE);
+    let mut child = start_logged(
         ingest(&toml, &out).args(["--max-failures-in-a-row", "30"]),
         &log,
     );
-    until("a shard", || {
+    wait_until("a shard", || {
         out.is_dir() && names(&out).iter().any(|name| name.starts_with("train-"))
     });
-    fs::rename(&raw, &gone).unwrap();
+    fs::rename(&raw, &moved_away).unwrap();
     let status = child.wait().unwrap();
-    let said = fs::read_to_string(&log).unwrap();
+    let stderr = fs::read_to_string(&log).unwrap();
     if status.success() {
-        // All was read before: this machine is fast, or its disk slow to tell.
+        // Everything had been read before the folder was renamed.
         assert_same(&whole, &out);
         return;
     }
-    assert_eq!(status.code(), Some(USAGE), "{said}");
-    let error = said
+    assert_eq!(status.code(), Some(EXIT_USAGE), "{stderr}");
+    let error = stderr
         .lines()
         .find(|line| line.starts_with("error: "))
         .unwrap();
@@ -150,22 +150,22 @@ fn a_disk_that_goes_away_ends_the_run_and_costs_nothing() {
     }
     for name in names(&out) {
         let same = fs::read(out.join(&name)).unwrap() == fs::read(whole.join(&name)).unwrap();
-        assert!(same, "{name} is not what it should be");
+        assert!(same, "{name} differs");
     }
     assert!(names(&out).len() < names(&whole).len());
-    fs::rename(&gone, &raw).unwrap();
-    run(&mut ingest(&toml, &out)).expect(DONE);
+    fs::rename(&moved_away, &raw).unwrap();
+    run(&mut ingest(&toml, &out)).expect(EXIT_DONE);
     assert_same(&whole, &out);
-    figure("sum faults injected", 1.0);
+    report_figure("sum faults injected", 1.0);
 }
 
 #[test]
-fn files_that_vanish_after_the_listing_are_told() {
+fn files_removed_after_listing_are_reported() {
     let folder = temp();
-    let toml = sounds(folder.path(), 200, |number| format!("{number}.wav"));
+    let toml = audio_dataset(folder.path(), 200, |number| format!("{number}.wav"));
     let (out, log) = (folder.path().join("out"), folder.path().join("log"));
-    let mut child = begin(ingest(&toml, &out).args(["--workers", "1"]), &log);
-    until("the lock", || out.join(".ingest.lock").exists());
+    let mut child = start_logged(ingest(&toml, &out).args(["--workers", "1"]), &log);
+    wait_until("the lock", || out.join(".ingest.lock").exists());
     let lost = [190, 195, 199];
     for number in lost {
         fs::remove_file(folder.path().join(format!("raw/{number}.wav"))).unwrap();
@@ -183,15 +183,16 @@ fn files_that_vanish_after_the_listing_are_told() {
         (&197.into(), &3.into())
     );
     assert_eq!(manifest["failures"]["causes"]["audio"]["no such file"], 3);
-    figure("sum faults injected", 3.0);
+    report_figure("sum faults injected", 3.0);
 }
 
-/// A terminal's Ctrl-Z, a batch system, a laptop that is shut: longer than a clip may take, and no clip is given up.
+/// A pause (Ctrl-Z, a batch system, a closed laptop) that is longer than the time limit of a clip gives up no clip.
 #[test]
-fn a_run_that_is_stopped_and_continued_loses_no_clip() {
+fn paused_ingest_loses_no_clip() {
     let folder = temp();
     let raw = folder.path().join("raw");
-    run(command("ingest", ["synth", "crema-d", "--samples", "16", "--out"]).arg(&raw)).expect(DONE);
+    run(command("ingest", ["synth", "crema-d", "--samples", "16", "--out"]).arg(&raw))
+        .expect(EXIT_DONE);
     let ingest = |out: &Path| {
         let mut ingest = command(
             "ingest",
@@ -205,28 +206,31 @@ fn a_run_that_is_stopped_and_continued_loses_no_clip() {
         folder.path().join("out"),
         folder.path().join("log"),
     );
-    run(&mut ingest(&whole)).expect(DONE);
-    let mut parent = begin(&mut ingest(&out), &log);
+    run(&mut ingest(&whole)).expect(EXIT_DONE);
+    let mut parent = start_logged(&mut ingest(&out), &log);
     let mut children = Vec::new();
-    until("children", || {
-        children = usage(parent.id())
-            .map(|(_, _, children)| children)
+    wait_until("children", || {
+        children = process_usage(parent.id())
+            .map(|usage| usage.children)
             .unwrap_or_default();
         !children.is_empty()
     });
-    // Well into a clip.
+    // In the middle of a clip.
     sleep(Duration::from_millis(300));
-    let everybody: Vec<u32> = children.into_iter().chain([parent.id()]).collect();
-    everybody.iter().for_each(|&one| signal(one, "STOP"));
+    let processes: Vec<u32> = children.into_iter().chain([parent.id()]).collect();
+    processes.iter().for_each(|&one| send_signal(one, "STOP"));
     sleep(Duration::from_secs(5));
-    everybody.iter().rev().for_each(|&one| signal(one, "CONT"));
+    processes
+        .iter()
+        .rev()
+        .for_each(|&one| send_signal(one, "CONT"));
     assert!(
         parent.wait().unwrap().success(),
         "{}",
         fs::read_to_string(&log).unwrap()
     );
     assert_same(&whole, &out);
-    figure("sum faults injected", 1.0);
+    report_figure("sum faults injected", 1.0);
 }
 
 fn train(shards: &Path, out: &Path) -> Command {
@@ -241,7 +245,7 @@ fn train(shards: &Path, out: &Path) -> Command {
             "2",
             "--set",
             "keep_checkpoints=100",
-            // Without a line about the choice of the device, errors stand alone on stderr.
+            // With a named device, stderr has no line about the choice, and an error is its only line.
             "--device",
             "cpu",
         ],
@@ -262,17 +266,18 @@ fn resume(out: &Path) -> Command {
     train
 }
 
-/// What a run has learnt, by file.
-fn learnt(run: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+/// The tensors that a run has saved, by file.
+fn saved_tensors(run: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let files = tests::contents(run).into_iter();
     files
         .filter(|(path, _)| path.extension().is_some_and(|e| e == "safetensors"))
         .collect()
 }
 
-/// One trainer per folder; a polite signal ends it with a checkpoint; it goes on to what it would have become.
+/// A second trainer on a run folder is refused; SIGTERM ends a trainer with a checkpoint, from which it continues to the
+/// same weights.
 #[test]
-fn two_trainers_on_one_folder_and_a_polite_stop() {
+fn second_trainer_is_refused_and_sigterm_leaves_a_checkpoint() {
     let data = CremaD::new(24);
     let folder = temp();
     let (whole, out, log) = (
@@ -281,8 +286,8 @@ fn two_trainers_on_one_folder_and_a_polite_stop() {
         folder.path().join("log"),
     );
     let epochs = ["--epochs", "25", "--set", "warmup_epochs=1"];
-    run(train(&data.shards(), &whole).args(epochs)).expect(DONE);
-    let mut first = begin(train(&data.shards(), &out).args(epochs), &log);
+    run(train(&data.shards(), &whole).args(epochs)).expect(EXIT_DONE);
+    let mut first = start_logged(train(&data.shards(), &out).args(epochs), &log);
     let checkpoints = |at_least: usize| {
         let found = if out.is_dir() {
             names(&out)
@@ -295,39 +300,41 @@ fn two_trainers_on_one_folder_and_a_polite_stop() {
             .count()
             >= at_least
     };
-    until("a checkpoint", || checkpoints(2));
-    signal(first.id(), "STOP");
-    let who = format!("process {}", first.id());
-    run(&mut resume(&out)).expect_usage(&["another train", &who, "wait for it"]);
+    wait_until("a checkpoint", || checkpoints(2));
+    send_signal(first.id(), "STOP");
+    let holder = format!("process {}", first.id());
+    run(&mut resume(&out)).expect_usage(&["another train", &holder, "wait for it"]);
     run(&mut train(&data.shards(), &out)).expect_usage(&["is a run already"]);
-    signal(first.id(), "CONT");
-    signal(first.id(), "TERM");
+    send_signal(first.id(), "CONT");
+    send_signal(first.id(), "TERM");
     let start = Instant::now();
     let code = first.wait().unwrap().code();
-    let said = fs::read_to_string(&log).unwrap();
+    let stderr = fs::read_to_string(&log).unwrap();
     assert_eq!(
         code,
-        Some(LOOK),
-        "it ended before it could be stopped? {said}"
+        Some(EXIT_FINDINGS),
+        "it may have ended before the signal: {stderr}"
     );
     assert!(
-        said.contains("stopped by a signal") && said.contains("--resume"),
-        "{said}"
+        stderr.contains("stopped by a signal") && stderr.contains("--resume"),
+        "{stderr}"
     );
     assert!(start.elapsed() < Duration::from_secs(20));
     assert!(!out.join(".train.lock").exists());
-    // Of a run that was killed: locks nobody out.
+    // The lock file of a killed run does not lock the folder.
     fs::write(out.join(".train.lock"), "1").unwrap();
-    run(&mut resume(&out)).expect(DONE);
-    // The stop has left a checkpoint of its own step as well.
-    let found = learnt(&out);
-    let same = learnt(&whole).iter().all(|file| found.contains(file));
-    assert!(same, "a stop has changed the weights");
-    figure("sum faults injected", 4.0);
+    run(&mut resume(&out)).expect(EXIT_DONE);
+    // The stopped run has one more checkpoint, that of the step at which it was stopped.
+    let found = saved_tensors(&out);
+    let same = saved_tensors(&whole)
+        .iter()
+        .all(|file| found.contains(file));
+    assert!(same, "the stopped run has other weights");
+    report_figure("sum faults injected", 4.0);
 }
 
 #[test]
-fn bytes_that_change_on_the_disk_are_found() {
+fn changed_bytes_in_shards_are_found() {
     let data = CremaD::new(24);
     let shards = data.shards();
     let inspect = || {
@@ -336,11 +343,11 @@ fn bytes_that_change_on_the_disk_are_found() {
         run(&mut inspect)
     };
     assert_eq!(
-        inspect().expect(DONE).json()["damaged"],
+        inspect().expect(EXIT_DONE).json()["damaged"],
         serde_json::json!({})
     );
     let out = shards.parent().unwrap().join("run");
-    run(train(&shards, &out).args(["--max-steps", "1"])).expect(DONE);
+    run(train(&shards, &out).args(["--max-steps", "1"])).expect(EXIT_DONE);
     let name = names(&shards)
         .into_iter()
         .find(|name| name.starts_with("train-"))
@@ -348,11 +355,11 @@ fn bytes_that_change_on_the_disk_are_found() {
     let path = shards.join(&name);
     let good = fs::read(&path).unwrap();
     let (mut flipped, cut) = (good.clone(), &good[..good.len() - 1]);
-    // In the middle of a mel, where no reader of Parquet would notice.
+    // In the middle of a spectrogram, where a Parquet reader does not notice it.
     flipped[good.len() / 3] ^= 0x10;
     for (bytes, word) in [(&flipped[..], "SHA-256"), (cut, "bytes")] {
         fs::write(&path, bytes).unwrap();
-        let verdict = inspect().expect(LOOK).json();
+        let verdict = inspect().expect(EXIT_FINDINGS).json();
         assert!(
             verdict["damaged"][&name].as_str().unwrap().contains(word),
             "{verdict}"
@@ -363,24 +370,25 @@ fn bytes_that_change_on_the_disk_are_found() {
         run(&mut resume(&out)).expect_usage(&[&name]);
         run(command("train", ["eval"]).arg(&out)).expect_usage(&[&name]);
     }
-    // The advice that the message gives.
+    // What the message advises.
     fs::remove_file(&path).unwrap();
-    let mut again = command("ingest", ["run", "crema-d", "--raw"]);
-    run(again.arg(data.raw()).arg("--out").arg(&shards)).expect(DONE);
+    let mut ingest = command("ingest", ["run", "crema-d", "--raw"]);
+    run(ingest.arg(data.raw()).arg("--out").arg(&shards)).expect(EXIT_DONE);
     assert!(fs::read(&path).unwrap() == good);
-    run(resume(&out).args(["--max-steps", "2"])).expect(DONE);
-    figure("sum faults injected", 2.0);
+    run(resume(&out).args(["--max-steps", "2"])).expect(EXIT_DONE);
+    report_figure("sum faults injected", 2.0);
 }
 
-/// A checkpoint that a power cut or a copy has left unfinished: one line that names the file; the one before it works.
+/// A checkpoint with a truncated or missing file, as after a power cut, is refused by one line that names it; the
+/// checkpoint before it works.
 #[test]
-fn a_checkpoint_of_which_half_is_there() {
+fn truncated_checkpoint_is_refused_by_name() {
     let data = CremaD::new(24);
     let folder = temp();
     let (whole, out) = (folder.path().join("whole"), folder.path().join("out"));
     let steps = ["--max-steps", "6"];
-    run(train(&data.shards(), &whole).args(steps)).expect(DONE);
-    run(train(&data.shards(), &out).args(["--max-steps", "4"])).expect(DONE);
+    run(train(&data.shards(), &whole).args(steps)).expect(EXIT_DONE);
+    run(train(&data.shards(), &out).args(["--max-steps", "4"])).expect(EXIT_DONE);
     let last = out.join("checkpoint-00000004");
     let mut faults = 0;
     for (file, bytes) in tests::contents(&last) {
@@ -395,7 +403,7 @@ fn a_checkpoint_of_which_half_is_there() {
         run(resume(&out).args(steps)).expect_usage(&["00000004"]);
         fs::write(&path, bytes).unwrap();
     }
-    // What a kill leaves in the middle of writing and of replacing.
+    // The files that a kill leaves while a checkpoint is written or replaced.
     fs::create_dir(out.join(".checkpoint-00000006.tmp")).unwrap();
     fs::write(
         out.join(".checkpoint-00000006.tmp/head.safetensors"),
@@ -403,17 +411,17 @@ fn a_checkpoint_of_which_half_is_there() {
     )
     .unwrap();
     fs::remove_dir_all(&last).unwrap();
-    run(resume(&out).args(steps)).expect(DONE);
-    assert!(learnt(&whole) == learnt(&out));
+    run(resume(&out).args(steps)).expect(EXIT_DONE);
+    assert!(saved_tensors(&whole) == saved_tensors(&out));
     assert!(
         names(&out).iter().all(|name| !name.starts_with('.')),
         "{:?}",
         names(&out)
     );
-    figure("sum faults injected", f64::from(faults) + 1.0);
+    report_figure("sum faults injected", f64::from(faults) + 1.0);
 }
 
-/// A file system of its own, where this user may mount one.
+/// A mounted tmpfs of limited size.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -445,7 +453,7 @@ impl Drop for Disk {
 }
 
 #[test]
-fn disks_that_are_full_or_cannot_be_written() {
+fn full_or_read_only_disk_is_one_error_line() {
     let folder = temp();
     let at = folder.path().join("disk");
     let Some(disk) = Disk::mount(&at, "size=2m") else {
@@ -454,13 +462,13 @@ fn disks_that_are_full_or_cannot_be_written() {
     let data = CremaD::new(24);
     let (whole, out) = (folder.path().join("whole"), at.join("run"));
     let steps = ["--max-steps", "12"];
-    run(train(&data.shards(), &whole).args(steps)).expect(DONE);
-    // Room for some checkpoints and no more.
-    let one: u64 = tests::contents(&whole.join("checkpoint-00000012"))
+    run(train(&data.shards(), &whole).args(steps)).expect(EXIT_DONE);
+    // Room for four checkpoints.
+    let checkpoint_bytes: u64 = tests::contents(&whole.join("checkpoint-00000012"))
         .values()
         .map(|bytes| bytes.len() as u64 + 8192)
         .sum();
-    disk.change(&format!("size={}k", 4 * one / 1024 + 100));
+    disk.change(&format!("size={}k", 4 * checkpoint_bytes / 1024 + 100));
     let full = run(train(&data.shards(), &out).args(steps)).expect_usage(&["disk"]);
     assert!(
         full.stderr.contains("checkpoint") || full.stderr.contains("best"),
@@ -468,8 +476,8 @@ fn disks_that_are_full_or_cannot_be_written() {
         full.stderr
     );
     disk.change("size=64m");
-    run(resume(&out).args(steps)).expect(DONE);
-    assert!(learnt(&whole) == learnt(&out));
+    run(resume(&out).args(steps)).expect(EXIT_DONE);
+    assert!(saved_tensors(&whole) == saved_tensors(&out));
 
     disk.change("ro");
     run(resume(&out).args(["--max-steps", "13"])).expect_usage(&["run"]);
@@ -477,13 +485,13 @@ fn disks_that_are_full_or_cannot_be_written() {
     let mut ingest = command("ingest", ["run", "crema-d", "--raw"]);
     run(ingest.arg(data.raw()).arg("--out").arg(at.join("shards")))
         .expect_usage(&["shards", "choose another --out"]);
-    figure("sum faults injected", 4.0);
+    report_figure("sum faults injected", 4.0);
 }
 
-/// Damaged and forged shards, masks and tables, against every command that reads them: a code that the contract names, and
-/// where it is an error one line; never a panic.
+/// Every command that reads shards, masks or tables ends with a documented exit code on damaged ones, and with a single
+/// line if that is an error; never with a panic.
 #[test]
-fn every_command_refuses_damaged_tables() {
+fn damaged_tables_never_panic() {
     let data = CremaD::new(24);
     let folder = temp();
     let shards = folder.path().join("shards");
@@ -502,15 +510,15 @@ fn every_command_refuses_damaged_tables() {
     let table = folder.path().join("table.toml");
     let text = "name = \"own\"\ntable = \"shards/train-00000-of-00001.parquet\"\nraw = \".\"\n[columns]\nid = \"id\"\nlabel = \"label_name\"\nvideo = \"source\"\nsplit = \"split\"\n";
     fs::write(&table, text).unwrap();
-    let rounds = if tests::full() { 100 } else { 6 };
+    let rounds = if tests::is_full_length() { 100 } else { 6 };
     let mut panics = Vec::new();
     for round in 0..rounds {
         let mut rng = util::rng::Rng::new(9, &[round]);
         let mut damaged = bytes.clone();
         for _ in 0..1 + rng.below(8) {
-            // The footer and the page headers before it, most of the time.
-            let near = rng.below(4) > 0;
-            let range = if near {
+            // Most of the time in the footer or the page headers before it.
+            let near_end = rng.below(4) > 0;
+            let range = if near_end {
                 damaged.len().min(6000)
             } else {
                 damaged.len()
@@ -588,8 +596,8 @@ fn every_command_refuses_damaged_tables() {
                 .lines()
                 .filter(|line| line.starts_with("error: "))
                 .count();
-            if !matches!(code, Some(DONE | LOOK))
-                && (code, errors, ran.stderr.lines().count()) != (Some(USAGE), 1, 1)
+            if !matches!(code, Some(EXIT_DONE | EXIT_FINDINGS))
+                && (code, errors, ran.stderr.lines().count()) != (Some(EXIT_USAGE), 1, 1)
             {
                 panics.push(format!(
                     "round {round}: {}\n{code:?}: {}",
@@ -598,10 +606,10 @@ fn every_command_refuses_damaged_tables() {
             }
         }
     }
-    figure("sum bad inputs tried", f64::from(rounds) * 7.0);
+    report_figure("sum bad inputs tried", f64::from(rounds) * 7.0);
     assert!(
         panics.is_empty(),
-        "{} of them:\n{}",
+        "{} panics or unclear errors:\n{}",
         panics.len(),
         panics.join("\n")
     );

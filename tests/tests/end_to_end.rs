@@ -1,4 +1,4 @@
-//! From synthetic raw clips to an evaluated run through the two binaries, and every file the contract names.
+//! From synthetic raw clips to an evaluated run by the two programs, with every documented file of the run folder.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -8,11 +8,11 @@ use std::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tests::{CremaD, DONE, command, json_lines, names, run, tensorboard, weights};
+use tests::{CremaD, EXIT_DONE, command, json_lines, names, run, tensorboard, weights};
 
 const SAMPLES: usize = 48;
 
-fn rows(shard: &Path) -> usize {
+fn row_count(shard: &Path) -> usize {
     let file = std::fs::File::open(shard).unwrap();
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)
         .unwrap()
@@ -35,7 +35,7 @@ fn crema_d_from_raw_clips_to_scores() {
         assert!(raw.join(folder).is_dir(), "{:?}", names(&raw));
     }
     let checked = run(command("ingest", ["check", "crema-d", "--json", "--raw"]).arg(&raw));
-    // A miniature is not what the whole dataset holds: 1 says so, 0 would say nothing is missing.
+    // A miniature has fewer samples than the whole dataset, which is a finding.
     assert!(matches!(checked.status.code(), Some(0 | 1)), "{checked:?}");
     checked.json();
 
@@ -64,12 +64,12 @@ fn crema_d_from_raw_clips_to_scores() {
             .collect();
         assert_eq!(entry["sha256"], digest.as_str());
         assert_eq!(number(entry, "bytes"), bytes.len() as f64);
-        let rows = rows(&shards.join(name));
+        let rows = row_count(&shards.join(name));
         assert_eq!(number(entry, "rows"), rows as f64);
         *per_split.entry(split.to_owned()).or_default() += rows;
     }
     assert_eq!(
-        per_split.values().sum::<usize>() + rows(&shards.join("failures.parquet")),
+        per_split.values().sum::<usize>() + row_count(&shards.join("failures.parquet")),
         SAMPLES
     );
     assert!(
@@ -77,11 +77,11 @@ fn crema_d_from_raw_clips_to_scores() {
         "{per_split:?}"
     );
     run(command("ingest", ["inspect", "--json"]).arg(&shards))
-        .expect(DONE)
+        .expect(EXIT_DONE)
         .json();
 
     let out = data.shards().with_file_name("run");
-    let trained = run(command(
+    run(command(
         "train",
         [
             "run",
@@ -102,9 +102,8 @@ fn crema_d_from_raw_clips_to_scores() {
     .arg(weights())
     .arg("--out")
     .arg(&out))
-    .expect(DONE);
-    drop(trained);
-    the_run_is_whole(&out, per_split["train"], 2, 8);
+    .expect(EXIT_DONE);
+    assert_run_folder_is_complete(&out, per_split["train"], 2, 8);
 
     for missing in [None, Some("audio"), Some("video")] {
         let before = names(&out);
@@ -113,7 +112,7 @@ fn crema_d_from_raw_clips_to_scores() {
         if let Some(missing) = missing {
             evaluate.args(["--missing", missing]);
         }
-        run(&mut evaluate).expect(DONE);
+        run(&mut evaluate).expect(EXIT_DONE);
         let new: Vec<String> = names(&out)
             .into_iter()
             .filter(|name| !before.contains(name))
@@ -124,17 +123,17 @@ fn crema_d_from_raw_clips_to_scores() {
         let result = result.unwrap_or_else(|| panic!("eval --missing {missing:?} wrote {new:?}"));
         let result: Value =
             serde_json::from_slice(&std::fs::read(out.join(result)).unwrap()).unwrap();
-        scores_add_up(&result, per_split["test"]);
+        assert_confusion_agrees_with_accuracy(&result, per_split["test"]);
         let predictions = new
             .iter()
             .find(|name| name.starts_with("predictions-"))
             .expect("predictions");
-        assert_eq!(rows(&out.join(predictions)), per_split["test"]);
+        assert_eq!(row_count(&out.join(predictions)), per_split["test"]);
     }
 }
 
-/// Files and contents that the contract promises of a run.
-fn the_run_is_whole(run: &Path, samples: usize, epochs: usize, batch: usize) {
+/// Asserts that a run folder has the documented files, with the documented contents.
+fn assert_run_folder_is_complete(run: &Path, samples: usize, epochs: usize, batch: usize) {
     let config: String = std::fs::read_to_string(run.join("config.toml")).unwrap();
     assert!(config.contains("seed = 5"), "{config}");
 
@@ -150,7 +149,7 @@ fn the_run_is_whole(run: &Path, samples: usize, epochs: usize, batch: usize) {
         assert_eq!(number(line, "step"), (i + 1) as f64, "steps count from 1");
         let sum = number(line, "task_loss") + 0.2 * number(line, "align_loss");
         assert!((number(line, "loss") - sum).abs() < 1e-5, "{line}");
-        // Two epochs are all warm-up: a tenth of the rate.
+        // Both epochs are warm-up, at a tenth of the learning rate.
         assert!((number(line, "lr") - 1e-4).abs() < 1e-12, "{line}");
         assert!(line.get("epoch").is_some());
     }
@@ -187,16 +186,16 @@ fn the_run_is_whole(run: &Path, samples: usize, epochs: usize, batch: usize) {
             assert_eq!(config["peft_type"], "LORA");
             assert_eq!(config["r"], 1);
             let adapter = tensors(&folder.join(modality).join("adapter_model.safetensors"));
-            // 3 blocks of the small encoders, 4 linear layers, A and B.
+            // The small encoders have 3 blocks with 4 adapted linear layers each, with matrices A and B.
             assert_eq!(adapter.len(), 3 * 4 * 2);
             for (name, shape) in &adapter {
-                let shape_of = if name.ends_with(".lora_A.weight") {
+                let expected = if name.ends_with(".lora_A.weight") {
                     [1, 32]
                 } else {
                     [32, 1]
                 };
                 assert!(name.starts_with("base_model.model."), "{name}");
-                assert_eq!(shape, &shape_of, "{name}");
+                assert_eq!(shape, &expected, "{name}");
             }
         }
         let head = tensors(&folder.join("head.safetensors"));
@@ -215,7 +214,7 @@ fn the_run_is_whole(run: &Path, samples: usize, epochs: usize, batch: usize) {
     }
 }
 
-/// Name -> shape from a safetensors file's header.
+/// The shapes of the tensors in a safetensors file, by name. Asserts that they fill the file.
 fn tensors(path: &Path) -> BTreeMap<String, Vec<u64>> {
     let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -243,8 +242,8 @@ fn tensors(path: &Path) -> BTreeMap<String, Vec<u64>> {
     out
 }
 
-/// The confusion matrix accounts for every test sample and agrees with the accuracy beside it.
-fn scores_add_up(result: &Value, samples: usize) {
+/// Asserts that the confusion matrix counts every test sample and agrees with the accuracy.
+fn assert_confusion_agrees_with_accuracy(result: &Value, samples: usize) {
     let confusion = find(result, "confusion").expect("a confusion matrix");
     let counts: Vec<Vec<f64>> = confusion
         .as_array()
@@ -259,18 +258,18 @@ fn scores_add_up(result: &Value, samples: usize) {
         })
         .collect();
     let total: f64 = counts.iter().flatten().sum();
-    let right: f64 = (0..counts.len()).map(|i| counts[i][i]).sum();
+    let correct: f64 = (0..counts.len()).map(|i| counts[i][i]).sum();
     assert_eq!(total, samples as f64);
     let accuracy = find(result, "accuracy")
         .and_then(Value::as_f64)
         .expect("an accuracy");
     assert!(
-        (accuracy - right / total).abs() < 1e-6,
-        "{accuracy} against {right} of {total}"
+        (accuracy - correct / total).abs() < 1e-6,
+        "{accuracy}, but {correct} of {total} are correct"
     );
 }
 
-/// The first value of this key, however deep.
+/// The first value of a key at any depth.
 fn find<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
     match value {
         Value::Object(map) => map

@@ -1,20 +1,21 @@
-//! Every dataset from nothing to a score, by the six commands that a user types: synth, check, ingest, inspect, train,
-//! eval.
+//! Every dataset from a synthetic raw tree to a score, by the commands synth, check, run, inspect, train and eval.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use serde_json::Value;
-use tests::{DONE, Ran, command, json_lines, run, temp};
+use tests::{EXIT_DONE, command, json_lines, run, temp};
 
-/// Samples per tree: one of most classes.
+/// The number of samples of a raw tree.
 const SAMPLES: usize = 32;
 
+/// The number of training steps.
 const STEPS: usize = 20;
 
-/// What a dataset should hold as a whole, train, val and test; `None` where it has no such split.
+/// The sizes of the splits train, val and test of the whole dataset; `None` for a split that it lacks.
 type Expected = [Option<u64>; 3];
 
-fn chain(dataset: &str, expected: Expected, classes: usize, metric: &str) {
+/// Runs all commands on one dataset and checks the counts after each.
+fn from_raw_tree_to_scores(dataset: &str, expected: Expected, classes: usize, metric: &str) {
     let folder = temp();
     let (raw, shards, out) = (
         folder.path().join("raw"),
@@ -26,8 +27,8 @@ fn chain(dataset: &str, expected: Expected, classes: usize, metric: &str) {
         "ingest",
         ["synth", dataset, "--samples", &samples, "--json", "--out"],
     );
-    let made = run(synth.arg(&raw)).expect(DONE).json();
-    let planned: u64 = made["splits"]
+    let synthesised = run(synth.arg(&raw)).expect(EXIT_DONE).json();
+    let planned: u64 = synthesised["splits"]
         .as_object()
         .unwrap()
         .values()
@@ -35,9 +36,9 @@ fn chain(dataset: &str, expected: Expected, classes: usize, metric: &str) {
         .sum();
     assert_eq!(planned, SAMPLES as u64);
 
-    // A miniature lacks nothing of what its own annotation names; what the whole dataset holds stands beside it.
+    // A miniature lacks nothing of its own annotation; the report has the sizes of the whole dataset as well.
     let checked = run(command("ingest", ["check", dataset, "--json", "--raw"]).arg(&raw));
-    let checked = checked.expect(DONE).json();
+    let checked = checked.expect(EXIT_DONE).json();
     assert_eq!(checked["missing"], Value::Array(vec![]), "{dataset}");
     let splits = checked["splits"].as_array().unwrap();
     let found: u64 = splits.iter().map(|split| number(&split["listed"])).sum();
@@ -60,7 +61,7 @@ fn chain(dataset: &str, expected: Expected, classes: usize, metric: &str) {
         ["run", dataset, "--json", "--frame-pool", "4", "--raw"],
     );
     let ran = run(ingest.arg(&raw).arg("--out").arg(&shards))
-        .expect(DONE)
+        .expect(EXIT_DONE)
         .json();
     let totals = ran["manifest"]["totals"].as_object().unwrap();
     let sum = |key: &str| -> u64 { totals.values().map(|split| number(&split[key])).sum() };
@@ -72,11 +73,11 @@ fn chain(dataset: &str, expected: Expected, classes: usize, metric: &str) {
         let name = split["split"].as_str().unwrap();
         assert_eq!(totals[name]["rows"], split["listed"], "{dataset}, {name}");
     }
-    let seen = run(command("ingest", ["inspect", "--json"]).arg(&shards))
-        .expect(DONE)
+    let inspected = run(command("ingest", ["inspect", "--json"]).arg(&shards))
+        .expect(EXIT_DONE)
         .json();
-    assert_eq!(seen["rows"], SAMPLES);
-    assert_eq!(seen["dataset"], dataset);
+    assert_eq!(inspected["rows"], SAMPLES);
+    assert_eq!(inspected["dataset"], dataset);
 
     let steps = STEPS.to_string();
     let arguments = [
@@ -90,11 +91,11 @@ fn chain(dataset: &str, expected: Expected, classes: usize, metric: &str) {
         &steps,
         "--shards",
     ];
-    let trained: Ran = run(command("train", arguments)
+    run(command("train", arguments)
         .arg(&shards)
         .arg("--out")
-        .arg(&out));
-    trained.expect(DONE);
+        .arg(&out))
+    .expect(EXIT_DONE);
     let lines = json_lines(&out.join("metrics.jsonl"));
     let losses: Vec<f64> = lines
         .iter()
@@ -105,7 +106,7 @@ fn chain(dataset: &str, expected: Expected, classes: usize, metric: &str) {
         losses.iter().all(|loss| loss.is_finite() && *loss > 0.0),
         "{losses:?}"
     );
-    run(command("train", ["eval"]).arg(&out)).expect(DONE);
+    run(command("train", ["eval"]).arg(&out)).expect(EXIT_DONE);
     let scores: Value =
         serde_json::from_slice(&std::fs::read(out.join("eval-test.json")).unwrap()).unwrap();
     assert_eq!(scores["main_metric"], metric, "{dataset}");
@@ -121,12 +122,12 @@ fn chain(dataset: &str, expected: Expected, classes: usize, metric: &str) {
 fn number(value: &Value) -> u64 {
     value
         .as_u64()
-        .unwrap_or_else(|| panic!("{value} is no count"))
+        .unwrap_or_else(|| panic!("{value} is not a count"))
 }
 
 #[test]
 fn food_101() {
-    chain(
+    from_raw_tree_to_scores(
         "food-101",
         [Some(67_988), None, Some(22_716)],
         101,
@@ -136,7 +137,7 @@ fn food_101() {
 
 #[test]
 fn mm_imdb() {
-    chain(
+    from_raw_tree_to_scores(
         "mm-imdb",
         [Some(15_552), Some(2_608), Some(7_799)],
         23,
@@ -146,7 +147,7 @@ fn mm_imdb() {
 
 #[test]
 fn kinetics_sound() {
-    chain(
+    from_raw_tree_to_scores(
         "kinetics-sound",
         [Some(14_739), None, Some(2_594)],
         31,
@@ -156,10 +157,10 @@ fn kinetics_sound() {
 
 #[test]
 fn ave() {
-    chain("ave", [Some(3_339), Some(402), Some(402)], 28, "accuracy");
+    from_raw_tree_to_scores("ave", [Some(3_339), Some(402), Some(402)], 28, "accuracy");
 }
 
 #[test]
 fn crema_d() {
-    chain("crema-d", [Some(6_698), None, Some(744)], 6, "accuracy");
+    from_raw_tree_to_scores("crema-d", [Some(6_698), None, Some(744)], 6, "accuracy");
 }

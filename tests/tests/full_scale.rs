@@ -1,8 +1,8 @@
-//! The real annotation files, whole, over stand-in media: one small real file hard-linked under every name.
+//! The complete real annotation files over stand-in media: one small real file, hard-linked under every name.
 //!
-//! Annotations and media lie beside a checkout (`../shared`) and are no part of it; without them every test here says so
-//! and passes. The ordinary tests list and check whole trees and ingest a slice of each; the ignored ones ingest
-//! everything (`just test-full`; some GB in the temporary folder, which TMPDIR moves).
+//! Annotations and media lie beside the checkout (`../shared`) and are not part of it; without them the tests are skipped.
+//! The ordinary tests list and check whole trees and ingest a slice of each. The ignored ones, which `just test-full` runs,
+//! ingest everything; they need some GB in the temporary folder (`TMPDIR`).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,21 +13,21 @@ use std::time::{Duration, Instant};
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
-use tests::{DONE, LOOK, command, media, run, temp, workspace};
+use tests::{EXIT_DONE, EXIT_FINDINGS, command, media, run, temp, workspace};
 use util::skip::{Missing, skip};
 
-/// Links per file: ext4 allows 65,000.
+/// The number of hard links to one file; ext4 allows 65,000.
 const LINKS: usize = 20_000;
 
-/// Samples of each split in a slice.
+/// The number of samples of each split in a slice.
 const SLICE: usize = 4;
 
-/// No tree may take `check` longer than this, in whatever profile, on a machine that has other things to do. It takes
-/// about a second; looking up every name among all others would take an hour.
+/// The longest time of `check` on one tree, in any profile and on a busy machine. It takes about a second; a search of
+/// every name among all others would take an hour.
 const CHECK_LIMIT: Duration = Duration::from_secs(60);
 
-/// A raw tree in the making.
-struct Stage {
+/// A raw tree that is being built.
+struct RawTree {
     folder: tempfile::TempDir,
     media: PathBuf,
     annotations: PathBuf,
@@ -35,9 +35,9 @@ struct Stage {
     made: BTreeSet<PathBuf>,
 }
 
-impl Stage {
-    /// `None`, said aloud, where there is nothing to make it from.
-    fn new(dataset: &str) -> Option<Stage> {
+impl RawTree {
+    /// Returns `None`, and reports the test as skipped, if the annotation or the media are missing.
+    fn new(dataset: &str) -> Option<RawTree> {
         let media = media();
         let annotations = workspace()
             .parent()?
@@ -50,7 +50,7 @@ impl Stage {
             );
             return None;
         };
-        Some(Stage {
+        Some(RawTree {
             folder: temp(),
             media,
             annotations,
@@ -63,6 +63,7 @@ impl Stage {
         self.folder.path().join("raw")
     }
 
+    /// The path for a file, whose folder it makes.
     fn place(&mut self, name: &str) -> PathBuf {
         let path = self.raw().join(name);
         let parent = path.parent().unwrap();
@@ -72,7 +73,7 @@ impl Stage {
         path
     }
 
-    /// Puts a link to a file under a name.
+    /// Links a file under a name of the raw tree.
     fn link(&mut self, source: &Path, name: &str) {
         let path = self.place(name);
         let count = self.links.entry(source.to_owned()).or_default();
@@ -82,20 +83,20 @@ impl Stage {
             .path()
             .join(format!("{}-{file}", *count / LINKS));
         if count.is_multiple_of(LINKS) {
-            // A copy of its own: the original may be on another file system, or full of links.
+            // A new copy: the original may be on another file system, or have all the links that it may have.
             fs::write(&copy, fs::read(source).unwrap()).unwrap();
         }
         *count += 1;
         fs::hard_link(copy, path).unwrap();
     }
 
-    /// A real file of the media folder under a name.
+    /// Links a file of the media folder under a name of the raw tree.
     fn media(&mut self, file: &str, name: &str) {
         let source = self.media.join(file);
         self.link(&source, name);
     }
 
-    /// Copies an annotation file and gives its text.
+    /// Copies an annotation file and returns its text.
     fn annotation(&mut self, file: &str, name: &str) -> String {
         let text = fs::read_to_string(self.annotations.join(file)).unwrap();
         fs::write(self.place(name), &text).unwrap();
@@ -103,32 +104,34 @@ impl Stage {
     }
 }
 
+/// A video clip.
 const CLIP: &str = "clips/00W1lcxW-WU_40.000.mp4";
-/// Twelve frames, no sound.
+/// A clip of twelve frames without audio.
 const SHORT: &str = "clips/test_non_zero_start.mp4";
-/// Four seconds.
+/// An audio file of four seconds.
 const WAV: &str = "audio/sine_mono_s32_8000.wav";
-const PICTURE: &str = "images/rgb_pytorch.jpg";
+/// An image.
+const IMAGE: &str = "images/rgb_pytorch.jpg";
 
 /// A dataset at full scale.
 struct Case {
     dataset: &'static str,
-    /// Lays the tree out, without the files of `absent`.
-    build: fn(&mut Stage, &BTreeSet<&str>),
-    /// Annotation rows of train, val, test.
+    /// Builds the raw tree without the files of `absent`.
+    build: fn(&mut RawTree, &BTreeSet<&str>),
+    /// The number of annotation rows of train, val and test.
     rows: [usize; 3],
-    /// Ids of samples of which no file is there, or one of two modalities.
+    /// The ids of samples whose files are left out, all or those of one modality.
     absent: &'static [&'static str],
 }
 
 const CASES: [Case; 5] = [
     Case {
         dataset: "ave",
-        build: |stage, absent| {
-            stage.annotation("Annotations.txt", "Annotations.txt");
+        build: |tree, absent| {
+            tree.annotation("Annotations.txt", "Annotations.txt");
             let mut ids = BTreeSet::new();
             for list in ["trainSet.txt", "valSet.txt", "testSet.txt"] {
-                let text = stage.annotation(list, list);
+                let text = tree.annotation(list, list);
                 ids.extend(
                     text.lines()
                         .map(|line| line.split('&').nth(1).unwrap().to_owned()),
@@ -139,11 +142,11 @@ const CASES: [Case; 5] = [
                 .iter()
                 .filter(|id| !absent.iter().any(|one| one.starts_with(*id)))
             {
-                stage.media(CLIP, &format!("AVE/{id}.mp4"));
+                tree.media(CLIP, &format!("AVE/{id}.mp4"));
             }
         },
         rows: [3_339, 402, 402],
-        // One file that three rows are on.
+        // Three rows share this file.
         absent: &[
             "0f_iTO5t3hU_ukulele",
             "0f_iTO5t3hU_banjo",
@@ -152,17 +155,17 @@ const CASES: [Case; 5] = [
     },
     Case {
         dataset: "crema-d",
-        build: |stage, absent| {
+        build: |tree, absent| {
             for (list, name) in [
                 ("OGM-GE_train.csv", "train.csv"),
                 ("OGM-GE_test.csv", "test.csv"),
             ] {
-                let text = stage.annotation(list, name);
+                let text = tree.annotation(list, name);
                 for line in text.lines() {
                     let stem = line.split(',').next().unwrap();
                     if !absent.contains(stem) {
-                        stage.media(WAV, &format!("AudioWAV/{stem}.wav"));
-                        stage.media(SHORT, &format!("VideoFlash/{stem}.flv"));
+                        tree.media(WAV, &format!("AudioWAV/{stem}.wav"));
+                        tree.media(SHORT, &format!("VideoFlash/{stem}.flv"));
                     }
                 }
             }
@@ -172,10 +175,10 @@ const CASES: [Case; 5] = [
     },
     Case {
         dataset: "mm-imdb",
-        build: |stage, absent| {
-            let text = stage.annotation("split.json", "split.json");
+        build: |tree, absent| {
+            let text = tree.annotation("split.json", "split.json");
             let splits: Value = serde_json::from_str(&text).unwrap();
-            let json = stage.folder.path().join("movie.json");
+            let json = tree.folder.path().join("movie.json");
             fs::write(
                 &json,
                 r#"{"genres": ["Drama", "News"], "plot": ["A short one.", "One that is longer."]}"#,
@@ -189,8 +192,8 @@ const CASES: [Case; 5] = [
                     .map(|id| id.as_str().unwrap())
                 {
                     if !absent.contains(id) {
-                        stage.link(&json, &format!("dataset/{id}.json"));
-                        stage.media(PICTURE, &format!("dataset/{id}.jpeg"));
+                        tree.link(&json, &format!("dataset/{id}.json"));
+                        tree.media(IMAGE, &format!("dataset/{id}.jpeg"));
                     }
                 }
             }
@@ -200,15 +203,15 @@ const CASES: [Case; 5] = [
     },
     Case {
         dataset: "food-101",
-        build: |stage, absent| {
-            let text = stage.annotation("test_titles.csv", "texts/test_titles.csv");
+        build: |tree, absent| {
+            let text = tree.annotation("test_titles.csv", "texts/test_titles.csv");
             for line in text.lines() {
                 let (name, class) = (
                     line.split(',').next().unwrap(),
                     line.rsplit(',').next().unwrap(),
                 );
                 if !absent.contains(name.strip_suffix(".jpg").unwrap()) {
-                    stage.media(PICTURE, &format!("images/test/{class}/{name}"));
+                    tree.media(IMAGE, &format!("images/test/{class}/{name}"));
                 }
             }
         },
@@ -217,19 +220,19 @@ const CASES: [Case; 5] = [
     },
     Case {
         dataset: "kinetics-sound",
-        build: |stage, absent| {
+        build: |tree, absent| {
             for (split, list) in [
                 ("train", "OGM-GE_my_train.txt"),
                 ("test", "OGM-GE_my_test.txt"),
             ] {
-                let text = stage.annotation(list, &format!("my_{split}.txt"));
+                let text = tree.annotation(list, &format!("my_{split}.txt"));
                 for line in text.lines() {
                     let clip = line.split(',').next().unwrap();
                     let start: u32 = clip[12..].split('_').next().unwrap().parse().unwrap();
                     let name = format!("{}_{start:06}_{:06}", &clip[..11], start + 10);
                     if !absent.contains(name.as_str()) {
-                        stage.media(SHORT, &format!("{split}/{name}.mp4"));
-                        stage.media(WAV, &format!("{split}/{name}.wav"));
+                        tree.media(SHORT, &format!("{split}/{name}.mp4"));
+                        tree.media(WAV, &format!("{split}/{name}.wav"));
                     }
                 }
             }
@@ -245,23 +248,23 @@ const CASES: [Case; 5] = [
     },
 ];
 
-/// Lists, checks and ingests a dataset, all of it or a slice.
-fn hold(dataset: &str, limit: Option<usize>) {
+/// Checks and ingests a dataset, whole or the first `limit` samples of each split.
+fn check_and_ingest(dataset: &str, limit: Option<usize>) {
     let case = CASES.iter().find(|case| case.dataset == dataset).unwrap();
-    let Some(mut stage) = Stage::new(dataset) else {
+    let Some(mut tree) = RawTree::new(dataset) else {
         return;
     };
     let start = Instant::now();
-    (case.build)(&mut stage, &case.absent.iter().copied().collect());
-    let (raw, out) = (stage.raw(), stage.folder.path().join("shards"));
-    eprintln!("{dataset}: laid out in {:.1?}", start.elapsed());
+    (case.build)(&mut tree, &case.absent.iter().copied().collect());
+    let (raw, out) = (tree.raw(), tree.folder.path().join("shards"));
+    eprintln!("{dataset}: built in {:.1?}", start.elapsed());
 
     let start = Instant::now();
     let checked = run(command("ingest", ["check", dataset, "--json", "--raw"]).arg(&raw));
     let took = start.elapsed();
     eprintln!("{dataset}: checked in {took:.1?}");
     assert!(took < CHECK_LIMIT);
-    let checked = checked.expect(LOOK).json();
+    let checked = checked.expect(EXIT_FINDINGS).json();
     let listed = |name: &str| {
         let splits = checked["splits"].as_array().unwrap().iter();
         splits
@@ -277,11 +280,11 @@ fn hold(dataset: &str, limit: Option<usize>) {
 
     let mut plan = command("ingest", ["run", dataset, "--dry-run", "--json", "--raw"]);
     let plan = run(plan.arg(&raw).arg("--out").arg(&out))
-        .expect(DONE)
+        .expect(EXIT_DONE)
         .json();
     assert_eq!(number(&plan["samples"]), case.rows.iter().sum::<usize>());
 
-    // Small cells: how many there are is the question.
+    // Small cells, since only their number is tested.
     let flags = [
         "--frame-pool",
         "1",
@@ -313,7 +316,7 @@ fn hold(dataset: &str, limit: Option<usize>) {
         wanted.iter().sum::<usize>(),
         "{dataset}"
     );
-    // The files say the same as the manifest.
+    // The files have the row counts of the manifest.
     let count = |path: PathBuf| {
         let reader = SerializedFileReader::new(fs::File::open(path).unwrap()).unwrap();
         reader.metadata().file_metadata().num_rows() as usize
@@ -327,14 +330,14 @@ fn hold(dataset: &str, limit: Option<usize>) {
     );
     assert_eq!(count(out.join("failures.parquet")), sum("quarantined"));
     if limit.is_none() {
-        // Food-101's titles are there where the image is not.
-        let gone = if dataset == "food-101" {
+        // Food-101 has the title of a missing image, so that its sample is incomplete and not quarantined.
+        let quarantined = if dataset == "food-101" {
             0
         } else {
             case.absent.len()
         };
-        assert_eq!(sum("quarantined"), gone);
-        assert_eq!(sum("incomplete"), case.absent.len() - gone);
+        assert_eq!(sum("quarantined"), quarantined);
+        assert_eq!(sum("incomplete"), case.absent.len() - quarantined);
     }
 }
 
@@ -344,27 +347,27 @@ fn run_long(command: &mut std::process::Command) -> Value {
         .stderr(std::process::Stdio::inherit())
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(DONE));
+    assert_eq!(output.status.code(), Some(EXIT_DONE));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 fn number(value: &Value) -> usize {
     value
         .as_u64()
-        .unwrap_or_else(|| panic!("{value} is no count")) as usize
+        .unwrap_or_else(|| panic!("{value} is not a count")) as usize
 }
 
 macro_rules! cases {
     ($($slice:ident, $whole:ident: $dataset:literal;)*) => {$(
         #[test]
         fn $slice() {
-            hold($dataset, Some(SLICE));
+            check_and_ingest($dataset, Some(SLICE));
         }
 
         #[test]
         #[ignore = "minutes, and some GB: just test-full"]
         fn $whole() {
-            hold($dataset, None);
+            check_and_ingest($dataset, None);
         }
     )*};
 }

@@ -1,5 +1,5 @@
-//! What a GPU machine is to run, as far as it goes without one: the GPU check to its end on the CPU with small encoders,
-//! the bundle's parts, what is said where there is no GPU; the number types that a CPU has.
+//! What a GPU machine runs, as far as it can be tested without a GPU: the GPU check on the CPU with small encoders, the
+//! choice of the build, the messages about a missing GPU; and the precisions of a CPU.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -9,11 +9,11 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use tests::{CremaD, DONE, USAGE, binary, command, json_lines, run, temp, workspace};
+use tests::{CremaD, EXIT_DONE, EXIT_USAGE, binary, command, json_lines, run, temp, workspace};
 use util::skip::{Missing, skip};
 
 #[test]
-fn the_gpu_check_runs_to_its_end_without_a_gpu() {
+fn gpu_check_completes_on_the_cpu() {
     if Command::new("python3").arg("--version").output().is_err() {
         skip(Missing::Platform, "no python3");
         return;
@@ -29,12 +29,12 @@ fn the_gpu_check_runs_to_its_end_without_a_gpu() {
     check.arg("--shards").arg(&shards).arg("--out").arg(&out);
     check.args(["--device", "cpu", "--tiny"]);
     let ended = check.output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{stderr}");
     let found: Value =
         serde_json::from_slice(&fs::read(out.join("gpu-check.json")).unwrap()).unwrap();
-    assert_eq!(found["failed"].as_array().unwrap().len(), 0, "{said}");
-    assert_eq!(found["skipped"].as_array().unwrap().len(), 0, "{said}");
+    assert_eq!(found["failed"].as_array().unwrap().len(), 0, "{stderr}");
+    assert_eq!(found["skipped"].as_array().unwrap().len(), 0, "{stderr}");
     assert_eq!(found["selftest"]["wrong"], 0);
     let curves = &found["runs"]["crema-d"]["f32"];
     assert_eq!(curves["steps"], 50);
@@ -57,7 +57,7 @@ fn the_gpu_check_runs_to_its_end_without_a_gpu() {
 }
 
 #[test]
-fn without_a_gpu_the_way_out_is_said() {
+fn missing_gpu_error_names_the_remedy() {
     for (device, part) in [
         ("cuda:0", "--device cuda:0: this "),
         ("cuda:0", "this build has no CUDA: `just build"),
@@ -66,16 +66,16 @@ fn without_a_gpu_the_way_out_is_said() {
     ] {
         run(&mut command("train", ["selftest", "--device", device])).expect_usage(&[part]);
     }
-    let found = run(&mut command("train", ["doctor", "--json"])).expect(DONE);
+    let found = run(&mut command("train", ["doctor", "--json"])).expect(EXIT_DONE);
     let found: Value = serde_json::from_str(&found.stdout).unwrap();
     assert_eq!(found["gpu"]["built"], false);
 }
 
-/// A processor with AMX trains in bf16 and tf32 too, one whose AVX-512 has bf16 in that, with losses near those of f32;
-/// another one says what is missing.
+/// A processor with AMX also trains in bf16 and tf32, one with AVX512-BF16 in bf16, with losses close to those of f32; on
+/// another one the error names what is missing.
 #[test]
-fn precisions_on_the_cpu() {
-    let doctor = run(&mut command("train", ["doctor", "--json"])).expect(DONE);
+fn cpu_precisions_train_or_name_what_is_missing() {
+    let doctor = run(&mut command("train", ["doctor", "--json"])).expect(EXIT_DONE);
     let doctor: Value = serde_json::from_str(&doctor.stdout).unwrap();
     let vectors = doctor["vectors"].as_str().unwrap();
     let has = |precision: &str| {
@@ -92,8 +92,8 @@ fn precisions_on_the_cpu() {
         (run(training.args(["--precision", precision])), out)
     };
     let losses = |precision: &str| -> Vec<f64> {
-        let (said, out) = training(precision);
-        said.expect(DONE);
+        let (output, out) = training(precision);
+        output.expect(EXIT_DONE);
         let lines = json_lines(&out.join("metrics.jsonl"));
         lines
             .iter()
@@ -104,24 +104,24 @@ fn precisions_on_the_cpu() {
     assert!(exact.len() >= 12);
     for (precision, limit) in [("tf32", 2e-4), ("bf16", 2e-2)] {
         if !has(precision) {
-            let said = training(precision).0.expect(USAGE);
+            let refused = training(precision).0.expect(EXIT_USAGE);
             let part = format!("precision {precision} needs a GPU or a processor with AMX");
-            assert!(said.stderr.contains(&part), "{}", said.stderr);
+            assert!(refused.stderr.contains(&part), "{}", refused.stderr);
             continue;
         }
         let found = losses(precision);
-        assert_ne!(found, exact, "{precision} is f32");
+        assert_ne!(found, exact, "{precision} gives the losses of f32");
         for (found, exact) in found.iter().zip(&exact) {
-            let off = (found - exact).abs() / exact;
-            assert!(off < limit, "{precision}: {found} for {exact}");
+            let error = (found - exact).abs() / exact;
+            assert!(error < limit, "{precision}: {found} for {exact}");
         }
     }
 }
 
-/// `--device auto`, the default, says on stderr in one line what it came to and how long the run takes; a device that was
-/// named needs no line. Standard output stays JSON.
+/// `--device auto`, the default, prints one line on stderr with the chosen device and the time that the run will take; a
+/// named device prints none. Standard output stays JSON.
 #[test]
-fn auto_falls_back_to_the_cpu_and_says_so() {
+fn device_auto_falls_back_to_the_cpu_and_reports_it() {
     let data = CremaD::new(24);
     let folder = temp();
     let out = folder.path().join("run");
@@ -129,7 +129,7 @@ fn auto_falls_back_to_the_cpu_and_says_so() {
     let lines = |arguments: &[&str], flags: &[&str]| -> Vec<String> {
         let mut train = command("train", arguments);
         train.args(["--json", "--shards"]).arg(data.shards());
-        let ran = run(train.args(flags)).expect(DONE);
+        let ran = run(train.args(flags)).expect(EXIT_DONE);
         serde_json::from_str::<Value>(&ran.stdout).unwrap();
         let about_device = |line: &&str| line.contains("device");
         let lines = ran.stderr.lines().filter(about_device);
@@ -144,25 +144,25 @@ fn auto_falls_back_to_the_cpu_and_says_so() {
         "tiny",
     ];
     let steps = ["--batch-size", "4", "--max-steps", "6", "--out", out];
-    let said = lines(&first, &steps);
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].starts_with("device: cpu ("), "{said:?}");
-    assert!(said[0].contains("this build has no CUDA"), "{said:?}");
-    assert!(said[0].ends_with(" s for 2 more steps"), "{said:?}");
+    let printed = lines(&first, &steps);
+    assert_eq!(printed.len(), 1, "{printed:?}");
+    assert!(printed[0].starts_with("device: cpu ("), "{printed:?}");
+    assert!(printed[0].contains("this build has no CUDA"), "{printed:?}");
+    assert!(printed[0].ends_with(" s for 2 more steps"), "{printed:?}");
     let config = fs::read_to_string(folder.path().join("run/config.toml")).unwrap();
     assert!(
         config.contains("[device]\nasked = \"auto\"\nused = \"cpu\"\n"),
         "{config}"
     );
 
-    let said = lines(&["run", "crema-d", "--resume", out], &["--max-steps", "8"]);
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].starts_with("device: cpu ("), "{said:?}");
-    assert!(said[0].contains("where this run began"), "{said:?}");
-    let said = lines(&["eval", out], &[]);
+    let printed = lines(&["run", "crema-d", "--resume", out], &["--max-steps", "8"]);
+    assert_eq!(printed.len(), 1, "{printed:?}");
+    assert!(printed[0].starts_with("device: cpu ("), "{printed:?}");
+    assert!(printed[0].contains("where this run began"), "{printed:?}");
+    let printed = lines(&["eval", out], &[]);
     assert!(
-        said.len() == 1 && said[0].starts_with("device: cpu ("),
-        "{said:?}"
+        printed.len() == 1 && printed[0].starts_with("device: cpu ("),
+        "{printed:?}"
     );
     for named in [
         lines(
@@ -175,15 +175,16 @@ fn auto_falls_back_to_the_cpu_and_says_so() {
     }
 }
 
-fn program(path: &Path, text: &str) {
+/// Writes an executable script.
+fn write_program(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// `scripts/build` on machines that are made up: which build it decides on, and for which GPU.
+/// The build, and the GPU architecture, that `scripts/build` chooses on machines that the test simulates.
 #[test]
-fn the_build_looks_for_driver_and_toolkit() {
+fn build_script_decides_by_driver_and_toolkit() {
     let installed = ["/usr/local/cuda", "/proc/driver/nvidia"];
     if installed.iter().any(|path| Path::new(path).exists()) {
         skip(Missing::Platform, "the machine has CUDA itself");
@@ -193,23 +194,23 @@ fn the_build_looks_for_driver_and_toolkit() {
     let at = |name: &str| folder.path().join(name);
     for name in ["build", "cuda-toolkit"] {
         let text = fs::read_to_string(workspace().join("scripts").join(name)).unwrap();
-        program(&at("scripts").join(name), &text);
+        write_program(&at("scripts").join(name), &text);
     }
-    program(
+    write_program(
         &at("gpus/nvidia-smi"),
         "#!/bin/sh\ncase $1 in -L) echo 'GPU 0: A100';; *) printf '9.0\\n8.0\\n';; esac\n",
     );
-    program(&at("broken/nvidia-smi"), "#!/bin/sh\nexit 9\n");
-    program(
+    write_program(&at("broken/nvidia-smi"), "#!/bin/sh\nexit 9\n");
+    write_program(
         &at("toolkit/bin/nvcc"),
         "#!/bin/sh\necho 'Cuda compilation tools, release 12.8, V12.8.93'\n",
     );
-    let decide = |smi: &str, toolkit: bool, by_hand: &str, flags: &[&str]| -> (String, String) {
+    let decide = |smi: &str, toolkit: bool, u2a_cuda: &str, flags: &[&str]| -> (String, String) {
         let path = std::env::var("PATH").unwrap();
         let mut build = Command::new(at("scripts/build"));
         build.arg("--dry-run").args(flags);
         build.env("PATH", format!("{}:{path}", at(smi).display()));
-        build.env("U2A_CUDA", by_hand);
+        build.env("U2A_CUDA", u2a_cuda);
         build.env_remove("CUDA_HOME").env_remove("CUDA_PATH");
         if toolkit {
             build.env("CUDA_HOME", at("toolkit"));
@@ -222,7 +223,7 @@ fn the_build_looks_for_driver_and_toolkit() {
     };
     const CPU: &str = "cargo build --release --bins\n";
     const GPU: &str = "cargo build --release --bins --features train/cuda\n";
-    for (smi, toolkit, by_hand, flags, call, part) in [
+    for (smi, toolkit, u2a_cuda, flags, call, part) in [
         (
             "broken",
             true,
@@ -239,7 +240,7 @@ fn the_build_looks_for_driver_and_toolkit() {
             CPU,
             "but no CUDA toolkit: `just build-cuda` fetches one",
         ),
-        // The least of its GPUs, so that each of them can run the kernels.
+        // The lowest compute capability of its GPUs, so that each of them can run the kernels.
         ("gpus", true, "", &[], GPU, "GPUs (sm_80, toolkit in "),
         (
             "gpus",
@@ -253,17 +254,17 @@ fn the_build_looks_for_driver_and_toolkit() {
         ("broken", true, "1", &[], GPU, "GPUs (sm_90, toolkit in "),
         ("broken", false, "1", &[], GPU, "would fetch a CUDA toolkit"),
     ] {
-        let (stdout, stderr) = decide(smi, toolkit, by_hand, flags);
-        let case = format!("{smi} {toolkit} {by_hand:?} {flags:?}: {stderr}{stdout}");
+        let (stdout, stderr) = decide(smi, toolkit, u2a_cuda, flags);
+        let case = format!("{smi} {toolkit} {u2a_cuda:?} {flags:?}: {stderr}{stdout}");
         assert_eq!(stdout, call, "{case}");
         assert!(stderr.contains(part), "{case}");
     }
 }
 
-/// `train/engine/cuda/driver.c`: a program starts without NVIDIA's driver, whose entry points then say that there is no device;
-/// where there is a driver, calls reach it with all their arguments, those on the stack too.
+/// With `train/engine/cuda/driver.c` a program starts without NVIDIA's driver, and the entry points return that there is no
+/// device; with a driver, calls reach it with all arguments, also those on the stack.
 #[test]
-fn a_build_for_gpus_starts_without_a_driver() {
+fn gpu_build_starts_without_a_driver() {
     let folder = temp();
     let at = |name: &str| folder.path().join(name);
     fs::write(at("entries.h"), "ENTRY(cuInit)\nENTRY(cuLaunchKernel)\n").unwrap();

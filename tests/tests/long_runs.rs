@@ -1,5 +1,5 @@
-//! Days of work in minutes: memory, open files and children stay flat over many samples, and training that is killed again
-//! and again becomes what it would have become. `just test-faults` runs the long versions, the ordinary tests short ones.
+//! Long runs: memory, open files and child processes do not grow over many samples, and training that is killed many times
+//! ends with the weights of an undisturbed run. `just test-faults` runs the long versions, `just test` short ones.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,85 +14,90 @@ use datasets::Split;
 use features::stream::{MelTransform, StreamConfig, Transforms};
 use features::{ImageTransform, Shards, Stream};
 use tests::{
-    CremaD, DONE, binary, command, figure, full, kill_when, names, run, temp, usage, weights,
+    CremaD, EXIT_DONE, binary, command, is_full_length, kill_when, names, process_usage,
+    report_figure, run, temp, weights,
 };
 use util::rng::Rng;
 
-/// MiB by which resident memory may grow between a fifth of the way and the end.
-const GROWTH: f64 = 48.0;
+/// The largest growth of resident memory, in MiB, between the second fifth of a run and its end.
+const MAX_GROWTH: f64 = 48.0;
 
-/// Names that one file may have: ext4 allows 65,000.
+/// The number of hard links to one file; ext4 allows 65,000.
 const LINKS: usize = 20_000;
 
-/// What was seen of a process on its way.
+/// The resources of a process, sampled while it runs.
 #[derive(Default)]
-struct Seen {
+struct Samples {
     mib: Vec<f64>,
     files: Vec<usize>,
     children: Vec<usize>,
 }
 
-impl Seen {
-    /// Looks at a process until it ends.
-    fn watch(command: &mut Command) -> Seen {
+impl Samples {
+    /// Samples a command until it ends.
+    fn watch(command: &mut Command) -> Samples {
         let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut seen = Seen::default();
+        let mut samples = Samples::default();
         loop {
             if let Some(status) = child.try_wait().unwrap() {
                 assert!(status.success(), "{status}");
-                return seen;
+                return samples;
             }
-            seen.look(child.id());
+            samples.add(child.id());
             sleep(Duration::from_millis(50));
         }
     }
 
-    fn look(&mut self, process: u32) {
-        if let Some((mib, files, children)) = usage(process) {
-            self.mib.push(mib);
-            self.files.push(files);
-            self.children.push(children.len());
+    /// Adds the resources that a process uses now.
+    fn add(&mut self, process: u32) {
+        if let Some(usage) = process_usage(process) {
+            self.mib.push(usage.memory_mib);
+            self.files.push(usage.open_files);
+            self.children.push(usage.children.len());
         }
     }
 
-    /// Neither memory nor files nor children grow behind the first fifth.
+    /// Asserts that memory does not grow after the second fifth, and that files and children stay few.
     fn assert_flat(&self, what: &str) {
-        let rest = self.mib.len() / 5;
-        assert!(rest > 2, "{what}: too short to tell");
-        fn most<T: PartialOrd + Copy>(values: &[T]) -> T {
+        let fifth = self.mib.len() / 5;
+        assert!(fifth > 2, "{what}: the run was too short to measure");
+        fn largest<T: PartialOrd + Copy>(values: &[T]) -> T {
             values
                 .iter()
                 .copied()
                 .reduce(|a, b| if b > a { b } else { a })
                 .unwrap()
         }
-        let (early, late) = (most(&self.mib[rest..2 * rest]), most(&self.mib[2 * rest..]));
+        let (early, late) = (
+            largest(&self.mib[fifth..2 * fifth]),
+            largest(&self.mib[2 * fifth..]),
+        );
         eprintln!(
             "{what}: {early:.0} MiB early, {late:.0} MiB late, at most {} files, {} children",
-            most(&self.files),
-            most(&self.children)
+            largest(&self.files),
+            largest(&self.children)
         );
-        figure(
+        report_figure(
             &format!("max growth of memory in {what} in MiB"),
             late - early,
         );
         assert!(
-            late < early + GROWTH,
+            late < early + MAX_GROWTH,
             "{what}: from {early:.0} to {late:.0} MiB"
         );
         assert!(
-            most(&self.files) < 200 && most(&self.children) <= 4,
+            largest(&self.files) < 200 && largest(&self.children) <= 4,
             "{what}"
         );
     }
 }
 
-/// A dataset of so many clips, all of them links to a few small files.
-fn links(folder: &Path, count: usize) -> PathBuf {
+/// Writes a dataset of `count` clips, which are hard links to a few small files; returns its `.toml`.
+fn linked_dataset(folder: &Path, count: usize) -> PathBuf {
     let raw = folder.join("raw");
     let mut table = String::from("id,label,file\n");
     for number in 0..count {
@@ -119,9 +124,9 @@ fn links(folder: &Path, count: usize) -> PathBuf {
 
 #[test]
 fn memory_is_flat_over_many_samples() {
-    let samples = if full() { 100_000 } else { 5_000 };
+    let samples = if is_full_length() { 100_000 } else { 5_000 };
     let folder = temp();
-    let toml = links(folder.path(), samples);
+    let toml = linked_dataset(folder.path(), samples);
     let out = folder.path().join("out");
     let start = Instant::now();
     let mut ingest = command("ingest", ["run", "--workers", "2", "--decoder"]);
@@ -130,7 +135,7 @@ fn memory_is_flat_over_many_samples() {
         .arg(&toml)
         .arg("--out")
         .arg(&out);
-    Seen::watch(&mut ingest).assert_flat("ingest");
+    Samples::watch(&mut ingest).assert_flat("ingest");
     eprintln!("ingest: {samples} samples in {:.0?}", start.elapsed());
 
     let start = Instant::now();
@@ -152,22 +157,22 @@ fn memory_is_flat_over_many_samples() {
         },
         present: None,
     };
-    let (mut seen, mut streamed) = (Seen::default(), 0);
+    let (mut usage, mut streamed) = (Samples::default(), 0);
     for batch in Stream::new(&shards, config, 0, 0).unwrap() {
         streamed += batch.unwrap().ids.len();
-        seen.look(std::process::id());
+        usage.add(std::process::id());
     }
     assert_eq!(streamed, samples);
-    seen.assert_flat("the stream");
+    usage.assert_flat("the stream");
     eprintln!("stream: {samples} samples in {:.0?}", start.elapsed());
-    figure(
+    report_figure(
         "sum samples through ingest and stream",
         2.0 * samples as f64,
     );
 }
 
-/// The step of a run's newest checkpoint.
-fn newest(run: &Path) -> Option<u32> {
+/// The step of a run's newest checkpoint, if it has one.
+fn newest_checkpoint(run: &Path) -> Option<u32> {
     let found = if run.is_dir() { names(run) } else { Vec::new() };
     let steps = found
         .iter()
@@ -175,10 +180,15 @@ fn newest(run: &Path) -> Option<u32> {
     steps.max()
 }
 
-/// Ten thousand steps, a checkpoint every fifty, thirty kills at random moments: the weights of an undisturbed run.
+/// A run of ten thousand steps with a checkpoint every fifty, killed thirty times at random moments, ends with the weights
+/// of an undisturbed one.
 #[test]
-fn a_long_training_killed_thirty_times() {
-    let (steps, kills): (u32, u32) = if full() { (10_000, 30) } else { (150, 2) };
+fn training_killed_many_times_gives_the_same_weights() {
+    let (steps, kills): (u32, u32) = if is_full_length() {
+        (10_000, 30)
+    } else {
+        (150, 2)
+    };
     let data = CremaD::new(24);
     let folder = temp();
     let train = |out: &Path| {
@@ -195,7 +205,7 @@ fn a_long_training_killed_thirty_times() {
                 "1000",
             ],
         );
-        // Small steps: one sample, one frame.
+        // Each step is short: one sample, one frame.
         train.args([
             "--set",
             "frames=1",
@@ -214,7 +224,7 @@ fn a_long_training_killed_thirty_times() {
     };
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
     let start = Instant::now();
-    run(&mut train(&whole)).expect(DONE);
+    run(&mut train(&whole)).expect(EXIT_DONE);
     eprintln!("{steps} steps in {:.0?}", start.elapsed());
     let attempt = || {
         if !killed.join("config.toml").exists() {
@@ -225,25 +235,25 @@ fn a_long_training_killed_thirty_times() {
         resume
     };
     let seed = u64::from(std::process::id());
-    let mut deaths = 0;
+    let mut kills_done = 0;
     for kill in 0..kills {
-        // One kill in every part of the way, some time after a checkpoint has appeared.
+        // The run is cut into parts, with one kill in each, some time after a checkpoint has appeared.
         let mut rng = Rng::new(seed, &[kill]);
         let part = (f64::from(kill) + rng.uniform()) / f64::from(kills);
-        let far = (part * f64::from(steps - 100)) as u32;
+        let step = (part * f64::from(steps - 100)) as u32;
         let delay = Duration::from_secs_f64(0.3 * rng.uniform());
         let mut reached = None;
-        deaths += u32::from(!kill_when(&mut attempt(), || {
+        kills_done += u32::from(!kill_when(&mut attempt(), || {
             sleep(Duration::from_millis(2));
-            if newest(&killed) >= Some(far) {
+            if newest_checkpoint(&killed) >= Some(step) {
                 return reached.get_or_insert_with(Instant::now).elapsed() > delay;
             }
             false
         }));
     }
-    run(&mut attempt()).expect(DONE);
-    assert!(deaths > 0, "never killed");
-    figure("sum faults injected", f64::from(deaths));
+    run(&mut attempt()).expect(EXIT_DONE);
+    assert!(kills_done > 0, "no kill reached a live process");
+    report_figure("sum faults injected", f64::from(kills_done));
     let last = format!("checkpoint-{steps:08}");
     assert!(names(&whole).contains(&last) && names(&killed).contains(&last));
     let (wanted, found) = (
@@ -254,7 +264,7 @@ fn a_long_training_killed_thirty_times() {
         .iter()
         .filter(|(path, bytes)| found.get(*path) != Some(bytes))
         .collect();
-    figure("sum bytes that differ", differ.len() as f64);
+    report_figure("sum bytes that differ", differ.len() as f64);
     assert!(
         differ.is_empty(),
         "seed {seed}: {:?}",

@@ -1,4 +1,4 @@
-//! What is built around the paper's method: baselines as settings, labels for new files, tables and figures.
+//! Baselines, predictions for new files, and the reproduction of the paper's tables and figures.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,9 +13,9 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float32Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
-use tests::{CremaD, DONE, LOOK, command, kill_when, names, run, temp, weights};
+use tests::{CremaD, EXIT_DONE, EXIT_FINDINGS, command, kill_when, names, run, temp, weights};
 
-/// Shared by the tests of this program: nothing here writes into it.
+/// The data that all tests of this program share and none writes to.
 fn data() -> &'static CremaD {
     static DATA: OnceLock<CremaD> = OnceLock::new();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("paper");
@@ -29,9 +29,9 @@ fn train(out: &Path, arguments: &[&str]) -> Command {
     train
 }
 
-/// A run with whole encoders, another fusion and modulated gradients, stopped and resumed, against one that was not.
+/// A run with full fine-tuning, another fusion and OGM-GE that is stopped and resumed equals one that is not.
 #[test]
-fn a_baseline_resumes_bit_for_bit() {
+fn baseline_resumes_bit_for_bit() {
     let folder = temp();
     let settings = [
         "--epochs",
@@ -47,9 +47,9 @@ fn a_baseline_resumes_bit_for_bit() {
         folder.path().join("straight"),
         folder.path().join("stopped"),
     );
-    run(&mut train(&straight, &settings)).expect(DONE);
-    run(train(&stopped, &settings).args(["--max-steps", "3"])).expect(DONE);
-    run(command("train", ["run", "crema-d", "--resume"]).arg(&stopped)).expect(DONE);
+    run(&mut train(&straight, &settings)).expect(EXIT_DONE);
+    run(train(&stopped, &settings).args(["--max-steps", "3"])).expect(EXIT_DONE);
+    run(command("train", ["run", "crema-d", "--resume"]).arg(&stopped)).expect(EXIT_DONE);
     let kinds = [
         "ast-finetuned-audioset-10-10-0.4593",
         "clip-vit-base-patch16",
@@ -61,18 +61,18 @@ fn a_baseline_resumes_bit_for_bit() {
         let read = |run: &Path| fs::read(run.join(&file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         assert!(read(&straight) == read(&stopped), "{file} differs");
     }
-    // What was saved is what `--weights` takes.
+    // The saved weights are accepted by `--weights`.
     let again = folder.path().join("again");
     let mut reuse = command("train", ["run", "crema-d", "--max-steps", "1", "--weights"]);
     reuse
         .arg(straight.join("best/weights"))
         .arg("--shards")
         .arg(data().shards());
-    run(reuse.arg("--out").arg(&again)).expect(DONE);
+    run(reuse.arg("--out").arg(&again)).expect(EXIT_DONE);
 }
 
-/// Softmax of every test sample's logits, by id.
-fn scored(run: &Path) -> BTreeMap<String, Vec<f64>> {
+/// The class probabilities of every test sample, by id.
+fn test_probabilities(run: &Path) -> BTreeMap<String, Vec<f64>> {
     let file = fs::File::open(run.join("predictions-test.parquet")).unwrap();
     let mut all = BTreeMap::new();
     for batch in ParquetRecordBatchReaderBuilder::try_new(file)
@@ -109,38 +109,38 @@ fn scored(run: &Path) -> BTreeMap<String, Vec<f64>> {
     all
 }
 
-/// A clip's own files, given to `predict`, get what the clip got in the test split; a file alone is labelled by what
-/// it has; one that cannot be read is named.
+/// `predict` gives the files of a test clip the probabilities that the clip has in the test split; it labels a file with one
+/// modality, and names a file that it cannot read.
 #[test]
-fn new_files_are_labelled() {
+fn predict_labels_new_files() {
     let folder = temp();
     let out = folder.path().join("run");
-    run(&mut train(&out, &["--epochs", "1", "--lr", "1e-2"])).expect(DONE);
-    run(command("train", ["eval"]).arg(&out)).expect(DONE);
-    let scored = scored(&out);
-    let (id, wanted) = scored.first_key_value().unwrap();
+    run(&mut train(&out, &["--epochs", "1", "--lr", "1e-2"])).expect(EXIT_DONE);
+    run(command("train", ["eval"]).arg(&out)).expect(EXIT_DONE);
+    let probabilities = test_probabilities(&out);
+    let (id, wanted) = probabilities.first_key_value().unwrap();
     let clip = |place: &str, ending: &str| -> PathBuf {
         let name = format!("{id}.{ending}");
         let copy = folder.path().join(&name);
         fs::copy(data().raw().join(place).join(&name), &copy).unwrap();
         copy
     };
-    let (sound, video) = (clip("AudioWAV", "wav"), clip("VideoFlash", "flv"));
+    let (audio, video) = (clip("AudioWAV", "wav"), clip("VideoFlash", "flv"));
     let junk = folder.path().join("junk.mp4");
     fs::write(&junk, "no clip").unwrap();
-    run(command("train", ["eval", "--missing", "audio"]).arg(&out)).expect(DONE);
-    run(command("train", ["report"]).arg(&out)).expect(DONE);
-    a_page_that_stands_alone(
+    run(command("train", ["eval", "--missing", "audio"]).arg(&out)).expect(EXIT_DONE);
+    run(command("train", ["report"]).arg(&out)).expect(EXIT_DONE);
+    assert_page_is_self_contained(
         &fs::read_to_string(out.join("report.html")).unwrap(),
-        scored.len(),
+        probabilities.len(),
     );
-    let ask = |files: &[&PathBuf]| {
+    let predict = |files: &[&PathBuf]| {
         run(command("train", ["predict", "--json"])
             .arg(&out)
             .args(files))
     };
     let classes = ["Anger", "Disgust", "Fear", "Happy", "Neutral", "Sad"];
-    let answer = ask(&[&sound, &video]).expect(DONE).json();
+    let answer = predict(&[&audio, &video]).expect(EXIT_DONE).json();
     assert_eq!(answer.as_array().unwrap().len(), 1, "one sample: {answer}");
     assert_eq!(answer[0]["seen"], serde_json::json!(["audio", "video"]));
     let of = |answer: &Value, class: &str| -> f64 {
@@ -161,18 +161,19 @@ fn new_files_are_labelled() {
         .max_by(|a, b| a.0.total_cmp(&b.0));
     assert_eq!(answer[0]["labels"], serde_json::json!([best.unwrap().1]));
 
-    let answers = ask(&[&sound, &junk]).expect(LOOK).json();
+    let answers = predict(&[&audio, &junk]).expect(EXIT_FINDINGS).json();
     assert_eq!(answers[0]["seen"], serde_json::json!(["audio"]));
     assert_eq!(answers[1]["seen"], serde_json::json!([]));
     assert!(answers[1]["problem"].is_string(), "{answers}");
-    assert_eq!(watched(&out, &sound), serde_json::json!(["audio"]));
+    assert_eq!(watched(&out, &audio), serde_json::json!(["audio"]));
 
     run(command("train", ["predict"]).arg(&out).arg("gone.mp4")).expect_usage(&["gone.mp4"]);
     run(command("train", ["predict"]).arg(&out)).expect_usage(&["--watch"]);
     run(command("train", ["predict", "--text", "words"]).arg(&out)).expect_usage(&["no text"]);
 }
 
-/// What `predict --watch` says it saw of a file that comes while it watches; an interrupt ends it well.
+/// The modalities that `predict --watch` uses of a file that appears while it runs. Asserts that an interrupt ends it with
+/// exit code 0.
 fn watched(model: &Path, file: &Path) -> Value {
     let inbox = temp();
     let mut watch = command("train", ["predict", "--json", "--watch"]);
@@ -182,7 +183,7 @@ fn watched(model: &Path, file: &Path) -> Value {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It says which device it uses, then that it watches.
+    // The first line names the device, the second says that it watches.
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("watching")));
     fs::copy(file, inbox.path().join("new.wav")).unwrap();
@@ -190,17 +191,17 @@ fn watched(model: &Path, file: &Path) -> Value {
     BufReader::new(child.stdout.take().unwrap())
         .read_line(&mut line)
         .unwrap();
-    run(Command::new("kill").args(["-INT", &child.id().to_string()])).expect(DONE);
+    run(Command::new("kill").args(["-INT", &child.id().to_string()])).expect(EXIT_DONE);
     assert!(child.wait().unwrap().success());
     serde_json::from_str::<Value>(&line).unwrap()["seen"].clone()
 }
 
-/// No script, and every address in it is the thing itself; samples show what they hold.
-fn a_page_that_stands_alone(page: &str, samples: usize) {
-    for outside in [
+/// Asserts that a page has no script and loads nothing, and that its samples show their inputs.
+fn assert_page_is_self_contained(page: &str, samples: usize) {
+    for external in [
         "<script", "http:", "https:", "url(", "@import", "<iframe", "onload=",
     ] {
-        assert!(!page.contains(outside), "{outside}");
+        assert!(!page.contains(external), "{external}");
     }
     for attribute in ["src=\"", "href=\""] {
         for address in page.split(attribute).skip(1) {
@@ -237,7 +238,7 @@ fn reproduce(out: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Name -> bytes of the log of every run that has one.
+/// The bytes of the log of every run that has one, by the run's name.
 fn logs(out: &Path) -> BTreeMap<String, Vec<u8>> {
     let runs = out.join("runs");
     let read = |name: String| {
@@ -247,9 +248,9 @@ fn logs(out: &Path) -> BTreeMap<String, Vec<u8>> {
     names(&runs).into_iter().filter_map(read).collect()
 }
 
-/// Killed in its second run and started again, a reproduction repeats nothing; other settings are other runs.
+/// A reproduction that is killed in its second run and started again repeats no finished run; other settings are other runs.
 #[test]
-fn a_stopped_reproduction_goes_on() {
+fn killed_reproduction_repeats_no_finished_run() {
     let folder = temp();
     let out = folder.path();
     let short = ["table4", "--set", "epochs=2"];
@@ -260,7 +261,7 @@ fn a_stopped_reproduction_goes_on() {
         "it ended before it could be killed"
     );
     let first = logs(out);
-    let ran = run(&mut reproduce(out, &short)).expect(DONE);
+    let ran = run(&mut reproduce(out, &short)).expect(EXIT_DONE);
     assert_eq!(
         ran.stderr.matches("there already").count(),
         1,
@@ -269,7 +270,7 @@ fn a_stopped_reproduction_goes_on() {
     );
     let after = logs(out);
     assert_eq!(after.len(), 4, "U2A and three baselines");
-    // The first run was whole when the second began.
+    // The first run was finished when the second began.
     let same = first
         .iter()
         .filter(|(name, log)| after[*name] == **log)
@@ -292,11 +293,11 @@ fn a_stopped_reproduction_goes_on() {
     let csv = fs::read_to_string(out.join("table4/table4.csv")).unwrap();
     assert_eq!(csv.lines().count(), 1 + 12);
 
-    // A figure of the same run needs its tests alone, and draws them.
-    let ran = run(&mut reproduce(out, &["figure4", "--set", "epochs=2"])).expect(DONE);
+    // A figure of the same runs needs no training.
+    let ran = run(&mut reproduce(out, &["figure4", "--set", "epochs=2"])).expect(EXIT_DONE);
     assert!(ran.stderr.contains("there already"), "{}", ran.stderr);
-    run(&mut reproduce(out, &["figure3", "--set", "epochs=2"])).expect(DONE);
-    run(&mut reproduce(out, &["figure2", "--set", "epochs=2"])).expect(DONE);
+    run(&mut reproduce(out, &["figure3", "--set", "epochs=2"])).expect(EXIT_DONE);
+    run(&mut reproduce(out, &["figure2", "--set", "epochs=2"])).expect(EXIT_DONE);
     assert_eq!(logs(out), after, "a finished run was trained again");
     for (figure, file) in [
         ("figure2", ""),
@@ -312,14 +313,14 @@ fn a_stopped_reproduction_goes_on() {
         );
     }
 
-    // 6 classes, two directions; the means are those of the evaluation.
+    // Six classes, two directions.
     let distances = fs::read_to_string(out.join("figure4/figure4-classes.csv")).unwrap();
     assert_eq!(distances.lines().count(), 1 + 6 * 2, "{distances}");
 
-    // Other settings: another run, the old one untouched.
+    // Other settings are another run.
     let planned = |arguments: &[&str]| {
         run(reproduce(out, arguments).args(["--dry-run", "--json"]))
-            .expect(DONE)
+            .expect(EXIT_DONE)
             .json()
     };
     assert!(
@@ -336,9 +337,9 @@ fn a_stopped_reproduction_goes_on() {
     }
 }
 
-/// The plan of every table and figure prints without data, with the paper's counts.
+/// The plan of every table and figure is printed without data, with the paper's number of runs.
 #[test]
-fn every_plan_prints() {
+fn every_reproduction_plan_prints() {
     for (what, runs) in [
         ("table1", 6),
         ("table2", 36),
@@ -357,7 +358,7 @@ fn every_plan_prints() {
             "train",
             ["reproduce", what, "--dry-run", "--json", "--weights"],
         );
-        let plan = run(plan.arg(weights())).expect(DONE).json();
+        let plan = run(plan.arg(weights())).expect(EXIT_DONE).json();
         assert_eq!(plan["runs"].as_array().unwrap().len(), runs, "{what}");
         if what == "table1" {
             // 67,988 samples, batches of 8, 10 epochs.

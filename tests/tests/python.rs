@@ -1,4 +1,4 @@
-//! What the Python world makes of our files: shards in five readers, runs in transformers and PEFT.
+//! Shards in five Python readers, and runs in transformers and PEFT.
 //!
 //! Needs a Python with tests/golden/requirements.txt (`U2A_PYTHON`, or `.venv` at the root as
 //! `just test-python` makes it); without one the tests are skipped.
@@ -8,16 +8,16 @@
 use std::path::Path;
 use std::process::Command;
 
-use tests::{CremaD, DONE, Ran, command, names, run, temp, weights, workspace};
+use tests::{CommandOutput, CremaD, EXIT_DONE, command, names, run, temp, weights, workspace};
 use util::skip::{Missing, skip};
 
-/// Largest difference of a logit; 8e-7 measured.
+/// The largest difference of a logit; 8e-7 was measured.
 const TOLERANCE: &str = "3e-6";
-/// Largest relative difference of a loss over 20 steps; 1.6e-7 measured.
+/// The largest relative difference of a loss over 20 steps; 1.6e-7 was measured.
 const LOSS_TOLERANCE: &str = "1e-6";
 
-/// Runs a script of tests/python; None where there is no Python for it.
-fn script(name: &str, arguments: &[&Path], more: &[&str]) -> Option<Ran> {
+/// Runs a script of tests/python. Returns `None`, and reports the test as skipped, if there is no Python for it.
+fn script(name: &str, arguments: &[&Path], more: &[&str]) -> Option<CommandOutput> {
     let Some(python) = tests::python() else {
         skip(
             Missing::Platform,
@@ -58,15 +58,15 @@ fn shards_open_in_every_reader() {
             ],
         )
         .arg(data.shards()))
-        .expect(DONE);
+        .expect(EXIT_DONE);
     }
     script("check_shards.py", &[&data.shards()], &[])
         .unwrap()
-        .expect(DONE);
+        .expect(EXIT_DONE);
 }
 
 #[test]
-fn a_run_loads_in_peft_and_predicts_the_same() {
+fn run_loads_in_peft_and_predicts_the_same() {
     if tests::python().is_none() {
         script("", &[], &[]);
         return;
@@ -95,7 +95,7 @@ fn a_run_loads_in_peft_and_predicts_the_same() {
     .arg(weights())
     .arg("--out")
     .arg(&out))
-    .expect(DONE);
+    .expect(EXIT_DONE);
     for missing in [None, Some("audio"), Some("video")] {
         let before = names(&out);
         let mut evaluate = command("train", ["eval"]);
@@ -105,7 +105,7 @@ fn a_run_loads_in_peft_and_predicts_the_same() {
             evaluate.args(["--missing", missing]);
             more.extend(["--missing", missing]);
         }
-        run(&mut evaluate).expect(DONE);
+        run(&mut evaluate).expect(EXIT_DONE);
         let predictions = names(&out)
             .into_iter()
             .find(|name| name.starts_with("predictions-") && !before.contains(name))
@@ -124,12 +124,12 @@ fn a_run_loads_in_peft_and_predicts_the_same() {
             ],
             &more,
         );
-        eprintln!("{}", ran.unwrap().expect(DONE).stdout);
+        eprintln!("{}", ran.unwrap().expect(EXIT_DONE).stdout);
     }
 }
 
 #[test]
-fn training_is_what_pytorch_does_step_by_step() {
+fn training_steps_equal_pytorch() {
     if tests::python().is_none() {
         script("", &[], &[]);
         return;
@@ -149,7 +149,7 @@ fn training_is_what_pytorch_does_step_by_step() {
             .arg(weights())
             .arg("--out")
             .arg(folder))
-        .expect(DONE);
+        .expect(EXIT_DONE);
     }
     let checkpoint = names(&initial)
         .into_iter()
@@ -170,7 +170,7 @@ fn training_is_what_pytorch_does_step_by_step() {
         "{}",
         script("check_train.py", &paths, &more)
             .unwrap()
-            .expect(DONE)
+            .expect(EXIT_DONE)
             .stdout
     );
 }

@@ -1,7 +1,7 @@
-//! The main job on real clips of many kinds, described by a `.toml`: ingested, trained on, scored.
+//! Real clips of many kinds, described by a `.toml`, are ingested, trained on and evaluated.
 //!
 //! The clips lie beside a checkout (`../shared/media`) and are not part of it; without them the test is skipped.
-//! What becomes of each clip is tested in `ingest`; here the trainer must cope with whatever is missing.
+//! The decoding of each clip is tested in `ingest`; here the trainer must handle the missing modalities.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,10 +11,10 @@ use std::path::Path;
 
 use arrow_array::cast::AsArray;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use tests::{DONE, command, json_lines, media, names, run, temp, weights};
+use tests::{EXIT_DONE, command, json_lines, media, names, run, temp, weights};
 use util::skip::{Missing, skip};
 
-/// Clips without a sound track, by ffprobe.
+/// The clips that have no audio stream, according to ffprobe.
 const SILENT: [&str; 4] = [
     "av1_video",
     "decord_video_90",
@@ -22,7 +22,7 @@ const SILENT: [&str; 4] = [
     "test_non_zero_start",
 ];
 
-/// id -> (has_audio, has_video) of a Parquet file.
+/// The columns `has_audio` and `has_video` of a Parquet file, by id.
 fn available(file: &Path) -> BTreeMap<String, (bool, bool)> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(file).unwrap())
         .unwrap()
@@ -80,7 +80,7 @@ fn real_clips_are_ingested_trained_on_and_scored() {
         .arg(&toml)
         .arg("--out")
         .arg(&shards));
-    // The damaged clip may be worth a look; everything else is in order.
+    // The damaged clip may be a finding; every other clip is in order.
     assert!(matches!(ran.status.code(), Some(0 | 1)), "{ran:?}");
 
     let mut clips = BTreeMap::new();
@@ -93,7 +93,10 @@ fn real_clips_are_ingested_trained_on_and_scored() {
         .map(|(id, _)| id.as_str())
         .collect();
     for clip in SILENT {
-        assert!(silent.contains(&clip), "{clip} has no sound, yet {clips:?}");
+        assert!(
+            silent.contains(&clip),
+            "{clip} has no audio stream, but {clips:?}"
+        );
     }
     assert!(
         clips.values().filter(|has| **has == (true, true)).count() >= 7,
@@ -109,22 +112,22 @@ fn real_clips_are_ingested_trained_on_and_scored() {
         .arg(weights())
         .arg("--out")
         .arg(&out))
-    .expect(DONE);
+    .expect(EXIT_DONE);
     let losses = json_lines(&out.join("metrics.jsonl"));
     assert!(
         losses
             .iter()
             .any(|line| line.get("loss").is_some_and(|loss| loss.as_f64().is_some()))
     );
-    run(command("train", ["eval"]).arg(&out)).expect(DONE);
+    run(command("train", ["eval"]).arg(&out)).expect(EXIT_DONE);
     let predictions = names(&out)
         .into_iter()
         .find(|name| name.starts_with("predictions-"))
         .unwrap();
-    for (id, saw) in available(&out.join(predictions)) {
+    for (id, used) in available(&out.join(predictions)) {
         assert_eq!(
-            saw, clips[&id],
-            "{id}: what the model saw is what the shards hold"
+            used, clips[&id],
+            "{id}: the model used other modalities than the shards have"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! A training run that is killed again and again ends with the losses and checkpoints of one that was not, to the last
-//! bit; so does one with another number of loader threads. (Killing `ingest` is tested in its own crate.)
+//! A training run that is killed many times ends with the losses and checkpoints of an undisturbed run, bit for bit; so does
+//! one with another number of loader threads. Killing `ingest` is tested in its own crate.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use tests::{CremaD, DONE, command, contents, json_lines, kill_when, names, run, temp, weights};
+use tests::{
+    CremaD, EXIT_DONE, command, contents, json_lines, kill_when, names, run, temp, weights,
+};
 
-/// Attempts that are cut off; the next one runs to the end.
+/// The number of attempts that are killed; the next one runs to the end.
 const KILLS: u32 = 10;
 
 fn training(shards: &Path, out: &Path) -> Command {
@@ -27,7 +29,7 @@ fn training(shards: &Path, out: &Path) -> Command {
             "1e-3",
             "--seed",
             "11",
-            // After every step: most kills then fall near a checkpoint, where a line of the log could be lost.
+            // A checkpoint after every step, so that most kills fall near one, where a line of the log could be lost.
             "--checkpoint-every",
             "1",
         ],
@@ -42,24 +44,25 @@ fn training(shards: &Path, out: &Path) -> Command {
     command
 }
 
-/// Step -> its line without what depends on the clock. A step that was run twice must have said the same both times.
+/// The line of each step in the log, without the values that depend on the clock. Asserts that a step that was run twice has
+/// the same line twice.
 fn losses(run: &Path) -> BTreeMap<u64, String> {
     let mut out = BTreeMap::new();
     for line in json_lines(&run.join("metrics.jsonl")) {
         if line.get("task_loss").is_some() {
             let step = line["step"].as_u64().unwrap();
-            let kept = ["epoch", "loss", "task_loss", "align_loss", "lr"]
+            let values = ["epoch", "loss", "task_loss", "align_loss", "lr"]
                 .map(|key| line[key].to_string())
                 .join(" ");
-            if let Some(before) = out.insert(step, kept.clone()) {
-                assert_eq!(before, kept, "step {step} was run twice and differs");
+            if let Some(before) = out.insert(step, values.clone()) {
+                assert_eq!(before, values, "step {step} was run twice and differs");
             }
         }
     }
     out
 }
 
-/// Names of a run's checkpoints; none before it has a folder.
+/// The names of a run's checkpoints; none if the run has no folder yet.
 fn checkpoints(run: &Path) -> Vec<String> {
     let found = if run.is_dir() { names(run) } else { Vec::new() };
     found
@@ -74,7 +77,7 @@ fn training_resumes_bit_for_bit() {
     let folder = temp();
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
     let start = Instant::now();
-    run(&mut training(&data.shards(), &whole)).expect(DONE);
+    run(&mut training(&data.shards(), &whole)).expect(EXIT_DONE);
     let took = start.elapsed();
 
     let attempt = || {
@@ -86,26 +89,29 @@ fn training_resumes_bit_for_bit() {
             training(&data.shards(), &killed)
         }
     };
-    let mut deaths = 0;
+    let mut kills_done = 0;
     for i in 0..KILLS {
         let (start, before) = (Instant::now(), checkpoints(&killed));
-        let life = took.mul_f64(f64::from(i * 7 % 10 + 1) / 11.0);
+        let lifetime = took.mul_f64(f64::from(i * 7 % 10 + 1) / 11.0);
         let ended = kill_when(&mut attempt(), || {
             if i % 2 == 0 {
-                // At the moment a checkpoint appears: what belongs to it must be on disk already.
+                // At the moment at which a checkpoint appears: what belongs to it must be on disk before.
                 checkpoints(&killed).last() > before.last()
             } else {
-                start.elapsed() > life
+                start.elapsed() > lifetime
             }
         });
-        deaths += u32::from(!ended);
+        kills_done += u32::from(!ended);
     }
-    run(&mut attempt()).expect(DONE);
-    // What a kill between writing the last checkpoint and removing an old one leaves.
+    run(&mut attempt()).expect(EXIT_DONE);
+    // The folder that a kill between writing the last checkpoint and removing an old one leaves.
     std::fs::create_dir(killed.join("checkpoint-00000001")).unwrap();
-    run(&mut attempt()).expect(DONE);
+    run(&mut attempt()).expect(EXIT_DONE);
     assert_eq!(checkpoints(&killed), checkpoints(&whole));
-    assert!(deaths > 0, "never killed within {took:?}");
+    assert!(
+        kills_done > 0,
+        "no kill reached a live process within {took:?}"
+    );
 
     let (wanted, found) = (losses(&whole), losses(&killed));
     let lost: Vec<_> = wanted
@@ -132,25 +138,25 @@ fn training_resumes_bit_for_bit() {
 }
 
 #[test]
-fn the_number_of_loader_threads_changes_nothing() {
+fn loader_threads_do_not_change_losses() {
     let data = CremaD::new(24);
     let folder = temp();
     let losses_with = |threads: &str| {
         let out = folder.path().join(threads);
-        run(training(&data.shards(), &out).args(["--loader-threads", threads])).expect(DONE);
+        run(training(&data.shards(), &out).args(["--loader-threads", threads])).expect(EXIT_DONE);
         losses(&out)
     };
     assert_eq!(losses_with("1"), losses_with("3"));
 }
 
-/// Several processes, and parts of a batch: the losses of one process with whole batches.
+/// Several processes, and micro-batches, give the losses of one process with whole batches.
 #[test]
-fn workers_and_parts_of_a_batch_change_nothing() {
+fn workers_and_micro_batches_do_not_change_losses() {
     let data = CremaD::new(24);
     let folder = temp();
     let run_with = |name: &str, flags: &[&str]| {
         let out = folder.path().join(name);
-        run(training(&data.shards(), &out).args(flags)).expect(DONE);
+        run(training(&data.shards(), &out).args(flags)).expect(EXIT_DONE);
         let lines = json_lines(&out.join("metrics.jsonl"));
         let losses = lines
             .iter()
@@ -160,7 +166,7 @@ fn workers_and_parts_of_a_batch_change_nothing() {
     let whole = run_with("whole", &[]);
     assert!(whole.len() > 10 && whole.iter().any(|(_, align)| *align > 0.0));
     for (name, flags) in [
-        ("parts", &["--micro-batch", "3"][..]),
+        ("micro-batches", &["--micro-batch", "3"][..]),
         ("workers", &["--workers", "2"]),
         ("both", &["--workers", "3", "--micro-batch", "1"]),
     ] {

@@ -1,4 +1,4 @@
-//! Wrong usage and input that cannot work: exit code 2 and one line that names what is wrong; never a panic.
+//! Wrong usage and unusable input end with exit code 2 and one line that names what is wrong, never with a panic.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,10 +12,10 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use tests::{CremaD, DONE, command, names, run, temp, weights};
+use tests::{CremaD, EXIT_DONE, command, names, run, temp, weights};
 use util::skip::{Missing, skip};
 
-/// Shared by the tests of this program: nothing here writes into it.
+/// The data that all tests of this program share and none writes to.
 fn data() -> &'static CremaD {
     static DATA: OnceLock<CremaD> = OnceLock::new();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("usage");
@@ -29,7 +29,7 @@ fn train(arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn unknown_words() {
+fn unknown_names_and_flags_are_usage_errors() {
     let refused = |program: &str, line: &str, words: &[&str]| {
         run(&mut command(program, line.split(' '))).expect_usage(words);
     };
@@ -49,7 +49,7 @@ fn unknown_words() {
         "run crema-d --random-weights 0 --device cuda:0",
         &["cuda:0"],
     );
-    // Shards that are there, words that are not.
+    // Existing shards with unknown protocols and impossible rates.
     let shards = data().shards().display().to_string();
     let mask = |rest: &str, words: &[&str]| {
         run(command("ingest", ["mask", &shards]).args(rest.split(' '))).expect_usage(words);
@@ -71,10 +71,10 @@ fn help_has_an_example() {
         ("ingest", &["run", "synth", "check", "inspect", "mask"][..]),
         ("train", &["run", "eval", "report", "doctor"]),
     ] {
-        run(&mut command(program, ["--help"])).expect(DONE);
+        run(&mut command(program, ["--help"])).expect(EXIT_DONE);
         for subcommand in subcommands {
             let help = run(&mut command(program, [subcommand, "--help"]))
-                .expect(DONE)
+                .expect(EXIT_DONE)
                 .stdout;
             assert!(
                 help.to_lowercase().contains("example"),
@@ -84,13 +84,13 @@ fn help_has_an_example() {
     }
 }
 
-/// Writes a shard again with other schema metadata.
-fn rewrite(shard: &Path, key: &str, value: &str) {
+/// Rewrites a shard with another value of one key of its schema metadata.
+fn set_metadata(shard: &Path, key: &str, value: &str) {
     let reader = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(shard).unwrap()).unwrap();
     let mut metadata = reader.schema().metadata().clone();
     assert!(
         metadata.insert(key.to_owned(), value.to_owned()).is_some(),
-        "{key} is no key of a shard"
+        "a shard has no key {key}"
     );
     let schema = Arc::new(Schema::new_with_metadata(
         reader.schema().fields().clone(),
@@ -107,6 +107,7 @@ fn rewrite(shard: &Path, key: &str, value: &str) {
     writer.close().unwrap();
 }
 
+/// Copies a folder with everything in it.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for name in names(from) {
@@ -119,7 +120,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
-fn shards_that_cannot_be_read() {
+fn unreadable_shards_are_usage_errors() {
     let folder = temp();
     let train_on = |shards: &Path| {
         run(train(&["--max-steps", "1"])
@@ -142,7 +143,7 @@ fn shards_that_cannot_be_read() {
         .into_iter()
         .find(|name| name.starts_with("train-"))
         .unwrap();
-    rewrite(&other.join(&shard), "u2a.schema_version", "77");
+    set_metadata(&other.join(&shard), "u2a.schema_version", "77");
     train_on(&other).expect_usage(&[&shard, "77", "ingest"]);
 
     let cut = folder.path().join("cut");
@@ -154,7 +155,7 @@ fn shards_that_cannot_be_read() {
 }
 
 #[test]
-fn weights_that_do_not_fit() {
+fn mismatched_weights_are_usage_errors() {
     let folder = temp();
     let with = |weights: &Path| {
         run(train(&["--max-steps", "1"])
@@ -167,7 +168,7 @@ fn weights_that_do_not_fit() {
     };
     with(&folder.path().join("nothing-here")).expect_usage(&["nothing-here"]);
 
-    // Another architecture under the right name.
+    // Another architecture under the expected name.
     let swapped = folder.path().join("swapped");
     copy(&weights(), &swapped);
     fs::remove_dir_all(swapped.join("ast-finetuned-audioset-10-10-0.4593")).unwrap();
@@ -177,7 +178,7 @@ fn weights_that_do_not_fit() {
     );
     with(&swapped).expect_usage(&["ast-finetuned-audioset-10-10-0.4593"]);
 
-    // Sizes in config.json that the tensors do not have.
+    // A config.json with other sizes than the tensors.
     let misshapen = folder.path().join("misshapen");
     copy(&weights(), &misshapen);
     let config = misshapen.join("clip-vit-base-patch16/config.json");
@@ -201,7 +202,7 @@ fn weights_that_do_not_fit() {
 }
 
 #[test]
-fn runs_that_are_none() {
+fn invalid_run_folders_are_usage_errors() {
     let folder = temp();
     let empty = folder.path().join("empty");
     fs::create_dir(&empty).unwrap();
@@ -219,11 +220,11 @@ fn runs_that_are_none() {
         .arg(weights())
         .arg("--out")
         .arg(&out))
-    .expect(DONE);
+    .expect(EXIT_DONE);
     run(command("train", ["eval", "--missing", "image"]).arg(&out)).expect_usage(&["image"]);
     run(command("train", ["eval", "--protocol", "missing-everything"]).arg(&out))
         .expect_usage(&["missing-everything"]);
-    // A run is not overwritten by accident.
+    // An existing run is not overwritten.
     run(train(&["--max-steps", "1"])
         .arg("--shards")
         .arg(data().shards())
@@ -234,8 +235,8 @@ fn runs_that_are_none() {
     .expect_usage(&["--resume"]);
 }
 
-/// A file system of one megabyte, made for one command.
-fn on_a_full_disk(folder: &Path, command: &Command) -> Option<Command> {
+/// Wraps a command so that it has a file system of one megabyte at `folder`. Returns `None` if none can be mounted.
+fn with_full_disk(folder: &Path, command: &Command) -> Option<Command> {
     let mounted = format!("mount -t tmpfs -o size=1m tmpfs {}", folder.display());
     let mut probe = Command::new("unshare");
     probe.args(["--mount", "--map-root-user", "sh", "-c", &mounted]);
@@ -262,7 +263,7 @@ fn on_a_full_disk(folder: &Path, command: &Command) -> Option<Command> {
 }
 
 #[test]
-fn a_full_disk() {
+fn full_disk_during_training_is_one_error_line() {
     let folder = temp();
     let out = folder.path().join("disk");
     fs::create_dir(&out).unwrap();
@@ -273,7 +274,7 @@ fn a_full_disk() {
         "1",
         "--set",
         "keep_checkpoints=1000",
-        // Without a line about the choice of the device, the error stands alone on stderr.
+        // With a named device, stderr has no line about the choice, and the error is its only line.
         "--device",
         "cpu",
     ]);
@@ -284,7 +285,7 @@ fn a_full_disk() {
         .arg(weights())
         .arg("--out")
         .arg(out.join("run"));
-    let Some(mut training) = on_a_full_disk(&out, &training) else {
+    let Some(mut training) = with_full_disk(&out, &training) else {
         skip(Missing::Platform, "no small file system can be mounted");
         return;
     };
@@ -292,7 +293,7 @@ fn a_full_disk() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn closed_stdout_is_not_an_error() {
     let shards = data().shards().display().to_string();
     let table = [
         "run",
