@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use datasets::{Modality, Split};
 #[cfg(target_arch = "x86_64")]
-use engine::kernels::bf16::Isa;
+use engine::Isa;
 use engine::{Compute, DeviceChoice};
 use model::u2a::MissingToken;
 use serde_json::json;

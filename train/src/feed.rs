@@ -3,7 +3,7 @@
 use anyhow::Result;
 use candle_core::Device;
 #[cfg(feature = "cuda")]
-use engine::upload::Uploader;
+use engine::cuda::upload::Uploader;
 #[cfg(feature = "cuda")]
 use features::ModalityData;
 use features::{Batch, Stream};

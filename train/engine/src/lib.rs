@@ -1,22 +1,28 @@
 //! The arithmetic of training: transformer layers with a forward and a hand-written backward pass,
 //! on CPU and GPU. Knows no model, no data and no settings.
 //!
-//! From the bottom: [`kernels`] (functions on slices), [`layers`] (functions on tensors), [`optim`]
-//! (AdamW and its schedule), [`compute`] (device, precision, threads). [`parity`] holds layers with
+//! From the bottom: [`cpu`] (functions on slices), [`params`] and [`rows`] (what layers are made
+//! of), [`cuda`] (the layers on a GPU), [`layers`] (functions on tensors, on any device), [`optim`]
+//! (AdamW and its schedule), [`device`] (device, precision, threads). [`parity`] holds layers with
 //! inputs on which two devices are compared.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-pub mod compute;
-#[cfg(feature = "cuda")]
+pub mod cpu;
 pub mod cuda;
-pub mod kernels;
+pub mod device;
 pub mod layers;
 pub mod optim;
+pub mod params;
 pub mod parity;
-#[cfg(feature = "cuda")]
-pub mod upload;
+pub mod precision;
+pub mod rows;
 
-pub use compute::{Compute, DeviceChoice, Precision, has_bf16};
-pub use kernels::{Activation, Dropout};
-pub use layers::{Adapter, Adapters, AttentionSaved, Linear, Norm, NormStats, Rows};
+pub use cpu::activation::Activation;
+#[cfg(target_arch = "x86_64")]
+pub use cpu::bf16::Isa;
+pub use cpu::dropout::Dropout;
+pub use device::{Compute, DeviceChoice, has_bf16};
 pub use optim::{AdamW, AdamWConfig, Moments, Schedule};
+pub use params::{Adapter, Adapters, AttentionSaved, Linear, Norm, NormStats};
+pub use precision::Precision;
+pub use rows::Rows;

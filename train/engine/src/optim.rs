@@ -4,7 +4,7 @@
 //! that no run could be resumed with them, and counts steps once for all tensors, which differs from PyTorch where
 //! a tensor had no gradient in some steps.
 
-use crate::layers::gpu::{self, AdamWTensor, Gpu};
+use crate::cuda::{self, AdamWTensor, Gpu};
 use candle_core::DType;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
@@ -94,7 +94,7 @@ impl Optimizer for AdamW {
     /// Updates every variable that has a gradient where it lies; the others stay as they are.
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         if let Some(var) = self.vars.first()
-            && let Some(gpu) = gpu::of(var)?
+            && let Some(gpu) = cuda::of(var)?
         {
             return self.step_on_device(gpu, grads);
         }

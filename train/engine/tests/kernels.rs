@@ -4,8 +4,9 @@
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::{LayerNorm, Module};
-use engine::kernels::lora::Rows;
-use engine::kernels::{Activation, attention, norm};
+use engine::Activation;
+use engine::cpu::layout::PackedRows;
+use engine::cpu::{attention, norm};
 use util::rng::Rng;
 
 const EPS: f64 = 1e-5;
@@ -62,7 +63,7 @@ fn attention_over_sequences_of_different_lengths() {
     let lengths = [130, 1, 7];
     let n = lengths.iter().sum();
     let qkv = noise(n * 3 * d, 5);
-    let rows = Rows::new(vec![0, 130, 131, n], vec![0, 1, 2]);
+    let rows = PackedRows::new(vec![0, 130, 131, n], vec![0, 1, 2]);
     let (ours, _) = attention::forward(&qkv, d, heads, &rows, None);
     let mut start = 0;
     let outputs = lengths.map(|t| {

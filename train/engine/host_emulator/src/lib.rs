@@ -7,7 +7,7 @@
 )]
 
 use candle_core::{DType, Result, Storage, Tensor, bail};
-use engine::layers::gpu::{Argument, Launch, set_host_launcher};
+use engine::cuda::{Argument, Launch, set_host_launcher};
 use std::ffi::{CString, c_char, c_void};
 use std::path::Path;
 use std::process::Command;

@@ -5,8 +5,8 @@
 //! Adapters sit on query, key, value and the attention's output layer, nowhere else.
 
 use candle_core::{Device, Result, Tensor};
-use engine::layers::{self, Adapter, Adapters, AttentionSaved, Linear, Norm, NormStats, Rows};
 use engine::{Activation, Dropout};
+use engine::{Adapter, Adapters, AttentionSaved, Linear, Norm, NormStats, Rows, layers};
 
 /// How many adapters a block has: query, key, value, output, in this order everywhere.
 pub const ADAPTERS: usize = 4;

@@ -10,7 +10,7 @@ use super::config::{EncoderConfig, InputSize};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use candle_nn::Module;
-use engine::layers::{self, Linear, Norm, Rows};
+use engine::{Linear, Norm, Rows, layers};
 use features::ModalityData;
 
 /// The embedding layer of one encoder.
@@ -203,7 +203,7 @@ impl Embedding {
         mask_token: &Tensor,
         noise: &Noise,
     ) -> Result<(Tensor, Rows)> {
-        if let Some(gpu) = engine::layers::gpu::of(mask_token)? {
+        if let Some(gpu) = engine::cuda::of(mask_token)? {
             return self.tokens_on_device(gpu, input, mask_token, noise);
         }
         let Input { data, samples, .. } = *input;
@@ -275,7 +275,7 @@ impl Embedding {
     /// [`Embedding::tokens`] for a whole batch at once, with a device's kernels.
     fn tokens_on_device(
         &self,
-        gpu: engine::layers::gpu::Gpu,
+        gpu: engine::cuda::Gpu,
         input: &Input,
         mask_token: &Tensor,
         noise: &Noise,

@@ -12,7 +12,7 @@ use super::{Encoder, Tape, in_turn, mask_rows};
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use candle_nn::Module;
-use engine::layers::{self, Linear, Rows};
+use engine::{Linear, Rows, layers};
 use features::ModalityData;
 use std::collections::BTreeMap;
 

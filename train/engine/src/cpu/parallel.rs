@@ -5,7 +5,7 @@
 //! two threads' views overlap.
 
 use super::Real;
-use super::matmul::MatMut;
+use super::layout::MatMut;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};

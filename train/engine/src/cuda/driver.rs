@@ -2,7 +2,7 @@
 //!
 //! `unsafe` here is calls of the driver: handles come from it and live as long as the process.
 
-use crate::layers::gpu::{Argument, Launch};
+use super::{Argument, Launch};
 use candle_core::backend::BackendDevice;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, result, sys};
 use candle_core::cuda_backend::{CudaDevice, WrapErr};

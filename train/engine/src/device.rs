@@ -1,6 +1,7 @@
 //! What arithmetic runs on: the device, its number types, the host's threads.
 
-use crate::kernels::matmul::{self, MatmulPrecision};
+use crate::cpu::matmul::{self, MatmulPrecision};
+use crate::precision::Precision;
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
@@ -61,32 +62,6 @@ impl fmt::Display for DeviceChoice {
 impl From<DeviceChoice> for String {
     fn from(choice: DeviceChoice) -> String {
         choice.to_string()
-    }
-}
-
-/// Number type of frozen weights and activations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Single precision.
-    #[default]
-    F32,
-    /// Single precision, whose matrix products round their operands: to ten bits on a GPU, to 16 on a
-    /// CPU with AMX.
-    Tf32,
-    /// Brain floating point for weights and activations on a GPU, for the operands of the encoders' matrix
-    /// products on a CPU with AMX or with AVX-512's bf16; what learns, statistics and sums stay in single precision.
-    Bf16,
-}
-
-impl Precision {
-    /// Its name in settings.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::Tf32 => "tf32",
-            Precision::Bf16 => "bf16",
-        }
     }
 }
 
@@ -302,7 +277,7 @@ fn open_cuda(_number: usize) -> Result<Device, String> {
 fn open_cuda(number: usize) -> Result<Device, String> {
     let opened = Device::new_cuda(number).and_then(|device| {
         if let Device::Cuda(cuda) = &device {
-            crate::cuda::prepare(cuda)?;
+            crate::cuda::driver::prepare(cuda)?;
         }
         Ok(device)
     });
@@ -328,7 +303,7 @@ fn gpu_name(_device: &Device) -> String {
 #[cfg(feature = "cuda")]
 fn gpu_name(device: &Device) -> String {
     match device {
-        Device::Cuda(cuda) => crate::cuda::name(cuda),
+        Device::Cuda(cuda) => crate::cuda::driver::name(cuda),
         _ => String::new(),
     }
 }
@@ -343,7 +318,7 @@ pub fn has_bf16(_device: &Device) -> bool {
 #[cfg(feature = "cuda")]
 pub fn has_bf16(device: &Device) -> bool {
     match device {
-        Device::Cuda(cuda) => crate::cuda::has_bf16(cuda),
+        Device::Cuda(cuda) => crate::cuda::driver::has_bf16(cuda),
         _ => false,
     }
 }

@@ -4,86 +4,12 @@
 //! dot products per token and `B u` is added to the rows that the frozen product then accumulates
 //! onto. Dropout masks are drawn again in the backward pass.
 
-use super::norm::total;
-use super::shared::build;
-use super::simd::{LANES, simd};
-use super::{Dropout, Real};
-use candle_core::{Device, Result, Tensor};
+use super::Real;
+use super::dropout::Dropout;
+use super::layout::PackedRows;
+use super::parallel::build;
+use super::simd::{LANES, simd, total};
 use rayon::prelude::*;
-use std::sync::OnceLock;
-
-/// Which sample and which position in it each row of a packed token matrix is.
-///
-/// Sequences lie one after the other; sequence `s` is rows `offsets[s]..offsets[s + 1]`.
-#[derive(Clone, Debug)]
-pub struct Rows {
-    /// Row numbers where sequences begin, and the total as the last entry.
-    pub offsets: Vec<usize>,
-    /// What identifies each sequence to the random generator.
-    pub samples: Vec<u32>,
-    tables: OnceLock<Tables>,
-}
-
-/// [`Rows`] as a device's kernels read them; all `u32`.
-#[derive(Clone, Debug)]
-pub struct Tables {
-    /// As in [`Rows`].
-    pub offsets: Tensor,
-    /// As in [`Rows`].
-    pub samples: Tensor,
-    /// Sample and position of each row: `n x 2`.
-    pub places: Tensor,
-}
-
-impl Rows {
-    /// Sequence `s`, named `samples[s]`, is rows `offsets[s]..offsets[s + 1]`.
-    pub fn new(offsets: Vec<usize>, samples: Vec<u32>) -> Rows {
-        Rows {
-            offsets,
-            samples,
-            tables: OnceLock::new(),
-        }
-    }
-
-    /// The tables on a device; made on the first call, for the device of that call.
-    pub fn tables(&self, device: &Device) -> Result<Tables> {
-        if let Some(tables) = self.tables.get() {
-            return Ok(tables.clone());
-        }
-        let offsets: Vec<u32> = self.offsets.iter().map(|o| *o as u32).collect();
-        let mut places = Vec::with_capacity(2 * self.len());
-        for (ends, sample) in self.offsets.windows(2).zip(&self.samples) {
-            places.extend((0..ends[1] - ends[0]).flat_map(|at| [*sample, at as u32]));
-        }
-        let made = Tables {
-            offsets: Tensor::new(offsets, device)?,
-            samples: Tensor::new(self.samples.as_slice(), device)?,
-            places: Tensor::from_vec(places, (self.len(), 2), device)?,
-        };
-        Ok(self.tables.get_or_init(|| made).clone())
-    }
-
-    /// Total number of rows.
-    pub fn len(&self) -> usize {
-        self.offsets.last().copied().unwrap_or(0)
-    }
-
-    /// Whether there is no row.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Number of sequences.
-    pub fn sequences(&self) -> usize {
-        self.samples.len()
-    }
-
-    /// The sample and the position in it of row `row`.
-    pub fn locate(&self, row: usize) -> (u32, usize) {
-        let s = self.offsets.partition_point(|o| *o <= row) - 1;
-        (self.samples[s], row - self.offsets[s])
-    }
-}
 
 const ROWS_PER_TASK: usize = 32;
 
@@ -109,7 +35,7 @@ impl<'a, T: Real> Start<'a, T> {
         }
     }
 
-    /// Rows and columns.
+    /// PackedRows and columns.
     pub fn shape(&self) -> (usize, usize) {
         (self.n, self.bias.len())
     }
@@ -180,7 +106,7 @@ pub fn down<T: Real>(
     d: usize,
     a: &[T],
     dropout: Option<&Dropout>,
-    rows: &Rows,
+    rows: &PackedRows,
     u: &mut [T],
     u_stride: usize,
     start: usize,
@@ -264,7 +190,7 @@ pub fn backward<T: Real>(
     b: &[T],
     scale: T,
     dropout: Option<&Dropout>,
-    rows: &Rows,
+    rows: &PackedRows,
     dx: &mut [T],
 ) -> LoraGrad<T> {
     let rank = a.len() / d;
@@ -347,7 +273,7 @@ simd! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::dropout::tests::noise;
+    use crate::cpu::dropout::tests::noise;
 
     /// y = scale B A dropout(x), summed against c.
     fn loss(
@@ -357,7 +283,7 @@ mod tests {
         c: &[f64],
         d: usize,
         dropout: Option<&Dropout>,
-        rows: &Rows,
+        rows: &PackedRows,
     ) -> f64 {
         let (n, rank) = (rows.len(), a.len() / d);
         let out = b.len() / rank;
@@ -370,7 +296,7 @@ mod tests {
     #[test]
     fn gradients_by_finite_differences() {
         let (d, out) = (20, 11);
-        let rows = Rows::new(vec![0, 3, 40], vec![5, 9]);
+        let rows = PackedRows::new(vec![0, 3, 40], vec![5, 9]);
         let n = rows.len();
         for rank in [1, 3] {
             for dropout in [

@@ -2,8 +2,8 @@
 //! fine-tuning only) for scale and shift.
 
 use super::Real;
-use super::shared::build;
-use super::simd::{LANES, simd};
+use super::parallel::build;
+use super::simd::{LANES, simd, sum, total};
 use rayon::prelude::*;
 
 /// Mean and reciprocal standard deviation of each row, kept for the backward pass.
@@ -125,31 +125,10 @@ simd! {
     }
 }
 
-/// A sum in a fixed order that can run in vectors.
-#[inline(always)]
-pub(super) fn sum<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
-    let mut lanes = [T::zero(); LANES];
-    for chunk in x.chunks(LANES) {
-        for (lane, v) in chunk.iter().enumerate() {
-            lanes[lane] += f(*v);
-        }
-    }
-    total(&lanes)
-}
-
-#[inline(always)]
-pub(super) fn total<T: Real>(lanes: &[T; LANES]) -> T {
-    let mut total = T::zero();
-    for lane in lanes {
-        total += *lane;
-    }
-    total
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::dropout::tests::noise;
+    use crate::cpu::dropout::tests::noise;
 
     #[test]
     fn gradient_by_finite_differences() {

@@ -5,7 +5,7 @@
 //! have drawn, and neither the batch's other samples nor the number of threads matter.
 
 use super::Real;
-use super::lora::Rows;
+use super::layout::PackedRows;
 use super::simd::{LANES, simd};
 use rayon::prelude::*;
 use util::rng::philox4x32_lanes;
@@ -49,7 +49,7 @@ impl Dropout {
     ) {
         let keep = T::of(1.0 / (1.0 - self.rate));
         let key = [self.seed as u32, (self.seed >> 32) as u32];
-        // Rows times columns of one module stay far below 2^35, so the block number fits.
+        // PackedRows times columns of one module stay far below 2^35, so the block number fits.
         let counter = (row * width.div_ceil(8) + first / 8) as u32;
         let counter = [counter, sample, self.module, self.step];
         draw(counter, key, self.threshold(), keep, mask);
@@ -76,7 +76,7 @@ simd! {
 
 impl Dropout {
     /// Drops elements of a token matrix, `d` to a row.
-    pub fn apply<T: Real>(&self, x: &mut [T], d: usize, rows: &Rows) {
+    pub fn apply<T: Real>(&self, x: &mut [T], d: usize, rows: &PackedRows) {
         x.par_chunks_mut(d * ROWS_PER_TASK)
             .enumerate()
             .for_each(|(task, x)| {

@@ -10,11 +10,13 @@
 
 mod amx;
 mod avx512;
+mod layout;
 mod panel;
 
-use super::matmul::{Mat, MatMut, Threads};
+use super::layout::{Mat, MatMut, Threads};
+pub use layout::PANEL_LINES;
 use panel::{Base, multiply};
-pub use panel::{Fill, PANEL_LINES, Packed, Side};
+pub use panel::{Fill, Packed, Side};
 use rayon::prelude::*;
 
 /// Instructions that multiply bf16 and add up in f32.
@@ -78,7 +80,7 @@ pub fn matmul(a: Mat<f32>, b: Mat<f32>, fill: Option<Fill>, mut c: MatMut<f32>, 
     let depth = a.cols;
     let block_depth = depth
         .div_ceil(depth.div_ceil(BLOCK_DEPTH))
-        .next_multiple_of(panel::STEP_DEPTH);
+        .next_multiple_of(layout::STEP_DEPTH);
     for from in (0..depth).step_by(block_depth) {
         let count = block_depth.min(depth - from);
         let (a, b) = (a.t().rows(from, count).t(), b.rows(from, count));
@@ -133,7 +135,7 @@ pub fn matmul_packed(alpha: f32, a: &Packed, b: &Packed, accumulate: bool, c: Ma
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::dropout::tests::noise;
+    use crate::cpu::dropout::tests::noise;
     use util::skip::{Missing, skip};
 
     fn single(seed: u64, n: usize) -> Vec<f32> {

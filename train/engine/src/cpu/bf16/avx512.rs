@@ -4,7 +4,7 @@
 //! Eight rows by 32 columns of sums stay in registers, while vectors of the right panel go by and each pair of
 //! the left one is spread over a vector.
 
-use super::panel::{PANEL_LINES, Sums, TILE};
+use super::layout::{PANEL_LINES, Sums, TILE};
 use std::arch::x86_64::*;
 
 /// Rows whose sums are in registers at a time: 16 of 32 registers.

@@ -93,7 +93,7 @@ impl Uploader {
         host.par_chunks_mut(CHUNK)
             .zip(values.par_chunks(CHUNK))
             .for_each(|(to, from)| to.copy_from_slice(from));
-        let launcher = crate::cuda::launcher(&self.device)?;
+        let launcher = super::driver::launcher(&self.device)?;
         let address = launcher.address(there)?;
         // SAFETY: both buffers live as long as the slot; the copy waits for the last work on it.
         unsafe {

@@ -1,7 +1,7 @@
 //! The encoders' elementwise functions: activations, forward and backward, and sums.
 
 use super::Real;
-use super::shared::build;
+use super::parallel::build;
 use super::simd::simd;
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +113,7 @@ simd! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::dropout::tests::noise;
+    use crate::cpu::dropout::tests::noise;
 
     #[test]
     fn gradients_by_finite_differences() {

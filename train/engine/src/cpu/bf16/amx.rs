@@ -9,7 +9,7 @@
 //!
 //! The unit is reached by `asm!`, since its intrinsics are not stable Rust.
 
-use super::panel::{PANEL_LINES, Sums, TILE};
+use super::layout::{PANEL_LINES, Sums, TILE};
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::LazyLock;

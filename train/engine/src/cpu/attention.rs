@@ -6,12 +6,12 @@
 //! which the backward pass forms the same probabilities again, a block of keys at a time
 //! (FlashAttention's scheme, Dao 2022, without the online part: a row of scores fits the cache).
 
-use super::lora::Rows;
-use super::matmul::{Mat, MatMut, Operand, multiply};
-use super::norm::{sum, total};
-use super::shared::{Shared, zeros};
-use super::simd::{LANES, simd};
-use super::{Dropout, Real};
+use super::Real;
+use super::dropout::Dropout;
+use super::layout::{Mat, MatMut, PackedRows};
+use super::matmul::{Operand, multiply};
+use super::parallel::{Shared, zeros};
+use super::simd::{LANES, simd, sum, total};
 use rayon::prelude::*;
 
 /// Queries of a tile in the forward pass: 64 x 1215 scores of AST take 304 KiB, within a core's
@@ -34,7 +34,7 @@ struct Unit {
     head: usize,
 }
 
-fn units(rows: &Rows, heads: usize) -> Vec<Unit> {
+fn units(rows: &PackedRows, heads: usize) -> Vec<Unit> {
     (0..rows.sequences())
         .flat_map(|sequence| (0..heads).map(move |head| Unit { sequence, head }))
         .collect()
@@ -49,7 +49,7 @@ struct Head<'a, T> {
 }
 
 impl<'a, T: Real> Head<'a, T> {
-    /// Rows `from..from + len` of the sequence.
+    /// PackedRows `from..from + len` of the sequence.
     fn rows(&self, from: usize, len: usize) -> Mat<'a, T> {
         Mat::strided(&self.data[from * self.stride..], len, self.dim, self.stride)
     }
@@ -63,7 +63,7 @@ pub fn forward<T: Real>(
     qkv: &[T],
     d: usize,
     heads: usize,
-    rows: &Rows,
+    rows: &PackedRows,
     dropout: Option<&Dropout>,
 ) -> (Vec<T>, Saved<T>) {
     let (n, dim) = (rows.len(), d / heads);
@@ -117,7 +117,7 @@ pub fn backward<T: Real>(
     qkv: &[T],
     d: usize,
     heads: usize,
-    rows: &Rows,
+    rows: &PackedRows,
     dropout: Option<&Dropout>,
     out: &[T],
     saved: &Saved<T>,
@@ -285,9 +285,9 @@ simd! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::dropout::tests::noise;
+    use crate::cpu::dropout::tests::noise;
 
-    fn plain(qkv: &[f64], d: usize, heads: usize, rows: &Rows) -> Vec<f64> {
+    fn plain(qkv: &[f64], d: usize, heads: usize, rows: &PackedRows) -> Vec<f64> {
         let dim = d / heads;
         let mut out = vec![0.0; rows.len() * d];
         for s in 0..rows.sequences() {
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn forward_equals_the_textbook() {
         let (d, heads) = (12, 3);
-        let rows = Rows::new(vec![0, 5, 5 + 2 * TILE + 3], vec![0, 1]);
+        let rows = PackedRows::new(vec![0, 5, 5 + 2 * TILE + 3], vec![0, 1]);
         let qkv = noise(1, rows.len() * 3 * d);
         let (out, _) = forward(&qkv, d, heads, &rows, None);
         for (a, b) in out.iter().zip(plain(&qkv, d, heads, &rows)) {
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn single_precision_is_close_to_double() {
         let (d, heads) = (128, 2);
-        let rows = Rows::new(vec![0, 1, 38, 38 + KEYS + 45], vec![0, 1, 2]);
+        let rows = PackedRows::new(vec![0, 1, 38, 38 + KEYS + 45], vec![0, 1, 2]);
         let (qkv, c) = (noise(1, rows.len() * 3 * d), noise(2, rows.len() * d));
         let single = |x: &[f64]| -> Vec<f32> { x.iter().map(|v| *v as f32).collect() };
         let double = |x: &[f64]| -> Vec<f64> { x.iter().map(|v| f64::from(*v as f32)).collect() };
@@ -360,7 +360,7 @@ mod tests {
     #[test]
     fn gradient_by_finite_differences() {
         let (d, heads) = (8, 2);
-        let rows = Rows::new(vec![0, 4, 4 + KEYS + 5], vec![3, 8]);
+        let rows = PackedRows::new(vec![0, 4, 4 + KEYS + 5], vec![3, 8]);
         let (qkv, c) = (noise(1, rows.len() * 3 * d), noise(2, rows.len() * d));
         for dropout in [
             None,

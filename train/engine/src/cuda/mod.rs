@@ -1,29 +1,23 @@
-//! The layers of [`super`] on a GPU: which kernel of `train/engine/cuda` runs on what, with which grid.
+//! The layers of [`crate::layers`] on a GPU: which kernel of `train/engine/cuda` runs on what, with which grid.
 //!
 //! Matrix products are candle's (cuBLAS); everything around them is a kernel of ours. The same code
 //! runs in tests on the host, where an emulator runs the very same kernels (the crate `host_emulator`).
 //! Tensors are f32 or bf16; statistics, adapters and their gradients are always f32.
 
-use super::{Adapter, Adapters, AttentionSaved, Linear, Norm, NormStats, Rows};
-use crate::kernels::{Activation, Dropout};
+#[cfg(feature = "cuda")]
+pub mod driver;
+mod launch;
+#[cfg(feature = "cuda")]
+pub mod upload;
+
+use crate::cpu::activation::Activation;
+use crate::cpu::dropout::Dropout;
+use crate::params::{Adapter, Adapters, AttentionSaved, Linear, Norm, NormStats};
+use crate::rows::Rows;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::cell::Cell;
 
-/// Starts kernels.
-pub trait Launch: Sync {
-    /// Runs `kernel` over a grid of blocks of `threads`, each with `shared` bytes of shared memory.
-    fn launch(
-        &self,
-        kernel: &str,
-        grid: [u32; 3],
-        threads: u32,
-        shared: u32,
-        arguments: &[Argument],
-    ) -> Result<()>;
-
-    /// Where a contiguous tensor's first element lies, for the kernels.
-    fn address(&self, tensor: &Tensor) -> Result<u64>;
-}
+pub use launch::{Argument, Launch};
 
 thread_local! {
     /// Starts the kernels for tensors in host memory, see [`set_host_launcher`].
@@ -40,28 +34,9 @@ pub fn set_host_launcher(launcher: Option<&'static dyn Launch>) -> Option<&'stat
 pub fn of(tensor: &Tensor) -> Result<Option<Gpu>> {
     match tensor.device() {
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => Ok(Some(Gpu(crate::cuda::launcher(device)?))),
+        Device::Cuda(device) => Ok(Some(Gpu(driver::launcher(device)?))),
         Device::Cpu => Ok(HOST_LAUNCHER.get().map(Gpu)),
         other => bail!("no kernels for {:?}", other.location()),
-    }
-}
-
-/// One argument of a kernel, as C lays it out.
-#[derive(Clone, Copy)]
-pub struct Argument([u64; 8]);
-
-impl Argument {
-    fn of<T: Copy>(value: T) -> Argument {
-        const { assert!(size_of::<T>() <= 64 && align_of::<T>() <= 8) };
-        let mut words = [0u64; 8];
-        // SAFETY: the value fits in and is not stricter aligned, as was just checked.
-        unsafe { words.as_mut_ptr().cast::<T>().write(value) };
-        Argument(words)
-    }
-
-    /// Where the value lies.
-    pub fn pointer(&self) -> *mut std::ffi::c_void {
-        self.0.as_ptr().cast_mut().cast()
     }
 }
 
@@ -439,7 +414,7 @@ impl Gpu {
         Ok(sum)
     }
 
-    /// [`super::attention_forward`].
+    /// [`crate::layers::attention_forward`].
     pub fn attention_forward(
         &self,
         qkv: &Tensor,
@@ -467,7 +442,7 @@ impl Gpu {
     }
 
     #[allow(clippy::too_many_arguments, reason = "a kernel's operands are many")]
-    /// [`super::attention_backward`]; `lse` is what the forward pass saved.
+    /// [`crate::layers::attention_backward`]; `lse` is what the forward pass saved.
     pub fn attention_backward(
         &self,
         qkv: &Tensor,
@@ -534,7 +509,7 @@ impl Gpu {
         }))
     }
 
-    /// [`super::activate`].
+    /// [`crate::layers::activate`].
     pub fn activate(&self, f: Activation, z: &Tensor) -> Result<Tensor> {
         let y = like(z)?;
         let arguments = [
@@ -547,7 +522,7 @@ impl Gpu {
         Ok(y)
     }
 
-    /// [`super::activate_backward`].
+    /// [`crate::layers::activate_backward`].
     pub fn activate_backward(&self, f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tensor> {
         let dz = like(z)?;
         let arguments = [
@@ -561,7 +536,7 @@ impl Gpu {
         Ok(dz)
     }
 
-    /// [`super::dropout`].
+    /// [`crate::layers::dropout`].
     pub fn dropout(&self, x: &Tensor, dropout: &Dropout, rows: &Rows) -> Result<Tensor> {
         let (n, d) = width(x)?;
         let y = like(x)?;

@@ -1,26 +1,12 @@
-//! Operands of a product in the order in which the instructions read them, and the product of two such.
-//!
-//! A panel is 32 lines (rows of the left operand, columns of the right one), cut along its depth into steps
-//! of 32. A step is two tiles of 1 KiB for each bf16 term of an element, one of the first 16 lines and one of
-//! the others. A tile has 16 rows of 64 bytes:
-//!
-//! | operand | a tile's row |
-//! |---|---|
-//! | left | the 16 pairs of depths of one line |
-//! | right | one pair of depths of 16 lines |
+//! Operands of a product in the order in which the instructions read them, see [`super::layout`], and the product
+//! of two such.
 
+use super::layout::{PANEL_LINES, STEP_DEPTH, Sums, TILE};
 use super::{Isa, Kernel, amx, avx512};
-use crate::kernels::matmul::{Mat, MatMut, Threads};
+use crate::cpu::layout::{Mat, MatMut, Threads};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
-
-/// Lines of a panel.
-pub const PANEL_LINES: usize = 32;
-/// Bytes of a tile: 16 rows of a vector.
-pub const TILE: usize = 1024;
-/// Depth of a step: 16 pairs.
-pub const STEP_DEPTH: usize = 32;
 
 /// Bytes of a panel of so much depth.
 fn panel_bytes(depth: usize, terms: usize) -> usize {
@@ -151,10 +137,6 @@ pub fn multiply(
         }
     }
 }
-
-/// The 32 x 32 products of two panels, row-major.
-#[repr(C, align(64))]
-pub struct Sums(pub [f32; PANEL_LINES * PANEL_LINES]);
 
 /// The lowest `n` lanes of 16.
 fn lanes(n: usize) -> __mmask16 {

@@ -9,7 +9,7 @@
 //! widest instructions.)
 //!
 //! `unsafe` is confined to [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found at run
-//! time), [`bf16`] (AVX-512 and AMX), [`attention`] and [`shared`] (threads writing disjoint parts of one
+//! time), [`bf16`] (AVX-512 and AMX), [`attention`], [`layout`] and [`parallel`] (threads writing disjoint parts of one
 //! buffer).
 
 #![allow(
@@ -22,21 +22,45 @@ pub mod attention;
 #[cfg(target_arch = "x86_64")]
 pub mod bf16;
 pub mod dropout;
+pub mod layout;
 pub mod lora;
 pub mod math;
 pub mod matmul;
 pub mod norm;
-pub mod shared;
+pub mod parallel;
 pub mod simd;
 
-pub use activation::Activation;
-pub use dropout::Dropout;
-pub use matmul::{Mat, MatMut, product};
+use std::fmt::Debug;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Sub};
 
 /// A floating-point type that the kernels run in: `f32`, or `f64` for gradient checks.
 pub trait Real:
-    candle_core::WithDType + candle_core::FloatDType + Default + std::iter::Sum
+    Copy
+    + Debug
+    + Default
+    + PartialOrd
+    + Send
+    + Sync
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + AddAssign
+    + MulAssign
+    + Sum
+    + 'static
 {
+    /// 0.
+    #[inline(always)]
+    fn zero() -> Self {
+        Self::of(0.0)
+    }
+    /// 1.
+    #[inline(always)]
+    fn one() -> Self {
+        Self::of(1.0)
+    }
     /// `e^x`.
     fn exp(self) -> Self;
     /// Natural logarithm.
@@ -48,9 +72,7 @@ pub trait Real:
     /// The larger of two numbers.
     fn max(self, other: Self) -> Self;
     /// The nearest value of this type.
-    fn of(x: f64) -> Self {
-        <Self as candle_core::WithDType>::from_f64(x)
-    }
+    fn of(x: f64) -> Self;
 }
 
 impl Real for f32 {
@@ -74,6 +96,10 @@ impl Real for f32 {
     fn max(self, other: f32) -> f32 {
         if self > other { self } else { other }
     }
+    #[inline(always)]
+    fn of(x: f64) -> f32 {
+        x as f32
+    }
 }
 
 impl Real for f64 {
@@ -91,5 +117,8 @@ impl Real for f64 {
     }
     fn max(self, other: f64) -> f64 {
         if self > other { self } else { other }
+    }
+    fn of(x: f64) -> f64 {
+        x
     }
 }

@@ -1,69 +1,16 @@
-//! Matrix views and the one matrix product everything uses.
+//! The one matrix product everything uses.
 
 use super::Real;
 #[cfg(target_arch = "x86_64")]
 use super::bf16::{self, Kernel, Packed, Side};
+#[cfg(target_arch = "x86_64")]
+use super::layout::Threads;
+use super::layout::{Mat, MatMut};
 use super::lora::Start;
-use super::shared::zeros;
+use super::parallel::zeros;
 use gemm::Parallelism;
 use rayon::prelude::*;
-use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, Ordering};
-
-/// A read-only matrix in a slice, with any strides; `t()` transposes it without copying.
-#[derive(Clone, Copy)]
-pub struct Mat<'a, T> {
-    pub(super) data: &'a [T],
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) row_stride: usize,
-    pub(super) col_stride: usize,
-}
-
-impl<'a, T> Mat<'a, T> {
-    /// A `rows` x `cols` row-major matrix that fills the slice.
-    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
-        Self::strided(data, rows, cols, cols)
-    }
-
-    /// A `rows` x `cols` matrix at the start of the slice with `stride` elements between rows.
-    pub fn strided(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
-        if rows > 0 && cols > 0 {
-            assert!(
-                (rows - 1) * stride + cols <= data.len(),
-                "matrix view out of bounds"
-            );
-        }
-        Mat {
-            data,
-            rows,
-            cols,
-            row_stride: stride,
-            col_stride: 1,
-        }
-    }
-
-    /// Some of the rows.
-    pub(super) fn rows(self, first: usize, count: usize) -> Self {
-        assert!(first + count <= self.rows, "matrix view out of bounds");
-        Mat {
-            data: &self.data[first * self.row_stride..],
-            rows: count,
-            ..self
-        }
-    }
-
-    /// The transpose.
-    pub fn t(self) -> Self {
-        Mat {
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
-    }
-}
 
 /// An operand of several products, packed once where a kernel of [`super::bf16`] multiplies them.
 pub enum Operand<'a, T> {
@@ -120,107 +67,6 @@ pub fn multiply<T: Real>(
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-impl<'a, T: Real> Mat<'a, T> {
-    /// The matrix as one of `f32`, where it is.
-    fn single(self) -> Option<Mat<'a, f32>> {
-        (T::DTYPE == candle_core::DType::F32).then(|| Mat {
-            // SAFETY: the type is `f32`, as was just compared.
-            data: unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast(), self.data.len()) },
-            rows: self.rows,
-            cols: self.cols,
-            row_stride: self.row_stride,
-            col_stride: self.col_stride,
-        })
-    }
-}
-
-/// A mutable row-major matrix; see [`Mat`].
-pub struct MatMut<'a, T> {
-    pub(super) data: *mut T,
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) stride: usize,
-    _life: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: a view is the only one of its elements, as `&mut [T]` would be.
-unsafe impl<T: Send> Send for MatMut<'_, T> {}
-
-impl<'a, T> MatMut<'a, T> {
-    /// A `rows` x `cols` matrix that fills the slice.
-    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
-        assert!(rows * cols <= data.len(), "matrix view out of bounds");
-        MatMut {
-            data: data.as_mut_ptr(),
-            rows,
-            cols,
-            stride: cols,
-            _life: PhantomData,
-        }
-    }
-
-    /// # Safety
-    /// Every element must be valid for writing for `'a`, and no other live view may touch it.
-    pub unsafe fn from_raw(data: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
-        MatMut {
-            data,
-            rows,
-            cols,
-            stride,
-            _life: PhantomData,
-        }
-    }
-
-    /// The matrix as one of `f32`, which it must be.
-    #[cfg(target_arch = "x86_64")]
-    fn single(self) -> MatMut<'a, f32>
-    where
-        T: Real,
-    {
-        assert_eq!(T::DTYPE, candle_core::DType::F32);
-        MatMut {
-            data: self.data.cast(),
-            rows: self.rows,
-            cols: self.cols,
-            stride: self.stride,
-            _life: PhantomData,
-        }
-    }
-
-    /// The same matrix, for a shorter time.
-    pub(super) fn reborrow(&mut self) -> MatMut<'_, T> {
-        MatMut {
-            _life: PhantomData,
-            ..*self
-        }
-    }
-
-    /// Cuts the matrix into blocks of so many rows and columns, those at the ends perhaps smaller;
-    /// each with its first row and column.
-    pub(super) fn blocks(self, rows: usize, cols: usize) -> Vec<(usize, usize, MatMut<'a, T>)> {
-        let starts = (0..self.rows).step_by(rows);
-        let starts = starts.flat_map(|row| (0..self.cols).step_by(cols).map(move |col| (row, col)));
-        let block = |(row, col)| MatMut {
-            // Inside the view: `row` and `col` are of it.
-            data: self.data.wrapping_add(row * self.stride + col),
-            rows: rows.min(self.rows - row),
-            cols: cols.min(self.cols - col),
-            ..self
-        };
-        starts
-            .map(|start| (start.0, start.1, block(start)))
-            .collect()
-    }
-
-    /// Row `i` as a slice.
-    pub fn row(&mut self, i: usize) -> &mut [T] {
-        assert!(i < self.rows);
-        // SAFETY: rows lie inside the view, which this borrow holds alone.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.cols) }
-    }
-}
-
 /// Significant bits of the operands of products of `f32`; sums are always in single precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MatmulPrecision {
@@ -264,15 +110,6 @@ pub fn set_precision(precision: MatmulPrecision) -> bool {
     #[cfg(not(target_arch = "x86_64"))]
     let supported = false;
     supported || precision == MatmulPrecision::F32
-}
-
-/// Whether work may use all threads or is itself one task among many.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Threads {
-    /// Spread over the rayon pool.
-    All,
-    /// Stay on the calling thread.
-    One,
 }
 
 /// `a b`, or `a b` added to `start`, row-major, on all threads.

@@ -1,0 +1,38 @@
+//! Starting a kernel: its name, its grid and its arguments.
+
+use candle_core::{Result, Tensor};
+
+/// Starts kernels.
+pub trait Launch: Sync {
+    /// Runs `kernel` over a grid of blocks of `threads`, each with `shared` bytes of shared memory.
+    fn launch(
+        &self,
+        kernel: &str,
+        grid: [u32; 3],
+        threads: u32,
+        shared: u32,
+        arguments: &[Argument],
+    ) -> Result<()>;
+
+    /// Where a contiguous tensor's first element lies, for the kernels.
+    fn address(&self, tensor: &Tensor) -> Result<u64>;
+}
+
+/// One argument of a kernel, as C lays it out.
+#[derive(Clone, Copy)]
+pub struct Argument([u64; 8]);
+
+impl Argument {
+    pub(super) fn of<T: Copy>(value: T) -> Argument {
+        const { assert!(size_of::<T>() <= 64 && align_of::<T>() <= 8) };
+        let mut words = [0u64; 8];
+        // SAFETY: the value fits in and is not stricter aligned, as was just checked.
+        unsafe { words.as_mut_ptr().cast::<T>().write(value) };
+        Argument(words)
+    }
+
+    /// Where the value lies.
+    pub fn pointer(&self) -> *mut std::ffi::c_void {
+        self.0.as_ptr().cast_mut().cast()
+    }
+}
