@@ -15,7 +15,7 @@ use std::fs;
 use std::hint::black_box;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use train::log::RunLog;
+use train::logging::RunLog;
 use train::report::{RunSummary, text_table, write};
 use train::settings::{RunConfig, Settings};
 

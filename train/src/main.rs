@@ -1,15 +1,7 @@
-//! The command line of `train`: parses, resolves, calls the library, turns errors into one line.
+//! The program `train`. See [`train::cli`].
 
-mod cli;
-
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match cli::Cli::try_parse() {
-        Ok(arguments) => {
-            cli::dispatch(arguments).unwrap_or_else(|error| util::cli::report_error(&error))
-        }
-        Err(error) => util::cli::report_usage(&error),
-    }
+    train::cli::main()
 }

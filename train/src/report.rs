@@ -5,8 +5,8 @@ mod embed;
 mod page;
 mod samples;
 
-use crate::evaluate::main_metric;
-use crate::log::METRICS_FILE;
+use crate::evaluation::main_metric;
+use crate::logging::METRICS_FILE;
 use crate::settings::RunConfig;
 use anyhow::{Context, Result};
 use serde::Serialize;

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use serde_json::Value;
-use train::metrics::{Metrics, multi_label, single_label};
+use train::evaluation::metrics::{Metrics, multi_label, single_label};
 
 /// The tolerance; the golden values carry ten digits.
 const TOLERANCE: f64 = 1e-6;

@@ -1,6 +1,10 @@
 //! `train predict`: labels new media files, once or as they come.
 
 use super::{announce, say, stop_flag};
+use crate::evaluation::predict::{self, Answer};
+use crate::session;
+use crate::settings::RunConfig;
+use crate::training::checkpoint;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::{Compute, DeviceChoice};
@@ -11,10 +15,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use train::checkpoint;
-use train::predict::{self, Answer};
-use train::session;
-use train::settings::RunConfig;
 
 /// How often a watched folder is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -100,7 +100,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     }
     // Before the model is built: a wrong file should not take a minute to be named.
     predict::subjects(&args.files, args.text.as_deref(), config.modalities)?;
-    train::ingest::program()?;
+    crate::ingest_process::program()?;
     let compute = Compute::open(args.device, args.threads)?;
     let folder = match &args.checkpoint {
         Some(name) => args.run.join(name),

@@ -1,6 +1,8 @@
 //! `train reproduce`: the runs behind a table or figure of the paper, and its page.
 
 use super::{announce, say, stop_flag};
+use crate::logging::clock;
+use crate::reproduce::{self, Artefact, Options, Plan};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use engine::{Compute, DeviceChoice};
@@ -8,8 +10,6 @@ use model::weights::WeightSource;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use train::log::clock;
-use train::reproduce::{self, Artefact, Options, Plan};
 use util::data_root;
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]

@@ -1,6 +1,13 @@
 //! `train run`: trains into a run folder, continues one, or describes the model.
 
 use super::{folder_name, say, stop_flag};
+use crate::session;
+use crate::settings::{CONFIG_FILE, RunConfig, Settings};
+use crate::training::checkpoint::State;
+use crate::training::job::{self, Job};
+use crate::training::memory;
+use crate::training::trainer::End;
+use crate::training::workers::Workers;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use datasets::{Modality, Split};
@@ -12,13 +19,6 @@ use model::weights::WeightSource;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use train::checkpoint::State;
-use train::job::{self, Job};
-use train::memory;
-use train::session;
-use train::settings::{CONFIG_FILE, RunConfig, Settings};
-use train::trainer::End;
-use train::workers::Workers;
 use util::data_root;
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]

@@ -1,6 +1,7 @@
 //! `train selftest` and `train bench`.
 
 use super::{announce, say};
+use crate::diagnostics::selftest::{self, Task};
 use anyhow::Result;
 use candle_core::DType;
 use clap::{Args, ValueEnum};
@@ -10,7 +11,6 @@ use model::encoder::StoredActivations;
 use model::parity::{AUDIO_VIDEO, IMAGE_TEXT};
 use serde_json::json;
 use std::process::ExitCode;
-use train::selftest::{self, Task};
 
 /// Side of the product that stands in for the peak with small encoders.
 const TINY_SIDE: usize = 256;

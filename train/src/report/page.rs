@@ -133,7 +133,7 @@ fn missing_rates(runs: &[RunSummary]) -> Markup {
     let mut curves: BTreeMap<String, BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
     let mut complete = Vec::new();
     for run in runs {
-        let metric = crate::evaluate::main_metric(run.config.multi_label);
+        let metric = crate::evaluation::main_metric(run.config.multi_label);
         let own = serde_json::to_value(run.config.settings.missing_token).unwrap_or_default();
         for json in run.evaluations.values() {
             let Some(score) = json["metrics"][metric].as_f64() else {
@@ -181,7 +181,7 @@ fn missing_rates(runs: &[RunSummary]) -> Markup {
         return html! {};
     }
     let metric = runs.first().map_or("score", |r| {
-        crate::evaluate::main_metric(r.config.multi_label)
+        crate::evaluation::main_metric(r.config.multi_label)
     });
     html! {
         h2 { "Score by missing rate" }

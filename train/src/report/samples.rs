@@ -3,7 +3,7 @@
 
 use super::RunSummary;
 use super::embed;
-use crate::predict::probabilities;
+use crate::evaluation::predict::probabilities;
 use anyhow::{Context, Result};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type};
@@ -111,7 +111,7 @@ fn cards(run: &RunSummary) -> Result<Markup> {
                         tr { th { "truth" } td colspan="2" { (names.join(", ")) } }
                         @for (view, all) in &views {
                             @if let Some(prediction) = all.get(id) {
-                                @let best = crate::metrics::argmax(&prediction.logits);
+                                @let best = crate::evaluation::metrics::argmax(&prediction.logits);
                                 @let p = probabilities(&prediction.logits, config.multi_label)[best];
                                 tr {
                                     th { (view) }

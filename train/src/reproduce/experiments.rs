@@ -1,7 +1,7 @@
 //! What each table and figure of the paper needs: which runs, tested how, beside which figures.
 
 use super::paper::{Figure, PaperTable};
-use crate::evaluate::{EvalOptions, main_metric};
+use crate::evaluation::{EvalOptions, main_metric};
 use anyhow::{Result, bail};
 use datasets::{Info, Modality};
 use features::mask::{Protocol, RATE};

@@ -12,14 +12,14 @@ mod paper;
 pub use experiments::{Artefact, Line, Testing, Training};
 pub use pages::{Outcome, write};
 
-use crate::checkpoint;
-use crate::evaluate::{self, EvalOptions};
-use crate::ingest;
-use crate::job::{Job, claim};
+use crate::evaluation::{self, EvalOptions};
+use crate::ingest_process;
 use crate::session;
 use crate::settings::{CONFIG_FILE, RunConfig};
-use crate::trainer::End;
-use crate::workers::Workers;
+use crate::training::checkpoint;
+use crate::training::job::{Job, claim};
+use crate::training::trainer::End;
+use crate::training::workers::Workers;
 use anyhow::{Context, Result};
 use datasets::Split;
 use engine::Compute;
@@ -195,7 +195,7 @@ impl Options {
                     "--out".as_ref(),
                     shards.as_os_str(),
                 ];
-                ingest::run(arguments)
+                ingest_process::run(arguments)
             });
             if let Err(error) = made {
                 missing.insert(dataset, format!("{error:#}"));
@@ -224,7 +224,7 @@ impl Options {
             "--out".as_ref(),
             partial.as_os_str(),
         ];
-        ingest::run(arguments)?;
+        ingest_process::run(arguments)?;
         Ok(fs::rename(&partial, raw)?)
     }
 
@@ -385,8 +385,8 @@ impl Options {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(false);
                 }
-                let scored = evaluate::evaluate(&job.session, &job.config, &model, options)?;
-                evaluate::write(&folder, &job.config, options, &best, &scored)?;
+                let scored = evaluation::evaluate(&job.session, &job.config, &model, options)?;
+                evaluation::write(&folder, &job.config, options, &best, &scored)?;
                 run.evaluations.retain(|left| *left != name);
             }
         }

@@ -159,14 +159,14 @@ impl Default for Settings {
 
 /// The files of `configs/`, built in.
 const CONFIGS: [(&str, &str); 5] = [
-    ("food-101", include_str!("../configs/food-101.toml")),
-    ("mm-imdb", include_str!("../configs/mm-imdb.toml")),
+    ("food-101", include_str!("../../configs/food-101.toml")),
+    ("mm-imdb", include_str!("../../configs/mm-imdb.toml")),
     (
         "kinetics-sound",
-        include_str!("../configs/kinetics-sound.toml"),
+        include_str!("../../configs/kinetics-sound.toml"),
     ),
-    ("ave", include_str!("../configs/ave.toml")),
-    ("crema-d", include_str!("../configs/crema-d.toml")),
+    ("ave", include_str!("../../configs/ave.toml")),
+    ("crema-d", include_str!("../../configs/crema-d.toml")),
 ];
 
 impl Settings {

@@ -3,13 +3,13 @@
 //! All that is random is a function of (seed, epoch or step, sample), so a run is described by its
 //! configuration and its position: resuming reads a checkpoint and goes on, bit for bit on the CPU.
 
-use crate::checkpoint::{self, State};
-use crate::evaluate::{self, EvalOptions};
-use crate::feed::{Fed, Feed};
-use crate::log::{Announcement, RunLog, Step};
+use crate::evaluation::{self, EvalOptions};
+use crate::logging::{Announcement, RunLog, Step};
 use crate::session::Session;
 use crate::settings::{RunConfig, Settings};
-use crate::workers::Workers;
+use crate::training::checkpoint::{self, State};
+use crate::training::prefetch::{Fed, Feed};
+use crate::training::workers::Workers;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use datasets::Split;
@@ -413,14 +413,14 @@ impl<'a> Trainer<'a> {
             missing_token: self.settings().missing_token,
             ..EvalOptions::default()
         };
-        let evaluation = evaluate::evaluate(self.session, &self.config, &self.model, &options)?;
+        let evaluation = evaluation::evaluate(self.session, &self.config, &self.model, &options)?;
         log.evaluation(
             self.state.step,
             self.state.epoch,
             split,
             &evaluation.metrics,
         )?;
-        Ok(evaluation.metrics.values[evaluate::main_metric(self.config.multi_label)])
+        Ok(evaluation.metrics.values[evaluation::main_metric(self.config.multi_label)])
     }
 
     /// Before the first step: with every adapter's B away from zero, each learnable tensor must

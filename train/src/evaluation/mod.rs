@@ -1,6 +1,8 @@
-//! Scoring a model on a split, with any modality gone.
+//! Evaluation: metrics of a split with any modality missing, and labels for new media files.
 
-use crate::metrics::{self, Metrics};
+pub mod metrics;
+pub mod predict;
+
 use crate::session::Session;
 use crate::settings::RunConfig;
 use anyhow::{Context, Result, bail};
@@ -8,6 +10,7 @@ use arrow_array::builder::{Float32Builder, Int32Builder, ListBuilder};
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use datasets::{Modality, Split};
 use features::Stream;
+use metrics::Metrics;
 use model::u2a::{MissingToken, U2a};
 use serde_json::json;
 use std::path::{Path, PathBuf};

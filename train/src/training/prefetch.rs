@@ -11,7 +11,8 @@ use model::u2a::Uploaded;
 use std::collections::VecDeque;
 
 /// Batches that are uploaded before they are asked for.
-pub const AHEAD: usize = 2;
+#[cfg(feature = "cuda")]
+const AHEAD: usize = 2;
 
 /// A batch, and those of its inputs that are on the device already.
 pub struct Fed {

@@ -4,9 +4,9 @@
 //! Files of one folder and one stem are one sample (`a.wav` with `a.flv`, `a.jpg` with `a.txt`). A
 //! video without a sound file brings its own track.
 
-use crate::evaluate::{self, EvalOptions};
-use crate::ingest;
-use crate::metrics::THRESHOLD;
+use crate::evaluation::metrics::THRESHOLD;
+use crate::evaluation::{self, EvalOptions};
+use crate::ingest_process;
 use crate::session::Session;
 use crate::settings::RunConfig;
 use anyhow::{Context, Result, bail};
@@ -191,7 +191,7 @@ fn decode(
     let mut all = vec!["run".into(), toml.into_os_string()];
     all.extend(arguments.map(Into::into));
     all.push(out.clone().into_os_string());
-    ingest::run(all)?;
+    ingest_process::run(all)?;
     let mut problems = BTreeMap::new();
     let mut rows = 0;
     let mut files: Vec<PathBuf> = fs::read_dir(&out)?
@@ -297,7 +297,7 @@ pub fn predict(
         missing_token: config.settings.missing_token,
         ..EvalOptions::default()
     };
-    let scored = evaluate::evaluate(&session, &config, model, &options)?;
+    let scored = evaluation::evaluate(&session, &config, model, &options)?;
     for p in scored.predictions {
         let Some(answer) = p.id.parse().ok().and_then(|i: usize| answers.get_mut(i)) else {
             bail!("sample {} was never asked for: a bug", p.id);

@@ -1,7 +1,8 @@
 //! What a run writes as it goes: `metrics.jsonl`, TensorBoard events, progress on stderr.
 
-use crate::metrics::Metrics;
-use crate::tensorboard::EventWriter;
+mod tensorboard;
+
+use crate::evaluation::metrics::Metrics;
 use anyhow::{Context, Result};
 use datasets::Split;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -11,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tensorboard::EventWriter;
 
 /// One line per step and per evaluation.
 pub const METRICS_FILE: &str = "metrics.jsonl";

@@ -1,12 +1,12 @@
 //! A run as a whole: from data and settings to a configuration, from a configuration to a trained
 //! folder, begun or continued.
 
-use crate::checkpoint::{self, State};
-use crate::lock::Lock;
 use crate::session::{self, Session};
 use crate::settings::{CONFIG_FILE, RunConfig, RunDevice, Settings};
-use crate::trainer::{End, Trainer};
-use crate::workers::Workers;
+use crate::training::checkpoint::{self, State};
+use crate::training::lock::Lock;
+use crate::training::trainer::{End, Trainer};
+use crate::training::workers::Workers;
 use anyhow::{Context, Result, bail};
 use engine::Compute;
 use features::Shards;

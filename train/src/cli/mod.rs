@@ -5,6 +5,13 @@ mod reproduce;
 mod run;
 mod selftest;
 
+use crate::diagnostics::doctor;
+use crate::evaluation::{self, EvalOptions};
+use crate::report;
+use crate::session;
+use crate::settings::RunConfig;
+use crate::training::checkpoint;
+use crate::training::job::Job;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use datasets::{Modality, Split};
@@ -18,18 +25,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use train::checkpoint;
-use train::doctor;
-use train::evaluate::{self, EvalOptions};
-use train::job::Job;
-use train::report;
-use train::session;
-use train::settings::RunConfig;
+use util::cli::{report_error, report_usage};
 
 /// Trains and evaluates U2A (unified unimodal adaptation) on shards made by `ingest`.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -133,10 +134,17 @@ struct DoctorArgs {
     json: bool,
 }
 
-/// Runs the chosen subcommand.
-pub fn dispatch(cli: Cli) -> Result<ExitCode> {
+/// Parses the command line and runs the subcommand.
+pub fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => run_command(cli.command).unwrap_or_else(|error| report_error(&error)),
+        Err(error) => report_usage(&error),
+    }
+}
+
+fn run_command(command: Command) -> Result<ExitCode> {
     util::cpu::check()?;
-    match cli.command {
+    match command {
         Command::Run(args) => run::run(&args),
         Command::Eval(args) => eval(&args),
         Command::Predict(args) => predict::run(&args),
@@ -204,7 +212,7 @@ fn eval(args: &EvalArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // Wrong usage is told before the model is built and the device is announced.
-    evaluate::shown_modalities(&session, &config, &options)?;
+    evaluation::shown_modalities(&session, &config, &options)?;
     let shards = session.shards.folder();
     if let Some(verdict) = features::verify::verify(shards, compute.threads)? {
         verdict.check(shards)?;
@@ -212,11 +220,11 @@ fn eval(args: &EvalArgs) -> Result<ExitCode> {
     let mut model = session::build_model(&config, &compute)?;
     checkpoint::read_model(&folder, &mut model)?;
     announce(&compute);
-    let evaluation = evaluate::evaluate(&session, &config, &model, &options)?;
+    let evaluation = evaluation::evaluate(&session, &config, &model, &options)?;
     let (json_path, predictions) =
-        evaluate::write(&args.run, &config, &options, &folder, &evaluation)?;
+        evaluation::write(&args.run, &config, &options, &folder, &evaluation)?;
     if args.json {
-        let mut json = evaluate::to_json(&config, &options, &folder, &evaluation);
+        let mut json = evaluation::to_json(&config, &options, &folder, &evaluation);
         json["file"] = json!(json_path);
         json["predictions"] = json!(predictions);
         say(json)?;
@@ -271,7 +279,8 @@ fn sandbox_gaps() -> Option<Vec<String>> {
         "10",
         "--probe",
     ];
-    let found: serde_json::Value = serde_json::from_str(&train::ingest::run(probe).ok()?).ok()?;
+    let found: serde_json::Value =
+        serde_json::from_str(&crate::ingest_process::run(probe).ok()?).ok()?;
     let gaps = found["sandbox_gaps"].as_array()?.iter();
     gaps.map(|gap| gap.as_str().map(str::to_owned)).collect()
 }
