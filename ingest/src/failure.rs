@@ -1,64 +1,65 @@
-//! Why a modality that should be there is not: a short cause out of a small set, and what more is known.
+//! Failures: why a modality that should be there is missing. A failure has a short cause out of a small
+//! set, and details.
 //!
-//! Causes are what `manifest.json` counts by; the whole sentence goes into the shard's `error` column. Neither may hold
-//! anything that differs between two runs over the same input (times, process ids, absolute paths).
+//! `manifest.json` counts by cause, and the shard's `error` column holds both. Neither may hold anything
+//! that differs between two runs over the same input, such as times, process ids and absolute paths.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The file was there when it was listed, or never.
+/// The file does not exist.
 pub const NO_FILE: &str = "no such file";
-/// The system does not let us read it.
+/// The system refuses to read the file.
 pub const UNREADABLE: &str = "cannot be read";
-/// No bytes.
+/// The file has no bytes.
 pub const EMPTY: &str = "empty file";
-/// A small text file that stands for the real one.
+/// The file is a Git LFS pointer, a small text that stands for the media file.
 pub const LFS_POINTER: &str = "Git LFS pointer instead of media";
-/// No known container.
+/// The file is in no container that is known here.
 pub const NOT_MEDIA: &str = "not a media file";
-/// The container holds no such stream.
+/// The container holds no audio stream.
 pub const NO_AUDIO: &str = "no audio stream";
-/// The same for video.
+/// The container holds no video stream.
 pub const NO_VIDEO: &str = "no video stream";
 /// This build of libav cannot decode the codec.
 pub const NO_DECODER: &str = "no decoder";
-/// The stream is there and nothing usable comes out.
+/// Nothing usable can be decoded.
 pub const UNDECODABLE: &str = "cannot be decoded";
-/// Nothing but zeros.
+/// All samples of the audio are zero.
 pub const SILENT: &str = "silent";
-/// Less than one mel frame.
+/// The audio is shorter than one mel frame, or nothing is shown in the span of a video.
 pub const TOO_SHORT: &str = "too short";
-/// Beyond a limit that guards memory.
+/// The input exceeds a limit that protects memory.
 pub const TOO_LARGE: &str = "too large";
-/// A text without a word.
+/// The text has no words.
 pub const NO_TEXT: &str = "empty text";
-/// The child died.
+/// The decode worker crashed.
 pub const CRASHED: &str = "decoder crashed";
-/// The child did not answer in time.
+/// The decode worker took longer than the timeout.
 pub const TIMED_OUT: &str = "decoder took too long";
 
-/// The publisher's own file is wrong.
+/// The file is wrong as published.
 pub const KNOWN_BAD: &str = "known to be bad";
-/// The listing says that it should be there, in words that are none of the above.
+/// The listing gives a reason that is none of the above.
 pub const UNLISTED: &str = "not usable";
 
-/// Why one modality of one sample is missing.
+/// The reason why one modality of one sample is missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// One of this module's constants, or the words of the dataset's listing.
+    /// The cause, which is one of this module's constants.
     pub cause: String,
-    /// What more is known; may be empty.
+    /// Details, which may be empty.
     pub detail: String,
 }
 
 impl Failure {
-    /// A cause that says it all.
+    /// A failure without details.
     pub fn new(cause: &str) -> Failure {
         Failure::with(cause, "")
     }
 
-    /// A cause and what more is known.
+    /// A failure with details.
     pub fn with(cause: &str, detail: impl fmt::Display) -> Failure {
         Failure {
             cause: cause.to_owned(),
@@ -66,9 +67,14 @@ impl Failure {
         }
     }
 
-    /// The decoder asked for more memory than a worker may have.
+    /// The failure of a decoder that needs more memory than a worker may have.
     pub fn out_of_memory() -> Failure {
         Failure::with(TOO_LARGE, "needs more memory than --worker-memory allows")
+    }
+
+    /// The failure of a worker that does not keep to the protocol.
+    pub fn protocol_error() -> Failure {
+        Failure::with(CRASHED, "protocol error")
     }
 
     /// What the dataset's listing says about an input that is not there.

@@ -15,7 +15,6 @@ mod progress;
 mod run;
 mod shard_writer;
 mod source;
-mod synth;
 mod table;
 mod workers;
 

@@ -1,7 +1,7 @@
-//! What a finished run leaves beside its shards: `failures.parquet`, the standard masks, and last `manifest.json`.
+//! The files beside finished shards: `failures.parquet`, the standard masks and, last, `manifest.json`.
 //!
-//! Made from the shards alone, so it is the same whoever makes it, after however many interruptions. No clock, no host
-//! name, no absolute path goes in.
+//! They are made from the shards alone, so they have the same bytes whichever run makes them and however
+//! often runs were interrupted. They hold no clock time, no host name and no absolute path.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,151 +23,140 @@ use serde::Serialize;
 use crate::plan::Settings;
 use crate::shard_writer::{self, Finished, Warning};
 
-/// Seeds of the masks that every run gets: the paper's tables report three.
+/// Seeds of the masks that every run writes. The paper's tables report three.
 const STANDARD_SEEDS: [u64; 3] = [0, 1, 2];
 
-/// Warnings listed in full.
+/// Limit on the warnings that are listed. All of them are counted.
 const MAX_WARNINGS: usize = 1000;
 
-/// The whole output in one document.
+/// The contents of `manifest.json`.
 #[derive(Debug, Serialize)]
 pub struct Manifest {
-    /// Version of the program that made the shards.
+    /// The version of the program that made the shards.
     pub tool_version: String,
-    /// Version of the column layout.
+    /// The version of the shard format.
     pub schema_version: u32,
     /// The dataset's name.
     pub dataset: String,
-    /// The name people write.
+    /// The dataset's name as its publisher writes it.
     pub title: String,
-    /// Under which terms the data lies around.
+    /// The licence of the data.
     pub license: String,
-    /// (m1, m2).
+    /// The two modalities.
     pub modalities: [Modality; 2],
-    /// Hash over `settings`.
+    /// SHA-256 of `settings`, in hexadecimal.
     pub settings_hash: String,
-    /// What the bytes depend on.
+    /// The settings that the bytes depend on.
     pub settings: Settings,
-    /// The shards, by split and number.
+    /// The shards, in the order of split and number.
     pub shards: Vec<ShardEntry>,
-    /// What the splits hold.
+    /// The totals of each split.
     pub totals: BTreeMap<Split, Totals>,
-    /// What is missing that should be there.
+    /// Modalities that should be there and are missing.
     pub failures: Failures,
-    /// What went well and still deserves a word.
+    /// Problems that did not cost a modality.
     pub warnings: Warnings,
 }
 
-/// One shard.
+/// One shard in the manifest.
 #[derive(Debug, Serialize)]
 pub struct ShardEntry {
-    /// File name.
+    /// The file name.
     pub file: String,
-    /// Its split.
+    /// The split.
     pub split: Split,
-    /// Rows in it.
+    /// The number of rows.
     pub rows: usize,
-    /// Its size.
+    /// The size of the file in bytes.
     pub bytes: u64,
-    /// Its SHA-256.
+    /// The SHA-256 of the file, in hexadecimal.
     pub sha256: String,
 }
 
-/// One split.
+/// The totals of one split.
 #[derive(Debug, Default, Serialize)]
 pub struct Totals {
-    /// Samples in the annotation.
+    /// The number of samples in the annotation.
     pub samples: usize,
-    /// Rows in the shards.
+    /// The number of rows in the shards.
     pub rows: usize,
-    /// Samples of which nothing is left: `samples - rows`.
+    /// The number of samples without any modality: `samples - rows`.
     pub quarantined: usize,
-    /// Rows that lack a modality that should be there.
+    /// The number of rows that lack a modality that should be there.
     pub incomplete: usize,
-    /// Rows that have each modality.
+    /// The number of rows with each modality.
     pub present: BTreeMap<Modality, usize>,
-    /// Rows per class, in the classes' order.
+    /// The number of rows of each class, in the order of the classes.
     pub classes: Vec<ClassCount>,
 }
 
-/// Rows of one class.
+/// The rows of one class.
 #[derive(Debug, Serialize)]
 pub struct ClassCount {
-    /// The class.
+    /// The class's name.
     pub name: String,
-    /// Its rows; a row counts once for each of its labels.
+    /// The number of rows. A row counts once for each of its labels.
     pub rows: usize,
 }
 
-/// What is missing that should be there.
+/// Modalities that should be there and are missing.
 #[derive(Debug, Default, Serialize)]
 pub struct Failures {
-    /// Samples with nothing left; they are in `failures.parquet`.
+    /// The number of samples without any modality, which are in `failures.parquet`.
     pub quarantined: usize,
-    /// Rows that lack a modality; their `error` column says why.
+    /// The number of rows that lack a modality. Their `error` column holds the reason.
     pub incomplete: usize,
-    /// Both kinds by modality and cause.
+    /// The failures of both by modality and cause.
     pub causes: BTreeMap<Modality, BTreeMap<String, usize>>,
 }
 
-/// What went well and still deserves a word.
+/// Problems that did not cost a modality.
 #[derive(Debug, Default, Serialize)]
 pub struct Warnings {
-    /// How many of each sort.
+    /// The number of warnings, by cause.
     pub causes: BTreeMap<String, usize>,
-    /// The first ones.
+    /// The first [`MAX_WARNINGS`] warnings.
     pub first: Vec<Warning>,
 }
 
-/// Adds the shards up and writes everything that belongs beside them into the folder, the manifest last.
-pub fn write(
-    folder: &Path,
-    info: &Info,
-    finished: &[Finished],
-) -> anyhow::Result<Option<Manifest>> {
-    let Some(first) = finished.first() else {
-        return Ok(None);
-    };
-    write_failures(folder, info, finished)?;
-    let mut manifest = Manifest {
-        tool_version: first.spec.tool_version.clone(),
-        schema_version: first.summary.settings.schema_version,
-        dataset: first.spec.dataset.clone(),
-        title: info.title.clone(),
-        license: info.license.clone(),
-        modalities: first.spec.modalities,
-        settings_hash: first.spec.settings_hash.clone(),
-        settings: first.summary.settings.clone(),
-        shards: Vec::new(),
-        totals: BTreeMap::new(),
-        failures: Failures::default(),
-        warnings: Warnings::default(),
-    };
-    for shard in finished {
-        let path = folder.join(shard.name.file_name());
-        let (bytes, sha256) =
-            util::hash::sha256_of_file(&path).with_context(|| path.display().to_string())?;
+impl Manifest {
+    /// A manifest without shards, with the settings of a run's first one.
+    fn without_shards(info: &Info, first: &Finished) -> Manifest {
+        Manifest {
+            tool_version: first.spec.tool_version.clone(),
+            schema_version: first.summary.settings.schema_version,
+            dataset: first.spec.dataset.clone(),
+            title: info.title.clone(),
+            license: info.license.clone(),
+            modalities: first.spec.modalities,
+            settings_hash: first.spec.settings_hash.clone(),
+            settings: first.summary.settings.clone(),
+            shards: Vec::new(),
+            totals: BTreeMap::new(),
+            failures: Failures::default(),
+            warnings: Warnings::default(),
+        }
+    }
+
+    /// Adds a shard, whose file has this size and SHA-256, to the list and to all totals.
+    fn add_shard(&mut self, shard: &Finished, bytes: u64, sha256: String) {
         let summary = &shard.summary;
-        manifest.shards.push(ShardEntry {
+        self.shards.push(ShardEntry {
             file: shard.name.file_name(),
             split: shard.name.split,
             rows: summary.rows,
             bytes,
             sha256,
         });
-        let totals = manifest
+        let no_rows = |name: &String| ClassCount {
+            name: name.clone(),
+            rows: 0,
+        };
+        let totals = self
             .totals
             .entry(shard.name.split)
             .or_insert_with(|| Totals {
-                classes: shard
-                    .spec
-                    .classes
-                    .iter()
-                    .map(|name| ClassCount {
-                        name: name.clone(),
-                        rows: 0,
-                    })
-                    .collect(),
+                classes: shard.spec.classes.iter().map(no_rows).collect(),
                 ..Totals::default()
             });
         totals.samples += summary.samples;
@@ -178,20 +167,38 @@ pub fn write(
         for (count, rows) in totals.classes.iter_mut().zip(&summary.classes) {
             count.rows += rows;
         }
-        manifest.failures.quarantined += summary.quarantined.len();
-        manifest.failures.incomplete += summary.incomplete;
+        self.failures.quarantined += summary.quarantined.len();
+        self.failures.incomplete += summary.incomplete;
         for (modality, causes) in &summary.causes {
-            add(
-                manifest.failures.causes.entry(*modality).or_default(),
-                causes,
-            );
+            add(self.failures.causes.entry(*modality).or_default(), causes);
         }
-        add(&mut manifest.warnings.causes, &summary.warning_causes);
-        let room = MAX_WARNINGS - manifest.warnings.first.len();
-        manifest
-            .warnings
-            .first
-            .extend(summary.warnings.iter().take(room).cloned());
+        add(&mut self.warnings.causes, &summary.warning_causes);
+        let room = MAX_WARNINGS - self.warnings.first.len();
+        let listed = summary.warnings.iter().take(room).cloned();
+        self.warnings.first.extend(listed);
+    }
+}
+
+/// Writes the files that belong beside the shards into the folder, the manifest last. Returns `None` if
+/// there are no shards.
+///
+/// # Errors
+/// A shard cannot be read, or a file cannot be written.
+pub fn write(
+    folder: &Path,
+    info: &Info,
+    finished: &[Finished],
+) -> anyhow::Result<Option<Manifest>> {
+    let Some(first) = finished.first() else {
+        return Ok(None);
+    };
+    write_failures(folder, info, finished)?;
+    let mut manifest = Manifest::without_shards(info, first);
+    for shard in finished {
+        let path = folder.join(shard.name.file_name());
+        let (bytes, sha256) =
+            util::hash::sha256_of_file(&path).with_context(|| path.display().to_string())?;
+        manifest.add_shard(shard, bytes, sha256);
     }
     if manifest.shards.iter().any(|shard| shard.rows > 0) {
         write_masks(folder)?;
@@ -202,13 +209,15 @@ pub fn write(
     Ok(Some(manifest))
 }
 
+/// Adds the counts of `more` to those of `sum`.
 fn add<K: Ord + Clone>(sum: &mut BTreeMap<K, usize>, more: &BTreeMap<K, usize>) {
     for (key, count) in more {
         *sum.entry(key.clone()).or_default() += count;
     }
 }
 
-/// One row per sample with nothing left: id, split, source, the whole sentence, and one reason per modality.
+/// Writes `failures.parquet`. It has a row for each sample without any modality: id, split, source and
+/// the failure of each modality.
 fn write_failures(folder: &Path, info: &Info, finished: &[Finished]) -> anyhow::Result<()> {
     let all = || {
         finished.iter().flat_map(|shard| {
@@ -263,7 +272,8 @@ fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
     util::atomic::write(&path, bytes).with_context(|| path.display().to_string())
 }
 
-/// The masks of every protocol that the dataset has, at the rate and for the seeds of the paper's tables.
+/// Writes the masks of all protocols that the dataset has, with the rate and the seeds of the paper's
+/// tables.
 fn write_masks(folder: &Path) -> anyhow::Result<()> {
     let shards = Shards::open(folder)?;
     for protocol in Protocol::of(shards.spec().modalities) {
@@ -275,7 +285,10 @@ fn write_masks(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes manifest and failures, which speak of shards that are about to change.
+/// Removes the manifest and the table of failures, because the shards are about to change.
+///
+/// # Errors
+/// A file cannot be removed.
 pub fn remove(folder: &Path) -> anyhow::Result<()> {
     for name in [MANIFEST_FILE, FAILURES_FILE] {
         let path = folder.join(name);

@@ -1,12 +1,14 @@
-//! Masks made by other programs: one number per sample, as the code of missing-aware prompts (Lee et al. 2023) keeps
-//! them.
+//! Masks of other programs: one code per sample, as in the code of missing-aware prompts (Lee et al.,
+//! CVPR 2023).
 //!
-//! 0: both modalities are shown. 1: the dataset's second modality is gone (there: the text). 2: the first is gone
-//! (there: the image). For audio and video, in this order, 1 takes the video and 2 the sound.
+//! Code 0 means that both modalities are present, 1 that the dataset's second modality is missing (in
+//! their code the text), and 2 that the first one is missing (in their code the image). With audio and
+//! video, in this order, 1 removes the video and 2 the audio.
 //!
-//! `.npy` and `.safetensors` hold one number per sample of a split, in the order of its shards, which is that of the
-//! annotation. `.csv` holds the same without a header, or `id,value` with one (and `split`, where ids repeat), in any
-//! order. Nothing else is guessed: a count that does not fit is an error.
+//! A `.npy` or `.safetensors` file holds one code per sample of a split, in the order of the shards,
+//! which is that of the annotation. A `.csv` file holds the same without a header, or has a header with
+//! `id` and `value` (and `split`, where ids repeat) and rows in any order. A number of codes that does
+//! not fit is an error.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,26 +18,27 @@ use anyhow::{Context, bail};
 use npyz::{DType, NpyFile, TypeChar};
 use safetensors::{Dtype, SafeTensors};
 
-/// The numbers of a file: by place, or by id.
+/// The codes of a file.
 #[derive(Debug, PartialEq)]
 pub enum Values {
-    /// One per sample in the split's order.
+    /// One code per sample, in the order of the split.
     InOrder(Vec<u8>),
-    /// By sample.
+    /// Codes by the id of their sample.
     ById(BTreeMap<String, u8>),
 }
 
-/// Reads a file by its ending. `split` chooses rows of a csv that has a column of that name.
+/// Reads a file in the format of its extension. Of a `.csv` file with a column `split`, only the rows
+/// of `split` are read.
 ///
 /// # Errors
-/// Another ending, a file that is not what its ending says, a number that is none of 0, 1 and 2.
+/// The extension is another one, the file is not of that format, or a code is none of 0, 1 and 2.
 pub fn read(path: &Path, split: &str) -> anyhow::Result<Values> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
-    let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    let numbers = match ending.as_deref() {
-        Some("npy") => npy(&bytes).map(|n| (n, None)),
-        Some("safetensors") => safetensors(&bytes).map(|n| (n, None)),
-        Some("csv") => csv(&bytes, split),
+    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    let numbers = match extension.as_deref() {
+        Some("npy") => read_npy(&bytes).map(|n| (n, None)),
+        Some("safetensors") => read_safetensors(&bytes).map(|n| (n, None)),
+        Some("csv") => read_csv(&bytes, split),
         _ => bail!(
             "{}: is neither .npy nor .safetensors nor .csv; save the mask as one of these (a .pt with numpy.save(path, tensor.numpy()))",
             path.display()
@@ -49,7 +52,7 @@ pub fn read(path: &Path, split: &str) -> anyhow::Result<Values> {
         let mut by_id = BTreeMap::new();
         for (id, code) in ids.into_iter().zip(codes) {
             if by_id.insert(id.clone(), code).is_some() {
-                return Err(format!("sample '{id}' stands there twice"));
+                return Err(format!("sample '{id}' appears twice"));
             }
         }
         Ok(Values::ById(by_id))
@@ -63,32 +66,34 @@ fn code(number: &f64) -> Result<u8, String> {
         1.0 => Ok(1),
         2.0 => Ok(2),
         other => Err(format!(
-            "{other} is none of 0 (complete), 1 (second modality gone) and 2 (first modality gone)"
+            "{other} is none of 0 (complete), 1 (second modality missing) and 2 (first modality missing)"
         )),
     }
 }
 
-/// What a sample shows.
-pub fn shown(code: u8) -> [bool; 2] {
+/// Returns which of the two modalities a code leaves present.
+pub fn present(code: u8) -> [bool; 2] {
     [code != 2, code != 1]
 }
 
 type Numbers = Result<Vec<f64>, String>;
 
-/// What is wrong with a file whose numbers end before they should, or go on after it.
-const CUT_OFF: &str = "does not hold as many numbers as its header says; it was cut off or damaged";
+/// The problem of a file that holds fewer or more numbers than its header says.
+const WRONG_LENGTH: &str =
+    "does not hold as many numbers as its header says; it was cut off or damaged";
 
-/// A one-dimensional array as numpy saves it (format versions 1 to 3, either byte order).
-fn npy(bytes: &[u8]) -> Numbers {
-    /// The values of a file, all of one type.
+/// Reads a one-dimensional array as numpy saves it (format versions 1 to 3, either byte order).
+fn read_npy(bytes: &[u8]) -> Numbers {
+    /// Reads the values of a file, which are all of one type.
     fn all<T: npyz::Deserialize>(
         file: NpyFile<&mut &[u8]>,
         number: impl Fn(T) -> f64,
     ) -> Result<Vec<f64>, String> {
-        let values = file.into_vec().map_err(|_| CUT_OFF.to_string())?;
+        let values = file.into_vec().map_err(|_| WRONG_LENGTH.to_string())?;
         Ok(values.into_iter().map(number).collect())
     }
-    // The parser of the header recurses into brackets. An array of numbers has two or three pairs of them.
+    // The parser of the header recurses into brackets, so that many of them overflow the stack. The header
+    // of an array of numbers has two or three pairs.
     let header = match bytes.get(6..12) {
         Some([1, _, a, b, ..]) => 10 + u16::from_le_bytes([*a, *b]) as usize,
         Some([_, _, a, b, c, d]) => 12 + u32::from_le_bytes([*a, *b, *c, *d]) as usize,
@@ -101,11 +106,11 @@ fn npy(bytes: &[u8]) -> Numbers {
     let mut rest = bytes;
     let file = NpyFile::new(&mut rest).map_err(|error| format!("is no .npy file ({error})"))?;
     if file.shape().len() != 1 {
-        return Err(shape(file.shape()));
+        return Err(wrong_shape(file.shape()));
     }
     let kind = match file.dtype() {
         DType::Plain(kind) => kind,
-        other => return Err(unknown(other.descr())),
+        other => return Err(unknown_type(other.descr())),
     };
     let numbers = match (kind.type_char(), kind.size_field()) {
         (TypeChar::Bool, 1) => all(file, |v: bool| f64::from(u8::from(v))),
@@ -116,18 +121,18 @@ fn npy(bytes: &[u8]) -> Numbers {
         (TypeChar::Int, 8) => all(file, |v: i64| v as f64),
         (TypeChar::Float, 4) => all(file, |v: f32| f64::from(v)),
         (TypeChar::Float, 8) => all(file, |v: f64| v),
-        _ => return Err(unknown(kind)),
+        _ => return Err(unknown_type(kind)),
     };
     if !rest.is_empty() {
-        return Err(CUT_OFF.to_string());
+        return Err(WRONG_LENGTH.to_string());
     }
     numbers
 }
 
-/// The only tensor of a safetensors file, which is little-endian.
-fn safetensors(bytes: &[u8]) -> Numbers {
+/// Reads the only tensor of a safetensors file, which is little-endian.
+fn read_safetensors(bytes: &[u8]) -> Numbers {
     fn all<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-        // Nothing is left over: the reader has held the length against type and shape.
+        // No bytes remain, because `deserialize` has checked the length against type and shape.
         let (chunks, _) = bytes.as_chunks::<N>();
         chunks.iter().map(|chunk| number(*chunk)).collect()
     }
@@ -135,10 +140,10 @@ fn safetensors(bytes: &[u8]) -> Numbers {
         .map_err(|error| format!("is no .safetensors file ({error})"))?;
     let tensors = file.tensors();
     let [(_, tensor)] = &tensors[..] else {
-        return Err(format!("holds {} tensors; one is wanted", tensors.len()));
+        return Err(format!("holds {} tensors; give one", tensors.len()));
     };
     if tensor.shape().len() != 1 {
-        return Err(shape(tensor.shape()));
+        return Err(wrong_shape(tensor.shape()));
     }
     let data = tensor.data();
     Ok(match tensor.dtype() {
@@ -149,27 +154,27 @@ fn safetensors(bytes: &[u8]) -> Numbers {
         Dtype::I64 => all(data, |v| i64::from_le_bytes(v) as f64),
         Dtype::F32 => all(data, |v| f64::from(f32::from_le_bytes(v))),
         Dtype::F64 => all(data, f64::from_le_bytes),
-        other => return Err(unknown(other)),
+        other => return Err(unknown_type(other)),
     })
 }
 
-fn unknown(kind: impl std::fmt::Display) -> String {
-    format!("numbers of type {kind} are not known here; save int64")
+fn unknown_type(kind: impl std::fmt::Display) -> String {
+    format!("numbers of type {kind} cannot be read; save int64")
 }
 
-fn shape(shape: &[impl std::fmt::Debug]) -> String {
-    format!("has shape {shape:?}; one number per sample is wanted")
+fn wrong_shape(shape: &[impl std::fmt::Debug]) -> String {
+    format!("has shape {shape:?}; give one number per sample")
 }
 
-/// A number per line, or a header with `id` and `value`.
-fn csv(bytes: &[u8], split: &str) -> Result<(Vec<f64>, Option<Vec<String>>), String> {
+/// Reads a csv text: one number per line, or a header with `id` and `value`.
+fn read_csv(bytes: &[u8], split: &str) -> Result<(Vec<f64>, Option<Vec<String>>), String> {
     let reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
         .trim(csv::Trim::All)
         .from_reader(bytes);
     let mut rows = reader.into_records().filter_map(|row| match row {
-        // A line of blanks; the reader skips empty ones itself.
+        // A line of blanks. The reader skips empty lines itself.
         Ok(row) if row.len() == 1 && row[0].is_empty() => None,
         Ok(row) => Some(Ok((row.position().map_or(0, csv::Position::line), row))),
         Err(error) => Some(Err(format!("is no csv text ({error})"))),
@@ -186,9 +191,7 @@ fn csv(bytes: &[u8], split: &str) -> Result<(Vec<f64>, Option<Vec<String>>), Str
         (1, ..) => (None, 0),
         (_, Some(id), Some(value)) => (Some(id), value),
         _ => {
-            return Err(
-                "line 1: a header with id and value is wanted, or one number per line".into(),
-            );
+            return Err("line 1: give a header with id and value, or one number per line".into());
         }
     };
     let mut numbers = Vec::new();
@@ -263,7 +266,7 @@ mod tests {
     const MASK: &str = r#"{"mask":{"dtype":"I64","shape":[4],"data_offsets":[0,32]}}"#;
 
     #[test]
-    fn what_numpy_and_safetensors_write() {
+    fn npy_and_safetensors_files_are_read() {
         // numpy.save(f, numpy.array([0, 1, 2, 0])) and the same in other types; numpy 2.
         let want = Values::InOrder(vec![0, 1, 2, 0]);
         let whole = array("<i8", [0i64, 1, 2, 0].map(i64::to_le_bytes));
@@ -283,7 +286,7 @@ mod tests {
             values("m.npy", &array("|b1", [[0], [1], [1], [0]])),
             Values::InOrder(vec![0, 1, 1, 0])
         );
-        // One dimension lies in memory the same way in either order.
+        // An array of one dimension is the same in row-major and column-major order.
         let mut fortran = header("<i8", "True", "(4,)");
         fortran.extend(&whole[whole.len() - 32..]);
         assert_eq!(values("m.npy", &fortran), want);
@@ -294,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn wrong_shapes_types_and_lengths_are_refused() {
         let data = [0i64, 1, 2, 0].map(i64::to_le_bytes).concat();
         let npy = |kind: &str, shape: &str| {
             let mut bytes = header(kind, "False", shape);
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn no_damage_makes_it_panic() {
+    fn damaged_files_do_not_panic() {
         let whole = array("<i8", [0i64, 1, 2, 0].map(i64::to_le_bytes));
         let csv = b"id,split,value\na,test,1\n\"b\",test,0\n".to_vec();
         for (name, bytes) in [
@@ -354,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn csv_by_place_and_by_id() {
+    fn csv_files_are_read_with_and_without_ids() {
         assert_eq!(
             values("m.csv", b"0\n2\n\n1\n"),
             Values::InOrder(vec![0, 2, 1])
@@ -381,9 +384,9 @@ mod tests {
     }
 
     #[test]
-    fn one_takes_the_second_modality() {
+    fn code_one_removes_the_second_modality() {
         assert_eq!(
-            [0, 1, 2].map(shown),
+            [0, 1, 2].map(present),
             [[true, true], [true, false], [false, true]]
         );
     }

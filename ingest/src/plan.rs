@@ -1,7 +1,7 @@
-//! What a run will do, before it does anything: settings, their hash, and the shards with their samples.
+//! The plan of a run: its settings, their hash, and the shards with their samples.
 //!
-//! A plan is a function of the dataset's listing and the settings alone. `--dry-run` prints it, a run executes it, and a
-//! finished shard is recognised by it.
+//! A plan depends on the dataset's listing and the settings alone, and is known before anything is
+//! decoded. `--dry-run` prints it, a run executes it, and a finished shard is recognised by it.
 
 use std::collections::BTreeMap;
 
@@ -11,53 +11,53 @@ use features::schema::{FRAME_POLICY, SCHEMA_VERSION};
 use features::{MelDtype, ShardName, ShardSpec};
 use serde::{Deserialize, Serialize};
 
-/// Samples per shard by default: about 350 MB of audio and video.
+/// Default number of samples in a shard: about 350 MB of audio and video.
 pub const DEFAULT_SHARD_ROWS: usize = 512;
 
-/// Frames kept per clip by default.
+/// Default number of frames that are kept of a clip.
 pub const DEFAULT_FRAME_POOL: u32 = 10;
 
-/// What of a clip is ingested, where the annotation tells when its event is.
+/// The part of a clip that is ingested, where the annotation gives the time of an event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Segment {
     /// The whole clip.
     #[default]
     Clip,
-    /// The event's seconds of sound and picture; the whole clip where a row has no event.
+    /// The audio and video of the event; the whole clip if a sample has no event.
     Event,
 }
 
-/// Everything that changes the bytes of the output, beside the samples themselves.
+/// Everything but the samples that changes the bytes of the output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Version of this program.
+    /// The version of this program.
     pub tool_version: String,
-    /// Version of the shard format: columns, and what media become in them.
+    /// The version of the shard format: the columns and the encoding of media in them.
     pub schema_version: u32,
     /// The dataset's name.
     pub dataset: String,
-    /// Its classes in order.
+    /// The dataset's classes, in order.
     pub classes: Vec<String>,
-    /// How mel is computed.
+    /// How log-mel spectrograms are computed.
     pub mel_recipe: String,
-    /// How mel is stored.
+    /// The number format of mel values.
     pub mel_dtype: String,
-    /// How frames are drawn and stored.
+    /// How frames are selected and encoded.
     pub frame_policy: String,
-    /// Frames per clip; 0 keeps all.
+    /// The number of frames of a clip. 0 stands for all.
     pub frame_pool: u32,
-    /// What of a clip is ingested.
+    /// The part of a clip that is ingested.
     pub segment: Segment,
-    /// Samples per shard.
+    /// The number of samples in a shard.
     pub shard_rows: usize,
-    /// Samples per split, where not all are taken.
+    /// The number of samples of each split. `None` stands for all.
     pub limit: Option<usize>,
-    /// What the listing depends on.
+    /// The settings of the listing.
     pub listing: ListOptions,
 }
 
-/// The part of the settings that the user chooses.
+/// The settings that the user chooses.
 #[derive(Debug, Clone)]
 pub struct Choices {
     /// See [`Settings::mel_dtype`].
@@ -74,31 +74,32 @@ pub struct Choices {
     pub listing: ListOptions,
 }
 
-/// A run.
+/// The plan of a run.
 #[derive(Debug)]
 pub struct Plan {
     /// The settings.
     pub settings: Settings,
     /// SHA-256 of the settings, in hexadecimal.
     pub hash: String,
-    /// What every shard's schema is made from.
+    /// The description of every shard's schema.
     pub spec: ShardSpec,
-    /// The shards, by split and number.
+    /// The shards, in the order of split and number.
     pub shards: Vec<Shard>,
 }
 
-/// One file to be.
+/// One shard to be written.
 #[derive(Debug)]
 pub struct Shard {
-    /// Which one.
+    /// The shard's name.
     pub name: ShardName,
-    /// Its samples, in the listing's order.
+    /// The samples, in the order of the listing.
     pub samples: Vec<Sample>,
-    /// SHA-256 over the samples as listed, in hexadecimal: tells whether a finished shard was made from them.
+    /// SHA-256 of the samples as listed, in hexadecimal. It tells whether a finished shard was made from
+    /// the same samples.
     pub input_hash: String,
 }
 
-/// Makes the plan.
+/// Plans a run over the samples of a listing.
 pub fn plan(info: &Info, listing: Listing, choices: &Choices) -> Plan {
     let settings = Settings {
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -156,12 +157,12 @@ pub fn plan(info: &Info, listing: Listing, choices: &Choices) -> Plan {
 }
 
 impl Plan {
-    /// Samples in all shards.
+    /// The number of samples in all shards.
     pub fn samples(&self) -> usize {
         self.shards.iter().map(|shard| shard.samples.len()).sum()
     }
 
-    /// Shards per split.
+    /// The number of shards of each split.
     pub fn shards_per_split(&self) -> BTreeMap<Split, usize> {
         self.shards
             .iter()
@@ -170,7 +171,7 @@ impl Plan {
     }
 }
 
-/// SHA-256 of a value's JSON, in hexadecimal.
+/// Returns the SHA-256 of a value's JSON, in hexadecimal.
 pub(crate) fn hash_json(value: &impl Serialize) -> String {
     let json = serde_json::to_vec(value).expect("plain data with string keys always serialises");
     util::hash::sha256(json)

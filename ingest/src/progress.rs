@@ -1,4 +1,4 @@
-//! How far a run is: a bar with rate and time left on a terminal, JSON lines on stderr otherwise.
+//! The progress of a job, on stderr: a bar with rate and time left on a terminal, JSON lines otherwise.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// Time between two JSON lines.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Reports to stderr.
+/// Reports the progress of one job.
 pub struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
@@ -19,7 +19,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins a job of so many steps.
+    /// Starts a job of `total` steps.
     pub fn start(job: &str, total: u64) -> Progress {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
@@ -43,12 +43,12 @@ impl Progress {
             total,
         };
         if progress.bar.is_none() {
-            line(&json!({"event": "start", "job": job, "total": total}));
+            print_line(&json!({"event": "start", "job": job, "total": total}));
         }
         progress
     }
 
-    /// One step further. `note` is what to show beside the figures, such as the count of failures.
+    /// Counts one step. `note` is shown beside the figures, such as the number of failures.
     pub fn step(&mut self, note: impl FnOnce() -> String) {
         self.done += 1;
         match &self.bar {
@@ -61,25 +61,25 @@ impl Progress {
             }
             None if self.last.elapsed() >= INTERVAL => {
                 self.last = Instant::now();
-                line(&self.figures("progress", &note()));
+                print_line(&self.figures("progress", &note()));
             }
             None => {}
         }
     }
 
-    /// Tells about something on a line of its own.
-    pub fn say(&self, event: &str, message: &str) {
+    /// Prints a message on a line of its own. `event` is the kind of message in JSON.
+    pub fn print(&self, event: &str, message: &str) {
         match &self.bar {
             Some(bar) => bar.println(message),
-            None => line(&json!({"event": event, "message": message})),
+            None => print_line(&json!({"event": event, "message": message})),
         }
     }
 
-    /// Ends the job.
+    /// Ends the job. `note` is the last one.
     pub fn finish(&self, note: &str) {
         match &self.bar {
             Some(bar) => bar.finish_and_clear(),
-            None => line(&self.figures("done", note)),
+            None => print_line(&self.figures("done", note)),
         }
     }
 
@@ -100,7 +100,8 @@ impl Progress {
     }
 }
 
-fn line(value: &Value) {
-    // Progress that nobody can see is no reason to stop.
+/// Prints a line of JSON on stderr.
+fn print_line(value: &Value) {
+    // A closed stderr is no reason to stop.
     drop(writeln!(stderr(), "{value}"));
 }

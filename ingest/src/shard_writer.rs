@@ -1,9 +1,9 @@
-//! One shard on disk: written whole or not at all, and able to say on its own what it holds.
+//! Shards on disk. A shard is written whole or not at all, and describes its own contents.
 //!
-//! The rows go into a file with a temporary name ([`util::atomic`]); only when that is complete and on the disk does it
-//! get its final one.
-//! Beside the rows a shard carries a [`Summary`] in its Parquet key-value metadata: what became of every sample that
-//! was to be in it. Manifest and failures are made from these alone.
+//! The rows go into a file with a temporary name ([`util::atomic`]), which gets its final name when it is
+//! complete and on the disk. Beside the rows a shard has a [`Summary`] in its Parquet key-value metadata,
+//! which says what became of every sample that was planned for it. The manifest and the table of
+//! failures are made from the summaries alone.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,75 +21,75 @@ use util::atomic::AtomicFile;
 use crate::failure::Failure;
 use crate::plan::Settings;
 
-/// Parquet metadata key of the [`Summary`].
+/// Key of the [`Summary`] in the Parquet metadata.
 pub(crate) const SUMMARY_KEY: &str = "u2a.summary";
 
-/// Warnings kept in full per shard; all are counted.
+/// Limit on the warnings that a summary lists. All of them are counted.
 const MAX_WARNINGS: usize = 100;
 
-/// What became of a shard's samples.
+/// What became of the samples of a shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// The settings it was made with.
+    /// The settings of the run.
     pub settings: Settings,
-    /// Hash over its samples as listed.
+    /// SHA-256 of the samples as listed, in hexadecimal.
     pub input_hash: String,
-    /// Shards per split of the whole run.
+    /// The number of shards of each split in the whole run.
     pub shards: BTreeMap<Split, usize>,
-    /// Samples that were to be in it.
+    /// The number of samples that were planned for the shard.
     pub samples: usize,
-    /// Rows that are.
+    /// The number of rows.
     pub rows: usize,
-    /// Rows per class, by label.
+    /// The number of rows of each class, by label.
     pub classes: Vec<usize>,
-    /// Rows that have each modality.
+    /// The number of rows with each modality.
     pub present: BTreeMap<Modality, usize>,
-    /// Rows that lack a modality that should be there.
+    /// The number of rows that lack a modality that should be there.
     pub incomplete: usize,
-    /// Why, by modality and cause, quarantined samples included.
+    /// Failures by modality and cause, those of quarantined samples included.
     pub causes: BTreeMap<Modality, BTreeMap<String, usize>>,
-    /// Samples with nothing left.
+    /// The samples without any modality, which have no row.
     pub quarantined: Vec<Quarantined>,
-    /// What went well and still deserves a word, by cause.
+    /// The number of warnings, by cause.
     pub warning_causes: BTreeMap<String, usize>,
-    /// The first of these warnings.
+    /// The first [`MAX_WARNINGS`] warnings.
     pub warnings: Vec<Warning>,
 }
 
-/// A sample of which nothing is left.
+/// A sample without any modality, which gets no row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Quarantined {
-    /// Its id.
+    /// The sample's id.
     pub id: String,
-    /// Path below the raw root.
+    /// The path below the raw root.
     pub source: String,
-    /// Class indices.
+    /// The class indices.
     pub labels: Vec<u32>,
-    /// Why, by modality; empty where the data never had anything.
+    /// Failures by modality. Empty if the data never had any.
     pub failures: BTreeMap<Modality, Failure>,
 }
 
-/// Something about a row that is there.
+/// A problem of a row that did not cost a modality.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Warning {
-    /// The row's id.
+    /// The sample's id.
     pub id: String,
-    /// Which modality it is about.
+    /// The modality with the problem.
     pub modality: Modality,
-    /// What.
+    /// The problem.
     pub what: Failure,
 }
 
 /// What became of one sample.
 pub enum Outcome {
-    /// A row, and why it lacks what it lacks.
+    /// A row, and the failures of the modalities that it lacks.
     Row(Box<Row>, BTreeMap<Modality, Failure>),
-    /// Nothing.
+    /// No row.
     Quarantined(Quarantined),
 }
 
 impl Summary {
-    /// Of a shard to which nothing was added yet.
+    /// The summary of a shard without samples.
     pub fn new(settings: Settings, input_hash: String, shards: BTreeMap<Split, usize>) -> Summary {
         Summary {
             classes: vec![0; settings.classes.len()],
@@ -131,27 +131,30 @@ impl Summary {
     }
 }
 
-/// A shard being written.
-pub struct Writer {
+/// A shard that is being written.
+pub struct ShardWriter {
     path: PathBuf,
     spec: ShardSpec,
     writer: ArrowWriter<AtomicFile>,
     summary: Summary,
 }
 
-impl Writer {
-    /// Begins a shard in a folder.
+impl ShardWriter {
+    /// Creates a shard in a folder, under a temporary name.
+    ///
+    /// # Errors
+    /// The file cannot be created or written.
     pub fn create(
         folder: &Path,
         name: ShardName,
         spec: &ShardSpec,
         summary: Summary,
-    ) -> anyhow::Result<Writer> {
+    ) -> anyhow::Result<ShardWriter> {
         let path = folder.join(name.file_name());
         let file = AtomicFile::create(&path).with_context(|| path.display().to_string())?;
         let writer = ArrowWriter::try_new(file, spec.arrow_schema(), Some(writer_properties(spec)))
             .with_context(|| path.display().to_string())?;
-        Ok(Writer {
+        Ok(ShardWriter {
             path,
             spec: spec.clone(),
             writer,
@@ -159,7 +162,10 @@ impl Writer {
         })
     }
 
-    /// Adds the next sample's outcome.
+    /// Adds the next sample.
+    ///
+    /// # Errors
+    /// The file cannot be written.
     pub fn push(&mut self, outcome: Outcome, warnings: Vec<Warning>) -> anyhow::Result<()> {
         self.summary.samples += 1;
         self.summary.warn(warnings);
@@ -179,7 +185,7 @@ impl Writer {
                     *self.summary.present.entry(modality).or_default() +=
                         usize::from(row.has(modality));
                 }
-                // One row per batch: the schema's row groups are then the same however rows arrive.
+                // A batch of one row makes the row groups depend on the rows alone.
                 let batch = record_batch(&self.spec, std::slice::from_ref(&row))?;
                 self.writer
                     .write(&batch)
@@ -189,31 +195,36 @@ impl Writer {
         Ok(())
     }
 
-    /// Completes the shard and gives it its name. Returns what it holds.
-    pub fn finish(mut self) -> anyhow::Result<Summary> {
+    /// Completes the shard and gives it its final name.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn finish(mut self) -> anyhow::Result<()> {
         let json = serde_json::to_string(&self.summary)?;
         self.writer
             .append_key_value_metadata(KeyValue::new(SUMMARY_KEY.to_owned(), json));
         let path = self.path.display();
         let file = self.writer.into_inner().with_context(|| path.to_string())?;
-        file.publish().with_context(|| path.to_string())?;
-        Ok(self.summary)
+        file.publish().with_context(|| path.to_string())
     }
 }
 
-/// A shard that is there.
+/// A shard with its final name.
 #[derive(Debug)]
 pub struct Finished {
-    /// Its name.
+    /// The shard's name.
     pub name: ShardName,
-    /// Its schema's settings.
+    /// What its schema says.
     pub spec: ShardSpec,
-    /// What it says of itself.
+    /// What became of its samples.
     pub summary: Summary,
 }
 
-/// Reads the footers of all shards in a folder, in order. An absent folder has none.
-pub fn survey(folder: &Path) -> anyhow::Result<Vec<Finished>> {
+/// Reads the summaries of all shards in a folder, in order. A folder that does not exist has none.
+///
+/// # Errors
+/// The folder or a shard cannot be read.
+pub fn read_summaries(folder: &Path) -> anyhow::Result<Vec<Finished>> {
     let mut names = Vec::new();
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -224,12 +235,15 @@ pub fn survey(folder: &Path) -> anyhow::Result<Vec<Finished>> {
         names.extend(entry.file_name().to_str().and_then(ShardName::parse));
     }
     names.sort();
-    names.into_iter().map(|name| read(folder, name)).collect()
+    names
+        .into_iter()
+        .map(|name| read_summary(folder, name))
+        .collect()
 }
 
-fn read(folder: &Path, name: ShardName) -> anyhow::Result<Finished> {
+fn read_summary(folder: &Path, name: ShardName) -> anyhow::Result<Finished> {
     let path = folder.join(name.file_name());
-    let remedy = "delete it and start again, or use --overwrite";
+    let remedy = "delete it and repeat the command, or use --overwrite";
     let damaged = |problem: &dyn std::fmt::Display| {
         anyhow!(
             "{}: this shard cannot be read ({problem}); {remedy}",
@@ -249,7 +263,7 @@ fn read(folder: &Path, name: ShardName) -> anyhow::Result<Finished> {
         .ok_or_else(|| damaged(&"it has no summary"))?;
     let summary: Summary = serde_json::from_str(summary).map_err(|error| damaged(&error))?;
     if metadata.metadata().file_metadata().num_rows() as usize != summary.rows {
-        bail!(damaged(&"its rows are not those of its summary"));
+        bail!(damaged(&"its summary has another number of rows"));
     }
     Ok(Finished {
         name,

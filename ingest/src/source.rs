@@ -1,14 +1,14 @@
-//! Which dataset, and where things lie: the arguments that every subcommand shares.
+//! The arguments that select a dataset, and the default folders of raw data and shards.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use datasets::{Custom, Dataset, Table};
 
-/// The dataset and its raw folder.
+/// The arguments that select a dataset and its raw folder.
 #[derive(clap::Args, Debug)]
 pub struct Select {
-    /// food-101, mm-imdb, kinetics-sound, ave, crema-d, or the path of a .toml that describes your own
+    /// food-101, mm-imdb, kinetics-sound, ave, crema-d, or the path of a .toml that describes your own data
     #[arg(value_name = "DATASET")]
     pub dataset: String,
     /// Folder of the raw data [default: data/raw/DATASET]
@@ -16,18 +16,19 @@ pub struct Select {
     pub raw: Option<PathBuf>,
 }
 
-/// A dataset that is ready to be listed.
+/// A dataset and where its raw data are.
 pub struct Source {
     /// The dataset.
     pub dataset: Box<dyn Dataset>,
-    /// Its raw folder, which may not exist.
+    /// The raw folder, which need not exist.
     pub raw: PathBuf,
 }
 
-/// Opens what the arguments name. A table in Parquet is read here, because `datasets` cannot.
+/// Opens the dataset that the arguments name. An annotation table in Parquet is read here, because
+/// `datasets` knows no Parquet.
 ///
 /// # Errors
-/// No such dataset; a `.toml` or table that cannot be used.
+/// There is no such dataset, or its `.toml` or table cannot be used.
 pub fn open(args: &Select) -> anyhow::Result<Source> {
     let dataset: Box<dyn Dataset> = if args.dataset.ends_with(".toml") {
         let mut custom = Custom::open(Path::new(&args.dataset))?;
@@ -47,38 +48,39 @@ pub fn open(args: &Select) -> anyhow::Result<Source> {
     Ok(Source { dataset, raw })
 }
 
-/// Where a dataset's shards lie by default.
+/// The default folder of a dataset's shards.
 pub fn default_shards(name: &str) -> PathBuf {
     util::data_root().join("shards").join(name)
 }
 
-/// Where a dataset's raw tree lies by default.
+/// The default folder of a dataset's raw tree.
 pub fn default_raw(name: &str) -> PathBuf {
     util::data_root().join("raw").join(name)
 }
 
-/// A Parquet table as text; lists are joined by "|".
+/// Reads a Parquet table as text. The elements of a list are joined by "|".
 fn read_table(path: &Path) -> anyhow::Result<Table> {
     crate::table::read(path)
         .with_context(|| format!("{}: not a Parquet table that can be used", path.display()))
 }
 
-/// The folder of shards that a word means: a folder as it is, or a dataset's default one.
+/// Returns the folder of shards that an argument names: the argument itself if it is a folder, and the
+/// default folder if it is the name of a dataset.
 ///
 /// # Errors
-/// Neither.
-pub fn shards(word: &str) -> anyhow::Result<PathBuf> {
-    let path = Path::new(word);
+/// It is neither, or the default folder does not exist.
+pub fn shards_folder(argument: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(argument);
     if path.is_dir() {
         return Ok(path.to_owned());
     }
-    let looks_like_path = word.contains('/') && !word.ends_with(".toml");
-    if looks_like_path {
-        bail!("{word}: no such folder; give a folder of shards or a dataset's name");
+    let is_path = argument.contains('/') && !argument.ends_with(".toml");
+    if is_path {
+        bail!("{argument}: no such folder; give a folder of shards or a dataset's name");
     }
     let folder = default_shards(
         &open(&Select {
-            dataset: word.to_owned(),
+            dataset: argument.to_owned(),
             raw: None,
         })?
         .dataset
@@ -87,7 +89,7 @@ pub fn shards(word: &str) -> anyhow::Result<PathBuf> {
     );
     if !folder.is_dir() {
         bail!(
-            "{}: no shards there; run `ingest run {word}` first, or give the folder they are in",
+            "{}: no such folder; run `ingest run {argument}` first, or give the folder of the shards",
             folder.display()
         );
     }

@@ -16,16 +16,17 @@ use arrow_schema::{DataType, TimeUnit};
 use datasets::Table;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
-/// Between the elements of a list column, as `datasets` expects several labels in one cell by default.
+/// Separates the elements of a list, as `datasets` expects several labels in one cell by default.
 const SEPARATOR: &str = "|";
 
-/// Reads the columns of text, numbers, times and lists of these; a list becomes one cell, its elements joined by "|".
-/// Columns of other types, such as structs, are left out.
+/// Reads the columns of text, numbers, times and lists of these. A list becomes one cell whose elements
+/// are joined by "|". Columns of other types, such as structs, are left out.
 ///
 /// # Errors
-/// No Parquet file, a damaged one, or a column that holds bytes that are no text.
+/// The file is no Parquet file or is damaged, or a column holds bytes that are no text.
 pub fn read(path: &Path) -> anyhow::Result<Table> {
-    // The parquet crate panics on some damaged pages. Its message on stderr would be a second, unclear one.
+    // The parquet crate panics on some damaged pages. The hook suppresses its message, because the error
+    // that is returned says the same in a clear sentence.
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
     let table = panic::catch_unwind(|| read_columns(path));
@@ -34,13 +35,14 @@ pub fn read(path: &Path) -> anyhow::Result<Table> {
 }
 
 fn read_columns(path: &Path) -> anyhow::Result<Table> {
-    // Without the writer's own Arrow schema every string column is Utf8, be it a dictionary or a view there.
+    // Without the Arrow schema of the file, string columns are Utf8 even if they were written from
+    // dictionaries or views.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder =
         ParquetRecordBatchReaderBuilder::try_new_with_options(File::open(path)?, options)?;
     let fields = builder.schema().fields().clone();
     let usable: Vec<usize> = (0..fields.len())
-        .filter(|&column| has_text(fields[column].data_type()))
+        .filter(|&column| is_text(fields[column].data_type()))
         .collect();
     let mut table = Table::default();
     for &column in &usable {
@@ -50,7 +52,7 @@ fn read_columns(path: &Path) -> anyhow::Result<Table> {
         let batch: RecordBatch = batch?;
         for row in 0..batch.num_rows() {
             let cells = usable.iter().map(|&column| {
-                text(batch.column(column), row).with_context(|| {
+                cell_text(batch.column(column), row).with_context(|| {
                     let name = fields[column].name();
                     format!("column {name}, row {}", table.rows.len() + 1)
                 })
@@ -62,10 +64,10 @@ fn read_columns(path: &Path) -> anyhow::Result<Table> {
     Ok(table)
 }
 
-/// Whether [`text`] knows cells of this type.
-fn has_text(kind: &DataType) -> bool {
+/// Whether [`cell_text`] can read cells of this type.
+fn is_text(kind: &DataType) -> bool {
     match kind {
-        DataType::List(field) => has_text(field.data_type()),
+        DataType::List(field) => is_text(field.data_type()),
         DataType::Utf8
         | DataType::Binary
         | DataType::Boolean
@@ -78,8 +80,8 @@ fn has_text(kind: &DataType) -> bool {
     }
 }
 
-/// A cell as text; `None` where it is null.
-fn text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
+/// Returns a cell as text, or `None` if it is null.
+fn cell_text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
     if column.is_null(row) {
         return Ok(None);
     }
@@ -97,7 +99,7 @@ fn text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
     }
     Ok(Some(match column.data_type() {
         DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
-        // Writers without logical types mark text as bytes.
+        // Some writers set no logical type, so that text is marked as bytes.
         DataType::Binary => match std::str::from_utf8(column.as_binary::<i32>().value(row)) {
             Ok(text) => text.to_owned(),
             Err(_) => bail!("holds bytes that are no UTF-8 text; write it as strings"),
@@ -111,7 +113,7 @@ fn text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
         DataType::UInt16 => number!(UInt16Type),
         DataType::UInt32 => number!(UInt32Type),
         DataType::UInt64 => number!(UInt64Type),
-        // A whole number keeps its point: 2.0, not 2.
+        // A whole number is written with its point, as 2.0.
         DataType::Float32 => format!("{:?}", column.as_primitive::<Float32Type>().value(row)),
         DataType::Float64 => format!("{:?}", column.as_primitive::<Float64Type>().value(row)),
         DataType::Decimal128(..) => {
@@ -129,7 +131,7 @@ fn text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
         DataType::List(_) => {
             let elements = column.as_list::<i32>().value(row);
             let words: anyhow::Result<Vec<_>> = (0..elements.len())
-                .map(|element| text(&elements, element))
+                .map(|element| cell_text(&elements, element))
                 .collect();
             let words: Vec<String> = words?.into_iter().flatten().collect();
             words.join(SEPARATOR)
@@ -193,7 +195,7 @@ mod tests {
         }
     }
 
-    /// A table of a user may be damaged anywhere: it is read or refused, and nothing panics.
+    /// A flipped byte anywhere must not cause a panic.
     #[test]
     fn damaged_tables_are_refused_without_a_panic() {
         let folder = tempfile::tempdir().unwrap();
@@ -204,7 +206,7 @@ mod tests {
                 let mut bytes = whole.clone();
                 bytes[at] ^= flip;
                 std::fs::write(&path, bytes).unwrap();
-                // Both outcomes are right: a flipped value may still be a value.
+                // A flipped value may still be a value, so both results are right.
                 drop(read(&path));
             }
             std::fs::write(&path, &whole[..at]).unwrap();

@@ -143,7 +143,7 @@ fn vanished_raw_data_ends_the_run_without_loss() {
     for word in [
         "30 samples in a row",
         "no such file",
-        "is the disk still there",
+        "is the disk still mounted",
         "--max-failures-in-a-row",
     ] {
         assert!(error.contains(word), "{error}");

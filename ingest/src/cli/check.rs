@@ -1,47 +1,51 @@
-//! `ingest check`: holds a raw tree against what the dataset should hold, and prints what `datasets` found.
+//! `ingest check`: compares a raw tree with what the dataset should hold, and prints the findings of
+//! [`datasets::check`].
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use datasets::{CheckOptions, CheckReport, ClassCheck, ListOptions, NoteKind, Plot};
+use datasets::{CheckOptions, CheckReport, ListOptions, NoteKind, Plot};
+use util::{cli, outln};
 
 use crate::failure::Failure;
 use crate::source;
-use util::{cli, outln};
 
-/// Lines printed of each list; all of them are in the JSON.
-const LINES: usize = 20;
+/// Limit on the printed lines of each list. The JSON has all of them.
+const MAX_LINES: usize = 20;
 
-const EXAMPLE: &str = "\
+const EXAMPLES: &str = "\
 Examples:
   ingest check crema-d
   ingest check crema-d --raw /data/CREMA-D --hashes lfs_pointers_AudioWAV.tsv
   ingest check ave --json | jq .missing
 
-Exits with 1 where something is missing.";
+Exits with 1 if something is missing or wrong.";
 
-/// Holds a raw tree against what the dataset should hold
+/// Compare a raw tree with what the dataset should hold
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLE)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     source: source::Select,
-    /// Hash every file whose true hash is known
+    /// Compute the hash of every file whose true hash is known, and compare
     #[arg(long)]
     verify: bool,
-    /// A list of true hashes: tab-separated path, sha256, size
+    /// List of true hashes: path, SHA-256 and size, separated by tabs
     #[arg(long, value_name = "FILE")]
     hashes: Vec<PathBuf>,
-    /// Which plot becomes the text (mm-imdb): longest, first, outline or all
+    /// Plot to use as text (mm-imdb): longest, first, outline or all
     #[arg(long, value_name = "WHICH", default_value = "longest")]
     plot: Plot,
-    /// Print the whole report as JSON
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the subcommand.
+///
+/// # Errors
+/// The raw tree cannot be listed, or a list of hashes cannot be read.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = source::open(&args.source)?;
     let options = CheckOptions {
@@ -66,10 +70,18 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn print(report: &CheckReport) -> anyhow::Result<()> {
+    print_splits(report)?;
+    print_classes(report)?;
+    print_missing(report)?;
+    print_notes(report)?;
+    print_hashes(report)
+}
+
+/// Prints for each split how many samples it should have, has, and has with each modality.
+fn print_splits(report: &CheckReport) -> anyhow::Result<()> {
     let [first, second] = report.modalities;
-    outln!()?;
     outln!(
-        "{:<28} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "\n{:<28} {:>8} {:>8} {:>8} {:>8} {:>8}",
         "split",
         "expected",
         "found",
@@ -82,65 +94,74 @@ fn print(report: &CheckReport) -> anyhow::Result<()> {
         outln!(
             "{:<28} {:>8} {:>8} {:>8} {one:>8} {two:>8}",
             split.split,
-            expected(split.expected),
+            count_or_dash(split.expected),
             split.listed,
             split.complete
         )?;
     }
-    outln!()?;
+    Ok(())
+}
+
+fn print_classes(report: &CheckReport) -> anyhow::Result<()> {
     outln!(
-        "{:<28} {:>8} {:>8} {:>8}",
+        "\n{:<28} {:>8} {:>8} {:>8}",
         "class",
         "expected",
         "found",
         "complete"
     )?;
-    for ClassCheck {
-        name,
-        expected: count,
-        listed,
-        complete,
-    } in &report.classes
-    {
+    for class in &report.classes {
         outln!(
-            "{:<28} {:>8} {listed:>8} {complete:>8}",
-            shorten(name, 28),
-            expected(*count)
+            "{:<28} {:>8} {:>8} {:>8}",
+            shorten(&class.name, 28),
+            count_or_dash(class.expected),
+            class.listed,
+            class.complete
         )?;
     }
-    if !report.missing.is_empty() {
-        let mut causes: BTreeMap<_, usize> = BTreeMap::new();
-        for item in &report.missing {
-            *causes
-                .entry((item.modality, Failure::listed(&item.reason).cause))
-                .or_default() += 1;
-        }
-        outln!()?;
-        outln!("missing:")?;
-        for ((modality, cause), count) in &causes {
-            outln!("  {count} x {modality}: {cause}")?;
-        }
-        let line =
-            |item: &datasets::MissingItem| format!("{} {}: {}", item.split, item.id, item.reason);
-        list(report.missing.iter().map(line))?;
+    Ok(())
+}
+
+/// Prints the inputs that should be there and are missing, first by cause and then one by one.
+fn print_missing(report: &CheckReport) -> anyhow::Result<()> {
+    if report.missing.is_empty() {
+        return Ok(());
     }
+    let mut causes: BTreeMap<_, usize> = BTreeMap::new();
+    for item in &report.missing {
+        *causes
+            .entry((item.modality, Failure::listed(&item.reason).cause))
+            .or_default() += 1;
+    }
+    outln!("\nmissing:")?;
+    for ((modality, cause), count) in &causes {
+        outln!("  {count} x {modality}: {cause}")?;
+    }
+    let line =
+        |item: &datasets::MissingItem| format!("{} {}: {}", item.split, item.id, item.reason);
+    print_lines(report.missing.iter().map(line))
+}
+
+fn print_notes(report: &CheckReport) -> anyhow::Result<()> {
     for (kind, count) in &report.note_counts {
-        // What is missing stands above, sample by sample.
+        // Missing inputs are printed above, sample by sample.
         if *kind == NoteKind::Missing.as_str() {
             continue;
         }
-        outln!()?;
-        outln!("{}: {count}", kind.replace('_', " "))?;
+        outln!("\n{}: {count}", kind.replace('_', " "))?;
         let notes = report
             .notes
             .iter()
             .filter(|note| note.kind.as_str() == *kind);
-        list(notes.map(|note| format!("{}: {}", note.subject, note.message)))?;
+        print_lines(notes.map(|note| format!("{}: {}", note.subject, note.message)))?;
     }
+    Ok(())
+}
+
+fn print_hashes(report: &CheckReport) -> anyhow::Result<()> {
     for check in &report.hashes {
-        outln!()?;
         outln!(
-            "{}: {} of {} files right, {} absent, {} wrong, {} Git LFS pointers",
+            "\n{}: {} of {} files right, {} absent, {} wrong, {} Git LFS pointers",
             check.list,
             check.right,
             check.rows,
@@ -148,14 +169,14 @@ fn print(report: &CheckReport) -> anyhow::Result<()> {
             check.wrong.len(),
             check.pointers
         )?;
-        list(check.wrong.iter().map(|file| format!("{file:?}")))?;
+        print_lines(check.wrong.iter().map(|file| format!("{file:?}")))?;
     }
     Ok(())
 }
 
-/// The first lines of a list, and how many more there are.
-fn list(mut lines: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    for line in lines.by_ref().take(LINES) {
+/// Prints the first lines of a list, and how many more there are.
+fn print_lines(mut lines: impl Iterator<Item = String>) -> anyhow::Result<()> {
+    for line in lines.by_ref().take(MAX_LINES) {
         outln!("    {line}")?;
     }
     let more = lines.count();
@@ -165,7 +186,7 @@ fn list(mut lines: impl Iterator<Item = String>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn expected(count: Option<usize>) -> String {
+fn count_or_dash(count: Option<usize>) -> String {
     count.map_or_else(|| "-".to_owned(), |count| count.to_string())
 }
 

@@ -1,4 +1,5 @@
-//! `ingest inspect`: hands its arguments over to the program `inspect`, which is built on its own because of polars.
+//! `ingest inspect`: starts the program `inspect`, which is a crate of its own because polars takes long
+//! to compile.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -6,11 +7,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 
-/// What shards hold: schema, rows per split and class, availability, durations, failures
+/// Show what shards hold: schema, rows of each split and class, missing modalities, durations, failures
 #[derive(clap::Args, Debug)]
 #[command(disable_help_flag = true)]
 pub struct Args {
-    /// Everything that `inspect` takes; see `ingest inspect --help`
+    /// The arguments of `inspect`; see `ingest inspect --help`
     #[arg(
         value_name = "ARGUMENTS",
         trailing_var_arg = true,
@@ -19,7 +20,10 @@ pub struct Args {
     arguments: Vec<OsString>,
 }
 
-/// Replaces this process by `inspect` beside it.
+/// Replaces this process by the program `inspect` in the same folder.
+///
+/// # Errors
+/// The program is missing or cannot be started.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let own = std::env::current_exe().context("this program's own path is unknown")?;
     let program = own
@@ -27,11 +31,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .with_extension(std::env::consts::EXE_EXTENSION);
     if !program.is_file() {
         bail!(
-            "{}: is not there; `just inspect` builds it, which takes a few minutes the first time",
+            "{}: no such file; `just inspect` builds it, which takes a few minutes the first time",
             program.display()
         );
     }
-    // Returns only where the program cannot be started.
+    // `exec` returns only if the program cannot be started.
     let error = Command::new(&program).args(&args.arguments).exec();
     Err(error).with_context(|| format!("{}: cannot be started", program.display()))
 }

@@ -1,4 +1,4 @@
-//! `ingest mask`: writes a missing-modality mask beside the shards. What a mask is stands in `features::mask`.
+//! `ingest mask`: writes a missing-modality mask beside the shards. [`features::mask`] defines masks.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,40 +8,40 @@ use datasets::Split;
 use features::Shards;
 use features::mask::{self, Mask, Protocol};
 use serde_json::json;
+use util::{cli, outln};
 
 use crate::mask_import::{self, Values};
 use crate::source;
-use util::{cli, outln};
 
-const EXAMPLE: &str = "\
+const EXAMPLES: &str = "\
 Examples:
   ingest mask crema-d --protocol missing-audio
   ingest mask data/shards/ave --protocol missing-both --rate 0.5 --seed 7
   ingest mask food-101 --import missing_table.npy --split test
 
-`ingest run` writes the masks of every protocol at rate 0.7 for the seeds 0, 1 and 2 by itself.";
+`ingest run` writes the masks of all protocols with rate 0.7 and the seeds 0, 1 and 2.";
 
-/// Writes the missing-modality mask of one protocol beside the shards
+/// Write the missing-modality mask of a protocol beside the shards
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLE)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A dataset, or a folder of shards
+    /// Name of a dataset, or a folder of shards
     #[arg(value_name = "DATASET|DIR")]
     target: String,
-    /// missing-audio, missing-video, missing-image, missing-text or missing-both
+    /// How the mask is drawn: missing-audio, missing-video, missing-image, missing-text or missing-both
     #[arg(long, value_name = "P", required_unless_present = "import")]
     protocol: Option<Protocol>,
-    /// Share of the samples that lose something, 0 to 1
+    /// Share of the samples that lose a modality, from 0 to 1
     #[arg(long, value_name = "R", default_value_t = mask::RATE)]
     rate: f64,
-    /// Which draw
+    /// Seed of the random numbers
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Take the mask of one split from a .npy, .safetensors or .csv instead: per sample 0 complete, 1 second modality
-    /// gone, 2 first modality gone
+    /// Import the mask of one split from a .npy, .safetensors or .csv file: for each sample 0 if it is
+    /// complete, 1 if it lacks the second modality, 2 if it lacks the first
     #[arg(long, value_name = "FILE", requires = "split", conflicts_with_all = ["protocol", "rate", "seed"])]
     import: Option<PathBuf>,
-    /// Which split an imported mask is of
+    /// Split of the imported mask
     #[arg(
         long,
         value_name = "SPLIT",
@@ -49,20 +49,24 @@ pub struct Args {
         required_unless_present = "protocol"
     )]
     split: Option<Split>,
-    /// Draw, say what comes out, and write nothing
+    /// Print the result and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the outcome as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the subcommand.
+///
+/// # Errors
+/// There are no such shards, they lack the protocol's modality, the imported mask does not fit them, or
+/// the file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let folder = source::shards(&args.target)?;
+    let folder = source::shards_folder(&args.target)?;
     let shards = Shards::open(&folder)?;
     let (mask, path) = match (&args.import, args.split, args.protocol) {
-        (Some(file), Some(split), _) => imported(&shards, file, split)?,
+        (Some(file), Some(split), _) => import(&shards, file, split)?,
         (_, _, Some(protocol)) => (
             Mask::draw(&shards, protocol, args.rate, args.seed)?,
             Mask::path_in(&folder, protocol, args.rate, args.seed),
@@ -73,6 +77,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         mask.write(&path)
             .with_context(|| path.display().to_string())?;
     }
+    print_result(args, &shards, &mask, &path)
+}
+
+fn print_result(
+    args: &Args,
+    shards: &Shards,
+    mask: &Mask,
+    path: &Path,
+) -> anyhow::Result<ExitCode> {
     let [first, second] = shards.spec().modalities;
     let splits = || {
         Split::ALL
@@ -105,13 +118,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The mask of a file, and where it belongs: `FOLDER/masks/import-STEM-SPLIT.parquet`.
-fn imported(shards: &Shards, file: &Path, split: Split) -> anyhow::Result<(Mask, PathBuf)> {
+/// Reads a mask of another program. Also returns the path of the mask to write,
+/// `FOLDER/masks/import-STEM-SPLIT.parquet`.
+fn import(shards: &Shards, file: &Path, split: Split) -> anyhow::Result<(Mask, PathBuf)> {
     let ids = &shards.split(split).ids;
     let codes = match mask_import::read(file, split.as_str())? {
         Values::InOrder(codes) => codes,
         Values::ById(codes) => {
-            let of = |id: &String| {
+            let code = |id: &String| {
                 codes.get(id).copied().with_context(|| {
                     format!(
                         "{}: lacks sample '{id}' of {split}; give every sample a value",
@@ -119,7 +133,7 @@ fn imported(shards: &Shards, file: &Path, split: Split) -> anyhow::Result<(Mask,
                     )
                 })
             };
-            ids.iter().map(of).collect::<anyhow::Result<_>>()?
+            ids.iter().map(code).collect::<anyhow::Result<_>>()?
         }
     };
     if codes.len() != ids.len() {
@@ -131,9 +145,9 @@ fn imported(shards: &Shards, file: &Path, split: Split) -> anyhow::Result<(Mask,
             ids.len()
         );
     }
-    let shown = codes.into_iter().map(mask_import::shown).collect();
+    let present = codes.into_iter().map(mask_import::present).collect();
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let mask = Mask::imported(shards, split, shown, &file.display().to_string())?;
+    let mask = Mask::imported(shards, split, present, &file.display().to_string())?;
     let path = shards
         .folder()
         .join("masks")

@@ -1,22 +1,30 @@
-//! The command line: one module per subcommand. Results go to stdout, progress to stderr; the exit codes are in
-//! `util::cli`.
+//! The command line, with one module per subcommand. Results go to stdout and progress to stderr. The
+//! exit codes are those of [`util::cli`].
 
 mod check;
 mod inspect;
 mod mask;
 mod run;
+mod synth;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use util::cli::{report_error, report_usage};
 
-use crate::synth;
 use crate::workers::worker;
 
-/// Raw media of five multimodal datasets, or your own, to Parquet shards
+const EXAMPLES: &str = "\
+Examples:
+  ingest synth crema-d       # a synthetic raw tree, to try the others on
+  ingest check crema-d
+  ingest run crema-d
+  ingest inspect crema-d
+  ingest mask crema-d --protocol missing-audio";
+
+/// Turns the raw media of five multimodal datasets, or of your own, into Parquet shards
 #[derive(Parser, Debug)]
-#[command(name = "ingest", version, max_term_width = 100)]
+#[command(name = "ingest", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -29,7 +37,7 @@ enum Command {
     Check(check::Args),
     Inspect(inspect::Args),
     Mask(mask::Args),
-    /// Decodes clips for a parent process
+    /// Decode media for a parent process
     #[command(hide = true)]
     DecodeWorker(worker::Args),
 }

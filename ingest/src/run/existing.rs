@@ -1,4 +1,4 @@
-//! What an earlier run has left in the output folder, and whether this one may go on with it.
+//! The shards that an earlier run has finished, and whether this run may continue with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,10 +11,13 @@ use crate::manifest;
 use crate::plan::{self, Plan};
 use crate::shard_writer::{self, Finished};
 
-/// Looks at what is there, and refuses what does not belong to this plan.
-pub fn survey(plan: &Plan, out: &Path) -> anyhow::Result<Vec<Finished>> {
-    let finished = shard_writer::survey(out)?;
-    let remedy = "use --overwrite to begin anew, or choose another --out";
+/// Reads the summaries of the shards in the output folder.
+///
+/// # Errors
+/// A shard cannot be read, or is of another dataset, of other settings or not part of this plan.
+pub fn finished_shards(plan: &Plan, out: &Path) -> anyhow::Result<Vec<Finished>> {
+    let finished = shard_writer::read_summaries(out)?;
+    let remedy = "use --overwrite to start over, or choose another --out";
     for shard in &finished {
         let file = shard.name.file_name();
         if shard.summary.settings.dataset != plan.settings.dataset {
@@ -26,7 +29,7 @@ pub fn survey(plan: &Plan, out: &Path) -> anyhow::Result<Vec<Finished>> {
             );
         }
         if shard.spec.settings_hash != plan.hash {
-            let difference = difference(&shard.summary.settings, &plan.settings)?;
+            let difference = first_difference(&shard.summary.settings, &plan.settings)?;
             bail!(
                 "{}: {file} was made with other settings ({difference}); {remedy}",
                 out.display()
@@ -34,7 +37,7 @@ pub fn survey(plan: &Plan, out: &Path) -> anyhow::Result<Vec<Finished>> {
         }
         if !plan.shards.iter().any(|planned| planned.name == shard.name) {
             bail!(
-                "{}: {file} is none of this run's shards, the raw data has grown or shrunk; {remedy}",
+                "{}: {file} is not one of this run's shards, because the number of samples has changed; {remedy}",
                 out.display()
             );
         }
@@ -42,23 +45,26 @@ pub fn survey(plan: &Plan, out: &Path) -> anyhow::Result<Vec<Finished>> {
     Ok(finished)
 }
 
-/// The first setting in which two runs differ, in words.
-fn difference(theirs: &plan::Settings, ours: &plan::Settings) -> anyhow::Result<String> {
-    let (theirs, ours) = (serde_json::to_value(theirs)?, serde_json::to_value(ours)?);
-    let first = theirs
+/// Describes the first setting in which two runs differ.
+fn first_difference(old: &plan::Settings, new: &plan::Settings) -> anyhow::Result<String> {
+    let (old, new) = (serde_json::to_value(old)?, serde_json::to_value(new)?);
+    let first = old
         .as_object()
         .into_iter()
         .flatten()
-        .find_map(|(key, their)| {
-            let our = ours.get(key)?;
+        .find_map(|(key, old)| {
+            let new = new.get(key)?;
             let short =
                 |value: &serde_json::Value| value.to_string().chars().take(60).collect::<String>();
-            (their != our).then(|| format!("{key} {}, now {}", short(their), short(our)))
+            (old != new).then(|| format!("{key} {}, now {}", short(old), short(new)))
         });
     Ok(first.unwrap_or_else(|| "an unknown difference".to_owned()))
 }
 
-/// Finished shards whose samples are listed differently now.
+/// Returns the finished shards whose samples are listed differently now.
+///
+/// # Errors
+/// There are such shards, and `update` is not set.
 pub fn stale(
     plan: &Plan,
     finished: &[Finished],
@@ -77,7 +83,7 @@ pub fn stale(
         .collect();
     match stale.first() {
         Some(first) if !update => bail!(
-            "{}: the raw data has changed since {} of the shards were made (the first is {}); --update makes those anew, \
+            "{}: the raw data has changed since {} of the shards were made (the first is {}); --update replaces those, \
              --overwrite all",
             out.display(),
             stale.len(),
@@ -87,7 +93,7 @@ pub fn stale(
     }
 }
 
-/// `--overwrite`: the shards and what was made from them.
+/// Removes all shards, the manifest and the table of failures.
 pub fn remove_all(out: &Path) -> anyhow::Result<()> {
     manifest::remove(out)?;
     for entry in fs::read_dir(out).with_context(|| out.display().to_string())? {
@@ -161,8 +167,8 @@ mod tests {
         plan::plan(&info, listing, &choices)
     }
 
-    /// A shard without rows, as a version of this tool with these settings would leave it.
-    fn leave_shard(out: &Path, plan: &Plan, settings: Settings) {
+    /// Writes a shard without rows, as a version of this tool with these settings would.
+    fn write_shard(out: &Path, plan: &Plan, settings: Settings) {
         let mut spec = plan.spec.clone();
         spec.settings_hash = plan::hash_json(&settings);
         let mut schema = spec.arrow_schema().as_ref().clone();
@@ -181,22 +187,24 @@ mod tests {
         writer.close().unwrap();
     }
 
-    /// Old and new bytes of the same media must not come to stand in one folder.
+    /// One folder must not hold bytes of two formats.
     #[test]
     fn shards_of_an_older_format_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let plan = plan();
         let settings = &plan.settings;
         assert_eq!(settings.schema_version, SCHEMA_VERSION);
-        leave_shard(folder.path(), &plan, settings.clone());
-        assert_eq!(survey(&plan, folder.path()).unwrap().len(), 1);
+        write_shard(folder.path(), &plan, settings.clone());
+        assert_eq!(finished_shards(&plan, folder.path()).unwrap().len(), 1);
 
         let older = Settings {
             schema_version: SCHEMA_VERSION - 1,
             ..settings.clone()
         };
-        leave_shard(folder.path(), &plan, older);
-        let error = survey(&plan, folder.path()).unwrap_err().to_string();
+        write_shard(folder.path(), &plan, older);
+        let error = finished_shards(&plan, folder.path())
+            .unwrap_err()
+            .to_string();
         let versions = format!(
             "schema_version {}, now {SCHEMA_VERSION}",
             SCHEMA_VERSION - 1

@@ -1,53 +1,50 @@
-//! What part of an output folder a run claims, so that no two write the same shards.
+//! Locks on an output folder, so that no two runs write the same shards.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 use util::lock::{FileLock, LockError, LockMode};
 
-/// How much of the folder a run claims.
+/// What a run is going to write in a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Claim {
-    /// All of it.
+pub enum Scope {
+    /// Every file.
     Whole,
-    /// The shards of one part of so many.
+    /// The shards of part `.0` out of `.1` parts.
     Part(usize, usize),
-    /// What is written once all parts are there; waits for its turn.
+    /// The files that are written once all parts are done. Waits for another holder.
     Finish,
 }
 
-/// A claim on a folder, given back when dropped.
-pub struct Lock {
-    held: Vec<FileLock>,
+/// A lock on a folder, released when dropped.
+pub struct OutputLock {
+    locks: Vec<FileLock>,
 }
 
-impl Lock {
-    /// Claims a folder that exists.
+impl OutputLock {
+    /// Locks a folder that exists.
     ///
     /// # Errors
-    /// Somebody else works on the same shards; the folder cannot be written.
-    pub fn acquire(folder: &Path, claim: Claim) -> anyhow::Result<Lock> {
-        let mut lock = Lock { held: Vec::new() };
+    /// Another run writes the same shards, or the folder cannot be written.
+    pub fn acquire(folder: &Path, scope: Scope) -> anyhow::Result<OutputLock> {
+        let mut lock = OutputLock { locks: Vec::new() };
         let whole = folder.join(".ingest.lock");
-        match claim {
-            Claim::Whole => lock.take(folder, whole, LockMode::Exclusive)?,
-            Claim::Part(part, of) => {
-                lock.take(folder, whole, LockMode::Shared)?;
+        match scope {
+            Scope::Whole => lock.add(folder, whole, LockMode::Exclusive)?,
+            Scope::Part(part, of) => {
+                lock.add(folder, whole, LockMode::Shared)?;
                 let own = folder.join(format!(".ingest-{part}-of-{of}.lock"));
-                lock.take(folder, own, LockMode::Exclusive)?;
+                lock.add(folder, own, LockMode::Exclusive)?;
             }
-            Claim::Finish => {
-                lock.take(
-                    folder,
-                    folder.join(".ingest-finish.lock"),
-                    LockMode::ExclusiveWait,
-                )?;
+            Scope::Finish => {
+                let finish = folder.join(".ingest-finish.lock");
+                lock.add(folder, finish, LockMode::ExclusiveWait)?;
             }
         }
         Ok(lock)
     }
 
-    fn take(&mut self, folder: &Path, path: PathBuf, mode: LockMode) -> anyhow::Result<()> {
+    fn add(&mut self, folder: &Path, path: PathBuf, mode: LockMode) -> anyhow::Result<()> {
         let lock = FileLock::acquire(&path, mode).map_err(|error| match error {
             LockError::Held(holder) => anyhow!(
                 "{}: another ingest{holder} is writing here; wait for it, or choose another --out",
@@ -58,15 +55,15 @@ impl Lock {
                 folder.display()
             )),
         })?;
-        self.held.push(lock);
+        self.locks.push(lock);
         Ok(())
     }
 }
 
-impl Drop for Lock {
+impl Drop for OutputLock {
     fn drop(&mut self) {
-        // The part's own lock before the folder's.
-        while self.held.pop().is_some() {}
+        // The part's own lock is released before the folder's.
+        while self.locks.pop().is_some() {}
     }
 }
 
@@ -75,30 +72,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn claims_exclude_each_other_and_leave_nothing() {
+    fn scopes_exclude_each_other_and_lock_files_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        let busy = |claim| {
-            Lock::acquire(folder, claim)
+        let error = |scope| {
+            OutputLock::acquire(folder, scope)
                 .err()
                 .map(|error| error.to_string())
         };
-        // Left behind by a killed run: nobody holds it.
+        // A killed run has left its file behind; nobody holds the lock.
         std::fs::write(folder.join(".ingest.lock"), "1").unwrap();
         {
-            let _whole = Lock::acquire(folder, Claim::Whole).unwrap();
-            let message = busy(Claim::Whole).unwrap();
+            let _whole = OutputLock::acquire(folder, Scope::Whole).unwrap();
+            let message = error(Scope::Whole).unwrap();
             assert!(
                 message.contains(&format!("process {}", std::process::id())),
                 "{message}"
             );
-            assert!(busy(Claim::Part(0, 2)).is_some());
+            assert!(error(Scope::Part(0, 2)).is_some());
         }
         {
-            let _zero = Lock::acquire(folder, Claim::Part(0, 2)).unwrap();
-            let _one = Lock::acquire(folder, Claim::Part(1, 2)).unwrap();
-            assert!(busy(Claim::Part(1, 2)).is_some());
-            assert!(busy(Claim::Whole).is_some());
+            let _zero = OutputLock::acquire(folder, Scope::Part(0, 2)).unwrap();
+            let _one = OutputLock::acquire(folder, Scope::Part(1, 2)).unwrap();
+            assert!(error(Scope::Part(1, 2)).is_some());
+            assert!(error(Scope::Whole).is_some());
         }
         assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
     }

@@ -6,24 +6,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
-/// The signal that asked us to stop; 0 as long as none did.
-static STOP: AtomicUsize = AtomicUsize::new(0);
+/// The number of the signal that was received; 0 if none was.
+static RECEIVED: AtomicUsize = AtomicUsize::new(0);
 
-/// From now on SIGTERM, SIGINT and SIGHUP are noted instead of killing ([`received`]), and a file size limit shows as an
-/// error of the write instead of a signal.
+/// Makes SIGTERM, SIGINT and SIGHUP set a flag ([`received`]) instead of killing this process, and makes
+/// a write beyond the file size limit fail instead of raising a signal.
+///
+/// # Errors
+/// A handler cannot be set.
 pub fn catch() -> io::Result<()> {
     for signal in [SIGTERM, SIGINT, SIGHUP] {
-        flag::register_usize(signal, &STOP, signal as usize)?;
+        flag::register_usize(signal, &RECEIVED, signal as usize)?;
     }
-    // A handler is enough for that; this one stores what nobody reads.
+    // Any handler is enough for SIGXFSZ. This one sets a value that is never read.
     static IGNORED: AtomicUsize = AtomicUsize::new(0);
     flag::register_usize(SIGXFSZ, &IGNORED, 0)?;
     Ok(())
 }
 
-/// The signal that asked us to stop, if one did.
+/// Returns the number of the signal that was received, if one was.
 pub fn received() -> Option<i32> {
-    match STOP.load(Ordering::Relaxed) {
+    match RECEIVED.load(Ordering::Relaxed) {
         0 => None,
         signal => Some(signal as i32),
     }

@@ -7,4 +7,6 @@ pub mod pool;
 pub mod process_limits;
 pub mod protocol;
 pub mod sandbox;
+mod timeout_reader;
 pub mod worker;
+pub mod worker_process;

@@ -1,10 +1,12 @@
-//! What parent and decode worker say to each other over the child's stdin and stdout.
+//! The messages between the worker pool and a decode worker, over the worker's stdin and stdout.
 //!
-//! A message is a little-endian u32 length, that many bytes of JSON, and then the blobs whose lengths the JSON gives. The parent
-//! says what the child may touch ([`Bounds`]), the child greets once; then the parent asks ([`Request`]), and the child answers
-//! every task of a request in order ([`Reply`]).
+//! A message is a little-endian u32 length, that many bytes of JSON, and then the blobs whose lengths
+//! the JSON gives. The pool sends [`ReadAccess`] first, and the worker answers with a [`Handshake`].
+//! Then the pool sends a [`Request`] for each clip, and the worker sends one [`Reply`] for each task
+//! of the request, in order.
 //!
-//! The parent trusts nothing that it reads: lengths are bounded, and what does not parse counts as a crash of the child.
+//! The pool trusts nothing that it reads: lengths are bounded, and a message that cannot be parsed
+//! counts as a crash of the worker.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::PathBuf;
@@ -16,76 +18,77 @@ use serde::{Deserialize, Serialize};
 use crate::decode::Span;
 use crate::failure::Failure;
 
-/// Most bytes of JSON in one message.
+/// Limit on the bytes of JSON in one message.
 const MAX_JSON: usize = 4 << 20;
 
-/// Most bytes of all blobs of one reply: every frame of a clip of some minutes.
+/// Limit on the bytes of all blobs of one reply: every frame of a clip of some minutes.
 const MAX_BLOBS: u64 = 1 << 30;
 
-/// The first word, the parent's: what the child may touch.
+/// The first message of the pool: the files that the worker may read.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Bounds {
-    /// Folders and files that may be read.
-    #[serde(with = "bytes_each")]
+pub struct ReadAccess {
+    /// Folders and files that may be read. Everything else is denied.
+    #[serde(with = "paths_as_bytes")]
     pub readable: Vec<PathBuf>,
 }
 
-/// What the child says when it is ready.
+/// The first message of a worker, sent when it is ready for requests.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Hello {
-    /// The tool's version: the parent must be of the same.
+pub struct Handshake {
+    /// The worker's version, which must be that of the pool.
     pub version: String,
-    /// What the sandbox lacks on this kernel, as sentences; see [`super::sandbox::enter`].
+    /// What the sandbox lacks on this kernel, as sentences. See [`super::sandbox::enter`].
     pub sandbox_gaps: Vec<String>,
 }
 
-/// One clip's work.
+/// The work on one clip.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
-    /// Frames per clip; 0 keeps all.
-    pub pool: usize,
-    /// What to decode.
+    /// Number of frames to extract of each video. 0 stands for all.
+    pub frame_pool: usize,
+    /// The features to compute, each of which gets a reply.
     pub tasks: Vec<Task>,
 }
 
-/// One modality of one clip.
+/// One modality of one clip, or of a part of it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Task {
-    /// What is wanted out of the files.
+    /// The modality to decode.
     pub modality: Modality,
-    /// Files to try, best first, never empty.
-    pub files: Vec<File>,
-    /// Only what lies between these seconds of the clip, for sound and picture.
+    /// The files that may hold it, best first. The first one that can be decoded is used.
+    pub files: Vec<InputFile>,
+    /// The part of the audio or video to use. `None` stands for all of it.
     pub span: Option<Span>,
 }
 
-/// A file, as the child opens it and as messages name it.
+/// A file with its name in messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct File {
-    /// Where it lies.
-    #[serde(with = "bytes")]
+pub struct InputFile {
+    /// The path by which the worker opens it.
+    #[serde(with = "path_as_bytes")]
     pub path: PathBuf,
-    /// Its path below the raw root: the same on every machine.
+    /// The path below the raw root, which is the same on every machine.
     pub name: String,
 }
 
-/// The answer to one task.
+/// The result of one task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
-    /// The features, or why there are none.
+    /// The features, or the reason why there are none.
     pub outcome: Result<Content, Failure>,
-    /// What the user may want to know although it worked.
+    /// Problems that did not prevent the features from being computed.
     pub warnings: Vec<Failure>,
 }
 
 /// The features of one modality.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Content {
-    /// Decoded duration, where that means something.
+    /// Decoded duration of audio and video in seconds.
     pub seconds: Option<f32>,
-    /// One per blob, for frames.
+    /// Presentation times of video frames in seconds, one for each blob.
     pub times: Vec<f32>,
-    /// Audio: mel values as little-endian f32. Video: JPEG frames. Image: one JPEG. Text: UTF-8.
+    /// For audio one blob of mel values as little-endian f32, for video one JPEG file for each frame,
+    /// for an image one JPEG file, for text its UTF-8 bytes.
     pub blobs: Vec<Vec<u8>>,
 }
 
@@ -99,8 +102,8 @@ struct Header {
     blobs: Vec<u64>,
 }
 
-/// A path as its bytes: a file name need not be UTF-8, and JSON must be.
-mod bytes {
+/// Serialises a path as its bytes, because JSON must be UTF-8 and a file name need not be.
+mod path_as_bytes {
     use std::ffi::OsString;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     use std::path::{Path, PathBuf};
@@ -116,8 +119,8 @@ mod bytes {
     }
 }
 
-/// The same for several.
-mod bytes_each {
+/// Serialises a list of paths, each as its bytes.
+mod paths_as_bytes {
     use std::ffi::OsString;
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     use std::path::PathBuf;
@@ -142,7 +145,8 @@ pub fn send(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
     to.flush()
 }
 
-/// Receives a message without blobs; `None` where the other side has closed the pipe between messages.
+/// Receives a message without blobs. Returns `None` if the other side has closed the pipe between
+/// messages.
 pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
     let mut length = [0; 4];
     match from.read_exact(&mut length) {
@@ -151,14 +155,14 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T
     }
     let length = u32::from_le_bytes(length) as usize;
     if length > MAX_JSON {
-        return Err(garbage(format!("a message of {length} bytes")));
+        return Err(invalid_data(format!("a message of {length} bytes")));
     }
     let mut json = vec![0; length];
     from.read_exact(&mut json)?;
     Ok(Some(serde_json::from_slice(&json)?))
 }
 
-/// Sends the answer to one task.
+/// Sends the result of one task.
 pub fn send_reply(to: &mut impl Write, reply: Reply) -> io::Result<()> {
     let (content, failure) = match reply.outcome {
         Ok(content) => (content, None),
@@ -180,7 +184,8 @@ pub fn send_reply(to: &mut impl Write, reply: Reply) -> io::Result<()> {
     to.flush()
 }
 
-/// Receives the answer to one task; `None` where the child has closed the pipe between messages.
+/// Receives the result of one task. Returns `None` if the worker has closed the pipe between
+/// messages.
 pub fn receive_reply(from: &mut impl Read) -> io::Result<Option<Reply>> {
     let Some(header) = receive::<Header>(from)? else {
         return Ok(None);
@@ -190,7 +195,7 @@ pub fn receive_reply(from: &mut impl Read) -> io::Result<Option<Reply>> {
         .iter()
         .try_fold(0u64, |sum, &size| sum.checked_add(size));
     if total.is_none_or(|total| total > MAX_BLOBS) {
-        return Err(garbage("a reply beyond the limit".to_owned()));
+        return Err(invalid_data("a reply beyond the size limit".to_owned()));
     }
     let mut blobs = Vec::with_capacity(header.blobs.len());
     for size in header.blobs {
@@ -212,7 +217,7 @@ pub fn receive_reply(from: &mut impl Read) -> io::Result<Option<Reply>> {
     }))
 }
 
-fn garbage(problem: String) -> io::Error {
+fn invalid_data(problem: String) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, problem)
 }
 
@@ -221,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies_survive_the_pipe() {
+    fn replies_are_received_as_they_were_sent() {
         let good = Reply {
             outcome: Ok(Content {
                 seconds: Some(0.1),
@@ -244,21 +249,24 @@ mod tests {
     }
 
     #[test]
-    fn a_file_name_need_not_be_utf8() {
+    fn file_names_that_are_not_utf8_are_sent_unchanged() {
         use std::os::unix::ffi::OsStringExt;
         let path = PathBuf::from(std::ffi::OsString::from_vec(b"/a/\xff\n\".mp4".to_vec()));
-        let file = File {
+        let file = InputFile {
             path,
             name: "x".to_owned(),
         };
         let mut pipe = Vec::new();
         send(&mut pipe, &file).unwrap();
-        assert_eq!(receive::<File>(&mut pipe.as_slice()).unwrap(), Some(file));
+        assert_eq!(
+            receive::<InputFile>(&mut pipe.as_slice()).unwrap(),
+            Some(file)
+        );
     }
 
-    /// A child that has been taken over says what it likes: the parent reads it, or says no.
+    /// A worker that a hostile clip has taken over can send any bytes.
     #[test]
-    fn damaged_replies_are_read_or_refused() {
+    fn damaged_replies_are_parsed_or_refused() {
         let reply = Reply {
             outcome: Ok(Content {
                 seconds: Some(1.5),
@@ -283,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error_and_costs_no_memory() {
+    fn length_limits_are_checked_before_memory_is_allocated() {
         assert!(receive_reply(&mut &b"\xff\xff\xff\xff"[..]).is_err());
         assert!(receive_reply(&mut &b"\x04\0\0\0null"[..]).is_err());
         let mut pipe = Vec::new();

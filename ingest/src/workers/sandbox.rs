@@ -1,9 +1,10 @@
-//! Sandbox of a decode worker: Landlock decides which files it may read, seccomp which system calls it may make.
+//! The sandbox of a decode worker: Landlock decides which files it may read, seccomp which system calls
+//! it may make.
 //!
-//! A decoder that a hostile clip has taken over can then read the raw data and answer its parent, and nothing else: no
-//! other file, nothing written, no network, no other program, no signal to anybody. Landlock needs Linux 5.13. What the
-//! kernel does not support is reported to the parent, which tells the user. The limits on memory and time are in
-//! [`super::process_limits`].
+//! A decoder that a hostile clip has taken over can then read the raw data and reply to its parent. It
+//! can read no other file, write nothing, use no network, start no program and send no signal. Landlock
+//! needs Linux 5.13. What the kernel does not support is reported to the parent, which warns the user.
+//! The limits on memory and time are in [`super::process_limits`].
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,14 @@ use landlock::{
     Scope, path_beneath_rules,
 };
 
-/// The newest version of Landlock this was written for; older kernels do what they can.
+/// The newest version of Landlock that is used. An older kernel enforces the part that it supports.
 const LANDLOCK: ABI = ABI::V6;
 
-/// Confines the calling thread and its children for good: of files, only what lies below `readable` can be read.
+/// Puts the calling thread and the threads that it starts into the sandbox for good. Only files below
+/// the paths of `readable` can be read.
 ///
-/// Returns what this kernel does not support, as sentences for the user; empty where the sandbox is complete.
+/// Returns what this kernel does not support, as sentences for the user. The list is empty if the sandbox
+/// is complete.
 pub fn enter(readable: &[PathBuf]) -> Vec<String> {
     let mut unsupported = Vec::new();
     match restrict_files(readable) {
@@ -37,6 +40,7 @@ pub fn enter(readable: &[PathBuf]) -> Vec<String> {
     unsupported
 }
 
+/// Applies the Landlock rules: files below `readable` may be read, and nothing else is allowed.
 fn restrict_files(readable: &[PathBuf]) -> Result<RulesetStatus, landlock::RulesetError> {
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))?
@@ -48,9 +52,12 @@ fn restrict_files(readable: &[PathBuf]) -> Result<RulesetStatus, landlock::Rules
     Ok(status.ruleset)
 }
 
-/// The folders that hold these files (paths below `raw`), as the kernel knows them, and how many of the files are reached
-/// by links that lead out of `raw`. Such links are the user's own choice and are followed.
-pub fn folders<'a>(
+/// Returns the canonical paths of the folders that hold these files, which are paths below `raw`, and
+/// the number of files that are links out of `raw`. Such links are the user's own choice and are followed.
+///
+/// # Errors
+/// `raw` does not exist or cannot be read.
+pub fn folders_of<'a>(
     raw: &Path,
     files: impl Iterator<Item = &'a Path>,
 ) -> std::io::Result<(Vec<PathBuf>, usize)> {
@@ -63,7 +70,7 @@ pub fn folders<'a>(
         {
             parents.insert(parent.to_owned());
         }
-        // What is not there fails when it is opened.
+        // A file that does not exist fails later, when it is opened.
         if path.is_symlink()
             && let Ok(target) = path.canonicalize()
             && !target.starts_with(&root)
@@ -80,7 +87,7 @@ pub fn folders<'a>(
     Ok((outside.into_iter().collect(), links))
 }
 
-/// The seccomp filter: what a decoder calls is allowed, everything else fails with EPERM.
+/// The seccomp filter. The system calls that a decoder makes are allowed, all others fail with EPERM.
 mod filter {
     use std::collections::BTreeMap;
 
@@ -90,14 +97,15 @@ mod filter {
         SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
     };
 
-    /// System calls by number, each with the rules of which one must match; no rules match any arguments.
+    /// Allowed system calls by number. One of a call's rules must match its arguments. Without rules all
+    /// arguments are allowed.
     type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 
-    /// Open modes that could change a file or make one.
-    const WRITING: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u64;
+    /// Flags of `open` that change or create a file.
+    const WRITE_FLAGS: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u64;
 
-    /// Allowed whatever the arguments: what allocators, libav and the standard library need.
-    const PLAIN: &[i64] = &[
+    /// Calls that are allowed with all arguments: those of allocators, libav and the standard library.
+    const ALLOWED: &[i64] = &[
         libc::SYS_read,
         libc::SYS_write,
         libc::SYS_lseek,
@@ -152,34 +160,34 @@ mod filter {
         libc::SYS_poll,
     ];
 
-    /// A condition on one argument of a call: its index, the comparison, the value.
+    /// A condition on one argument of a call: its index, the comparison and the value.
     type Condition = (u8, SeccompCmpOp, u64);
 
-    /// Calls that are allowed where every condition on their arguments holds.
+    /// Calls that are allowed if all conditions on their arguments hold.
     fn conditional() -> Vec<(i64, Vec<Condition>)> {
         let executable = libc::PROT_EXEC as u64;
         let thread = libc::CLONE_THREAD as u64;
         vec![
             (libc::SYS_mmap, vec![(2, MaskedEq(executable), 0)]),
             (libc::SYS_mprotect, vec![(2, MaskedEq(executable), 0)]),
-            (libc::SYS_openat, vec![(2, MaskedEq(WRITING), 0)]),
+            (libc::SYS_openat, vec![(2, MaskedEq(WRITE_FLAGS), 0)]),
             #[cfg(target_arch = "x86_64")]
-            (libc::SYS_open, vec![(1, MaskedEq(WRITING), 0)]),
-            // A thread of its own, no process.
+            (libc::SYS_open, vec![(1, MaskedEq(WRITE_FLAGS), 0)]),
+            // Only threads may be started, no processes.
             (libc::SYS_clone, vec![(0, MaskedEq(thread), thread)]),
-            // Only its own processor time: root may raise the other limits.
+            // Only the limit of its own processor time may be set: root could raise the other limits.
             (
                 libc::SYS_prlimit64,
                 vec![(0, Eq, 0), (1, Eq, libc::RLIMIT_CPU.into())],
             ),
-            // An abort sends a signal to the process itself.
+            // `abort` sends a signal to the process itself.
             (libc::SYS_tgkill, vec![(0, Eq, std::process::id().into())]),
         ]
     }
 
-    /// The calls that a decoder may make.
+    /// All calls that a decoder may make.
     fn allowed() -> Result<Calls, BackendError> {
-        let mut calls: Calls = PLAIN.iter().map(|&call| (call, Vec::new())).collect();
+        let mut calls: Calls = ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
         for (call, conditions) in conditional() {
             let conditions = conditions
                 .into_iter()
@@ -191,17 +199,17 @@ mod filter {
         Ok(calls)
     }
 
-    /// From now on this thread, and every one it starts, makes only the calls that are allowed. A call by the numbers of
-    /// another architecture kills the process.
+    /// Applies the filter to this thread and to all that it starts. A call by the numbers of another
+    /// architecture kills the process.
     pub fn apply() -> Result<(), Error> {
         let program = |calls, otherwise, action| -> Result<BpfProgram, BackendError> {
             let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
             SeccompFilter::new(calls, otherwise, action, architecture)?.try_into()
         };
         let error = |number: i32| SeccompAction::Errno(number as u32);
-        // A filter has one action for all its calls, and of two filters the stricter action counts. So clone3, whose
-        // flags a filter cannot read, is refused by the first one and passed by the second. ENOSYS makes the C library
-        // use clone instead.
+        // A filter has one action for all its calls, and of two filters the stricter action counts. So
+        // clone3, whose flags a filter cannot read, is refused by the first filter and passed by the
+        // second. ENOSYS makes the C library use clone instead.
         let clone3 = libc::SYS_clone3;
         let no_clone3 = program(
             Calls::from([(clone3, Vec::new())]),
@@ -229,9 +237,9 @@ mod tests {
 
     use super::*;
 
-    /// A sandbox is per thread, so that a thread of the test can enter one and report.
+    /// A sandbox holds for one thread, so a thread of the test can enter one and report.
     #[test]
-    fn nothing_but_the_raw_data_can_be_reached() {
+    fn only_the_raw_data_can_be_read_in_the_sandbox() {
         let folder = tempfile::tempdir().unwrap();
         let raw = folder.path().join("raw");
         fs::create_dir(&raw).unwrap();
@@ -256,7 +264,10 @@ mod tests {
             let denied = [
                 ("another file", File::open(&outside).map(drop)),
                 ("a link to it", File::open(raw.join("link")).map(drop)),
-                ("a way around", File::open(raw.join("../secret")).map(drop)),
+                (
+                    "a path with ..",
+                    File::open(raw.join("../secret")).map(drop),
+                ),
                 ("/etc/passwd", File::open("/etc/passwd").map(drop)),
                 ("its own memory", File::open("/proc/self/mem").map(drop)),
                 ("a new file", File::create(raw.join("new")).map(drop)),
@@ -275,7 +286,7 @@ mod tests {
             for (what, outcome) in denied {
                 assert!(outcome.is_err(), "{what} was allowed");
             }
-            // What the filter alone refuses, so with its error.
+            // These are refused by seccomp alone, so the error is that of the filter.
             let refused: [(&str, io::Result<()>); 3] = [
                 ("a signal", test_kill_process(parent).map_err(Into::into)),
                 (
@@ -288,7 +299,7 @@ mod tests {
                 let error = outcome.expect_err(what).raw_os_error();
                 assert_eq!(error, Some(libc::EPERM), "{what}");
             }
-            // A thread is no process.
+            // Threads are allowed.
             assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
         });
         confined.join().unwrap();
@@ -310,7 +321,7 @@ mod tests {
         std::os::unix::fs::symlink(at("other/3"), at("raw/a/3")).unwrap();
         std::os::unix::fs::symlink("1", at("raw/a/4")).unwrap();
         let files = ["a/1", "far/b/2", "a/3", "a/4", "gone"].map(Path::new);
-        let (found, links) = folders(&at("raw"), files.into_iter()).unwrap();
+        let (found, links) = folders_of(&at("raw"), files.into_iter()).unwrap();
         let mut expected = ["raw", "far/b", "other"].map(|name| at(name).canonicalize().unwrap());
         expected.sort();
         assert_eq!((found, links), (expected.to_vec(), 1));

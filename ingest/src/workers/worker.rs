@@ -1,7 +1,9 @@
-//! The child that decodes: reads requests from stdin, answers on stdout, knows nothing but the files it is told.
+//! A decode worker: a child process that reads requests from stdin and writes replies to stdout.
 //!
-//! It is confined before it opens the first file: memory, processor time per request, no file may be written, no core
-//! dumps ([`process_limits`]); no file but the raw data, no network, no other program ([`sandbox`]). What libav or a picture decoder does to it (crash, endless loop) ends this process alone.
+//! It is confined before it opens the first file. [`process_limits`] bounds its memory and, for each
+//! request, its processor time, and forbids it to write files. [`sandbox`] leaves it the raw data alone,
+//! without network and without other programs. Whatever a hostile clip makes a decoder do, such as crash
+//! or loop without end, ends this process alone.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,29 +15,29 @@ use anyhow::Context;
 use datasets::Modality;
 use features::{MelFrontEnd, image};
 
-use super::protocol::{self, Bounds, Content, File, Hello, Reply, Request, Task};
+use super::protocol::{self, Content, Handshake, InputFile, ReadAccess, Reply, Request, Task};
 use super::{process_limits, sandbox};
 use crate::decode::demux::{self, Track, Tracks, Wanted};
 use crate::decode::orientation::Orientation;
 use crate::decode::{Health, Span, audio, libav, video};
 use crate::failure::{self, Failure};
 
-/// Bytes of a text file that are read.
+/// Limit on the size of a text file in bytes.
 const MAX_TEXT_BYTES: u64 = 4 << 20;
 
-/// Bytes of an encoded picture that are read.
-const MAX_PICTURE_BYTES: u64 = 64 << 20;
+/// Limit on the size of an encoded image in bytes.
+const MAX_IMAGE_BYTES: u64 = 64 << 20;
 
-/// Bytes that must be free for a worker to begin: the least that a clip of ordinary size takes.
-const HEADROOM: usize = 128 << 20;
+/// Bytes that must be free when a worker starts: the least that a clip of ordinary size takes.
+const MIN_FREE_BYTES: usize = 128 << 20;
 
-/// What the parent lets it use.
+/// The limits that the pool sets.
 #[derive(clap::Args, Debug, Clone, Copy)]
 pub struct Args {
     /// Address space in MiB
     #[arg(long)]
     pub memory_mib: u64,
-    /// Processor seconds per request
+    /// Processor seconds for each request
     #[arg(long)]
     pub cpu_seconds: u64,
     /// Only report, as JSON, what the sandbox lacks on this kernel
@@ -43,54 +45,55 @@ pub struct Args {
     pub probe: bool,
 }
 
-/// Serves until stdin closes.
+/// Handles requests until stdin is closed.
+///
+/// # Errors
+/// The limits cannot be set or leave no room for a clip, libav cannot be started, or a pipe breaks.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    process_limits::confine(process_limits::Limits {
-        memory: args.memory_mib << 20,
-    })
-    .context("cannot limit the decode worker")?;
+    process_limits::apply(args.memory_mib << 20).context("cannot limit the decode worker")?;
     if args.probe {
         let gaps = sandbox::enter(&[]);
         return util::cli::print_json(&serde_json::json!({"sandbox_gaps": gaps}));
     }
-    // A limit below what the program itself takes would show as every file being unreadable.
+    // With a limit below what the program itself takes, every file would seem to be unreadable.
     Vec::<u8>::new()
-        .try_reserve_exact(HEADROOM)
+        .try_reserve_exact(MIN_FREE_BYTES)
         .context("the decode worker's memory limit leaves no room")?;
-    // What a panic says would only confuse the parent's stderr; the reply tells that there was one.
+    // The message of a panic would appear among those of the parent. The reply reports the panic.
     std::panic::set_hook(Box::new(|_| {}));
     libav::init().context("cannot start libav")?;
     let mut front_end = MelFrontEnd::new();
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
-    let Some(bounds) = protocol::receive::<Bounds>(&mut input)? else {
+    let Some(access) = protocol::receive::<ReadAccess>(&mut input)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let hello = Hello {
+    let handshake = Handshake {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        sandbox_gaps: sandbox::enter(&bounds.readable),
+        sandbox_gaps: sandbox::enter(&access.readable),
     };
-    protocol::send(&mut output, &hello)?;
+    protocol::send(&mut output, &handshake)?;
     while let Some(request) = protocol::receive::<Request>(&mut input)? {
-        process_limits::allow_cpu(args.cpu_seconds)?;
-        serve(&request, &mut front_end, &mut output)?;
+        process_limits::limit_cpu_time(args.cpu_seconds)?;
+        handle(&request, &mut front_end, &mut output)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(
+/// Computes and sends the replies to a request.
+fn handle(
     request: &Request,
     front_end: &mut MelFrontEnd,
     output: &mut impl Write,
 ) -> io::Result<()> {
-    let mut files = Files::default();
+    let mut cache = ClipCache::default();
     for (number, task) in request.tasks.iter().enumerate() {
-        let later = &request.tasks[number..];
+        let remaining = &request.tasks[number..];
         let reply = catch_unwind(AssertUnwindSafe(|| {
-            answer(task, later, request.pool, &mut files, front_end)
+            run_task(task, remaining, request.frame_pool, &mut cache, front_end)
         }))
         .unwrap_or_else(|_| {
-            // Whatever was half done: the tasks behind this one begin anew.
-            files = Files::default();
+            // The cache may be incomplete, so the tasks after this one start with an empty one.
+            cache = ClipCache::default();
             Reply {
                 outcome: Err(Failure::with(failure::CRASHED, "a panic")),
                 warnings: Vec::new(),
@@ -101,33 +104,30 @@ fn serve(
     Ok(())
 }
 
-/// Tries a task's files until one works.
-fn answer(
+/// Tries the files of a task until one can be decoded. `remaining` holds this task and those after it.
+fn run_task(
     task: &Task,
-    later: &[Task],
-    pool: usize,
-    files: &mut Files,
+    remaining: &[Task],
+    frame_pool: usize,
+    cache: &mut ClipCache,
     front_end: &mut MelFrontEnd,
 ) -> Reply {
-    let mut tried: Vec<(&File, Failure)> = Vec::new();
+    let mut failed: Vec<(&InputFile, Failure)> = Vec::new();
     for file in &task.files {
-        let mut warnings = Vec::new();
-        let outcome = match task.modality {
-            Modality::Audio | Modality::Video => files
-                .clip(task, &file.path, later, pool, front_end)
-                .map(|(content, damage)| {
-                    warnings.extend(damage);
-                    content
-                }),
-            Modality::Image => read_picture(&file.path),
+        let result = match task.modality {
+            Modality::Audio | Modality::Video => {
+                cache.decode_clip(task, &file.path, remaining, frame_pool, front_end)
+            }
+            Modality::Image => encode_image(&file.path),
             Modality::Text => read_text(&file.path),
         };
-        match outcome {
-            Ok(content) => {
-                warnings.extend(tried.iter().map(|(before, why)| {
+        match result {
+            Ok(Decoded { content, damage }) => {
+                let mut warnings = Vec::from_iter(damage);
+                warnings.extend(failed.iter().map(|(before, failure)| {
                     Failure::with(
                         "second choice",
-                        format!("{}: {why}; took {}", before.name, file.name),
+                        format!("{}: {failure}; took {}", before.name, file.name),
                     )
                 }));
                 return Reply {
@@ -135,91 +135,124 @@ fn answer(
                     warnings,
                 };
             }
-            Err(failure) => tried.push((file, failure)),
+            Err(failure) => failed.push((file, failure)),
         }
     }
     Reply {
-        outcome: Err(summary(tried)),
+        outcome: Err(join_failures(failed)),
         warnings: Vec::new(),
     }
 }
 
-/// One failure out of all: the best candidate's, with what became of the others.
-fn summary(tried: Vec<(&File, Failure)>) -> Failure {
-    let mut all = tried.into_iter();
-    let Some((_, mut first)) = all.next() else {
+/// Joins the failures of a task's files to one: the cause is that of the best file, and the details name
+/// the failures of the others.
+fn join_failures(failed: Vec<(&InputFile, Failure)>) -> Failure {
+    let mut failed = failed.into_iter();
+    let Some((_, mut first)) = failed.next() else {
         return Failure::new(failure::NO_FILE);
     };
-    for (file, other) in all {
+    for (file, other) in failed {
         let separator = if first.detail.is_empty() { "" } else { "; " };
         first.detail = format!("{}{separator}{}: {other}", first.detail, file.name);
     }
     first
 }
 
-fn damage(health: Health, what: &str) -> Option<Failure> {
-    (health.bad > 0).then(|| Failure::with("partly damaged", health.describe(what)))
+/// The features of one modality, and the damage that was met while decoding.
+#[derive(Clone)]
+struct Decoded {
+    content: Content,
+    damage: Option<Failure>,
 }
 
-/// What one part of one stream came to: the features, and the damage met on the way.
-type Made = Result<(Content, Option<Failure>), Failure>;
+impl Decoded {
+    /// Features from a stream. `unit` is what the stream's health counts, such as "audio frame".
+    fn from_stream(content: Content, health: Health, unit: &str) -> Decoded {
+        let damage =
+            (health.bad > 0).then(|| Failure::with("partly damaged", health.describe(unit)));
+        Decoded { content, damage }
+    }
 
-/// The files of one request. One that serves both modalities is read once, and each of its streams is decoded once for
-/// all parts that are wanted of it.
+    /// Features that are one blob, from a file without damage.
+    fn from_blob(blob: Vec<u8>) -> Decoded {
+        let content = Content {
+            blobs: vec![blob],
+            ..Content::default()
+        };
+        Decoded {
+            content,
+            damage: None,
+        }
+    }
+}
+
+/// The result of one task on one file.
+type TaskResult = Result<Decoded, Failure>;
+
+/// What was read and decoded for the tasks of one request. A file that holds both modalities is read
+/// once, and each of its streams is decoded once for all of its parts that are wanted.
 #[derive(Default)]
-struct Files {
+struct ClipCache {
+    /// The streams of each file, as far as they have not been decoded yet.
     tracks: BTreeMap<PathBuf, Result<Tracks, Failure>>,
-    /// By file, modality and span: made along with an earlier task's, not yet asked for.
-    made: Vec<(PathBuf, Modality, Option<Span>, Made)>,
+    /// Results for tasks that come later, with their file, modality and span.
+    results: Vec<(PathBuf, Modality, Option<Span>, TaskResult)>,
 }
 
-impl Files {
-    /// The features of a task's stream. `later`: this task and those behind it.
-    fn clip(
+impl ClipCache {
+    /// Returns the features of the stream that a task names. `remaining` holds this task and those
+    /// after it.
+    fn decode_clip(
         &mut self,
         task: &Task,
         path: &Path,
-        later: &[Task],
-        pool: usize,
+        remaining: &[Task],
+        frame_pool: usize,
         front_end: &mut MelFrontEnd,
-    ) -> Made {
-        let is_it = |(file, modality, span, _): &(PathBuf, Modality, Option<Span>, Made)| {
+    ) -> TaskResult {
+        let cached = self.results.iter().position(|(file, modality, span, _)| {
             file == path && *modality == task.modality && *span == task.span
-        };
-        if let Some(place) = self.made.iter().position(is_it) {
-            return self.made.swap_remove(place).3;
+        });
+        if let Some(index) = cached {
+            return self.results.swap_remove(index).3;
         }
         let mut spans: Vec<Option<Span>> = Vec::new();
-        for other in later
+        for other in remaining
             .iter()
-            .filter(|other| wants(other, task.modality, path))
+            .filter(|other| uses(other, task.modality, path))
         {
             if !spans.contains(&other.span) {
                 spans.push(other.span);
             }
         }
-        let track = self.track(task.modality, path, later);
-        let parts = track.and_then(|track| match task.modality {
-            Modality::Audio => hear(&track, &spans, front_end),
-            _ => see(&track, &spans, pool),
+        let track = self.take_track(task.modality, path, remaining);
+        let results = track.and_then(|track| match task.modality {
+            Modality::Audio => compute_mel(&track, &spans, front_end),
+            _ => extract_frames(&track, &spans, frame_pool),
         });
-        // What fails as a whole fails for every part alike.
-        let parts = parts.unwrap_or_else(|failure| vec![Err(failure); spans.len()]);
+        // A failure of the whole stream is the failure of each of its parts.
+        let results = results.unwrap_or_else(|failure| vec![Err(failure); spans.len()]);
         let mut own = Err(Failure::new(failure::NO_FILE));
-        for (span, part) in spans.into_iter().zip(parts) {
+        for (span, result) in spans.into_iter().zip(results) {
             if span == task.span {
-                own = part;
+                own = result;
             } else {
-                self.made.push((path.to_owned(), task.modality, span, part));
+                let result = (path.to_owned(), task.modality, span, result);
+                self.results.push(result);
             }
         }
         own
     }
 
-    /// Takes a stream out of its file, which is read where it was not yet.
-    fn track(&mut self, modality: Modality, path: &Path, later: &[Task]) -> Result<Track, Failure> {
+    /// Takes a stream out of its file. Reads the file if that has not been done yet.
+    fn take_track(
+        &mut self,
+        modality: Modality,
+        path: &Path,
+        remaining: &[Task],
+    ) -> Result<Track, Failure> {
         if !self.tracks.contains_key(path) {
-            let wanted = |modality| later.iter().any(|task| wants(task, modality, path));
+            let wanted = |modality| remaining.iter().any(|task| uses(task, modality, path));
             let wanted = Wanted {
                 audio: wanted(Modality::Audio),
                 video: wanted(Modality::Video),
@@ -232,29 +265,31 @@ impl Files {
             Some(Err(failure)) => return Err(failure.clone()),
             None => return Err(Failure::new(failure::NO_FILE)),
         };
-        let (track, absent) = match modality {
+        let (track, no_stream) = match modality {
             Modality::Audio => (&mut tracks.audio, failure::NO_AUDIO),
             _ => (&mut tracks.video, failure::NO_VIDEO),
         };
         match track {
-            // For the other parts of a stream that is not there.
+            // The failure stays, because it is that of the stream's other parts too.
             Err(failure) => Err(failure.clone()),
-            Ok(_) => std::mem::replace(track, Err(Failure::new(absent))),
+            Ok(_) => std::mem::replace(track, Err(Failure::new(no_stream))),
         }
     }
 }
 
-fn wants(task: &Task, modality: Modality, path: &Path) -> bool {
+/// Whether a task decodes this modality of this file.
+fn uses(task: &Task, modality: Modality, path: &Path) -> bool {
     task.modality == modality && task.files.iter().any(|file| file.path == path)
 }
 
-fn hear(
+/// Decodes an audio stream and computes the log-mel spectrogram of each span.
+fn compute_mel(
     track: &Track,
     spans: &[Option<Span>],
     front_end: &mut MelFrontEnd,
-) -> Result<Vec<Made>, Failure> {
+) -> Result<Vec<TaskResult>, Failure> {
     let audio = audio::decode(track)?;
-    let parts = spans.iter().map(|&span| {
+    let results = spans.iter().map(|&span| {
         let part = audio.part(span)?;
         let mel = front_end.compute(part.samples);
         let blob = mel
@@ -267,59 +302,58 @@ fn hear(
             times: Vec::new(),
             blobs: vec![blob],
         };
-        Ok((content, damage(audio.health, "audio frame")))
+        Ok(Decoded::from_stream(content, audio.health, "audio frame"))
     });
-    Ok(parts.collect())
+    Ok(results.collect())
 }
 
-fn see(track: &Track, spans: &[Option<Span>], pool: usize) -> Result<Vec<Made>, Failure> {
-    let videos = video::decode(track, pool, spans)?;
-    let parts = videos.into_iter().map(|video| {
+/// Decodes a video stream and extracts `frame_pool` frames of each span.
+fn extract_frames(
+    track: &Track,
+    spans: &[Option<Span>],
+    frame_pool: usize,
+) -> Result<Vec<TaskResult>, Failure> {
+    let videos = video::decode(track, frame_pool, spans)?;
+    let results = videos.into_iter().map(|video| {
         let video = video?;
         let content = Content {
             seconds: Some(video.seconds as f32),
             times: video.times,
             blobs: video.frames,
         };
-        Ok((content, damage(video.health, "frame")))
+        Ok(Decoded::from_stream(content, video.health, "frame"))
     });
-    Ok(parts.collect())
+    Ok(results.collect())
 }
 
-fn read_picture(path: &Path) -> Result<Content, Failure> {
-    let bytes = read_bounded(path, MAX_PICTURE_BYTES)?;
+/// Decodes an image, turns it upright, and encodes it as JPEG in the size that shards hold.
+fn encode_image(path: &Path) -> TaskResult {
+    check_size(path, MAX_IMAGE_BYTES)?;
+    let bytes =
+        std::fs::read(path).map_err(|error| Failure::with(failure::UNREADABLE, error.kind()))?;
     let upright = Orientation::from_exif(&bytes).apply(image::decode(&bytes)?);
     let jpeg = image::shrink_to_jpeg(&upright, image::FRAME_SHORTER_SIDE, image::JPEG_QUALITY)?;
-    Ok(Content {
-        blobs: vec![jpeg],
-        ..Content::default()
-    })
+    Ok(Decoded::from_blob(jpeg))
 }
 
-fn read_text(path: &Path) -> Result<Content, Failure> {
+/// Reads a text file and cleans the text.
+fn read_text(path: &Path) -> TaskResult {
     check_size(path, MAX_TEXT_BYTES)?;
     match datasets::read_text_file(path) {
-        Ok(Some(text)) => Ok(Content {
-            blobs: vec![text.into_bytes()],
-            ..Content::default()
-        }),
+        Ok(Some(text)) => Ok(Decoded::from_blob(text.into_bytes())),
         Ok(None) => Err(Failure::new(failure::NO_TEXT)),
         Err(_) => Err(Failure::new(failure::UNREADABLE)),
     }
 }
 
-fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
-    check_size(path, most)?;
-    std::fs::read(path).map_err(|error| Failure::with(failure::UNREADABLE, error.kind()))
-}
-
-fn check_size(path: &Path, most: u64) -> Result<(), Failure> {
+/// Refuses a file that is absent, empty, a Git LFS pointer, or larger than `limit` bytes.
+fn check_size(path: &Path, limit: u64) -> Result<(), Failure> {
     demux::check_file(path)?;
     match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() <= most => Ok(()),
+        Ok(metadata) if metadata.len() <= limit => Ok(()),
         Ok(metadata) => Err(Failure::with(
             failure::TOO_LARGE,
-            format!("{} bytes, at most {most}", metadata.len()),
+            format!("{} bytes, at most {limit}", metadata.len()),
         )),
         Err(error) => Err(Failure::with(failure::UNREADABLE, error.kind())),
     }

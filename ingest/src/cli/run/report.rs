@@ -1,4 +1,4 @@
-//! What a run says on stdout: the plan before, the sum after.
+//! The output of `ingest run` on stdout: the plan before, and a summary after.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,26 +8,26 @@ use anyhow::bail;
 use datasets::{Info, Split};
 use serde_json::json;
 
-use super::{Args, Budget};
+use super::args::Args;
 use crate::manifest::{self, Manifest};
 use crate::plan::{self, Plan};
-use crate::run::output_lock::{Claim, Lock};
+use crate::run::output_lock::{OutputLock, Scope};
 use crate::shard_writer;
 use crate::source::Source;
-use crate::workers::pool::Effort;
+use crate::workers::pool::PeakCost;
 use util::{cli, outln};
 
-/// `--dry-run`.
-pub fn plan(
+/// `--dry-run`: prints the plan, and for each shard whether it would be written.
+pub fn print_plan(
     args: &Args,
     source: &Source,
     layout: &str,
     out: &Path,
     plan: &Plan,
-    todo: &[&plan::Shard],
+    shards: &[&plan::Shard],
 ) -> anyhow::Result<ExitCode> {
     let entry = |shard: &plan::Shard| {
-        let action = if todo.iter().any(|one| one.name == shard.name) {
+        let action = if shards.iter().any(|one| one.name == shard.name) {
             "make"
         } else {
             "keep"
@@ -35,7 +35,7 @@ pub fn plan(
         (shard.name.file_name(), shard.samples.len(), action)
     };
     if args.json {
-        let shards: Vec<_> = plan
+        let entries: Vec<_> = plan
             .shards
             .iter()
             .map(entry)
@@ -43,7 +43,7 @@ pub fn plan(
             .collect();
         return cli::print_json(&json!({
             "raw": source.raw, "layout": layout, "out": out, "settings": plan.settings, "settings_hash": plan.hash,
-            "samples": plan.samples(), "shards": shards,
+            "samples": plan.samples(), "shards": entries,
         }));
     }
     outln!(
@@ -55,34 +55,37 @@ pub fn plan(
     for (file, samples, action) in plan.shards.iter().map(entry) {
         outln!("  {action} {file}: {samples} samples")?;
     }
-    let samples: usize = todo.iter().map(|shard| shard.samples.len()).sum();
+    let samples: usize = shards.iter().map(|shard| shard.samples.len()).sum();
     outln!(
-        "{} of {} shards to make, {samples} of {} samples to decode",
-        todo.len(),
+        "{} of {} shards to write, {samples} of {} samples to decode",
+        shards.len(),
         plan.shards.len(),
         plan.samples()
     )?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the manifest where all shards are there, and tells how it went.
+/// Writes the manifest if all `planned` shards are finished, and prints the result of the run.
+///
+/// # Errors
+/// Shards are missing with `--finish`, were made with different settings, or a file cannot be written.
 pub fn conclude(
     args: &Args,
     info: &Info,
-    expected: &BTreeMap<Split, usize>,
+    planned: &BTreeMap<Split, usize>,
     out: &Path,
-    effort: Option<&Effort>,
+    peak_cost: Option<&PeakCost>,
 ) -> anyhow::Result<ExitCode> {
-    let finished = shard_writer::survey(out)?;
+    let finished = shard_writer::read_summaries(out)?;
     if let Some(other) = finished.iter().find(|shard| shard.spec != finished[0].spec) {
         bail!(
-            "{}: {} and {} were made with different settings; use --overwrite to begin anew",
+            "{}: {} and {} were made with different settings; use --overwrite to start over",
             out.display(),
             finished[0].name.file_name(),
             other.name.file_name()
         );
     }
-    let total: usize = expected.values().sum();
+    let total: usize = planned.values().sum();
     let missing = total - finished.len().min(total);
     if missing > 0 {
         if args.finish {
@@ -97,83 +100,86 @@ pub fn conclude(
             );
         }
         outln!(
-            "{} of {total} shards in {}; the part that comes last writes the manifest",
+            "{} of {total} shards in {}; the last part to finish writes the manifest",
             finished.len(),
             out.display()
         )?;
         return Ok(ExitCode::SUCCESS);
     }
-    // Two parts may both come last.
+    // Two parts may both find all shards finished.
     let _lock = args
         .part
-        .map(|_| Lock::acquire(out, Claim::Finish))
+        .map(|_| OutputLock::acquire(out, Scope::Finish))
         .transpose()?;
     let Some(manifest) = manifest::write(out, info, &finished)? else {
         bail!("{}: no shards here", out.display());
     };
-    report(args, out, &manifest, effort)
+    print_result(args, out, &manifest, peak_cost)
 }
 
-fn report(
+/// Prints the totals of a finished run. The exit code says whether the failures are within the budget.
+fn print_result(
     args: &Args,
     out: &Path,
     manifest: &Manifest,
-    effort: Option<&Effort>,
+    peak_cost: Option<&PeakCost>,
 ) -> anyhow::Result<ExitCode> {
     let samples: usize = manifest.totals.values().map(|totals| totals.samples).sum();
     let failed = manifest.failures.incomplete + manifest.failures.quarantined;
     let allowed = args.max_failures.allows(failed, samples);
     if args.json {
-        let cost = effort.map(|effort| {
-            json!({"longest_clip_seconds": effort.seconds(), "largest_worker_mib": effort.mib()})
+        let cost = peak_cost.map(|cost| {
+            json!({"longest_clip_seconds": cost.seconds(), "largest_worker_mib": cost.mib()})
         });
         cli::print_json(&json!({
             "out": out, "within_budget": allowed, "effort": cost, "manifest": manifest,
         }))?;
     } else {
-        for (split, totals) in &manifest.totals {
-            let present: Vec<String> = totals
-                .present
-                .iter()
-                .map(|(modality, n)| format!("{n} with {modality}"))
-                .collect();
-            outln!(
-                "{split:<5} {} rows of {} samples: {}",
-                totals.rows,
-                totals.samples,
-                present.join(", ")
-            )?;
-        }
-        for (modality, causes) in &manifest.failures.causes {
-            for (cause, count) in causes {
-                outln!("  {count} x {modality}: {cause}")?;
-            }
-        }
-        for (cause, count) in &manifest.warnings.causes {
-            outln!(
-                "  {count} x {cause} (kept; see \"warnings\" in {})",
-                features::MANIFEST_FILE
-            )?;
-        }
-        let bytes: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
-        outln!(
-            "{} shards, {:.1} MB, in {}",
-            manifest.shards.len(),
-            bytes as f64 / 1e6,
-            out.display()
-        )?;
+        print_totals(out, manifest)?;
     }
     if !allowed {
         cli::warn(&format!(
-            "{failed} of {samples} samples lack something that should be there (--max-failures {}); \
+            "{failed} of {samples} samples lack a modality that should be there (--max-failures {}); \
              see the error column and {}",
-            match args.max_failures {
-                Budget::Count(most) => most.to_string(),
-                Budget::Percent(share) => format!("{share}%"),
-            },
+            args.max_failures,
             features::FAILURES_FILE
         ));
         return Ok(ExitCode::from(cli::EXIT_FINDINGS));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn print_totals(out: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+    for (split, totals) in &manifest.totals {
+        let present: Vec<String> = totals
+            .present
+            .iter()
+            .map(|(modality, rows)| format!("{rows} with {modality}"))
+            .collect();
+        outln!(
+            "{split:<5} {} rows of {} samples: {}",
+            totals.rows,
+            totals.samples,
+            present.join(", ")
+        )?;
+    }
+    for (modality, causes) in &manifest.failures.causes {
+        for (cause, count) in causes {
+            outln!("  {count} x {modality}: {cause}")?;
+        }
+    }
+    for (cause, count) in &manifest.warnings.causes {
+        outln!(
+            "  {count} x {cause} (kept; see \"warnings\" in {})",
+            features::MANIFEST_FILE
+        )?;
+    }
+    let bytes: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
+    outln!(
+        "{} shards, {:.1} MB, in {}",
+        manifest.shards.len(),
+        bytes as f64 / 1e6,
+        out.display()
+    )?;
+    Ok(())
 }

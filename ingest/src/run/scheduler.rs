@@ -1,7 +1,9 @@
-//! Keeps the workers busy and gives their replies out in the order of the samples.
+//! The scheduler: sends samples to the decode workers ahead of time, and hands out their replies in the
+//! order of the samples.
 //!
-//! Samples on the same files share one decoding, however far apart they stand: what a later one needs is put by when the
-//! first one is decoded. Where too much is put by already, the later one is decoded by itself; no byte depends on which.
+//! Samples with the same files share one request, however far apart they are: the replies of a later
+//! one are parked when the first one is decoded. Where too many bytes are parked already, the later one
+//! is decoded by itself. No byte of the output depends on which of the two happens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,31 +15,32 @@ use super::signals;
 use crate::decode::Span;
 use crate::plan::{Segment, Settings};
 use crate::workers::pool::{Pool, Replies};
-use crate::workers::protocol::{File, Request, Task};
+use crate::workers::protocol::{InputFile, Request, Task};
 
-/// Clips handed to the workers ahead of the one that is written next, per worker.
+/// How many samples per worker are submitted ahead of the one that is handed out next.
 const AHEAD_PER_WORKER: usize = 8;
 
-/// Bytes of replies that may wait for their turn before no more clips are handed out. Bounds the memory where clips are
-/// large, as with every frame kept.
-const MAX_WAITING: usize = 256 << 20;
+/// Limit on the bytes of replies that wait for their turn. At this limit no more samples are submitted.
+/// It bounds the memory where clips are large, as with every frame kept.
+const MAX_BUFFERED_BYTES: usize = 256 << 20;
 
-/// Bytes of replies put by for samples whose turn is far off. AVE's 46 shared rows take about 30 MB.
-const MAX_PUT_BY: usize = 128 << 20;
+/// Limit on the bytes of replies that are parked. The 46 samples of AVE that share files with others
+/// take about 30 MB.
+const MAX_PARKED_BYTES: usize = 128 << 20;
 
-/// Different parts of one file that are asked for at once.
+/// Limit on the different spans of a file in one request.
 const MAX_SPANS: usize = 8;
 
-/// How long to wait for a worker before looking at signals.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long to wait for a worker before signals are checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Who decodes: requests in, by a number, replies out in any order.
+/// What decodes requests: the worker pool, or a stand-in for it in tests.
 pub trait Decoders {
-    /// See [`Pool::submit`].
+    /// Queues a request. See [`Pool::submit`].
     fn submit(&self, number: usize, request: Request) -> anyhow::Result<()>;
 
-    /// See [`Pool::next`].
-    fn next(&self, wait: Duration) -> anyhow::Result<Option<(usize, Replies)>>;
+    /// Waits for the next request that is done. See [`Pool::next`].
+    fn next(&self, timeout: Duration) -> anyhow::Result<Option<(usize, Replies)>>;
 }
 
 impl Decoders for Pool {
@@ -45,55 +48,58 @@ impl Decoders for Pool {
         Pool::submit(self, number, request)
     }
 
-    fn next(&self, wait: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
-        Pool::next(self, wait)
+    fn next(&self, timeout: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
+        Pool::next(self, timeout)
     }
 }
 
-/// See the module comment.
-pub struct Feed<'a, D> {
-    pool: &'a D,
+/// The state of a run's requests and replies. Samples are identified by their index in `samples`, and a
+/// request has the index of the sample that it was made for.
+pub struct Scheduler<'a, D> {
+    decoders: &'a D,
     raw: &'a Path,
     modalities: [Modality; 2],
     settings: &'a Settings,
     samples: Vec<&'a Sample>,
+    /// How many samples are submitted ahead of `next`.
     ahead: usize,
-    /// Samples up to here were asked for.
+    /// The samples before this one are submitted.
     submitted: usize,
-    /// Whose turn is next.
+    /// The sample that is handed out next.
     next: usize,
-    /// Replies of samples that were asked for, and their bytes.
-    arrived: BTreeMap<usize, Replies>,
-    waiting: usize,
-    /// Samples on the same files, where there are several.
+    /// Replies of submitted samples, and their bytes.
+    buffered: BTreeMap<usize, Replies>,
+    buffered_bytes: usize,
+    /// Samples with the same files, in order. Only groups of more than one.
     groups: Vec<Vec<usize>>,
-    /// The group of a sample that is in one.
+    /// The index of each grouped sample's group.
     group_of: BTreeMap<usize, usize>,
-    /// By the number of a request under way: the samples that it serves.
-    serves: BTreeMap<usize, Vec<usize>>,
-    /// Samples that a request under way serves, or whose replies are put by.
-    served: BTreeSet<usize>,
-    /// Replies of samples not yet asked for, and their bytes.
-    put_by: BTreeMap<usize, Replies>,
-    held: usize,
-    most_held: usize,
+    /// Requests that are being decoded, each with the samples that get its replies.
+    in_flight: BTreeMap<usize, Vec<usize>>,
+    /// Samples that get replies from a request in flight, or whose replies have come.
+    claimed: BTreeSet<usize>,
+    /// Replies of samples that are not submitted yet, and their bytes.
+    parked: BTreeMap<usize, Replies>,
+    parked_bytes: usize,
+    /// [`MAX_PARKED_BYTES`], or less in tests.
+    max_parked_bytes: usize,
 }
 
-impl<'a, D: Decoders> Feed<'a, D> {
-    /// Of samples in the order in which they are wanted.
+impl<'a, D: Decoders> Scheduler<'a, D> {
+    /// Creates a scheduler for `samples`, whose replies are handed out in this order.
     pub fn new(
-        pool: &'a D,
+        decoders: &'a D,
         workers: usize,
         raw: &'a Path,
         modalities: [Modality; 2],
         settings: &'a Settings,
         samples: Vec<&'a Sample>,
-    ) -> Feed<'a, D> {
-        let groups = groups(&samples);
+    ) -> Scheduler<'a, D> {
+        let groups = group_by_files(&samples);
         let members = groups.iter().enumerate();
         let group_of = members.flat_map(|(group, all)| all.iter().map(move |&one| (one, group)));
-        Feed {
-            pool,
+        Scheduler {
+            decoders,
             raw,
             modalities,
             settings,
@@ -103,20 +109,25 @@ impl<'a, D: Decoders> Feed<'a, D> {
             ahead: workers * AHEAD_PER_WORKER,
             submitted: 0,
             next: 0,
-            arrived: BTreeMap::new(),
-            waiting: 0,
-            serves: BTreeMap::new(),
-            served: BTreeSet::new(),
-            put_by: BTreeMap::new(),
-            held: 0,
-            most_held: MAX_PUT_BY,
+            buffered: BTreeMap::new(),
+            buffered_bytes: 0,
+            in_flight: BTreeMap::new(),
+            claimed: BTreeSet::new(),
+            parked: BTreeMap::new(),
+            parked_bytes: 0,
+            max_parked_bytes: MAX_PARKED_BYTES,
         }
     }
 
-    /// The next sample's replies; `None` where a signal asked to stop.
-    pub fn take(&mut self) -> anyhow::Result<Option<Replies>> {
-        let most = self.samples.len().min(self.next + self.ahead);
-        while self.submitted < most && (self.waiting < MAX_WAITING || self.submitted == self.next) {
+    /// Waits for the next sample's replies. Returns `None` if a signal was received.
+    ///
+    /// # Errors
+    /// The workers cannot be started or have ended.
+    pub fn next_replies(&mut self) -> anyhow::Result<Option<Replies>> {
+        let end = self.samples.len().min(self.next + self.ahead);
+        while self.submitted < end
+            && (self.buffered_bytes < MAX_BUFFERED_BYTES || self.submitted == self.next)
+        {
             self.submit(self.submitted)?;
             self.submitted += 1;
         }
@@ -124,31 +135,33 @@ impl<'a, D: Decoders> Feed<'a, D> {
             if signals::received().is_some() {
                 return Ok(None);
             }
-            if let Some(replies) = self.arrived.remove(&self.next) {
+            if let Some(replies) = self.buffered.remove(&self.next) {
                 self.next += 1;
-                self.waiting -= size(&replies);
+                self.buffered_bytes -= size(&replies);
                 return Ok(Some(replies));
             }
-            if let Some((number, replies)) = self.pool.next(PATIENCE)? {
+            if let Some((number, replies)) = self.decoders.next(POLL_INTERVAL)? {
                 self.distribute(number, replies);
             }
         }
     }
 
+    /// Submits a request for a sample, unless its replies are parked or a request in flight brings them.
+    /// The request also has the spans of later samples with the same files.
     fn submit(&mut self, sample: usize) -> anyhow::Result<()> {
-        if let Some(replies) = self.put_by.remove(&sample) {
-            self.held -= size(&replies);
-            self.arrive(sample, replies);
+        if let Some(replies) = self.parked.remove(&sample) {
+            self.parked_bytes -= size(&replies);
+            self.buffer(sample, replies);
             return Ok(());
         }
-        if self.served.contains(&sample) {
+        if self.claimed.contains(&sample) {
             return Ok(());
         }
         let mut members = vec![sample];
         let mut spans = vec![self.span(sample)];
         let group = self.group_of.get(&sample);
         let later = group.map_or(&[][..], |&group| &self.groups[group]).iter();
-        for &other in later.filter(|&&other| other > sample && !self.served.contains(&other)) {
+        for &other in later.filter(|&&other| other > sample && !self.claimed.contains(&other)) {
             let span = self.span(other);
             if spans.contains(&span) {
                 members.push(other);
@@ -162,18 +175,19 @@ impl<'a, D: Decoders> Feed<'a, D> {
             .flat_map(|span| self.tasks(sample, span))
             .collect();
         if tasks.is_empty() {
-            self.arrive(sample, Vec::new());
+            self.buffer(sample, Vec::new());
             return Ok(());
         }
-        self.served.extend(&members);
-        self.serves.insert(sample, members);
-        let pool = self.settings.frame_pool as usize;
-        self.pool.submit(sample, Request { pool, tasks })
+        self.claimed.extend(&members);
+        self.in_flight.insert(sample, members);
+        let frame_pool = self.settings.frame_pool as usize;
+        let request = Request { frame_pool, tasks };
+        self.decoders.submit(sample, request)
     }
 
-    /// Gives the replies of one request to all samples that it serves.
+    /// Gives the replies of a request to the samples that share it.
     fn distribute(&mut self, number: usize, replies: Replies) {
-        let members = self.serves.remove(&number).unwrap_or_default();
+        let members = self.in_flight.remove(&number).unwrap_or_default();
         let mut spans: Vec<Option<Span>> = Vec::new();
         for &member in &members {
             let span = self.span(member);
@@ -181,30 +195,30 @@ impl<'a, D: Decoders> Feed<'a, D> {
                 spans.push(span);
             }
         }
-        let each = replies.len() / spans.len().max(1);
+        let per_span = replies.len() / spans.len().max(1);
         for member in members {
-            let place = spans
+            let index = spans
                 .iter()
                 .position(|&span| span == self.span(member))
                 .unwrap_or_default();
-            let own = replies[place * each..][..each].to_vec();
+            let own = replies[index * per_span..][..per_span].to_vec();
             if member < self.submitted || member == number {
-                self.arrive(member, own);
-            } else if self.held + size(&own) <= self.most_held {
-                self.held += size(&own);
-                self.put_by.insert(member, own);
+                self.buffer(member, own);
+            } else if self.parked_bytes + size(&own) <= self.max_parked_bytes {
+                self.parked_bytes += size(&own);
+                self.parked.insert(member, own);
             } else {
-                self.served.remove(&member);
+                self.claimed.remove(&member);
             }
         }
     }
 
-    fn arrive(&mut self, sample: usize, replies: Replies) {
-        self.waiting += size(&replies);
-        self.arrived.insert(sample, replies);
+    fn buffer(&mut self, sample: usize, replies: Replies) {
+        self.buffered_bytes += size(&replies);
+        self.buffered.insert(sample, replies);
     }
 
-    /// The part of its clip that a sample is.
+    /// The span of its clip that a sample uses. `None` stands for the whole clip.
     fn span(&self, sample: usize) -> Option<Span> {
         match self.settings.segment {
             Segment::Clip => None,
@@ -212,12 +226,13 @@ impl<'a, D: Decoders> Feed<'a, D> {
         }
     }
 
+    /// The tasks that decode a span of a sample's files.
     fn tasks(&self, sample: usize, span: Option<Span>) -> Vec<Task> {
         let inputs = self.modalities.iter().zip(&self.samples[sample].inputs);
         let task = |(&modality, input)| {
-            let files = files(input)?.iter().map(|path| File {
+            let files = files(input)?.iter().map(|path| InputFile {
                 path: self.raw.join(path),
-                name: slashed(path),
+                name: with_slashes(path),
             });
             Some(Task {
                 modality,
@@ -229,24 +244,25 @@ impl<'a, D: Decoders> Feed<'a, D> {
     }
 }
 
-/// Samples with the very same files, in order; none that are alone.
-fn groups(samples: &[&Sample]) -> Vec<Vec<usize>> {
-    let mut users: BTreeMap<[Option<&[PathBuf]>; 2], Vec<usize>> = BTreeMap::new();
+/// Groups samples that have exactly the same files. Samples that share theirs with no other are left
+/// out.
+fn group_by_files(samples: &[&Sample]) -> Vec<Vec<usize>> {
+    let mut groups: BTreeMap<[Option<&[PathBuf]>; 2], Vec<usize>> = BTreeMap::new();
     for (number, sample) in samples.iter().enumerate() {
         let [one, two] = &sample.inputs;
-        users
+        groups
             .entry([files(one), files(two)])
             .or_default()
             .push(number);
     }
-    users.remove(&[None, None]);
-    users
+    groups.remove(&[None, None]);
+    groups
         .into_values()
-        .filter(|users| users.len() > 1)
+        .filter(|group| group.len() > 1)
         .collect()
 }
 
-/// Bytes of media in replies.
+/// Bytes of all features in replies.
 fn size(replies: &Replies) -> usize {
     let contents = replies
         .iter()
@@ -257,7 +273,7 @@ fn size(replies: &Replies) -> usize {
         .sum()
 }
 
-/// The files that a worker has to open for an input.
+/// Returns the files that a worker has to open for an input. `None` for an input without files.
 pub fn files(input: &Input) -> Option<&[PathBuf]> {
     match input {
         Input::Files(paths) => Some(paths),
@@ -266,7 +282,8 @@ pub fn files(input: &Input) -> Option<&[PathBuf]> {
     }
 }
 
-fn slashed(path: &Path) -> String {
+/// A path with slashes between its parts, as messages name it.
+fn with_slashes(path: &Path) -> String {
     path.components()
         .map(|part| part.as_os_str().to_string_lossy())
         .collect::<Vec<_>>()
@@ -284,26 +301,26 @@ mod tests {
     use crate::plan::{self, Choices};
     use crate::workers::protocol::{Content, Reply};
 
-    /// Answers every task with a blob that names file and span, the latest request first.
+    /// Replies to every task with a blob that names file and span, the latest request first.
     struct Echo {
         bytes: usize,
-        asked: RefCell<Vec<(usize, Request)>>,
+        queue: RefCell<Vec<(usize, Request)>>,
         requests: RefCell<usize>,
     }
 
     impl Decoders for Echo {
         fn submit(&self, number: usize, request: Request) -> anyhow::Result<()> {
             *self.requests.borrow_mut() += 1;
-            self.asked.borrow_mut().push((number, request));
+            self.queue.borrow_mut().push((number, request));
             Ok(())
         }
 
-        fn next(&self, _wait: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
-            let Some((number, request)) = self.asked.borrow_mut().pop() else {
+        fn next(&self, _timeout: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
+            let Some((number, request)) = self.queue.borrow_mut().pop() else {
                 return Ok(None);
             };
             let reply = |task: &Task| {
-                let mut blob = said(&task.files[0].name, task.span).into_bytes();
+                let mut blob = describe(&task.files[0].name, task.span).into_bytes();
                 blob.resize(self.bytes, b' ');
                 let content = Content {
                     blobs: vec![blob],
@@ -318,7 +335,7 @@ mod tests {
         }
     }
 
-    fn said(file: &str, span: Option<Span>) -> String {
+    fn describe(file: &str, span: Option<Span>) -> String {
         format!("{file} {span:?}")
     }
 
@@ -337,8 +354,8 @@ mod tests {
     /// Bytes of one reply; a sample has two.
     const BYTES: usize = 40;
 
-    /// Takes every sample's replies, checks that they are its own, and counts requests.
-    fn requests(samples: &[Sample], segment: Segment, most_held: usize) -> usize {
+    /// Checks that every sample gets its own replies, and returns the number of requests.
+    fn requests(samples: &[Sample], segment: Segment, max_parked_bytes: usize) -> usize {
         let info = datasets::open("ave").unwrap().info().clone();
         let listing = datasets::Listing {
             layout: String::new(),
@@ -356,11 +373,11 @@ mod tests {
         let settings = plan::plan(&info, listing, &choices).settings;
         let echo = Echo {
             bytes: BYTES,
-            asked: RefCell::default(),
+            queue: RefCell::default(),
             requests: RefCell::default(),
         };
         let samples: Vec<&Sample> = samples.iter().collect();
-        let mut feed = Feed::new(
+        let mut scheduler = Scheduler::new(
             &echo,
             2,
             Path::new("raw"),
@@ -368,23 +385,28 @@ mod tests {
             &settings,
             samples.clone(),
         );
-        feed.most_held = most_held;
+        scheduler.max_parked_bytes = max_parked_bytes;
         for sample in samples {
-            let replies = feed.take().unwrap().unwrap();
+            let replies = scheduler.next_replies().unwrap().unwrap();
             assert_eq!(replies.len(), 2, "{}", sample.id);
             let span = sample.segment.filter(|_| segment == Segment::Event);
             for reply in replies {
                 let blob = &reply.outcome.unwrap().blobs[0];
                 let text = String::from_utf8_lossy(blob);
-                assert_eq!(text.trim_end(), said(&sample.source, span), "{}", sample.id);
+                assert_eq!(
+                    text.trim_end(),
+                    describe(&sample.source, span),
+                    "{}",
+                    sample.id
+                );
             }
         }
-        assert!(feed.arrived.is_empty() && feed.put_by.is_empty());
-        assert_eq!((feed.waiting, feed.held), (0, 0));
+        assert!(scheduler.buffered.is_empty() && scheduler.parked.is_empty());
+        assert_eq!((scheduler.buffered_bytes, scheduler.parked_bytes), (0, 0));
         echo.requests.into_inner()
     }
 
-    /// Sixty samples; file "b" under three of them, "c" under two that are close and one that is far.
+    /// Sixty samples. Three of them share file "b", and two that are close and one that is far share "c".
     fn shared() -> Vec<Sample> {
         let span = |number: usize| Some((number as f32 / 10.0, 10.0));
         (0..60)
@@ -397,14 +419,14 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_gets_its_own_and_every_file_is_asked_for_once() {
-        assert_eq!(requests(&shared(), Segment::Clip, MAX_PUT_BY), 56);
-        assert_eq!(requests(&shared(), Segment::Event, MAX_PUT_BY), 56);
+    fn samples_with_the_same_files_share_a_request() {
+        assert_eq!(requests(&shared(), Segment::Clip, MAX_PARKED_BYTES), 56);
+        assert_eq!(requests(&shared(), Segment::Event, MAX_PARKED_BYTES), 56);
     }
 
     #[test]
-    fn what_does_not_fit_is_asked_for_again() {
-        // Of "b" and "c" three samples are far from the first one. Put by there is room for all, two, one, none.
+    fn replies_beyond_the_parking_limit_are_requested_again() {
+        // Three samples of "b" and "c" are far from the first one. The limit allows to park three, two, one and none.
         for (room, wanted) in [(3, 56), (2, 57), (1, 58), (0, 59)] {
             assert_eq!(
                 requests(&shared(), Segment::Clip, 2 * BYTES * room),
@@ -415,11 +437,11 @@ mod tests {
     }
 
     #[test]
-    fn more_spans_than_a_request_takes() {
+    fn spans_beyond_the_limit_of_a_request_go_into_the_next() {
         let many: Vec<Sample> = (0..20)
             .map(|n| sample(n, "a", Some((n as f32, 20.0))))
             .collect();
-        assert_eq!(requests(&many, Segment::Event, MAX_PUT_BY), 3);
-        assert_eq!(requests(&many, Segment::Clip, MAX_PUT_BY), 1);
+        assert_eq!(requests(&many, Segment::Event, MAX_PARKED_BYTES), 3);
+        assert_eq!(requests(&many, Segment::Clip, MAX_PARKED_BYTES), 1);
     }
 }

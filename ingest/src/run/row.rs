@@ -1,0 +1,116 @@
+//! Rows of a shard, built from a sample and the replies of the decode workers.
+
+use std::collections::BTreeMap;
+
+use datasets::{Input, Modality, Sample};
+use features::mel::{MAX_MEL_FRAMES, MEL_BINS};
+use features::{Mel, Row};
+
+use crate::failure::Failure;
+use crate::shard_writer::{Outcome, Quarantined, Warning};
+use crate::workers::pool::Replies;
+use crate::workers::protocol::Content;
+
+/// Builds what a shard holds of a sample. `replies` has one reply for each input that is a file, in the
+/// order of the inputs.
+pub fn assemble(
+    sample: &Sample,
+    modalities: [Modality; 2],
+    replies: Replies,
+) -> (Outcome, Vec<Warning>) {
+    let mut row = Row::new(&sample.id, sample.split, sample.labels.clone());
+    row.source = sample.source.clone();
+    row.segment = sample.segment;
+    let mut failures: BTreeMap<Modality, Failure> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    let mut replies = replies.into_iter();
+    for (&modality, input) in modalities.iter().zip(&sample.inputs) {
+        match input {
+            Input::Text(text) => row.text = Some(text.clone()),
+            Input::Absent { reason: None } => {}
+            Input::Absent {
+                reason: Some(reason),
+            } => {
+                failures.insert(modality, Failure::listed(reason));
+            }
+            Input::Files(_) | Input::TextFile(_) => {
+                let Some(reply) = replies.next() else {
+                    continue;
+                };
+                let warn = |what| Warning {
+                    id: sample.id.clone(),
+                    modality,
+                    what,
+                };
+                warnings.extend(reply.warnings.into_iter().map(warn));
+                if let Err(failure) = reply
+                    .outcome
+                    .and_then(|content| fill(&mut row, modality, content))
+                {
+                    failures.insert(modality, failure);
+                }
+            }
+        }
+    }
+    if !modalities.iter().any(|&modality| row.has(modality)) {
+        let quarantined = Quarantined {
+            id: row.id,
+            source: row.source,
+            labels: row.labels,
+            failures,
+        };
+        return (Outcome::Quarantined(quarantined), warnings);
+    }
+    let sentences: Vec<String> = failures
+        .iter()
+        .map(|(modality, failure)| format!("{modality}: {failure}"))
+        .collect();
+    row.error = (!sentences.is_empty()).then(|| sentences.join("; "));
+    (Outcome::Row(Box::new(row), failures), warnings)
+}
+
+/// Puts the features of one modality into a row. Refuses what the schema would refuse, because a worker
+/// that a hostile clip has taken over can send any bytes.
+fn fill(row: &mut Row, modality: Modality, content: Content) -> Result<(), Failure> {
+    let mut blobs = content.blobs;
+    match modality {
+        Modality::Audio => {
+            let blob = blobs.first().ok_or_else(Failure::protocol_error)?;
+            row.mel = Some(parse_mel(blob).ok_or_else(Failure::protocol_error)?);
+            row.audio_seconds = content.seconds;
+        }
+        Modality::Video => {
+            if blobs.is_empty() || blobs.len() != content.times.len() {
+                return Err(Failure::protocol_error());
+            }
+            row.frames = Some(blobs);
+            row.frame_times = content.times;
+            row.video_seconds = content.seconds;
+        }
+        Modality::Image => row.image = Some(blobs.pop().ok_or_else(Failure::protocol_error)?),
+        Modality::Text => {
+            let text = blobs.pop().and_then(|bytes| String::from_utf8(bytes).ok());
+            let text = text.filter(|text| !text.is_empty());
+            row.text = Some(text.ok_or_else(Failure::protocol_error)?);
+        }
+    }
+    Ok(())
+}
+
+/// Parses mel values, which are little-endian f32. `None` if they are not finite or not 1 to
+/// [`MAX_MEL_FRAMES`] whole frames.
+fn parse_mel(bytes: &[u8]) -> Option<Mel> {
+    let (values, rest) = bytes.as_chunks::<4>();
+    let values: Vec<f32> = values
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect();
+    let frames = values.len() / MEL_BINS;
+    let is_whole = rest.is_empty() && values.len().is_multiple_of(MEL_BINS);
+    let is_valid =
+        (1..=MAX_MEL_FRAMES).contains(&frames) && values.iter().all(|value| value.is_finite());
+    (is_whole && is_valid).then_some(Mel {
+        bins: MEL_BINS,
+        values,
+    })
+}
