@@ -1,10 +1,12 @@
-//! AVE: ten-second clips in which one of 28 events is seen and heard.
+//! AVE: clips of ten seconds with an event of one of 28 categories, both visible and audible.
 //!
-//! `AVE/<id>.mp4` with `trainSet.txt`, `valSet.txt` and `testSet.txt`, anywhere below the raw root. A row is
-//! `Category&VideoID&Quality&StartTime&EndTime`; a header may stand above the rows; categories hold commas.
+//! `AVE/<id>.mp4` with `trainSet.txt`, `valSet.txt` and `testSet.txt`, anywhere below the raw root. A
+//! row is `Category&VideoID&Quality&StartTime&EndTime`. The rows may follow a header, and categories
+//! contain commas.
 //!
-//! 4,143 rows share 4,097 files: the key of a sample is (file, category), its id `<video id>_<category>`. The event's
-//! start and end become [`Sample::segment`]; one published row has neither (0 to 0) and gets none.
+//! 4,143 rows share 4,097 files. A sample is identified by file and category, and its id is
+//! `<video id>_<category>`. The start and end of the event become [`Sample::segment`]; one published
+//! row has an empty event (0 to 0), and its sample has no segment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,14 +20,14 @@ use crate::finder::{Finder, note_shared_files};
 use crate::tree::{Tree, base_name, join, lines, no_layout, parent, per_split};
 use crate::types::{Dataset, Info, ListOptions, Listing, NoteKind, Sample, Split};
 
-/// What should lie in the raw root.
+/// What the raw root should hold, for error messages.
 const LAYOUT: &str = "expected the unpacked AVE_Dataset.zip there: AVE/<id>.mp4 with trainSet.txt, valSet.txt and \
      testSet.txt beside the folder";
 
-/// Seconds of every clip; no event lasts longer.
+/// The length of every clip in seconds; no event lasts longer.
 const CLIP_SECONDS: f32 = 10.0;
 
-/// See the module comment.
+/// AVE; the module's documentation describes the layout.
 pub(crate) struct Ave {
     info: Info,
 }
@@ -49,7 +51,7 @@ impl Dataset for Ave {
             Ok(split)
         })?;
         let Some(any) = lists.values().next() else {
-            return Err(refuse_orders(&tree).unwrap_or_else(|| {
+            return Err(refuse_hdf5_splits(&tree).unwrap_or_else(|| {
                 let problem = "no trainSet.txt, valSet.txt or testSet.txt in it";
                 no_layout(&tree, problem, LAYOUT)
             }));
@@ -107,8 +109,8 @@ impl Dataset for Ave {
     }
 }
 
-/// The error for a tree whose splits are there as HDF5 alone.
-fn refuse_orders(tree: &Tree) -> Option<Error> {
+/// Returns the error for a tree that has the splits as HDF5 alone.
+fn refuse_hdf5_splits(tree: &Tree) -> Option<Error> {
     let file = tree.files().find(|file| file.ends_with("_order.h5"))?;
     Some(Error::Unsupported {
         path: tree.path(file),
@@ -165,7 +167,7 @@ impl Row {
     }
 }
 
-/// `Rodents, rats, mice` to `rodents-rats-mice`.
+/// Turns a category such as `Rodents, rats, mice` into a part of an id: `rodents-rats-mice`.
 fn slug(name: &str) -> String {
     let lower = name.to_ascii_lowercase();
     let words = lower.split(|c: char| !c.is_ascii_alphanumeric());
@@ -230,7 +232,8 @@ fn parse_row(line: usize, content: &str) -> Result<Row, String> {
     })
 }
 
-/// Where `Annotations.txt` lies too, tells which of its rows no list has.
+/// Compares the samples with `Annotations.txt` if the tree has it, and adds a note for each of its
+/// rows that no list has.
 fn compare_with_annotations(
     tree: &Tree,
     samples: &[Sample],
@@ -258,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_category_has_a_slug_of_its_own() {
+    fn category_slugs_are_distinct() {
         let slugs: BTreeSet<String> = facts::AVE.iter().map(|one| slug(one.0)).collect();
         assert_eq!(slugs.len(), facts::AVE.len());
         assert!(slugs.contains("fixed-wing-aircraft-airplane") && slugs.contains("frying-food"));

@@ -1,8 +1,9 @@
-//! Makes text readable: what a reader would want to see, not what a program once printed.
+//! Cleans text: whitespace, printed Python lists and bytes, HTML entities.
 
 use std::borrow::Cow;
 
-/// Blanks, line breaks and control characters between words become one blank; `None` where no word is left.
+/// Turns whitespace and control characters between words into one blank. Returns `None` if there is
+/// no word.
 pub(crate) fn squeeze(text: &str) -> Option<String> {
     let words: Vec<&str> = text
         .split(|c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}')
@@ -11,14 +12,14 @@ pub(crate) fn squeeze(text: &str) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// A page title as UPMC Food-101 has it: printed as a Python list in brackets, printed bytes, HTML entities.
-/// `None` where nothing is left (`[]` is a page without a title).
+/// Cleans a page title of UPMC Food-101, which may be a printed Python list with escaped bytes and
+/// HTML entities. Returns `None` if there is no word (`[]` is a page without a title).
 pub(crate) fn title(raw: &str) -> Option<String> {
     squeeze(&entities(&escapes(unlist(raw.trim()))))
 }
 
-/// Takes off the brackets and quotes of a printed list of one title. The publisher cut titles at their first comma,
-/// so that either end may have lost its brackets, or kept one of two.
+/// Removes the brackets and quotes of a printed list of one title. The publisher cut titles at their
+/// first comma, so that brackets may be missing at either end.
 fn unlist(text: &str) -> &str {
     const OPEN: [&str; 4] = ["[[\"", "[['", "[\"", "['"];
     const CLOSE: [&str; 4] = ["\"]]", "']]", "\"]", "']"];
@@ -35,8 +36,8 @@ fn unlist(text: &str) -> &str {
         .unwrap_or(text)
 }
 
-/// Undoes printed escapes: `\xc2\xa0` is two bytes of UTF-8, `\u2019` a character, `\t` a tab, `\'` a quote.
-/// Bytes that make no character (a title cut in the middle of one) go.
+/// Decodes printed escapes: `\xc2\xa0` is two bytes of UTF-8, `\u2019` a character, `\t` a tab, `\'`
+/// a quote. Invalid UTF-8, as of a title that was cut in the middle of a character, is removed.
 fn escapes(text: &str) -> String {
     if !text.contains('\\') {
         return text.to_owned();
@@ -80,11 +81,11 @@ fn escapes(text: &str) -> String {
     bytes.utf8_chunks().map(|chunk| chunk.valid()).collect()
 }
 
-/// How often entities may be wrapped in entities (`&amp;rsquo;`).
+/// How often entities are decoded, as they may be nested: `&amp;rsquo;`.
 const MAX_NESTING: usize = 3;
 
-/// Decodes `&amp;`, `&#8211;`, `&#x27;` and what is wrapped in them. What is no entity stays as it is, and so does one
-/// without its semicolon.
+/// Decodes entities such as `&amp;`, `&#8211;` and `&#x27;`, nested ones too. Unknown entities and
+/// those without a semicolon are left as they are.
 fn entities(text: &str) -> String {
     let mut text = text.to_owned();
     for _ in 0..MAX_NESTING {
@@ -93,8 +94,8 @@ fn entities(text: &str) -> String {
             Cow::Owned(decoded) => text = decoded,
         }
     }
-    // `&#150;` is the control character U+0096, which nobody writes into a title. Browsers read it as the character 150
-    // of Windows-1252, a dash (HTML standard, "numeric character reference end state").
+    // `&#150;` is the control character U+0096, which no title means. Browsers take it for character
+    // 150 of Windows-1252, a dash (HTML standard, "numeric character reference end state").
     text.chars()
         .map(|c| match c {
             '\u{80}'..='\u{9f}' => WINDOWS_1252[c as usize - 0x80],
@@ -103,7 +104,7 @@ fn entities(text: &str) -> String {
         .collect()
 }
 
-/// 0x80 to 0x9f of Windows-1252; five places are unused and stay what they are.
+/// Characters 0x80 to 0x9f of Windows-1252. The five that it does not assign map to themselves.
 #[rustfmt::skip]
 const WINDOWS_1252: [char; 32] = [
     '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}',
@@ -115,13 +116,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn squeezes() {
+    fn whitespace_is_squeezed() {
         assert_eq!(squeeze(" a\u{a0}b\r\n\0c "), Some("a b c".to_owned()));
         assert_eq!(squeeze(" \t\u{feff}"), None);
     }
 
     #[test]
-    fn titles_read_as_a_reader_wants_them() {
+    fn lists_escapes_and_entities_are_removed_from_titles() {
         let cases = [
             (
                 r#"[["Joey Harrington's Baby Back Ribs"]"#,

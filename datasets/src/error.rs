@@ -1,62 +1,62 @@
-//! What can make a raw tree unusable. Every message names the file, what is wrong with it, and what to do.
+//! The errors of this crate. Every message names the file, what is wrong with it and what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why no listing came out. All of these are the user's to solve: none goes away by trying again.
+/// An error in the user's files or choices. No error goes away by trying again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No dataset of that name.
+    /// No dataset has this name.
     #[error(
         "no dataset is called \"{name}\"{hint}; choose one of {choices}, or give the path of a .toml that describes your own"
     )]
     UnknownDataset {
-        /// What was asked for.
+        /// The name.
         name: String,
-        /// Empty, or ` (did you mean "ave"?)`.
+        /// A suggestion such as ` (did you mean "ave"?)`, or an empty text.
         hint: String,
         /// The registered names.
         choices: String,
     },
-    /// A word that stands for one of a few choices is none of them.
+    /// A word is none of the choices.
     #[error("\"{word}\" is no {what}; choose one of {choices}")]
     UnknownWord {
-        /// What sort of word was expected.
+        /// The kind of word that was expected.
         what: &'static str,
         /// The word.
         word: String,
-        /// The words that would do.
+        /// The words that are accepted.
         choices: &'static str,
     },
-    /// The raw folder is missing, empty, or holds none of the known layouts.
+    /// The raw folder is missing, empty, or of no known layout.
     #[error("{}: {problem}; {remedy}", path.display())]
     Raw {
         /// The raw folder.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
-        /// What would be right.
+        /// What the user should do.
         remedy: String,
     },
-    /// The tree holds Git LFS pointers and no media at all.
+    /// All media files of the tree are Git LFS pointers.
     #[error("{}: all {count} media files are Git LFS pointers (small text files that stand for the real ones); run `git lfs install && git lfs pull` in the clone they came from", path.display())]
     LfsPointers {
         /// The raw folder.
         path: PathBuf,
-        /// How many pointers there are.
+        /// The number of pointers.
         count: usize,
     },
-    /// An annotation file cannot be read as what it should be.
+    /// An annotation file does not have the expected form.
     #[error("{}{}: {problem}; {remedy}", path.display(), at(*line))]
     Annotation {
         /// The annotation file.
         path: PathBuf,
-        /// The line, counted from 1.
+        /// The line, counted from 1, if the problem is in one line.
         line: Option<usize>,
-        /// What is wrong.
+        /// The problem.
         problem: String,
-        /// What to do.
+        /// What the user should do.
         remedy: String,
     },
     /// A `.toml` description is wrong.
@@ -64,27 +64,28 @@ pub enum Error {
     Description {
         /// The `.toml`.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
-        /// What to do.
+        /// What the user should do.
         remedy: String,
     },
-    /// A form of the data that cannot be used, and which one to get instead.
+    /// A form of the data that this crate cannot read.
     #[error("{}: {problem}; {remedy}", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
-        /// What it is and why that does not work.
+        /// What the file is, and why it cannot be used.
         problem: String,
-        /// What to get instead.
+        /// What the user should get instead.
         remedy: String,
     },
-    /// The system refused.
+    /// The operating system reported an error.
     #[error("{}: {cause}; check that the file is there and that you may read it", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said. Shown in the message, so no `source`: it would be printed twice.
+        /// The error of the system. It is part of the message and therefore no `source`, which
+        /// would be printed a second time.
         cause: io::Error,
     },
 }
@@ -124,15 +125,15 @@ impl Error {
     }
 }
 
-/// The beginning of a line, for a message.
+/// Returns the beginning of a line, escaped, for an error message.
 pub(crate) fn shorten(line: &str) -> String {
-    const MOST: usize = 80;
+    const MAX_CHARS: usize = 80;
     let mut short: String = line
         .chars()
-        .take(MOST)
+        .take(MAX_CHARS)
         .flat_map(char::escape_debug)
         .collect();
-    if line.chars().count() > MOST {
+    if line.chars().count() > MAX_CHARS {
         short.push_str("...");
     }
     short

@@ -1,6 +1,7 @@
-//! Facts about the five datasets that no disk needs to be asked for: classes in canonical order, counts, terms.
+//! What is published about the five datasets: classes in canonical order, sample counts, licences.
 //!
-//! Class order is part of the meaning of every label index in shards, checkpoints and predictions: it never changes.
+//! The order of the classes never changes, because label indices in shards, checkpoints and
+//! predictions depend on it.
 
 use crate::types::{Info, Modality};
 
@@ -14,7 +15,7 @@ fn owned(names: impl IntoIterator<Item = &'static str>) -> Vec<String> {
     names.into_iter().map(str::to_owned).collect()
 }
 
-/// UPMC Food-101: 90,704 photographs with the title of the page they came from.
+/// UPMC Food-101: 90,704 photographs, each with the title of the page that it came from.
 pub(crate) fn food_101() -> Info {
     Info {
         name: "food-101".to_owned(),
@@ -27,7 +28,7 @@ pub(crate) fn food_101() -> Info {
     }
 }
 
-/// MM-IMDb: 25,959 movie posters with plots, any number of genres each.
+/// MM-IMDb: 25,959 movies with poster and plot, and any number of genres each.
 pub(crate) fn mm_imdb() -> Info {
     Info {
         name: "mm-imdb".to_owned(),
@@ -40,7 +41,7 @@ pub(crate) fn mm_imdb() -> Info {
     }
 }
 
-/// Kinetics-Sound: the 31 classes of Kinetics-400 that can be seen and heard.
+/// Kinetics-Sound: the 31 classes of Kinetics-400 that can be told both by eye and by ear.
 pub(crate) fn kinetics_sound() -> Info {
     Info {
         name: "kinetics-sound".to_owned(),
@@ -48,7 +49,8 @@ pub(crate) fn kinetics_sound() -> Info {
         modalities: AUDIO_VIDEO,
         classes: owned(KINETICS_SOUND.map(|(name, ..)| name)),
         multi_label: false,
-        // The paper's counts; the published lists hold 14,799 and 2,597, of which some clips are gone everywhere.
+        // The counts of the paper. The published lists have 14,799 and 2,597 rows, but some of the
+        // clips cannot be obtained any more.
         expected: [Some(14_739), None, Some(2_594)],
         license: "annotation CC BY 4.0; the clips are their YouTube authors'".to_owned(),
     }
@@ -67,7 +69,7 @@ pub(crate) fn ave() -> Info {
     }
 }
 
-/// CREMA-D: 91 actors say 12 sentences in six emotions, 7,442 clips.
+/// CREMA-D: 7,442 clips, in which 91 actors say 12 sentences in six emotions.
 pub(crate) fn crema_d() -> Info {
     Info {
         name: "crema-d".to_owned(),
@@ -79,7 +81,7 @@ pub(crate) fn crema_d() -> Info {
         license: "ODbL 1.0, contents DbCL 1.0".to_owned(),
     }
 }
-/// The 101 dishes, alphabetical.
+/// The names of the 101 dishes, in alphabetical order.
 #[rustfmt::skip]
 pub(crate) const FOOD_101: [&str; 101] = [
     "apple_pie", "baby_back_ribs", "baklava", "beef_carpaccio", "beef_tartare", "beet_salad", "beignets",
@@ -99,7 +101,8 @@ pub(crate) const FOOD_101: [&str; 101] = [
     "strawberry_shortcake", "sushi", "tacos", "takoyaki", "tiramisu", "tuna_tartare", "waffles",
 ];
 
-/// The 23 genres kept and how many of the 25,959 movies have each, the most frequent first.
+/// Name of each of the 23 genres, and how many of the 25,959 movies have it; the most frequent
+/// first.
 pub(crate) const MM_IMDB: [(&str, usize); 23] = [
     ("Drama", 13_967),
     ("Comedy", 8_592),
@@ -126,10 +129,11 @@ pub(crate) const MM_IMDB: [(&str, usize); 23] = [
     ("Film-Noir", 338),
 ];
 
-/// Genres that occur 71 times in all: dropped as labels, their movies stay.
+/// Genres that are no labels, because they occur only 71 times together; their movies are kept.
 pub(crate) const MM_IMDB_DROPPED: [&str; 4] = ["News", "Adult", "Talk-Show", "Reality-TV"];
 
-/// Name, training and test rows of the published lists; alphabetical.
+/// Name of each class, and its rows in the published lists for training and test; in alphabetical
+/// order.
 pub(crate) const KINETICS_SOUND: [(&str, usize, usize); 31] = [
     ("blowing nose", 268, 81),
     ("blowing out candles", 690, 92),
@@ -164,7 +168,8 @@ pub(crate) const KINETICS_SOUND: [(&str, usize, usize); 31] = [
     ("tickling", 254, 63),
 ];
 
-/// Name, rows of train, val and test; in the order in which `Annotations.txt` brings them up.
+/// Name of each category, and its rows of train, val and test; in the order in which they first
+/// occur in `Annotations.txt`.
 pub(crate) const AVE: [(&str, [usize; 3]); 28] = [
     ("Church bell", [152, 18, 18]),
     ("Male speech, man speaking", [142, 17, 17]),
@@ -196,7 +201,8 @@ pub(crate) const AVE: [(&str, [usize; 3]); 28] = [
     ("Mandolin", [126, 15, 15]),
 ];
 
-/// Code in the file name, name, training and test rows of the published split; alphabetical.
+/// Code of each emotion in file names, its name, and its rows in the published lists for training
+/// and test; in alphabetical order.
 pub(crate) const CREMA_D: [(&str, &str, usize, usize); 6] = [
     ("ANG", "Anger", 1_166, 105),
     ("DIS", "Disgust", 1_142, 129),
@@ -211,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_add_up() {
+    fn class_counts_add_up_to_split_counts() {
         assert_eq!(CREMA_D.iter().map(|one| one.2).sum::<usize>(), 6_698);
         assert_eq!(CREMA_D.iter().map(|one| one.3).sum::<usize>(), 744);
         assert_eq!(

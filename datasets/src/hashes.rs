@@ -1,4 +1,5 @@
-//! Holds files against a list of their true hashes, such as the Git LFS pointers of CREMA-D collected in a table.
+//! Compares files with published hashes, such as those in the Git LFS pointers of CREMA-D, which a
+//! table collects.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,33 +13,34 @@ use crate::error::{Error, shorten};
 use crate::tree::{State, Tree, base_name, join, lines, parent, read_text, state};
 use crate::types::{Note, NoteKind};
 
-/// A list of hashes, held against the files.
+/// The comparison of the files with one list of hashes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct HashCheck {
-    /// The list.
+    /// The path of the list.
     pub list: String,
-    /// Its rows.
+    /// The number of rows in the list.
     pub rows: usize,
-    /// Files whose size and hash are right.
+    /// The number of files whose size and hash are right.
     pub right: usize,
-    /// Files that are Git LFS pointers.
+    /// The number of files that are Git LFS pointers.
     pub pointers: usize,
-    /// Files that are not there, as the list writes them.
+    /// Paths, as in the list, of files that do not exist.
     pub absent: Vec<String>,
-    /// Files that are not what the list says.
+    /// Files whose content differs from the published one.
     pub wrong: Vec<WrongFile>,
 }
 
-/// A file that is not what a list of hashes says.
+/// A file that differs from the published one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WrongFile {
-    /// As the list writes it.
+    /// The path, as in the list.
     pub path: String,
-    /// What is wrong.
+    /// What is wrong with the file, for people.
     pub problem: String,
 }
 
-/// Verifies against the given lists, or, where none is given, against every `lfs_pointers_*.tsv` below the raw root.
+/// Compares the files with the given lists or, if none is given, with every `lfs_pointers_*.tsv`
+/// below the raw root. Without any list a note says so.
 pub(crate) fn verify(
     raw: &Path,
     lists: &[PathBuf],
@@ -61,21 +63,21 @@ pub(crate) fn verify(
     lists.iter().map(|list| verify_list(&tree, list)).collect()
 }
 
-/// A row of a list.
+/// A row of a list of hashes.
 struct Row {
     path: String,
     sha256: String,
     size: u64,
 }
 
-/// Reads `path`, `sha256` and `size`, separated by tabs; the first line is a header.
+/// Reads a list of `path`, `sha256` and `size`, separated by tabs, below a header.
 fn read_list(list: &Path) -> Result<Vec<Row>, Error> {
     let text = read_text(list)?;
     let mut rows = Vec::new();
     for (line, content) in lines(&text).filter(|&(line, _)| line > 1) {
         let fields: Vec<&str> = content.split('\t').map(str::trim).collect();
         let row = match fields[..] {
-            [path, sha256, size] if is_sha256(sha256) && is_below(path) => {
+            [path, sha256, size] if is_sha256(sha256) && is_relative(path) => {
                 size.parse().ok().map(|size| Row {
                     path: path.to_owned(),
                     sha256: sha256.to_ascii_lowercase(),
@@ -101,11 +103,11 @@ fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn is_below(path: &str) -> bool {
+fn is_relative(path: &str) -> bool {
     !path.is_empty() && !path.starts_with('/') && !path.split('/').any(|part| part == "..")
 }
 
-/// What became of a row.
+/// The result of comparing one row with its file.
 enum Outcome {
     Right,
     Pointer,
@@ -115,7 +117,8 @@ enum Outcome {
 
 fn verify_list(tree: &Tree, list: &Path) -> Result<HashCheck, Error> {
     let rows = read_list(list)?;
-    // The list's paths start somewhere below the raw root: find its folders by name.
+    // The paths of the list are relative to an unknown folder of the tree: find it by the name of
+    // the file's folder.
     let mut folders: BTreeMap<&str, String> = BTreeMap::new();
     for row in &rows {
         let dir = parent(&row.path);

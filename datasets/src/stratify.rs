@@ -1,16 +1,17 @@
-//! Splits where the data bring none: a fixed share of every class, by hash.
+//! Draws a stratified split for data that has none: the same share of every class, by hash.
 //!
-//! Who is drawn depends on the key, the set of ids and their classes; not on their order, the machine or a seed that
-//! somebody has to remember.
+//! The draw depends on the key, the ids and their classes alone. It does not depend on the order of
+//! the ids or on the machine, and needs no seed.
 
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-/// Draws `total` of `items` (id, class). Every class gives its proportional quota (largest remainder, ties to the
-/// lower class); within a class the ids with the smallest SHA-256 of (key, id) go.
+/// Draws `total` of `items`, which are pairs of id and class, and returns one flag per item; a larger
+/// `total` than there are items draws all.
 ///
-/// Returns one flag per item. `total` beyond the number of items draws them all.
+/// The quota of a class is proportional to its size, rounded by the largest-remainder method with
+/// ties to the lower class. In a class, the ids with the smallest SHA-256 of key and id are drawn.
 pub(crate) fn draw(key: &str, items: &[(&str, u32)], total: usize) -> Vec<bool> {
     let mut drawn = vec![false; items.len()];
     if items.is_empty() {
@@ -28,10 +29,10 @@ pub(crate) fn draw(key: &str, items: &[(&str, u32)], total: usize) -> Vec<bool> 
             (class, share / items.len(), share % items.len())
         })
         .collect();
-    let given: usize = quotas.iter().map(|&(_, quota, _)| quota).sum();
-    // Stable sort: equal remainders stay in class order.
+    let assigned: usize = quotas.iter().map(|&(_, quota, _)| quota).sum();
+    // The sort is stable, so equal remainders stay in class order.
     quotas.sort_by_key(|&(_, _, remainder)| std::cmp::Reverse(remainder));
-    for (_, quota, _) in quotas.iter_mut().take(total - given) {
+    for (_, quota, _) in quotas.iter_mut().take(total - assigned) {
         *quota += 1;
     }
     for (class, quota, _) in quotas {
@@ -48,7 +49,7 @@ pub(crate) fn draw(key: &str, items: &[(&str, u32)], total: usize) -> Vec<bool> 
     drawn
 }
 
-/// The digest that ranks an id.
+/// Returns the digest by which an id is ranked.
 fn rank(key: &str, id: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(b"u2a-split\0");
@@ -63,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quotas_are_proportional_and_order_does_not_matter() {
+    fn quotas_are_proportional_and_independent_of_order() {
         let ids: Vec<String> = (0..100).map(|n| format!("id{n}")).collect();
         let mut items: Vec<(&str, u32)> = ids
             .iter()
@@ -78,7 +79,7 @@ mod tests {
             }
             counts
         };
-        // 7, 2.5 and 0.5: the place left over goes to the lower class of the equal remainders.
+        // The exact quotas are 7, 2.5 and 0.5; of equal remainders the lower class is rounded up.
         assert_eq!(per_class(&items, &drawn), [7, 3, 0]);
         let chosen = |items: &[(&str, u32)], drawn: &[bool]| {
             let mut names: Vec<String> = items
@@ -99,14 +100,15 @@ mod tests {
     }
 
     #[test]
-    fn draws_all_and_none() {
+    fn all_or_none_can_be_drawn() {
         let items = [("a", 0), ("b", 1)];
         assert_eq!(draw("", &items, 0), [false, false]);
         assert_eq!(draw("", &items, 9), [true, true]);
         assert!(draw("", &[], 3).is_empty());
     }
 
-    /// A split that users have trained on must never move: SHA-256 by Python's hashlib over the same bytes.
+    /// A split that users have trained on must never change. The expected value is SHA-256 of the
+    /// same bytes by Python's hashlib.
     #[test]
     fn ranking_is_pinned() {
         let hex: String = rank("crema-d", "1001_IEO_NEU_XX")[..4]

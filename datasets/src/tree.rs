@@ -1,9 +1,9 @@
-//! One sorted walk over a raw tree, and the questions that every dataset asks of it afterwards.
+//! The names in a raw tree, sorted, and the queries that all datasets make.
 //!
-//! The walk reads folders only: files are looked at one by one when a sample wants them ([`crate::finder`]). Paths are
-//! strings relative to the raw root, with `/` on every system, so that order and output never depend on the machine.
-//! Hidden entries (`.git`, `._x.jpg`) and `__MACOSX` are not part of the tree. Names that are no UTF-8 are not either:
-//! no dataset has any.
+//! Walking a tree reads folders only; [`crate::finder`] examines a file when a sample names it.
+//! Paths are strings relative to the raw root, with `/` on every system, so that order and output
+//! do not depend on the machine. Hidden entries (`.git`, `._x.jpg`) and `__MACOSX` do not belong to
+//! the tree, nor do names that are no UTF-8, which no dataset has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -13,25 +13,30 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::types::Split;
 
-/// Folders below folders that are walked: a tree in an archive in an unpacked download, and no endless link.
+/// The depth to which folders are walked. It suffices for a tree in an archive in an unpacked
+/// download, and ends a walk through cyclic links.
 const MAX_DEPTH: usize = 8;
 
-/// How a Git LFS pointer begins.
+/// The first bytes of a Git LFS pointer.
 const LFS_PREFIX: &[u8] = b"version https://git-lfs";
 
-/// Git LFS says a pointer is smaller than this.
+/// The size that every Git LFS pointer is below, by its specification.
 const LFS_MAX_BYTES: u64 = 1024;
 
-/// The names below a raw root.
+/// The names of the files and folders below a raw root.
 pub(crate) struct Tree {
     root: PathBuf,
+    /// Whether `files` and `dirs` are known.
     walked: bool,
     files: BTreeSet<String>,
     dirs: BTreeSet<String>,
 }
 
 impl Tree {
-    /// Walks the tree. `remedy` says what should lie in `root`, for the error when nothing does.
+    /// Walks the tree below `root`. `remedy` says what the folder should hold, for error messages.
+    ///
+    /// # Errors
+    /// The folder is missing, holds no files, or cannot be read.
     pub(crate) fn walk(root: &Path, remedy: &str) -> Result<Tree, Error> {
         let mut tree = Tree::unwalked(root, remedy)?;
         tree.walked = true;
@@ -42,7 +47,10 @@ impl Tree {
         Ok(tree)
     }
 
-    /// A tree of unknown contents, for when the annotation gives every path: each file is asked for by itself.
+    /// Makes a tree of unknown contents, for annotations that give the path of every file.
+    ///
+    /// # Errors
+    /// The folder is missing or cannot be read.
     pub(crate) fn unwalked(root: &Path, remedy: &str) -> Result<Tree, Error> {
         match fs::metadata(root) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -74,7 +82,7 @@ impl Tree {
                 .file_type()
                 .map_err(|error| Error::io(&entry.path(), error))?;
             let is_dir = if kind.is_symlink() {
-                // A link to nowhere counts as not there.
+                // A dangling link counts as missing.
                 let Ok(meta) = fs::metadata(entry.path()) else {
                     continue;
                 };
@@ -96,17 +104,17 @@ impl Tree {
         Ok(())
     }
 
-    /// The raw root as it was given.
+    /// The raw root, as the caller gave it.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Whether the file may be there: it was met on the walk, or nobody walked.
+    /// Whether the file may exist: the walk found it, or the tree was not walked.
     pub(crate) fn may_have(&self, file: &str) -> bool {
         !self.walked || self.has_file(file)
     }
 
-    /// Where a file of the tree lies.
+    /// The path of a file of the tree, including the raw root.
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.root.join(file)
     }
@@ -115,12 +123,12 @@ impl Tree {
         self.files.contains(file)
     }
 
-    /// Every file, sorted by path.
+    /// All files, sorted by path.
     pub(crate) fn files(&self) -> impl Iterator<Item = &str> {
         self.files.iter().map(String::as_str)
     }
 
-    /// Every file below a folder at any depth, sorted by path.
+    /// All files below a folder, at any depth, sorted by path.
     pub(crate) fn files_below<'a>(&'a self, dir: &str) -> impl Iterator<Item = &'a str> {
         let prefix = if dir.is_empty() {
             String::new()
@@ -133,16 +141,17 @@ impl Tree {
             .map(String::as_str)
     }
 
-    /// The shallowest folder for which `is_it` holds, the first by name of equals; "" is the root itself.
-    pub(crate) fn find_dir(&self, is_it: impl Fn(&str) -> bool) -> Option<&str> {
+    /// Finds the folder nearest to the root that `matches` accepts; of several, the first by path.
+    /// The root itself is "".
+    pub(crate) fn find_dir(&self, matches: impl Fn(&str) -> bool) -> Option<&str> {
         self.dirs
             .iter()
             .map(String::as_str)
-            .filter(|dir| is_it(dir))
+            .filter(|dir| matches(dir))
             .min_by_key(|dir| (depth(dir), *dir))
     }
 
-    /// The folder called `name` directly in `dir`, in any letter case.
+    /// Finds the folder `name` directly in `dir`, in any letter case.
     pub(crate) fn child_dir(&self, dir: &str, name: &str) -> Option<&str> {
         let wanted = join(dir, name);
         self.dirs.get(&wanted).map(String::as_str).or_else(|| {
@@ -153,13 +162,14 @@ impl Tree {
         })
     }
 
-    /// Reads a whole text file: byte-order mark gone, what is no UTF-8 replaced.
+    /// Reads a text file of the tree, as [`read_text`] does.
     pub(crate) fn read(&self, file: &str) -> Result<String, Error> {
         read_text(&self.path(file))
     }
 }
 
-/// The annotation files that `split_of` recognises, one per split: the shallowest, the first by path of equals.
+/// Finds the annotation file of each split, which `split_of` recognises. Of several it is the one
+/// nearest to the root, then the first by path.
 pub(crate) fn per_split(
     tree: &Tree,
     split_of: impl Fn(&str) -> Result<Option<Split>, Error>,
@@ -176,7 +186,8 @@ pub(crate) fn per_split(
     Ok(found)
 }
 
-/// The error for a tree in which no layout was recognised. Names an archive that still has to be unpacked.
+/// Returns the error for a tree of no known layout. It names an archive that has to be unpacked, if
+/// there is one.
 pub(crate) fn no_layout(tree: &Tree, problem: &str, remedy: &str) -> Error {
     const ARCHIVES: [&str; 4] = [".zip", ".tar", ".tgz", ".tar.gz"];
     let packed = tree
@@ -191,7 +202,7 @@ pub(crate) fn no_layout(tree: &Tree, problem: &str, remedy: &str) -> Error {
     }
 }
 
-/// Whether a link in `dir` leads back to a folder above it.
+/// Whether a link in `dir` points to a folder above it.
 fn is_above(link: &Path, dir: &Path) -> bool {
     match (link.canonicalize(), dir.canonicalize()) {
         (Ok(target), Ok(dir)) => dir.starts_with(target),
@@ -199,7 +210,7 @@ fn is_above(link: &Path, dir: &Path) -> bool {
     }
 }
 
-/// `dir/name`, or `name` in the root.
+/// Returns `dir/name`, or `name` if `dir` is the root.
 pub(crate) fn join(dir: &str, name: &str) -> String {
     if dir.is_empty() {
         name.to_owned()
@@ -208,22 +219,22 @@ pub(crate) fn join(dir: &str, name: &str) -> String {
     }
 }
 
-/// The folder a file lies in; "" for the root.
+/// Returns the folder of a file; "" is the root.
 pub(crate) fn parent(file: &str) -> &str {
     file.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 
-/// The name of a file without its folders.
+/// Returns the name of a file without its folders.
 pub(crate) fn base_name(file: &str) -> &str {
     file.rsplit_once('/').map_or(file, |(_, name)| name)
 }
 
-/// Name and extension; the extension is empty where there is none.
+/// Splits a name into stem and extension, which is empty for a name without a dot.
 pub(crate) fn split_extension(name: &str) -> (&str, &str) {
     name.rsplit_once('.').unwrap_or((name, ""))
 }
 
-/// How many folders lie between the root and this one.
+/// Returns how many levels a path lies below the root.
 pub(crate) fn depth(dir: &str) -> usize {
     if dir.is_empty() {
         0
@@ -232,14 +243,15 @@ pub(crate) fn depth(dir: &str) -> usize {
     }
 }
 
-/// Reads a whole text file: byte-order mark gone, what is no UTF-8 replaced.
+/// Reads a text file. A byte-order mark is removed, and invalid UTF-8 is replaced.
 pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     let bytes = fs::read(path).map_err(|error| Error::io(path, error))?;
     let text = String::from_utf8_lossy(&bytes);
     Ok(text.trim_start_matches('\u{feff}').to_owned())
 }
 
-/// The lines of a text that are not blank, numbered from 1, without `\r` and byte-order marks.
+/// The lines of a text that are not blank, with their numbers from 1, without `\r` and byte-order
+/// marks.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.split('\n')
         .map(|line| line.trim_matches(['\r', '\u{feff}']))
@@ -248,27 +260,28 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .filter(|(_, line)| !line.trim().is_empty())
 }
 
-/// What lies under a name.
+/// The state of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// A file with bytes in it; how many.
+    /// The file holds this many bytes and is no Git LFS pointer.
     Media(u64),
-    /// A file of no bytes.
+    /// The file holds no bytes.
     Empty,
-    /// A Git LFS pointer.
+    /// The file is a Git LFS pointer.
     Pointer,
-    /// Nothing.
+    /// There is no such file.
     Missing,
 }
 
-/// Looks at the size of a file and, where it is small enough to be a pointer, at its first bytes.
+/// Examines the size of a file and, if it is small enough for a Git LFS pointer, its first bytes.
 pub(crate) fn state(path: &Path) -> Result<State, Error> {
     let bytes = match fs::metadata(path) {
         Ok(meta) if meta.is_file() => meta.len(),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             return Err(Error::io(path, error));
         }
-        // A folder, a device, a name too long, a file where a folder should be: no such file.
+        // A folder, a device, a name that is too long and a file in place of a folder count as
+        // missing.
         Ok(_) | Err(_) => return Ok(State::Missing),
     };
     if bytes == 0 {
@@ -291,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn walks_sorted_without_hidden_entries_and_link_loops() {
+    fn walk_is_sorted_and_skips_hidden_entries_and_cyclic_links() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         fs::create_dir_all(root.join("b/c")).unwrap();
@@ -326,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_empty_folders_are_named() {
+    fn missing_and_empty_folders_are_errors() {
         let dir = tempfile::tempdir().unwrap();
         let error = Tree::walk(dir.path(), "put clips there").err().unwrap();
         let text = error.to_string();
@@ -339,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_drop_carriage_returns_marks_and_blanks() {
+    fn lines_omit_carriage_returns_byte_order_marks_and_blank_lines() {
         let text = "\u{feff}a\r\n\r\nb\n \nc";
         assert_eq!(
             lines(text).collect::<Vec<_>>(),
