@@ -1,6 +1,6 @@
-//! Holds a raw tree against what the dataset should hold. Plain data comes out; whoever asked prints it.
+//! Compares a raw tree with what a complete copy of the dataset holds.
 //!
-//! No media is decoded. With a list of hashes, and only then, files are read as a whole.
+//! No media file is decoded. Files are read in full only to compare them with a list of hashes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,88 +9,91 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::hashes::{self, HashCheck};
-use crate::types::{Dataset, Input, ListOptions, Listing, Modality, Note, Split};
+use crate::types::{
+    AbsenceCause, Dataset, Info, Input, ListOptions, Listing, Modality, Note, Split,
+};
 
-/// How `check` is to look.
+/// Options of [`check()`].
 #[derive(Debug, Clone, Default)]
 pub struct CheckOptions {
-    /// As for listing.
+    /// Options of the listing.
     pub list: ListOptions,
-    /// Hash every file that a `lfs_pointers_*.tsv` below the raw root names.
+    /// Whether to hash every file that a `lfs_pointers_*.tsv` below the raw root names.
     pub verify: bool,
-    /// Lists of true hashes to hold files against: tab-separated `path`, `lfs_sha256`, `lfs_size`, one header line.
+    /// Lists of published hashes to compare the files with: tab-separated `path`, `lfs_sha256`,
+    /// `lfs_size`, below one header line.
     pub hashes: Vec<PathBuf>,
 }
 
-/// A raw tree held against what the dataset should hold.
+/// The comparison of a raw tree with a complete copy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CheckReport {
-    /// Registry name.
+    /// The dataset's registry name.
     pub dataset: String,
     /// The two modalities, in the order of [`SplitCheck::present`].
     pub modalities: [Modality; 2],
-    /// Which layout was found.
+    /// The layout that was recognised, in words for people.
     pub layout: String,
-    /// One entry per split that is listed or expected.
+    /// The splits that are listed or expected.
     pub splits: Vec<SplitCheck>,
-    /// Per class over all splits.
+    /// The classes, counted over all splits.
     pub classes: Vec<ClassCheck>,
-    /// Every modality of a sample that should be there and is not.
+    /// Every input that should exist and cannot be used.
     pub missing: Vec<MissingItem>,
-    /// How many notes there are of each kind, by [`NoteKind::as_str`](crate::NoteKind::as_str).
+    /// The number of notes of each kind, by [`NoteKind::as_str`](crate::NoteKind::as_str).
     pub note_counts: BTreeMap<&'static str, usize>,
-    /// Everything else that is worth telling; kinds and order as in [`Listing::notes`].
+    /// The notes of the listing, in its order, and those of the hash check.
     pub notes: Vec<Note>,
-    /// One entry per list of hashes.
+    /// The comparison with each list of hashes.
     pub hashes: Vec<HashCheck>,
 }
 
-/// One split.
+/// The samples of one split.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SplitCheck {
-    /// Which.
+    /// The split.
     pub split: Split,
-    /// Samples as the paper counts them.
+    /// The number of samples that the paper states, if any.
     pub expected: Option<usize>,
-    /// Samples as the annotation below the raw root counts them.
+    /// The number of samples in the annotation below the raw root.
     pub listed: usize,
-    /// Samples that have both modalities.
+    /// The number of samples with both modalities.
     pub complete: usize,
-    /// Samples that have the one and the other modality.
+    /// The number of samples with the first modality, and with the second.
     pub present: [usize; 2],
-    /// Per class, in canonical order.
+    /// The classes, in canonical order.
     pub classes: Vec<ClassCheck>,
 }
 
-/// One class.
+/// The samples of one class.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClassCheck {
-    /// Class name.
+    /// The name of the class.
     pub name: String,
-    /// Samples in a whole copy, where that is known.
+    /// The number of samples in a complete copy, if known.
     pub expected: Option<usize>,
-    /// Samples that the annotation names.
+    /// The number of samples in the annotation.
     pub listed: usize,
-    /// Samples of these that have both modalities.
+    /// The number of these with both modalities.
     pub complete: usize,
 }
 
-/// One modality that should be there and is not.
+/// An input that should exist and cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MissingItem {
-    /// Sample id.
+    /// The id of the sample.
     pub id: String,
-    /// The sample's split.
+    /// The split of the sample.
     pub split: Split,
-    /// What is missing.
+    /// The modality of the input.
     pub modality: Modality,
-    /// Why.
-    pub reason: String,
+    /// The cause; in JSON it is a sentence.
+    pub reason: AbsenceCause,
 }
 
 impl CheckReport {
-    /// Whether something is missing or wrong in the user's copy (exit code 1). Fewer samples than the paper counts
-    /// are not: a part of a dataset may be whole in itself.
+    /// Whether something is missing or wrong in the user's copy (exit code 1). Fewer samples than the
+    /// paper states are not, because a copy may hold a part of a dataset on purpose.
     pub fn needs_attention(&self) -> bool {
         !self.missing.is_empty()
             || self.notes.iter().any(|note| note.kind.needs_attention())
@@ -98,10 +101,10 @@ impl CheckReport {
     }
 }
 
-/// Checks a raw tree.
+/// Compares a raw tree with what a complete copy of the dataset holds.
 ///
 /// # Errors
-/// As for listing; a list of hashes that cannot be read.
+/// The errors of [`Dataset::list`]; a list of hashes cannot be read.
 pub fn check(
     dataset: &dyn Dataset,
     raw: &Path,
@@ -109,10 +112,36 @@ pub fn check(
 ) -> Result<CheckReport, Error> {
     let listing = dataset.list(raw, &options.list)?;
     let info = dataset.info();
+    let mut notes = listing.notes.clone();
+    let hashes = if options.verify || !options.hashes.is_empty() {
+        hashes::verify(raw, &options.hashes, &mut notes)?
+    } else {
+        Vec::new()
+    };
+    let mut note_counts = BTreeMap::new();
+    for note in &notes {
+        *note_counts.entry(note.kind.as_str()).or_default() += 1;
+    }
+    let expected = dataset.expected_over_splits();
+    Ok(CheckReport {
+        dataset: info.name.clone(),
+        modalities: info.modalities,
+        splits: check_splits(dataset, &listing),
+        classes: count_classes(dataset, &listing, |_| true, expected.as_deref()),
+        missing: missing_items(info, &listing),
+        note_counts,
+        notes,
+        hashes,
+        layout: listing.layout,
+    })
+}
+
+/// Counts the samples of each split that is listed or expected.
+fn check_splits(dataset: &dyn Dataset, listing: &Listing) -> Vec<SplitCheck> {
     let per_class = dataset.expected_per_class();
     let mut splits = Vec::new();
     for split in Split::ALL {
-        let expected = info.expected[split.index()];
+        let expected = dataset.info().expected[split.index()];
         let listed = listing.count(split);
         if listed == 0 && expected.is_none() {
             continue;
@@ -124,64 +153,39 @@ pub fn check(
         let complete = listing
             .split(split)
             .filter(|one| one.inputs.iter().all(Input::is_present));
+        let in_split = |one| one == split;
+        let expected_classes = per_class[split.index()].as_deref();
         splits.push(SplitCheck {
             split,
             expected,
             listed,
             complete: complete.count(),
             present,
-            classes: count_classes(
-                dataset,
-                &listing,
-                |one| one == split,
-                per_class[split.index()].as_deref(),
-            ),
+            classes: count_classes(dataset, listing, in_split, expected_classes),
         });
     }
+    splits
+}
+
+/// Lists the inputs that should exist and cannot be used.
+fn missing_items(info: &Info, listing: &Listing) -> Vec<MissingItem> {
     let mut missing = Vec::new();
     for sample in &listing.samples {
         for (input, modality) in sample.inputs.iter().zip(info.modalities) {
-            if let Input::Absent {
-                reason: Some(reason),
-            } = input
-            {
+            if let Input::Absent(cause) = input {
                 missing.push(MissingItem {
                     id: sample.id.clone(),
                     split: sample.split,
                     modality,
-                    reason: reason.clone(),
+                    reason: cause.clone(),
                 });
             }
         }
     }
-    let mut notes = listing.notes.clone();
-    let hashes = if options.verify || !options.hashes.is_empty() {
-        hashes::verify(raw, &options.hashes, &mut notes)?
-    } else {
-        Vec::new()
-    };
-    let mut note_counts = BTreeMap::new();
-    for note in &notes {
-        *note_counts.entry(note.kind.as_str()).or_default() += 1;
-    }
-    Ok(CheckReport {
-        dataset: info.name.clone(),
-        modalities: info.modalities,
-        splits,
-        classes: count_classes(
-            dataset,
-            &listing,
-            |_| true,
-            dataset.expected_over_splits().as_deref(),
-        ),
-        missing,
-        note_counts,
-        notes,
-        hashes,
-        layout: listing.layout,
-    })
+    missing
 }
 
+/// Counts the samples of each class in the splits that `wanted` accepts.
 fn count_classes(
     dataset: &dyn Dataset,
     listing: &Listing,

@@ -1,24 +1,26 @@
-//! Names of clips cut from YouTube videos: `<id>`, `<id>_<start>` or `<id>_<start>_<end>`, seconds padded or not.
+//! Names of clips cut from YouTube videos: `<id>`, `<id>_<start>` or `<id>_<start>_<end>`, with
+//! times in seconds, padded or not.
 //!
-//! Ids hold `-` and `_` and may begin with them: they are told by length, never by splitting.
+//! Ids contain `-` and `_` and may begin with them. They are therefore recognised by their length
+//! and never by splitting the name.
 
 use std::collections::BTreeMap;
 
 use crate::tree::{Tree, base_name, split_extension};
 
-/// Characters of a video id.
+/// The number of characters in a video id.
 const ID_CHARS: usize = 11;
 
-/// Endings of files that hold a picture track, lower case.
-const VIDEO: [&str; 4] = ["mp4", "mkv", "webm", "avi"];
+/// File extensions of videos, in lower case.
+const VIDEO_EXTENSIONS: [&str; 4] = ["mp4", "mkv", "webm", "avi"];
 
-/// Whether this is a video id and nothing more.
+/// Whether a text is a video id.
 pub(crate) fn is_id(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     text.len() == ID_CHARS && text.bytes().all(fits)
 }
 
-/// The parts of a clip's name.
+/// The parts of a clip's name; times are in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClipName<'a> {
     pub(crate) id: &'a str,
@@ -27,7 +29,7 @@ pub(crate) struct ClipName<'a> {
 }
 
 impl<'a> ClipName<'a> {
-    /// Reads a name without its extension.
+    /// Parses a name without its extension.
     pub(crate) fn parse(stem: &'a str) -> Option<ClipName<'a>> {
         let id = stem.get(..ID_CHARS).filter(|id| is_id(id))?;
         let mut times = [None; 2];
@@ -38,7 +40,7 @@ impl<'a> ClipName<'a> {
             }
             rest = rest.strip_prefix('_')?;
             let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-            // At most eight digits: no overflow, and 00000012 is still a time.
+            // At most eight digits, so that the number cannot overflow and 00000012 is a time.
             *time = Some(rest[..digits].parse().ok().filter(|_| digits <= 8)?);
             rest = &rest[digits..];
         }
@@ -50,28 +52,31 @@ impl<'a> ClipName<'a> {
     }
 }
 
-/// The clips of a tree, found by id and start wherever they lie.
+/// The start in seconds and the path of each file of a video id.
+type FilesById<'a> = BTreeMap<&'a str, Vec<(Option<u32>, &'a str)>>;
+
+/// The clips of a tree, which are found by id and start in any folder.
 pub(crate) struct Clips<'a> {
-    videos: BTreeMap<&'a str, Vec<(Option<u32>, &'a str)>>,
-    sounds: BTreeMap<&'a str, Vec<(Option<u32>, &'a str)>>,
-    files: usize,
+    videos: FilesById<'a>,
+    audio_files: FilesById<'a>,
+    video_count: usize,
 }
 
 impl<'a> Clips<'a> {
     pub(crate) fn find(tree: &'a Tree) -> Clips<'a> {
         let mut clips = Clips {
             videos: BTreeMap::new(),
-            sounds: BTreeMap::new(),
-            files: 0,
+            audio_files: BTreeMap::new(),
+            video_count: 0,
         };
         for file in tree.files() {
             let (stem, extension) = split_extension(base_name(file));
             let extension = extension.to_ascii_lowercase();
-            let kind = if VIDEO.contains(&extension.as_str()) {
-                clips.files += 1;
+            let kind = if VIDEO_EXTENSIONS.contains(&extension.as_str()) {
+                clips.video_count += 1;
                 &mut clips.videos
             } else if extension == "wav" {
-                &mut clips.sounds
+                &mut clips.audio_files
             } else {
                 continue;
             };
@@ -82,36 +87,33 @@ impl<'a> Clips<'a> {
         clips
     }
 
-    /// How many video files the tree has.
+    /// The number of video files in the tree.
     pub(crate) fn video_files(&self) -> usize {
-        self.files
+        self.video_count
     }
 
-    /// Every video of a clip, sorted by path.
+    /// Paths of all videos of a clip, sorted.
     pub(crate) fn videos(&self, id: &str, start: Option<u32>) -> Vec<String> {
         matching(&self.videos, id, start)
     }
 
-    /// Every video of an id with no regard to where it starts, sorted by path.
+    /// Paths of all videos of an id, at any start, sorted.
     pub(crate) fn videos_of(&self, id: &str) -> Vec<String> {
         matching(&self.videos, id, None)
     }
 
-    /// Every sound file of a clip, sorted by path.
-    pub(crate) fn sounds(&self, id: &str, start: Option<u32>) -> Vec<String> {
-        matching(&self.sounds, id, start)
+    /// Paths of all audio files of a clip, sorted.
+    pub(crate) fn audio_files(&self, id: &str, start: Option<u32>) -> Vec<String> {
+        matching(&self.audio_files, id, start)
     }
 }
 
-/// Files whose start is the wanted one; a start that one side does not state fits any.
-fn matching(
-    files: &BTreeMap<&str, Vec<(Option<u32>, &str)>>,
-    id: &str,
-    start: Option<u32>,
-) -> Vec<String> {
-    let of_id = files.get(id).into_iter().flatten();
-    of_id
-        .filter(|(its, _)| its.is_none() || start.is_none() || *its == start)
+/// Paths of the files of an id that begin at `start`. If the start is not known of a file or not
+/// given, any matches.
+fn matching(files: &FilesById<'_>, id: &str, start: Option<u32>) -> Vec<String> {
+    let candidates = files.get(id).into_iter().flatten();
+    candidates
+        .filter(|(begins, _)| begins.is_none() || start.is_none() || *begins == start)
         .map(|(_, file)| (*file).to_owned())
         .collect()
 }
@@ -121,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_by_length() {
+    fn video_ids_are_recognised_by_length() {
         let parse = |stem| ClipName::parse(stem).map(|one| (one.id, one.start, one.end));
         assert_eq!(parse("-3Mwkq-7TV4_2"), Some(("-3Mwkq-7TV4", Some(2), None)));
         assert_eq!(

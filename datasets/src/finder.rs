@@ -1,24 +1,24 @@
-//! Turns the names that an annotation gives into [`Input`]s, and keeps account of what it met on the way.
+//! Turns the file names of an annotation into [`Input`]s and collects notes about what it finds.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::error::{Error, shorten};
 use crate::tree::{State, Tree, state};
-use crate::types::{Input, Note, NoteKind, Sample};
+use crate::types::{AbsenceCause, Input, Note, NoteKind, Sample};
 
-/// Looks at files, each once, and collects notes.
+/// Examines the files that samples name, each file once, and collects notes.
 pub(crate) struct Finder<'a> {
     tree: &'a Tree,
-    seen: BTreeMap<String, State>,
-    pub(crate) notes: Vec<Note>,
+    states: BTreeMap<String, State>,
+    notes: Vec<Note>,
 }
 
 impl<'a> Finder<'a> {
     pub(crate) fn new(tree: &'a Tree) -> Finder<'a> {
         Finder {
             tree,
-            seen: BTreeMap::new(),
+            states: BTreeMap::new(),
             notes: Vec::new(),
         }
     }
@@ -32,9 +32,10 @@ impl<'a> Finder<'a> {
         self.notes.push(Note::new(kind, subject, message));
     }
 
-    /// What lies under a name of the tree. The first look at an empty file or a pointer leaves a note.
+    /// Examines the file at a path of the tree. The first call for an empty file or a Git LFS
+    /// pointer adds a note.
     pub(crate) fn state(&mut self, file: &str) -> Result<State, Error> {
-        if let Some(&state) = self.seen.get(file) {
+        if let Some(&state) = self.states.get(file) {
             return Ok(state);
         }
         let state = if self.tree.may_have(file) {
@@ -51,31 +52,32 @@ impl<'a> Finder<'a> {
             ),
             State::Media(_) | State::Missing => {}
         }
-        self.seen.insert(file.to_owned(), state);
+        self.states.insert(file.to_owned(), state);
         Ok(state)
     }
 
-    /// Whether a file is there and holds no bytes; leaves no note.
+    /// Whether a file exists and holds no bytes; adds no note.
     pub(crate) fn is_empty(&self, file: &str) -> bool {
         matches!(state(&self.tree.path(file)), Ok(State::Empty))
     }
 
-    /// The usable ones of `candidates`, best first. The first candidate is the one that ought to be there: where it
-    /// is not, a note says so, and what is used instead.
+    /// Returns the usable files among `candidates`, in the same order, best first.
+    ///
+    /// The first candidate is the one that should exist: if it does not, a note says so and names
+    /// the file that is used instead. If no candidate is usable, the cause is that of the first
+    /// file that exists, or that the first candidate does not.
     pub(crate) fn input(&mut self, id: &str, candidates: &[String]) -> Result<Input, Error> {
         let mut usable = Vec::new();
-        let mut reason = None;
+        let mut cause = None;
         let mut first_missing = false;
         for (rank, file) in candidates.iter().enumerate() {
             match self.state(file)? {
                 State::Media(_) => usable.push(PathBuf::from(file)),
                 State::Empty => {
-                    reason = reason.or_else(|| Some(format!("{file} holds no bytes")));
+                    cause.get_or_insert_with(|| AbsenceCause::EmptyFile(file.clone()));
                 }
                 State::Pointer => {
-                    reason = reason.or_else(|| {
-                        Some(format!("{file} is a Git LFS pointer; run `git lfs pull`"))
-                    });
+                    cause.get_or_insert_with(|| AbsenceCause::LfsPointer(file.clone()));
                 }
                 State::Missing => first_missing |= rank == 0,
             }
@@ -86,34 +88,34 @@ impl<'a> Finder<'a> {
             });
             let message = format!("there is no {}{instead}", candidates[0]);
             let note = Note::new(NoteKind::Missing, id, message);
-            // Sound and picture of one file are asked for one after the other.
+            // Audio and video of one file are examined one after the other.
             if self.notes.last() != Some(&note) {
                 self.notes.push(note);
             }
         }
         if usable.is_empty() {
-            let reason = reason.unwrap_or_else(|| {
+            let cause = cause.unwrap_or_else(|| {
                 let name = candidates.first().map_or("the file", String::as_str);
-                format!("there is no {name}")
+                AbsenceCause::NoFile(name.to_owned())
             });
-            return Ok(Input::absent(reason));
+            return Ok(Input::Absent(cause));
         }
         Ok(Input::Files(usable))
     }
 
-    /// The notes, once it is clear that the tree holds anything at all for the annotation.
+    /// Returns the notes.
+    ///
+    /// # Errors
+    /// No sample has a usable input, so that this cannot be the tree that the annotation is about.
     pub(crate) fn finish(self, samples: &[Sample], remedy: &str) -> Result<Vec<Note>, Error> {
-        let anything = samples
+        let any_present = samples
             .iter()
             .any(|one| one.inputs.iter().any(Input::is_present));
-        if anything {
+        if any_present {
             return Ok(self.notes);
         }
-        let pointers = self
-            .seen
-            .values()
-            .filter(|&&one| one == State::Pointer)
-            .count();
+        let states = self.states.values();
+        let pointers = states.filter(|&&one| one == State::Pointer).count();
         if pointers > 0 {
             return Err(Error::LfsPointers {
                 path: self.tree.root().to_owned(),
@@ -138,7 +140,8 @@ impl<'a> Finder<'a> {
     }
 }
 
-/// Leaves a note on every source file that carries several samples, and says so where they are in several splits.
+/// Adds a note for every source file that several samples share, and a second one if these belong
+/// to several splits.
 pub(crate) fn note_shared_files(samples: &[Sample], finder: &mut Finder<'_>) {
     let mut users: BTreeMap<&str, Vec<&Sample>> = BTreeMap::new();
     for sample in samples {

@@ -1,16 +1,18 @@
-//! Kinetics-Sound: the 31 classes of Kinetics-400 that are both seen and heard.
+//! Kinetics-Sound: the 31 classes of Kinetics-400 that can be told both by eye and by ear.
 //!
-//! Clips are `<id>_<start>_<end>.mp4`, with the sound inside or in a `.wav` of the same name, found by id and start
-//! wherever they lie below the raw root: the flat folders of CVDF, class folders with blanks or underscores, any mix.
-//! A file in a folder whose name begins with `replacement` is taken before the original of the same id.
+//! Clips are `<id>_<start>_<end>.mp4`, with the audio in the video or in a `.wav` of the same name.
+//! They are found by id and start anywhere below the raw root: in the flat folders of CVDF, in class
+//! folders named with blanks or underscores, or in any mix of these. A file in a folder whose name
+//! begins with `replacement` is preferred to the original of the same id.
 //!
-//! The annotation is, whichever is found first:
+//! The annotation is the first of these that exists:
 //! - OGM-GE's lists `my_train.txt` and `my_test.txt`: `<clip>,10,<class index>`; test clips are written
 //!   `<id>_<start>`, not padded (MLA's `<file>.mp4 <class name>` is read too)
-//! - the Kinetics-400 csv files (`label,youtube_id,time_start,time_end,split,is_cc`), of which the 31 classes are kept
+//! - the Kinetics-400 tables (`label,youtube_id,time_start,time_end,split,is_cc`), of which the
+//!   rows of the 31 classes are used
 //! - the folders themselves: `{train,val,test}/.../<class>/<clip>`
 //!
-//! A sample's id is `<id>_<start>_<end>`, six digits each, whichever annotation names it.
+//! The id of a sample is `<id>_<start>_<end>`, six digits for each time, in all three cases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,17 +21,24 @@ use crate::clip::{ClipName, Clips, is_id};
 use crate::error::{Error, shorten};
 use crate::facts;
 use crate::finder::Finder;
+use crate::list_reader::ListForm;
 use crate::tree::{Tree, base_name, lines, no_layout, per_split, split_extension};
 use crate::types::{Dataset, Info, ListOptions, Listing, NoteKind, Sample, Split};
 
-/// What should lie in the raw root.
+/// What the raw root should hold, for error messages.
 const LAYOUT: &str = "expected Kinetics-400 clips <id>_<start>_<end>.mp4 there, with my_train.txt and my_test.txt of \
      OGM-GE or train.csv, val.csv and test.csv of Kinetics-400";
 
-/// Seconds of every clip, where a list gives no end.
+/// The length of a clip in seconds, used if a list gives no end.
 const CLIP_SECONDS: u32 = 10;
 
-/// See the module comment.
+/// The form of OGM-GE's and MLA's lists.
+const LIST: ListForm = ListForm {
+    name: "Kinetics-Sound list",
+    expected: "expected a clip and its class from 0 to 30, as in --4-0ihtnBU_000058_000068,10,4",
+};
+
+/// Kinetics-Sound; the module's documentation describes the layouts.
 pub(crate) struct KineticsSound {
     info: Info,
 }
@@ -51,41 +60,7 @@ impl Dataset for KineticsSound {
         let tree = Tree::walk(raw, LAYOUT)?;
         let clips = Clips::find(&tree);
         let mut finder = Finder::new(&tree);
-        let lists = per_split(&tree, |file| list_split(&tree, file))?;
-        let tables = per_split(&tree, |file| table_split(&tree, file))?;
-        let mut rows: Vec<Row> = Vec::new();
-        let layout;
-        if !lists.is_empty() {
-            for (&split, file) in &lists {
-                rows.extend(read_list(&tree, file, split, &mut finder)?);
-            }
-            for split in [Split::Train, Split::Test] {
-                note_absent(&lists, split, "my_", ".txt", &mut finder);
-            }
-            layout = names("lists", &lists);
-        } else if !tables.is_empty() {
-            for (&split, file) in &tables {
-                rows.extend(read_table(&tree, file, split, &mut finder)?);
-            }
-            for split in Split::ALL {
-                note_absent(&tables, split, "", ".csv", &mut finder);
-            }
-            layout = names("Kinetics-400 tables", &tables);
-        } else {
-            rows = read_folders(&tree);
-            layout = "class folders".to_owned();
-            if rows.is_empty() {
-                return Err(no_layout(
-                    &tree,
-                    "no lists, no Kinetics-400 csv files and no clips in class folders in it",
-                    LAYOUT,
-                ));
-            }
-        }
-        if !lists.is_empty() && !tables.is_empty() {
-            let message = "Kinetics-400 csv files lie here too; the lists are used";
-            finder.note(NoteKind::Choice, "lists", message);
-        }
+        let (rows, layout) = read_annotation(&tree, &mut finder)?;
 
         let mut used = BTreeSet::new();
         let mut samples = Vec::with_capacity(rows.len());
@@ -97,11 +72,12 @@ impl Dataset for KineticsSound {
             }
             samples.push(row.sample(&clips, &mut finder)?);
         }
-        let taken: BTreeSet<&str> = samples.iter().map(|one| one.source.as_str()).collect();
-        let others = clips.video_files() - taken.iter().filter(|file| tree.has_file(file)).count();
-        if others > 0 {
+        let sources: BTreeSet<&str> = samples.iter().map(|one| one.source.as_str()).collect();
+        let used_files = sources.iter().filter(|file| tree.has_file(file)).count();
+        let unused_files = clips.video_files() - used_files;
+        if unused_files > 0 {
             let message =
-                format!("{others} video files are not among the samples' clips; not used");
+                format!("{unused_files} video files are not among the samples' clips; not used");
             finder.note(NoteKind::Choice, "videos", message);
         }
         let notes = finder.finish(&samples, LAYOUT)?;
@@ -121,26 +97,54 @@ impl Dataset for KineticsSound {
     }
 }
 
-fn names(what: &str, files: &BTreeMap<Split, &str>) -> String {
-    let files: Vec<&str> = files.values().copied().collect();
-    format!("{what} {}", files.join(", "))
+/// Reads the annotation: the lists, else the Kinetics-400 tables, else the class folders. Returns
+/// its rows, and which of the three was read.
+fn read_annotation(tree: &Tree, finder: &mut Finder<'_>) -> Result<(Vec<Row>, String), Error> {
+    let lists = per_split(tree, |file| list_split(tree, file))?;
+    let tables = per_split(tree, |file| table_split(tree, file))?;
+    let names =
+        |files: &BTreeMap<Split, &str>| files.values().copied().collect::<Vec<_>>().join(", ");
+    let mut rows: Vec<Row> = Vec::new();
+    if !lists.is_empty() {
+        for (&split, file) in &lists {
+            rows.extend(read_list(tree, file, split, finder)?);
+        }
+        for split in [Split::Train, Split::Test] {
+            if !lists.contains_key(&split) {
+                note_missing_list(split, format!("my_{split}.txt"), finder);
+            }
+        }
+        if !tables.is_empty() {
+            let message = "Kinetics-400 csv files lie here too; the lists are used";
+            finder.note(NoteKind::Choice, "lists", message);
+        }
+        Ok((rows, format!("lists {}", names(&lists))))
+    } else if !tables.is_empty() {
+        for (&split, file) in &tables {
+            rows.extend(read_table(tree, file, split, finder)?);
+        }
+        for split in Split::ALL {
+            if !tables.contains_key(&split) {
+                note_missing_list(split, format!("{split}.csv"), finder);
+            }
+        }
+        Ok((rows, format!("Kinetics-400 tables {}", names(&tables))))
+    } else {
+        let rows = read_folders(tree);
+        if rows.is_empty() {
+            return Err(no_layout(
+                tree,
+                "no lists, no Kinetics-400 csv files and no clips in class folders in it",
+                LAYOUT,
+            ));
+        }
+        Ok((rows, "class folders".to_owned()))
+    }
 }
 
-fn note_absent(
-    found: &BTreeMap<Split, &str>,
-    split: Split,
-    prefix: &str,
-    suffix: &str,
-    finder: &mut Finder<'_>,
-) {
-    if !found.contains_key(&split) {
-        let message = format!("no such file; the {split} split is left out");
-        finder.note(
-            NoteKind::Missing,
-            format!("{prefix}{split}{suffix}"),
-            message,
-        );
-    }
+fn note_missing_list(split: Split, file: String, finder: &mut Finder<'_>) {
+    let message = format!("no such file; the {split} split is left out");
+    finder.note(NoteKind::Missing, file, message);
 }
 
 /// One annotated clip.
@@ -177,28 +181,27 @@ impl Row {
             .collect();
         let mut videos = clips.videos(&self.id, Some(self.start));
         videos.retain(|file| !is_replacement(file));
-        // Where a clip lies in several splits' folders, the one of its own split first.
-        let elsewhere = |file: &String| !in_split_folder(file, self.split);
-        videos.sort_by_key(elsewhere);
-        if let (Some(one), Some(original)) = (replacements.first(), videos.first()) {
+        // Of copies in the folders of several splits, the one of the clip's own split comes first.
+        videos.sort_by_key(|file| !in_split_folder(file, self.split));
+        if let (Some(replacement), Some(original)) = (replacements.first(), videos.first()) {
             let empty = finder.is_empty(original);
             let why = if empty { ", which holds no bytes" } else { "" };
-            let message = format!("{one} is taken before {original}{why}");
+            let message = format!("{replacement} is taken before {original}{why}");
             finder.note(NoteKind::Replacement, &id, message);
-            // What the publisher replaced because it holds nothing is no fault of this copy.
+            // An empty original that the publisher has replaced is no fault of this copy.
             videos.retain(|file| !finder.is_empty(file));
         }
         videos.splice(0..0, replacements);
-        let mut sounds = clips.sounds(&self.id, Some(self.start));
+        let mut audio_files = clips.audio_files(&self.id, Some(self.start));
         if videos.is_empty() {
             videos.push(format!("{}/{id}.mp4", self.split));
         }
         let video = finder.input(&id, &videos)?;
-        // Sound of its own first; the videos' own tracks behind it.
-        if sounds.is_empty() || video.is_present() {
-            sounds.extend(videos.iter().cloned());
+        // Audio files come first, then the audio tracks of the videos.
+        if audio_files.is_empty() || video.is_present() {
+            audio_files.extend(videos.iter().cloned());
         }
-        let audio = finder.input(&id, &sounds)?;
+        let audio = finder.input(&id, &audio_files)?;
         Ok(Sample {
             id,
             split: self.split,
@@ -224,7 +227,7 @@ fn in_split_folder(file: &str, split: Split) -> bool {
         .any(|dir| Split::from_spelling(dir) == Some(split))
 }
 
-/// The class of this name, however its blanks are written.
+/// Finds the class of this name, written with blanks or underscores and in any letter case.
 fn class_of(name: &str) -> Option<u32> {
     let name = name
         .trim()
@@ -235,14 +238,15 @@ fn class_of(name: &str) -> Option<u32> {
     found.ok().map(|class| class as u32)
 }
 
-/// The split that a file's name speaks of: `my_train.txt`, `kinetics-400_val.csv`.
+/// Finds the split that a file name contains, as in `my_train.txt` and `kinetics-400_val.csv`.
 fn split_in_name(file: &str) -> Option<Split> {
     let (stem, _) = split_extension(base_name(file));
     stem.split(|c: char| !c.is_ascii_alphanumeric())
         .find_map(Split::from_spelling)
 }
 
-/// The split of a list, if the file is one: by its name and first lines (one of them may be a header).
+/// Returns the split of a list. `None` if the file is no list, judged by its name and its first
+/// two lines, of which one may be a header.
 fn list_split(tree: &Tree, file: &str) -> Result<Option<Split>, Error> {
     if !file.ends_with(".txt") && !file.ends_with(".csv") {
         return Ok(None);
@@ -251,7 +255,8 @@ fn list_split(tree: &Tree, file: &str) -> Result<Option<Split>, Error> {
         return Ok(None);
     };
     let text = tree.read(file)?;
-    // A class may be as long as a video id ("parasailing"): a table is told by its header before anything else.
+    // A class name may be as long as a video id ("parasailing") and parse as one, so a table has
+    // to be recognised first, by its header.
     let is_table = lines(&text)
         .next()
         .is_some_and(|(_, line)| Header::parse(line).id.is_some());
@@ -262,7 +267,8 @@ fn list_split(tree: &Tree, file: &str) -> Result<Option<Split>, Error> {
     Ok(is_list.then_some(split))
 }
 
-/// The split of a Kinetics-400 table, if the file is one: by its name and header.
+/// Returns the split of a Kinetics-400 table. `None` if the file is none, judged by its name and
+/// header.
 fn table_split(tree: &Tree, file: &str) -> Result<Option<Split>, Error> {
     let Some(split) = split_in_name(file).filter(|_| file.ends_with(".csv")) else {
         return Ok(None);
@@ -274,7 +280,8 @@ fn table_split(tree: &Tree, file: &str) -> Result<Option<Split>, Error> {
         .then_some(split))
 }
 
-/// Reads `<clip>,10,<class index>` or `<file>.mp4 <class name>`.
+/// Parses a list's row, `<clip>,10,<class index>` or `<file>.mp4 <class name>`, into a clip and a
+/// class index.
 fn parse_row(line: &str) -> Option<(ClipName<'_>, u32)> {
     let line = line.trim();
     let (clip, rest) = line
@@ -296,35 +303,12 @@ fn read_list(
     split: Split,
     finder: &mut Finder<'_>,
 ) -> Result<Vec<Row>, Error> {
-    let text = tree.read(file)?;
-    let mut rows = Vec::new();
-    for (line, content) in lines(&text) {
-        match parse_row(content) {
-            Some((name, class)) => rows.push(Row::new(name, class, split)),
-            None if line == 1 => {
-                finder.note(
-                    NoteKind::Repaired,
-                    file,
-                    "the first line is taken for a header",
-                );
-            }
-            None => {
-                return Err(Error::annotation(
-                    &tree.path(file),
-                    Some(line),
-                    format!(
-                        "\"{}\" is no row of a Kinetics-Sound list",
-                        shorten(content)
-                    ),
-                    "expected a clip and its class from 0 to 30, as in --4-0ihtnBU_000058_000068,10,4",
-                ));
-            }
-        }
-    }
-    Ok(rows)
+    LIST.read(tree, file, finder, |_, line| {
+        Ok(parse_row(line).map(|(name, class)| Row::new(name, class, split)))
+    })
 }
 
-/// Where the columns of a Kinetics-400 table are, by any of the names that their publishers gave them.
+/// The column indices of a Kinetics-400 table, whose publishers use different column names.
 struct Header {
     label: Option<usize>,
     id: Option<usize>,
@@ -403,7 +387,7 @@ fn read_table(
     Ok(rows)
 }
 
-/// Where there is no annotation, folders named after splits and classes are one.
+/// Lists the clips in folders that are named after splits and classes.
 fn read_folders(tree: &Tree) -> Vec<Row> {
     let mut rows = Vec::new();
     for file in tree.files() {

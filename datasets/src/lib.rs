@@ -17,16 +17,15 @@ mod clean;
 mod clip;
 mod crema_d;
 pub mod custom;
-mod description;
 mod error;
 mod facts;
 mod finder;
 mod food_101;
 mod hashes;
 mod kinetics_sound;
+mod list_reader;
 mod mm_imdb;
 mod stratify;
-mod table;
 mod tree;
 mod types;
 
@@ -35,8 +34,8 @@ pub use custom::{Custom, Table};
 pub use error::Error;
 pub use hashes::{HashCheck, WrongFile};
 pub use types::{
-    Dataset, Info, Input, ListOptions, Listing, MAX_ID_BYTES, Modality, Note, NoteKind, Plot,
-    Sample, Split,
+    AbsenceCause, Dataset, Info, Input, ListOptions, Listing, MAX_ID_BYTES, Modality, Note,
+    NoteKind, Plot, Sample, Split,
 };
 
 use std::path::Path;

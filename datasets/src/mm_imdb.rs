@@ -1,11 +1,12 @@
-//! MM-IMDb: a poster, a plot, any number of 23 genres.
+//! MM-IMDb: a poster, a plot and any number of 23 genres for each movie.
 //!
-//! `split.json` with `dataset/<id>.json` and `dataset/<id>.jpeg` beside it (the published tar), or `labels/<id>.json`
-//! and `images/<id>.jpeg`, anywhere below the raw root. The HDF5 form holds no plots and is refused.
+//! `split.json` with `dataset/<id>.json` and `dataset/<id>.jpeg` beside it (the published archive),
+//! or with `labels/<id>.json` and `images/<id>.jpeg`, anywhere below the raw root. The HDF5 form
+//! has no plots and is refused.
 //!
-//! One sample per movie of `split.json`, with the plot that [`Plot`] chooses. The four rare genres are dropped as
-//! labels, not as movies. A movie whose json cannot be read has no known labels: it stays in the listing with both
-//! modalities absent, so that it is counted and never trained on.
+//! Every movie of `split.json` is a sample, with the plot that [`Plot`] chooses. Four rare genres
+//! are no labels; their movies are kept. A movie whose JSON cannot be read has no known labels: it
+//! stays in the listing with both modalities absent, so that it is counted and never trained on.
 
 use std::path::Path;
 use std::thread;
@@ -20,24 +21,27 @@ use crate::finder::Finder;
 use crate::tree::{
     State, Tree, base_name, depth, join, no_layout, parent, read_text, split_extension, state,
 };
-use crate::types::{Dataset, Info, Input, ListOptions, Listing, NoteKind, Plot, Sample, Split};
+use crate::types::{
+    AbsenceCause, Dataset, Info, Input, ListOptions, Listing, NoteKind, Plot, Sample, Split,
+};
 
-/// What should lie in the raw root.
+/// What the raw root should hold, for error messages.
 const LAYOUT: &str = "expected the unpacked mmimdb.tar.gz there: split.json, dataset/<id>.json and dataset/<id>.jpeg";
 
-/// Digits of an id.
+/// The number of digits in an id.
 const ID_DIGITS: usize = 7;
 
-/// Where json and posters lie, in the two published forms.
+/// The folders of JSON files and posters, in the two published layouts.
 const FOLDERS: [(&str, &str); 2] = [("dataset", "dataset"), ("labels", "images")];
 
-/// Endings of a poster, the published one first.
-const POSTERS: [&str; 2] = ["jpeg", "jpg"];
+/// File extensions of posters, the published one first.
+const POSTER_EXTENSIONS: [&str; 2] = ["jpeg", "jpg"];
 
-/// Longest tail behind a plot that is taken for its author's name (IMDbPY appends `::author`).
+/// The longest text after a plot's last `::` that is taken for the name of its author, which IMDbPY
+/// appends.
 const MAX_AUTHOR_CHARS: usize = 80;
 
-/// See the module comment.
+/// MM-IMDb; the module's documentation describes the layouts.
 pub(crate) struct MmImdb {
     info: Info,
 }
@@ -80,11 +84,11 @@ impl Dataset for MmImdb {
         let mut finder = Finder::new(&tree);
         let mut samples = Vec::with_capacity(ids.len());
         for ((id, split), movie) in ids.into_iter().zip(movies) {
-            let poster = POSTERS
-                .map(|ending| join(posters, &format!("{id}.{ending}")))
+            let poster = POSTER_EXTENSIONS
+                .map(|extension| join(posters, &format!("{id}.{extension}")))
                 .into_iter()
                 .find(|file| tree.has_file(file))
-                .unwrap_or_else(|| join(posters, &format!("{id}.{}", POSTERS[0])));
+                .unwrap_or_else(|| join(posters, &format!("{id}.{}", POSTER_EXTENSIONS[0])));
             let (labels, inputs) = match movie {
                 Ok(movie) => {
                     for genre in &movie.unknown {
@@ -95,16 +99,14 @@ impl Dataset for MmImdb {
                         finder.note(NoteKind::Repaired, &id, message);
                     }
                     let image = finder.input(&id, std::slice::from_ref(&poster))?;
-                    let text = movie.text.map_or(Input::NONE, Input::Text);
-                    (movie.labels, [image, text])
+                    (movie.labels, [image, movie.text.into()])
                 }
-                Err(Bad { kind, reason }) => {
-                    let reason = format!("its genres are unknown: {reason}");
-                    finder.note(kind, &id, reason.as_str());
-                    (
-                        Vec::new(),
-                        [Input::absent(reason.as_str()), Input::absent(reason)],
-                    )
+                Err(cause) => {
+                    let kind = note_kind(&cause);
+                    let cause = AbsenceCause::UnknownGenres(Box::new(cause));
+                    finder.note(kind, &id, cause.to_string());
+                    let absent = Input::Absent(cause);
+                    (Vec::new(), [absent.clone(), absent])
                 }
             };
             samples.push(Sample {
@@ -135,7 +137,7 @@ impl Dataset for MmImdb {
     }
 }
 
-/// The error for a tree that has the HDF5 form alone.
+/// Returns the error for a tree that has the HDF5 form alone.
 fn refuse_hdf5(tree: &Tree) -> Option<Error> {
     let endings = [".hdf5", ".h5"];
     let file = tree
@@ -152,7 +154,7 @@ fn refuse_hdf5(tree: &Tree) -> Option<Error> {
 fn find_split_file<'a>(tree: &'a Tree, base: &str) -> Result<&'a str, Error> {
     tree.files()
         .filter(|file| base_name(file) == "split.json")
-        // The one that belongs to the folders, else the shallowest.
+        // The file beside the folders, else the one nearest to the root.
         .min_by_key(|file| (parent(file) != base, depth(file), *file))
         .ok_or_else(|| {
             Error::annotation(
@@ -164,7 +166,7 @@ fn find_split_file<'a>(tree: &'a Tree, base: &str) -> Result<&'a str, Error> {
         })
 }
 
-/// Ids in the order of the file, splits in the order of [`Split::ALL`].
+/// Reads the ids of each split, by split in the order of [`Split::ALL`] and in the order of the file.
 fn read_split_file(path: &Path) -> Result<Vec<(String, Split)>, Error> {
     let remedy = "expected {\"train\": [ids], \"dev\": [ids], \"test\": [ids]}";
     let fail = |problem: String| Error::annotation(path, None, problem, remedy);
@@ -191,27 +193,32 @@ fn read_split_file(path: &Path) -> Result<Vec<(String, Split)>, Error> {
     }
     let mut sorted: Vec<&str> = ids.iter().map(|(id, _)| id.as_str()).collect();
     sorted.sort_unstable();
-    if let Some(double) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(fail(format!("the id {} is listed twice", double[0])));
+    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(fail(format!("the id {} is listed twice", twice[0])));
     }
     ids.sort_by_key(|(_, split)| *split);
     Ok(ids)
 }
 
-/// What a movie's json gives.
+/// What a movie's JSON file holds.
 struct Movie {
     labels: Vec<u32>,
+    /// Genres that are none of the known ones.
     unknown: Vec<String>,
     text: Option<String>,
 }
 
-/// Why a json gives nothing.
-struct Bad {
-    kind: NoteKind,
-    reason: String,
+/// The kind of note for a JSON file that cannot be used.
+fn note_kind(cause: &AbsenceCause) -> NoteKind {
+    match cause {
+        AbsenceCause::NoFile(_) => NoteKind::Missing,
+        AbsenceCause::EmptyFile(_) => NoteKind::Empty,
+        AbsenceCause::LfsPointer(_) => NoteKind::LfsPointer,
+        _ => NoteKind::Unreadable,
+    }
 }
 
-/// The fields that are used. The files are ragged: anything may be absent or of another type.
+/// The fields of a movie's JSON file that are used. Any of them may be absent or of another type.
 #[derive(Deserialize)]
 struct Fields {
     #[serde(default)]
@@ -222,18 +229,18 @@ struct Fields {
     outline: Value,
 }
 
-/// Reads every movie's json, on all cores: tens of thousands of small files.
+/// Reads the JSON files of all movies, which are tens of thousands, on all cores.
 fn read_movies(
     tree: &Tree,
     folder: &str,
     ids: &[(String, Split)],
     plot: Plot,
-) -> Vec<Result<Movie, Bad>> {
+) -> Vec<Result<Movie, AbsenceCause>> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let share = ids.len().div_ceil(threads).max(1);
+    let per_thread = ids.len().div_ceil(threads).max(1);
     thread::scope(|scope| {
         let workers: Vec<_> = ids
-            .chunks(share)
+            .chunks(per_thread)
             .map(|ids| {
                 scope.spawn(move || {
                     let files = ids
@@ -255,34 +262,25 @@ fn read_movies(
     })
 }
 
-fn read_movie(tree: &Tree, file: &str, plot: Plot) -> Result<Movie, Bad> {
-    let bad = |kind, reason| Bad { kind, reason };
-    let missing = || bad(NoteKind::Missing, format!("there is no {file}"));
-    if !tree.has_file(file) {
-        return Err(missing());
-    }
-    let unreadable = |error: Error| bad(NoteKind::Unreadable, error.to_string());
-    match state(&tree.path(file)).map_err(unreadable)? {
+fn read_movie(tree: &Tree, file: &str, plot: Plot) -> Result<Movie, AbsenceCause> {
+    let unreadable = |error: Error| AbsenceCause::Unreadable(error.to_string());
+    let state = if tree.has_file(file) {
+        state(&tree.path(file)).map_err(unreadable)?
+    } else {
+        State::Missing
+    };
+    match state {
         State::Media(_) => {}
-        State::Missing => return Err(missing()),
-        State::Empty => return Err(bad(NoteKind::Empty, format!("{file} holds no bytes"))),
-        State::Pointer => {
-            let reason = format!("{file} is a Git LFS pointer; run `git lfs pull`");
-            return Err(bad(NoteKind::LfsPointer, reason));
-        }
+        State::Missing => return Err(AbsenceCause::NoFile(file.to_owned())),
+        State::Empty => return Err(AbsenceCause::EmptyFile(file.to_owned())),
+        State::Pointer => return Err(AbsenceCause::LfsPointer(file.to_owned())),
     }
     let text = tree.read(file).map_err(unreadable)?;
-    let fields: Fields = serde_json::from_str(&text).map_err(|error| {
-        bad(
-            NoteKind::Unreadable,
-            format!("{file} is no movie's json: {error}"),
-        )
-    })?;
+    let fields: Fields = serde_json::from_str(&text)
+        .map_err(|error| AbsenceCause::Unreadable(format!("{file} is no movie's json: {error}")))?;
     let Some(genres) = fields.genres.as_array() else {
-        return Err(bad(
-            NoteKind::Unreadable,
-            format!("{file} has no list \"genres\""),
-        ));
+        let problem = format!("{file} has no list \"genres\"");
+        return Err(AbsenceCause::Unreadable(problem));
     };
     let mut movie = Movie {
         labels: Vec::new(),
@@ -312,7 +310,7 @@ fn choose_plot(fields: &Fields, choice: Plot) -> Option<String> {
         Plot::All => (!plots.is_empty()).then(|| plots.join(" ")),
         Plot::Outline => clean_plot(&fields.outline).or_else(|| plots.into_iter().next()),
         Plot::Longest => {
-            // The first of equals: `max_by_key` would give the last.
+            // The first of the longest: `max_by_key` would return the last.
             let mut best: Option<String> = None;
             for plot in plots {
                 let longer = |best: &String| plot.chars().count() > best.chars().count();
@@ -338,8 +336,8 @@ fn note_unlisted(tree: &Tree, posters: &str, samples: &[Sample], finder: &mut Fi
     let mut listed: Vec<&str> = samples.iter().map(|one| one.id.as_str()).collect();
     listed.sort_unstable();
     for file in tree.files_below(posters) {
-        let (stem, ending) = split_extension(base_name(file));
-        if POSTERS.contains(&ending) && listed.binary_search(&stem).is_err() {
+        let (stem, extension) = split_extension(base_name(file));
+        if POSTER_EXTENSIONS.contains(&extension) && listed.binary_search(&stem).is_err() {
             finder.note(
                 NoteKind::Unlisted,
                 file,
@@ -358,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plot_is_a_choice() {
+    fn plot_options_choose_the_text() {
         let json =
             r#"{"plot": ["ab\n c::Ann O. <a@b.c>", "vwxyz", "12345"], "plot outline": "out"}"#;
         assert_eq!(chosen(json, Plot::First).as_deref(), Some("ab c"));

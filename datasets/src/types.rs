@@ -1,12 +1,13 @@
-//! The vocabulary that the other crates speak: what a dataset is, what a sample is before anything is decoded.
+//! The types that the other crates share: what a dataset is, and what a sample is before anything
+//! is decoded.
 //!
-//! Plain data. Nothing here touches a disk.
+//! Plain data; nothing here reads a file.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::Error;
 
@@ -14,13 +15,13 @@ use crate::error::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Modality {
-    /// A sound track.
+    /// Audio.
     Audio,
-    /// A moving picture, used as a handful of frames.
+    /// Video, from which a few frames are sampled.
     Video,
-    /// One still picture.
+    /// A single image.
     Image,
-    /// Written words.
+    /// Text.
     Text,
 }
 
@@ -44,15 +45,15 @@ impl Modality {
     }
 }
 
-/// The part of a dataset a sample belongs to.
+/// The part of a dataset that a sample belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// For training.
+    /// The training split.
     Train,
-    /// For choosing among models. Called `dev` in some sources.
+    /// The validation split, called `dev` by some publishers.
     Val,
-    /// For the final score.
+    /// The test split.
     Test,
 }
 
@@ -69,13 +70,13 @@ impl Split {
         }
     }
 
-    /// Position in [`Split::ALL`] and in [`Info::expected`].
+    /// The position in [`Split::ALL`] and in [`Info::expected`].
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// Reads the spellings that split columns and file names use in the wild
-    /// (`train`/`training`, `val`/`valid`/`validate`/`validation`/`dev`, `test`/`testing`), in any case.
+    /// Parses the spellings that publishers use in split columns and file names, in any letter
+    /// case: `train`/`training`, `val`/`valid`/`validate`/`validation`/`dev`, `test`/`testing`.
     pub fn from_spelling(word: &str) -> Option<Split> {
         match word.trim().to_ascii_lowercase().as_str() {
             "train" | "training" => Some(Split::Train),
@@ -86,6 +87,7 @@ impl Split {
     }
 }
 
+/// Implements `Display` and `FromStr` for an enum with `ALL` and `as_str`.
 macro_rules! names {
     ($type:ident, $what:literal, $choices:literal) => {
         impl fmt::Display for $type {
@@ -115,122 +117,164 @@ names!(Modality, "modality", "audio, video, image, text");
 names!(Split, "split", "train, val, test");
 names!(Plot, "plot choice", "longest, first, outline, all");
 
-/// What is known about a dataset without looking at any disk.
+/// What is known about a dataset without reading its raw tree.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Info {
-    /// Registry name: `food-101`, `mm-imdb`, `kinetics-sound`, `ave`, `crema-d`, or the name a user gave.
+    /// The registry name (`food-101`, `mm-imdb`, `kinetics-sound`, `ave`, `crema-d`), or the name
+    /// that a user's description gives.
     pub name: String,
-    /// The name people write: `CREMA-D`.
+    /// The published name, such as `CREMA-D`.
     pub title: String,
-    /// The two modalities (m1, m2): image and text, or audio and video.
+    /// The two modalities: image and text, or audio and video.
     pub modalities: [Modality; 2],
-    /// Class names in canonical order; a label is an index into this.
+    /// Class names in canonical order; a label is an index into this list.
     pub classes: Vec<String>,
-    /// Whether a sample carries any number of labels (MM-IMDb) instead of exactly one.
+    /// Whether a sample has any number of labels (MM-IMDb) instead of exactly one.
     pub multi_label: bool,
-    /// Samples per split ([`Split::ALL`] order) as the paper counts them; `None` where there is no such split or no count.
+    /// Samples per split, in the order of [`Split::ALL`], as the paper counts them. `None` for a
+    /// split that does not exist or whose count nobody has published.
     pub expected: [Option<usize>; 3],
-    /// Under which terms the data lies around, as far as anyone has said.
+    /// The terms under which the publisher distributes the data, if stated.
     pub license: String,
 }
 
 impl Info {
-    /// Position of a modality in [`Info::modalities`] and [`Sample::inputs`].
+    /// The position of a modality in [`Info::modalities`] and [`Sample::inputs`].
     pub fn position(&self, modality: Modality) -> Option<usize> {
         self.modalities.iter().position(|&one| one == modality)
     }
 }
 
-/// Where one modality of one sample comes from. Paths are RELATIVE to the raw root, so that a listing says the same
-/// wherever the tree lies; open `raw.join(path)`.
+/// Where one modality of one sample comes from.
+///
+/// Paths are relative to the raw root, so that a listing does not depend on where the tree lies;
+/// open `raw.join(path)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Input {
-    /// Media files to try, best first; never empty. An audio candidate may be the video file itself.
-    /// Each one existed, was not empty and was not a Git LFS pointer when it was listed.
+    /// Media files to try, best first; never empty. A candidate for audio may be the video file.
+    /// When the tree was listed, each of them existed, was not empty and was no Git LFS pointer.
     Files(Vec<PathBuf>),
     /// The text itself, cleaned, never empty.
     Text(String),
-    /// A file that holds the text, perhaps none: read it with [`read_text_file`](crate::read_text_file).
+    /// A file that holds the text; [`read_text_file`](crate::read_text_file) reads it, and may
+    /// find that the text is empty.
     TextFile(PathBuf),
-    /// Nothing to read.
-    Absent {
-        /// `None`: the data never had it, which is no error. `Some`: it should be there; this says why it is not.
-        reason: Option<String>,
-    },
+    /// The publisher provides none for this sample, which is no error.
+    None,
+    /// The input should exist and cannot be used.
+    Absent(AbsenceCause),
 }
 
 impl Input {
     /// Whether there is something to read.
     pub fn is_present(&self) -> bool {
-        !matches!(self, Input::Absent { .. })
+        !matches!(self, Input::None | Input::Absent(_))
     }
-
-    /// An input that should be there, and why it is not.
-    pub fn absent(reason: impl Into<String>) -> Input {
-        Input::Absent {
-            reason: Some(reason.into()),
-        }
-    }
-
-    /// An input that the data never had.
-    pub const NONE: Input = Input::Absent { reason: None };
 }
 
-/// One annotation row: what it is called, what it is, and where its two modalities come from.
+impl From<Option<String>> for Input {
+    /// Turns a cleaned text into an input; `None` is a sample without text.
+    fn from(text: Option<String>) -> Input {
+        text.map_or(Input::None, Input::Text)
+    }
+}
+
+/// Why an input that should exist cannot be used. Paths are relative to the raw root.
+///
+/// `Display` gives one sentence for people, which is also what it serializes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AbsenceCause {
+    /// No file of this path exists.
+    NoFile(String),
+    /// The file of this path holds no bytes.
+    EmptyFile(String),
+    /// A Git LFS pointer lies at this path in place of the file.
+    LfsPointer(String),
+    /// A file exists and cannot be read or parsed; the text says which one and why.
+    Unreadable(String),
+    /// The publisher's own file is known to be wrong; the text says in what way.
+    KnownBad(String),
+    /// The genres of a movie are unknown, because the file that holds them cannot be used for
+    /// the inner cause (MM-IMDb). Neither input of such a sample is used.
+    UnknownGenres(Box<AbsenceCause>),
+}
+
+impl fmt::Display for AbsenceCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AbsenceCause::NoFile(path) => write!(f, "there is no {path}"),
+            AbsenceCause::EmptyFile(path) => write!(f, "{path} holds no bytes"),
+            AbsenceCause::LfsPointer(path) => {
+                write!(f, "{path} is a Git LFS pointer; run `git lfs pull`")
+            }
+            AbsenceCause::Unreadable(problem) => f.write_str(problem),
+            AbsenceCause::KnownBad(problem) => write!(f, "known to be bad: {problem}"),
+            AbsenceCause::UnknownGenres(cause) => write!(f, "its genres are unknown: {cause}"),
+        }
+    }
+}
+
+impl Serialize for AbsenceCause {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One row of the annotation: an id, a split, labels and the inputs of two modalities.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sample {
-    /// Unique in the dataset, stable across layouts, no `/`, no control character, at most [`MAX_ID_BYTES`] bytes.
-    /// May begin with `-` or `_`.
+    /// The id: unique in the dataset, the same in all layouts, without `/` and control characters,
+    /// at most [`MAX_ID_BYTES`] bytes. It may begin with `-` or `_`.
     pub id: String,
-    /// The split it belongs to.
+    /// The split that the sample belongs to.
     pub split: Split,
     /// Class indices, ascending and distinct; exactly one unless [`Info::multi_label`].
     pub labels: Vec<u32>,
-    /// The two modalities in the order of [`Info::modalities`].
+    /// The inputs of the two modalities, in the order of [`Info::modalities`].
     pub inputs: [Input; 2],
-    /// The file that best names the sample, below the raw root, with `/` on every system.
+    /// The file that best names the sample, relative to the raw root, with `/` on every system.
     pub source: String,
-    /// Start and end in seconds of the labelled event inside the clip, where the annotation has one.
+    /// Start and end, in seconds, of the labelled event in the clip, if the annotation has one.
     pub segment: Option<(f32, f32)>,
 }
 
-/// Longest id in bytes: ids name files and fill columns.
+/// The longest id in bytes: ids become file names and Parquet values.
 pub const MAX_ID_BYTES: usize = 200;
 
-/// Why a [`Note`] was made.
+/// The kind of a [`Note`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum NoteKind {
-    /// An annotated file is not there.
+    /// An annotated file does not exist.
     Missing,
-    /// A file is there and holds no bytes.
+    /// A file holds no bytes.
     Empty,
-    /// A Git LFS pointer lies where a media file should.
+    /// A Git LFS pointer lies in place of a media file.
     LfsPointer,
-    /// A file is there and cannot be read as what it should be.
+    /// A file cannot be read or parsed.
     Unreadable,
-    /// The publisher's file is known to be wrong; says what was done about it.
+    /// The publisher's file is known to be wrong; the message says what was done about it.
     KnownBad,
-    /// One media file carries several samples.
+    /// Several samples share one media file.
     SharedFile,
-    /// One media file carries samples of several splits.
+    /// Samples of several splits share one media file.
     SplitLeak,
-    /// A replacement clip was taken instead of the original.
+    /// A replacement clip was used instead of the original.
     Replacement,
-    /// An annotation line was repaired or read in an unusual way.
+    /// A malformed annotation line was repaired.
     Repaired,
     /// An annotation row could not become a sample.
     Dropped,
-    /// A media file that no annotation names.
+    /// No annotation names this media file.
     Unlisted,
-    /// A choice was made that the user may want to know about.
+    /// One of several possible readings of the tree was chosen.
     Choice,
 }
 
 impl NoteKind {
-    /// The name used in reports: `missing`, `lfs_pointer`, ...
+    /// The name used in reports: `missing`, `lfs_pointer` and so on.
     pub const fn as_str(self) -> &'static str {
         match self {
             NoteKind::Missing => "missing",
@@ -248,7 +292,7 @@ impl NoteKind {
         }
     }
 
-    /// Whether the user's copy of the data lacks something (exit code 1), as against a remark.
+    /// Whether the user's copy of the data lacks something (exit code 1); other kinds only inform.
     pub const fn needs_attention(self) -> bool {
         matches!(
             self,
@@ -261,19 +305,19 @@ impl NoteKind {
     }
 }
 
-/// One thing the user may want to know about the raw tree.
+/// A finding in a raw tree that is no error, such as a duplicate row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Note {
-    /// What sort of thing.
+    /// The kind of finding.
     pub kind: NoteKind,
-    /// The sample id, or the path below the raw root, that it is about.
+    /// The sample id, or the path relative to the raw root, that the note is about.
     pub subject: String,
-    /// One sentence.
+    /// One sentence for people.
     pub message: String,
 }
 
 impl Note {
-    /// Shorthand.
+    /// Makes a note.
     pub fn new(kind: NoteKind, subject: impl Into<String>, message: impl Into<String>) -> Note {
         Note {
             kind,
@@ -283,14 +327,15 @@ impl Note {
     }
 }
 
-/// What a raw tree holds, as the annotation tells it.
+/// All samples of a dataset, as read from the annotation and the raw tree.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Listing {
-    /// Which of the known layouts was found and which lists were used, for people.
+    /// The layout that was recognised and the lists that were used, in words for people.
     pub layout: String,
-    /// Every annotation row, whether its files are there or not: ordered by split, then as the annotation has them.
+    /// One sample per annotation row, whether its files exist or not: ordered by split, then as in
+    /// the annotation.
     pub samples: Vec<Sample>,
-    /// What is worth telling, in a deterministic order.
+    /// The findings, in a deterministic order.
     pub notes: Vec<Note>,
 }
 
@@ -300,7 +345,7 @@ impl Listing {
         self.samples.iter().filter(move |one| one.split == split)
     }
 
-    /// How many samples a split has.
+    /// The number of samples in one split.
     pub fn count(&self, split: Split) -> usize {
         self.split(split).count()
     }
@@ -310,14 +355,14 @@ impl Listing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Plot {
-    /// The plot with the most characters, the first of equals.
+    /// The plot with the most characters; of several with equally many, the first.
     #[default]
     Longest,
     /// The first plot.
     First,
-    /// The plot outline where there is one, else the first plot.
+    /// The plot outline, or the first plot of a movie that has no outline.
     Outline,
-    /// All plots, joined by blanks. One row per movie all the same.
+    /// All plots, joined by blanks into one text.
     All,
 }
 
@@ -339,34 +384,40 @@ impl Plot {
 /// Choices that change what a listing holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ListOptions {
-    /// Which plot becomes the text; MM-IMDb only.
+    /// Which plot becomes the text; only MM-IMDb has several.
     pub plot: Plot,
 }
 
-/// A dataset: facts, and the way from a raw tree to a list of samples.
+/// A dataset: what is known about it, and the reader of its raw tree.
+///
+/// `datasets/examples/add_dataset.rs` implements it for a dataset of one's own.
 pub trait Dataset: Send + Sync {
-    /// What is known without looking at the disk.
+    /// What is known without reading the raw tree.
     fn info(&self) -> &Info;
 
-    /// Reads the annotation below `raw` and finds the files. One walk over the tree, no media is opened.
+    /// Reads the annotation below `raw` and finds the files. Walks the tree once and opens no
+    /// media file.
     ///
     /// # Errors
-    /// A folder that is missing, empty or of no known layout; annotation that cannot be read; nothing but Git LFS
-    /// pointers. What merely lacks some files is not an error: see [`Listing::notes`].
+    /// The folder is missing, empty or of no known layout; the annotation cannot be read; all
+    /// media files are Git LFS pointers. A tree that lacks some of the files is not an error: see
+    /// [`Listing::notes`].
     fn list(&self, raw: &Path, options: &ListOptions) -> Result<Listing, Error>;
 
-    /// Where the raw tree lies when the user does not say, if the dataset itself knows
-    /// (a user's own `.toml` does; the five registered datasets do not).
+    /// The raw root to use if the user names none. A user's `.toml` gives one; the five registered
+    /// datasets do not.
     fn default_raw(&self) -> Option<&Path> {
         None
     }
 
-    /// Samples per split and class that a whole copy holds, where that is known: per split one count per class.
+    /// Samples of a complete copy, for each split one count per class; `None` for a split whose
+    /// counts are not known.
     fn expected_per_class(&self) -> [Option<Vec<usize>>; 3] {
         [None, None, None]
     }
 
-    /// Samples per class over all splits, where only that is known; else what the splits add up to.
+    /// Samples of a complete copy per class over all splits: the sum over the splits, unless an
+    /// implementation knows only the total.
     fn expected_over_splits(&self) -> Option<Vec<usize>> {
         let splits = self.expected_per_class();
         let known: Vec<&Vec<usize>> = splits.iter().flatten().collect();

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use datasets::AbsenceCause;
 use serde::{Deserialize, Serialize};
 
 /// The file does not exist.
@@ -77,21 +78,22 @@ impl Failure {
         Failure::with(CRASHED, "protocol error")
     }
 
-    /// What the dataset's listing says about an input that is not there.
-    pub fn listed(reason: &str) -> Failure {
-        let about = |cause, path: &str| Failure::with(cause, path.trim());
-        if let Some(path) = reason.strip_prefix("there is no ") {
-            return about(NO_FILE, path);
-        }
-        if let Some(path) = reason.strip_suffix(" holds no bytes") {
-            return about(EMPTY, path);
-        }
-        if let Some((path, _)) = reason.split_once(" is a Git LFS pointer") {
-            return about(LFS_POINTER, path);
-        }
-        match reason.strip_prefix("known to be bad: ") {
-            Some(what) => about(KNOWN_BAD, what),
-            None => about(UNLISTED, reason),
+    /// The failure of an input that the dataset's listing calls absent.
+    pub fn listed(cause: &AbsenceCause) -> Failure {
+        match cause {
+            AbsenceCause::NoFile(path) => Failure::with(NO_FILE, path),
+            AbsenceCause::EmptyFile(path) => Failure::with(EMPTY, path),
+            AbsenceCause::LfsPointer(path) => Failure::with(LFS_POINTER, path),
+            AbsenceCause::KnownBad(problem) => Failure::with(KNOWN_BAD, problem),
+            AbsenceCause::UnknownGenres(inner) => {
+                let detail = |path| format!("its genres are unknown: {path}");
+                match &**inner {
+                    AbsenceCause::EmptyFile(path) => Failure::with(EMPTY, detail(path)),
+                    AbsenceCause::LfsPointer(path) => Failure::with(LFS_POINTER, detail(path)),
+                    _ => Failure::with(UNLISTED, cause),
+                }
+            }
+            AbsenceCause::Unreadable(_) => Failure::with(UNLISTED, cause),
         }
     }
 }

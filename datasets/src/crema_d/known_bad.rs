@@ -1,19 +1,25 @@
-//! What the publisher says is wrong with CREMA-D's own files, and what that leaves to use.
+//! The files of CREMA-D that their publisher calls wrong, and what of them can be used.
+
+use std::ops::RangeInclusive;
 
 use super::{FLV, MP3, WAV};
 
-/// A file that the publisher's README calls wrong. Size tells that file from a repaired or made-up one.
+/// A file that the publisher's README calls wrong. Its size distinguishes the published file from a
+/// repaired or a synthetic one.
 pub(super) struct KnownBad {
     pub(super) stem: &'static str,
+    /// The kind of file, as an index into `FOLDERS`.
     pub(super) kind: usize,
-    pub(super) bytes: std::ops::RangeInclusive<u64>,
-    /// Whether it may serve as sound, as picture.
+    /// The size of the published file.
+    pub(super) bytes: RangeInclusive<u64>,
+    /// Whether the audio can be used.
     pub(super) audio: bool,
+    /// Whether the video can be used.
     pub(super) video: bool,
     pub(super) message: &'static str,
 }
 
-/// Sizes are those of the published files.
+/// The files in the publisher's README.
 pub(super) const KNOWN_BAD: [KnownBad; 8] = [
     KnownBad {
         stem: "1076_MTI_NEU_XX",
@@ -74,7 +80,7 @@ pub(super) const KNOWN_BAD: [KnownBad; 8] = [
     KnownBad {
         stem: "1064_IEO_DIS_MD",
         kind: MP3,
-        // The true clip has 4 s, the wrong one about 2 MB.
+        // The right clip lasts 4 s; the wrong file has about 2 MB.
         bytes: 1_000_000..=u64::MAX,
         audio: false,
         video: true,
@@ -82,8 +88,8 @@ pub(super) const KNOWN_BAD: [KnownBad; 8] = [
     },
 ];
 
-/// Pairs of clips whose wav files are the same sound under two emotions.
-pub(super) const SAME_SOUND: [(&str, &str); 3] = [
+/// Pairs of clips whose wav files are identical although their emotions differ.
+pub(super) const IDENTICAL_AUDIO: [(&str, &str); 3] = [
     ("1006_TIE_HAP_XX", "1006_TIE_NEU_XX"),
     ("1013_WSI_DIS_XX", "1013_WSI_SAD_XX"),
     ("1017_IWW_ANG_XX", "1017_IWW_FEA_XX"),

@@ -1,35 +1,40 @@
-//! CREMA-D: `AudioWAV/<stem>.wav`, `AudioMP3/<stem>.mp3`, `VideoFlash/<stem>.flv`, anywhere below the raw root.
+//! CREMA-D: `AudioWAV/<stem>.wav`, `AudioMP3/<stem>.mp3`, `VideoFlash/<stem>.flv`, anywhere below the
+//! raw root.
 //!
-//! A stem is `ACTOR_SENTENCE_EMOTION_LEVEL` and carries the label (the emotion the actor was asked for; the crowd's
-//! votes are not used). The split comes from a pair of lists, one for training and one for testing, wherever they lie
-//! below the raw root: OGM-GE's `train.csv`/`test.csv` (`<stem>,<CODE>`) or MLA's form (`<stem>.flv <Word>`).
-//! Without lists it is drawn: 744 of 7,442, or as many of what is there, the same share of every emotion.
+//! A stem is `ACTOR_SENTENCE_EMOTION_LEVEL` and contains the label, which is the emotion that the
+//! actor was asked for; the crowd's votes are not used. The split comes from a pair of lists, one
+//! for training and one for testing, anywhere below the raw root: OGM-GE's `train.csv` and
+//! `test.csv` (`<stem>,<CODE>`), or MLA's form (`<stem>.flv <Word>`). Without lists the split is
+//! drawn: 744 of 7,442 clips for the test, or the same share of the clips that exist, the same
+//! share of every emotion.
 //!
-//! Sound is taken from the wav, else the mp3, else the video's own track.
+//! Audio comes from the wav, else from the mp3, else from the audio track of the video.
 
 mod known_bad;
-mod lists;
+mod split_lists;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use self::known_bad::{KNOWN_BAD, SAME_SOUND};
+use self::known_bad::{IDENTICAL_AUDIO, KNOWN_BAD};
 use crate::error::Error;
 use crate::facts;
 use crate::finder::Finder;
 use crate::tree::{State, Tree, base_name, join, no_layout, split_extension};
-use crate::types::{Dataset, Info, Input, ListOptions, Listing, NoteKind, Sample, Split};
+use crate::types::{
+    AbsenceCause, Dataset, Info, Input, ListOptions, Listing, NoteKind, Sample, Split,
+};
 
-/// What should lie in the raw root.
+/// What the raw root should hold, for error messages.
 const LAYOUT: &str = "expected the CREMA-D clone there: AudioWAV/<stem>.wav and VideoFlash/<stem>.flv, \
      with or without OGM-GE's train.csv and test.csv beside them";
 
-/// The twelve sentences.
+/// The codes of the twelve sentences.
 const SENTENCES: [&str; 12] = [
     "IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI",
 ];
 
-/// The kinds of file, best source of sound first.
+/// Folder and file extension of the kinds of file, the best source of audio first.
 const FOLDERS: [(&str, &str); 3] = [
     ("AudioWAV", "wav"),
     ("AudioMP3", "mp3"),
@@ -39,7 +44,7 @@ const WAV: usize = 0;
 const MP3: usize = 1;
 const FLV: usize = 2;
 
-/// See the module comment.
+/// CREMA-D; the module's documentation describes the layout.
 pub(crate) struct CremaD {
     info: Info,
 }
@@ -75,12 +80,12 @@ impl Dataset for CremaD {
             .to_owned();
         let mut finder = Finder::new(&tree);
         let media = Media::find(&tree, &base, &mut finder);
-        let (clips, split_from) = lists::split(&tree, &base, &media, &mut finder)?;
+        let (clips, split_from) = split_lists::split(&tree, &base, &media, &mut finder)?;
         let mut samples = Vec::with_capacity(clips.len());
         for (clip, split) in &clips {
             samples.push(media.sample(clip, *split, &mut finder)?);
         }
-        media.remark(&clips, &mut finder)?;
+        media.note_annotations(&clips, &mut finder)?;
         let notes = finder.finish(&samples, LAYOUT)?;
         let place = if base.is_empty() {
             String::new()
@@ -103,15 +108,15 @@ impl Dataset for CremaD {
     }
 }
 
-/// A clip by its name.
+/// A clip, identified by its file name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Clip {
-    /// In the present spelling.
+    /// The name without extension, with the level spelled as in the present release.
     stem: String,
     class: u32,
 }
 
-/// The clip of this name, if it is one. An early release wrote the level `X` for `XX`.
+/// Parses a file name without extension. An early release wrote the level `XX` as `X`.
 fn parse_stem(stem: &str) -> Option<Clip> {
     let fields: Vec<&str> = stem.split('_').collect();
     let [actor, sentence, emotion, level] = fields[..] else {
@@ -134,10 +139,11 @@ fn parse_stem(stem: &str) -> Option<Clip> {
     })
 }
 
-/// Which media files there are, per kind and stem.
+/// The media files of a tree.
 struct Media {
-    /// Path of the folder, or where it would be, and whether it is there.
+    /// For each kind, the path that the folder has or should have, and whether the folder exists.
     folders: [(String, bool); 3],
+    /// For each kind, the path of each stem.
     files: [BTreeMap<String, String>; 3],
 }
 
@@ -156,7 +162,7 @@ impl Media {
                 let (name, extension) = split_extension(base_name(file));
                 match parse_stem(name) {
                     Some(Clip { stem, .. }) if extension.eq_ignore_ascii_case(FOLDERS[kind].1) => {
-                        // The present spelling wins over the old one.
+                        // The present spelling is preferred to that of the early release.
                         if name == stem || !files[kind].contains_key(&stem) {
                             files[kind].insert(stem, file.to_owned());
                         }
@@ -189,7 +195,7 @@ impl Media {
         names.join(" + ")
     }
 
-    /// Where the file is, or where it would be.
+    /// The path that the file has or should have.
     fn path(&self, kind: usize, stem: &str) -> String {
         self.files[kind].get(stem).cloned().unwrap_or_else(|| {
             join(
@@ -201,43 +207,44 @@ impl Media {
 
     fn sample(&self, clip: &Clip, split: Split, finder: &mut Finder<'_>) -> Result<Sample, Error> {
         let stem = clip.stem.as_str();
-        // What the known-bad table leaves of each kind, and what it said.
-        let mut audio_ok = [true; 3];
-        let mut video_ok = true;
-        let mut said: [Option<&str>; 2] = [None, None];
+        // Which kinds of file can be used, and the first reason why not, for audio and for video.
+        let mut audio_usable = [true; 3];
+        let mut video_usable = true;
+        let mut problems: [Option<&str>; 2] = [None, None];
         for bad in KNOWN_BAD.iter().filter(|bad| bad.stem == stem) {
             let file = self.path(bad.kind, stem);
             if let State::Media(bytes) = finder.state(&file)?
                 && bad.bytes.contains(&bytes)
             {
                 finder.note(NoteKind::KnownBad, stem, bad.message);
-                audio_ok[bad.kind] &= bad.audio;
-                video_ok &= bad.video;
-                for (said, fits) in said.iter_mut().zip([bad.audio, bad.video]) {
-                    *said = said.or((!fits).then_some(bad.message));
+                audio_usable[bad.kind] &= bad.audio;
+                video_usable &= bad.video;
+                for (problem, usable) in problems.iter_mut().zip([bad.audio, bad.video]) {
+                    *problem = problem.or((!usable).then_some(bad.message));
                 }
             }
         }
-        let video = if video_ok {
+        let known_bad = |problem: &str| Input::Absent(AbsenceCause::KnownBad(problem.to_owned()));
+        let video = if video_usable {
             finder.input(stem, &[self.path(FLV, stem)])?
         } else {
-            Input::absent(format!("known to be bad: {}", said[1].unwrap_or_default()))
+            known_bad(problems[1].unwrap_or_default())
         };
-        // Sound ought to be in the best folder there is; the others are asked where they have the file.
+        // The audio should be in the best folder that exists. The other folders are candidates if
+        // they have the file.
         let candidates: Vec<String> = (WAV..=FLV)
             .filter(|&kind| self.folders[kind].1)
             .enumerate()
             .filter(|&(rank, kind)| {
-                audio_ok[kind] && (rank == 0 || self.files[kind].contains_key(stem))
+                audio_usable[kind] && (rank == 0 || self.files[kind].contains_key(stem))
             })
             .map(|(_, kind)| self.path(kind, stem))
             .collect();
         let audio = if candidates.is_empty() {
-            let reason = said[0].map_or_else(
-                || format!("there is no {}", self.path(WAV, stem)),
-                |said| format!("known to be bad: {said}"),
-            );
-            Input::absent(reason)
+            problems[0].map_or_else(
+                || Input::Absent(AbsenceCause::NoFile(self.path(WAV, stem))),
+                known_bad,
+            )
         } else {
             finder.input(stem, &candidates)?
         };
@@ -255,8 +262,13 @@ impl Media {
         })
     }
 
-    /// What is worth telling about the tree as a whole.
-    fn remark(&self, clips: &[(Clip, Split)], finder: &mut Finder<'_>) -> Result<(), Error> {
+    /// Adds notes where the annotation and the files differ: clips in no list, no audio folder,
+    /// files that are identical.
+    fn note_annotations(
+        &self,
+        clips: &[(Clip, Split)],
+        finder: &mut Finder<'_>,
+    ) -> Result<(), Error> {
         let listed: BTreeSet<&str> = clips.iter().map(|(clip, _)| clip.stem.as_str()).collect();
         for stem in self.stems() {
             if !listed.contains(stem) {
@@ -274,10 +286,10 @@ impl Media {
                 "no such folder: the sound is taken from the flv files' own track",
             );
         }
-        for (one, other) in SAME_SOUND {
-            let both = [one, other].map(|stem| self.path(WAV, stem));
+        for (one, other) in IDENTICAL_AUDIO {
+            let [first, second] = [one, other].map(|stem| self.path(WAV, stem));
             if let (State::Media(a), State::Media(b)) =
-                (finder.state(&both[0])?, finder.state(&both[1])?)
+                (finder.state(&first)?, finder.state(&second)?)
                 && a == b
             {
                 let message = format!("published with the very sound of {other}; both are kept");
@@ -293,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stems_follow_the_grammar() {
+    fn stems_are_parsed() {
         let parse = |stem| parse_stem(stem).map(|clip| (clip.stem, clip.class));
         assert_eq!(
             parse("1040_ITH_SAD_X"),

@@ -1,20 +1,30 @@
-//! Which clip is for training and which for the test: published lists where the user has them, else a drawn split.
+//! The split of each clip: from published lists if the tree has them, else drawn.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Clip, Media, parse_stem};
-use crate::error::{Error, shorten};
+use crate::error::Error;
 use crate::facts;
 use crate::finder::Finder;
+use crate::list_reader::ListForm;
 use crate::stratify;
 use crate::tree::{Tree, base_name, depth, join, lines, parent, split_extension};
 use crate::types::{NoteKind, Split};
 
-/// Clips in the whole dataset, and how many of them the published test list has: the share that a drawn split keeps.
+/// The number of clips in the dataset.
 const ALL_CLIPS: usize = 7_442;
+
+/// The number of clips in the published test list. A drawn split has the same share.
 const TEST_CLIPS: usize = 744;
 
-/// Every clip with its split, in the order of a listing, and in words where that came from.
+/// The form of OGM-GE's and MLA's lists.
+const LIST: ListForm = ListForm {
+    name: "CREMA-D list",
+    expected: "expected a clip and its emotion, as in 1001_DFA_ANG_XX,ANG",
+};
+
+/// Returns every clip with its split, in the order of a listing, and where the split comes from, in
+/// words for people.
 pub(super) fn split(
     tree: &Tree,
     base: &str,
@@ -28,12 +38,12 @@ pub(super) fn split(
     };
     let mut rows = read_list(tree, &train, Split::Train, finder)?;
     rows.extend(read_list(tree, &test, Split::Test, finder)?);
-    refuse_doubles(tree, &rows)?;
+    refuse_duplicates(tree, &rows)?;
     let clips = rows.into_iter().map(|row| (row.clip, row.split)).collect();
     Ok((clips, format!("split of {train} and {test}")))
 }
 
-/// One line of a split list.
+/// A row of a split list, with its place for error messages.
 struct Row {
     clip: Clip,
     split: Split,
@@ -41,7 +51,8 @@ struct Row {
     line: usize,
 }
 
-/// Reads `<stem>,<CODE>` or `<stem>.flv <Word>`: the clip, and the class that the line gives it.
+/// Parses a row, `<stem>,<CODE>` or `<stem>.flv <Word>`, into a clip and the class that the row
+/// states.
 fn parse_row(line: &str) -> Option<(Clip, u32)> {
     let (clip, label) = line.split_once(',').or_else(|| {
         let line = line.trim();
@@ -50,16 +61,17 @@ fn parse_row(line: &str) -> Option<(Clip, u32)> {
     let clip = base_name(clip.trim().trim_matches('"'));
     let clip = parse_stem(split_extension(clip).0)?;
     let label = label.trim().trim_matches('"');
-    let said = facts::CREMA_D
+    let stated = facts::CREMA_D
         .iter()
         .position(|(code, word, ..)| *code == label || word.eq_ignore_ascii_case(label))?;
-    Some((clip, said as u32))
+    Some((clip, stated as u32))
 }
 
-/// The pair of split lists nearest to the root, told by name (`train` and `test` in the same place) and first lines.
+/// Finds the pair of split lists that lies nearest to the root. The two names differ in `train` and
+/// `test` alone.
 fn find_lists(tree: &Tree, finder: &mut Finder<'_>) -> Result<Option<(String, String)>, Error> {
     let mut pairs = Vec::new();
-    let mut lonely = None;
+    let mut unpaired = None;
     for file in tree.files() {
         let name = base_name(file).to_ascii_lowercase();
         let (stem, extension) = split_extension(&name);
@@ -68,7 +80,7 @@ fn find_lists(tree: &Tree, finder: &mut Finder<'_>) -> Result<Option<(String, St
         }
         let partner = |from: &str, to: &str| {
             let name = base_name(file);
-            let swapped = [str::to_lowercase, str::to_uppercase, capitalised]
+            let swapped = [str::to_lowercase, str::to_uppercase, capitalized]
                 .iter()
                 .map(|case| name.replacen(&case(from), &case(to), 1))
                 .find(|swapped| swapped != name)?;
@@ -82,7 +94,7 @@ fn find_lists(tree: &Tree, finder: &mut Finder<'_>) -> Result<Option<(String, St
             ("test", "train")
         };
         match partner(from, to) {
-            None => lonely = Some((file, to)),
+            None => unpaired = Some((file, to)),
             Some(test) if train => {
                 pairs.push((depth(file), stem != "train", file.to_owned(), test));
             }
@@ -92,7 +104,7 @@ fn find_lists(tree: &Tree, finder: &mut Finder<'_>) -> Result<Option<(String, St
     pairs.sort();
     let mut pairs = pairs.into_iter().map(|(_, _, train, test)| (train, test));
     let Some(first) = pairs.next() else {
-        return match lonely {
+        return match unpaired {
             None => Ok(None),
             Some((file, partner)) => Err(Error::annotation(
                 &tree.path(file),
@@ -112,11 +124,12 @@ fn find_lists(tree: &Tree, finder: &mut Finder<'_>) -> Result<Option<(String, St
     Ok(Some(first))
 }
 
-fn capitalised(word: &str) -> String {
+fn capitalized(word: &str) -> String {
     word[..1].to_uppercase() + &word[1..]
 }
 
-/// Whether a file is a split list: by its name, and by its first lines (one of them may be a header).
+/// Whether a file is a split list, judged by its name and its first two lines, of which one may be
+/// a header.
 fn is_list(tree: &Tree, file: &str, stem: &str) -> Result<bool, Error> {
     if !stem.contains("train") && !stem.contains("test") {
         return Ok(false);
@@ -134,26 +147,11 @@ fn read_list(
     split: Split,
     finder: &mut Finder<'_>,
 ) -> Result<Vec<Row>, Error> {
-    let text = tree.read(file)?;
-    let mut rows = Vec::new();
-    for (line, content) in lines(&text) {
-        let Some((clip, said)) = parse_row(content) else {
-            if rows.is_empty() && line == 1 {
-                finder.note(
-                    NoteKind::Repaired,
-                    file,
-                    "the first line is taken for a header",
-                );
-                continue;
-            }
-            return Err(Error::annotation(
-                &tree.path(file),
-                Some(line),
-                format!("\"{}\" is no row of a CREMA-D list", shorten(content)),
-                "expected a clip and its emotion, as in 1001_DFA_ANG_XX,ANG",
-            ));
+    LIST.read(tree, file, finder, |line, content| {
+        let Some((clip, stated)) = parse_row(content) else {
+            return Ok(None);
         };
-        if clip.class != said {
+        if clip.class != stated {
             return Err(Error::annotation(
                 &tree.path(file),
                 Some(line),
@@ -164,17 +162,19 @@ fn read_list(
                 "mend the line; for labels of your own describe the data in a .toml",
             ));
         }
-        rows.push(Row {
+        let file = file.to_owned();
+        Ok(Some(Row {
             clip,
             split,
-            file: file.to_owned(),
+            file,
             line,
-        });
-    }
-    Ok(rows)
+        }))
+    })
 }
 
-fn refuse_doubles(tree: &Tree, rows: &[Row]) -> Result<(), Error> {
+/// # Errors
+/// A clip is listed twice.
+fn refuse_duplicates(tree: &Tree, rows: &[Row]) -> Result<(), Error> {
     let mut first: BTreeMap<&str, &Row> = BTreeMap::new();
     for row in rows {
         if let Some(before) = first.insert(&row.clip.stem, row) {
@@ -192,8 +192,8 @@ fn refuse_doubles(tree: &Tree, rows: &[Row]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A split for when there are no lists: of the clips that the clone's own table of contents names, or without that of
-/// the clips that are there.
+/// Draws a split of the clips that the clone's table of contents names, or of those whose files
+/// exist if there is no such table.
 fn draw_split(tree: &Tree, base: &str, media: &Media) -> Result<Vec<(Clip, Split)>, Error> {
     let contents = join(base, "SentenceFilenames.csv");
     let mut clips: BTreeSet<Clip> = BTreeSet::new();
@@ -218,7 +218,7 @@ fn draw_split(tree: &Tree, base: &str, media: &Media) -> Result<Vec<(Clip, Split
         .zip(drawn)
         .map(|(clip, test)| (clip, if test { Split::Test } else { Split::Train }))
         .collect();
-    // Stable: each split stays in the order of names.
+    // The sort is stable, so each split stays in the order of names.
     split.sort_by_key(|&(_, split)| split);
     Ok(split)
 }
@@ -228,8 +228,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_of_both_published_forms() {
-        let parse_row = |line| parse_row(line).map(|(clip, said)| (clip.stem, clip.class, said));
+    fn both_published_row_forms_are_parsed() {
+        let parse_row =
+            |line| parse_row(line).map(|(clip, stated)| (clip.stem, clip.class, stated));
         let ang = Some(("1001_DFA_ANG_XX".to_owned(), 0, 0));
         assert_eq!(parse_row("1001_DFA_ANG_XX,ANG"), ang);
         assert_eq!(parse_row("1001_DFA_ANG_XX.flv Anger"), ang);

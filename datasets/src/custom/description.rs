@@ -1,22 +1,22 @@
-//! Reads the `.toml` that describes a user's own dataset; [`custom`](crate::custom) tells the format.
+//! Reads the `.toml` that describes a user's own dataset, in the format of [`custom`](crate::custom).
 //!
-//! Keys are looked up by hand instead of by derive, so that every mistake comes out as one line that names the key.
+//! The keys are read one by one and not by `derive`, so that every mistake gives an error of one line
+//! that names the key.
 
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 use util::suggest::did_you_mean;
 
-use crate::custom::{beside, folder_or_here};
 use crate::error::Error;
 use crate::facts;
 use crate::types::Modality;
 
-/// Share of the rows that is drawn for the test where nothing says otherwise.
-pub(crate) const DEFAULT_TEST_SHARE: f64 = 0.2;
+/// The share of the rows that is drawn for the test by default.
+const DEFAULT_TEST_SHARE: f64 = 0.2;
 
-/// Share of the rows that is drawn for validation where nothing says otherwise.
-pub(crate) const DEFAULT_VAL_SHARE: f64 = 0.0;
+/// The share of the rows that is drawn for validation by default.
+const DEFAULT_VAL_SHARE: f64 = 0.0;
 
 const TOP_KEYS: [&str; 8] = [
     "name", "title", "license", "table", "raw", "classes", "columns", "splits",
@@ -35,64 +35,74 @@ const COLUMN_KEYS: [&str; 10] = [
 ];
 const SPLIT_KEYS: [&str; 2] = ["val", "test"];
 
-/// A description in which everything fits together.
-pub(crate) struct Description {
-    pub(crate) name: String,
-    pub(crate) title: String,
-    pub(crate) license: String,
-    pub(crate) table: PathBuf,
-    pub(crate) raw: PathBuf,
-    pub(crate) classes: Option<Vec<String>>,
-    pub(crate) id: String,
-    pub(crate) labels: Labels,
-    pub(crate) splits: Splits,
-    pub(crate) modalities: [Modality; 2],
-    pub(crate) sources: [Source; 2],
+/// A checked description; paths are relative to the working directory or absolute.
+pub(super) struct Description {
+    pub(super) name: String,
+    pub(super) title: String,
+    pub(super) license: String,
+    pub(super) table: PathBuf,
+    pub(super) raw: PathBuf,
+    pub(super) classes: Option<Vec<String>>,
+    /// The column of the ids.
+    pub(super) id: String,
+    pub(super) labels: Labels,
+    pub(super) splits: Splits,
+    pub(super) modalities: [Modality; 2],
+    pub(super) sources: [Source; 2],
 }
 
-/// Which column holds the labels, and how many a cell has.
-pub(crate) enum Labels {
+/// The column that holds the labels.
+pub(super) enum Labels {
+    /// Each cell holds one label.
     One(String),
+    /// Each cell holds any number of labels between separators.
     Many { column: String, separator: String },
 }
 
 impl Labels {
-    pub(crate) fn column(&self) -> &str {
+    pub(super) fn column(&self) -> &str {
         match self {
             Labels::One(column) | Labels::Many { column, .. } => column,
         }
     }
 }
 
-/// Where a row's split comes from.
-pub(crate) enum Splits {
+/// Where the splits come from.
+pub(super) enum Splits {
+    /// The column with this name.
     Column(String),
+    /// Shares of the rows, which are drawn.
     Drawn { val: f64, test: f64 },
 }
 
-/// What a modality's column holds.
-pub(crate) enum Source {
-    /// A path.
+/// Where the inputs of a modality come from.
+pub(super) enum Source {
+    /// The column with this name, which holds paths of media files.
     Path(String),
-    /// The path of a text file.
+    /// The column with this name, which holds paths of text files.
     TextPath(String),
-    /// The words themselves.
-    Words(String),
-    /// Nothing: the sound is the video's own.
-    OwnTrack,
+    /// The column with this name, which holds texts.
+    Text(String),
+    /// The audio track of the video, which has no column.
+    VideoTrack,
 }
 
 impl Source {
-    pub(crate) fn column(&self) -> Option<&str> {
+    /// The name of the column, if there is one.
+    pub(super) fn column(&self) -> Option<&str> {
         match self {
-            Source::Path(column) | Source::TextPath(column) | Source::Words(column) => Some(column),
-            Source::OwnTrack => None,
+            Source::Path(column) | Source::TextPath(column) | Source::Text(column) => Some(column),
+            Source::VideoTrack => None,
         }
     }
 }
 
 impl Description {
-    pub(crate) fn read(toml: &Path) -> Result<Description, Error> {
+    /// Reads and checks a description.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or describes no dataset.
+    pub(super) fn read(toml: &Path) -> Result<Description, Error> {
         let text = std::fs::read_to_string(toml).map_err(|error| Error::io(toml, error))?;
         let file = File { path: toml };
         let top: Table = text.parse().map_err(|error: toml::de::Error| {
@@ -155,7 +165,7 @@ impl Description {
     }
 }
 
-/// The file under way, for messages.
+/// The path of the description, for error messages.
 struct File<'a> {
     path: &'a Path,
 }
@@ -169,6 +179,7 @@ impl File<'_> {
         }
     }
 
+    /// Checks that a table has no other keys than these.
     fn known(&self, table: &Table, within: &str, keys: &[&str]) -> Result<(), Error> {
         match table.keys().find(|key| !keys.contains(&key.as_str())) {
             None => Ok(()),
@@ -239,7 +250,7 @@ impl File<'_> {
         let many = self.text_if(columns, "labels")?;
         let separator = match columns.get("separator") {
             None => None,
-            // A blank or a tab may well separate.
+            // Blanks and tabs are separators too, so the text is not trimmed.
             Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
             Some(_) => {
                 return Err(self.error(
@@ -311,7 +322,7 @@ impl File<'_> {
             (Some(_), Some(_)) => {
                 return Err(self.error("both `text` and `text_file`", "keep one of them"));
             }
-            (Some(column), None) => Some(Source::Words(column)),
+            (Some(column), None) => Some(Source::Text(column)),
             (None, Some(column)) => Some(Source::TextPath(column)),
             (None, None) => None,
         };
@@ -319,7 +330,7 @@ impl File<'_> {
             (audio, Some(video), None, None) => Ok((
                 [Modality::Audio, Modality::Video],
                 [
-                    audio.map_or(Source::OwnTrack, Source::Path),
+                    audio.map_or(Source::VideoTrack, Source::Path),
                     Source::Path(video),
                 ],
             )),
@@ -332,5 +343,20 @@ impl File<'_> {
                 "name either video (and audio, if it lies in files of its own) or image and text",
             )),
         }
+    }
+}
+
+/// Joins a path in a description to the description's folder.
+fn beside(toml: &Path, path: &str) -> PathBuf {
+    let joined = toml.parent().unwrap_or(Path::new("")).join(path);
+    folder_or_here(&joined)
+}
+
+/// Returns the path, or `.` for the empty path.
+fn folder_or_here(path: &Path) -> PathBuf {
+    if path.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        path.to_owned()
     }
 }

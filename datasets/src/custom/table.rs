@@ -1,29 +1,29 @@
-//! A user's table: reading it as CSV, and reading its cells as what they should be.
+//! Reads a user's table from CSV or TSV, and parses its cells.
 
 use std::path::{Component, Path};
 
 use util::suggest::did_you_mean;
 
-use crate::description::Labels;
+use super::description::Labels;
 use crate::error::{Error, shorten};
 use crate::types::{MAX_ID_BYTES, Split};
 
-/// A table as text: column names and one cell per column and row, `None` where there is no value.
+/// A table of text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Column names.
+    /// The column names.
     pub columns: Vec<String>,
-    /// Rows, each as long as `columns`.
+    /// The rows, each with one cell per column; `None` is a null value.
     pub rows: Vec<Vec<Option<String>>>,
 }
 
-pub(crate) fn has_extension(path: &Path, extension: &str) -> bool {
+pub(super) fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension()
         .is_some_and(|one| one.eq_ignore_ascii_case(extension))
 }
 
-/// Reads a CSV (or TSV) file with a header: the table, and the line on which each row begins.
-pub(crate) fn read_csv(path: &Path) -> Result<(Table, Vec<usize>), Error> {
+/// Reads a CSV or TSV file with a header. Returns the table and the line on which each row begins.
+pub(super) fn read_csv(path: &Path) -> Result<(Table, Vec<usize>), Error> {
     let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let line = 1 + bytes[..error.valid_up_to()]
@@ -87,15 +87,16 @@ pub(crate) fn read_csv(path: &Path) -> Result<(Table, Vec<usize>), Error> {
     Ok((table, lines))
 }
 
-/// A table with the name of its file, for messages that tell where.
-pub(crate) struct Reader<'a> {
-    pub(crate) path: &'a Path,
-    pub(crate) table: &'a Table,
-    pub(crate) lines: Option<&'a [usize]>,
+/// A table with its path and the lines of its rows, for error messages.
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
+    pub(super) table: &'a Table,
+    pub(super) lines: Option<&'a [usize]>,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn column(&self, name: &str) -> Result<usize, Error> {
+    /// Finds a column by its name, which must be unique.
+    pub(super) fn column(&self, name: &str) -> Result<usize, Error> {
         let columns = &self.table.columns;
         let mut found = (0..columns.len()).filter(|&index| columns[index] == name);
         match (found.next(), found.next()) {
@@ -105,15 +106,15 @@ impl<'a> Reader<'a> {
             }
             (None, _) => {
                 let hint = did_you_mean(name, columns.iter().map(String::as_str));
-                let there = shorten(&columns.join(", "));
+                let existing = shorten(&columns.join(", "));
                 Err(self.table_error(&format!(
-                    "no column is called \"{name}\"{hint}; there are: {there}"
+                    "no column is called \"{name}\"{hint}; there are: {existing}"
                 )))
             }
         }
     }
 
-    pub(crate) fn table_error(&self, problem: &str) -> Error {
+    pub(super) fn table_error(&self, problem: &str) -> Error {
         Error::annotation(
             self.path,
             None,
@@ -122,14 +123,15 @@ impl<'a> Reader<'a> {
         )
     }
 
-    pub(crate) fn place(&self, index: usize) -> String {
+    /// Names a row in words: its line, or its number if there are no lines.
+    pub(super) fn place(&self, index: usize) -> String {
         match self.lines {
             Some(lines) => format!("line {}", lines[index]),
             None => format!("row {}", index + 1),
         }
     }
 
-    pub(crate) fn error(&self, index: usize, problem: &str, remedy: &str) -> Error {
+    pub(super) fn error(&self, index: usize, problem: &str, remedy: &str) -> Error {
         match self.lines {
             Some(lines) => Error::annotation(self.path, Some(lines[index]), problem, remedy),
             None => {
@@ -139,13 +141,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The trimmed cell; `None` where it is empty.
-    pub(crate) fn cell(&self, index: usize, column: usize) -> Option<&'a str> {
+    /// The trimmed text of a cell; `None` if it is empty.
+    pub(super) fn cell(&self, index: usize, column: usize) -> Option<&'a str> {
         let cell = self.table.rows[index].get(column)?.as_deref()?.trim();
         (!cell.is_empty()).then_some(cell)
     }
 
-    pub(crate) fn id(&self, index: usize, column: usize) -> Result<&'a str, Error> {
+    /// Parses an id.
+    pub(super) fn id(&self, index: usize, column: usize) -> Result<&'a str, Error> {
         let remedy = "ids are short names";
         let Some(id) = self.cell(index, column) else {
             return Err(self.error(index, "the id is empty", remedy));
@@ -164,7 +167,8 @@ impl<'a> Reader<'a> {
         Err(self.error(index, &format!("\"{}\": {problem}", shorten(id)), remedy))
     }
 
-    pub(crate) fn split(&self, index: usize, column: usize) -> Result<Split, Error> {
+    /// Parses a split.
+    pub(super) fn split(&self, index: usize, column: usize) -> Result<Split, Error> {
         let word = self.cell(index, column).unwrap_or_default();
         Split::from_spelling(word).ok_or_else(|| {
             let problem = format!("\"{}\" is no split", shorten(word));
@@ -172,7 +176,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    pub(crate) fn labels(
+    /// Parses the labels in a cell.
+    pub(super) fn labels(
         &self,
         index: usize,
         column: usize,
@@ -192,8 +197,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A path, which must name something below the raw root, in its shortest spelling.
-    pub(crate) fn path(&self, index: usize, path: &str) -> Result<String, Error> {
+    /// Normalizes a path, which must lie below the raw root.
+    pub(super) fn path(&self, index: usize, path: &str) -> Result<String, Error> {
         let mut parts = Vec::new();
         let mut problem = None;
         for part in Path::new(path).components() {

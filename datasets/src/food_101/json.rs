@@ -1,5 +1,5 @@
-//! The two forms of Food-101's annotation in JSON: MMBT's lists, a line each, and the split and texts of missing-aware
-//! prompts, an object each.
+//! Food-101's annotation in JSON: MMBT's lists of one object per line, and the two objects
+//! `split.json` and `text.json` of missing-aware prompts.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -9,16 +9,17 @@ use crate::clean;
 use crate::error::{Error, shorten};
 use crate::facts;
 use crate::tree::{Tree, base_name, depth, lines};
-use crate::types::{Input, Split};
+use crate::types::Split;
 
-/// The shallowest file of this name, the first by path of equals.
+/// Finds the file of this name that lies nearest to the root; of several, the first by path.
 pub(super) fn find<'a>(tree: &'a Tree, name: &str) -> Option<&'a str> {
     tree.files()
         .filter(|file| base_name(file) == name)
         .min_by_key(|file| (depth(file), *file))
 }
 
-/// Reads `split.json` (split to image names) and, where there is one, `text.json` (image name to title).
+/// Reads `split.json` (split to image names) and, if there is one, `text.json` (image name to
+/// title).
 pub(super) fn read_lists(tree: &Tree, lists: &str, texts: Option<&str>) -> Result<Vec<Row>, Error> {
     let object = |file: &str, expected: &str| -> Result<Map<String, Value>, Error> {
         serde_json::from_str(&tree.read(file)?)
@@ -45,19 +46,16 @@ pub(super) fn read_lists(tree: &Tree, lists: &str, texts: Option<&str>) -> Resul
                 id: stem.to_owned(),
                 class,
                 split,
-                text: titles
-                    .get(image)
-                    .and_then(title)
-                    .map_or(Input::NONE, Input::Text),
+                text: titles.get(image).and_then(title).into(),
             });
         }
     }
-    // As every listing: by split, then as the file has them.
+    // Like every listing: by split, then in the order of the file.
     rows.sort_by_key(|row| row.split);
     Ok(rows)
 }
 
-/// A title, or the first one of a list.
+/// Cleans a title, or the first one of a list.
 fn title(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => clean::title(text),
@@ -66,7 +64,7 @@ fn title(value: &Value) -> Option<String> {
     }
 }
 
-/// A line of MMBT's lists.
+/// A line of one of MMBT's lists.
 #[derive(Deserialize)]
 struct Line {
     img: String,
@@ -108,10 +106,7 @@ pub(super) fn read_lines(tree: &Tree, file: &str, split: Split) -> Result<Vec<Ro
             id: stem.to_owned(),
             class,
             split,
-            text: line
-                .text
-                .and_then(|text| clean::squeeze(&text))
-                .map_or(Input::NONE, Input::Text),
+            text: line.text.and_then(|text| clean::squeeze(&text)).into(),
         });
     }
     Ok(rows)

@@ -1,14 +1,17 @@
-//! UPMC Food-101: a photograph and the title (or the text) of the page it came from.
+//! UPMC Food-101: a photograph, and the title or the text of the page that it came from.
 //!
-//! Four layouts, anywhere below the raw root; where several lie there, the first of these is used:
+//! Four layouts are read, anywhere below the raw root; if there are several, the first of these is
+//! used:
 //! - Kaggle: `images/{train,test}/<class>/<class>_<n>.jpg` with `texts/{train,test}_titles.csv`
 //! - MMBT: the images, with `{train,dev,test}.jsonl`
 //! - missing-aware prompts: the images, with `split.json` and `text.json`
-//! - lip6: the images, with `texts_txt/<class>/<class>_<n>.txt`; here the image folders are the annotation
+//! - lip6: the images, with `texts_txt/<class>/<class>_<n>.txt`; here the image folders are the
+//!   annotation
 //!
-//! The titles files have no header, and in the training one a quote is never closed: they are read line by line, a
-//! quote never reaches into the next line that begins with an image name. `.txt` names in them mean `.jpg`.
-//! An image without a title stays, without text.
+//! The titles files have no header, and the one for training has a quote that is never closed.
+//! They are therefore read line by line: a quote ends at the latest before the next line that
+//! begins with an image name. Names that end in `.txt` stand for the `.jpg`. An image without a
+//! title is kept, without text.
 
 mod json;
 
@@ -16,18 +19,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::clean;
-use crate::error::{Error, shorten};
+use crate::error::Error;
 use crate::facts;
 use crate::finder::Finder;
+use crate::list_reader::ListForm;
 use crate::tree::{Tree, base_name, join, lines, no_layout, per_split, split_extension};
 use crate::types::{Dataset, Info, Input, ListOptions, Listing, NoteKind, Sample, Split};
 
-/// What should lie in the raw root.
+/// What the raw root should hold, for error messages.
 const LAYOUT: &str = "expected images/{train,test}/<class>/<class>_<n>.jpg there with texts/train_titles.csv and \
      texts/test_titles.csv (Kaggle), with texts_txt/<class>/<class>_<n>.txt (lip6), with train.jsonl and \
      test.jsonl (MMBT), or with split.json and text.json (missing-aware prompts)";
 
-/// See the module comment.
+/// The form of the Kaggle titles files.
+const TITLES: ListForm = ListForm {
+    name: "Food-101 titles file",
+    expected: "expected an image, its title and its class, as in apple_pie_18.jpg,Apple Pie,apple_pie",
+};
+
+/// UPMC Food-101; the module's documentation describes the layouts.
 pub(crate) struct Food101 {
     info: Info,
 }
@@ -49,43 +59,8 @@ impl Dataset for Food101 {
         let tree = Tree::walk(raw, LAYOUT)?;
         let images = Images::find(&tree);
         let mut finder = Finder::new(&tree);
-        let titles = per_split(&tree, |file| {
-            let stem = base_name(file).strip_suffix("_titles.csv");
-            Ok(stem.and_then(Split::from_spelling))
-        })?;
-        let jsonl = per_split(&tree, |file| {
-            let stem = base_name(file).strip_suffix(".jsonl");
-            Ok(stem.and_then(Split::from_spelling))
-        })?;
-        let lists = json::find(&tree, "split.json");
-        let pages = tree.find_dir(|dir| base_name(dir) == "texts_txt");
-
-        let (rows, layout) = if !titles.is_empty() {
-            for split in [Split::Train, Split::Test] {
-                if !titles.contains_key(&split) {
-                    let message = format!("no such file; the {split} split is left out");
-                    finder.note(NoteKind::Missing, format!("{split}_titles.csv"), message);
-                }
-            }
-            let rows = read_all(&titles, |file, split| {
-                read_titles(&tree, file, split, &mut finder)
-            })?;
-            (rows, "Kaggle (titles)")
-        } else if !jsonl.is_empty() {
-            let rows = read_all(&jsonl, |file, split| json::read_lines(&tree, file, split))?;
-            (rows, "MMBT (jsonl)")
-        } else if let Some(lists) = lists {
-            let rows = json::read_lists(&tree, lists, json::find(&tree, "text.json"))?;
-            (rows, "missing-aware prompts (split.json)")
-        } else if let Some(pages) = pages {
-            (read_folders(&tree, pages, &images), "lip6 (texts_txt)")
-        } else {
-            return Err(no_layout(
-                &tree,
-                "no titles, no jsonl and no texts_txt in it",
-                LAYOUT,
-            ));
-        };
+        let annotations = Annotations::find(&tree)?;
+        let (rows, layout) = annotations.read(&tree, &images, &mut finder)?;
 
         let mut used = BTreeSet::new();
         let mut samples: Vec<Sample> = Vec::with_capacity(rows.len());
@@ -106,20 +81,14 @@ impl Dataset for Food101 {
                 segment: None,
             });
         }
-        let wordless = samples.iter().filter(|one| one.inputs[1] == Input::NONE);
-        let wordless = wordless.count();
-        if wordless > 0 {
-            let message = format!("{wordless} samples have no text; they are kept without");
+        let without_text = samples.iter().filter(|one| one.inputs[1] == Input::None);
+        let without_text = without_text.count();
+        if without_text > 0 {
+            let message = format!("{without_text} samples have no text; they are kept without");
             finder.note(NoteKind::Choice, "text", message);
         }
         images.note_unlisted(&used, &mut finder);
-        let there = [
-            !titles.is_empty(),
-            !jsonl.is_empty(),
-            lists.is_some(),
-            pages.is_some(),
-        ];
-        if there.iter().filter(|&&one| one).count() > 1 {
+        if annotations.layouts() > 1 {
             let message = format!("several layouts lie here; {layout} is used");
             finder.note(NoteKind::Choice, "layout", message);
         }
@@ -131,7 +100,79 @@ impl Dataset for Food101 {
     }
 }
 
-/// An image that some annotation names.
+/// The annotation files of a tree, for each of the four layouts.
+struct Annotations<'a> {
+    /// Kaggle's `*_titles.csv`.
+    titles: BTreeMap<Split, &'a str>,
+    /// MMBT's `*.jsonl`.
+    jsonl: BTreeMap<Split, &'a str>,
+    /// The `split.json` of missing-aware prompts.
+    split_json: Option<&'a str>,
+    /// lip6's folder `texts_txt`.
+    texts_txt: Option<&'a str>,
+}
+
+impl<'a> Annotations<'a> {
+    fn find(tree: &'a Tree) -> Result<Annotations<'a>, Error> {
+        let with_suffix = |suffix: &'static str| {
+            per_split(tree, move |file| {
+                let stem = base_name(file).strip_suffix(suffix);
+                Ok(stem.and_then(Split::from_spelling))
+            })
+        };
+        Ok(Annotations {
+            titles: with_suffix("_titles.csv")?,
+            jsonl: with_suffix(".jsonl")?,
+            split_json: json::find(tree, "split.json"),
+            texts_txt: tree.find_dir(|dir| base_name(dir) == "texts_txt"),
+        })
+    }
+
+    /// The number of layouts that the tree has annotation files of.
+    fn layouts(&self) -> usize {
+        usize::from(!self.titles.is_empty())
+            + usize::from(!self.jsonl.is_empty())
+            + usize::from(self.split_json.is_some())
+            + usize::from(self.texts_txt.is_some())
+    }
+
+    /// Reads the annotation of the first layout there is, and returns its name too.
+    fn read(
+        &self,
+        tree: &Tree,
+        images: &Images<'_>,
+        finder: &mut Finder<'_>,
+    ) -> Result<(Vec<Row>, &'static str), Error> {
+        let mut rows = Vec::new();
+        if !self.titles.is_empty() {
+            for split in [Split::Train, Split::Test] {
+                if !self.titles.contains_key(&split) {
+                    let message = format!("no such file; the {split} split is left out");
+                    finder.note(NoteKind::Missing, format!("{split}_titles.csv"), message);
+                }
+            }
+            for (&split, file) in &self.titles {
+                rows.extend(read_titles(tree, file, split, finder)?);
+            }
+            Ok((rows, "Kaggle (titles)"))
+        } else if !self.jsonl.is_empty() {
+            for (&split, file) in &self.jsonl {
+                rows.extend(json::read_lines(tree, file, split)?);
+            }
+            Ok((rows, "MMBT (jsonl)"))
+        } else if let Some(lists) = self.split_json {
+            let rows = json::read_lists(tree, lists, json::find(tree, "text.json"))?;
+            Ok((rows, "missing-aware prompts (split.json)"))
+        } else if let Some(texts) = self.texts_txt {
+            Ok((read_folders(tree, texts, images), "lip6 (texts_txt)"))
+        } else {
+            let problem = "no titles, no jsonl and no texts_txt in it";
+            Err(no_layout(tree, problem, LAYOUT))
+        }
+    }
+}
+
+/// An image that an annotation names.
 struct Row {
     id: String,
     class: u32,
@@ -139,7 +180,7 @@ struct Row {
     text: Input,
 }
 
-/// `<class>_<n>` or `<class>_<n>-<k>` without extension: the index of the class.
+/// Parses `<class>_<n>` or `<class>_<n>-<k>`, without extension, and returns the class index.
 fn parse_name(stem: &str) -> Option<u32> {
     let (class, number) = stem.rsplit_once('_')?;
     let class = facts::FOOD_101.binary_search(&class).ok()?;
@@ -150,7 +191,7 @@ fn parse_name(stem: &str) -> Option<u32> {
     (digits(number) && digits(copy)).then_some(class as u32)
 }
 
-/// The same for a file name with its extension; a text file stands for its image.
+/// Parses a file name into its stem and class index; a text file stands for its image.
 fn parse_file_name(name: &str) -> Option<(&str, u32)> {
     let (stem, extension) = split_extension(name);
     let known = ["jpg", "jpeg", "txt"]
@@ -159,24 +200,16 @@ fn parse_file_name(name: &str) -> Option<(&str, u32)> {
     known.then(|| parse_name(stem).map(|class| (stem, class)))?
 }
 
-fn read_all(
-    lists: &BTreeMap<Split, &str>,
-    mut read: impl FnMut(&str, Split) -> Result<Vec<Row>, Error>,
-) -> Result<Vec<Row>, Error> {
-    let mut rows = Vec::new();
-    for (&split, file) in lists {
-        rows.extend(read(file, split)?);
-    }
-    Ok(rows)
-}
-
-/// The image name with which a row of a titles file begins, and what follows the comma behind it.
+/// Parses the image name at the beginning of a line of a titles file into its stem and class
+/// index, and returns what follows the comma after it.
 fn begins_row(line: &str) -> Option<(&str, u32, &str)> {
     let (name, rest) = line.split_once(',')?;
     let name = name.trim().trim_matches('"');
     parse_file_name(base_name(name)).map(|(stem, class)| (stem, class, rest))
 }
 
+/// Reads one of Kaggle's titles files. A row is a line that begins with an image name, together
+/// with the lines up to the next such one.
 fn read_titles(
     tree: &Tree,
     file: &str,
@@ -184,31 +217,16 @@ fn read_titles(
     finder: &mut Finder<'_>,
 ) -> Result<Vec<Row>, Error> {
     let text = tree.read(file)?;
-    // A row is a line that begins with an image name, with the lines up to the next such one.
     let mut raw: Vec<(&str, u32, String)> = Vec::new();
     for (number, line) in lines(&text) {
         match (begins_row(line), raw.last_mut()) {
             (Some((stem, class, rest)), _) => raw.push((stem, class, rest.to_owned())),
-            (None, None) if number == 1 => {
-                finder.note(
-                    NoteKind::Repaired,
-                    file,
-                    "the first line is taken for a header",
-                );
-            }
+            (None, None) => TITLES.skip_header(tree, file, finder, (number, line))?,
             (None, Some((stem, _, rest))) => {
                 let message = format!("line {number} of {file} is taken for the rest of its title");
                 finder.note(NoteKind::Repaired, *stem, message);
                 rest.push('\n');
                 rest.push_str(line);
-            }
-            (None, None) => {
-                return Err(Error::annotation(
-                    &tree.path(file),
-                    Some(number),
-                    format!("\"{}\" is no row of a Food-101 titles file", shorten(line)),
-                    "expected an image, its title and its class, as in apple_pie_18.jpg,Apple Pie,apple_pie",
-                ));
             }
         }
     }
@@ -223,13 +241,13 @@ fn read_titles(
             id: stem.to_owned(),
             class,
             split,
-            text: clean::title(&field).map_or(Input::NONE, Input::Text),
+            text: clean::title(&field).into(),
         });
     }
     Ok(rows)
 }
 
-/// The title in `title,class`, without the quotes of CSV, and whether these were in order.
+/// Returns the title in `title,class` without the quotes of CSV, and whether these are balanced.
 fn title_field(rest: &str, class: &str) -> (String, bool) {
     let field = match rest.rsplit_once(',') {
         Some((field, last)) if last.trim().trim_matches('"') == class => field,
@@ -248,21 +266,21 @@ fn title_field(rest: &str, class: &str) -> (String, bool) {
     (inner.replace("\"\"", "\""), even)
 }
 
-/// The lip6 tree: one sample per image in a split's folder, its text in a file of its own.
-fn read_folders(tree: &Tree, pages: &str, images: &Images<'_>) -> Vec<Row> {
+/// Lists the lip6 layout: one sample per image in a split's folder, with its text in a file.
+fn read_folders(tree: &Tree, texts: &str, images: &Images<'_>) -> Vec<Row> {
     let mut rows = Vec::new();
-    for (stem, file) in &images.files {
-        let split = file.split('/').rev().find_map(Split::from_spelling);
+    for (stem, image) in &images.files {
+        let split = image.split('/').rev().find_map(Split::from_spelling);
         let (Some(class), Some(split)) = (parse_name(stem), split) else {
             continue;
         };
         let class_name = facts::FOOD_101[class as usize];
-        let page = join(pages, &format!("{class_name}/{stem}.txt"));
-        // Many pages gave no text: the publisher's tree lacks their files, which is no fault of the user's copy.
-        let text = if tree.has_file(&page) {
-            Input::TextFile(page.into())
+        let file = join(texts, &format!("{class_name}/{stem}.txt"));
+        // Many pages have no text. The publisher's tree lacks their files, so this copy is complete.
+        let text = if tree.has_file(&file) {
+            Input::TextFile(file.into())
         } else {
-            Input::NONE
+            Input::None
         };
         rows.push(Row {
             id: (*stem).to_owned(),
@@ -275,17 +293,20 @@ fn read_folders(tree: &Tree, pages: &str, images: &Images<'_>) -> Vec<Row> {
     rows
 }
 
-/// The images of the tree by name, which is unique over splits and classes.
+/// The image files of the tree.
 struct Images<'a> {
+    /// Path by stem, which is unique over splits and classes.
     files: BTreeMap<&'a str, &'a str>,
-    odd: Vec<&'a str>,
+    /// Images whose names are not those of Food-101.
+    unexpected: Vec<&'a str>,
+    /// The folder that the splits' folders lie in.
     base: String,
 }
 
 impl<'a> Images<'a> {
     fn find(tree: &'a Tree) -> Images<'a> {
         let mut files = BTreeMap::new();
-        let mut odd = Vec::new();
+        let mut unexpected = Vec::new();
         for file in tree.files() {
             let (stem, extension) = split_extension(base_name(file));
             if !["jpg", "jpeg"]
@@ -295,21 +316,25 @@ impl<'a> Images<'a> {
                 continue;
             }
             match parse_name(stem) {
-                // The first by path stays: `files` is sorted.
+                // Of several, the first by path is kept: the tree's files are sorted.
                 Some(_) => {
                     files.entry(stem).or_insert(file);
                 }
-                None => odd.push(file),
+                None => unexpected.push(file),
             }
         }
         let base = tree
             .find_dir(|dir| base_name(dir) == "images")
             .unwrap_or("images")
             .to_owned();
-        Images { files, odd, base }
+        Images {
+            files,
+            unexpected,
+            base,
+        }
     }
 
-    /// Where the image is, or where it would be.
+    /// The path of a row's image, or the one that it should have.
     fn path(&self, row: &Row) -> String {
         match self.files.get(row.id.as_str()) {
             Some(file) => (*file).to_owned(),
@@ -328,7 +353,7 @@ impl<'a> Images<'a> {
                 "no annotation names the image; not used",
             );
         }
-        for file in &self.odd {
+        for file in &self.unexpected {
             finder.note(
                 NoteKind::Unlisted,
                 *file,
@@ -343,7 +368,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_follow_the_grammar() {
+    fn image_names_are_parsed() {
         assert_eq!(parse_name("apple_pie_0"), Some(0));
         assert!(parse_name("pulled_pork_sandwich_492-16").is_some());
         assert!(parse_name("cheese_plate_717-0").is_some());
@@ -363,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn titles_come_out_of_their_quotes() {
+    fn csv_quotes_are_removed_from_titles() {
         let cases = [
             ("My Pie,apple_pie", "My Pie", true),
             ("\"[[\"\"Lab's Pie\",apple_pie", "[[\"Lab's Pie", true),

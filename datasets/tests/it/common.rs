@@ -128,10 +128,8 @@ pub fn words(input: &Input) -> String {
         }
         Input::Text(text) => format!("\"{text}\""),
         Input::TextFile(file) => format!("text of {}", file.display()),
-        Input::Absent { reason: None } => "none".to_owned(),
-        Input::Absent {
-            reason: Some(reason),
-        } => format!("! {reason}"),
+        Input::None => "none".to_owned(),
+        Input::Absent(cause) => format!("! {cause}"),
     }
 }
 

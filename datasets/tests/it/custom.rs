@@ -120,7 +120,7 @@ test = 0.5
     );
     let two = sample(&listing, "2");
     assert!(two.labels.is_empty());
-    assert_eq!(two.inputs[1], Input::NONE);
+    assert_eq!(two.inputs[1], Input::None);
     assert_eq!(words(&sample(&listing, "3").inputs[0]), "none");
     assert_eq!(notes(&listing, NoteKind::Choice).len(), 1);
 

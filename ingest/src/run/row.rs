@@ -27,11 +27,9 @@ pub fn assemble(
     for (&modality, input) in modalities.iter().zip(&sample.inputs) {
         match input {
             Input::Text(text) => row.text = Some(text.clone()),
-            Input::Absent { reason: None } => {}
-            Input::Absent {
-                reason: Some(reason),
-            } => {
-                failures.insert(modality, Failure::listed(reason));
+            Input::None => {}
+            Input::Absent(cause) => {
+                failures.insert(modality, Failure::listed(cause));
             }
             Input::Files(_) | Input::TextFile(_) => {
                 let Some(reply) = replies.next() else {

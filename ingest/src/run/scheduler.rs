@@ -278,7 +278,7 @@ pub fn files(input: &Input) -> Option<&[PathBuf]> {
     match input {
         Input::Files(paths) => Some(paths),
         Input::TextFile(path) => Some(std::slice::from_ref(path)),
-        Input::Text(_) | Input::Absent { .. } => None,
+        Input::Text(_) | Input::None | Input::Absent(_) => None,
     }
 }
 
