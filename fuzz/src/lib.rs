@@ -11,12 +11,12 @@ use features::stream::{MelTransform, StreamConfig, Transforms};
 use features::{Shards, Stream, TextTransform};
 use model::encoder::config::{EncoderConfig, Kind};
 use model::weights::{WeightSource, Weights};
+use report::{RunSummary, text_table, write};
 use std::fs;
 use std::hint::black_box;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use train::logging::RunLog;
-use train::report::{RunSummary, text_table, write};
 use train::settings::{RunConfig, Settings};
 
 /// A reader: its name, and what it does with bytes.

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tests::modules::Modules;
 use tests::{binary, run, workspace};
 
-/// The crates of the workspace that each crate may depend on: util <- datasets <- features <- {inspect, model,
-/// synth <- ingest} and util <- engine <- model <- train.
+/// The crates of the workspace that each crate may depend on: util <- datasets <- features <- {inspect, model, report,
+/// synth <- ingest} and util <- engine <- model <- train, report <- train.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("util", &[]),
     ("datasets", &["util"]),
@@ -26,9 +26,10 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("engine", &["util"]),
     ("host_emulator", &["engine", "util"]),
     ("model", &["datasets", "engine", "features", "util"]),
+    ("report", &["datasets", "features", "util"]),
     (
         "train",
-        &["datasets", "engine", "features", "model", "util"],
+        &["datasets", "engine", "features", "model", "report", "util"],
     ),
 ];
 
@@ -52,6 +53,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("inspect", &["ffmpeg", "candle"]),
     // candle brings tokenizers.
     ("engine", &["ffmpeg", "arrow", "parquet", "polars"]),
+    ("report", &["ffmpeg", "polars", "candle"]),
     ("train", &["ffmpeg", "polars"]),
 ];
 

@@ -14,13 +14,11 @@
 //! | [`cli`] | the subcommands of `train` |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-pub mod chart;
 pub mod cli;
 mod diagnostics;
 pub mod evaluation;
 pub mod ingest_process;
 pub mod logging;
-pub mod report;
 pub mod reproduce;
 pub mod session;
 pub mod settings;

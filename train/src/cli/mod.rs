@@ -7,7 +7,6 @@ mod selftest;
 
 use crate::diagnostics::doctor;
 use crate::evaluation::{self, EvalOptions};
-use crate::report;
 use crate::session;
 use crate::settings::RunConfig;
 use crate::training::checkpoint;
@@ -249,7 +248,11 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
     let runs = args
         .runs
         .iter()
-        .map(|run| report::RunSummary::read(run))
+        .map(|run| {
+            // A configuration that training would refuse is refused here as well.
+            RunConfig::read(run)?;
+            report::RunSummary::read(run)
+        })
         .collect::<Result<Vec<_>>>()?;
     if args.dry_run {
         say(format!(

@@ -2,11 +2,12 @@
 
 use super::{announce, say, stop_flag};
 use crate::logging::clock;
-use crate::reproduce::{self, Artefact, Options, Plan};
+use crate::reproduce::{self, Options, Plan};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use engine::{Compute, DeviceChoice};
 use model::weights::WeightSource;
+use report::artefact::Artefact;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -109,7 +110,7 @@ pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
     let mut plan = options.plan(missing)?;
     announce(&options.compute);
     let whole = options.execute(&mut plan, &stop)?;
-    let paths = reproduce::write(&options, &plan)?;
+    let paths = options.write_pages(&plan)?;
     if args.json {
         say(
             json!({"finished": whole, "files": paths, "runs": plan.runs, "missing": plan.missing}),

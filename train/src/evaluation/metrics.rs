@@ -1,11 +1,9 @@
 //! Scores of predictions, by scikit-learn's definitions; where a ratio has a zero denominator it
 //! counts as 0.
 
+use report::predictions::{above_threshold, argmax};
 use serde::Serialize;
 use std::collections::BTreeMap;
-
-/// A multi-label class is predicted where its probability reaches this.
-pub const THRESHOLD: f64 = 0.5;
 
 /// Counts of one class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -49,28 +47,6 @@ fn ratio(a: f64, b: f64) -> f64 {
 fn mean(x: impl Iterator<Item = f64>) -> f64 {
     let (sum, n) = x.fold((0.0, 0usize), |(sum, n), v| (sum + v, n + 1));
     ratio(sum, n as f64)
-}
-
-/// The class of the largest logit, the first among equals.
-pub fn argmax(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, v) in logits.iter().enumerate() {
-        if *v > logits[best] {
-            best = i;
-        }
-    }
-    best
-}
-
-/// Classes whose probability reaches [`THRESHOLD`].
-pub fn above_threshold(logits: &[f32]) -> Vec<u32> {
-    // sigmoid(x) >= 1/2 exactly where x >= 0.
-    logits
-        .iter()
-        .enumerate()
-        .filter(|(_, x)| **x >= 0.0)
-        .map(|(i, _)| i as u32)
-        .collect()
 }
 
 fn class_scores(counts: Vec<(usize, usize, usize)>) -> Vec<ClassScore> {

@@ -6,16 +6,15 @@ pub mod predict;
 use crate::session::Session;
 use crate::settings::RunConfig;
 use anyhow::{Context, Result, bail};
-use arrow_array::builder::{Float32Builder, Int32Builder, ListBuilder};
-use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use datasets::{Modality, Split};
 use features::Stream;
 use metrics::Metrics;
 use model::u2a::{MissingToken, U2a};
+use report::main_metric;
+use report::predictions::{self, Prediction};
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use util::atomic::{self, AtomicFile};
+use util::atomic;
 
 /// Samples per batch at evaluation.
 pub const BATCH_SIZE: usize = 16;
@@ -67,18 +66,6 @@ impl EvalOptions {
     }
 }
 
-/// One scored sample.
-pub struct Prediction {
-    /// Id.
-    pub id: String,
-    /// True classes.
-    pub labels: Vec<u32>,
-    /// What the model saw.
-    pub present: [bool; 2],
-    /// One per class.
-    pub logits: Vec<f32>,
-}
-
 /// The result of an evaluation.
 pub struct Evaluation {
     /// Scores.
@@ -100,11 +87,6 @@ pub struct Alignment {
     pub overall: [f64; 2],
     /// The same per class, in canonical order; none for a class without complete samples.
     pub classes: Vec<Option<[f64; 2]>>,
-}
-
-/// The metric that chooses the best checkpoint and heads a report.
-pub fn main_metric(multi_label: bool) -> &'static str {
-    if multi_label { "f1_macro" } else { "accuracy" }
 }
 
 /// Which modalities of each sample of the split the model is shown, and how many samples keep the modality that
@@ -253,8 +235,14 @@ pub fn write(
     let name = options.name();
     let json_path = run.join(format!("eval-{name}.json"));
     let parquet_path = run.join(format!("predictions-{name}.parquet"));
-    write_predictions(&parquet_path, config, &evaluation.predictions)
-        .with_context(|| format!("{}: cannot be written", parquet_path.display()))?;
+    let (modalities, multi_label) = (config.modalities, config.multi_label);
+    predictions::write(
+        &parquet_path,
+        modalities,
+        multi_label,
+        &evaluation.predictions,
+    )
+    .with_context(|| format!("{}: cannot be written", parquet_path.display()))?;
     let json = to_json(config, options, checkpoint, evaluation);
     atomic::write(&json_path, format!("{json:#}\n"))
         .with_context(|| format!("{}: cannot be written", json_path.display()))?;
@@ -316,49 +304,6 @@ pub fn to_json(
 /// The accuracy of guessing uniformly; for multi-label data there is no such single figure.
 fn chance(config: &RunConfig, metrics: &Metrics) -> Option<f64> {
     (!config.multi_label && metrics.samples > 0).then(|| 1.0 / config.classes.len() as f64)
-}
-
-/// Columns: id, labels, predicted (lists of class indices), has_M1, has_M2, logits.
-fn write_predictions(path: &Path, config: &RunConfig, predictions: &[Prediction]) -> Result<()> {
-    let mut labels = ListBuilder::new(Int32Builder::new());
-    let mut predicted = ListBuilder::new(Int32Builder::new());
-    let mut logits = ListBuilder::new(Float32Builder::new());
-    for p in predictions {
-        labels.append_value(p.labels.iter().map(|l| Some(*l as i32)));
-        let classes = if config.multi_label {
-            metrics::above_threshold(&p.logits)
-        } else {
-            vec![metrics::argmax(&p.logits) as u32]
-        };
-        predicted.append_value(classes.into_iter().map(|l| Some(l as i32)));
-        logits.append_value(p.logits.iter().map(|l| Some(*l)));
-    }
-    let has = |m: usize| -> ArrayRef {
-        Arc::new(
-            predictions
-                .iter()
-                .map(|p| Some(p.present[m]))
-                .collect::<BooleanArray>(),
-        )
-    };
-    let [m1, m2] = config.modalities;
-    let batch = RecordBatch::try_from_iter([
-        (
-            "id",
-            Arc::new(StringArray::from_iter_values(
-                predictions.iter().map(|p| &p.id),
-            )) as ArrayRef,
-        ),
-        ("labels", Arc::new(labels.finish())),
-        ("predicted", Arc::new(predicted.finish())),
-        (&format!("has_{m1}"), has(0)),
-        (&format!("has_{m2}"), has(1)),
-        ("logits", Arc::new(logits.finish())),
-    ])?;
-    let file = AtomicFile::create(path)?;
-    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None)?;
-    writer.write(&batch)?;
-    Ok(writer.into_inner()?.publish()?)
 }
 
 #[cfg(test)]

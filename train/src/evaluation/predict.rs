@@ -4,7 +4,6 @@
 //! Files of one folder and one stem are one sample (`a.wav` with `a.flv`, `a.jpg` with `a.txt`). A
 //! video without a sound file brings its own track.
 
-use crate::evaluation::metrics::THRESHOLD;
 use crate::evaluation::{self, EvalOptions};
 use crate::ingest_process;
 use crate::session::Session;
@@ -16,6 +15,7 @@ use datasets::{Modality, Split};
 use features::Shards;
 use model::u2a::U2a;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use report::predictions::{THRESHOLD, probabilities};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -323,20 +323,6 @@ pub fn predict(
     Ok(answers)
 }
 
-/// Softmax, or a sigmoid per class.
-pub fn probabilities(logits: &[f32], multi_label: bool) -> Vec<f64> {
-    if multi_label {
-        return logits
-            .iter()
-            .map(|x| 1.0 / (1.0 + (-f64::from(*x)).exp()))
-            .collect();
-    }
-    let top = logits.iter().fold(f32::MIN, |m, x| m.max(*x));
-    let exp: Vec<f64> = logits.iter().map(|x| f64::from(x - top).exp()).collect();
-    let sum: f64 = exp.iter().sum();
-    exp.into_iter().map(|e| e / sum).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,14 +361,5 @@ mod tests {
         assert!(refused(&[wav], None, it).contains("image and text"));
         assert!(refused(&[jpg], Some("x"), av).contains("no text"));
         assert!(refused(&["gone.mp4".into()], None, av).contains("gone.mp4"));
-    }
-
-    #[test]
-    fn probabilities_add_up() {
-        let p = probabilities(&[1.0, 3.0, 1.0], false);
-        // e^2 / (e^2 + 2)
-        assert!((p[1] - 0.786_986_042_4).abs() < 1e-9, "{p:?}");
-        assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-12);
-        assert_eq!(probabilities(&[0.0, -800.0], true), [0.5, 0.0]);
     }
 }

@@ -7,15 +7,13 @@ use anyhow::{Context, Result};
 use datasets::Split;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use model::u2a::Losses;
+use report::METRICS_FILE;
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tensorboard::EventWriter;
-
-/// One line per step and per evaluation.
-pub const METRICS_FILE: &str = "metrics.jsonl";
 
 /// What is told of one step.
 #[derive(Clone, Copy, Debug)]

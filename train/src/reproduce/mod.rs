@@ -6,25 +6,25 @@
 
 mod estimate;
 mod experiments;
-mod pages;
-mod paper;
 
-pub use experiments::{Artefact, Line, Testing, Training};
-pub use pages::{Outcome, write};
+use experiments::eval_options;
 
 use crate::evaluation::{self, EvalOptions};
 use crate::ingest_process;
 use crate::session;
-use crate::settings::{CONFIG_FILE, RunConfig};
+use crate::settings::{CONFIG_FILE, RunConfig, Settings};
 use crate::training::checkpoint;
 use crate::training::job::{Job, claim};
 use crate::training::trainer::End;
 use crate::training::workers::Workers;
 use anyhow::{Context, Result};
-use datasets::Split;
+use datasets::{Modality, Split};
 use engine::Compute;
 use model::weights::WeightSource;
+use report::artefact::{Artefact, Line, Training};
+use report::reproduction::{self, Reproduction};
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -137,9 +137,7 @@ impl Options {
 
     fn datasets(&self) -> Vec<String> {
         match &self.datasets[..] {
-            [] => self
-                .artefact
-                .datasets()
+            [] => experiments::datasets(self.artefact)
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
@@ -234,7 +232,7 @@ impl Options {
         let mut runs: Vec<Planned> = Vec::new();
         for dataset in self.datasets() {
             let opened = datasets::open(&dataset)?;
-            let of_dataset = self.artefact.lines(opened.info())?;
+            let of_dataset = experiments::lines(self.artefact, opened.info())?;
             let [train, _, _] = opened.info().expected;
             let shards = self.shards(&opened.info().name);
             let there = shards.is_dir();
@@ -261,7 +259,7 @@ impl Options {
                         }
                     };
                     let run = &mut runs[at];
-                    let options = line.testing.options(seed, token_of(&line.training));
+                    let options = eval_options(&line.testing, seed, token_of(&line.training));
                     let name = options.name();
                     if run.options.iter().all(|o| o.name() != name) {
                         let file = |f: &PathBuf| f.join(format!("eval-{name}.json")).is_file();
@@ -299,7 +297,7 @@ impl Options {
             seconds: None,
             options: Vec::new(),
         };
-        let steps = |samples: usize, config: &crate::settings::Settings| {
+        let steps = |samples: usize, config: &Settings| {
             let per_epoch = (samples as u64).div_ceil(config.batch_size as u64);
             (config.epochs * per_epoch).min(config.max_steps.unwrap_or(u64::MAX))
         };
@@ -318,8 +316,7 @@ impl Options {
                 overrides.extend(SMALL_SETTINGS.map(String::from));
             }
             overrides.extend(line.training.settings.iter().chain(&self.settings).cloned());
-            let settings =
-                crate::settings::Settings::resolve(&line.dataset, info.modalities, &overrides)?;
+            let settings = Settings::resolve(&line.dataset, info.modalities, &overrides)?;
             let samples = if self.small {
                 self.samples
             } else {
@@ -328,6 +325,41 @@ impl Options {
             planned.steps = steps(samples, &settings);
         }
         Ok(planned)
+    }
+
+    /// Writes the pages from the evaluations that exist, and returns their paths, the Markdown first.
+    pub fn write_pages(&self, plan: &Plan) -> Result<Vec<PathBuf>> {
+        let folder = self.out.join(self.artefact.name());
+        if self.artefact == Artefact::Table5 {
+            let defaults = |name: &str, modalities| -> Result<Value> {
+                let settings = Settings::resolve(name, modalities, &[])?;
+                Ok(serde_json::to_value(settings)?)
+            };
+            let image_text = defaults("food-101", [Modality::Image, Modality::Text])?;
+            let audio_video = defaults("ave", [Modality::Audio, Modality::Video])?;
+            return reproduction::write_hyperparameters(&folder, &image_text, &audio_video);
+        }
+        let evaluations = |line: &Line| {
+            let of_line = |run: &&Planned| {
+                run.dataset == line.dataset && run.training == line.training && run.finished
+            };
+            let file = |run: &Planned| {
+                let options = eval_options(&line.testing, run.seed, token_of(&line.training));
+                let name = format!("eval-{}.json", options.name());
+                Some(run.folder.as_ref()?.join(name))
+            };
+            plan.runs.iter().filter(of_line).filter_map(file).collect()
+        };
+        let reproduction = Reproduction {
+            artefact: self.artefact,
+            command: self.command(),
+            small: self.small,
+            lines: &plan.lines,
+            evaluations: plan.lines.iter().map(evaluations).collect(),
+            runs: serde_json::to_value(&plan.runs)?,
+            missing: &plan.missing,
+        };
+        reproduction.write(&folder)
     }
 
     /// Fills in how long each run still takes, from steps measured on this machine.

@@ -438,8 +438,7 @@ pub struct RunConfig {
     pub encoders: [EncoderConfig; 2],
 }
 
-/// Name of the configuration in a run folder.
-pub const CONFIG_FILE: &str = "config.toml";
+pub use report::CONFIG_FILE;
 
 impl RunConfig {
     /// Reads `RUN/config.toml`.
@@ -506,6 +505,46 @@ mod tests {
                 .text_length,
             256
         );
+    }
+
+    /// Table 5 against the settings that a run of each kind starts from.
+    #[test]
+    fn hyperparameters_are_the_settings_defaults() {
+        use datasets::Modality::{Audio, Image, Text, Video};
+        for (column, modalities, names) in [
+            ("image_text", [Image, Text], &["food-101", "mm-imdb"][..]),
+            (
+                "audio_video",
+                [Audio, Video],
+                &["ave", "crema-d", "kinetics-sound"],
+            ),
+        ] {
+            for name in names {
+                let settings = Settings::resolve(name, modalities, &[]).unwrap();
+                let ours = serde_json::to_value(&settings).unwrap();
+                for row in report::paper::PaperTable::open(5).unwrap().rows() {
+                    let cell = |c: &str| row.iter().find(|(name, _)| *name == c).unwrap().1;
+                    let (key, paper) = (cell("setting"), cell(column));
+                    if paper.is_empty() {
+                        continue;
+                    }
+                    let paper: f64 = paper.parse().unwrap();
+                    assert_eq!(ours[key].as_f64(), Some(paper), "{name} {key}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reports_have_the_same_defaults() {
+        let ours = toml::Table::try_from(Settings::default()).unwrap();
+        let shown = report::RunSettings::default();
+        assert_eq!(ours["seed"].as_integer(), Some(shown.seed as i64));
+        assert_eq!(ours["adapt"].as_str(), Some(shown.adapt.as_str()));
+        assert_eq!(ours["fusion"].as_str(), Some(shown.fusion.as_str()));
+        let token = shown.missing_token.as_str();
+        assert_eq!(ours["missing_token"].as_str(), Some(token));
+        assert_eq!((ours.get("train_mask"), shown.train_mask), (None, None));
     }
 
     #[test]

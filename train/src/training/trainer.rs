@@ -420,7 +420,7 @@ impl<'a> Trainer<'a> {
             split,
             &evaluation.metrics,
         )?;
-        Ok(evaluation.metrics.values[evaluation::main_metric(self.config.multi_label)])
+        Ok(evaluation.metrics.values[report::main_metric(self.config.multi_label)])
     }
 
     /// Before the first step: with every adapter's B away from zero, each learnable tensor must

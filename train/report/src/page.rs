@@ -1,7 +1,9 @@
 //! The page: one HTML file that loads nothing and runs nothing.
 
-use super::{Line, RunSummary, run_name, samples, table};
 use crate::chart::{self, Series};
+use crate::run_folder::{EncoderSize, RunSummary, main_metric};
+use crate::samples;
+use crate::scores::{Line, table};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -50,8 +52,8 @@ pub fn page(runs: &[RunSummary]) -> String {
                 h2 { "Settings" }
                 @for run in runs {
                     details {
-                        summary { (run_name(run)) }
-                        pre { (run.config.to_toml().unwrap_or_default()) }
+                        summary { (run.name()) }
+                        pre { (run.config.text) }
                     }
                 }
             }
@@ -74,13 +76,13 @@ fn what_ran(runs: &[RunSummary]) -> Markup {
                 @for run in runs {
                     @let s = &run.config.settings;
                     @let encoders = run.config.encoders.iter();
-                    @let sizes: Vec<String> = encoders.map(|e| format!("{:?} {} x {}", e.kind, e.layers, e.hidden)).collect();
+                    @let sizes: Vec<String> = encoders.map(encoder).collect();
                     tr {
-                        td { (run_name(run)) }
+                        td { (run.name()) }
                         td { (s.seed) }
-                        td { (named(&s.adapt)) }
-                        td { (named(&s.fusion)) }
-                        td { (named(&s.missing_token)) }
+                        td { (s.adapt) }
+                        td { (s.fusion) }
+                        td { (s.missing_token) }
                         td { (s.train_mask.as_deref().unwrap_or("all data")) }
                         td { (sizes.join(", ")) }
                         td { (run.losses.last().map_or(0, |l| l.0)) }
@@ -91,12 +93,11 @@ fn what_ran(runs: &[RunSummary]) -> Markup {
     }
 }
 
-/// A setting by the name that `--set` gives it.
-fn named(value: &impl serde::Serialize) -> String {
-    let value = serde_json::to_value(value).ok();
-    value
-        .and_then(|v| Some(v.as_str()?.to_string()))
-        .unwrap_or_default()
+/// An encoder in words, such as `Clip 12 x 768`.
+fn encoder(size: &EncoderSize) -> String {
+    let (first, rest) = size.kind.split_at_checked(1).unwrap_or(("", &size.kind));
+    let kind = first.to_uppercase() + rest;
+    format!("{kind} {} x {}", size.layers, size.hidden)
 }
 
 fn scores(runs: &[RunSummary], lines: &[Line]) -> Markup {
@@ -106,7 +107,7 @@ fn scores(runs: &[RunSummary], lines: &[Line]) -> Markup {
             table {
                 tr {
                     th { "the model saw" } th { "metric" } th { "mean" } th { "sd" }
-                    @for run in runs { th { (run_name(run)) } }
+                    @for run in runs { th { (run.name()) } }
                 }
                 @for line in lines {
                     tr {
@@ -133,8 +134,8 @@ fn missing_rates(runs: &[RunSummary]) -> Markup {
     let mut curves: BTreeMap<String, BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
     let mut complete = Vec::new();
     for run in runs {
-        let metric = crate::evaluation::main_metric(run.config.multi_label);
-        let own = serde_json::to_value(run.config.settings.missing_token).unwrap_or_default();
+        let metric = main_metric(run.config.multi_label);
+        let own = run.config.settings.missing_token.as_str();
         for json in run.evaluations.values() {
             let Some(score) = json["metrics"][metric].as_f64() else {
                 continue;
@@ -180,9 +181,9 @@ fn missing_rates(runs: &[RunSummary]) -> Markup {
     if series.is_empty() {
         return html! {};
     }
-    let metric = runs.first().map_or("score", |r| {
-        crate::evaluation::main_metric(r.config.multi_label)
-    });
+    let metric = runs
+        .first()
+        .map_or("score", |r| main_metric(r.config.multi_label));
     html! {
         h2 { "Score by missing rate" }
         div.chart { (chart::lines(["missing rate at test time, %", metric], &series)) }
@@ -202,7 +203,7 @@ fn curves(runs: &[RunSummary]) -> Markup {
                 (c[c.len() - 1].0 as f64, mean)
             });
             Series {
-                name: run_name(run),
+                name: run.name(),
                 points: points.collect(),
                 spread: Vec::new(),
             }
@@ -247,7 +248,7 @@ fn classes(run: &RunSummary, folded: bool) -> Markup {
         })
         .collect();
     let names: Vec<&str> = views.iter().map(|(name, _)| name.as_str()).collect();
-    let name = run_name(run);
+    let name = run.name();
     let tables = html! {
         (class_table(test))
         (confusion(&run.config.classes, &test["confusion"]))

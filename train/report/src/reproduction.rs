@@ -1,22 +1,39 @@
 //! What a reproduction leaves: `NAME.md`, `NAME.csv`, `NAME.json`, and an SVG per figure and dataset.
 
-use super::experiments::{Artefact, Line};
-use super::paper::{PaperTable, plain};
-use super::{Options, Plan};
+use crate::artefact::{Artefact, Line};
 use crate::chart::{self, Series};
-use crate::settings::Settings;
+use crate::paper::{PaperTable, plain};
 use anyhow::{Context, Result};
-use datasets::Modality;
 use maud::Markup;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// A reproduced table or figure of the paper: its lines, and where their evaluations lie.
+pub struct Reproduction<'a> {
+    /// The table or figure.
+    pub artefact: Artefact,
+    /// The command that makes the same again.
+    pub command: String,
+    /// Whether the data are synthetic and the encoders small.
+    pub small: bool,
+    /// The lines.
+    pub lines: &'a [Line],
+    /// For each line the evaluation files of its finished runs; a file that does not exist is
+    /// skipped.
+    pub evaluations: Vec<Vec<PathBuf>>,
+    /// The runs behind the lines, as the JSON page lists them.
+    pub runs: Value,
+    /// Datasets that are not there, and why.
+    pub missing: &'a BTreeMap<String, String>,
+}
 
 /// A line with our figures.
 #[derive(Serialize)]
-pub struct Outcome<'a> {
+struct Outcome<'a> {
     #[serde(flatten)]
     line: &'a Line,
     /// One per finished seed, per cent.
@@ -75,20 +92,12 @@ fn class_score(evaluation: &Value, class: usize) -> Option<f64> {
     scores[key].as_f64()
 }
 
-fn outcomes<'a>(plan: &'a Plan) -> Result<Vec<Outcome<'a>>> {
+fn outcomes<'a>(reproduction: &Reproduction<'a>) -> Result<Vec<Outcome<'a>>> {
     let mut all = Vec::new();
-    for line in &plan.lines {
+    for (line, files) in reproduction.lines.iter().zip(&reproduction.evaluations) {
         let mut evaluations = Vec::new();
-        for run in &plan.runs {
-            let of_line = run.dataset == line.dataset && run.training == line.training;
-            let Some(folder) = run.folder.as_ref().filter(|_| of_line && run.finished) else {
-                continue;
-            };
-            let options = line
-                .testing
-                .options(run.seed, super::token_of(&line.training));
-            let path = folder.join(format!("eval-{}.json", options.name()));
-            if let Ok(text) = fs::read_to_string(&path) {
+        for path in files {
+            if let Ok(text) = fs::read_to_string(path) {
                 let json: Value = serde_json::from_str(&text)
                     .with_context(|| format!("{}: is not JSON; remove it", path.display()))?;
                 evaluations.push(json);
@@ -112,70 +121,78 @@ fn number(value: Option<f64>) -> String {
     value.map_or("-".into(), |v| format!("{v:.2}"))
 }
 
-/// Writes all pages and gives their paths, the Markdown first.
-pub fn write(options: &Options, plan: &Plan) -> Result<Vec<PathBuf>> {
-    let name = options.artefact.name();
-    let folder = options.out.join(&name);
-    fs::create_dir_all(&folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
-    let mut paths = Vec::new();
-    let mut save = |file: String, text: String| -> Result<()> {
-        let path = folder.join(file);
+/// Writes pages into a folder and collects their paths.
+struct Pages<'a> {
+    folder: &'a Path,
+    paths: Vec<PathBuf>,
+}
+
+impl<'a> Pages<'a> {
+    fn create(folder: &'a Path) -> Result<Pages<'a>> {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("{}: cannot be made", folder.display()))?;
+        let paths = Vec::new();
+        Ok(Pages { folder, paths })
+    }
+
+    fn write(&mut self, file: String, text: String) -> Result<()> {
+        let path = self.folder.join(file);
         util::atomic::write(&path, text)
             .with_context(|| format!("{}: cannot be written", path.display()))?;
-        paths.push(path);
+        self.paths.push(path);
         Ok(())
-    };
-    if options.artefact == Artefact::Table5 {
-        let (markdown, csv, json) = hyperparameters()?;
-        save(format!("{name}.md"), markdown)?;
-        save(format!("{name}.csv"), csv)?;
-        save(format!("{name}.json"), json)?;
-        return Ok(paths);
     }
-    let outcomes = outcomes(plan)?;
-    let charts = charts(options.artefact, &outcomes);
-    save(
-        format!("{name}.md"),
-        markdown(options, plan, &outcomes, &charts)?,
-    )?;
-    save(format!("{name}.csv"), csv(options, &outcomes)?)?;
-    let rows = class_rows(options.artefact, &outcomes);
-    if !rows.is_empty() {
-        let mut text = "dataset,class,what,value\n".to_string();
-        for (dataset, class, what, value) in &rows {
-            let value = value.map_or_else(String::new, |v| v.to_string());
-            writeln!(text, "{dataset},{},{},{value}", quoted(class), quoted(what))?;
+}
+
+impl Reproduction<'_> {
+    /// Writes all pages into `folder` and returns their paths, the Markdown first.
+    ///
+    /// # Errors
+    /// An evaluation is not JSON, or a page cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let name = self.artefact.name();
+        let mut pages = Pages::create(folder)?;
+        let outcomes = outcomes(self)?;
+        let charts = charts(self.artefact, &outcomes);
+        pages.write(format!("{name}.md"), markdown(self, &outcomes, &charts)?)?;
+        pages.write(format!("{name}.csv"), csv(self, &outcomes)?)?;
+        let rows = class_rows(self.artefact, &outcomes);
+        if !rows.is_empty() {
+            let mut text = "dataset,class,what,value\n".to_string();
+            for (dataset, class, what, value) in &rows {
+                let value = value.map_or_else(String::new, |v| v.to_string());
+                writeln!(text, "{dataset},{},{},{value}", quoted(class), quoted(what))?;
+            }
+            pages.write(format!("{name}-classes.csv"), text)?;
         }
-        save(format!("{name}-classes.csv"), text)?;
+        let json = json!({
+            "artefact": self.artefact,
+            "title": self.artefact.title(),
+            "command": self.command,
+            "scale": if self.small { "small" } else { "full" },
+            "note": note(self),
+            "lines": outcomes,
+            "classes": rows,
+            "runs": self.runs,
+            "missing": self.missing,
+        });
+        pages.write(format!("{name}.json"), format!("{json:#}\n"))?;
+        for (file, svg) in charts {
+            pages.write(file, chart::standalone(&svg))?;
+        }
+        Ok(pages.paths)
     }
-    let json = json!({
-        "artefact": options.artefact,
-        "title": options.artefact.title(),
-        "command": options.command(),
-        "scale": if options.small { "small" } else { "full" },
-        "note": note(options),
-        "lines": outcomes,
-        "classes": rows,
-        "runs": plan.runs,
-        "missing": plan.missing,
-    });
-    save(format!("{name}.json"), format!("{json:#}\n"))?;
-    for (file, svg) in charts {
-        save(file, chart::standalone(&svg))?;
-    }
-    Ok(paths)
 }
 
 /// What every page of the small scale says.
-fn note(options: &Options) -> Option<&'static str> {
+fn note(options: &Reproduction) -> Option<&'static str> {
     options.small.then_some(
         "SMALL SCALE: synthetic data and small encoders. These figures show that the plan runs; they say nothing about the method on the real data.",
     )
 }
 
 fn markdown(
-    options: &Options,
-    plan: &Plan,
+    options: &Reproduction,
     outcomes: &[Outcome],
     charts: &[(String, Markup)],
 ) -> Result<String, fmt::Error> {
@@ -186,9 +203,9 @@ fn markdown(
     writeln!(
         out,
         "Made by `{}`. Ours: mean and standard deviation over the seeds, per cent; the paper's own figures beside them.\n",
-        options.command()
+        options.command
     )?;
-    for (dataset, why) in &plan.missing {
+    for (dataset, why) in options.missing {
         writeln!(out, "Without {dataset}: {why}.\n")?;
     }
     out += "| dataset | trained on | tested on | method | metric | ours | sd | seeds | paper | sd | others in the paper |\n|---|---|---|---|---|---:|---:|---:|---:|---:|---|\n";
@@ -269,7 +286,7 @@ fn class_rows<'a>(
     rows
 }
 
-fn csv(options: &Options, outcomes: &[Outcome]) -> Result<String, fmt::Error> {
+fn csv(options: &Reproduction, outcomes: &[Outcome]) -> Result<String, fmt::Error> {
     let mut out = "scale,dataset,trained_on,tested_on,method,metric,share,ours_mean,ours_sd,seeds,paper,paper_sd\n".to_string();
     for outcome in outcomes {
         let line = outcome.line;
@@ -386,17 +403,16 @@ fn distances(evaluations: &[Value]) -> Markup {
     chart::bars("mean squared distance per class", &[&forth, &back], &groups)
 }
 
-/// Table 5: the settings that runs start from, beside the paper's.
-fn hyperparameters() -> Result<(String, String, String)> {
-    let defaults = |name: &str, modalities| -> Result<Value> {
-        Ok(serde_json::to_value(Settings::resolve(
-            name,
-            modalities,
-            &[],
-        )?)?)
-    };
-    let image_text = defaults("food-101", [Modality::Image, Modality::Text])?;
-    let audio_video = defaults("ave", [Modality::Audio, Modality::Video])?;
+/// Writes the pages of Table 5, the settings that runs start from beside the paper's, and returns
+/// their paths. `image_text` and `audio_video` are the default settings of a dataset of each kind.
+///
+/// # Errors
+/// A page cannot be written.
+pub fn write_hyperparameters(
+    folder: &Path,
+    image_text: &Value,
+    audio_video: &Value,
+) -> Result<Vec<PathBuf>> {
     let title = Artefact::Table5.title();
     let mut markdown = format!(
         "# {title}\n\n| setting | image-text | paper | audio-video | paper |\n|---|---:|---:|---:|---:|\n"
@@ -413,7 +429,11 @@ fn hyperparameters() -> Result<(String, String, String)> {
         rows.push(json!({"setting": key, "image_text": a, "image_text_paper": first, "audio_video": b, "audio_video_paper": second}));
     }
     let json = json!({"artefact": "table5", "title": title, "rows": rows});
-    Ok((markdown, csv, format!("{json:#}\n")))
+    let mut pages = Pages::create(folder)?;
+    pages.write("table5.md".to_string(), markdown)?;
+    pages.write("table5.csv".to_string(), csv)?;
+    pages.write("table5.json".to_string(), format!("{json:#}\n"))?;
+    Ok(pages.paths)
 }
 
 #[cfg(test)]

@@ -1,19 +1,15 @@
 //! A few test samples: frames, spectrogram, text, true classes, and the model's predictions with both modalities and with
 //! each alone.
 
-use super::RunSummary;
-use super::embed;
-use crate::evaluation::predict::probabilities;
-use anyhow::{Context, Result};
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Int32Type};
-use datasets::Split;
+use crate::embed;
+use crate::predictions::{self, Prediction, argmax, probabilities};
+use crate::run_folder::RunSummary;
+use anyhow::Result;
+use datasets::{Modality, Split};
 use features::Shards;
 use features::shards::{Content, RowReader};
 use maud::{Markup, html};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::Path;
 
 /// Samples that a page shows.
@@ -23,37 +19,10 @@ const FRAMES: usize = 3;
 /// Characters of a text that it shows.
 const WORDS: usize = 500;
 
-/// One row of a `predictions-*.parquet`.
-struct Prediction {
-    labels: Vec<usize>,
-    logits: Vec<f32>,
-}
-
-fn read(path: &Path) -> Result<BTreeMap<String, Prediction>> {
-    let file = File::open(path).with_context(|| path.display().to_string())?;
-    let mut all = BTreeMap::new();
-    for batch in ParquetRecordBatchReaderBuilder::try_new(file)?.build()? {
-        let batch = batch?;
-        let column = |name: &str| {
-            let column = batch.column_by_name(name);
-            column.with_context(|| format!("{}: lacks {name}", path.display()))
-        };
-        let ids = column("id")?.as_string::<i32>();
-        let (labels, logits) = (
-            column("labels")?.as_list::<i32>(),
-            column("logits")?.as_list::<i32>(),
-        );
-        for row in 0..batch.num_rows() {
-            let (label, logit) = (labels.value(row), logits.value(row));
-            let label = label.as_primitive::<Int32Type>().values().iter();
-            let prediction = Prediction {
-                labels: label.map(|l| *l as usize).collect(),
-                logits: logit.as_primitive::<Float32Type>().values().to_vec(),
-            };
-            all.insert(ids.value(row).to_string(), prediction);
-        }
-    }
-    Ok(all)
+/// Predictions by the sample's id.
+fn by_id(path: &Path, modalities: [Modality; 2]) -> Result<BTreeMap<String, Prediction>> {
+    let predictions = predictions::read(path, modalities)?.into_iter();
+    Ok(predictions.map(|p| (p.id.clone(), p)).collect())
 }
 
 /// The samples of the first run that has predictions on the test split, or why they cannot be shown.
@@ -74,12 +43,12 @@ fn cards(run: &RunSummary) -> Result<Markup> {
     let [m1, m2] = config.modalities;
     let mut views = vec![(
         "both".to_string(),
-        read(&run.run.join("predictions-test.parquet"))?,
+        by_id(&run.run.join("predictions-test.parquet"), config.modalities)?,
     )];
     for (kept, gone) in [(m1, m2), (m2, m1)] {
         let path = run.run.join(format!("predictions-test-no-{gone}.parquet"));
         if path.is_file() {
-            views.push((format!("{kept} only"), read(&path)?));
+            views.push((format!("{kept} only"), by_id(&path, config.modalities)?));
         }
     }
     let shards = Shards::open(&config.shards)?;
@@ -103,7 +72,7 @@ fn cards(run: &RunSummary) -> Result<Markup> {
             @for (sample, row) in chosen.iter().zip(fetched) {
                 @let id = &index.ids[*sample as usize];
                 @let truth = views[0].1.get(id).map_or(&[][..], |prediction| &prediction.labels);
-                @let names: Vec<&str> = truth.iter().map(|c| class(*c)).collect();
+                @let names: Vec<&str> = truth.iter().map(|c| class(*c as usize)).collect();
                 article {
                     h3 { (id) }
                     @for content in row.contents.iter().flatten() { (input(content)) }
@@ -111,11 +80,11 @@ fn cards(run: &RunSummary) -> Result<Markup> {
                         tr { th { "truth" } td colspan="2" { (names.join(", ")) } }
                         @for (view, all) in &views {
                             @if let Some(prediction) = all.get(id) {
-                                @let best = crate::evaluation::metrics::argmax(&prediction.logits);
+                                @let best = argmax(&prediction.logits);
                                 @let p = probabilities(&prediction.logits, config.multi_label)[best];
                                 tr {
                                     th { (view) }
-                                    td class=(if truth.contains(&best) { "right" } else { "wrong" }) { (class(best)) }
+                                    td class=(if truth.contains(&(best as u32)) { "right" } else { "wrong" }) { (class(best)) }
                                     td { (format!("{:.0} %", 100.0 * p)) }
                                 }
                             }

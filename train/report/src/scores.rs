@@ -1,31 +1,8 @@
-//! Runs as a page and as a table: learning curves, scores with each modality gone, per-class
-//! scores, confusion, samples. The page is one file that loads nothing.
+//! The scores of runs: one line per kind of evaluation, over the runs that have it.
 
-mod embed;
-mod page;
-mod samples;
-
-use crate::evaluation::main_metric;
-use crate::logging::METRICS_FILE;
-use crate::settings::RunConfig;
-use anyhow::{Context, Result};
+use crate::run_folder::{RunDescription, RunSummary, main_metric};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-
-/// What a report knows of one run.
-pub struct RunSummary {
-    /// The run folder.
-    pub run: PathBuf,
-    /// Its configuration.
-    pub config: RunConfig,
-    /// (step, loss).
-    pub losses: Vec<(u64, f64)>,
-    /// Evaluations by name.
-    pub evaluations: BTreeMap<String, Value>,
-}
 
 /// One line of the table: an evaluation over the runs that have it.
 #[derive(Clone, Debug, Serialize)]
@@ -44,52 +21,6 @@ pub struct Line {
     pub deviation: f64,
     /// Accuracy of guessing, for single-label data.
     pub chance: Option<f64>,
-}
-
-impl RunSummary {
-    /// Reads `config.toml`, `metrics.jsonl` and every `eval-*.json` of a run.
-    pub fn read(run: &Path) -> Result<RunSummary> {
-        let config = RunConfig::read(run)?;
-        let path = run.join(METRICS_FILE);
-        let text = if path.exists() {
-            fs::read_to_string(&path).with_context(|| path.display().to_string())?
-        } else {
-            String::new()
-        };
-        let losses = text
-            .lines()
-            .filter_map(|line| {
-                let json: Value = serde_json::from_str(line).ok()?;
-                Some((json["step"].as_u64()?, json["loss"].as_f64()?))
-            })
-            .collect();
-        let mut evaluations = BTreeMap::new();
-        for entry in fs::read_dir(run).with_context(|| run.display().to_string())? {
-            let entry = entry?;
-            let file = entry.file_name().to_string_lossy().into_owned();
-            let Some(name) = file
-                .strip_prefix("eval-")
-                .and_then(|n| n.strip_suffix(".json"))
-            else {
-                continue;
-            };
-            let text = fs::read_to_string(entry.path())
-                .with_context(|| entry.path().display().to_string())?;
-            let json = serde_json::from_str(&text).with_context(|| {
-                format!(
-                    "{}: is not JSON; make it again with `train eval`",
-                    entry.path().display()
-                )
-            })?;
-            evaluations.insert(name.to_string(), json);
-        }
-        Ok(RunSummary {
-            run: run.to_path_buf(),
-            config,
-            losses,
-            evaluations,
-        })
-    }
 }
 
 /// The table over all runs, one line per kind of evaluation.
@@ -139,7 +70,7 @@ pub fn table(runs: &[RunSummary]) -> Vec<Line> {
     lines
 }
 
-fn in_words(config: &RunConfig, json: &Value) -> String {
+fn in_words(config: &RunDescription, json: &Value) -> String {
     let mut seen = match json["missing"].as_str() {
         None => "both".to_string(),
         Some(gone) => {
@@ -205,17 +136,4 @@ pub fn text_table(runs: &[RunSummary]) -> String {
         out += &format!("{:<width$}  {chance:>7.3}", "chance");
     }
     out.trim_end().to_string()
-}
-
-/// Writes the page.
-pub fn write(path: &Path, runs: &[RunSummary]) -> Result<()> {
-    util::atomic::write(path, page::page(runs))
-        .with_context(|| format!("{}: cannot be written", path.display()))
-}
-
-fn run_name(run: &RunSummary) -> String {
-    run.run.file_name().map_or_else(
-        || run.run.display().to_string(),
-        |n| n.to_string_lossy().into_owned(),
-    )
 }
