@@ -6,7 +6,7 @@
 //! no gradient, without an error, and its product forms the gradient of a frozen weight too: the test
 //! `candles_layers_do_not_serve_frozen_encoders` shows both.)
 //!
-//! Token matrices are packed: `n x d`, sequence after sequence, see [`Rows`].
+//! Token matrices are packed: `n x d`, sequence after sequence, see [`crate::rows::Rows`].
 //!
 //! On the CPU a layer is a function of [`crate::cpu`]; on a GPU [`crate::cuda`]
 //! launches kernels of `train/engine/cuda`.
