@@ -1,12 +1,12 @@
 //! AVE: clips of ten seconds with an event of one of 28 categories, both visible and audible.
 //!
-//! `AVE/<id>.mp4` with `trainSet.txt`, `valSet.txt` and `testSet.txt`, anywhere below the raw root. A
-//! row is `Category&VideoID&Quality&StartTime&EndTime`. The rows may follow a header, and categories
-//! contain commas.
+//! `AVE/<id>.mp4` with `trainSet.txt`, `valSet.txt` and `testSet.txt`, anywhere below the raw root.
+//! A row is `Category&VideoID&Quality&StartTime&EndTime`. The rows may follow a header, and
+//! categories contain commas.
 //!
 //! 4,143 rows share 4,097 files. A sample is identified by file and category, and its id is
-//! `<video id>_<category>`. The start and end of the event become [`Sample::segment`]; one published
-//! row has an empty event (0 to 0), and its sample has no segment.
+//! `<video id>_<category>`. The start and end of the event become [`Sample::segment`]; one
+//! published row has an empty event (0 to 0), and its sample has no segment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

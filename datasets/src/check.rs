@@ -92,8 +92,8 @@ pub struct MissingItem {
 }
 
 impl CheckReport {
-    /// Whether something is missing or wrong in the user's copy (exit code 1). Fewer samples than the
-    /// paper states are not, because a copy may hold a part of a dataset on purpose.
+    /// Whether something is missing or wrong in the user's copy (exit code 1). Fewer samples than
+    /// the paper states are not, because a copy may hold a part of a dataset on purpose.
     pub fn needs_attention(&self) -> bool {
         !self.missing.is_empty()
             || self.notes.iter().any(|note| note.kind.needs_attention())

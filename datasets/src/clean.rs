@@ -18,8 +18,8 @@ pub(crate) fn title(raw: &str) -> Option<String> {
     squeeze(&entities(&escapes(unlist(raw.trim()))))
 }
 
-/// Removes the brackets and quotes of a printed list of one title. The publisher cut titles at their
-/// first comma, so that brackets may be missing at either end.
+/// Removes the brackets and quotes of a printed list of one title. The publisher cut titles at
+/// their first comma, so that brackets may be missing at either end.
 fn unlist(text: &str) -> &str {
     const OPEN: [&str; 4] = ["[[\"", "[['", "[\"", "['"];
     const CLOSE: [&str; 4] = ["\"]]", "']]", "\"]", "']"];
@@ -36,8 +36,9 @@ fn unlist(text: &str) -> &str {
         .unwrap_or(text)
 }
 
-/// Decodes printed escapes: `\xc2\xa0` is two bytes of UTF-8, `\u2019` a character, `\t` a tab, `\'`
-/// a quote. Invalid UTF-8, as of a title that was cut in the middle of a character, is removed.
+/// Decodes printed escapes: `\xc2\xa0` is two bytes of UTF-8, `\u2019` a character, `\t` a tab,
+/// `\'` a quote. Invalid UTF-8, as of a title that was cut in the middle of a character, is
+/// removed.
 fn escapes(text: &str) -> String {
     if !text.contains('\\') {
         return text.to_owned();
@@ -94,8 +95,9 @@ fn entities(text: &str) -> String {
             Cow::Owned(decoded) => text = decoded,
         }
     }
-    // `&#150;` is the control character U+0096, which no title means. Browsers take it for character
-    // 150 of Windows-1252, a dash (HTML standard, "numeric character reference end state").
+    // `&#150;` is the control character U+0096, which no title means. Browsers take it for
+    // character 150 of Windows-1252, a dash (HTML standard, "numeric character reference end
+    // state").
     text.chars()
         .map(|c| match c {
             '\u{80}'..='\u{9f}' => WINDOWS_1252[c as usize - 0x80],

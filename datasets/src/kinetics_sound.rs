@@ -1,13 +1,13 @@
 //! Kinetics-Sound: the 31 classes of Kinetics-400 that can be told both by eye and by ear.
 //!
 //! Clips are `<id>_<start>_<end>.mp4`, with the audio in the video or in a `.wav` of the same name.
-//! They are found by id and start anywhere below the raw root: in the flat folders of CVDF, in class
-//! folders named with blanks or underscores, or in any mix of these. A file in a folder whose name
-//! begins with `replacement` is preferred to the original of the same id.
+//! They are found by id and start anywhere below the raw root: in the flat folders of CVDF, in
+//! class folders named with blanks or underscores, or in any mix of these. A file in a folder whose
+//! name begins with `replacement` is preferred to the original of the same id.
 //!
 //! The annotation is the first of these that exists:
-//! - OGM-GE's lists `my_train.txt` and `my_test.txt`: `<clip>,10,<class index>`; test clips are written
-//!   `<id>_<start>`, not padded (MLA's `<file>.mp4 <class name>` is read too)
+//! - OGM-GE's lists `my_train.txt` and `my_test.txt`: `<clip>,10,<class index>`; test clips are
+//!   written `<id>_<start>`, not padded (MLA's `<file>.mp4 <class name>` is read too)
 //! - the Kinetics-400 tables (`label,youtube_id,time_start,time_end,split,is_cc`), of which the
 //!   rows of the 31 classes are used
 //! - the folders themselves: `{train,val,test}/.../<class>/<clip>`

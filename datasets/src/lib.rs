@@ -1,13 +1,41 @@
-//! What each dataset IS: raw layouts, annotation grammar, classes in canonical order, splits, known-bad items and
-//! expected counts. A raw folder goes in, a plain list of samples comes out ([`Listing`]).
+//! Reads the raw trees of five multimodal datasets, and of your own, into a list of samples.
 //!
-//! Not here: media (no file is decoded) and Parquet. Nothing is written anywhere.
+//! A dataset ([`Dataset`]) knows its classes, splits and published counts ([`Info`]), the folder
+//! layouts that publishers use and the grammar of their annotations. From a raw folder it makes a
+//! [`Listing`]: the samples, each with an id, a split, labels and the inputs of two modalities, and
+//! notes about everything that is unusual in the tree.
 //!
-//! What holds for every dataset:
-//! - One sample per annotation row, whether its files are there or not; what is missing is said in its [`Input`].
-//! - The listing depends on the names and contents below the raw root, not on where it lies or in which order a
-//!   folder gives its entries.
-//! - Text files are read in LF and CRLF, with and without byte-order mark and final newline.
+//! This crate decodes no media, reads no Parquet and writes no files.
+//!
+//! ```
+//! # let folder = tempfile::tempdir()?;
+//! # let raw = folder.path();
+//! # for file in ["AudioWAV/1001_DFA_ANG_XX.wav", "VideoFlash/1001_DFA_ANG_XX.flv"] {
+//! #     std::fs::create_dir_all(raw.join(file).parent().unwrap())?;
+//! #     std::fs::write(raw.join(file), "media")?;
+//! # }
+//! use datasets::{ListOptions, Split};
+//!
+//! let dataset = datasets::open("crema-d")?;
+//! assert_eq!(dataset.info().classes[0], "Anger");
+//!
+//! let listing = dataset.list(raw, &ListOptions::default())?;
+//! for sample in listing.split(Split::Train) {
+//!     println!("{} {:?} {:?}", sample.id, sample.labels, sample.inputs);
+//! }
+//! # assert_eq!(listing.count(Split::Train), 1);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Three rules hold for every dataset:
+//! - There is one sample per annotation row, whether its files exist or not; its [`Input`]s say
+//!   what is missing.
+//! - The listing depends on the names and contents below the raw root. It does not depend on where
+//!   the root lies or on the order in which the system lists a folder.
+//! - Text files may have LF or CRLF, a byte-order mark and no final newline.
+//!
+//! Your own data needs a `.toml` and no code, see [`custom`]. To add a dataset in code, implement
+//! [`Dataset`] as `examples/add_dataset.rs` does.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -40,15 +68,16 @@ pub use types::{
 
 use std::path::Path;
 
-/// The names that [`open`] knows, in the order in which the paper presents them.
+/// The names of the five datasets, in the order in which the paper presents them.
 pub fn names() -> &'static [&'static str] {
     &facts::NAMES
 }
 
-/// Finds a dataset by registry name, or reads the `.toml` that describes the user's own ([`custom`] tells the format).
+/// Opens a dataset by its name, or by the path of a `.toml` that describes the user's own (see
+/// [`custom`] for the format).
 ///
 /// # Errors
-/// No such name; a `.toml` that cannot be read or is wrong.
+/// No dataset has this name, or the `.toml` cannot be read or is wrong.
 pub fn open(name_or_toml: &str) -> Result<Box<dyn Dataset>, Error> {
     Ok(match name_or_toml {
         "food-101" => Box::new(food_101::Food101::new()),
@@ -67,9 +96,9 @@ pub fn open(name_or_toml: &str) -> Result<Box<dyn Dataset>, Error> {
     })
 }
 
-/// Reads the text behind [`Input::TextFile`] at `path` (absolute, or relative to the working directory) and cleans it:
-/// byte-order mark and carriage returns gone, bytes that are no UTF-8 replaced, blanks squeezed. `None` where
-/// nothing is left.
+/// Reads the text of an [`Input::TextFile`] and cleans it: invalid UTF-8 is replaced, byte-order
+/// marks are removed, and whitespace and control characters between words become one blank. Returns
+/// `None` if the text has no word. `path` is absolute or relative to the working directory.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -84,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_opens() {
+    fn every_name_can_be_opened() {
         for name in names() {
             let dataset = open(name).unwrap();
             assert_eq!(dataset.info().name, *name);

@@ -166,7 +166,8 @@ fn find_split_file<'a>(tree: &'a Tree, base: &str) -> Result<&'a str, Error> {
         })
 }
 
-/// Reads the ids of each split, by split in the order of [`Split::ALL`] and in the order of the file.
+/// Reads the ids of each split, by split in the order of [`Split::ALL`] and in the order of the
+/// file.
 fn read_split_file(path: &Path) -> Result<Vec<(String, Split)>, Error> {
     let remedy = "expected {\"train\": [ids], \"dev\": [ids], \"test\": [ids]}";
     let fail = |problem: String| Error::annotation(path, None, problem, remedy);

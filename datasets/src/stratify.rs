@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-/// Draws `total` of `items`, which are pairs of id and class, and returns one flag per item; a larger
-/// `total` than there are items draws all.
+/// Draws `total` of `items`, which are pairs of id and class, and returns one flag per item; a
+/// larger `total` than there are items draws all.
 ///
 /// The quota of a class is proportional to its size, rounded by the largest-remainder method with
 /// ties to the lower class. In a class, the ids with the smallest SHA-256 of key and id are drawn.

@@ -1,5 +1,5 @@
-//! CREMA-D: `AudioWAV/<stem>.wav`, `AudioMP3/<stem>.mp3`, `VideoFlash/<stem>.flv`, anywhere below the
-//! raw root.
+//! CREMA-D: `AudioWAV/<stem>.wav`, `AudioMP3/<stem>.mp3`, `VideoFlash/<stem>.flv`, anywhere below
+//! the raw root.
 //!
 //! A stem is `ACTOR_SENTENCE_EMOTION_LEVEL` and contains the label, which is the emotion that the
 //! actor was asked for; the crowd's votes are not used. The split comes from a pair of lists, one

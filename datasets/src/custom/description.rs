@@ -1,7 +1,8 @@
-//! Reads the `.toml` that describes a user's own dataset, in the format of [`custom`](crate::custom).
+//! Reads the `.toml` that describes a user's own dataset, in the format of
+//! [`custom`](crate::custom).
 //!
-//! The keys are read one by one and not by `derive`, so that every mistake gives an error of one line
-//! that names the key.
+//! The keys are read one by one and not by `derive`, so that every mistake gives an error of one
+//! line that names the key.
 
 use std::path::{Path, PathBuf};
 

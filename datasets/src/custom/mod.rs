@@ -1,4 +1,5 @@
-//! The user's own dataset: a table with one row per sample, and a `.toml` that describes its columns.
+//! The user's own dataset: a table with one row per sample, and a `.toml` that describes its
+//! columns.
 //!
 //! ```toml
 //! name = "my-clips"             # names the default folders of shards and runs
@@ -22,8 +23,8 @@
 //!
 //! For image and text instead of video and audio, write `image = "photo"` (a path) with
 //! `text = "caption"` (the text itself) or `text_file = "page"` (a path). For several labels per
-//! sample, write `labels = "genres"` instead of `label`, with `separator = "|"`. An empty cell means
-//! that the sample lacks that modality.
+//! sample, write `labels = "genres"` instead of `label`, with `separator = "|"`. An empty cell
+//! means that the sample lacks that modality.
 //!
 //! Paths never leave the raw root. This crate does not read Parquet: a caller reads the table and
 //! passes it to [`Custom::set_table`].

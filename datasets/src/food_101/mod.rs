@@ -276,7 +276,8 @@ fn read_folders(tree: &Tree, texts: &str, images: &Images<'_>) -> Vec<Row> {
         };
         let class_name = facts::FOOD_101[class as usize];
         let file = join(texts, &format!("{class_name}/{stem}.txt"));
-        // Many pages have no text. The publisher's tree lacks their files, so this copy is complete.
+        // Many pages have no text. The publisher's tree lacks their files, so this copy is
+        // complete.
         let text = if tree.has_file(&file) {
             Input::TextFile(file.into())
         } else {

@@ -1,9 +1,11 @@
-//! Files that appear under their name whole or not at all, even where the process is killed or the machine loses power.
+//! Atomic writes: a file appears under its name whole or not at all, even if the process is killed
+//! or the machine loses power.
 //!
-//! A file is written beside its final place under the name `.NAME.RANDOM.tmp`, brought to the disk, and renamed; then
-//! the folder is brought to the disk, so that the new name lasts too. The temporary name begins with a dot and ends
-//! with none of the endings that readers of a folder look for. It is random, so that two processes may write the same
-//! file at once. A killed process leaves it behind, and [`remove_temporaries`] removes it.
+//! A file is written in its final folder under the name `.NAME.RANDOM.tmp`, synchronized to the
+//! disk (fsync) and renamed. Then the folder is synchronized, so that the new name lasts too. The
+//! temporary name begins with a dot and has no extension that readers of a folder look for. It is
+//! random, so that two processes may write the same file at once. A killed process leaves it
+//! behind, and [`remove_temporaries`] removes it.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -12,10 +14,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile};
 
-/// How a temporary name ends.
-const ENDING: &str = ".tmp";
+/// The extension of temporary names.
+const SUFFIX: &str = ".tmp";
 
-/// A file that is being written. [`AtomicFile::publish`] gives it its name; where it is dropped before, it is removed.
+/// A file that is being written. [`AtomicFile::publish`] gives it its name; if it is dropped
+/// before, it is removed.
 #[derive(Debug)]
 pub struct AtomicFile {
     file: NamedTempFile,
@@ -23,16 +26,17 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Begins a file that will be called `path`, in a folder that exists.
+    /// Creates the temporary file for `path`, whose folder must exist.
     ///
     /// # Errors
-    /// The path names no file; the folder is missing, read-only or full.
+    /// The path names no file, or the folder is missing, read-only or full.
     pub fn create(path: &Path) -> io::Result<AtomicFile> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
         let file = Builder::new()
             .prefix(&format!(".{}.", name.to_string_lossy()))
-            .suffix(ENDING)
-            // As for any new file, less the umask; the default is a file for its owner alone.
+            .suffix(SUFFIX)
+            // The mode of any new file, from which the system subtracts the umask. The default
+            // would let nobody but the owner read the file.
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder_of(path))?;
         Ok(AtomicFile {
@@ -41,10 +45,10 @@ impl AtomicFile {
         })
     }
 
-    /// Brings the content to the disk, then gives the file its name, in place of an older one.
+    /// Synchronizes the content to the disk and gives the file its name, in place of an older file.
     ///
     /// # Errors
-    /// The disk is full or the folder cannot be written; an older file of the name is as it was.
+    /// The disk is full or the folder cannot be written. An older file of the name is unchanged.
     pub fn publish(self) -> io::Result<()> {
         self.file.as_file().sync_all()?;
         self.file.persist(&self.path)?;
@@ -62,20 +66,30 @@ impl Write for AtomicFile {
     }
 }
 
-/// Writes a file of these bytes, whole or not at all. Errors are those of [`AtomicFile`].
+/// Writes a file of these bytes, whole or not at all.
+///
+/// # Errors
+/// The errors of [`AtomicFile`].
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes.as_ref())?;
     file.publish()
 }
 
-/// Brings the names in a folder to the disk, after something in it was renamed.
+/// Synchronizes the names in a folder to the disk, after something in it was renamed.
+///
+/// # Errors
+/// The folder cannot be opened or written.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Removes what killed processes have left under temporary names in a folder, for the files whose final names `which`
-/// accepts; folders too. A folder that is missing holds nothing. Only for the one process that writes these files.
+/// Removes the temporary files and folders that killed processes have left in a folder, for all
+/// final names that `which` accepts. A missing folder holds none. No other process may write these
+/// files at the same time.
+///
+/// # Errors
+/// The folder cannot be read, or an entry cannot be removed.
 pub fn remove_temporaries(folder: &Path, which: impl Fn(&str) -> bool) -> io::Result<()> {
     if !folder.exists() {
         return Ok(());
@@ -85,8 +99,8 @@ pub fn remove_temporaries(folder: &Path, which: impl Fn(&str) -> bool) -> io::Re
         let name = entry.file_name();
         let inner = name
             .to_str()
-            .and_then(|name| name.strip_prefix('.')?.strip_suffix(ENDING));
-        // Folders have no random part.
+            .and_then(|name| name.strip_prefix('.')?.strip_suffix(SUFFIX));
+        // The temporary names of folders have no random part.
         let inner = inner.map(|inner| inner.rsplit_once('.').map_or(inner, |(name, _)| name));
         if !inner.is_some_and(&which) {
             continue;
@@ -120,11 +134,11 @@ mod tests {
     }
 
     #[test]
-    fn published_files_are_complete() {
+    fn published_files_are_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("manifest.json");
         write(&path, "old").unwrap();
-        // Half-written and dropped, as by an error.
+        // A file that is dropped half-written, as after an error, leaves the old one.
         let mut half = AtomicFile::create(&path).unwrap();
         half.write_all(b"ne").unwrap();
         let temporary = names(folder.path()).remove(0);
@@ -132,7 +146,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"old");
         drop(half);
         assert_eq!(names(folder.path()), ["manifest.json"]);
-        // Two at once: each is whole, the last one stays.
+        // Of two writers at once, each publishes a whole file, and the last one remains.
         let both = ["first", "second"].map(|text| {
             let mut file = AtomicFile::create(&path).unwrap();
             file.write_all(text.as_bytes()).unwrap();
@@ -143,7 +157,7 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         assert_eq!(names(folder.path()), ["manifest.json"]);
-        // As readable as a file made without detours.
+        // The file has the permissions of any new file.
         let plain = folder.path().join("plain");
         fs::write(&plain, "").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();

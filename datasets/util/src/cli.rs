@@ -1,4 +1,5 @@
-//! Output of the command-line programs: results on stdout, one line on stderr when something is wrong, exit codes.
+//! Output and exit codes of the command-line programs: results go to stdout, errors are one line on
+//! stderr.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -6,14 +7,14 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use serde_json::Value;
 
-/// Exit code of a run that finished with something that the user must look at.
+/// The exit code of a run that finished with findings that the user must examine.
 pub const EXIT_FINDINGS: u8 = 1;
 
-/// Exit code of wrong usage and of input that cannot work.
+/// The exit code for wrong usage and unusable input.
 pub const EXIT_USAGE: u8 = 2;
 
-/// Error numbers of Linux for a full file system, an exceeded quota and a file beyond the size limit
-/// (ENOSPC, EDQUOT, EFBIG).
+/// The Linux error numbers ENOSPC, EDQUOT and EFBIG: a full file system, an exceeded quota, a file
+/// beyond the size limit.
 const NO_SPACE: [i32; 3] = [28, 122, 27];
 
 /// `println!` that returns an error for a closed pipe instead of panicking.
@@ -36,12 +37,12 @@ pub fn print_json(value: &Value) -> anyhow::Result<ExitCode> {
 
 /// Prints a warning on stderr.
 pub fn warn(message: &str) {
-    // There is nobody to tell where stderr is closed.
+    // If stderr is closed, nobody can be warned.
     drop(writeln!(io::stderr(), "warning: {message}"));
 }
 
-/// Prints an error as one line on stderr and returns its exit code. A closed pipe counts as success: whoever read the
-/// output has seen enough of it.
+/// Prints an error as one line on stderr and returns its exit code. A closed pipe counts as
+/// success, because the reader of the output wanted no more of it.
 pub fn report_error(error: &anyhow::Error) -> ExitCode {
     let io_errors = || {
         error
@@ -52,7 +53,7 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut message = one_line(error);
-    // Some libraries hand on the text of a system error and drop its number.
+    // Some libraries keep the text of a system error but not its number.
     let is_full = |code: &i32| {
         io_errors().any(|cause| cause.raw_os_error() == Some(*code))
             || message.contains(&format!("(os error {code})"))
@@ -64,7 +65,7 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-/// The chain of causes in one line; a cause whose text stands in the line already is left out.
+/// Joins the chain of causes into one line, without causes whose text is already in it.
 fn one_line(error: &anyhow::Error) -> String {
     let mut message = String::new();
     for cause in error.chain() {
@@ -80,18 +81,19 @@ fn one_line(error: &anyhow::Error) -> String {
     message.replace(['\n', '\r'], " ")
 }
 
-/// Prints what clap has to say: help and version as they are, wrong usage as one line.
+/// Prints the output of clap, help and version unchanged and usage errors as one line, and returns
+/// the exit code.
 pub fn report_usage(error: &clap::Error) -> ExitCode {
     if let ErrorKind::DisplayHelp | ErrorKind::DisplayVersion = error.kind() {
         drop(error.print());
         return ExitCode::SUCCESS;
     }
     let text = match error.kind() {
-        // clap has the whole help for its text.
+        // The text of this error is the whole help.
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a subcommand is missing".into(),
         _ => error.to_string(),
     };
-    // clap's first paragraph is the problem; the usage and the hint at --help follow it.
+    // clap's first paragraph is the problem; usage and a hint at --help follow.
     let problem: Vec<&str> = text
         .lines()
         .map(str::trim)

@@ -1,17 +1,17 @@
-//! Which of the processor's vector instructions our code may use.
+//! Which of the processor's vector instructions the code of this workspace may use.
 //!
-//! The environment variable [`VARIABLE`] hides those wider than AVX2, so that one machine can test and measure the code that
-//! others run. It masks our own code alone; libraries with vector code have switches of their own, which
-//! `docs/benchmarks.md` lists.
+//! The environment variable [`VARIABLE`] hides those wider than AVX2, so that one machine can test
+//! and measure the code that others run. It affects the code of this workspace alone;
+//! `docs/benchmarks.md` lists the switches of libraries with vector code.
 
 use std::fmt;
 use std::sync::LazyLock;
 
-/// The environment variable that names the widest vector instructions our code may use: `avx2`, `avx512` or `amx`.
-/// If it is unset or empty, all that the processor has are used.
+/// The environment variable that names the widest vector instructions to use: `avx2`, `avx512` or
+/// `amx`. If it is unset or empty, all that the processor has are used.
 pub const VARIABLE: &str = "U2A_CPU";
 
-/// Families of vector instructions of x86-64, each of which includes those before it.
+/// The levels of x86-64 vector instructions; each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// AVX2 and what came with it: BMI1, BMI2, LZCNT, FMA.
@@ -64,13 +64,14 @@ pub fn check() -> Result<(), UnknownLevel> {
     }
 }
 
-/// Whether our code may use the instructions of this level, if the processor has them. A value that [`check`] refuses
-/// hides nothing.
+/// Whether the instructions of this level may be used, if the processor has them. A value that
+/// [`check`] refuses hides nothing.
 pub fn allows(level: Level) -> bool {
     level <= *ALLOWED.as_ref().unwrap_or(&Level::Amx)
 }
 
-/// Whether the processor has the AVX-512 of every server since Skylake (F, BW, DQ and VL) and our code may use it.
+/// Whether the processor has the AVX-512 of every server since Skylake (F, BW, DQ and VL), and it
+/// may be used.
 pub fn has_avx512() -> bool {
     #[cfg(target_arch = "x86_64")]
     return allows(Level::Avx512)

@@ -1,4 +1,4 @@
-//! SHA-256 in lower-case hexadecimal, as manifests and lists of hashes have it.
+//! SHA-256 in lower-case hexadecimal, as in manifests and lists of hashes.
 
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -6,15 +6,15 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-/// Bytes of a file read at once.
+/// The number of bytes that are read at once.
 const CHUNK: usize = 1 << 18;
 
-/// The hash of some bytes: 64 hexadecimal digits.
+/// Returns the hash of some bytes as 64 hexadecimal digits.
 pub fn sha256(bytes: impl AsRef<[u8]>) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// The size of a file in bytes, and its hash.
+/// Returns the size of a file in bytes, and its hash.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_bytes_and_of_a_file() {
+    fn hashes_match_fips_180_2() {
         // FIPS 180-2, appendix B.1.
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(sha256("abc"), abc);

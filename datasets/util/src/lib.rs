@@ -1,13 +1,36 @@
-//! What every crate of the workspace needs and no dataset, shard or model is part of.
+//! The ground crate of the workspace: what several crates need and what has nothing to do with
+//! datasets, shards or models.
 //!
-//! - [`data_root`] is the folder that holds raw data and shards by default.
-//! - [`atomic`] writes files that appear whole or not at all; [`lock`] keeps a folder to one writer.
-//! - [`cpu`] tells which vector instructions may be used.
-//! - [`rng`] is a counter-based random number generator.
-//! - [`hash`] gives SHA-256 in hexadecimal, [`memory`] the memory of a process, [`suggest`] the name that a mistyped one
-//!   may mean.
-//! - [`skip`] reports skipped tests.
-//! - `cli` (with the feature of that name) has what the command-line programs print and return.
+//! | item | what it does |
+//! |---|---|
+//! | [`data_root`] | the folder that holds raw data and shards by default |
+//! | [`atomic`] | writes files that appear whole or not at all |
+//! | [`lock`] | restricts a folder to one writing process |
+//! | [`rng`] | a counter-based random number generator |
+//! | [`hash`] | SHA-256 in hexadecimal |
+//! | [`cpu`] | which vector instructions may be used |
+//! | [`memory`] | the resident memory of a process |
+//! | [`suggest`] | the word that a mistyped one may mean |
+//! | [`skip`] | reports skipped tests |
+//! | `cli` | output and exit codes of the command-line programs, with the feature `cli` |
+//!
+//! ```
+//! # let folder = tempfile::tempdir()?;
+//! # let folder = folder.path();
+//! use util::{atomic, hash, rng::Rng, suggest::did_you_mean};
+//!
+//! // The file is complete under its name, even if the machine loses power.
+//! let path = folder.join("manifest.json");
+//! atomic::write(&path, "{}")?;
+//! assert_eq!(hash::sha256_of_file(&path)?, (2, hash::sha256("{}")));
+//!
+//! // The same seed and purpose give the same numbers, in any order and on any machine.
+//! let (seed, epoch) = (7, 3);
+//! assert_eq!(Rng::new(seed, &[epoch]).bits(), Rng::new(seed, &[epoch]).bits());
+//!
+//! assert_eq!(did_you_mean("trian", ["train", "test"]), " (did you mean \"train\"?)");
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -24,10 +47,10 @@ pub mod suggest;
 
 use std::path::PathBuf;
 
-/// The environment variable that moves the folder of raw data and shards.
+/// The environment variable that names the folder of raw data and shards.
 const DATA_VARIABLE: &str = "U2A_DATA";
 
-/// The folder of raw data and shards: `U2A_DATA`, or `data` where that is unset or empty.
+/// Returns the folder of raw data and shards: `U2A_DATA`, or `data` if that is unset or empty.
 pub fn data_root() -> PathBuf {
     std::env::var_os(DATA_VARIABLE)
         .filter(|value| !value.is_empty())

@@ -1,31 +1,33 @@
-//! One writer per folder, by a lock file.
+//! Lock files, which restrict a folder to one writing process.
 //!
-//! The lock is the kernel's (`flock` on the open file, see [`File::lock`]), so it ends with the process that holds it,
-//! and a file that a killed process has left behind locks nothing. The file holds the process number of its holder;
-//! the last holder removes it. Whose lock it is says which files it protects and what to do where it is held.
+//! The lock is that of the kernel (`flock` on the open file, see [`File::lock`]). It ends with the
+//! process that holds it, so a file that a killed process has left behind locks nothing. The file
+//! contains the process id of its holder, and the last holder removes it. Callers define which
+//! files a lock protects and what to do if another process holds it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Who else may hold the lock, and whether to wait.
+/// Whether other processes may hold the lock too, and whether to wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {
-    /// One holder; where another process holds it, that is an error.
+    /// One process may hold the lock; if another one holds it, acquiring it fails.
     Exclusive,
-    /// Any number of holders in this mode; where one holds it exclusively, that is an error.
+    /// Any number of processes may hold the lock in this mode; if one holds it exclusively,
+    /// acquiring it fails.
     Shared,
-    /// One holder; waits until no other process holds it.
+    /// One process may hold the lock; acquiring it waits until no other process holds it.
     ExclusiveWait,
 }
 
 /// Why a lock was not acquired.
 #[derive(Debug)]
 pub enum LockError {
-    /// Another process holds it: ` (process 123)`, or nothing where the file does not say which.
+    /// Another process holds the lock: ` (process 123)`, or an empty text if its id is not known.
     Held(String),
-    /// The file cannot be made, written or locked.
+    /// The file cannot be created, written or locked.
     Io(io::Error),
 }
 
@@ -43,10 +45,11 @@ pub struct FileLock {
 }
 
 impl FileLock {
-    /// Acquires the lock on the file `path`, which is made where it is missing, in a folder that exists.
+    /// Acquires the lock on the file `path`, which is created if it is missing; its folder must
+    /// exist.
     ///
     /// # Errors
-    /// Another process holds it; the file cannot be written.
+    /// Another process holds the lock, or the file cannot be written.
     pub fn acquire(path: &Path, mode: LockMode) -> Result<FileLock, LockError> {
         loop {
             let mut options = OpenOptions::new();
@@ -68,7 +71,8 @@ impl FileLock {
                 }
                 Err(TryLockError::Error(error)) => return Err(error.into()),
             }
-            // The last holder may have removed the file between our opening and locking it.
+            // The last holder may have removed the file after it was opened and before it was
+            // locked here.
             let locked = file.metadata()?;
             let is_at_path =
                 |now: std::fs::Metadata| now.ino() == locked.ino() && now.dev() == locked.dev();
@@ -88,8 +92,9 @@ impl FileLock {
 
 impl Drop for FileLock {
     fn drop(&mut self) {
-        // Where others share the lock, the last of them removes the file. Unlock before trying to lock exclusively: of
-        // two that are dropped at once, each would otherwise see the other's lock, and neither would remove the file.
+        // The last of several holders removes the file. The lock is released before it is tried
+        // exclusively: of two holders that are dropped at once, each would otherwise find the
+        // other's lock, and neither would remove the file.
         if self.file.unlock().is_ok() && self.file.try_lock().is_ok() {
             drop(std::fs::remove_file(&self.path));
         }

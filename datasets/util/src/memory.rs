@@ -1,12 +1,13 @@
-//! How much memory a process takes, from the kernel's account of it (`/proc/PROCESS/status`, see proc(5)).
+//! The resident memory of a process, as the kernel reports it in `/proc/PROCESS/status` (see
+//! proc(5)).
 
-/// Memory of this process that is resident now, in bytes. `None` where the system does not tell.
+/// Returns the resident memory of this process in bytes. `None` if the system does not report it.
 pub fn resident() -> Option<u64> {
     field("self", "VmRSS:")
 }
 
-/// The most memory that a running process has had resident so far, in bytes. `None` where the system does not tell,
-/// and where the process has ended.
+/// Returns the peak of the resident memory of a running process, in bytes. `None` if the system
+/// does not report it or the process has ended.
 pub fn peak(process: u32) -> Option<u64> {
     field(&process.to_string(), "VmHWM:")
 }
@@ -23,11 +24,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_this_process() {
+    fn resident_and_peak_memory_follow_an_allocation() {
         let own = std::process::id();
         let before = resident().unwrap();
         let held = std::hint::black_box(vec![1u8; 64 << 20]);
-        // The kernel sums up counters of each processor, and may be a few pages behind.
+        // The kernel adds up counters of all processors, which may lag by a few pages.
         assert!(resident().unwrap() > before + (60 << 20));
         drop(held);
         assert!(resident().unwrap() < before + (30 << 20));

@@ -1,19 +1,19 @@
-//! Random numbers that are a pure function of what they are for.
+//! Counter-based random numbers: a pure function of seed, purpose and position.
 //!
 //! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a
-//! 128-bit counter and a 64-bit key into 128 random bits. Nothing is remembered between calls, so
-//! a resumed run, another number of threads or another batch size draws the same numbers for the
-//! same (seed, purpose, position).
+//! 128-bit counter and a 64-bit key into 128 random bits. No state is kept between calls, so a
+//! resumed run, another number of threads or another batch size draws the same numbers for the same
+//! seed, purpose and position.
 
-/// One block of Philox4x32-10.
+/// Computes one block of Philox4x32-10.
 #[inline]
 pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let [block, rest @ ..] = counter;
     philox4x32_lanes([block], rest, key)[0]
 }
 
-/// [`philox4x32`] of several counters that differ in their first word, written so that the compiler can run
-/// them in vectors.
+/// Computes [`philox4x32`] for several counters that differ in their first word, in loops that the
+/// compiler can vectorize.
 #[inline(always)]
 pub fn philox4x32_lanes<const N: usize>(
     blocks: [u32; N],
@@ -43,7 +43,7 @@ pub fn philox4x32_lanes<const N: usize>(
     std::array::from_fn(|lane| [c0[lane], c1[lane], c2[lane], c3[lane]])
 }
 
-/// A sequence of random numbers named by a seed and up to three more numbers.
+/// A sequence of random numbers, identified by a seed and up to three more numbers.
 #[derive(Clone, Debug)]
 pub struct Rng {
     key: [u32; 2],
@@ -55,10 +55,10 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// The sequence of this seed and purpose; a missing number counts as 0.
+    /// Starts the sequence of this seed and purpose; a missing number counts as 0.
     ///
     /// # Panics
-    /// With more than three numbers: a bug in the caller.
+    /// `name` has more than three numbers.
     pub fn new(seed: u64, name: &[u32]) -> Self {
         assert!(
             name.len() <= 3,
@@ -76,7 +76,7 @@ impl Rng {
         }
     }
 
-    /// 32 random bits.
+    /// Draws 32 random bits.
     pub fn bits(&mut self) -> u32 {
         if self.used == 4 {
             self.words = philox4x32(
@@ -90,13 +90,13 @@ impl Rng {
         self.words[self.used - 1]
     }
 
-    /// Uniform in [0, 1), all 53 bits of a double's fraction.
+    /// Draws uniformly from `[0, 1)`, with all 53 bits of a double's significand.
     pub fn uniform(&mut self) -> f64 {
         let bits = u64::from(self.bits()) << 32 | u64::from(self.bits());
         (bits >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Standard normal, by Box and Muller's transform.
+    /// Draws from the standard normal distribution, by the Box-Muller transform.
     pub fn normal(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {
             return spare;
@@ -108,10 +108,10 @@ impl Rng {
         radius * angle.cos()
     }
 
-    /// Uniform in `0..n`, without bias (Lemire's multiply and reject).
+    /// Draws uniformly from `0..n`, without bias (Lemire's method: multiply and reject).
     ///
     /// # Panics
-    /// If `n` is 0.
+    /// `n` is 0.
     pub fn below(&mut self, n: u32) -> u32 {
         assert!(n > 0, "there is no number below 0");
         let reject = n.wrapping_neg() % n;
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_answers_of_random123() {
+    fn philox_matches_the_known_answers_of_random123() {
         assert_eq!(
             philox4x32([0; 4], [0; 2]),
             [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_and_ranges() {
+    fn draws_have_the_right_moments_and_ranges() {
         let mut rng = Rng::new(1, &[2]);
         let normals: Vec<f64> = (0..20_000).map(|_| rng.normal()).collect();
         let mean = normals.iter().sum::<f64>() / 20_000.0;

@@ -1,4 +1,5 @@
-//! Skipped tests, reported so that they are seen although `cargo test` captures what a passing test prints.
+//! Skipped tests, reported so that they are seen although `cargo test` captures what a passing test
+//! prints.
 
 use std::fmt::Display;
 use std::fs::File;

@@ -1,7 +1,7 @@
-//! What a mistyped word may have been meant to be.
+//! Suggestions for mistyped words.
 
-/// ` (did you mean "ave"?)` for the candidate with the fewest edits from a word (Levenshtein distance). Nothing where
-/// these are more than one and a third of the longer word's length.
+/// Returns ` (did you mean "ave"?)` with the candidate of the smallest Levenshtein distance from a
+/// word, or an empty text if that distance is above 1 plus a third of the longer word's length.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     let word = word.to_ascii_lowercase();
     let nearest = candidates
@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn typos_are_recognised_and_nothing_far() {
+    fn only_near_words_are_suggested() {
         let names = ["food-101", "mm-imdb", "kinetics-sound", "ave", "crema-d"];
         let hint = |word| did_you_mean(word, names);
         assert_eq!(hint("cremad"), " (did you mean \"crema-d\"?)");
