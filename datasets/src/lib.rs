@@ -61,6 +61,7 @@ pub use check::{CheckOptions, CheckReport, ClassCheck, MissingItem, SplitCheck, 
 pub use custom::{Custom, Table};
 pub use error::Error;
 pub use hashes::{HashCheck, WrongFile};
+pub use tree::LFS_PREFIX;
 pub use types::{
     AbsenceCause, Dataset, Info, Input, ListOptions, Listing, MAX_ID_BYTES, Modality, Note,
     NoteKind, Plot, Sample, Split,

@@ -18,7 +18,7 @@ use crate::types::Split;
 const MAX_DEPTH: usize = 8;
 
 /// The first bytes of a Git LFS pointer.
-const LFS_PREFIX: &[u8] = b"version https://git-lfs";
+pub const LFS_PREFIX: &[u8] = b"version https://git-lfs";
 
 /// The size that every Git LFS pointer is below, by its specification.
 const LFS_MAX_BYTES: u64 = 1024;

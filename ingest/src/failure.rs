@@ -1,8 +1,9 @@
-//! Failures: why a modality that should be there is missing. A failure has a short cause out of a small
-//! set, and details.
+//! Failures: why a modality that should be there is missing. A failure has a short cause out of a
+//! small set, and details.
 //!
-//! `manifest.json` counts by cause, and the shard's `error` column holds both. Neither may hold anything
-//! that differs between two runs over the same input, such as times, process ids and absolute paths.
+//! `manifest.json` counts by cause, and the shard's `error` column holds both. Neither may hold
+//! anything that differs between two runs over the same input, such as times, process ids and
+//! absolute paths.
 
 use std::fmt;
 

@@ -1,7 +1,8 @@
 //! `ingest`: raw media to Parquet shards, and what belongs to that.
 //!
-//! [`cli`] has one module per subcommand. A run plans its shards ([`plan`]), has the media decoded by child processes
-//! ([`workers`], which use [`decode`]), and writes the shards in order ([`run`], [`shard_writer`], [`manifest`]).
+//! [`cli`] has one module per subcommand. A run plans its shards ([`plan`]), has the media decoded
+//! by child processes ([`workers`], which use [`decode`]), and writes the shards in order ([`run`],
+//! [`shard_writer`], [`manifest`]).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -1,7 +1,8 @@
-//! The files beside finished shards: `failures.parquet`, the standard masks and, last, `manifest.json`.
+//! The files beside finished shards: `failures.parquet`, the standard masks and, last,
+//! `manifest.json`.
 //!
-//! They are made from the shards alone, so they have the same bytes whichever run makes them and however
-//! often runs were interrupted. They hold no clock time, no host name and no absolute path.
+//! They are made from the shards alone, so they have the same bytes whichever run makes them and
+//! however often runs were interrupted. They hold no clock time, no host name and no absolute path.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -179,8 +180,8 @@ impl Manifest {
     }
 }
 
-/// Writes the files that belong beside the shards into the folder, the manifest last. Returns `None` if
-/// there are no shards.
+/// Writes the files that belong beside the shards into the folder, the manifest last. Returns
+/// `None` if there are no shards.
 ///
 /// # Errors
 /// A shard cannot be read, or a file cannot be written.
@@ -216,8 +217,8 @@ fn add<K: Ord + Clone>(sum: &mut BTreeMap<K, usize>, more: &BTreeMap<K, usize>) 
     }
 }
 
-/// Writes `failures.parquet`. It has a row for each sample without any modality: id, split, source and
-/// the failure of each modality.
+/// Writes `failures.parquet`. It has a row for each sample without any modality: id, split, source
+/// and the failure of each modality.
 fn write_failures(folder: &Path, info: &Info, finished: &[Finished]) -> anyhow::Result<()> {
     let all = || {
         finished.iter().flat_map(|shard| {
@@ -272,8 +273,8 @@ fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
     util::atomic::write(&path, bytes).with_context(|| path.display().to_string())
 }
 
-/// Writes the masks of all protocols that the dataset has, with the rate and the seeds of the paper's
-/// tables.
+/// Writes the masks of all protocols that the dataset has, with the rate and the seeds of the
+/// paper's tables.
 fn write_masks(folder: &Path) -> anyhow::Result<()> {
     let shards = Shards::open(folder)?;
     for protocol in Protocol::of(shards.spec().modalities) {

@@ -1,14 +1,14 @@
-//! Masks of other programs: one code per sample, as in the code of missing-aware prompts (Lee et al.,
-//! CVPR 2023).
+//! Masks of other programs: one code per sample, as in the code of missing-aware prompts (Lee et
+//! al., CVPR 2023).
 //!
-//! Code 0 means that both modalities are present, 1 that the dataset's second modality is missing (in
-//! their code the text), and 2 that the first one is missing (in their code the image). With audio and
-//! video, in this order, 1 removes the video and 2 the audio.
+//! Code 0 means that both modalities are present, 1 that the dataset's second modality is missing
+//! (in their code the text), and 2 that the first one is missing (in their code the image). With
+//! audio and video, in this order, 1 removes the video and 2 the audio.
 //!
-//! A `.npy` or `.safetensors` file holds one code per sample of a split, in the order of the shards,
-//! which is that of the annotation. A `.csv` file holds the same without a header, or has a header with
-//! `id` and `value` (and `split`, where ids repeat) and rows in any order. A number of codes that does
-//! not fit is an error.
+//! A `.npy` or `.safetensors` file holds one code per sample of a split, in the order of the
+//! shards, which is that of the annotation. A `.csv` file holds the same without a header, or has a
+//! header with `id` and `value` (and `split`, where ids repeat) and rows in any order. A number of
+//! codes that does not fit is an error.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,8 +27,8 @@ pub enum Values {
     ById(BTreeMap<String, u8>),
 }
 
-/// Reads a file in the format of its extension. Of a `.csv` file with a column `split`, only the rows
-/// of `split` are read.
+/// Reads a file in the format of its extension. Of a `.csv` file with a column `split`, only the
+/// rows of `split` are read.
 ///
 /// # Errors
 /// The extension is another one, the file is not of that format, or a code is none of 0, 1 and 2.
@@ -92,8 +92,8 @@ fn read_npy(bytes: &[u8]) -> Numbers {
         let values = file.into_vec().map_err(|_| WRONG_LENGTH.to_string())?;
         Ok(values.into_iter().map(number).collect())
     }
-    // The parser of the header recurses into brackets, so that many of them overflow the stack. The header
-    // of an array of numbers has two or three pairs.
+    // The parser of the header recurses into brackets, so that many of them overflow the stack. The
+    // header of an array of numbers has two or three pairs.
     let header = match bytes.get(6..12) {
         Some([1, _, a, b, ..]) => 10 + u16::from_le_bytes([*a, *b]) as usize,
         Some([_, _, a, b, c, d]) => 12 + u32::from_le_bytes([*a, *b, *c, *d]) as usize,

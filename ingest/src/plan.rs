@@ -94,8 +94,8 @@ pub struct Shard {
     pub name: ShardName,
     /// The samples, in the order of the listing.
     pub samples: Vec<Sample>,
-    /// SHA-256 of the samples as listed, in hexadecimal. It tells whether a finished shard was made from
-    /// the same samples.
+    /// SHA-256 of the samples as listed, in hexadecimal. It tells whether a finished shard was made
+    /// from the same samples.
     pub input_hash: String,
 }
 

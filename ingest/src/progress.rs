@@ -1,4 +1,5 @@
-//! The progress of a job, on stderr: a bar with rate and time left on a terminal, JSON lines otherwise.
+//! The progress of a job, on stderr: a bar with rate and time left on a terminal, JSON lines
+//! otherwise.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};

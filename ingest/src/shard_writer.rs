@@ -1,9 +1,9 @@
 //! Shards on disk. A shard is written whole or not at all, and describes its own contents.
 //!
-//! The rows go into a file with a temporary name ([`util::atomic`]), which gets its final name when it is
-//! complete and on the disk. Beside the rows a shard has a [`Summary`] in its Parquet key-value metadata,
-//! which says what became of every sample that was planned for it. The manifest and the table of
-//! failures are made from the summaries alone.
+//! The rows go into a file with a temporary name ([`util::atomic`]), which gets its final name when
+//! it is complete and on the disk. Beside the rows a shard has a [`Summary`] in its Parquet
+//! key-value metadata, which says what became of every sample that was planned for it. The manifest
+//! and the table of failures are made from the summaries alone.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -8,7 +8,8 @@ use datasets::{Custom, Dataset, Table};
 /// The arguments that select a dataset and its raw folder.
 #[derive(clap::Args, Debug)]
 pub struct Select {
-    /// food-101, mm-imdb, kinetics-sound, ave, crema-d, or the path of a .toml that describes your own data
+    /// food-101, mm-imdb, kinetics-sound, ave, crema-d, or the path of a .toml that describes your
+    /// own data
     #[arg(value_name = "DATASET")]
     pub dataset: String,
     /// Folder of the raw data [default: data/raw/DATASET]
@@ -64,8 +65,8 @@ fn read_table(path: &Path) -> anyhow::Result<Table> {
         .with_context(|| format!("{}: not a Parquet table that can be used", path.display()))
 }
 
-/// Returns the folder of shards that an argument names: the argument itself if it is a folder, and the
-/// default folder if it is the name of a dataset.
+/// Returns the folder of shards that an argument names: the argument itself if it is a folder, and
+/// the default folder if it is the name of a dataset.
 ///
 /// # Errors
 /// It is neither, or the default folder does not exist.

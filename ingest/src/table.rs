@@ -19,14 +19,14 @@ use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderB
 /// Separates the elements of a list, as `datasets` expects several labels in one cell by default.
 const SEPARATOR: &str = "|";
 
-/// Reads the columns of text, numbers, times and lists of these. A list becomes one cell whose elements
-/// are joined by "|". Columns of other types, such as structs, are left out.
+/// Reads the columns of text, numbers, times and lists of these. A list becomes one cell whose
+/// elements are joined by "|". Columns of other types, such as structs, are left out.
 ///
 /// # Errors
 /// The file is no Parquet file or is damaged, or a column holds bytes that are no text.
 pub fn read(path: &Path) -> anyhow::Result<Table> {
-    // The parquet crate panics on some damaged pages. The hook suppresses its message, because the error
-    // that is returned says the same in a clear sentence.
+    // The parquet crate panics on some damaged pages. The hook suppresses its message, because the
+    // error that is returned says the same in a clear sentence.
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
     let table = panic::catch_unwind(|| read_columns(path));

@@ -1,5 +1,5 @@
-//! `ingest check`: compares a raw tree with what the dataset should hold, and prints the findings of
-//! [`datasets::check`].
+//! `ingest check`: compares a raw tree with what the dataset should hold, and prints the findings
+//! of [`datasets::check`].
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

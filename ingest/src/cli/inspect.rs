@@ -1,5 +1,5 @@
-//! `ingest inspect`: starts the program `inspect`, which is a crate of its own because polars takes long
-//! to compile.
+//! `ingest inspect`: starts the program `inspect`, which is a crate of its own because polars takes
+//! long to compile.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -7,7 +7,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 
-/// Show what shards hold: schema, rows of each split and class, missing modalities, durations, failures
+/// Show what shards hold: schema, rows of each split and class, missing modalities, durations,
+/// failures
 #[derive(clap::Args, Debug)]
 #[command(disable_help_flag = true)]
 pub struct Args {

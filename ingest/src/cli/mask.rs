@@ -1,4 +1,5 @@
-//! `ingest mask`: writes a missing-modality mask beside the shards. [`features::mask`] defines masks.
+//! `ingest mask`: writes a missing-modality mask beside the shards. [`features::mask`] defines
+//! masks.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,7 +29,8 @@ pub struct Args {
     /// Name of a dataset, or a folder of shards
     #[arg(value_name = "DATASET|DIR")]
     target: String,
-    /// How the mask is drawn: missing-audio, missing-video, missing-image, missing-text or missing-both
+    /// How the mask is drawn: missing-audio, missing-video, missing-image, missing-text or
+    /// missing-both
     #[arg(long, value_name = "P", required_unless_present = "import")]
     protocol: Option<Protocol>,
     /// Share of the samples that lose a modality, from 0 to 1
@@ -37,8 +39,8 @@ pub struct Args {
     /// Seed of the random numbers
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Import the mask of one split from a .npy, .safetensors or .csv file: for each sample 0 if it is
-    /// complete, 1 if it lacks the second modality, 2 if it lacks the first
+    /// Import the mask of one split from a .npy, .safetensors or .csv file: for each sample 0 if it
+    /// is complete, 1 if it lacks the second modality, 2 if it lacks the first
     #[arg(long, value_name = "FILE", requires = "split", conflicts_with_all = ["protocol", "rate", "seed"])]
     import: Option<PathBuf>,
     /// Split of the imported mask
@@ -60,8 +62,8 @@ pub struct Args {
 /// Runs the subcommand.
 ///
 /// # Errors
-/// There are no such shards, they lack the protocol's modality, the imported mask does not fit them, or
-/// the file cannot be written.
+/// There are no such shards, they lack the protocol's modality, the imported mask does not fit
+/// them, or the file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let folder = source::shards_folder(&args.target)?;
     let shards = Shards::open(&folder)?;

@@ -1,5 +1,5 @@
-//! The command line, with one module per subcommand. Results go to stdout and progress to stderr. The
-//! exit codes are those of [`util::cli`].
+//! The command line, with one module per subcommand. Results go to stdout and progress to stderr.
+//! The exit codes are those of [`util::cli`].
 
 mod check;
 mod inspect;

@@ -1,59 +1,56 @@
-//! An audio stream's packets to mono float samples at 16 kHz.
+//! Audio packets to mono samples at 16 kHz.
 //!
-//! Channels are averaged, then resampled; what the mel front end cannot use (behind 1024 frames) is not decoded. No gain,
-//! no mean subtraction: that is the front end's business.
+//! Channels are averaged and the result is resampled. The packets after the last sample that the
+//! mel front end uses (1024 frames) are not decoded. Gain and mean are left as they are.
 
 use std::ops::ControlFlow;
 
+use features::mel::{HOP, MAX_MEL_FRAMES, SAMPLE_RATE, WINDOW};
 use ffmpeg_next::format::Sample;
 use ffmpeg_next::frame;
 use rubato::audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Fft, FixedSync, Resampler, WindowFunction};
 
 use super::demux::Track;
-use super::{Health, Span, drive, libav, nothing_in};
+use super::{Health, Span, decode_packets, empty_span, libav};
 use crate::failure::{self, Failure};
 
-/// Rate of everything that leaves this module, in Hz.
-pub const SAMPLE_RATE: usize = 16_000;
+/// Number of samples that [`MAX_MEL_FRAMES`] mel frames are computed from: 10.255 s.
+const MAX_SAMPLES: usize = (MAX_MEL_FRAMES - 1) * HOP + WINDOW;
 
-/// Samples that 1024 mel frames need: 1023 hops of 10 ms and one window of 25 ms. 10.255 s.
-pub const MAX_SAMPLES: usize = 1023 * 160 + MIN_SAMPLES;
+/// Least number of input samples in a block of the resampler. Long blocks make a steep filter: with
+/// this length, frequencies up to 7.8 kHz pass unchanged from 44.1 and 48 kHz. rubato's choice for
+/// blocks of 1024 attenuates 7 kHz by 14 dB.
+const RESAMPLER_BLOCK: usize = 4096;
 
-/// Samples of one mel frame.
-pub const MIN_SAMPLES: usize = 400;
+/// Number of input samples that are decoded beyond the last one that is used. It is more than the
+/// length of the resampler's filter, so that the end of decoding changes no sample that is used.
+const RESAMPLER_CONTEXT: usize = 4 * RESAMPLER_BLOCK;
 
-/// Input samples per block of the resampler, at least. Long blocks make a steep filter: with this length everything up to
-/// 7.8 kHz passes unchanged from 44.1 and 48 kHz. rubato's own choice for blocks of 1024 takes 14 dB off 7 kHz.
-const BLOCK: usize = 4096;
+/// Sample rates that are plausible, in Hz. Others come from damaged headers.
+const VALID_RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 
-/// Input samples decoded beyond the last one needed, so that cutting there changes no sample that is kept: more than the
-/// resampler's filter is long.
-const SURROUNDINGS: usize = 4 * BLOCK;
-
-/// Rates taken for real, in Hz.
-const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
-
-/// What came out of an audio stream.
+/// A decoded audio stream.
 pub struct Audio {
-    /// Mono, 16 kHz, at most [`MAX_SAMPLES`] of them.
+    /// Mono samples at 16 kHz, at most [`MAX_SAMPLES`].
     pub samples: Vec<f32>,
-    /// Duration of the stream in seconds. What was decoded, and where decoding stopped early because the mel ends there,
-    /// the rest as the packets tell it.
+    /// Duration of the stream in seconds. Where decoding stopped after the last sample that is
+    /// used, the packets give the rest.
     pub seconds: f64,
-    /// Damage met on the way.
+    /// How much of the stream could be decoded.
     pub health: Health,
 }
 
 /// Decodes a stream.
 ///
 /// # Errors
-/// No decoder, nothing decodable, only zeros, or shorter than one mel frame.
+/// There is no decoder, nothing can be decoded, all samples are zero, or they are fewer than one
+/// mel frame needs.
 pub fn decode(track: &Track) -> Result<Audio, Failure> {
     let mut decoder = libav::audio_decoder(&track.parameters, track.time_base)
-        .map_err(|error| super::open_failure(error, &track.parameters))?;
+        .map_err(|error| super::decoder_failure(error, &track.parameters))?;
     let mut mono = Mono::default();
-    let errors = drive(
+    let errors = decode_packets(
         &mut decoder,
         &track.packets,
         frame::Audio::empty(),
@@ -66,18 +63,18 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
     if let Some(problem) = mono.problem {
         return Err(Failure::with(failure::UNDECODABLE, problem));
     }
-    if mono.stretches.is_empty() {
+    if mono.segments.is_empty() {
         return Err(Failure::with(
             failure::UNDECODABLE,
             health.describe("audio frame"),
         ));
     }
     health.check("audio frame")?;
-    let values = || mono.stretches.iter().flat_map(|(_, samples)| samples);
+    let values = || mono.segments.iter().flat_map(|(_, samples)| samples);
     if values().any(|sample| !sample.is_finite()) {
         return Err(Failure::with(
             failure::UNDECODABLE,
-            "samples that are no numbers",
+            "samples that are not finite",
         ));
     }
     if values().all(|&sample| sample == 0.0) {
@@ -85,17 +82,17 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
     }
     let decoded = mono.seconds();
     let seconds = match (mono.start, track.end) {
-        (Some(start), Some(end)) if mono.full || !track.whole => {
+        (Some(start), Some(end)) if mono.is_full || !track.whole => {
             track.seconds(end.saturating_sub(start)).max(decoded)
         }
         _ => decoded,
     };
     let mut samples = Vec::new();
-    for (rate, stretch) in mono.stretches {
-        samples.extend(resample(stretch, rate as usize)?);
+    for (rate, segment) in mono.segments {
+        samples.extend(resample(segment, rate as usize)?);
     }
     samples.truncate(MAX_SAMPLES);
-    if samples.len() < MIN_SAMPLES {
+    if samples.len() < WINDOW {
         let detail = format!(
             "{} ms, and one mel frame takes 25",
             samples.len() * 1000 / SAMPLE_RATE
@@ -110,10 +107,11 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
 }
 
 impl Audio {
-    /// A part of it; the whole where there is no span. What lies behind [`MAX_SAMPLES`] cannot be had.
+    /// Returns the samples of a span, or all of them if there is no span. Samples after the first
+    /// [`MAX_SAMPLES`] are not available.
     ///
     /// # Errors
-    /// Shorter than one mel frame, or only zeros.
+    /// The span has fewer samples than one mel frame needs, or all of them are zero.
     pub fn part(&self, span: Option<Span>) -> Result<Part<'_>, Failure> {
         let Some((from, to)) = span else {
             return Ok(Part {
@@ -126,8 +124,8 @@ impl Audio {
             sample.min(self.samples.len())
         };
         let samples = &self.samples[at(from).min(at(to))..at(to)];
-        if samples.len() < MIN_SAMPLES {
-            return Err(nothing_in(span, self.seconds));
+        if samples.len() < WINDOW {
+            return Err(empty_span(span, self.seconds));
         }
         if samples.iter().all(|&sample| sample == 0.0) {
             return Err(Failure::with(
@@ -142,100 +140,107 @@ impl Audio {
     }
 }
 
-/// A stretch of [`Audio`].
+/// The samples of a span of [`Audio`].
 pub struct Part<'a> {
-    /// As [`Audio::samples`].
+    /// Mono samples at 16 kHz.
     pub samples: &'a [f32],
-    /// Its duration.
+    /// The duration in seconds.
     pub seconds: f64,
 }
 
-/// Mono samples at the stream's own rate, as far as they are needed.
+/// Mono samples at the stream's own rate, up to the last one that is used.
 #[derive(Default)]
 struct Mono {
-    /// Rate and samples. One stretch, unless the rate changes on the way, as it does where a frame's header is damaged.
-    stretches: Vec<(u32, Vec<f32>)>,
-    /// Time stamp of the first frame, behind what the encoder put in front.
+    /// Segments of one rate, with their samples. There is one segment, unless the rate changes
+    /// within the stream, as it does where the header of a frame is damaged.
+    segments: Vec<(u32, Vec<f32>)>,
+    /// Time stamp of the first frame after the encoder's priming samples.
     start: Option<i64>,
+    /// Number of frames.
     frames: usize,
-    full: bool,
+    /// Whether all samples that are used have been decoded.
+    is_full: bool,
+    /// Why the stream cannot be used.
     problem: Option<String>,
 }
 
 impl Mono {
+    /// Adds a frame. Breaks off when no more frames are needed.
     fn push(&mut self, frame: &frame::Audio) -> ControlFlow<()> {
         let rate = frame.rate();
-        if !RATES.contains(&rate) || frame.channels() == 0 {
+        if !VALID_RATES.contains(&rate) || frame.channels() == 0 {
             self.problem = Some(format!("{} channels at {rate} Hz", frame.channels()));
             return ControlFlow::Break(());
         }
         if frame.samples() == 0 {
             return ControlFlow::Continue(());
         }
-        if self.stretches.is_empty() {
+        if self.segments.is_empty() {
             self.start = frame.timestamp();
         }
-        if self
-            .stretches
-            .last()
-            .is_none_or(|(known, _)| *known != rate)
-        {
-            self.stretches.push((rate, Vec::new()));
+        if self.segments.last().is_none_or(|(known, _)| *known != rate) {
+            self.segments.push((rate, Vec::new()));
         }
-        if let Some((_, samples)) = self.stretches.last_mut()
+        if let Some((_, samples)) = self.segments.last_mut()
             && let Err(problem) = append_mono(samples, frame)
         {
             self.problem = Some(problem);
             return ControlFlow::Break(());
         }
         self.frames += 1;
-        self.full = self.seconds() >= needed(rate as usize);
-        if self.full {
+        self.is_full = self.seconds() >= seconds_needed(rate as usize);
+        if self.is_full {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
         }
     }
 
+    /// Duration of the samples in seconds.
     fn seconds(&self) -> f64 {
-        let stretches = self.stretches.iter();
-        stretches
+        let segments = self.segments.iter();
+        segments
             .map(|(rate, samples)| samples.len() as f64 / f64::from(*rate))
             .sum()
     }
 }
 
-/// Seconds after which nothing more can reach the mel, with this rate at the end.
-fn needed(rate: usize) -> f64 {
-    let surroundings = SURROUNDINGS + 2 * rate / gcd(rate, SAMPLE_RATE);
-    MAX_SAMPLES as f64 / SAMPLE_RATE as f64 + surroundings as f64 / rate as f64
+/// Seconds that have to be decoded of a stream with this rate at its end.
+fn seconds_needed(rate: usize) -> f64 {
+    let context = RESAMPLER_CONTEXT + 2 * rate / gcd(rate, SAMPLE_RATE);
+    MAX_SAMPLES as f64 / SAMPLE_RATE as f64 + context as f64 / rate as f64
 }
 
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Appends the mean of a frame's channels, full scale being 1.
+/// Appends the mean of a frame's channels. Full scale is 1.
 fn append_mono(out: &mut Vec<f32>, frame: &frame::Audio) -> Result<(), String> {
     match frame.format() {
-        Sample::U8(_) => mean(out, frame, |[b]: [u8; 1]| (f32::from(b) - 128.0) / 128.0),
-        Sample::I16(_) => mean(out, frame, |b: [u8; 2]| {
+        Sample::U8(_) => append_mean(out, frame, |[b]: [u8; 1]| (f32::from(b) - 128.0) / 128.0),
+        Sample::I16(_) => append_mean(out, frame, |b: [u8; 2]| {
             f32::from(i16::from_ne_bytes(b)) / 32_768.0
         }),
-        Sample::I32(_) => mean(out, frame, |b: [u8; 4]| {
+        Sample::I32(_) => append_mean(out, frame, |b: [u8; 4]| {
             i32::from_ne_bytes(b) as f32 / 2_147_483_648.0
         }),
-        Sample::I64(_) => mean(out, frame, |b: [u8; 8]| {
+        Sample::I64(_) => append_mean(out, frame, |b: [u8; 8]| {
             i64::from_ne_bytes(b) as f32 / 9_223_372_036_854_775_808.0
         }),
-        Sample::F32(_) => mean(out, frame, f32::from_ne_bytes),
-        Sample::F64(_) => mean(out, frame, |b: [u8; 8]| f64::from_ne_bytes(b) as f32),
+        Sample::F32(_) => append_mean(out, frame, f32::from_ne_bytes),
+        Sample::F64(_) => append_mean(out, frame, |b: [u8; 8]| f64::from_ne_bytes(b) as f32),
         Sample::None => return Err("samples of an unknown format".to_owned()),
     }
     Ok(())
 }
 
-fn mean<const N: usize>(out: &mut Vec<f32>, frame: &frame::Audio, value: impl Fn([u8; N]) -> f32) {
+/// Appends the mean of a frame's channels. `value` converts the bytes of one sample.
+fn append_mean<const N: usize>(
+    out: &mut Vec<f32>,
+    frame: &frame::Audio,
+    value: impl Fn([u8; N]) -> f32,
+) {
     let channels = usize::from(frame.channels());
     let start = out.len();
     out.resize(start + frame.samples(), 0.0);
@@ -249,8 +254,8 @@ fn mean<const N: usize>(out: &mut Vec<f32>, frame: &frame::Audio, value: impl Fn
         }
     } else {
         let (values, _) = libav::audio_plane(frame, 0).as_chunks::<N>();
-        for (sum, all) in out.iter_mut().zip(values.chunks_exact(channels)) {
-            *sum = all.iter().map(|&bytes| value(bytes)).sum();
+        for (sum, frame) in out.iter_mut().zip(values.chunks_exact(channels)) {
+            *sum = frame.iter().map(|&bytes| value(bytes)).sum();
         }
     }
     if channels > 1 {
@@ -258,8 +263,8 @@ fn mean<const N: usize>(out: &mut Vec<f32>, frame: &frame::Audio, value: impl Fn
     }
 }
 
-/// Resamples to 16 kHz, exactly aligned with the input's start.
-pub fn resample(samples: Vec<f32>, rate: usize) -> Result<Vec<f32>, Failure> {
+/// Resamples to 16 kHz. The first sample of the result is at the same time as that of the input.
+fn resample(samples: Vec<f32>, rate: usize) -> Result<Vec<f32>, Failure> {
     if rate == SAMPLE_RATE {
         return Ok(samples);
     }
@@ -270,9 +275,16 @@ pub fn resample(samples: Vec<f32>, rate: usize) -> Result<Vec<f32>, Failure> {
         )
     };
     let window = WindowFunction::BlackmanHarris2;
-    let mut resampler =
-        Fft::<f32>::new_custom(rate, SAMPLE_RATE, BLOCK, 1, 1, window, FixedSync::Input)
-            .map_err(|error| wrong(&error))?;
+    let mut resampler = Fft::<f32>::new_custom(
+        rate,
+        SAMPLE_RATE,
+        RESAMPLER_BLOCK,
+        1,
+        1,
+        window,
+        FixedSync::Input,
+    )
+    .map_err(|error| wrong(&error))?;
     let length = samples.len();
     let input = InterleavedSlice::new(&samples, 1, length).map_err(|error| wrong(&error))?;
     let output = resampler
@@ -291,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_cut_out_to_the_sample() {
+    fn spans_are_exact_to_the_sample() {
         let audio = Audio {
             samples: (0..5 * SAMPLE_RATE)
                 .map(|i| if i < SAMPLE_RATE { 0.0 } else { i as f32 })
@@ -311,9 +323,9 @@ mod tests {
         assert_eq!(cause((7.0, 8.0)), failure::TOO_SHORT);
     }
 
-    /// A sine in the band comes out as the same sine, at the same place; one above the band does not come out.
+    /// A sine below 8 kHz keeps its phase and level, and one above is removed.
     #[test]
-    fn resampling_keeps_phase_and_level_up_to_the_edge() {
+    fn resampling_keeps_phase_and_level_below_the_nyquist_frequency() {
         for rate in [22_050, 44_100, 48_000] {
             for hertz in [100.0, 1_000.0, 7_700.0] {
                 let out = resample(tone(hertz, rate), rate).unwrap();
@@ -333,16 +345,16 @@ mod tests {
         assert!((2_000..14_000).all(|i| (up[i] - expected[i]).abs() < 2e-3));
     }
 
-    /// Decoding stops early; what is kept must not notice.
+    /// Decoding stops early, and this must not change the samples that are used.
     #[test]
-    fn cutting_behind_the_need_changes_nothing() {
+    fn stopping_after_the_resampler_context_changes_no_sample() {
         let rate = 44_100;
         let noise: Vec<f32> = (0..rate * 14)
             .map(|i| ((i * 7919 % 1000) as f32 / 500.0) - 1.0)
             .collect();
         let mut whole = resample(noise.clone(), rate).unwrap();
         let mut cut = resample(
-            noise[..(needed(rate) * rate as f64) as usize].to_vec(),
+            noise[..(seconds_needed(rate) * rate as f64) as usize].to_vec(),
             rate,
         )
         .unwrap();

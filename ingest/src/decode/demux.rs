@@ -1,12 +1,15 @@
-//! One pass over a media file: the packets of its best audio and best video stream, undecoded.
+//! Demuxing: one pass over a media file that returns the packets of its best audio and its best
+//! video stream.
 //!
-//! "Best" is libav's own choice (default flag, size, bit rate). Packets are held in memory, so their bytes are bounded;
-//! audio packets that lie wholly behind the part that the mel front end uses are counted, not kept.
+//! libav decides which stream is the best one, by its default flag, size and bit rate. Packets are
+//! held in memory, so their bytes are limited. Audio packets after the part that the mel front end
+//! uses are counted, but not kept.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
+use datasets::LFS_PREFIX;
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::codec;
 use ffmpeg_next::format::stream::Disposition;
@@ -16,62 +19,64 @@ use ffmpeg_next::{Error, Packet, Rational};
 use super::libav;
 use crate::failure::{self, Failure};
 
-/// Most compressed bytes held for one clip. A 10 s clip at 100 Mbit/s has 125 MB.
-pub const MAX_CLIP_BYTES: usize = 512 << 20;
+/// Limit on the bytes of packets of one clip. A clip of 10 s at 100 Mbit/s has 125 MB.
+const MAX_CLIP_BYTES: usize = 512 << 20;
 
-/// Audio packets are kept up to this many seconds: the mel front end's 10.255 s, the resampler's surroundings, and the
-/// samples that a decoder skips at the start.
+/// Audio packets are kept up to this time in seconds. It covers the 10.255 s of the mel front end,
+/// the context of the resampler, and the samples that a decoder skips at the start.
 const AUDIO_SECONDS_KEPT: f64 = 12.0;
 
-/// Read errors in a row after which the rest of the file is given up.
+/// Number of read errors in a row after which the rest of the file is skipped.
 const MAX_READ_ERRORS: usize = 32;
 
-/// Which streams are wanted.
+/// The streams to demux.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
-    /// The best audio stream.
+    /// Whether to demux the best audio stream.
     pub audio: bool,
-    /// The best video stream.
+    /// Whether to demux the best video stream.
     pub video: bool,
 }
 
-/// One stream's packets in decoding order, and what is needed to decode and place them.
+/// The packets of one stream in the order of decoding, and what their decoding depends on.
 pub struct Track {
-    /// Codec and its settings.
+    /// The codec and its settings.
     pub parameters: codec::Parameters,
-    /// Seconds per tick of every time stamp here.
+    /// Seconds per tick of all time stamps.
     pub time_base: Rational,
-    /// Mean frames per second as the container tells it, where it does.
+    /// Mean frames per second, if the container gives it.
     pub frame_rate: Option<f64>,
-    /// See [`libav::display_matrix`].
+    /// The rotation and mirroring of the frames, see [`libav::display_matrix`].
     pub display_matrix: Option<[i32; 4]>,
     /// The packets.
     pub packets: Vec<Packet>,
-    /// End of the packet that is shown last, those not kept included, in ticks.
+    /// The end of the packet that is presented last, in ticks. Packets that were not kept count
+    /// too.
     pub end: Option<i64>,
-    /// Whether every packet of the stream was kept.
+    /// Whether all packets of the stream were kept.
     pub whole: bool,
-    /// Read errors met on the way.
+    /// Number of read errors.
     pub read_errors: usize,
 }
 
 impl Track {
-    /// A time stamp in seconds.
+    /// Converts a time stamp to seconds.
     pub fn seconds(&self, ticks: i64) -> f64 {
         ticks as f64 * f64::from(self.time_base.numerator())
             / f64::from(self.time_base.denominator().max(1))
     }
 
-    /// How many frames the packets promise to show.
-    pub fn promised_frames(&self) -> usize {
-        let shown = |packet: &&Packet| packet.size() > 0 && !libav::is_hidden(packet);
-        self.packets.iter().filter(shown).count()
+    /// Number of frames that the packets announce.
+    pub fn expected_frames(&self) -> usize {
+        let is_presented = |packet: &&Packet| packet.size() > 0 && !libav::is_hidden(packet);
+        self.packets.iter().filter(is_presented).count()
     }
 
-    /// When they promise to show them, in order, in seconds from the first one; `None` where a packet does not tell.
-    pub fn promised_times(&self) -> Option<Vec<f64>> {
-        let shown = |packet: &&Packet| packet.size() > 0 && !libav::is_hidden(packet);
-        let times = self.packets.iter().filter(shown).map(Packet::pts);
+    /// Presentation times of these frames, in order, in seconds from the first one. `None` if a
+    /// packet has no time stamp.
+    pub fn expected_times(&self) -> Option<Vec<f64>> {
+        let is_presented = |packet: &&Packet| packet.size() > 0 && !libav::is_hidden(packet);
+        let times = self.packets.iter().filter(is_presented).map(Packet::pts);
         let mut times = times.collect::<Option<Vec<i64>>>()?;
         times.sort_unstable();
         let first = *times.first()?;
@@ -80,18 +85,18 @@ impl Track {
     }
 }
 
-/// What a file holds. A stream that was not wanted is `Err` too.
+/// The streams of a file. A stream that was not wanted is an error too.
 pub struct Tracks {
-    /// The audio stream, or why there is none.
+    /// The audio stream, or the reason why there is none.
     pub audio: Result<Track, Failure>,
-    /// The video stream, or why there is none.
+    /// The video stream, or the reason why there is none.
     pub video: Result<Track, Failure>,
 }
 
-/// Reads a file once.
+/// Reads a file and returns the packets of the wanted streams.
 ///
 /// # Errors
-/// The file cannot be used at all: absent, empty, an LFS pointer, no known container, or too large.
+/// The file is absent, empty, a Git LFS pointer, in no known container, or too large.
 pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
     let head = check_file(path)?;
     let mut input = libav::open(path, &head).map_err(|error| match error {
@@ -101,7 +106,8 @@ pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
         Error::Other {
             errno: libc::ENOMEM,
         } => Failure::out_of_memory(),
-        // What libav says of a demuxer that it may not use, and of Matroska that is cut short.
+        // libav returns EINVAL for a demuxer that it may not use, and EIO for Matroska that is cut
+        // short.
         Error::Other {
             errno: libc::EINVAL,
         } => Failure::with(failure::NOT_MEDIA, "a playlist or an unusual container"),
@@ -111,11 +117,11 @@ pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
         Error::Other { .. } => Failure::with(failure::UNREADABLE, error),
         error => Failure::with(failure::NOT_MEDIA, error),
     })?;
-    let mut audio = Gatherer::new(&input, Type::Audio, wanted.audio);
-    let mut video = Gatherer::new(&input, Type::Video, wanted.video);
+    let mut audio = StreamCollector::new(&input, Type::Audio, wanted.audio);
+    let mut video = StreamCollector::new(&input, Type::Video, wanted.video);
     let indices: Vec<usize> = [&audio, &video]
         .iter()
-        .filter_map(|one| one.index())
+        .filter_map(|collector| collector.index())
         .collect();
     libav::keep_only(&mut input, &indices);
 
@@ -130,9 +136,9 @@ pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
             }
             Ok(Some(())) => in_a_row = 0,
         }
-        for one in [&mut audio, &mut video] {
-            if one.index() == Some(packet.stream()) {
-                bytes += one.take(packet);
+        for collector in [&mut audio, &mut video] {
+            if collector.index() == Some(packet.stream()) {
+                bytes += collector.push(packet);
                 break;
             }
         }
@@ -150,7 +156,11 @@ pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
     })
 }
 
-/// Tells the common cases apart that libav would all call "invalid data"; gives the first bytes.
+/// Returns the first bytes of a file.
+///
+/// # Errors
+/// The file is absent, empty, no regular file, or a Git LFS pointer. libav would call all of these
+/// "invalid data".
 pub fn check_file(path: &Path) -> Result<Vec<u8>, Failure> {
     let unreadable = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
@@ -167,26 +177,26 @@ pub fn check_file(path: &Path) -> Result<Vec<u8>, Failure> {
     }
     let mut head = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
-    let mut beginning = file.take(LFS_HEAD.len() as u64);
-    beginning.read_to_end(&mut head).map_err(unreadable)?;
-    match head == LFS_HEAD {
+    let mut start = file.take(LFS_PREFIX.len() as u64);
+    start.read_to_end(&mut head).map_err(unreadable)?;
+    match head == LFS_PREFIX {
         true => Err(Failure::with(failure::LFS_POINTER, "run git lfs pull")),
         false => Ok(head),
     }
 }
 
-/// First bytes of every Git LFS pointer, as its specification has them.
-const LFS_HEAD: &[u8; 23] = b"version https://git-lfs";
-
-/// Collects one stream.
-struct Gatherer {
+/// Collects the packets of one stream.
+struct StreamCollector {
+    /// The index of the stream in the file, and its packets.
     track: Option<(usize, Track)>,
+    /// Whether the only video stream is a cover image.
     cover_only: bool,
+    /// The time stamp of the first packet.
     first: Option<i64>,
 }
 
-impl Gatherer {
-    fn new(input: &ffmpeg::format::context::Input, medium: Type, wanted: bool) -> Gatherer {
+impl StreamCollector {
+    fn new(input: &ffmpeg::format::context::Input, medium: Type, wanted: bool) -> StreamCollector {
         let best = wanted.then(|| input.streams().best(medium)).flatten();
         let cover_only = best
             .as_ref()
@@ -207,7 +217,7 @@ impl Gatherer {
             };
             (stream.index(), track)
         });
-        Gatherer {
+        StreamCollector {
             track,
             cover_only,
             first: None,
@@ -218,8 +228,8 @@ impl Gatherer {
         self.track.as_ref().map(|(index, _)| *index)
     }
 
-    /// Keeps a packet of this stream, and returns how many bytes that holds in memory.
-    fn take(&mut self, packet: Packet) -> usize {
+    /// Adds a packet of this stream. Returns the number of bytes that are kept of it.
+    fn push(&mut self, packet: Packet) -> usize {
         let Some((_, track)) = &mut self.track else {
             return 0;
         };
@@ -238,14 +248,14 @@ impl Gatherer {
         bytes
     }
 
-    fn finish(self, read_errors: usize, absent: &str) -> Result<Track, Failure> {
+    fn finish(self, read_errors: usize, no_stream: &str) -> Result<Track, Failure> {
         let Some((_, mut track)) = self.track else {
             let detail = if self.cover_only {
                 "only a cover picture"
             } else {
                 ""
             };
-            return Err(Failure::with(absent, detail));
+            return Err(Failure::with(no_stream, detail));
         };
         track.read_errors = read_errors;
         Ok(track)

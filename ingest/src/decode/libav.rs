@@ -1,10 +1,11 @@
-//! The only module that calls libav directly: what ffmpeg-next does not offer, or offers with a panic.
+//! Calls into libav: what ffmpeg-next does not offer, or offers with a panic. No other module of
+//! this crate calls libav directly.
 //!
-//! Nothing here decides anything; `demux`, `audio` and `video` do. Each `unsafe` block is a call into libav on a pointer
-//! that a live wrapper object owns.
+//! Decisions are made elsewhere, in `demux`, `audio` and `video`. Each `unsafe` block is a call
+//! into libav on a pointer that a live wrapper object owns.
 //!
-//! Invariants: a file is opened through the `file:` protocol alone and by a demuxer of [`DEMUXERS`] alone, so no input can
-//! make libav reach the network, follow a playlist or open a second file.
+//! Invariant: a file is opened through the `file:` protocol alone and by a demuxer of [`DEMUXERS`]
+//! alone, so no input can make libav reach the network, follow a playlist or open a second file.
 
 use std::ffi::{CStr, CString, c_int};
 use std::os::unix::ffi::OsStrExt;
@@ -23,37 +24,43 @@ use util::cpu;
 
 use super::yuv;
 
-/// Demuxers that a media file may need. Playlists (hls, dash, concat, ...), devices and text formats are left out.
+/// Demuxers for media files. Playlists (hls, dash, concat, ...), devices and text formats are left
+/// out.
 const DEMUXERS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,asf,ogg,\
                         rm,nut,wav,w64,aiff,au,caf,mp3,aac,ac3,eac3,flac,amr,ape,wv,tta,gif,apng";
 
 const WAV: &CStr = c"wav";
 
-/// Packets of 4 KiB of a wav file in which libav looks for compressed sound (DTS, whose frames are at most this long) in
-/// the place of samples. Its own 2500 cost more than all else that a short file takes.
+/// Number of packets of 4 KiB of a wav file that libav searches for compressed audio in the place
+/// of samples (DTS, whose frames are at most this long). With its default of 2500 the search takes
+/// longer than everything else on a short file.
 const WAV_PROBE_PACKETS: &str = "8";
 
-/// Images with more pixels are refused: 8192 x 8192, which is above 8K video.
-pub const MAX_PIXELS: i64 = 1 << 26;
+/// Limit on the pixels of a frame: 8192 x 8192, which is above 8K video.
+const MAX_PIXELS: i64 = 1 << 26;
 
-/// `AV_CPU_FLAG_AVX512ICL`, which the headers of FFmpeg 4.4 lack: the AVX-512 of Ice Lake and later.
+/// `AV_CPU_FLAG_AVX512ICL`, the flag of AVX-512 of Ice Lake and later, which the headers of FFmpeg
+/// 4.4 lack.
 const AVX512ICL: c_int = 0x20_0000;
 
-/// Prepares libav: no output of its own on stderr, and no AVX-512 where the user has masked it.
+/// Initialises libav. It prints nothing on stderr, and uses no AVX-512 if the user has masked it.
+///
+/// # Errors
+/// libav cannot be initialised.
 pub fn init() -> Result<(), Error> {
     ffmpeg::init()?;
     if !cpu::allows(cpu::Level::Avx512) {
-        let wide = ffi::AV_CPU_FLAG_AVX512 as c_int | AVX512ICL;
+        let avx512 = ffi::AV_CPU_FLAG_AVX512 as c_int | AVX512ICL;
         // SAFETY: both calls take and return numbers; no decoder or scaler exists yet.
-        unsafe { ffi::av_force_cpu_flags(ffi::av_get_cpu_flags() & !wide) };
+        unsafe { ffi::av_force_cpu_flags(ffi::av_get_cpu_flags() & !avx512) };
     }
     ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
     Ok(())
 }
 
-/// The demuxer of a file whose first bytes can be of one kind only. All demuxers' own guesses take longer than to open a
-/// short clip.
-fn demuxer(head: &[u8]) -> Option<&'static CStr> {
+/// Returns the demuxer of a file whose first bytes leave no choice. To probe all demuxers takes
+/// longer than to open a short clip.
+fn known_demuxer(head: &[u8]) -> Option<&'static CStr> {
     match head {
         [
             b'R',
@@ -77,9 +84,12 @@ fn demuxer(head: &[u8]) -> Option<&'static CStr> {
     }
 }
 
-/// Opens a media file that begins with these bytes, and finds its streams.
+/// Opens a media file and finds its streams. `head` holds the first bytes of the file.
+///
+/// # Errors
+/// libav cannot open the file, or finds no streams in it.
 pub fn open(path: &Path, head: &[u8]) -> Result<Input, Error> {
-    // "file:" also keeps a name such as "concat:a|b" or "-" from being taken for something else.
+    // With "file:", a name such as "concat:a|b" or "-" is a file name too.
     let mut url = b"file:".to_vec();
     url.extend_from_slice(path.as_os_str().as_bytes());
     let url = CString::new(url).map_err(|_| Error::Other {
@@ -88,17 +98,18 @@ pub fn open(path: &Path, head: &[u8]) -> Result<Input, Error> {
     let mut options = ffmpeg::Dictionary::new();
     options.set("protocol_whitelist", "file");
     options.set("format_whitelist", DEMUXERS);
-    let kind = demuxer(head);
-    if kind == Some(WAV) {
+    let demuxer = known_demuxer(head);
+    if demuxer == Some(WAV) {
         options.set("max_probe_packets", WAV_PROBE_PACKETS);
     }
-    // SAFETY: `options` is handed to libav, which leaves what it did not use in it, and taken back at once. `context` is
-    // null or a valid context after avformat_open_input (which frees it on failure); Input owns and closes it.
+    // SAFETY: `options` is handed to libav, which leaves what it did not use in it, and taken back
+    // at once. `context` is null or a valid context after avformat_open_input (which frees it on
+    // failure); Input owns and closes it.
     unsafe {
         let mut context: *mut ffi::AVFormatContext = ptr::null_mut();
         let mut raw = options.disown();
-        let known = kind.map_or(ptr::null(), |name| ffi::av_find_input_format(name.as_ptr()));
-        let code = ffi::avformat_open_input(&mut context, url.as_ptr(), known, &mut raw);
+        let format = demuxer.map_or(ptr::null(), |name| ffi::av_find_input_format(name.as_ptr()));
+        let code = ffi::avformat_open_input(&mut context, url.as_ptr(), format, &mut raw);
         drop(ffmpeg::Dictionary::own(raw));
         if code < 0 {
             return Err(Error::from(code));
@@ -111,7 +122,7 @@ pub fn open(path: &Path, head: &[u8]) -> Result<Input, Error> {
     }
 }
 
-/// Tells the demuxer to drop the packets of all streams but these.
+/// Makes the demuxer drop the packets of all streams but these.
 pub fn keep_only(input: &mut Input, streams: &[usize]) {
     for index in 0..input.nb_streams() as usize {
         if !streams.contains(&index) {
@@ -124,15 +135,17 @@ pub fn keep_only(input: &mut Input, streams: &[usize]) {
     }
 }
 
-/// Whether a packet is to be decoded but not shown: it lies outside the container's edit list.
+/// Whether a packet is decoded but not presented, because it is outside of the container's edit
+/// list.
 pub fn is_hidden(packet: &Packet) -> bool {
     // SAFETY: reads a plain field of a packet that we hold.
     unsafe { (*packet.as_ptr()).flags & ffi::AV_PKT_FLAG_DISCARD != 0 }
 }
 
-/// Reads the next packet; `None` at the end of the file.
+/// Reads the next packet. Returns `None` at the end of the file.
 pub fn read(input: &mut Input, packet: &mut Packet) -> Result<Option<()>, Error> {
-    // SAFETY: both pointers come from live wrappers. av_read_frame overwrites the packet, which is blank here.
+    // SAFETY: both pointers come from live wrappers. av_read_frame overwrites the packet, which is
+    // blank here.
     match unsafe { ffi::av_read_frame(input.as_mut_ptr(), packet.as_mut_ptr()) } {
         0.. => Ok(Some(())),
         ffi::AVERROR_EOF => Ok(None),
@@ -140,8 +153,12 @@ pub fn read(input: &mut Input, packet: &mut Packet) -> Result<Option<()>, Error>
     }
 }
 
-/// A decoder for these parameters, single threaded: clips run in parallel, frames need not.
-fn context(parameters: &codec::Parameters, time_base: Rational) -> Result<decoder::Decoder, Error> {
+/// Creates a decoder for these parameters. It has one thread, because clips are decoded in
+/// parallel.
+fn new_decoder(
+    parameters: &codec::Parameters,
+    time_base: Rational,
+) -> Result<decoder::Decoder, Error> {
     let mut context = codec::Context::new();
     // SAFETY: both pointers are owned by live wrappers; max_pixels is a plain field.
     unsafe {
@@ -153,14 +170,15 @@ fn context(parameters: &codec::Parameters, time_base: Rational) -> Result<decode
     }
     context.set_threading(codec::threading::Config::count(1));
     let mut decoder = context.decoder();
-    // Without it libav cannot cut the encoder's priming samples off.
+    // Without the time base, libav cannot remove the encoder's priming samples.
     decoder.set_packet_time_base(time_base);
     Ok(decoder)
 }
 
-/// The codec's own header, as the container has it.
+/// Returns the codec's header from the container.
 pub fn extradata(parameters: &codec::Parameters) -> &[u8] {
-    // SAFETY: libav guarantees extradata_size bytes where the pointer is not null; they live as long as the parameters.
+    // SAFETY: libav guarantees extradata_size bytes where the pointer is not null; they live as
+    // long as the parameters.
     unsafe {
         let raw = parameters.as_ptr();
         match (*raw).extradata.is_null() {
@@ -173,7 +191,7 @@ pub fn extradata(parameters: &codec::Parameters) -> &[u8] {
     }
 }
 
-/// How many frames the decoder holds back to put them in order.
+/// Returns how many frames the decoder holds back to output them in order.
 pub fn reorder_depth(parameters: &codec::Parameters) -> usize {
     // SAFETY: reads a plain field of parameters that we hold.
     let depth = unsafe { (*parameters.as_ptr()).video_delay };
@@ -185,7 +203,7 @@ pub fn audio_decoder(
     parameters: &codec::Parameters,
     time_base: Rational,
 ) -> Result<decoder::Audio, Error> {
-    context(parameters, time_base)?.audio()
+    new_decoder(parameters, time_base)?.audio()
 }
 
 /// Opens the video decoder of a stream.
@@ -193,12 +211,13 @@ pub fn video_decoder(
     parameters: &codec::Parameters,
     time_base: Rational,
 ) -> Result<decoder::Video, Error> {
-    context(parameters, time_base)?.video()
+    new_decoder(parameters, time_base)?.video()
 }
 
-/// Bytes of one plane of an audio frame: channel `plane` of a planar format, all channels interleaved (plane 0) else.
+/// Returns the bytes of one plane of an audio frame: the channel `plane` of a planar format, or all
+/// channels interleaved as plane 0.
 ///
-/// ffmpeg-next's own accessors stop at 8 channels.
+/// The accessors of ffmpeg-next end at 8 channels.
 pub fn audio_plane(frame: &frame::Audio, plane: usize) -> &[u8] {
     let channels = usize::from(frame.channels());
     let (planes, per_plane) = if frame.is_planar() {
@@ -208,12 +227,13 @@ pub fn audio_plane(frame: &frame::Audio, plane: usize) -> &[u8] {
     };
     assert!(plane < planes, "plane {plane} of {planes}");
     let bytes = frame.samples() * per_plane * frame.format().bytes();
-    // SAFETY: libav guarantees that extended_data holds one pointer per plane, each to at least that many bytes.
+    // SAFETY: libav guarantees that extended_data holds one pointer per plane, each to at least
+    // that many bytes.
     unsafe { std::slice::from_raw_parts(*(*frame.as_ptr()).extended_data.add(plane), bytes) }
 }
 
-/// How the stored picture has to be turned to stand upright: the linear part (a, b, c, d) of the display matrix, by which
-/// the point (x, y) goes to (a x + c y, b x + d y).
+/// Returns the linear part (a, b, c, d) of a stream's display matrix, which maps the stored point
+/// (x, y) to (a x + c y, b x + d y).
 pub fn display_matrix(stream: &Stream) -> Option<[i32; 4]> {
     stream
         .side_data()
@@ -227,16 +247,20 @@ pub fn display_matrix(stream: &Stream) -> Option<[i32; 4]> {
         })
 }
 
-/// Converts frames of any pixel format to packed RGB of the same size, with the frame's own colour matrix and range.
+/// Converts frames of any pixel format to packed RGB of the same size, with the colour matrix and
+/// range of the frame.
 pub struct ToRgb {
-    common: yuv::Converter,
-    scaler: Option<(Key, ffmpeg::software::scaling::Context)>,
+    /// The converter of 8-bit YUV 4:2:0.
+    yuv: yuv::Converter,
+    /// The converter of all other formats, for frames with one key.
+    scaler: Option<(FormatKey, ffmpeg::software::scaling::Context)>,
+    /// The frame that libswscale converts to.
     target: frame::Video,
 }
 
-/// Everything a conversion depends on.
+/// Everything that a conversion depends on.
 #[derive(PartialEq, Clone, Copy)]
-struct Key {
+struct FormatKey {
     format: ffmpeg::format::Pixel,
     width: u32,
     height: u32,
@@ -245,31 +269,34 @@ struct Key {
 }
 
 impl ToRgb {
-    /// Nothing is allocated before the first frame.
+    /// Creates a converter. It allocates nothing before the first frame.
     pub fn new() -> ToRgb {
         ToRgb {
-            common: yuv::Converter::default(),
+            yuv: yuv::Converter::default(),
             scaler: None,
             target: frame::Video::empty(),
         }
     }
 
-    /// RGB bytes of the frame, rows packed.
+    /// Returns the RGB bytes of a frame, without gaps between rows.
+    ///
+    /// # Errors
+    /// libswscale does not know the pixel format.
     pub fn convert(&mut self, frame: &frame::Video) -> Result<Vec<u8>, Error> {
-        let key = key(frame);
-        match common(frame, &key) {
-            Some((image, matrix)) => Ok(self.common.convert(&image, &matrix)),
+        let key = format_key(frame);
+        match yuv_image(frame, &key) {
+            Some((image, matrix)) => Ok(self.yuv.convert(&image, &matrix)),
             None => self.scale(frame, key),
         }
     }
 
-    /// By libswscale.
-    fn scale(&mut self, frame: &frame::Video, key: Key) -> Result<Vec<u8>, Error> {
+    /// Converts a frame with libswscale.
+    fn scale(&mut self, frame: &frame::Video, key: FormatKey) -> Result<Vec<u8>, Error> {
         let scaler = match &mut self.scaler {
-            Some((known, scaler)) if *known == key => scaler,
+            Some((current, scaler)) if *current == key => scaler,
             slot => {
                 self.target = frame::Video::empty();
-                &mut slot.insert((key, scaler(&key)?)).1
+                &mut slot.insert((key, new_scaler(&key)?)).1
             }
         };
         scaler.run(frame, &mut self.target)?;
@@ -283,7 +310,7 @@ impl ToRgb {
     }
 }
 
-fn key(frame: &frame::Video) -> Key {
+fn format_key(frame: &frame::Video) -> FormatKey {
     use ffi::AVColorRange::{AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG};
     use ffmpeg::format::Pixel;
     let format = frame.format();
@@ -302,7 +329,7 @@ fn key(frame: &frame::Video) -> Key {
                 | Pixel::GRAY8
         ),
     };
-    Key {
+    FormatKey {
         format,
         width: frame.width(),
         height: frame.height(),
@@ -311,16 +338,20 @@ fn key(frame: &frame::Video) -> Key {
     }
 }
 
-/// The frame as what [`yuv`] converts, if it is that.
-fn common<'a>(frame: &'a frame::Video, key: &Key) -> Option<(yuv::Image<'a>, yuv::Matrix)> {
+/// Returns the frame as an image that [`yuv`] converts, and its colour matrix. `None` if `yuv` does
+/// not convert frames like this one.
+fn yuv_image<'a>(
+    frame: &'a frame::Video,
+    key: &FormatKey,
+) -> Option<(yuv::Image<'a>, yuv::Matrix)> {
     use ffmpeg::format::Pixel;
-    let known = match key.format {
+    let is_yuv = match key.format {
         Pixel::YUV420P => true,
         Pixel::YUVJ420P => key.full_range == 1,
         _ => false,
     };
     let (width, height) = (key.width as usize, key.height as usize);
-    if !known || !yuv::fits(width, height) {
+    if !is_yuv || !yuv::fits(width, height) {
         return None;
     }
     let plane = |plane: usize| yuv::Plane {
@@ -337,16 +368,18 @@ fn common<'a>(frame: &'a frame::Video, key: &Key) -> Option<(yuv::Image<'a>, yuv
     Some((image, yuv::Matrix::new(table, key.full_range == 1)))
 }
 
-fn scaler(key: &Key) -> Result<ffmpeg::software::scaling::Context, Error> {
+/// Creates a libswscale context that converts to RGB of the same size.
+fn new_scaler(key: &FormatKey) -> Result<ffmpeg::software::scaling::Context, Error> {
     use ffmpeg::software::scaling::{Context, Flags};
-    // The size stays, so the kernel concerns the chroma planes alone.
+    // The size does not change, so the bicubic kernel is used for the chroma planes alone.
     let flags = Flags::BICUBIC | Flags::ACCURATE_RND | Flags::FULL_CHR_H_INT;
     let rgb = ffmpeg::format::Pixel::RGB24;
     let mut scaler = Context::get(
         key.format, key.width, key.height, rgb, key.width, key.height, flags,
     )?;
     const UNITY: c_int = 1 << 16;
-    // SAFETY: the context is live and the coefficient tables are static. An RGB source is refused (-1) and needs none.
+    // SAFETY: the context is live and the coefficient tables are static. An RGB source is refused
+    // (-1) and needs none.
     unsafe {
         ffi::sws_setColorspaceDetails(
             scaler.as_mut_ptr(),
@@ -370,9 +403,9 @@ mod tests {
         AVCOL_SPC_BT470BG, AVCOL_SPC_BT709, AVCOL_SPC_BT2020_NCL, AVCOL_SPC_UNSPECIFIED,
     };
 
-    /// Our own conversion against libswscale's, on noise that leaves every range.
+    /// Compares with libswscale on noise that exceeds the limited range.
     #[test]
-    fn yuv_420_is_converted_as_libswscale_does() {
+    fn yuv_420_conversion_matches_libswscale_bit_for_bit() {
         ffmpeg::init().unwrap();
         let mut state = 1u32;
         let mut random = || {
@@ -390,7 +423,7 @@ mod tests {
                     let mut frame =
                         frame::Video::new(ffmpeg::format::Pixel::YUV420P, width, height);
                     for plane in 0..3 {
-                        // Extremes as well as what lies between.
+                        // Both extremes and the values between them.
                         frame.data_mut(plane).fill_with(|| match random() {
                             0..40 => 0,
                             40..80 => 255,
@@ -403,8 +436,8 @@ mod tests {
                         (*frame.as_mut_ptr()).color_range = range;
                     }
                     let mut to_rgb = ToRgb::new();
-                    let key = key(&frame);
-                    assert!(common(&frame, &key).is_some());
+                    let key = format_key(&frame);
+                    assert!(yuv_image(&frame, &key).is_some());
                     let ours = to_rgb.convert(&frame).unwrap();
                     let theirs = to_rgb.scale(&frame, key).unwrap();
                     let differ = ours.iter().zip(&theirs).position(|(a, b)| a != b);
@@ -416,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn other_images_are_left_to_libswscale() {
+    fn other_formats_and_sizes_are_left_to_libswscale() {
         use ffmpeg::format::Pixel;
         for (format, width, height) in [
             (Pixel::YUV420P, 65, 64),
@@ -425,7 +458,7 @@ mod tests {
             (Pixel::YUV420P10LE, 64, 64),
         ] {
             let frame = frame::Video::new(format, width, height);
-            assert!(common(&frame, &key(&frame)).is_none());
+            assert!(yuv_image(&frame, &format_key(&frame)).is_none());
         }
     }
 }

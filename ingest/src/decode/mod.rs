@@ -1,7 +1,7 @@
-//! Media files to features: demux once, decode what is wanted.
+//! Media files to features: demuxing, and decoding of what is wanted.
 //!
-//! Runs in a child process (`worker`), because what is decoded comes from strangers. Nothing here knows about datasets
-//! or shards.
+//! Everything here runs in a decode worker, because media files may be hostile. Nothing here knows
+//! of datasets or shards.
 
 pub mod audio;
 pub mod demux;
@@ -18,36 +18,37 @@ use ffmpeg_next::{Error, Frame, Packet};
 
 use crate::failure::{self, Failure};
 
-/// From and to, in seconds from the start of the stream.
+/// The start and the end of a part of a stream, in seconds from the start of the stream.
 pub type Span = (f32, f32);
 
 /// How much of a stream could be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
-    /// Frames that came out.
+    /// Number of decoded frames.
     pub good: usize,
-    /// Packets that could not be read or decoded.
+    /// Number of packets that could not be read or decoded.
     pub bad: usize,
 }
 
 impl Health {
-    /// For people: "12 of 50 frames".
-    pub fn describe(self, what: &str) -> String {
-        format!("{} {what}s decoded, {} lost", self.good, self.bad)
+    /// Describes it in words, such as "12 frames decoded, 3 lost". `unit` is "frame" or the like.
+    pub fn describe(self, unit: &str) -> String {
+        format!("{} {unit}s decoded, {} lost", self.good, self.bad)
     }
 
-    /// A stream of which less than half survives is not worth keeping: its few frames stand for one moment.
-    fn check(self, what: &str) -> Result<(), Failure> {
+    /// Refuses a stream with more losses than frames, because its few frames are from one moment.
+    fn check(self, unit: &str) -> Result<(), Failure> {
         if self.bad > self.good {
-            return Err(Failure::with(failure::UNDECODABLE, self.describe(what)));
+            return Err(Failure::with(failure::UNDECODABLE, self.describe(unit)));
         }
         Ok(())
     }
 }
 
-/// Sends packets through a decoder and shows each frame to `each` until that breaks off. Counts the errors; a broken
-/// packet does not end the stream.
-fn drive<'a, F: std::ops::DerefMut<Target = Frame>>(
+/// Decodes packets and calls `each` with every frame, until that breaks off. `frame` is the buffer
+/// that frames are decoded into. Returns the number of errors. A broken packet does not end the
+/// stream.
+fn decode_packets<'a, F: std::ops::DerefMut<Target = Frame>>(
     decoder: &mut decoder::Opened,
     packets: impl IntoIterator<Item = &'a Packet>,
     mut frame: F,
@@ -72,7 +73,7 @@ fn drive<'a, F: std::ops::DerefMut<Target = Frame>>(
         }
     };
     for packet in packets {
-        // libav takes an empty packet for the end of the stream.
+        // For libav, an empty packet is the end of the stream.
         if packet.size() == 0 {
             continue;
         }
@@ -89,15 +90,15 @@ fn drive<'a, F: std::ops::DerefMut<Target = Frame>>(
     errors
 }
 
-/// Why a span of a stream of so many seconds gives nothing.
-fn nothing_in(span: Option<Span>, seconds: f64) -> Failure {
+/// The failure of a span that holds nothing of a stream of `seconds`.
+fn empty_span(span: Option<Span>, seconds: f64) -> Failure {
     let (from, to) = span.unwrap_or_default();
     let detail = format!("{seconds:.2} s, and the event is from {from} to {to} s");
     Failure::with(failure::TOO_SHORT, detail)
 }
 
-/// Why a decoder could not be opened.
-fn open_failure(error: Error, parameters: &codec::Parameters) -> Failure {
+/// The failure of a decoder that cannot be opened.
+fn decoder_failure(error: Error, parameters: &codec::Parameters) -> Failure {
     let codec = match parameters.id() {
         codec::Id::None => "an unknown codec",
         id => id.name(),

@@ -1,4 +1,5 @@
-//! Turning a picture upright: the eight ways in which a display matrix, or a picture's EXIF, can lay it.
+//! Orientation of images and video frames: the eight ways in which EXIF or a display matrix can say
+//! that stored pixels have to be turned.
 
 use std::io::Cursor;
 
@@ -6,7 +7,7 @@ use features::image::Rgb;
 use image::metadata::Orientation as Tag;
 use image::{ImageDecoder, ImageReader};
 
-/// First swap rows and columns (or not), then mirror.
+/// How stored pixels are turned upright: rows and columns are exchanged or not, and then mirrored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Orientation {
     transpose: bool,
@@ -15,14 +16,15 @@ pub struct Orientation {
 }
 
 impl Orientation {
-    /// As stored.
+    /// The stored pixels are upright.
     pub const UPRIGHT: Orientation = Orientation {
         transpose: false,
         mirror_x: false,
         mirror_y: false,
     };
 
-    /// The axis-aligned way nearest to a display matrix (a, b, c, d), which takes (x, y) to (a x + c y, b x + d y).
+    /// The orientation nearest to a display matrix (a, b, c, d), which maps (x, y) to (a x + c y, b
+    /// x + d y).
     pub fn from_matrix([a, b, c, d]: [i32; 4]) -> Orientation {
         let size = |value: i32| i64::from(value).abs();
         if size(b) + size(c) > size(a) + size(d) {
@@ -40,7 +42,7 @@ impl Orientation {
         }
     }
 
-    /// As the picture's EXIF says, if it says so (JPEG, PNG, WebP).
+    /// The orientation in the EXIF data of a JPEG, PNG or WebP file. Upright if there is none.
     pub fn from_exif(bytes: &[u8]) -> Orientation {
         let tag = match features::image::exif(bytes) {
             Some(exif) => Tag::from_exif_chunk(exif),
@@ -63,18 +65,18 @@ impl Orientation {
         Orientation::from_matrix(matrix)
     }
 
-    /// The picture, turned.
-    pub fn apply(self, picture: Rgb) -> Rgb {
+    /// Turns an image upright.
+    pub fn apply(self, stored: Rgb) -> Rgb {
         if self == Orientation::UPRIGHT {
-            return picture;
+            return stored;
         }
-        let (width, height) = (picture.width, picture.height);
+        let (width, height) = (stored.width, stored.height);
         let (out_width, out_height) = if self.transpose {
             (height, width)
         } else {
             (width, height)
         };
-        let mut pixels = Vec::with_capacity(picture.pixels.len());
+        let mut pixels = Vec::with_capacity(stored.pixels.len());
         for y in 0..out_height {
             let y = if self.mirror_y { out_height - 1 - y } else { y };
             for x in 0..out_width {
@@ -84,7 +86,7 @@ impl Orientation {
                 } else {
                     y * width + x
                 };
-                pixels.extend_from_slice(&picture.pixels[at..at + 3]);
+                pixels.extend_from_slice(&stored.pixels[at..at + 3]);
             }
         }
         Rgb {
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn every_quarter_turn() {
+    fn display_matrices_turn_frames_upright() {
         assert_eq!(turned([ONE, 0, 0, ONE]), (3, b"abcdef".to_vec()));
         assert_eq!(
             turned([0, ONE, -ONE, 0]),
@@ -150,25 +152,25 @@ mod tests {
         bytes
     }
 
-    /// Held against the picture library's own idea of the eight.
+    /// Compares with the orientations of the crate `image`.
     #[test]
-    fn every_exif_orientation() {
+    fn exif_orientations_match_the_image_crate() {
         let pixels: Vec<u8> = (0..3 * 24 * 16).map(|i| (i * 7 % 251) as u8).collect();
-        let picture = Rgb {
+        let stored = Rgb {
             width: 24,
             height: 16,
             pixels,
         };
-        let jpeg = features::image::shrink_to_jpeg(&picture, 16, 90).unwrap();
+        let jpeg = features::image::shrink_to_jpeg(&stored, 16, 90).unwrap();
         for orientation in 0..10 {
             let found = Orientation::from_exif(&tagged(&jpeg, orientation));
             let mut theirs = image::DynamicImage::from(
-                image::RgbImage::from_raw(24, 16, picture.pixels.clone()).unwrap(),
+                image::RgbImage::from_raw(24, 16, stored.pixels.clone()).unwrap(),
             );
             if let Some(tag) = Tag::from_exif(orientation) {
                 theirs.apply_orientation(tag);
             }
-            let ours = found.apply(picture.clone());
+            let ours = found.apply(stored.clone());
             assert_eq!(
                 (ours.width, ours.height),
                 (theirs.width() as usize, theirs.height() as usize)
@@ -180,6 +182,6 @@ mod tests {
             );
         }
         assert_eq!(Orientation::from_exif(&jpeg), Orientation::UPRIGHT);
-        assert_eq!(Orientation::from_exif(b"no picture"), Orientation::UPRIGHT);
+        assert_eq!(Orientation::from_exif(b"no image"), Orientation::UPRIGHT);
     }
 }

@@ -1,13 +1,15 @@
-//! A video stream's packets to a pool of frames.
+//! Video packets to a pool of frames.
 //!
-//! The pool is `size` frames evenly spaced over the frames that can be decoded, in presentation order: frame number
-//! floor((i + 0.5) n / size) for i in 0..size, or all n where there are fewer. Frames are upright (rotation and mirroring
-//! as the container asks), shorter side 256, JPEG. Non-square pixels stay as stored.
+//! The pool is `size` frames that are evenly spaced over the n frames that can be decoded, in the
+//! order of presentation: the frames of index floor((i + 0.5) n / size) for i in 0..size. It is all
+//! n frames if they are fewer. Frames are turned upright (rotation and mirroring as the container
+//! says), scaled to a shorter side of 256 at most, and encoded as JPEG. Non-square pixels stay as
+//! they are stored.
 //!
-//! n is known for certain only after decoding. The packets promise a count, and of most streams they tell which of them
-//! the frames that it asks for need: only those are decoded, and if they bring out what they should, that was it.
-//! Otherwise one pass decodes all and keeps the same frames, and only where the promise was wrong a second one fetches
-//! the others.
+//! Only decoding tells n for certain. The packets give an expected number, and in most streams they
+//! tell which of them the frames of the pool depend on. Then only those are decoded, and if the
+//! frames come out as expected, nothing else is. Otherwise all packets are decoded once, and once
+//! more if the expected number was wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -17,41 +19,43 @@ use ffmpeg_next::{Packet, frame};
 
 use super::demux::Track;
 use super::orientation::Orientation;
-use super::packet_selection::{self, Plan};
-use super::{Health, Span, drive, libav, nothing_in};
+use super::packet_selection::{self, Selection};
+use super::{Health, Span, decode_packets, empty_span, libav};
 use crate::failure::{self, Failure};
 
-/// What came out of a video stream, or of a span of it.
+/// The frames of a video stream, or of a span of it.
 pub struct Video {
-    /// JPEG files in presentation order.
+    /// JPEG files, in the order of presentation.
     pub frames: Vec<Vec<u8>>,
-    /// Seconds from the first presented frame, one per frame.
+    /// Presentation time of each frame in seconds from that of the stream's first frame.
     pub times: Vec<f32>,
-    /// From the first frame's start to the last one's end, in seconds; of a span, as much of it as there is.
+    /// Duration in seconds, from the start of the first frame to the end of the last one. For a
+    /// span, the duration of the part of it that the stream has.
     pub seconds: f64,
-    /// Damage met on the way.
+    /// How much of the stream could be decoded.
     pub health: Health,
 }
 
-/// Decodes a stream's pool of `size` frames; 0 keeps every frame. Once for all `spans` of the stream that are wanted:
-/// of a span, the pool is drawn from the frames shown in it, and the duration is what the stream has of it.
+/// Decodes a stream and extracts a pool of `size` frames for each of `spans`; a size of 0 stands
+/// for all frames. The pool of a span is selected from the frames that are presented in it.
 ///
 /// # Errors
-/// No decoder, nothing decodable, or a picture beyond the limits. Of one span: nothing is shown in it.
+/// There is no decoder, nothing can be decoded, or a frame exceeds a limit. The result of a span is
+/// an error if no frame is presented in it.
 pub fn decode(
     track: &Track,
     size: usize,
     spans: &[Option<Span>],
 ) -> Result<Vec<Result<Video, Failure>>, Failure> {
-    let mut found = BTreeMap::new();
-    let promised: BTreeSet<usize> = promised(track, size, spans).collect();
-    let pass = match packet_selection::plan(track, &promised) {
-        Some(plan) => only_needed(track, &promised, plan, &mut found)?,
+    let mut jpegs = BTreeMap::new();
+    let expected = expected_pool(track, size, spans);
+    let pass = match packet_selection::select(track, &expected) {
+        Some(selection) => decode_selection(track, &expected, selection, &mut jpegs)?,
         None => None,
     };
     let pass = match pass {
         Some(pass) => pass,
-        None => forward(track, &promised, &mut found)?,
+        None => decode_all(track, &expected, &mut jpegs)?,
     };
     let health = Health {
         good: pass.times.len(),
@@ -65,42 +69,45 @@ pub fn decode(
     }
     health.check("frame")?;
 
-    let times = seconds(track, &pass.times);
+    let times = presentation_times(track, &pass.times);
     let mut order: Vec<usize> = (0..times.len()).collect();
     order.sort_by(|&a, &b| times[a].total_cmp(&times[b]));
     let start = times[order[0]];
-    let shown: Vec<f64> = order.iter().map(|&index| times[index] - start).collect();
-    let last = shown[shown.len() - 1];
+    let presented: Vec<f64> = order.iter().map(|&index| times[index] - start).collect();
+    let last = presented[presented.len() - 1];
     let total = last + last_duration(track, &pass, last);
-    let chosen: Vec<Vec<usize>> = spans
+    let pools: Vec<Vec<usize>> = spans
         .iter()
-        .map(|&span| choose(&shown, size, span).collect())
+        .map(|&span| pool_of_span(&presented, size, span).collect())
         .collect();
-    let missing: BTreeSet<usize> = chosen
+    let missing: BTreeSet<usize> = pools
         .iter()
         .flatten()
-        .map(|&place| order[place])
-        .filter(|index| !found.contains_key(index))
+        .map(|&position| order[position])
+        .filter(|index| !jpegs.contains_key(index))
         .collect();
     if !missing.is_empty() {
-        forward(track, &missing, &mut found)?;
+        decode_all(track, &missing, &mut jpegs)?;
     }
     let mut videos = Vec::with_capacity(spans.len());
-    for (span, places) in spans.iter().zip(chosen) {
-        if places.is_empty() {
-            videos.push(Err(nothing_in(*span, total)));
+    for (span, pool) in spans.iter().zip(pools) {
+        if pool.is_empty() {
+            videos.push(Err(empty_span(*span, total)));
             continue;
         }
-        let mut frames = Vec::with_capacity(places.len());
-        for &place in &places {
-            let jpeg = found.get(&order[place]).cloned().ok_or_else(|| {
+        let mut frames = Vec::with_capacity(pool.len());
+        for &position in &pool {
+            let jpeg = jpegs.get(&order[position]).cloned().ok_or_else(|| {
                 Failure::with(failure::UNDECODABLE, "decodes differently each time")
             })?;
             frames.push(jpeg);
         }
         videos.push(Ok(Video {
             frames,
-            times: places.iter().map(|&place| shown[place] as f32).collect(),
+            times: pool
+                .iter()
+                .map(|&position| presented[position] as f32)
+                .collect(),
             seconds: span.map_or(total, |(from, to)| {
                 total.min(f64::from(to)) - f64::from(from)
             }),
@@ -110,59 +117,62 @@ pub fn decode(
     Ok(videos)
 }
 
-/// Places of the pool's frames of a span among all frames, given when each is shown, in order.
-fn choose(shown: &[f64], size: usize, span: Option<Span>) -> impl Iterator<Item = usize> {
-    let before = |end: f32| shown.partition_point(|&t| t < f64::from(end) - SAME_TIME);
-    let (from, to) = span.map_or((0, shown.len()), |(from, to)| (before(from), before(to)));
-    pool(to.saturating_sub(from), size).map(move |place| from + place)
+/// Positions of a span's pool among all frames, whose presentation times are given in order.
+fn pool_of_span(times: &[f64], size: usize, span: Option<Span>) -> impl Iterator<Item = usize> {
+    let before = |end: f32| times.partition_point(|&t| t < f64::from(end) - TIME_TOLERANCE);
+    let (from, to) = span.map_or((0, times.len()), |(from, to)| (before(from), before(to)));
+    pool(to.saturating_sub(from), size).map(move |position| from + position)
 }
 
-/// Numbers of the frames that will be wanted if the packets keep their promise.
-fn promised(track: &Track, size: usize, spans: &[Option<Span>]) -> impl Iterator<Item = usize> {
-    let shown = track.promised_times();
-    let count = track.promised_frames();
-    let places = spans.iter().flat_map(move |&span| -> Vec<usize> {
-        match (span, &shown) {
+/// Positions of the pools of all spans among the frames that the packets announce.
+fn expected_pool(track: &Track, size: usize, spans: &[Option<Span>]) -> BTreeSet<usize> {
+    let times = track.expected_times();
+    let count = track.expected_frames();
+    let positions = spans.iter().flat_map(|&span| -> Vec<usize> {
+        match (span, &times) {
             (None, _) => pool(count, size).collect(),
-            (Some(_), Some(shown)) => choose(shown, size, span).collect(),
-            // Without times in the packets there is nothing to go by: the second pass fetches all.
+            (Some(_), Some(times)) => pool_of_span(times, size, span).collect(),
+            // Without times in the packets, only the second pass can know the frames of a span.
             (Some(_), None) => Vec::new(),
         }
     });
-    places.collect::<Vec<_>>().into_iter()
+    positions.collect()
 }
 
-/// Numbers of the pool's frames among `n`.
+/// Positions of the pool's frames among `n` frames.
 fn pool(n: usize, size: usize) -> impl Iterator<Item = usize> {
     let count = if size == 0 { n } else { n.min(size) };
     (0..count).map(move |i| (2 * i + 1) * n / (2 * count))
 }
 
-/// Seconds by which time stamps of one moment may differ, having been multiplied out.
-const SAME_TIME: f64 = 1e-6;
+/// Rounding error of a presentation time in seconds.
+const TIME_TOLERANCE: f64 = 1e-6;
 
-/// What one pass over the packets saw, in the decoder's output order.
+/// The frames of one pass over the packets, in the order in which the decoder outputs them.
 struct Pass {
+    /// Time stamps of all frames.
     times: Vec<Option<i64>>,
+    /// Duration of the last frame in ticks.
     last_duration: i64,
+    /// Number of decoding errors.
     errors: usize,
 }
 
-/// Decodes everything and stores the wanted frames, by output number.
-fn forward(
+/// Decodes all packets and stores the wanted frames by their number in the output.
+fn decode_all(
     track: &Track,
     wanted: &BTreeSet<usize>,
-    found: &mut BTreeMap<usize, Vec<u8>>,
+    jpegs: &mut BTreeMap<usize, Vec<u8>>,
 ) -> Result<Pass, Failure> {
     let mut pass = Pass {
         times: Vec::new(),
         last_duration: 0,
         errors: 0,
     };
-    pass.errors = run(track, &track.packets, |frame, finish| {
+    pass.errors = decode_frames(track, &track.packets, |frame, encode| {
         let number = pass.times.len();
         if wanted.contains(&number) {
-            found.insert(number, finish(frame)?);
+            jpegs.insert(number, encode(frame)?);
         }
         pass.times.push(frame.timestamp());
         pass.last_duration = frame.packet().duration;
@@ -171,60 +181,61 @@ fn forward(
     Ok(pass)
 }
 
-/// Decodes what the plan says and stores the wanted frames, by number among all. `None`: something else came out.
-fn only_needed(
+/// Decodes the selected packets and stores the wanted frames by their number among all frames.
+/// Returns `None` if other frames came out than the selection says.
+fn decode_selection(
     track: &Track,
     wanted: &BTreeSet<usize>,
-    plan: Plan,
-    found: &mut BTreeMap<usize, Vec<u8>>,
+    selection: Selection,
+    jpegs: &mut BTreeMap<usize, Vec<u8>>,
 ) -> Result<Option<Pass>, Failure> {
-    let mut expected = plan.frames.iter();
-    let mut as_planned = true;
-    let errors = run(track, plan.packets, |frame, finish| {
+    let mut expected = selection.frames.iter();
+    let mut as_expected = true;
+    let errors = decode_frames(track, selection.packets, |frame, encode| {
         let time = frame.timestamp();
-        as_planned &= time == expected.next().copied();
-        if let Some(Ok(number)) = time.map(|time| plan.all.binary_search(&time))
-            && as_planned
+        as_expected &= time == expected.next().copied();
+        if let Some(Ok(number)) = time.map(|time| selection.all_frames.binary_search(&time))
+            && as_expected
             && wanted.contains(&number)
         {
-            found.insert(number, finish(frame)?);
+            jpegs.insert(number, encode(frame)?);
         }
         Ok(())
     })?;
-    if errors > 0 || !as_planned || expected.next().is_some() {
-        found.clear();
+    if errors > 0 || !as_expected || expected.next().is_some() {
+        jpegs.clear();
         return Ok(None);
     }
     Ok(Some(Pass {
-        times: plan.all.into_iter().map(Some).collect(),
-        last_duration: plan.last_duration,
+        times: selection.all_frames.into_iter().map(Some).collect(),
+        last_duration: selection.last_duration,
         errors: 0,
     }))
 }
 
-/// Makes a JPEG of a decoded frame.
-type Finish<'a> = dyn FnMut(&frame::Video) -> Result<Vec<u8>, Failure> + 'a;
+/// A function that turns a decoded frame into a JPEG file.
+type EncodeFrame<'a> = dyn FnMut(&frame::Video) -> Result<Vec<u8>, Failure> + 'a;
 
-/// Sends packets of a stream through a decoder of their own and shows each frame to `each`, with what makes a JPEG of
-/// it. Returns the number of errors.
-fn run<'a>(
+/// Decodes packets of a stream with a new decoder, and calls `each` with every frame and a function
+/// that encodes it as JPEG. Returns the number of errors.
+fn decode_frames<'a>(
     track: &Track,
     packets: impl IntoIterator<Item = &'a Packet>,
-    mut each: impl FnMut(&frame::Video, &mut Finish) -> Result<(), Failure>,
+    mut each: impl FnMut(&frame::Video, &mut EncodeFrame) -> Result<(), Failure>,
 ) -> Result<usize, Failure> {
     let mut decoder = libav::video_decoder(&track.parameters, track.time_base)
-        .map_err(|error| super::open_failure(error, &track.parameters))?;
+        .map_err(|error| super::decoder_failure(error, &track.parameters))?;
     let orientation = track
         .display_matrix
         .map_or(Orientation::UPRIGHT, Orientation::from_matrix);
     let mut converter = libav::ToRgb::new();
-    let mut finish = |frame: &frame::Video| finish(frame, &mut converter, orientation);
+    let mut encode = |frame: &frame::Video| encode_frame(frame, &mut converter, orientation);
     let mut problem = None;
-    let errors = drive(
+    let errors = decode_packets(
         &mut decoder,
         packets,
         frame::Video::empty(),
-        |frame| match each(frame, &mut finish) {
+        |frame| match each(frame, &mut encode) {
             Ok(()) => ControlFlow::Continue(()),
             Err(failure) => {
                 problem = Some(failure);
@@ -235,8 +246,8 @@ fn run<'a>(
     problem.map_or(Ok(errors), Err)
 }
 
-/// Decoded frame to JPEG.
-fn finish(
+/// Turns a decoded frame upright and encodes it as JPEG in the size that shards hold.
+fn encode_frame(
     frame: &frame::Video,
     converter: &mut libav::ToRgb,
     orientation: Orientation,
@@ -255,8 +266,9 @@ fn finish(
     )?)
 }
 
-/// Presentation times in seconds; counted by the frame rate where the stream has none.
-fn seconds(track: &Track, times: &[Option<i64>]) -> Vec<f64> {
+/// Returns presentation times in seconds. If a frame has no time stamp, the times are computed from
+/// the frame rate.
+fn presentation_times(track: &Track, times: &[Option<i64>]) -> Vec<f64> {
     match times.iter().copied().collect::<Option<Vec<i64>>>() {
         Some(known) => known
             .into_iter()
@@ -268,10 +280,12 @@ fn seconds(track: &Track, times: &[Option<i64>]) -> Vec<f64> {
     }
 }
 
-/// Assumed where a stream tells neither times nor a rate (raw h264): what libav itself assumes.
+/// Frame rate of a stream without time stamps and without a rate, such as raw H.264. libav assumes
+/// the same.
 const DEFAULT_FRAME_RATE: f64 = 25.0;
 
-/// How long the last frame is shown: as its packet says, else like the others on average.
+/// Duration of the last frame in seconds: that of its packet, or else the mean duration of the
+/// others.
 fn last_duration(track: &Track, pass: &Pass, span: f64) -> f64 {
     if pass.last_duration > 0 {
         return track.seconds(pass.last_duration);
@@ -287,9 +301,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_is_half_open_and_may_be_empty() {
-        let shown: Vec<f64> = (0..100).map(|n| f64::from(n) * 0.1).collect();
-        let of = |size, span| choose(&shown, size, span).collect::<Vec<_>>();
+    fn spans_are_half_open_and_may_be_empty() {
+        let times: Vec<f64> = (0..100).map(|n| f64::from(n) * 0.1).collect();
+        let of = |size, span| pool_of_span(&times, size, span).collect::<Vec<_>>();
         assert_eq!(of(0, Some((3.0, 3.5))), [30, 31, 32, 33, 34]);
         assert_eq!(of(2, Some((0.0, 10.0))), of(2, None));
         assert_eq!(of(2, Some((5.0, 9.0))), [60, 80]);
@@ -298,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn pool_is_evenly_spaced_and_whole_when_short() {
+    fn pool_is_evenly_spaced_or_all_frames() {
         assert_eq!(pool(0, 10).count(), 0);
         assert_eq!(pool(3, 10).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(
@@ -312,13 +326,13 @@ mod tests {
         assert_eq!(pool(11, 10).last(), Some(10));
         assert_eq!(pool(7, 0).count(), 7);
         for n in 1..400 {
-            for (i, place) in pool(n, 10).enumerate() {
+            for (i, position) in pool(n, 10).enumerate() {
                 let expected = if n <= 10 {
                     i
                 } else {
                     ((i as f64 + 0.5) * n as f64 / 10.0).floor() as usize
                 };
-                assert_eq!(place, expected, "{n}");
+                assert_eq!(position, expected, "{n}");
             }
         }
     }

@@ -1,39 +1,40 @@
-//! 8-bit YUV 4:2:0 to packed RGB of the same size, bit for bit as libswscale converts it with bicubic chroma upsampling, exact
-//! rounding and chroma at full width (`bicubic+accurate_rnd+full_chroma_int`).
+//! Conversion of 8-bit YUV 4:2:0 to packed RGB of the same size, bit for bit as libswscale does it
+//! with bicubic chroma upsampling, exact rounding and chroma at full width
+//! (`bicubic+accurate_rnd+full_chroma_int`).
 //!
-//! It stays beside libswscale because libswscale has only plain C for these flags: 3.4 ms for an image of 480 x 360, where
-//! this takes 0.22 ms. Its vector code for other flags shares chroma between neighbouring pixels, and its results are
-//! 1.3 to 1.6 levels of 255 away on average.
+//! This module exists because libswscale has only plain C for these flags: 3.4 ms for an image of
+//! 480 x 360, where this takes 0.22 ms. Its vector code for other flags shares chroma between
+//! neighbouring pixels, and its results differ by 1.3 to 1.6 levels of 255 on average.
 //!
-//! A chroma sample lies in the middle of four pixels, so each pixel is a quarter of a sample away from the nearest one. Two
-//! sets of four weights are enough, one the reverse of the other. The fixed-point formats are libswscale's: weights of 14 bits
-//! horizontally and 12 bits vertically, samples with 9 more bits than a byte before the colour matrix, and a matrix of 13
-//! bits.
+//! A chroma sample is in the middle of four pixels, so each pixel is a quarter of a sample away
+//! from the nearest one. Two sets of four weights are enough, one the reverse of the other. The
+//! fixed-point formats are libswscale's: weights of 14 bits horizontally and 12 bits vertically,
+//! samples with 9 more bits than a byte before the colour matrix, and a matrix of 13 bits.
 //!
-//! `unsafe` is the call of the code compiled for AVX2, after asking the processor for it, and the inner loop in AVX2
-//! intrinsics, whose byte shuffles the compiler does not find.
+//! `unsafe` is the call of the code compiled for AVX2, after a check that the processor has it, and
+//! the inner loop in AVX2 intrinsics, whose byte shuffles the compiler does not find.
 
-/// Horizontal weights in 14 bits: the cubic with a = -0.6 at distances of 7, 3, 1 and 5 quarters. Each weight takes over
-/// the rounding error of the one before, as in libswscale.
+/// Horizontal weights in 14 bits: the cubic with a = -0.6 at distances of 7, 3, 1 and 5 quarters.
+/// Each weight includes the rounding error of the one before, as in libswscale.
 const HORIZONTAL: [i32; 4] = [-461, 3943, 14284, -1382];
 /// Vertical weights: the same in 12 bits.
 const VERTICAL: [i32; 4] = [-115, 985, 3572, -346];
-/// Horizontal weights of the first and the third column. They lack the farthest sample, because libswscale rounds a
-/// negative position towards 0.
+/// Horizontal weights of the first and the third column. They leave out the farthest sample,
+/// because libswscale rounds a negative position towards 0.
 const HORIZONTAL_AT_START: [i32; 4] = [0, 3835, 13894, -1345];
 /// Vertical weights of the first and the third row: the same in 12 bits.
 const VERTICAL_AT_START: [i32; 4] = [0, 959, 3473, -336];
-/// Upsampled rows of chroma that are kept: more than the five that two rows of pixels need.
+/// Number of upsampled chroma rows in the ring buffer. Two rows of pixels need five.
 const RING: usize = 8;
-/// Smallest width and height of a chroma plane: libswscale uses shorter filters for very small images.
-const LEAST: usize = 16;
+/// Least width and height of a chroma plane. libswscale uses shorter filters for smaller images.
+const MIN_CHROMA_SIDE: usize = 16;
 
 /// One plane of samples.
 #[derive(Clone, Copy)]
 pub struct Plane<'a> {
-    /// Its samples, row by row.
+    /// The samples, row by row.
     pub bytes: &'a [u8],
-    /// Bytes from the start of one row to the start of the next.
+    /// Number of bytes from the start of one row to the start of the next.
     pub stride: usize,
 }
 
@@ -41,9 +42,9 @@ pub struct Plane<'a> {
 pub struct Image<'a> {
     /// Y at full size, then U and V at half the width and height.
     pub planes: [Plane<'a>; 3],
-    /// Pixels per row.
+    /// Number of pixels in a row.
     pub width: usize,
-    /// Rows of pixels.
+    /// Number of rows of pixels.
     pub height: usize,
 }
 
@@ -51,7 +52,7 @@ pub struct Image<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Matrix {
     y: i32,
-    /// The Y of black (16 in limited range), in 9 bits more than a byte.
+    /// The Y of black, which is 16 in limited range, with 9 more bits than a byte.
     black: i32,
     v_to_r: i32,
     v_to_g: i32,
@@ -60,8 +61,8 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// From libswscale's table for a colour space (`sws_getCoefficients`): V to R, U to B, U to G and V to G, in 16 bits,
-    /// for limited range.
+    /// Creates the matrix from libswscale's table for a colour space (`sws_getCoefficients`), which
+    /// holds V to R, U to B, U to G and V to G in 16 bits for limited range.
     pub fn new(table: [i32; 4], full_range: bool) -> Matrix {
         let [v_to_r, u_to_b, u_to_g, v_to_g] = table.map(i64::from);
         let scaled = |value: i64| if full_range { value * 224 / 255 } else { value };
@@ -81,23 +82,23 @@ impl Matrix {
     }
 }
 
-/// Whether images of this size are converted here; libswscale converts the others.
+/// Whether images of this size are converted here. libswscale converts the others.
 pub fn fits(width: usize, height: usize) -> bool {
-    let fits = |side: usize| side.is_multiple_of(2) && side / 2 >= LEAST;
+    let fits = |side: usize| side.is_multiple_of(2) && side / 2 >= MIN_CHROMA_SIDE;
     fits(width) && fits(height)
 }
 
-/// Converts images; its buffers are kept from image to image.
+/// Converts images. Its buffers are reused for the next image.
 #[derive(Default)]
 pub struct Converter {
-    /// A row of chroma with its first and last sample repeated.
+    /// A chroma row with its first and last sample repeated.
     padded: Vec<i32>,
-    /// The last [`RING`] rows of U and of V at full width.
+    /// A ring buffer of the last [`RING`] rows of U, and one of V, at full width.
     rows: [Vec<i16>; 2],
 }
 
 impl Converter {
-    /// The packed RGB bytes of an image that [`fits`].
+    /// Returns the packed RGB bytes of an image that [`fits`].
     pub fn convert(&mut self, image: &Image, matrix: &Matrix) -> Vec<u8> {
         for rows in &mut self.rows {
             rows.resize(RING * image.width, 0);
@@ -113,20 +114,20 @@ impl Converter {
         {
             #[target_feature(enable = "avx2")]
             fn avx2(converter: &mut Converter, image: &Image, matrix: &Matrix, rgb: &mut [u8]) {
-                converter.plain::<true>(image, matrix, rgb);
+                converter.convert_rows::<true>(image, matrix, rgb);
             }
             if is_x86_feature_detected!("avx2") {
                 // SAFETY: the processor has AVX2.
                 return unsafe { avx2(self, image, matrix, rgb) };
             }
         }
-        self.plain::<false>(image, matrix, rgb);
+        self.convert_rows::<false>(image, matrix, rgb);
     }
 
-    /// Inlined, as is all that it calls, so that it is compiled for the instructions that its caller may use. `VECTORS`
-    /// says that they include AVX2.
+    /// Converts an image into `rgb`. It is inlined with everything that it calls, so that it is
+    /// compiled for the instructions that its caller may use. `AVX2` says that they include AVX2.
     #[inline(always)]
-    fn plain<const VECTORS: bool>(&mut self, image: &Image, matrix: &Matrix, rgb: &mut [u8]) {
+    fn convert_rows<const AVX2: bool>(&mut self, image: &Image, matrix: &Matrix, rgb: &mut [u8]) {
         let (width, last) = (image.width, image.height / 2 - 1);
         let mut ready = 0;
         for (pair, rgb) in rgb.chunks_exact_mut(6 * width).enumerate() {
@@ -141,7 +142,7 @@ impl Converter {
                 }
                 ready += 1;
             }
-            // The row of pixels above the centre of a row of chroma, then the one below it.
+            // The row of pixels above the centre of a chroma row, then the row below the centre.
             let up = if pair < 2 {
                 VERTICAL_AT_START
             } else {
@@ -158,13 +159,13 @@ impl Converter {
                 let [u, v] = &self.rows;
                 let u = taps.map(|tap| &u[tap * width..][..width]);
                 let v = taps.map(|tap| &v[tap * width..][..width]);
-                convert_row::<VECTORS>(luma, u, v, weights, matrix, rgb);
+                convert_row::<AVX2>(luma, u, v, weights, matrix, rgb);
             }
         }
     }
 }
 
-/// Upsamples a row of chroma to full width; results have 7 more bits than a byte.
+/// Upsamples a chroma row to full width. Results have 7 more bits than a byte.
 #[inline(always)]
 fn upsample(row: &[u8], padded: &mut [i32], out: &mut [i16]) {
     let n = row.len();
@@ -192,12 +193,12 @@ fn upsample(row: &[u8], padded: &mut [i32], out: &mut [i16]) {
     }
 }
 
-/// Pixels that are converted at once.
+/// Number of pixels that are converted at once.
 const CHUNK: usize = 16;
 
-/// Converts a row of pixels, given its luma and the four rows of chroma around it.
+/// Converts a row of pixels from its luma and the four chroma rows around it.
 #[inline(always)]
-fn convert_row<const VECTORS: bool>(
+fn convert_row<const AVX2: bool>(
     luma: &[u8],
     u: [&[i16]; 4],
     v: [&[i16]; 4],
@@ -210,18 +211,19 @@ fn convert_row<const VECTORS: bool>(
     let (to, to_rest) = rgb.as_chunks_mut();
     for (i, (to, y)) in to.iter_mut().zip(whole).enumerate() {
         let (u, v) = (u.map(|(row, _)| row[i]), v.map(|(row, _)| row[i]));
-        *to = pixels::<VECTORS>(y, &u, &v, weights, matrix);
+        *to = convert_pixels::<AVX2>(y, &u, &v, weights, matrix);
     }
     if !rest.is_empty() {
         let (u, v) = (u.map(|(_, end)| padded(end)), v.map(|(_, end)| padded(end)));
-        let pixels = pixels::<VECTORS>(&padded(rest), &u, &v, weights, matrix);
+        let pixels = convert_pixels::<AVX2>(&padded(rest), &u, &v, weights, matrix);
         to_rest.copy_from_slice(&pixels[..to_rest.len()]);
     }
 }
 
-/// The RGB of [`CHUNK`] pixels, given their luma and four rows of chroma with their vertical weights.
+/// Returns the RGB of [`CHUNK`] pixels from their luma and four chroma rows with their vertical
+/// weights.
 #[inline(always)]
-fn pixels<const VECTORS: bool>(
+fn convert_pixels<const AVX2: bool>(
     y: &[u8; CHUNK],
     u: &[[i16; CHUNK]; 4],
     v: &[[i16; CHUNK]; 4],
@@ -229,13 +231,13 @@ fn pixels<const VECTORS: bool>(
     matrix: &Matrix,
 ) -> [u8; 3 * CHUNK] {
     #[cfg(target_arch = "x86_64")]
-    if VECTORS {
-        // SAFETY: with `VECTORS` the processor has AVX2.
-        return unsafe { pixels_avx2(y, u, v, weights, matrix) };
+    if AVX2 {
+        // SAFETY: with `AVX2` the processor has AVX2.
+        return unsafe { convert_pixels_avx2(y, u, v, weights, matrix) };
     }
     let mut out = [0; 3 * CHUNK];
     for (i, rgb) in out.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-        // Chroma from four rows, with 9 more bits than a byte, less its neutral value of 128.
+        // Chroma from four rows with 9 more bits than a byte, minus its neutral value of 128.
         let chroma = |rows: &[[i16; CHUNK]; 4]| {
             let products = rows
                 .iter()
@@ -263,9 +265,10 @@ fn pixels<const VECTORS: bool>(
 /// Rounds a sum of chroma and subtracts its neutral value of 128.
 const NEUTRAL: i32 = (1 << 9) - (128 << 19);
 
+/// [`convert_pixels`] in AVX2 intrinsics.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn pixels_avx2(
+fn convert_pixels_avx2(
     y: &[u8; CHUNK],
     u: &[[i16; CHUNK]; 4],
     v: &[[i16; CHUNK]; 4],
@@ -273,9 +276,10 @@ fn pixels_avx2(
     matrix: &Matrix,
 ) -> [u8; 3 * CHUNK] {
     use std::arch::x86_64::*;
-    // Two halves throughout: pixels 0 to 3 and 8 to 11, then the others. The unpack instructions leave them in this order,
-    // and the pack instructions restore it.
-    let both = |first, second| {
+    // All values are in two halves: pixels 0 to 3 and 8 to 11, then the others. The unpack
+    // instructions leave them in this order, and the pack instructions restore the order of the
+    // pixels.
+    let interleave = |first, second| {
         [
             _mm256_unpacklo_epi16(first, second),
             _mm256_unpackhi_epi16(first, second),
@@ -289,7 +293,7 @@ fn pixels_avx2(
         let rows = rows
             .each_ref()
             .map(|row| unsafe { _mm256_loadu_si256(row.as_ptr().cast()) });
-        let (first, second) = (both(rows[0], rows[1]), both(rows[2], rows[3]));
+        let (first, second) = (interleave(rows[0], rows[1]), interleave(rows[2], rows[3]));
         [0, 1].map(|half| {
             let sum = _mm256_add_epi32(
                 _mm256_madd_epi16(first[half], upper),
@@ -302,7 +306,7 @@ fn pixels_avx2(
     let times = |value, by: i32| _mm256_mullo_epi32(value, _mm256_set1_epi32(by));
     // SAFETY: a load of 16 bytes.
     let y = _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(y.as_ptr().cast()) });
-    let y = both(y, _mm256_setzero_si256()).map(|y| {
+    let y = interleave(y, _mm256_setzero_si256()).map(|y| {
         let above = _mm256_sub_epi32(_mm256_slli_epi32::<9>(y), _mm256_set1_epi32(matrix.black));
         _mm256_add_epi32(times(above, matrix.y), _mm256_set1_epi32(1 << 21))
     });
@@ -323,31 +327,32 @@ fn pixels_avx2(
         })),
         bytes([0, 1].map(|i| add(y[i], times(u[i], matrix.u_to_b)))),
     ];
-    /// Shuffles for each 16 bytes of the result and each plane: which byte of the plane goes there, 0x80 for none.
-    const PLACES: [[[u8; 16]; 3]; 3] = {
-        let mut places = [[[0x80; 16]; 3]; 3];
+    /// Shuffles for each 16 bytes of the result and each plane: the index of the plane's byte, or
+    /// 0x80 for none.
+    const SHUFFLES: [[[u8; 16]; 3]; 3] = {
+        let mut shuffles = [[[0x80; 16]; 3]; 3];
         let mut i = 0;
         while i < 48 {
-            places[i / 16][i % 3][i % 16] = (i / 3) as u8;
+            shuffles[i / 16][i % 3][i % 16] = (i / 3) as u8;
             i += 1;
         }
-        places
+        shuffles
     };
     let mut out = [0; 3 * CHUNK];
-    for (to, places) in out.as_chunks_mut::<16>().0.iter_mut().zip(&PLACES) {
-        let placed = |i: usize| {
+    for (to, shuffles) in out.as_chunks_mut::<16>().0.iter_mut().zip(&SHUFFLES) {
+        let shuffled = |i: usize| {
             // SAFETY: a load of 16 bytes.
-            let places = unsafe { _mm_loadu_si128(places[i].as_ptr().cast()) };
-            _mm_shuffle_epi8(planes[i], places)
+            let shuffle = unsafe { _mm_loadu_si128(shuffles[i].as_ptr().cast()) };
+            _mm_shuffle_epi8(planes[i], shuffle)
         };
-        let all = _mm_or_si128(_mm_or_si128(placed(0), placed(1)), placed(2));
+        let all = _mm_or_si128(_mm_or_si128(shuffled(0), shuffled(1)), shuffled(2));
         // SAFETY: a store of 16 bytes.
         unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), all) };
     }
     out
 }
 
-/// The last values of a row, followed by zeros.
+/// Fills the last values of a row up with zeros.
 #[inline(always)]
 fn padded<T: Copy + Default>(end: &[T]) -> [T; CHUNK] {
     let mut out = [T::default(); CHUNK];
@@ -361,7 +366,7 @@ mod tests {
 
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn vectors_equal_the_plain_loop() {
+    fn avx2_matches_scalar_conversion() {
         if !is_x86_feature_detected!("avx2") {
             util::skip::skip(util::skip::Missing::Platform, "no AVX2");
             return;
@@ -383,8 +388,8 @@ mod tests {
                     let (mut u, v) = (rows(), rows());
                     u[0][..4].copy_from_slice(&[i16::MAX, i16::MIN, 0, 128 << 7]);
                     assert_eq!(
-                        pixels::<true>(&y, &u, &v, weights, &matrix),
-                        pixels::<false>(&y, &u, &v, weights, &matrix)
+                        convert_pixels::<true>(&y, &u, &v, weights, &matrix),
+                        convert_pixels::<false>(&y, &u, &v, weights, &matrix)
                     );
                 }
             }

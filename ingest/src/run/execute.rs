@@ -1,5 +1,5 @@
-//! The execution of a plan: samples to the decode workers, their replies to rows, and rows to shards, in
-//! the order of the plan.
+//! The execution of a plan: samples to the decode workers, their replies to rows, and rows to
+//! shards, in the order of the plan.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,8 +45,8 @@ pub enum End {
     Stopped(i32),
 }
 
-/// Decodes the samples of `shards` and writes the shards in order. `notes` are counts of the notes about
-/// the raw tree, which are printed first.
+/// Decodes the samples of `shards` and writes the shards in order. `notes` are counts of the notes
+/// about the raw tree, which are printed first.
 ///
 /// # Errors
 /// [`Options::max_failures_in_a_row`] samples have failed in a row, or a shard cannot be written.
@@ -154,8 +154,8 @@ impl fmt::Display for Counts {
 
 /// Counts samples that fail in a row.
 ///
-/// A shard that ends in such a row gets its final name only once a sample succeeds. Where the disk with
-/// the raw data has failed, a shard full of failures must not pass for a finished one.
+/// A shard that ends in such a row gets its final name only once a sample succeeds. Where the disk
+/// with the raw data has failed, a shard full of failures must not pass for a finished one.
 struct FailureStreak {
     length: usize,
     limit: usize,
@@ -218,8 +218,8 @@ impl FailureStreak {
     }
 }
 
-/// Returns the first failure if every task of a sample failed. `None` if one succeeded, or if there were
-/// no tasks.
+/// Returns the first failure if every task of a sample failed. `None` if one succeeded, or if there
+/// were no tasks.
 fn common_failure(replies: &Replies) -> Option<Failure> {
     let mut failures = replies.iter().map(|reply| reply.outcome.as_ref().err());
     let first = failures.next()??.clone();

@@ -1,7 +1,7 @@
 //! A run: samples to shards. Order and bytes of the output depend on the plan alone.
 //!
-//! [`existing`] finds the shards that an earlier run has finished, [`execute`] decodes and writes the
-//! others, and [`output_lock`] keeps two runs from writing the same shards.
+//! [`existing`] finds the shards that an earlier run has finished, [`execute`] decodes and writes
+//! the others, and [`output_lock`] keeps two runs from writing the same shards.
 
 pub mod execute;
 pub mod existing;

@@ -11,8 +11,8 @@ use crate::shard_writer::{Outcome, Quarantined, Warning};
 use crate::workers::pool::Replies;
 use crate::workers::protocol::Content;
 
-/// Builds what a shard holds of a sample. `replies` has one reply for each input that is a file, in the
-/// order of the inputs.
+/// Builds what a shard holds of a sample. `replies` has one reply for each input that is a file, in
+/// the order of the inputs.
 pub fn assemble(
     sample: &Sample,
     modalities: [Modality; 2],
@@ -67,8 +67,8 @@ pub fn assemble(
     (Outcome::Row(Box::new(row), failures), warnings)
 }
 
-/// Puts the features of one modality into a row. Refuses what the schema would refuse, because a worker
-/// that a hostile clip has taken over can send any bytes.
+/// Puts the features of one modality into a row. Refuses what the schema would refuse, because a
+/// worker that a hostile clip has taken over can send any bytes.
 fn fill(row: &mut Row, modality: Modality, content: Content) -> Result<(), Failure> {
     let mut blobs = content.blobs;
     match modality {

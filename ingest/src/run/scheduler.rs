@@ -1,9 +1,9 @@
-//! The scheduler: sends samples to the decode workers ahead of time, and hands out their replies in the
-//! order of the samples.
+//! The scheduler: sends samples to the decode workers ahead of time, and hands out their replies in
+//! the order of the samples.
 //!
-//! Samples with the same files share one request, however far apart they are: the replies of a later
-//! one are parked when the first one is decoded. Where too many bytes are parked already, the later one
-//! is decoded by itself. No byte of the output depends on which of the two happens.
+//! Samples with the same files share one request, however far apart they are: the replies of a
+//! later one are parked when the first one is decoded. Where too many bytes are parked already, the
+//! later one is decoded by itself. No byte of the output depends on which of the two happens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,12 +20,12 @@ use crate::workers::protocol::{InputFile, Request, Task};
 /// How many samples per worker are submitted ahead of the one that is handed out next.
 const AHEAD_PER_WORKER: usize = 8;
 
-/// Limit on the bytes of replies that wait for their turn. At this limit no more samples are submitted.
-/// It bounds the memory where clips are large, as with every frame kept.
+/// Limit on the bytes of replies that wait for their turn. At this limit no more samples are
+/// submitted. It bounds the memory where clips are large, as with every frame kept.
 const MAX_BUFFERED_BYTES: usize = 256 << 20;
 
-/// Limit on the bytes of replies that are parked. The 46 samples of AVE that share files with others
-/// take about 30 MB.
+/// Limit on the bytes of replies that are parked. The 46 samples of AVE that share files with
+/// others take about 30 MB.
 const MAX_PARKED_BYTES: usize = 128 << 20;
 
 /// Limit on the different spans of a file in one request.
@@ -53,8 +53,8 @@ impl Decoders for Pool {
     }
 }
 
-/// The state of a run's requests and replies. Samples are identified by their index in `samples`, and a
-/// request has the index of the sample that it was made for.
+/// The state of a run's requests and replies. Samples are identified by their index in `samples`,
+/// and a request has the index of the sample that it was made for.
 pub struct Scheduler<'a, D> {
     decoders: &'a D,
     raw: &'a Path,
@@ -146,8 +146,8 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
         }
     }
 
-    /// Submits a request for a sample, unless its replies are parked or a request in flight brings them.
-    /// The request also has the spans of later samples with the same files.
+    /// Submits a request for a sample, unless its replies are parked or a request in flight brings
+    /// them. The request also has the spans of later samples with the same files.
     fn submit(&mut self, sample: usize) -> anyhow::Result<()> {
         if let Some(replies) = self.parked.remove(&sample) {
             self.parked_bytes -= size(&replies);
@@ -244,8 +244,8 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
     }
 }
 
-/// Groups samples that have exactly the same files. Samples that share theirs with no other are left
-/// out.
+/// Groups samples that have exactly the same files. Samples that share theirs with no other are
+/// left out.
 fn group_by_files(samples: &[&Sample]) -> Vec<Vec<usize>> {
     let mut groups: BTreeMap<[Option<&[PathBuf]>; 2], Vec<usize>> = BTreeMap::new();
     for (number, sample) in samples.iter().enumerate() {
@@ -406,7 +406,8 @@ mod tests {
         echo.requests.into_inner()
     }
 
-    /// Sixty samples. Three of them share file "b", and two that are close and one that is far share "c".
+    /// Sixty samples. Three of them share file "b", and two that are close and one that is far
+    /// share "c".
     fn shared() -> Vec<Sample> {
         let span = |number: usize| Some((number as f32 / 10.0, 10.0));
         (0..60)
@@ -426,7 +427,8 @@ mod tests {
 
     #[test]
     fn replies_beyond_the_parking_limit_are_requested_again() {
-        // Three samples of "b" and "c" are far from the first one. The limit allows to park three, two, one and none.
+        // Three samples of "b" and "c" are far from the first one. The limit allows to park three,
+        // two, one and none.
         for (room, wanted) in [(3, 56), (2, 57), (1, 58), (0, 59)] {
             assert_eq!(
                 requests(&shared(), Segment::Clip, 2 * BYTES * room),

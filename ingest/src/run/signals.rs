@@ -9,8 +9,8 @@ use signal_hook::flag;
 /// The number of the signal that was received; 0 if none was.
 static RECEIVED: AtomicUsize = AtomicUsize::new(0);
 
-/// Makes SIGTERM, SIGINT and SIGHUP set a flag ([`received`]) instead of killing this process, and makes
-/// a write beyond the file size limit fail instead of raising a signal.
+/// Makes SIGTERM, SIGINT and SIGHUP set a flag ([`received`]) instead of killing this process, and
+/// makes a write beyond the file size limit fail instead of raising a signal.
 ///
 /// # Errors
 /// A handler cannot be set.

@@ -1,7 +1,8 @@
-//! The decode workers: child processes that demux and decode, the pool that runs them, and what confines them.
+//! The decode workers: child processes that demux and decode, the pool that runs them, and what
+//! confines them.
 //!
-//! [`pool`] is the parent's side and [`worker`] the child's. Both speak [`protocol`]. Before a worker opens its first
-//! file, [`process_limits`] and [`sandbox`] confine it.
+//! [`pool`] is the parent's side and [`worker`] the child's. Both speak [`protocol`]. Before a
+//! worker opens its first file, [`process_limits`] and [`sandbox`] confine it.
 
 pub mod pool;
 pub mod process_limits;

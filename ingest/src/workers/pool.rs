@@ -1,9 +1,9 @@
-//! The worker pool: one thread for each decode worker. Requests are handed in, and replies come back in
-//! any order.
+//! The worker pool: one thread for each decode worker. Requests are handed in, and replies come
+//! back in any order.
 //!
 //! A clip that crashes its worker, hangs or breaks the protocol loses the modality that did it and
-//! nothing else: replies that have come before are kept, and each of the tasks without a reply is sent
-//! to a new worker by itself.
+//! nothing else: replies that have come before are kept, and each of the tasks without a reply is
+//! sent to a new worker by itself.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,12 +18,12 @@ use super::protocol::{Reply, Request};
 use super::worker_process::{WorkerProcess, WorkerSettings};
 use crate::failure::{self, Failure};
 
-/// Default limit on the time that one clip may take, in seconds. The slowest clip of the five datasets
-/// needs well under 10.
+/// Default limit on the time that one clip may take, in seconds. The slowest clip of the five
+/// datasets needs well under 10.
 pub const DEFAULT_TIMEOUT_SECONDS: u64 = 120;
 
-/// Default limit on the address space of a worker, in MiB. It is enough for the packets of a full clip,
-/// a few 8K images and the program itself.
+/// Default limit on the address space of a worker, in MiB. It is enough for the packets of a full
+/// clip, a few 8K images and the program itself.
 pub const DEFAULT_MEMORY_MIB: u64 = 4096;
 
 /// The retry limit: how many new workers a task may crash before its input is given up.
@@ -61,8 +61,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts one thread for each of `workers` workers. Each thread starts its worker with its first
-    /// request.
+    /// Starts one thread for each of `workers` workers. Each thread starts its worker with its
+    /// first request.
     ///
     /// # Errors
     /// The system refuses to start the threads.
@@ -87,7 +87,8 @@ impl Pool {
                     .name(format!("decode-{number}"))
                     .spawn(move || {
                         loop {
-                            // The lock is poisoned only if a thread panicked, and then the run fails.
+                            // The lock is poisoned only if a thread panicked, and then the run
+                            // fails.
                             let Ok(Ok((number, request))) = queue.lock().map(|queue| queue.recv())
                             else {
                                 break;
@@ -130,8 +131,8 @@ impl Pool {
             .map_err(|_| ended())
     }
 
-    /// Waits for the next request that is done, whichever it is. Returns `None` if none is done within
-    /// `timeout`.
+    /// Waits for the next request that is done, whichever it is. Returns `None` if none is done
+    /// within `timeout`.
     ///
     /// # Errors
     /// A worker cannot be started, or all threads have ended.
@@ -185,9 +186,9 @@ impl Client {
     }
 
     /// Sends a request of one task until there is a reply, or until the task is given up: after the
-    /// first timeout, or when it has crashed [`MAX_CRASHES`] workers that had done nothing before. Fewer
-    /// crashes may have another cause, such as a lack of memory in the whole machine, and such a cause
-    /// must not show in the output.
+    /// first timeout, or when it has crashed [`MAX_CRASHES`] workers that had done nothing before.
+    /// Fewer crashes may have another cause, such as a lack of memory in the whole machine, and
+    /// such a cause must not show in the output.
     fn run_with_retries(&mut self, request: &Request, replies: &mut Replies) -> anyhow::Result<()> {
         let mut crashes = 0;
         loop {

@@ -1,9 +1,9 @@
 //! The messages between the worker pool and a decode worker, over the worker's stdin and stdout.
 //!
-//! A message is a little-endian u32 length, that many bytes of JSON, and then the blobs whose lengths
-//! the JSON gives. The pool sends [`ReadAccess`] first, and the worker answers with a [`Handshake`].
-//! Then the pool sends a [`Request`] for each clip, and the worker sends one [`Reply`] for each task
-//! of the request, in order.
+//! A message is a little-endian u32 length, that many bytes of JSON, and then the blobs whose
+//! lengths the JSON gives. The pool sends [`ReadAccess`] first, and the worker answers with a
+//! [`Handshake`]. Then the pool sends a [`Request`] for each clip, and the worker sends one
+//! [`Reply`] for each task of the request, in order.
 //!
 //! The pool trusts nothing that it reads: lengths are bounded, and a message that cannot be parsed
 //! counts as a crash of the worker.
@@ -87,8 +87,8 @@ pub struct Content {
     pub seconds: Option<f32>,
     /// Presentation times of video frames in seconds, one for each blob.
     pub times: Vec<f32>,
-    /// For audio one blob of mel values as little-endian f32, for video one JPEG file for each frame,
-    /// for an image one JPEG file, for text its UTF-8 bytes.
+    /// For audio one blob of mel values as little-endian f32, for video one JPEG file for each
+    /// frame, for an image one JPEG file, for text its UTF-8 bytes.
     pub blobs: Vec<Vec<u8>>,
 }
 

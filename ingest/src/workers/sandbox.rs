@@ -1,10 +1,10 @@
-//! The sandbox of a decode worker: Landlock decides which files it may read, seccomp which system calls
-//! it may make.
+//! The sandbox of a decode worker: Landlock decides which files it may read, seccomp which system
+//! calls it may make.
 //!
-//! A decoder that a hostile clip has taken over can then read the raw data and reply to its parent. It
-//! can read no other file, write nothing, use no network, start no program and send no signal. Landlock
-//! needs Linux 5.13. What the kernel does not support is reported to the parent, which warns the user.
-//! The limits on memory and time are in [`super::process_limits`].
+//! A decoder that a hostile clip has taken over can then read the raw data and reply to its parent.
+//! It can read no other file, write nothing, use no network, start no program and send no signal.
+//! Landlock needs Linux 5.13. What the kernel does not support is reported to the parent, which
+//! warns the user. The limits on memory and time are in [`super::process_limits`].
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use landlock::{
 /// The newest version of Landlock that is used. An older kernel enforces the part that it supports.
 const LANDLOCK: ABI = ABI::V6;
 
-/// Puts the calling thread and the threads that it starts into the sandbox for good. Only files below
-/// the paths of `readable` can be read.
+/// Puts the calling thread and the threads that it starts into the sandbox for good. Only files
+/// below the paths of `readable` can be read.
 ///
-/// Returns what this kernel does not support, as sentences for the user. The list is empty if the sandbox
-/// is complete.
+/// Returns what this kernel does not support, as sentences for the user. The list is empty if the
+/// sandbox is complete.
 pub fn enter(readable: &[PathBuf]) -> Vec<String> {
     let mut unsupported = Vec::new();
     match restrict_files(readable) {
@@ -52,8 +52,9 @@ fn restrict_files(readable: &[PathBuf]) -> Result<RulesetStatus, landlock::Rules
     Ok(status.ruleset)
 }
 
-/// Returns the canonical paths of the folders that hold these files, which are paths below `raw`, and
-/// the number of files that are links out of `raw`. Such links are the user's own choice and are followed.
+/// Returns the canonical paths of the folders that hold these files, which are paths below `raw`,
+/// and the number of files that are links out of `raw`. Such links are the user's own choice and
+/// are followed.
 ///
 /// # Errors
 /// `raw` does not exist or cannot be read.
@@ -87,7 +88,8 @@ pub fn folders_of<'a>(
     Ok((outside.into_iter().collect(), links))
 }
 
-/// The seccomp filter. The system calls that a decoder makes are allowed, all others fail with EPERM.
+/// The seccomp filter. The system calls that a decoder makes are allowed, all others fail with
+/// EPERM.
 mod filter {
     use std::collections::BTreeMap;
 
@@ -97,14 +99,15 @@ mod filter {
         SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
     };
 
-    /// Allowed system calls by number. One of a call's rules must match its arguments. Without rules all
-    /// arguments are allowed.
+    /// Allowed system calls by number. One of a call's rules must match its arguments. Without
+    /// rules all arguments are allowed.
     type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 
     /// Flags of `open` that change or create a file.
     const WRITE_FLAGS: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u64;
 
-    /// Calls that are allowed with all arguments: those of allocators, libav and the standard library.
+    /// Calls that are allowed with all arguments: those of allocators, libav and the standard
+    /// library.
     const ALLOWED: &[i64] = &[
         libc::SYS_read,
         libc::SYS_write,
@@ -175,7 +178,8 @@ mod filter {
             (libc::SYS_open, vec![(1, MaskedEq(WRITE_FLAGS), 0)]),
             // Only threads may be started, no processes.
             (libc::SYS_clone, vec![(0, MaskedEq(thread), thread)]),
-            // Only the limit of its own processor time may be set: root could raise the other limits.
+            // Only the limit of its own processor time may be set: root could raise the other
+            // limits.
             (
                 libc::SYS_prlimit64,
                 vec![(0, Eq, 0), (1, Eq, libc::RLIMIT_CPU.into())],
@@ -199,17 +203,17 @@ mod filter {
         Ok(calls)
     }
 
-    /// Applies the filter to this thread and to all that it starts. A call by the numbers of another
-    /// architecture kills the process.
+    /// Applies the filter to this thread and to all that it starts. A call by the numbers of
+    /// another architecture kills the process.
     pub fn apply() -> Result<(), Error> {
         let program = |calls, otherwise, action| -> Result<BpfProgram, BackendError> {
             let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
             SeccompFilter::new(calls, otherwise, action, architecture)?.try_into()
         };
         let error = |number: i32| SeccompAction::Errno(number as u32);
-        // A filter has one action for all its calls, and of two filters the stricter action counts. So
-        // clone3, whose flags a filter cannot read, is refused by the first filter and passed by the
-        // second. ENOSYS makes the C library use clone instead.
+        // A filter has one action for all its calls, and of two filters the stricter action counts.
+        // So clone3, whose flags a filter cannot read, is refused by the first filter and passed by
+        // the second. ENOSYS makes the C library use clone instead.
         let clone3 = libc::SYS_clone3;
         let no_clone3 = program(
             Calls::from([(clone3, Vec::new())]),

@@ -13,9 +13,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Reads a worker's output until the timeout has passed.
 ///
-/// The timeout is the time spent waiting and not the time that a clock shows: where this process, and
-/// perhaps the worker with it, is stopped and continued (by Ctrl-Z, or by a batch system), the pause
-/// counts as one [`POLL_INTERVAL`] at most.
+/// The timeout is the time spent waiting and not the time that a clock shows: where this process,
+/// and perhaps the worker with it, is stopped and continued (by Ctrl-Z, or by a batch system), the
+/// pause counts as one [`POLL_INTERVAL`] at most.
 pub struct TimeoutReader<'a> {
     output: &'a mut ChildStdout,
     time_left: Duration,
@@ -54,7 +54,8 @@ impl Read for TimeoutReader<'_> {
     }
 }
 
-/// Waits until the pipe can be read or is closed. Returns `false` if the deadline has passed before.
+/// Waits until the pipe can be read or is closed. Returns `false` if the deadline has passed
+/// before.
 fn wait_readable(pipe: BorrowedFd, deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());

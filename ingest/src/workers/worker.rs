@@ -1,9 +1,9 @@
 //! A decode worker: a child process that reads requests from stdin and writes replies to stdout.
 //!
-//! It is confined before it opens the first file. [`process_limits`] bounds its memory and, for each
-//! request, its processor time, and forbids it to write files. [`sandbox`] leaves it the raw data alone,
-//! without network and without other programs. Whatever a hostile clip makes a decoder do, such as crash
-//! or loop without end, ends this process alone.
+//! It is confined before it opens the first file. [`process_limits`] bounds its memory and, for
+//! each request, its processor time, and forbids it to write files. [`sandbox`] leaves it the raw
+//! data alone, without network and without other programs. Whatever a hostile clip makes a decoder
+//! do, such as crash or loop without end, ends this process alone.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -104,7 +104,8 @@ fn handle(
     Ok(())
 }
 
-/// Tries the files of a task until one can be decoded. `remaining` holds this task and those after it.
+/// Tries the files of a task until one can be decoded. `remaining` holds this task and those after
+/// it.
 fn run_task(
     task: &Task,
     remaining: &[Task],
@@ -144,8 +145,8 @@ fn run_task(
     }
 }
 
-/// Joins the failures of a task's files to one: the cause is that of the best file, and the details name
-/// the failures of the others.
+/// Joins the failures of a task's files to one: the cause is that of the best file, and the details
+/// name the failures of the others.
 fn join_failures(failed: Vec<(&InputFile, Failure)>) -> Failure {
     let mut failed = failed.into_iter();
     let Some((_, mut first)) = failed.next() else {
@@ -189,8 +190,8 @@ impl Decoded {
 /// The result of one task on one file.
 type TaskResult = Result<Decoded, Failure>;
 
-/// What was read and decoded for the tasks of one request. A file that holds both modalities is read
-/// once, and each of its streams is decoded once for all of its parts that are wanted.
+/// What was read and decoded for the tasks of one request. A file that holds both modalities is
+/// read once, and each of its streams is decoded once for all of its parts that are wanted.
 #[derive(Default)]
 struct ClipCache {
     /// The streams of each file, as far as they have not been decoded yet.

@@ -1,4 +1,5 @@
-//! A decode worker as the pool sees it: a child process with a pipe to its stdin and one from its stdout.
+//! A decode worker as the pool sees it: a child process with a pipe to its stdin and one from its
+//! stdout.
 
 use std::ffi::OsString;
 use std::io;
@@ -46,8 +47,8 @@ pub struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Starts a worker and waits for its handshake. Also returns what the sandbox lacks on this kernel,
-    /// as sentences.
+    /// Starts a worker and waits for its handshake. Also returns what the sandbox lacks on this
+    /// kernel, as sentences.
     ///
     /// A worker that exits before its handshake is started again, because the machine may have been
     /// short of memory for a moment, or somebody may have killed it.
@@ -131,8 +132,8 @@ impl WorkerProcess {
     /// Sends a request, and appends the replies to `replies` as they come.
     ///
     /// # Errors
-    /// The worker has exited, takes longer than the timeout or does not keep to the protocol, or `stop`
-    /// is set. The worker cannot be used any more.
+    /// The worker has exited, takes longer than the timeout or does not keep to the protocol, or
+    /// `stop` is set. The worker cannot be used any more.
     pub fn exchange(
         &mut self,
         request: &Request,

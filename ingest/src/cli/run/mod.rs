@@ -1,8 +1,8 @@
 //! `ingest run`: raw tree to shards.
 //!
-//! The run is planned, finished shards are found, the others are decoded by child processes and written
-//! in order, and the manifest is written when the last shard is finished. A run can be interrupted at
-//! any moment, and the same command continues it.
+//! The run is planned, finished shards are found, the others are decoded by child processes and
+//! written in order, and the manifest is written when the last shard is finished. A run can be
+//! interrupted at any moment, and the same command continues it.
 
 mod args;
 mod report;
@@ -30,8 +30,8 @@ use crate::source;
 /// Runs the subcommand.
 ///
 /// # Errors
-/// The dataset cannot be listed, the folder holds other shards or is being written by another run, too
-/// many samples in a row fail, or a file cannot be written.
+/// The dataset cannot be listed, the folder holds other shards or is being written by another run,
+/// too many samples in a row fail, or a file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = source::open(&args.source)?;
     let info = source.dataset.info();
@@ -107,8 +107,8 @@ fn create_and_lock(args: &Args, out: &Path) -> anyhow::Result<OutputLock> {
     OutputLock::acquire(out, scope)
 }
 
-/// Returns the shards of the plan that this run has to write: those of its part that are not finished,
-/// and with `--update` those whose raw data has changed.
+/// Returns the shards of the plan that this run has to write: those of its part that are not
+/// finished, and with `--update` those whose raw data has changed.
 fn shards_to_write<'a>(
     args: &Args,
     plan: &'a Plan,
@@ -131,8 +131,8 @@ fn shards_to_write<'a>(
         .collect())
 }
 
-/// Removes the temporary files of a killed run, and with `--overwrite` all shards. With `--part` only the
-/// temporary files of this part's shards, because the other parts may be writing theirs.
+/// Removes the temporary files of a killed run, and with `--overwrite` all shards. With `--part`
+/// only the temporary files of this part's shards, because the other parts may be writing theirs.
 fn remove_leftovers(args: &Args, shards: &[&plan::Shard], out: &Path) -> anyhow::Result<()> {
     let is_own = |name: &str| shards.iter().any(|shard| shard.name.file_name() == name);
     let removed = match args.part {

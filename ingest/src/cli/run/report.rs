@@ -68,7 +68,8 @@ pub fn print_plan(
 /// Writes the manifest if all `planned` shards are finished, and prints the result of the run.
 ///
 /// # Errors
-/// Shards are missing with `--finish`, were made with different settings, or a file cannot be written.
+/// Shards are missing with `--finish`, were made with different settings, or a file cannot be
+/// written.
 pub fn conclude(
     args: &Args,
     info: &Info,
@@ -117,7 +118,8 @@ pub fn conclude(
     print_result(args, out, &manifest, peak_cost)
 }
 
-/// Prints the totals of a finished run. The exit code says whether the failures are within the budget.
+/// Prints the totals of a finished run. The exit code says whether the failures are within the
+/// budget.
 fn print_result(
     args: &Args,
     out: &Path,
