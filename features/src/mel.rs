@@ -338,7 +338,6 @@ fn filters() -> Vec<Filter> {
 mod tests {
     use super::*;
     use std::path::{Path, PathBuf};
-    use util::skip::{Missing, skip};
 
     /// Samples of a 16-bit PCM wav.
     fn wav(path: &Path) -> Vec<f32> {
@@ -428,15 +427,9 @@ mod tests {
 
     #[test]
     fn equals_torchaudio_on_real_sound() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../shared/media/audio/mmaction2_test_2ch_16k.wav");
-        if !path.exists() {
-            skip(
-                Missing::Material,
-                format_args!("no file {}", path.display()),
-            );
+        let Some(path) = util::skip::shared("media/audio/mmaction2_test_2ch_16k.wav") else {
             return;
-        }
+        };
         let mono: Vec<f32> = wav(&path)
             .chunks_exact(2)
             .map(|c| (c[0] + c[1]) * 0.5)

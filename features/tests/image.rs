@@ -12,7 +12,7 @@ use features::image::{
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 use util::rng::Rng;
-use util::skip::{Missing, skip};
+use util::skip::shared;
 
 /// Side of the golden views; `SIZE` in the script.
 const SIZE: usize = 32;
@@ -21,10 +21,6 @@ const SHRUNK: usize = 48;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
-}
-
-fn media() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/media")
 }
 
 fn picture(name: &str) -> Rgb {
@@ -82,14 +78,9 @@ fn views_of_every_format() {
 
 #[test]
 fn views_of_real_photos() {
-    let folder = media().join("images");
-    if !folder.is_dir() {
-        skip(
-            Missing::Material,
-            format_args!("no photos in {}", folder.display()),
-        );
+    let Some(folder) = shared("media/images") else {
         return;
-    }
+    };
     let file = std::fs::read(golden().join("image.safetensors")).unwrap();
     let values = SafeTensors::deserialize(&file).unwrap();
     for name in values
@@ -122,12 +113,8 @@ fn sha256(bytes: &[u8]) -> String {
 fn every_jpeg_decodes_to_the_bytes_of_pillow() {
     let hashes = hashes();
     let mut folders = vec![("sha256", golden().join("image"), 12)];
-    match media().join("images") {
-        photos if photos.is_dir() => folders.push(("photos_sha256", photos, 5)),
-        photos => skip(
-            Missing::Material,
-            format_args!("no photos in {}", photos.display()),
-        ),
+    if let Some(photos) = shared("media/images") {
+        folders.push(("photos_sha256", photos, 5));
     }
     for (key, folder, count) in folders {
         let hashes = hashes[key].as_object().unwrap();
@@ -381,14 +368,9 @@ fn damage_is_an_error_of_one_line() {
     ] {
         assert!(matches!(decode(bytes), Err(Error::Media(_))));
     }
-    let damaged = media().join("damaged");
-    if !damaged.is_dir() {
-        skip(
-            Missing::Material,
-            format_args!("no damaged photos in {}", damaged.display()),
-        );
+    let Some(damaged) = shared("media/damaged") else {
         return;
-    }
+    };
     for name in ["corrupt.jpg", "bad_huffman.jpg"] {
         let error = decode(&std::fs::read(damaged.join(name)).unwrap()).unwrap_err();
         println!("{name}: {error}");

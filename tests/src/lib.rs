@@ -39,12 +39,6 @@ pub fn weights() -> PathBuf {
     workspace().join("tests/golden/models")
 }
 
-/// The folder of real clips and images beside the checkout, if there is one.
-pub fn media() -> Option<PathBuf> {
-    let folder = workspace().parent()?.join("shared/media");
-    folder.is_dir().then_some(folder)
-}
-
 /// The path of a program of this workspace, built in the same profile as the running test.
 ///
 /// # Panics

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
-use tests::{EXIT_DONE, EXIT_FINDINGS, command, media, run, temp, workspace};
-use util::skip::{Missing, skip};
+use tests::{EXIT_DONE, EXIT_FINDINGS, command, run, temp};
+use util::skip::shared;
 
 /// The number of hard links to one file; ext4 allows 65,000.
 const LINKS: usize = 20_000;
@@ -38,18 +38,8 @@ struct RawTree {
 impl RawTree {
     /// Returns `None`, and reports the test as skipped, if the annotation or the media are missing.
     fn new(dataset: &str) -> Option<RawTree> {
-        let media = media();
-        let annotations = workspace()
-            .parent()?
-            .join("shared/datasets/annotations")
-            .join(dataset);
-        let (Some(media), true) = (media, annotations.is_dir()) else {
-            skip(
-                Missing::Material,
-                "no annotation files or media in ../shared beside the checkout",
-            );
-            return None;
-        };
+        let media = shared("media")?;
+        let annotations = shared(&format!("datasets/annotations/{dataset}"))?;
         Some(RawTree {
             folder: temp(),
             media,

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use arrow_array::cast::AsArray;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use tests::{EXIT_DONE, command, json_lines, media, names, run, temp, weights};
-use util::skip::{Missing, skip};
+use tests::{EXIT_DONE, command, json_lines, names, run, temp, weights};
+use util::skip::shared;
 
 /// The clips that have no audio stream, according to ffprobe.
 const SILENT: [&str; 4] = [
@@ -48,8 +48,7 @@ fn available(file: &Path) -> BTreeMap<String, (bool, bool)> {
 
 #[test]
 fn real_clips_are_ingested_trained_on_and_scored() {
-    let Some(media) = media() else {
-        skip(Missing::Material, "no ../shared/media beside the checkout");
+    let Some(media) = shared("media") else {
         return;
     };
     let folder = temp();

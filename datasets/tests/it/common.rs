@@ -5,23 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use datasets::{Info, Input, ListOptions, Listing, Note, NoteKind, Sample, Split, open};
-use util::skip::{Missing, skip};
 
 /// The folder with the real annotation files of one dataset, which are not part of the project; where they
 /// are absent, the test is reported as skipped.
 #[track_caller]
 pub fn annotations(dataset: &str) -> Option<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/datasets/annotations")
-        .join(dataset);
-    if dir.is_dir() {
-        return Some(dir);
-    }
-    skip(
-        Missing::Material,
-        format_args!("no annotation files in {}", dir.display()),
-    );
-    None
+    util::skip::shared(&format!("datasets/annotations/{dataset}"))
 }
 
 /// A raw tree in the making.

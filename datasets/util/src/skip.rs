@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::Write;
 use std::panic::Location;
+use std::path::{Path, PathBuf};
 
 /// The environment variable that names a file, to which a line is appended for each skipped test.
 const LIST_VARIABLE: &str = "U2A_SKIPS";
@@ -45,6 +46,21 @@ pub fn skip(missing: Missing, reason: impl Display) {
         !is_failure(missing, &required),
         "{line}; {REQUIRE_VARIABLE}={required} makes this a failure"
     );
+}
+
+/// The path of real material beside the checkout: `../shared/NAME`. Where it is missing, the calling
+/// test is reported as skipped.
+#[track_caller]
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    if let Ok(path) = workspace.join("../shared").join(name).canonicalize() {
+        return Some(path);
+    }
+    skip(
+        Missing::Material,
+        format_args!("no ../shared/{name} beside the checkout"),
+    );
+    None
 }
 
 /// The name of the running test, which is that of its thread; the caller's place in the source

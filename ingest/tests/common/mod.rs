@@ -66,15 +66,7 @@ impl Outcome {
 /// The folder of real media beside the checkout; where there is none, the test is reported as skipped.
 #[track_caller]
 pub fn media() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/media");
-    if !folder.is_dir() {
-        skip(
-            Missing::Material,
-            format_args!("no folder {}", folder.display()),
-        );
-        return None;
-    }
-    Some(folder.canonicalize().unwrap())
+    util::skip::shared("media")
 }
 
 /// Whether a program can be started; where it cannot, the test is reported as skipped.
