@@ -236,7 +236,7 @@ pub fn encoder_configs(
 /// The model of a run before any training: the encoders' weights, new learnable tensors from the
 /// seed.
 pub fn build_model(config: &RunConfig, compute: &Compute) -> Result<U2a> {
-    let dtype = compute.dtype(config.settings.precision);
+    let arithmetic = compute.arithmetic(config.settings.precision);
     let encoder = |i: usize| -> Result<(Encoder, Weights)> {
         let encoder = &config.encoders[i];
         let weights = match (config.weights.folder(encoder.kind)?, &config.weights) {
@@ -245,7 +245,7 @@ pub fn build_model(config: &RunConfig, compute: &Compute) -> Result<U2a> {
             (None, _) => bail!("no weights"),
         };
         let weights = weights.to_device(&compute.device)?;
-        let built = Encoder::new(encoder.clone(), weights.clone(), dtype)?;
+        let built = Encoder::new(encoder.clone(), weights.clone(), arithmetic)?;
         let bare =
             encoder.kind == Kind::Clip && config.settings.clip_features == ClipFeatures::LastHidden;
         let built = if bare {

@@ -1,7 +1,7 @@
 //! What arithmetic runs on: the device, its number types, the host's threads.
 
-use crate::cpu::matmul::{self, MatmulPrecision};
-use crate::precision::Precision;
+use crate::cpu::matmul;
+use crate::precision::{Arithmetic, Precision};
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
@@ -172,7 +172,7 @@ impl Compute {
     /// Whether the device computes in this precision.
     pub fn check_precision(&self, precision: Precision) -> Result<()> {
         if self.device.is_cpu() {
-            if !matmul::set_precision(of_products(precision)) {
+            if !matmul::is_supported(precision) {
                 let processor = match precision {
                     Precision::Bf16 => "AMX or AVX-512 with bf16",
                     Precision::F32 | Precision::Tf32 => "AMX",
@@ -188,25 +188,14 @@ impl Compute {
         Ok(())
     }
 
-    /// The encoders' number type on this device; sets the precision of matrix products. A CPU without
-    /// instructions for it evaluates in f32.
-    pub fn dtype(&self, precision: Precision) -> DType {
-        matmul::set_precision(of_products(precision));
-        #[cfg(feature = "cuda")]
-        candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
-        match (&self.device, precision) {
+    /// Returns how an encoder computes in this precision on this device. A CPU without instructions
+    /// for it computes in single precision.
+    pub fn arithmetic(&self, precision: Precision) -> Arithmetic {
+        let dtype = match (&self.device, precision) {
             (Device::Cpu, _) | (_, Precision::F32 | Precision::Tf32) => DType::F32,
             (_, Precision::Bf16) => DType::BF16,
-        }
-    }
-}
-
-/// The precision of matrix products on a CPU that stands for a run's.
-fn of_products(precision: Precision) -> MatmulPrecision {
-    match precision {
-        Precision::F32 => MatmulPrecision::F32,
-        Precision::Tf32 => MatmulPrecision::Split16,
-        Precision::Bf16 => MatmulPrecision::Bf16,
+        };
+        Arithmetic { dtype, precision }
     }
 }
 

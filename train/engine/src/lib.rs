@@ -23,6 +23,6 @@ pub use cpu::bf16::Isa;
 pub use cpu::dropout::Dropout;
 pub use device::{Compute, DeviceChoice, has_bf16};
 pub use optim::{AdamW, AdamWConfig, Moments, Schedule};
-pub use params::{Adapter, Adapters, AttentionSaved, Linear, Norm, NormStats};
-pub use precision::Precision;
+pub use params::{Adapter, Adapters, Attention, AttentionSaved, Linear, Norm, NormStats};
+pub use precision::{Arithmetic, Precision};
 pub use rows::Rows;

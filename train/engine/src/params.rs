@@ -2,64 +2,81 @@
 
 use crate::cpu::dropout::Dropout;
 use crate::cpu::{attention, norm};
+use crate::precision::Precision;
+use crate::rows::Rows;
 use candle_core::Tensor;
 
-/// Scale and shift of a layer normalisation, each `d`, and its epsilon.
+/// A layer normalisation over rows of width `d`.
 #[derive(Clone, Debug)]
 pub struct Norm {
-    /// Scale.
+    /// The scale, `d`.
     pub weight: Tensor,
-    /// Shift.
+    /// The shift, `d`.
     pub bias: Tensor,
-    /// Added to the variance.
+    /// The number that is added to the variance.
     pub eps: f64,
 }
 
-/// Mean and reciprocal standard deviation per row.
+/// The mean and the reciprocal standard deviation of each row that a [`Norm`] has normalised.
 #[derive(Clone)]
 pub enum NormStats {
-    /// Single precision.
+    /// On the CPU, in single precision.
     F32(norm::RowStats<f32>),
-    /// Double precision.
+    /// On the CPU, in double precision.
     F64(norm::RowStats<f64>),
     /// On a device: `n x 2`, f32.
     Device(Tensor),
 }
 
-/// The two factors of a low-rank adapter: `a` is `rank x in`, `b` is `out x rank`.
+/// A LoRA adapter, which adds `scale b a x` to a layer's output.
 #[derive(Clone, Debug)]
 pub struct Adapter {
-    /// Projects down.
+    /// The factor that projects down, `rank x in`.
     pub a: Tensor,
-    /// Projects up.
+    /// The factor that projects up, `out x rank`.
     pub b: Tensor,
 }
 
-/// A frozen linear layer, `weight` is `out x in`; several layers that read the same input may be
-/// stacked into one (query, key, value).
+/// A frozen linear layer. Several layers that read the same input (query, key, value) may be stacked
+/// into one.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// `out x in`.
+    /// The weight, `out x in`.
     pub weight: Tensor,
-    /// `out`.
+    /// The bias, `out`.
     pub bias: Tensor,
+    /// The precision of the layer's matrix products, if its numbers are f32.
+    pub precision: Precision,
 }
 
-/// Adapters on a [`Linear`]: adapter `i` covers the `i`-th of equal slices of the output.
+/// The adapters of a [`Linear`]: adapter `i` covers the `i`-th of equal slices of the output.
 pub struct Adapters<'a> {
-    /// One per stacked layer.
+    /// One adapter for each stacked layer.
     pub parts: &'a [&'a Adapter],
     /// `alpha / rank`.
     pub scale: f64,
-    /// Dropout of each part's input, with a stream of its own each; empty for none.
+    /// The dropout of each part's input, each with a random stream of its own; empty for none.
     pub dropout: Vec<Dropout>,
 }
 
-/// What attention's backward needs beside its inputs and output.
+/// Multi-head self-attention on one packed token matrix.
+#[derive(Clone, Copy)]
+pub struct Attention<'a> {
+    /// The number of heads, which share the width evenly.
+    pub heads: usize,
+    /// The sequences, each of which attends to itself.
+    pub rows: &'a Rows,
+    /// The dropout of the attention probabilities.
+    pub dropout: Option<&'a Dropout>,
+    /// The precision of matrix products on the CPU, if the tensors are f32.
+    pub precision: Precision,
+}
+
+/// What the backward pass of [`Attention`] needs beside its inputs and output.
 pub enum AttentionSaved {
-    /// Single precision.
+    /// On the CPU, in single precision.
     F32(attention::Saved<f32>),
-    /// Double precision.
+    /// On the CPU, in double precision.
     F64(attention::Saved<f64>),
     /// On a device: the logarithm of each softmax's denominator, `heads x n`, f32.
     Device(Tensor),

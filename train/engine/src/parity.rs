@@ -1,8 +1,8 @@
 //! Layers with inputs on which a GPU is compared with the CPU: by the tests, which run a GPU's
 //! kernels on the host, and by `train selftest`, which runs them on the GPU at hand.
 
-use crate::layers::{activate, activate_backward, attention_backward, attention_forward, dropout};
-use crate::{Activation, Adapter, Adapters, Dropout, Linear, Norm, Rows};
+use crate::layers::{activate, activate_backward, dropout};
+use crate::{Activation, Adapter, Adapters, Attention, Dropout, Linear, Norm, Precision, Rows};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use util::rng::Rng;
 
@@ -124,11 +124,11 @@ fn norm() -> Result<Case> {
                 eps: norm.eps,
             };
             let (y, stats) = norm.forward(&t[0])?;
-            let again = norm.again(&t[0], &stats)?;
+            let recomputed = norm.recompute(&t[0], &stats)?;
             let bare = norm.backward(&t[1], &t[0], &stats, None)?;
             let plus = norm.backward(&t[1], &t[0], &stats, Some(&t[2]))?;
             let [scale, shift] = norm.weight_gradient(&t[1], &t[0], &stats)?;
-            Ok(vec![y, again, bare, plus, scale, shift])
+            Ok(vec![y, recomputed, bare, plus, scale, shift])
         },
     ))
 }
@@ -177,15 +177,16 @@ fn linear(parts: usize, rank: usize, dropped: bool) -> Result<Case> {
         let linear = Linear {
             weight: t[3].clone(),
             bias: bias.to_device(device)?,
+            precision: Precision::F32,
         };
         let rows = rows();
         let (y, u) = linear.forward(&t[0], &rows, adapters)?;
         let drop = dropped.then_some(&DROPOUT);
-        let (plus, _) = linear.forward_plus(&t[0], &rows, adapters, drop, &t[2])?;
+        let (plus, _) = linear.forward_residual(&t[0], &rows, adapters, drop, &t[2])?;
         let (z, a) = linear.forward_activated(&t[0], &rows, Activation::Gelu)?;
         let (dx, grads) = linear.backward(&t[1], &t[0], u.as_ref(), &rows, adapters)?;
         let single = |t: &Tensor| t.to_dtype(DType::F32);
-        let [dw, db] = Linear::weight_gradient(&single(&t[1])?, &single(&t[0])?)?;
+        let [dw, db] = linear.weight_gradient(&single(&t[1])?, &single(&t[0])?)?;
         let mut all = vec![y, plus, z, a, dx, dw, db];
         all.extend(u);
         all.extend(grads.into_iter().flat_map(|g| [g.a, g.b]));
@@ -199,9 +200,14 @@ fn attention(dim: usize, dropped: Option<Dropout>) -> Result<Case> {
     let inputs = vec![noise(1, (135, 3 * d))?, noise(2, (135, d))?];
     let name = format!("attention, heads of {dim}, dropout {}", dropped.is_some());
     Ok(Case::new(name, inputs, move |t| {
-        let (rows, drop) = (rows(), dropped.as_ref());
-        let (out, saved) = attention_forward(&t[0], heads, &rows, drop)?;
-        let grad = attention_backward(&t[0], heads, &rows, drop, &out, &saved, &t[1])?;
+        let attention = Attention {
+            heads,
+            rows: &rows(),
+            dropout: dropped.as_ref(),
+            precision: Precision::F32,
+        };
+        let (out, saved) = attention.forward(&t[0])?;
+        let grad = attention.backward(&t[0], &out, &saved, &t[1])?;
         Ok(vec![out, grad])
     }))
 }

@@ -1,8 +1,9 @@
-//! The precision of a run.
+//! The precision of a run, and what it means for the numbers of an encoder.
 
+use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
-/// Number type of frozen weights and activations.
+/// The number format of weights, activations and matrix products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -18,12 +19,32 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Its name in settings.
+    /// Returns the name that settings and the command line use.
     pub fn as_str(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
             Precision::Tf32 => "tf32",
             Precision::Bf16 => "bf16",
+        }
+    }
+}
+
+/// How an encoder computes on one device: a run's [`Precision`] comes to this by
+/// [`Compute::arithmetic`](crate::Compute::arithmetic).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arithmetic {
+    /// The number type of weights and activations.
+    pub dtype: DType,
+    /// The precision of matrix products of f32 tensors.
+    pub precision: Precision,
+}
+
+impl From<DType> for Arithmetic {
+    /// Multiplies numbers of this type without rounding them first.
+    fn from(dtype: DType) -> Arithmetic {
+        Arithmetic {
+            dtype,
+            precision: Precision::F32,
         }
     }
 }

@@ -4,9 +4,10 @@
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::{LayerNorm, Module};
-use engine::Activation;
+use engine::cpu::attention::Attention;
 use engine::cpu::layout::PackedRows;
-use engine::cpu::{attention, norm};
+use engine::cpu::norm;
+use engine::{Activation, Precision};
 use util::rng::Rng;
 
 const EPS: f64 = 1e-5;
@@ -64,7 +65,14 @@ fn attention_over_sequences_of_different_lengths() {
     let n = lengths.iter().sum();
     let qkv = noise(n * 3 * d, 5);
     let rows = PackedRows::new(vec![0, 130, 131, n], vec![0, 1, 2]);
-    let (ours, _) = attention::forward(&qkv, d, heads, &rows, None);
+    let attention = Attention {
+        d,
+        heads,
+        rows: &rows,
+        dropout: None,
+        precision: Precision::F32,
+    };
+    let (ours, _) = attention.forward(&qkv);
     let mut start = 0;
     let outputs = lengths.map(|t| {
         let part = |which: usize| {

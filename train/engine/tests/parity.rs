@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use candle_core::{DType, Device, Tensor};
-use engine::layers::{attention_forward, dropout};
+use engine::layers::dropout;
 use engine::parity::{self, apart, noise, rows};
+use engine::{Attention, Precision};
 use host_emulator::emulating;
 
 #[test]
@@ -41,12 +42,14 @@ fn dropout_draws_the_same_mask() {
 #[test]
 fn sizes_without_a_kernel_are_refused() {
     let qkv = noise(1, (135, 3 * 48)).unwrap();
-    let refused = || {
-        attention_forward(&qkv, 2, &rows(), None)
-            .err()
-            .unwrap()
-            .to_string()
+    let rows = rows();
+    let attention = Attention {
+        heads: 2,
+        rows: &rows,
+        dropout: None,
+        precision: Precision::F32,
     };
+    let refused = || attention.forward(&qkv).err().unwrap().to_string();
     if let Some(message) = emulating(refused) {
         assert!(
             message.contains("heads of [16, 32, 64] numbers, not 24"),

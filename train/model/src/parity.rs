@@ -7,8 +7,9 @@ use crate::peft::LoraConfig;
 use crate::u2a::micro_batch::Share;
 use crate::u2a::{LossConfig, MissingToken, StepMode, U2a};
 use crate::weights::Weights;
-use candle_core::{DType, Device, Result};
+use candle_core::{Device, Result};
 use datasets::Modality;
+use engine::Arithmetic;
 use engine::parity::noise;
 use features::{Batch, ModalityBatch, ModalityData};
 
@@ -38,11 +39,12 @@ pub fn model(
     pair: Pair,
     configs: &[EncoderConfig; 2],
     device: &Device,
-    dtype: DType,
+    arithmetic: impl Into<Arithmetic>,
 ) -> anyhow::Result<U2a> {
+    let arithmetic = arithmetic.into();
     let encoder = |i: usize| -> anyhow::Result<Encoder> {
         let weights = Weights::random(3, &configs[i])?.to_device(device)?;
-        Encoder::new(configs[i].clone(), weights, dtype)
+        Encoder::new(configs[i].clone(), weights, arithmetic)
     };
     let modalities = pair.map(|(modality, _)| modality);
     let encoders = [encoder(0)?, encoder(1)?];

@@ -299,7 +299,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     )?;
     if let Some(limit) = args.memory_limit {
         let settings = &mut job.config.settings;
-        let bytes = compute.dtype(settings.precision).size_in_bytes() as u64;
+        let bytes = compute.arithmetic(settings.precision).dtype.size_in_bytes() as u64;
         let (encoders, modalities) = (&job.config.encoders, job.config.modalities);
         let (way, takes) = memory::choose(encoders, modalities, settings, bytes, limit)?;
         settings.keep = way.keep;

@@ -135,6 +135,6 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         stored: args.keep,
         steps: args.steps,
     };
-    selftest::serve(&task, &compute.device, compute.dtype(precision))?;
+    selftest::serve(&task, &compute.device, compute.arithmetic(precision))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
+use engine::Arithmetic;
 use engine::has_bf16;
 use engine::parity::apart;
 use engine::{AdamW, AdamWConfig};
@@ -83,7 +84,7 @@ pub fn steps(device: &Device, tiny: bool) -> Result<Vec<Finding>> {
     for pair in [AUDIO_VIDEO, IMAGE_TEXT] {
         let configs = parity::configs(pair, tiny);
         let batch = parity::batch(pair, &configs, STEP_SAMPLES, true)?;
-        let run = |device: &Device, dtype| -> Result<(Tensor, Vec<Tensor>)> {
+        let run = |device: &Device, dtype: DType| -> Result<(Tensor, Vec<Tensor>)> {
             let model = parity::model(pair, &configs, device, dtype)?;
             let result = model.step(&batch, &mode(1, StoredActivations::All), &LOSS)?;
             let grads = result.grads.into_iter().flatten().map(|g| {
@@ -178,9 +179,9 @@ pub struct Task {
 }
 
 /// One line in, so many steps, one line of JSON out; ends with its input.
-pub fn serve(task: &Task, device: &Device, dtype: DType) -> Result<()> {
+pub fn serve(task: &Task, device: &Device, arithmetic: Arithmetic) -> Result<()> {
     let configs = parity::configs(task.pair, task.tiny);
-    let mut model = parity::model(task.pair, &configs, device, dtype)?;
+    let mut model = parity::model(task.pair, &configs, device, arithmetic)?;
     let mut optimiser = model.optimiser(AdamWConfig::default())?;
     let batch = parity::batch(task.pair, &configs, task.batch, false)?;
     let merged = match task.evaluate {

@@ -68,10 +68,10 @@ fn measure(
     classes: usize,
     compute: &Compute,
 ) -> Result<[f64; 2]> {
-    let dtype = compute.dtype(settings.precision);
+    let arithmetic = compute.arithmetic(settings.precision);
     let build = |c: &EncoderConfig| -> Result<(Encoder, Weights)> {
         let weights = Weights::random(0, c)?.to_device(&compute.device)?;
-        let encoder = Encoder::new(c.clone(), weights.clone(), dtype)?;
+        let encoder = Encoder::new(c.clone(), weights.clone(), arithmetic)?;
         Ok((encoder, weights))
     };
     let ((first, w1), (second, w2)) = (build(&encoders[0])?, build(&encoders[1])?);

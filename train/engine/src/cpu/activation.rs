@@ -44,7 +44,7 @@ impl Activation {
 }
 
 /// A copy, made on all threads.
-pub fn copied<T: Real>(x: &[T]) -> Vec<T> {
+pub fn copy<T: Real>(x: &[T]) -> Vec<T> {
     build(x.len(), CHUNK, |at, y| {
         y.copy_from_slice(&x[at..][..y.len()])
     })

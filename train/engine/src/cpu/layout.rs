@@ -5,46 +5,46 @@ use super::Real;
 use std::any::TypeId;
 use std::marker::PhantomData;
 
-/// Which sample and which position in it each row of a packed token matrix is.
-///
-/// Sequences lie one after the other; sequence `s` is rows `offsets[s]..offsets[s + 1]`.
+/// The layout of a packed token matrix: sequences of different lengths, one after another without
+/// padding.
 #[derive(Clone, Debug)]
 pub struct PackedRows {
-    /// Row numbers where sequences begin, and the total as the last entry.
+    /// The rows at which sequences begin, and the total number of rows as the last entry.
     pub offsets: Vec<usize>,
-    /// What identifies each sequence to the random generator.
+    /// The number by which the random generator knows each sequence.
     pub samples: Vec<u32>,
 }
 
 impl PackedRows {
-    /// Sequence `s`, named `samples[s]`, is rows `offsets[s]..offsets[s + 1]`.
+    /// Makes the layout in which sequence `s` is rows `offsets[s]..offsets[s + 1]` and belongs to
+    /// sample `samples[s]`.
     pub fn new(offsets: Vec<usize>, samples: Vec<u32>) -> PackedRows {
         PackedRows { offsets, samples }
     }
 
-    /// Total number of rows.
+    /// Returns the total number of rows.
     pub fn len(&self) -> usize {
         self.offsets.last().copied().unwrap_or(0)
     }
 
-    /// Whether there is no row.
+    /// Returns whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Number of sequences.
+    /// Returns the number of sequences.
     pub fn sequences(&self) -> usize {
         self.samples.len()
     }
 
-    /// The sample and the position in it of row `row`.
+    /// Returns the sample that a row belongs to, and the row's position in its sequence.
     pub fn locate(&self, row: usize) -> (u32, usize) {
         let s = self.offsets.partition_point(|o| *o <= row) - 1;
         (self.samples[s], row - self.offsets[s])
     }
 }
 
-/// A read-only matrix in a slice, with any strides; `t()` transposes it without copying.
+/// A read-only matrix in a slice, with any strides.
 #[derive(Clone, Copy)]
 pub struct Mat<'a, T> {
     pub(super) data: &'a [T],
@@ -55,12 +55,12 @@ pub struct Mat<'a, T> {
 }
 
 impl<'a, T> Mat<'a, T> {
-    /// A `rows` x `cols` row-major matrix that fills the slice.
+    /// Views the slice as a row-major `rows` x `cols` matrix that fills it.
     pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// A `rows` x `cols` matrix at the start of the slice with `stride` elements between rows.
+    /// Views the start of the slice as a `rows` x `cols` matrix with `stride` elements between rows.
     pub fn strided(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         if rows > 0 && cols > 0 {
             assert!(
@@ -77,7 +77,7 @@ impl<'a, T> Mat<'a, T> {
         }
     }
 
-    /// Some of the rows.
+    /// Returns `count` rows from `first` on.
     pub(super) fn rows(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.rows, "matrix view out of bounds");
         Mat {
@@ -87,7 +87,7 @@ impl<'a, T> Mat<'a, T> {
         }
     }
 
-    /// The transpose.
+    /// Returns the transpose, without copying.
     pub fn t(self) -> Self {
         Mat {
             rows: self.cols,
@@ -99,7 +99,7 @@ impl<'a, T> Mat<'a, T> {
     }
 }
 
-/// Whether the type is `f32`, for which there are kernels of its own.
+/// Returns whether the type is `f32`, which has kernels of its own.
 #[cfg(target_arch = "x86_64")]
 fn is_f32<T: Real>() -> bool {
     TypeId::of::<T>() == TypeId::of::<f32>()
@@ -107,9 +107,9 @@ fn is_f32<T: Real>() -> bool {
 
 #[cfg(target_arch = "x86_64")]
 impl<'a, T: Real> Mat<'a, T> {
-    /// The matrix as one of `f32`, where it is.
-    pub(super) fn single(self) -> Option<Mat<'a, f32>> {
-        (is_f32::<T>()).then(|| Mat {
+    /// Returns the matrix as one of `f32`, if `T` is that type.
+    pub(super) fn as_f32(self) -> Option<Mat<'a, f32>> {
+        is_f32::<T>().then(|| Mat {
             // SAFETY: the type is `f32`, as was just compared.
             data: unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast(), self.data.len()) },
             rows: self.rows,
@@ -120,7 +120,7 @@ impl<'a, T: Real> Mat<'a, T> {
     }
 }
 
-/// A mutable row-major matrix; see [`Mat`].
+/// A mutable row-major matrix, see [`Mat`].
 pub struct MatMut<'a, T> {
     pub(super) data: *mut T,
     pub(super) rows: usize,
@@ -133,7 +133,7 @@ pub struct MatMut<'a, T> {
 unsafe impl<T: Send> Send for MatMut<'_, T> {}
 
 impl<'a, T> MatMut<'a, T> {
-    /// A `rows` x `cols` matrix that fills the slice.
+    /// Views the slice as a `rows` x `cols` matrix that fills it.
     pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
         assert!(rows * cols <= data.len(), "matrix view out of bounds");
         MatMut {
@@ -145,6 +145,8 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
+    /// Views memory as a `rows` x `cols` matrix with `stride` elements between rows.
+    ///
     /// # Safety
     /// Every element must be valid for writing for `'a`, and no other live view may touch it.
     pub unsafe fn from_raw(data: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
@@ -157,9 +159,9 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
-    /// The matrix as one of `f32`, which it must be.
+    /// Returns the matrix as one of `f32`, which `T` must be.
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn single(self) -> MatMut<'a, f32>
+    pub(super) fn into_f32(self) -> MatMut<'a, f32>
     where
         T: Real,
     {
@@ -173,7 +175,7 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
-    /// The same matrix, for a shorter time.
+    /// Returns the same matrix for a shorter time.
     pub(super) fn reborrow(&mut self) -> MatMut<'_, T> {
         MatMut {
             _life: PhantomData,
@@ -181,13 +183,13 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
-    /// Cuts the matrix into blocks of so many rows and columns, those at the ends perhaps smaller;
+    /// Cuts the matrix into blocks of `rows` x `cols`, those at the ends perhaps smaller, and returns
     /// each with its first row and column.
     pub(super) fn blocks(self, rows: usize, cols: usize) -> Vec<(usize, usize, MatMut<'a, T>)> {
         let starts = (0..self.rows).step_by(rows);
         let starts = starts.flat_map(|row| (0..self.cols).step_by(cols).map(move |col| (row, col)));
         let block = |(row, col)| MatMut {
-            // Inside the view: `row` and `col` are of it.
+            // `row` and `col` are of the view, so this lies inside it.
             data: self.data.wrapping_add(row * self.stride + col),
             rows: rows.min(self.rows - row),
             cols: cols.min(self.cols - col),
@@ -198,7 +200,7 @@ impl<'a, T> MatMut<'a, T> {
             .collect()
     }
 
-    /// Row `i` as a slice.
+    /// Returns row `i` as a slice.
     pub fn row(&mut self, i: usize) -> &mut [T] {
         assert!(i < self.rows);
         // SAFETY: rows lie inside the view, which this borrow holds alone.
@@ -206,11 +208,29 @@ impl<'a, T> MatMut<'a, T> {
     }
 }
 
-/// Whether work may use all threads or is itself one task among many.
+/// Some columns of each row of a row-major matrix.
+#[derive(Clone, Copy)]
+pub struct Columns<'a, T> {
+    /// The matrix.
+    pub data: &'a [T],
+    /// The elements between its rows.
+    pub stride: usize,
+    /// The first of the columns.
+    pub start: usize,
+}
+
+impl<'a, T> Columns<'a, T> {
+    /// Returns `count` of the columns in row `row`.
+    pub fn row(&self, row: usize, count: usize) -> &'a [T] {
+        &self.data[row * self.stride + self.start..][..count]
+    }
+}
+
+/// The threads that a function may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
-    /// Spread over the rayon pool.
+    /// All threads of the rayon pool.
     All,
-    /// Stay on the calling thread.
+    /// The calling thread alone, because it is one task among many.
     One,
 }

@@ -1,4 +1,5 @@
-//! The one matrix product everything uses.
+//! Matrix products: of `f32` by the kernels of [`super::bf16`] where the processor has instructions
+//! for the precision that is asked for, all others by the `gemm` crate.
 
 use super::Real;
 #[cfg(target_arch = "x86_64")]
@@ -6,49 +7,52 @@ use super::bf16::{self, Kernel, Packed, Side};
 #[cfg(target_arch = "x86_64")]
 use super::layout::Threads;
 use super::layout::{Mat, MatMut};
-use super::lora::Start;
+use super::lora::Epilogue;
 use super::parallel::zeros;
+use crate::precision::Precision;
 use gemm::Parallelism;
 use rayon::prelude::*;
-use std::sync::atomic::{AtomicU8, Ordering};
 
-/// An operand of several products, packed once where a kernel of [`super::bf16`] multiplies them.
+/// An operand of several products, packed once if a kernel of [`super::bf16`] multiplies it.
 pub enum Operand<'a, T> {
-    /// As it is.
+    /// A view, for the `gemm` crate.
     Plain(Mat<'a, T>),
-    /// Packed.
+    /// A copy in the order in which a kernel reads it.
     #[cfg(target_arch = "x86_64")]
     Packed(Packed),
 }
 
 impl<'a, T: Real> Operand<'a, T> {
-    /// The first operand, `a`.
-    pub fn left(mat: Mat<'a, T>) -> Self {
+    /// Prepares the first operand, `a`.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
+    pub fn left(mat: Mat<'a, T>, precision: Precision) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if let Some(packed) = packed(mat, Side::Left) {
+        if let Some(packed) = pack(mat, Side::Left, precision) {
             return Operand::Packed(packed);
         }
         Operand::Plain(mat)
     }
 
-    /// The second operand, `b`.
-    pub fn right(mat: Mat<'a, T>) -> Self {
+    /// Prepares the second operand, `b`.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
+    pub fn right(mat: Mat<'a, T>, precision: Precision) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if let Some(packed) = packed(mat, Side::Right) {
+        if let Some(packed) = pack(mat, Side::Right, precision) {
             return Operand::Packed(packed);
         }
         Operand::Plain(mat)
     }
 }
 
-/// An operand of `f32` packed for the kernel that multiplies it, where there is one.
+/// Packs an operand of `f32` for the kernel that multiplies it. Returns `None` if there is none.
 #[cfg(target_arch = "x86_64")]
-fn packed<T: Real>(mat: Mat<T>, side: Side) -> Option<Packed> {
-    let (mat, kernel) = (mat.single()?, kernel(precision())?);
+fn pack<T: Real>(mat: Mat<T>, side: Side, precision: Precision) -> Option<Packed> {
+    let (mat, kernel) = (mat.as_f32()?, kernel(precision)?);
     Some(Packed::new(mat, side, kernel, Threads::One))
 }
 
-/// `c = alpha a b`, or `c += alpha a b` with `accumulate`, of prepared operands, on the calling thread.
+/// Computes `c = alpha a b`, or `c += alpha a b` with `accumulate`, of prepared operands on the
+/// calling thread.
 pub fn multiply<T: Real>(
     alpha: f64,
     a: &Operand<T>,
@@ -60,105 +64,107 @@ pub fn multiply<T: Real>(
         (Operand::Plain(a), Operand::Plain(b)) => gemm(alpha, *a, *b, accumulate, c),
         #[cfg(target_arch = "x86_64")]
         (Operand::Packed(a), Operand::Packed(b)) => {
-            bf16::matmul_packed(alpha as f32, a, b, accumulate, c.single());
+            bf16::matmul_packed(alpha as f32, a, b, accumulate, c.into_f32());
         }
         #[cfg(target_arch = "x86_64")]
-        _ => unreachable!("operands of one type are prepared alike"),
+        _ => unreachable!("operands of one type and precision are prepared alike"),
     }
 }
 
-/// Significant bits of the operands of products of `f32`; sums are always in single precision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MatmulPrecision {
-    /// 24 bits: single precision.
-    F32,
-    /// 16 bits: two bf16 terms for each operand.
-    Split16,
-    /// 8 bits: bf16.
-    Bf16,
-}
-
-/// The precision of all products of `f32`: a [`MatmulPrecision`] by its number.
-static PRECISION: AtomicU8 = AtomicU8::new(MatmulPrecision::F32 as u8);
-
+/// Returns the kernel for products of `f32` in this precision, or `None` if the `gemm` crate computes
+/// them, in single precision.
+///
+/// The terms are those of an operand's element: three bf16 hold the 24 significant bits of an `f32`,
+/// two hold 16.
 #[cfg(target_arch = "x86_64")]
-fn precision() -> MatmulPrecision {
-    let all = [
-        MatmulPrecision::F32,
-        MatmulPrecision::Split16,
-        MatmulPrecision::Bf16,
-    ];
-    all[usize::from(PRECISION.load(Ordering::Relaxed))]
-}
-
-/// The kernel for products of this precision; `None` where the `gemm` crate computes them, in `f32`.
-#[cfg(target_arch = "x86_64")]
-fn kernel(precision: MatmulPrecision) -> Option<Kernel> {
+fn kernel(precision: Precision) -> Option<Kernel> {
     Kernel::with_terms(match precision {
-        MatmulPrecision::F32 => 3,
-        MatmulPrecision::Split16 => 2,
-        MatmulPrecision::Bf16 => 1,
+        Precision::F32 => 3,
+        Precision::Tf32 => 2,
+        Precision::Bf16 => 1,
     })
 }
 
-/// Sets the precision of all products of `f32` from now on. `false` where the processor has no instructions for
-/// it: products are then computed in `f32`.
-pub fn set_precision(precision: MatmulPrecision) -> bool {
-    PRECISION.store(precision as u8, Ordering::Relaxed);
+/// Returns whether the processor has instructions for products in this precision. Where it has none,
+/// they are computed in single precision.
+pub fn is_supported(precision: Precision) -> bool {
     #[cfg(target_arch = "x86_64")]
-    let supported = kernel(precision).is_some();
+    let has_kernel = kernel(precision).is_some();
     #[cfg(not(target_arch = "x86_64"))]
-    let supported = false;
-    supported || precision == MatmulPrecision::F32
+    let has_kernel = false;
+    has_kernel || precision == Precision::F32
 }
 
-/// `a b`, or `a b` added to `start`, row-major, on all threads.
+/// Returns `a b`, or the sum of `a b` and the epilogue, row-major, computed on all threads.
 ///
-/// Shapes: a `m x k`, b `k x n`, start and result `m x n`. Panics on shapes that do not fit: a bug, never input.
-pub fn product<T: Real>(a: Mat<T>, b: Mat<T>, start: Option<&Start<T>>) -> Vec<T> {
+/// Shapes: a `m x k`, b `k x n`, epilogue and result `m x n`.
+///
+/// # Panics
+/// The shapes do not fit, which is a bug and never the input's fault.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
+pub fn product<T: Real>(
+    a: Mat<T>,
+    b: Mat<T>,
+    epilogue: Option<&Epilogue<T>>,
+    precision: Precision,
+) -> Vec<T> {
     assert_eq!(a.cols, b.rows, "product: shapes do not fit");
     let (rows, cols) = (a.rows, b.cols);
-    if let Some(start) = start {
-        assert_eq!((rows, cols), start.shape(), "product: shapes do not fit");
+    if let Some(epilogue) = epilogue {
+        assert_eq!((rows, cols), epilogue.shape(), "product: shapes do not fit");
     }
     #[cfg(target_arch = "x86_64")]
-    if let Some((a, b)) = a.single().zip(b.single())
+    if let Some((a, b)) = a.as_f32().zip(b.as_f32())
         && bf16::is_profitable(rows, cols, a.cols)
-        && let Some(kernel) = kernel(precision())
+        && let Some(kernel) = kernel(precision)
     {
-        let mut made: Vec<T> = Vec::with_capacity(rows * cols);
-        // SAFETY: there is room for all of it, which no one else knows of; it is written before it is read.
-        let c = unsafe { MatMut::from_raw(made.as_mut_ptr(), rows, cols, cols) };
-        let fill = |row: usize, col: usize, cols: usize, to: &mut [f32]| {
-            // SAFETY: `T` is `f32`: `a` is of both.
-            let to = unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast(), to.len()) };
-            if let Some(start) = start {
-                start.fill(row, col, cols, to, bf16::PANEL_LINES);
-            }
-        };
-        let fill: bf16::Fill = &fill;
-        bf16::matmul(a, b, start.map(|_| fill), c.single(), kernel);
-        // SAFETY: `bf16::matmul` has written every element.
-        unsafe { made.set_len(rows * cols) };
-        return made;
+        return product_by(kernel, a, b, epilogue);
     }
-    let mut made = match start {
-        Some(start) => start.rows(),
+    let mut made = match epilogue {
+        Some(epilogue) => epilogue.to_vec(),
         None => zeros(rows * cols),
     };
-    gemm_threaded(a, b, start.is_some(), MatMut::new(&mut made, rows, cols));
+    gemm_threaded(a, b, epilogue.is_some(), MatMut::new(&mut made, rows, cols));
     made
 }
 
-/// Multiplications that are worth waking other threads for.
-const WORTH_SHARING: usize = 1 << 18;
+/// [`product`] by a kernel for `f32`, which `T` must be.
+#[cfg(target_arch = "x86_64")]
+fn product_by<T: Real>(
+    kernel: Kernel,
+    a: Mat<f32>,
+    b: Mat<f32>,
+    epilogue: Option<&Epilogue<T>>,
+) -> Vec<T> {
+    let (rows, cols) = (a.rows, b.cols);
+    let mut made: Vec<T> = Vec::with_capacity(rows * cols);
+    // SAFETY: there is room for all of it, which no one else knows of; it is written before it is read.
+    let c = unsafe { MatMut::from_raw(made.as_mut_ptr(), rows, cols, cols) };
+    // Fails if `T` is not `f32`.
+    let c = c.into_f32();
+    let write_tile = |row: usize, col: usize, cols: usize, tile: &mut [f32]| {
+        // SAFETY: `T` is `f32`, as `into_f32` has just compared.
+        let tile = unsafe { std::slice::from_raw_parts_mut(tile.as_mut_ptr().cast(), tile.len()) };
+        if let Some(epilogue) = epilogue {
+            epilogue.write_tile(row, col, cols, tile, bf16::PANEL_LINES);
+        }
+    };
+    let write_tile: bf16::WriteTile = &write_tile;
+    bf16::matmul(a, b, epilogue.map(|_| write_tile), c, kernel);
+    // SAFETY: `bf16::matmul` has written every element.
+    unsafe { made.set_len(rows * cols) };
+    made
+}
 
-/// `c = a b`, or `c += a b` with `accumulate`, by the `gemm` crate on all threads.
+/// The number of multiplications from which on a product pays for waking other threads.
+const MIN_PARALLEL_WORK: usize = 1 << 18;
+
+/// Computes `c = a b`, or `c += a b` with `accumulate`, by the `gemm` crate on all threads.
 fn gemm_threaded<T: Real>(a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
     if c.rows == 0 || c.cols == 0 {
         return;
     }
-    let tasks = match c.rows * c.cols * a.cols >= WORTH_SHARING {
+    let tasks = match c.rows * c.cols * a.cols >= MIN_PARALLEL_WORK {
         true => rayon::current_num_threads().min(c.rows.max(c.cols)),
         false => 1,
     };
@@ -180,7 +186,8 @@ fn gemm_threaded<T: Real>(a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) 
     });
 }
 
-/// `c = alpha a b`, or `c += alpha a b` with `accumulate`, by the `gemm` crate on the calling thread.
+/// Computes `c = alpha a b`, or `c += alpha a b` with `accumulate`, by the `gemm` crate on the
+/// calling thread.
 fn gemm<T: Real>(alpha: f64, a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
     // SAFETY: all three views were checked against their slices when they were made, the shapes
     // fit, and `c` is borrowed mutably so it overlaps neither `a` nor `b`.
@@ -219,8 +226,9 @@ mod tests {
         let numbers: Vec<f64> = (0..8).map(f64::from).collect();
         let b: Vec<f64> = (0..6).map(|x| f64::from(x) * 0.5).collect();
         let a = Mat::strided(&numbers[1..], 2, 2, 4);
-        let start = Start::new(&[1.0, 1.0, 1.0], 1.0, &[], &[], 2);
-        let c = product(a, Mat::new(&b, 3, 2).t(), Some(&start));
+        let epilogue = Epilogue::new(&[1.0, 1.0, 1.0], 1.0, &[], &[], 2);
+        let b_t = Mat::new(&b, 3, 2).t();
+        let c = product(a, b_t, Some(&epilogue), Precision::F32);
         let want: Vec<f64> = (0..2)
             .flat_map(|i| (0..3).map(move |j| (i, j)))
             .map(|(i, j)| {

@@ -22,11 +22,11 @@ pub fn layer_norm<T: Real>(x: &[T], scale: &[T], shift: &[T], eps: f64) -> (Vec<
         .par_chunks(chunk)
         .flat_map_iter(|x| x.chunks_exact(d).map(|x| stats_row(x, T::of(eps))))
         .collect();
-    (layer_norm_again(x, scale, shift, &stats), stats)
+    (normalize(x, scale, shift, &stats), stats)
 }
 
 /// The output of [`layer_norm`] again, from its statistics.
-pub fn layer_norm_again<T: Real>(x: &[T], scale: &[T], shift: &[T], stats: &RowStats<T>) -> Vec<T> {
+pub fn normalize<T: Real>(x: &[T], scale: &[T], shift: &[T], stats: &RowStats<T>) -> Vec<T> {
     let d = scale.len();
     build(x.len(), d * ROWS_PER_TASK, |at, y| {
         let (x, stats) = (x[at..].chunks_exact(d), &stats[at / d..]);
@@ -61,7 +61,7 @@ pub fn layer_norm_backward<T: Real>(
 }
 
 /// Gradients of scale and shift, summed over the rows in order.
-pub fn layer_norm_weights<T: Real>(
+pub fn layer_norm_weight_gradient<T: Real>(
     dy: &[T],
     x: &[T],
     d: usize,
@@ -146,11 +146,11 @@ mod tests {
         let mut dx = vec![0.0; n * d];
         layer_norm_backward(&c, &x, &scale, &stats, &mut dx);
         for i in 0..n * d {
-            let mut moved = x.clone();
-            moved[i] += 1e-6;
-            let up = loss(&moved);
-            moved[i] -= 2e-6;
-            let down = loss(&moved);
+            let mut shifted = x.clone();
+            shifted[i] += 1e-6;
+            let up = loss(&shifted);
+            shifted[i] -= 2e-6;
+            let down = loss(&shifted);
             assert!(((up - down) / 2e-6 - dx[i]).abs() < 1e-7, "element {i}");
         }
     }
@@ -160,6 +160,6 @@ mod tests {
         let x: Vec<f32> = noise(5, 4 * 48).iter().map(|v| *v as f32).collect();
         let (w, b) = (vec![1.5f32; 48], vec![0.25f32; 48]);
         let (y, stats) = layer_norm(&x, &w, &b, 1e-12);
-        assert_eq!(y, layer_norm_again(&x, &w, &b, &stats));
+        assert_eq!(y, normalize(&x, &w, &b, &stats));
     }
 }

@@ -1,4 +1,4 @@
-//! One buffer written by several threads in disjoint places: fresh memory, chunk by chunk, and matrices.
+//! Buffers that several threads write in disjoint places: fresh memory, chunk by chunk, and matrices.
 //!
 //! Heads of attention write interleaved columns of one matrix, which no safe split of a slice can
 //! express. The matrix views made here carry their own bounds; what the caller owes is that no
@@ -13,8 +13,11 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 /// Elements that one task sets to zero.
 const CHUNK: usize = 16 * 1024;
 
-/// A vector whose chunks are filled by a function of (index of the chunk's first element, chunk of zeros) on
-/// all threads: bringing in memory is slow work for one, and zeros just written are in the cache.
+/// Makes a vector whose chunks are filled on all threads, by a function of the index of a chunk's
+/// first element and the chunk, which holds zeros.
+///
+/// Memory fresh from the system is slow to touch first, so that one thread alone would wait for it,
+/// and zeros just written are still in the cache.
 pub fn build<T: Real>(len: usize, chunk: usize, fill: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
     let mut made: Vec<MaybeUninit<T>> = Vec::with_capacity(len);
     // SAFETY: the elements may be uninitialised, and there is room for them.
@@ -31,34 +34,34 @@ pub fn build<T: Real>(len: usize, chunk: usize, fill: impl Fn(usize, &mut [T]) +
     unsafe { Vec::from_raw_parts(made.as_mut_ptr().cast(), made.len(), made.capacity()) }
 }
 
-/// Zeros, written on all threads.
+/// Returns zeros, written on all threads.
 pub fn zeros<T: Real>(len: usize) -> Vec<T> {
     build(len, CHUNK, |_, _| ())
 }
 
-/// A mutable slice that may be cut into overlapping-looking, yet disjoint, matrix views.
-pub struct Shared<'a, T> {
+/// A mutable slice that several threads view as disjoint matrices.
+pub struct DisjointViews<'a, T> {
     data: *mut T,
     len: usize,
     _life: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: the pointer is only used through `matrix`, whose caller promises disjoint views.
-unsafe impl<T: Send> Send for Shared<'_, T> {}
+unsafe impl<T: Send> Send for DisjointViews<'_, T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
+unsafe impl<T: Send> Sync for DisjointViews<'_, T> {}
 
-impl<'a, T> Shared<'a, T> {
-    /// Takes the slice for as long as views of it live.
+impl<'a, T> DisjointViews<'a, T> {
+    /// Borrows the slice for as long as views of it live.
     pub fn new(data: &'a mut [T]) -> Self {
-        Shared {
+        DisjointViews {
             data: data.as_mut_ptr(),
             len: data.len(),
             _life: PhantomData,
         }
     }
 
-    /// The `rows` x `cols` matrix that starts at `start` and has `stride` elements between rows.
+    /// Returns the `rows` x `cols` matrix that starts at `start` and has `stride` elements between rows.
     ///
     /// # Safety
     /// No other live view may touch any of its elements (the columns `start..start+cols` of its rows).

@@ -1,4 +1,4 @@
-//! Run one body with the widest vector instructions that the machine has.
+//! Running one body with the widest vector instructions that the machine has.
 //!
 //! The body is compiled three times (baseline, AVX2, AVX-512) and chosen at run time. The three
 //! give the same bits: Rust never fuses a multiply with an add on its own.
@@ -31,12 +31,12 @@ macro_rules! simd {
         }
     };
 }
-pub(crate) use simd;
+pub(super) use simd;
 
-/// Independent partial sums that a reduction keeps, so that it can run in vectors.
+/// The number of independent partial sums of a reduction, which lets it run in vectors.
 pub const LANES: usize = 16;
 
-/// A sum in a fixed order that can run in vectors.
+/// Returns the sum of `f` of all elements, in a fixed order that can run in vectors.
 #[inline(always)]
 pub(super) fn sum<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
     let mut lanes = [T::zero(); LANES];
@@ -48,6 +48,7 @@ pub(super) fn sum<T: Real>(x: &[T], f: impl Fn(T) -> T) -> T {
     total(&lanes)
 }
 
+/// Returns the sum of the partial sums, from the first to the last.
 #[inline(always)]
 pub(super) fn total<T: Real>(lanes: &[T; LANES]) -> T {
     let mut total = T::zero();
@@ -55,4 +56,17 @@ pub(super) fn total<T: Real>(lanes: &[T; LANES]) -> T {
         total += *lane;
     }
     total
+}
+
+simd! {
+    /// Returns the dot product of two vectors.
+    pub(super) fn dot<T: Real>(x: &[T], y: &[T]) -> T {
+        let mut lanes = [T::zero(); LANES];
+        for (x, y) in x.chunks(LANES).zip(y.chunks(LANES)) {
+            for (lane, (x, y)) in x.iter().zip(y).enumerate() {
+                lanes[lane] += *x * *y;
+            }
+        }
+        total(&lanes)
+    }
 }

@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-/// Starts kernels.
+/// Something that runs kernels: the driver of a GPU, or the host emulator.
 pub trait Launch: Sync {
-    /// Runs `kernel` over a grid of blocks of `threads`, each with `shared` bytes of shared memory.
+    /// Launches `kernel` over a grid of blocks of `threads`, each with `shared` bytes of shared memory.
     fn launch(
         &self,
         kernel: &str,
@@ -14,16 +14,16 @@ pub trait Launch: Sync {
         arguments: &[Argument],
     ) -> Result<()>;
 
-    /// Where a contiguous tensor's first element lies, for the kernels.
+    /// Returns the address of a contiguous tensor's first element, as the kernels read it.
     fn address(&self, tensor: &Tensor) -> Result<u64>;
 }
 
-/// One argument of a kernel, as C lays it out.
+/// One argument of a kernel, laid out as in C.
 #[derive(Clone, Copy)]
 pub struct Argument([u64; 8]);
 
 impl Argument {
-    pub(super) fn of<T: Copy>(value: T) -> Argument {
+    pub(super) fn new<T: Copy>(value: T) -> Argument {
         const { assert!(size_of::<T>() <= 64 && align_of::<T>() <= 8) };
         let mut words = [0u64; 8];
         // SAFETY: the value fits in and is not stricter aligned, as was just checked.
@@ -31,7 +31,7 @@ impl Argument {
         Argument(words)
     }
 
-    /// Where the value lies.
+    /// Returns the address of the value.
     pub fn pointer(&self) -> *mut std::ffi::c_void {
         self.0.as_ptr().cast_mut().cast()
     }

@@ -1,8 +1,11 @@
-//! The layers of [`crate::layers`] on a GPU: which kernel of `train/engine/cuda` runs on what, with which grid.
+//! The layers of [`crate::layers`] on a GPU: the kernel of `train/engine/cuda` that each one launches,
+//! its arguments and its grid.
 //!
 //! Matrix products are candle's (cuBLAS); everything around them is a kernel of ours. The same code
 //! runs in tests on the host, where an emulator runs the very same kernels (the crate `host_emulator`).
 //! Tensors are f32 or bf16; statistics, adapters and their gradients are always f32.
+//!
+//! The driver and the upload of batches need a CUDA toolkit to build; the rest is part of every build.
 
 #[cfg(feature = "cuda")]
 pub mod driver;
@@ -12,7 +15,8 @@ pub mod upload;
 
 use crate::cpu::activation::Activation;
 use crate::cpu::dropout::Dropout;
-use crate::params::{Adapter, Adapters, AttentionSaved, Linear, Norm, NormStats};
+use crate::params::{Adapter, Adapters, Attention, AttentionSaved, Linear, Norm, NormStats};
+use crate::precision::Precision;
 use crate::rows::Rows;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::cell::Cell;
@@ -40,31 +44,32 @@ pub fn of(tensor: &Tensor) -> Result<Option<Gpu>> {
     }
 }
 
-/// Kernels' `Dropout`.
+/// The struct `Dropout` of the kernels.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Drop {
+struct DropoutArgument {
     threshold: u32,
-    keep: f32,
+    scale: f32,
     key: [u32; 2],
     module: u32,
     step: u32,
 }
 
-impl Drop {
-    fn of(dropout: Option<&Dropout>) -> Drop {
+impl DropoutArgument {
+    /// Converts the dropout; without one, nothing is dropped.
+    fn new(dropout: Option<&Dropout>) -> DropoutArgument {
         let Some(d) = dropout else {
-            return Drop {
+            return DropoutArgument {
                 threshold: 0,
-                keep: 1.0,
+                scale: 1.0,
                 key: [0; 2],
                 module: 0,
                 step: 0,
             };
         };
-        Drop {
+        DropoutArgument {
             threshold: d.threshold(),
-            keep: (1.0 / (1.0 - d.rate)) as f32,
+            scale: (1.0 / (1.0 - d.rate)) as f32,
             key: [d.seed as u32, (d.seed >> 32) as u32],
             module: d.module,
             step: d.step,
@@ -72,27 +77,27 @@ impl Drop {
     }
 }
 
-/// Kernels' `Heads`.
+/// The struct `Attention` of the kernels.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Heads {
+struct AttentionArgument {
     offsets: u64,
     samples: u64,
     n: i32,
     d: i32,
     scale: f32,
-    drop: Drop,
+    dropout: DropoutArgument,
 }
 
-/// One tensor of an optimiser step, as the kernel `adamw` reads it (`Learnable` there).
+/// One tensor of an optimiser step, as the kernel `adamw` reads it.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct AdamWTensor {
-    /// Addresses of value and moments.
+    /// The addresses of the value and of the two moments.
     pub state: [u64; 3],
-    /// Address of the gradient.
+    /// The address of the gradient.
     pub gradient: u64,
-    /// Elements.
+    /// The number of elements.
     pub n: i32,
     /// `lr / (1 - beta1^t)`.
     pub step: f32,
@@ -102,35 +107,40 @@ pub struct AdamWTensor {
     pub decay: f32,
 }
 
-/// Elements that a thread takes at once; every row's width is a multiple.
-const WIDE: usize = 8;
-/// Threads of a block where each takes [`WIDE`] elements.
+/// Elements that a thread loads at once; the width of every matrix is a multiple.
+const VECTOR_WIDTH: usize = 8;
+/// Threads of a block in which each handles [`VECTOR_WIDTH`] elements.
 const THREADS: u32 = 256;
-/// Threads of a block where each warp takes a row, and rows of such a block.
+/// Threads of a block in which each warp handles a row.
 const ROW_THREADS: u32 = 128;
+/// Rows of a block in which each warp handles a row.
 const ROWS_PER_BLOCK: usize = 4;
-/// Rows that one block of `column_sums` adds up: `SUM_ROWS` there.
+/// Rows that one block of the kernel `column_sums` adds up, `SUM_ROWS` in its source.
 const SUM_ROWS: usize = 128;
-/// Threads of attention's blocks; rows of its tiles in bf16 and in f32.
+/// Threads of a block of the attention kernels.
 const ATTENTION_THREADS: u32 = 128;
-const TILE: usize = 64;
-const SMALL_TILE: usize = 32;
-/// Elements between rows of a tile in shared memory beyond a head's size.
-const PAD: usize = 8;
-/// Head sizes that the kernels are compiled for.
+/// Rows of a tile of the attention kernels in bf16.
+const TILE_BF16: usize = 64;
+/// Rows of a tile of the attention kernels in f32.
+const TILE_F32: usize = 32;
+/// Elements that a row of a bf16 tile in shared memory has beyond the size of a head.
+const TILE_PADDING: usize = 8;
+/// Head sizes that the attention kernels are compiled for.
 const HEAD_SIZES: [usize; 3] = [16, 32, 64];
 
-/// The layers on one device.
+/// The layers on one GPU.
 #[derive(Clone, Copy)]
 pub struct Gpu(&'static dyn Launch);
 
 impl Gpu {
+    /// Returns the address of a tensor as an argument.
     fn address(&self, tensor: &Tensor) -> Result<Argument> {
-        Ok(Argument::of(self.0.address(tensor)?))
+        Ok(Argument::new(self.0.address(tensor)?))
     }
 
+    /// Returns the address of a tensor as an argument, or a null pointer.
     fn optional(&self, tensor: Option<&Tensor>) -> Result<Argument> {
-        tensor.map_or(Ok(Argument::of(0u64)), |t| self.address(t))
+        tensor.map_or(Ok(Argument::new(0u64)), |t| self.address(t))
     }
 
     fn launch(
@@ -149,43 +159,43 @@ impl Gpu {
             .launch(kernel, grid, threads, shared as u32, arguments)
     }
 
-    /// A thread for every [`WIDE`] of so many elements.
-    fn launch_wide(&self, kernel: &str, elements: usize, arguments: &[Argument]) -> Result<()> {
-        let blocks = (elements / WIDE).div_ceil(THREADS as usize);
+    /// Launches one thread for every [`VECTOR_WIDTH`] elements.
+    fn launch_elements(&self, kernel: &str, elements: usize, arguments: &[Argument]) -> Result<()> {
+        let blocks = (elements / VECTOR_WIDTH).div_ceil(THREADS as usize);
         self.launch(kernel, [blocks, 1, 1], THREADS, 0, arguments)
     }
 
-    /// A warp for every one of so many rows.
+    /// Launches one warp for every row.
     fn launch_rows(&self, kernel: &str, rows: usize, arguments: &[Argument]) -> Result<()> {
         let blocks = rows.div_ceil(ROWS_PER_BLOCK);
         self.launch(kernel, [blocks, 1, 1], ROW_THREADS, 0, arguments)
     }
 
-    /// The addresses of adapters' factors.
-    fn parts<'a>(&self, factors: impl Iterator<Item = &'a Tensor>) -> Result<Argument> {
+    /// Returns the addresses of one factor of each adapter.
+    fn factors<'a>(&self, factors: impl Iterator<Item = &'a Tensor>) -> Result<Argument> {
         let mut parts = [0u64; 3];
         for (part, factor) in parts.iter_mut().zip(factors) {
             *part = self.0.address(factor)?;
         }
-        Ok(Argument::of(parts))
+        Ok(Argument::new(parts))
     }
 
-    /// [`Norm::forward`] and its statistics (`n x 2`); with `stats` [`Norm::again`].
+    /// [`Norm::forward`] and its statistics (`n x 2`), or [`Norm::recompute`] from `stats`.
     pub fn norm(
         &self,
         norm: &Norm,
         x: &Tensor,
         stats: Option<&Tensor>,
     ) -> Result<(Tensor, Tensor)> {
-        let (n, d) = width(x)?;
-        let y = like(x)?;
-        let fresh = stats.is_none();
+        let (n, d) = dims(x)?;
+        let y = empty_like(x)?;
+        let compute_stats = stats.is_none();
         let stats = match stats {
             Some(stats) => stats.clone(),
-            None => single((n, 2), x)?,
+            None => empty_f32((n, 2), x)?,
         };
         self.launch_rows(
-            &named("layer_norm", x)?,
+            &kernel_name("layer_norm", x)?,
             n,
             &[
                 self.address(x)?,
@@ -193,10 +203,10 @@ impl Gpu {
                 self.address(&norm.bias)?,
                 self.address(&y)?,
                 self.address(&stats)?,
-                Argument::of(n as i32),
-                Argument::of(d as i32),
-                Argument::of(norm.eps as f32),
-                Argument::of(i32::from(fresh)),
+                Argument::new(n as i32),
+                Argument::new(d as i32),
+                Argument::new(norm.eps as f32),
+                Argument::new(i32::from(compute_stats)),
             ],
         )?;
         Ok((y, stats))
@@ -209,84 +219,85 @@ impl Gpu {
         dy: &Tensor,
         x: &Tensor,
         stats: &Tensor,
-        plus: Option<&Tensor>,
+        residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let (n, d) = width(x)?;
-        let dx = like(x)?;
+        let (n, d) = dims(x)?;
+        let dx = empty_like(x)?;
         self.launch_rows(
-            &named("layer_norm_backward", x)?,
+            &kernel_name("layer_norm_backward", x)?,
             n,
             &[
                 self.address(dy)?,
                 self.address(x)?,
                 self.address(&norm.weight)?,
                 self.address(stats)?,
-                self.optional(plus)?,
+                self.optional(residual)?,
                 self.address(&dx)?,
-                Argument::of(n as i32),
-                Argument::of(d as i32),
+                Argument::new(n as i32),
+                Argument::new(d as i32),
             ],
         )?;
         Ok(dx)
     }
 
-    /// `dropout(x W^T + b + scale B u) + plus`, and `u`; with an activation that of it as well.
+    /// Returns `dropout(x W^T + b + scale B u) + residual`, `u` if there are adapters, and the activation
+    /// of the first if the epilogue has one.
     pub fn linear(
         &self,
         linear: &Linear,
         x: &Tensor,
         rows: &Rows,
         adapters: Option<&Adapters>,
-        after: After,
+        epilogue: LinearEpilogue,
     ) -> Result<(Tensor, Option<Tensor>, Option<Tensor>)> {
-        let (n, d) = width(x)?;
+        let (n, d) = dims(x)?;
         let out = linear.weight.dim(0)?;
         let places = rows.tables(x.device())?.places;
         let mut u = None;
-        let mut parts = (0, 1, 0.0, Argument::of([0u64; 3]));
+        let mut parts = (0, 1, 0.0, Argument::new([0u64; 3]));
         if let Some(adapters) = adapters {
             let (count, rank) = (adapters.parts.len(), adapters.parts[0].a.dim(0)?);
-            let down = single((n, count * rank), x)?;
+            let down = empty_f32((n, count * rank), x)?;
             self.launch_rows(
-                &named("lora_down", x)?,
+                &kernel_name("lora_down", x)?,
                 n,
                 &[
                     self.address(x)?,
-                    self.parts(adapters.parts.iter().map(|p| &p.a))?,
+                    self.factors(adapters.parts.iter().map(|p| &p.a))?,
                     self.address(&down)?,
                     self.address(&places)?,
-                    Argument::of(n as i32),
-                    Argument::of(d as i32),
-                    Argument::of(count as i32),
-                    Argument::of(rank as i32),
-                    Argument::of(adapters_drop(adapters)?),
+                    Argument::new(n as i32),
+                    Argument::new(d as i32),
+                    Argument::new(count as i32),
+                    Argument::new(rank as i32),
+                    Argument::new(adapters_dropout(adapters)?),
                 ],
             )?;
-            let b = self.parts(adapters.parts.iter().map(|p| &p.b))?;
+            let b = self.factors(adapters.parts.iter().map(|p| &p.b))?;
             parts = (count, rank, adapters.scale, b);
             u = Some(down);
         }
-        let y = product(x, &linear.weight.t()?)?;
-        let activated = after.activation.map(|_| like(&y)).transpose()?;
+        let y = product(x, &linear.weight.t()?, linear.precision)?;
+        let activated = epilogue.activation.map(|_| empty_like(&y)).transpose()?;
         let (count, rank, scale, b) = parts;
-        self.launch_wide(
-            &named("finish_linear", x)?,
+        self.launch_elements(
+            &kernel_name("finish_linear", x)?,
             n * out,
             &[
                 self.address(&y)?,
                 self.address(&linear.bias)?,
                 b,
                 self.optional(u.as_ref())?,
-                self.optional(after.plus)?,
+                self.optional(epilogue.residual)?,
                 self.optional(activated.as_ref())?,
                 self.address(&places)?,
-                Argument::of(n as i32),
-                Argument::of(out as i32),
-                Argument::of(count as i32),
-                Argument::of(rank as i32),
-                Argument::of(scale as f32),
-                Argument::of(Drop::of(after.dropout)),
-                Argument::of(after.activation.map_or(0, quick)),
+                Argument::new(n as i32),
+                Argument::new(out as i32),
+                Argument::new(count as i32),
+                Argument::new(rank as i32),
+                Argument::new(scale as f32),
+                Argument::new(DropoutArgument::new(epilogue.dropout)),
+                Argument::new(epilogue.activation.map_or(0, activation_number)),
             ],
         )?;
         Ok((y, u, activated))
@@ -298,49 +309,46 @@ impl Gpu {
         linear: &Linear,
         dy: &Tensor,
         x: &Tensor,
-        u: Option<&Tensor>,
+        u: &Tensor,
         rows: &Rows,
-        adapters: Option<&Adapters>,
+        adapters: &Adapters,
     ) -> Result<(Tensor, Vec<Adapter>)> {
-        let (n, out) = width(dy)?;
+        let (n, out) = dims(dy)?;
         let d = linear.weight.dim(1)?;
-        let dx = product(dy, &linear.weight)?;
-        let (Some(adapters), Some(u)) = (adapters, u) else {
-            return Ok((dx, Vec::new()));
-        };
+        let dx = product(dy, &linear.weight, linear.precision)?;
         let (count, rank) = (adapters.parts.len(), adapters.parts[0].a.dim(0)?);
         let part_width = out / count;
         let places = rows.tables(x.device())?.places;
-        let sizes = [Argument::of(count as i32), Argument::of(rank as i32)];
-        let du = single((n, count * rank), x)?;
+        let sizes = [Argument::new(count as i32), Argument::new(rank as i32)];
+        let du = empty_f32((n, count * rank), x)?;
         self.launch_rows(
-            &named("lora_up_backward", dy)?,
+            &kernel_name("lora_up_backward", dy)?,
             n,
             &[
                 self.address(dy)?,
-                self.parts(adapters.parts.iter().map(|p| &p.b))?,
+                self.factors(adapters.parts.iter().map(|p| &p.b))?,
                 self.address(&du)?,
-                Argument::of(n as i32),
-                Argument::of(out as i32),
+                Argument::new(n as i32),
+                Argument::new(out as i32),
                 sizes[0],
                 sizes[1],
-                Argument::of(adapters.scale as f32),
+                Argument::new(adapters.scale as f32),
             ],
         )?;
-        let drop = adapters_drop(adapters)?;
-        self.launch_wide(
-            &named("lora_down_backward", x)?,
+        let drop = adapters_dropout(adapters)?;
+        self.launch_elements(
+            &kernel_name("lora_down_backward", x)?,
             n * d,
             &[
                 self.address(&dx)?,
-                self.parts(adapters.parts.iter().map(|p| &p.a))?,
+                self.factors(adapters.parts.iter().map(|p| &p.a))?,
                 self.address(&du)?,
                 self.address(&places)?,
-                Argument::of(n as i32),
-                Argument::of(d as i32),
+                Argument::new(n as i32),
+                Argument::new(d as i32),
                 sizes[0],
                 sizes[1],
-                Argument::of(drop),
+                Argument::new(drop),
             ],
         )?;
         let a = self.column_sums(x, &du, &places, (d, 0), (count, rank), 1.0, drop)?;
@@ -351,7 +359,7 @@ impl Gpu {
             (part_width, part_width),
             (count, rank),
             adapters.scale,
-            Drop::of(None),
+            DropoutArgument::new(None),
         )?;
         let grads = (0..count).map(|i| {
             Ok(Adapter {
@@ -362,7 +370,7 @@ impl Gpu {
         Ok((dx, grads.collect::<Result<_>>()?))
     }
 
-    /// `sum over rows of weights[row, k] * dropout(x)[row, columns of k's part]`, one row per k.
+    /// Returns, for each `k`, the sum over rows of `weights[row, k] * dropout(x)[row, columns of k's part]`.
     #[allow(clippy::too_many_arguments, reason = "a kernel's operands are many")]
     fn column_sums(
         &self,
@@ -372,14 +380,14 @@ impl Gpu {
         (columns, step): (usize, usize),
         (count, rank): (usize, usize),
         scale: f64,
-        drop: Drop,
+        drop: DropoutArgument,
     ) -> Result<Tensor> {
-        let (n, stride) = width(x)?;
+        let (n, stride) = dims(x)?;
         let (chunks, total) = (n.div_ceil(SUM_ROWS), count * rank);
-        let partial = single((chunks, total * columns), x)?;
-        let blocks = (columns / WIDE).div_ceil(ROW_THREADS as usize);
+        let partial = empty_f32((chunks, total * columns), x)?;
+        let blocks = (columns / VECTOR_WIDTH).div_ceil(ROW_THREADS as usize);
         self.launch(
-            &named("column_sums", x)?,
+            &kernel_name("column_sums", x)?,
             [blocks, chunks, total],
             ROW_THREADS,
             0,
@@ -388,17 +396,17 @@ impl Gpu {
                 self.address(weights)?,
                 self.address(&partial)?,
                 self.address(places)?,
-                Argument::of(n as i32),
-                Argument::of(stride as i32),
-                Argument::of(columns as i32),
-                Argument::of(step as i32),
-                Argument::of(count as i32),
-                Argument::of(rank as i32),
-                Argument::of(scale as f32),
-                Argument::of(drop),
+                Argument::new(n as i32),
+                Argument::new(stride as i32),
+                Argument::new(columns as i32),
+                Argument::new(step as i32),
+                Argument::new(count as i32),
+                Argument::new(rank as i32),
+                Argument::new(scale as f32),
+                Argument::new(drop),
             ],
         )?;
-        let sum = single((total, columns), x)?;
+        let sum = empty_f32((total, columns), x)?;
         self.launch(
             "add_chunks",
             [(total * columns).div_ceil(THREADS as usize), 1, 1],
@@ -407,153 +415,152 @@ impl Gpu {
             &[
                 self.address(&partial)?,
                 self.address(&sum)?,
-                Argument::of(chunks as i32),
-                Argument::of((total * columns) as i32),
+                Argument::new(chunks as i32),
+                Argument::new((total * columns) as i32),
             ],
         )?;
         Ok(sum)
     }
 
-    /// [`crate::layers::attention_forward`].
+    /// [`Attention::forward`].
     pub fn attention_forward(
         &self,
+        attention: &Attention,
         qkv: &Tensor,
-        heads: usize,
-        rows: &Rows,
-        dropout: Option<&Dropout>,
     ) -> Result<(Tensor, AttentionSaved)> {
-        let (n, d) = (rows.len(), width(qkv)?.1 / 3);
-        let head = Head::new(qkv, d, heads)?;
+        let Attention { heads, rows, .. } = *attention;
+        let (n, d) = (rows.len(), dims(qkv)?.1 / 3);
+        let kernels = AttentionKernels::new(qkv, d, heads)?;
         let out = empty((n, d), qkv.dtype(), qkv)?;
-        let lse = single((heads, n), qkv)?;
+        let lse = empty_f32((heads, n), qkv)?;
         self.launch(
-            &head.kernel("attention_forward"),
-            head.grid(rows, heads),
+            &kernels.name("attention_forward"),
+            kernels.grid(rows, heads),
             ATTENTION_THREADS,
-            head.shared(),
+            kernels.shared_bytes(),
             &[
                 self.address(qkv)?,
                 self.address(&out)?,
                 self.address(&lse)?,
-                self.heads(rows, d, heads, dropout, qkv.device())?,
+                self.attention_argument(attention, d, qkv.device())?,
             ],
         )?;
         Ok((out, AttentionSaved::Device(lse)))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "a kernel's operands are many")]
-    /// [`crate::layers::attention_backward`]; `lse` is what the forward pass saved.
+    /// [`Attention::backward`]; `lse` is what the forward pass has saved.
     pub fn attention_backward(
         &self,
+        attention: &Attention,
         qkv: &Tensor,
-        heads: usize,
-        rows: &Rows,
-        dropout: Option<&Dropout>,
         out: &Tensor,
         lse: &Tensor,
         d_out: &Tensor,
     ) -> Result<Tensor> {
-        let (n, d) = (rows.len(), width(qkv)?.1 / 3);
-        let head = Head::new(qkv, d, heads)?;
-        let delta = single((heads, n), qkv)?;
+        let Attention { heads, rows, .. } = *attention;
+        let (n, d) = (rows.len(), dims(qkv)?.1 / 3);
+        let kernels = AttentionKernels::new(qkv, d, heads)?;
+        let delta = empty_f32((heads, n), qkv)?;
         self.launch_rows(
-            &named("attention_delta", qkv)?,
+            &kernel_name("attention_delta", qkv)?,
             n * heads,
             &[
                 self.address(out)?,
                 self.address(d_out)?,
                 self.address(&delta)?,
-                Argument::of(n as i32),
-                Argument::of(d as i32),
-                Argument::of(heads as i32),
+                Argument::new(n as i32),
+                Argument::new(d as i32),
+                Argument::new(heads as i32),
             ],
         )?;
-        let d_qkv = like(qkv)?;
+        let d_qkv = empty_like(qkv)?;
         let arguments = [
             self.address(qkv)?,
             self.address(d_out)?,
             self.address(lse)?,
             self.address(&delta)?,
             self.address(&d_qkv)?,
-            self.heads(rows, d, heads, dropout, qkv.device())?,
+            self.attention_argument(attention, d, qkv.device())?,
         ];
         for kernel in ["attention_backward_q", "attention_backward_kv"] {
-            let grid = head.grid(rows, heads);
             self.launch(
-                &head.kernel(kernel),
-                grid,
+                &kernels.name(kernel),
+                kernels.grid(rows, heads),
                 ATTENTION_THREADS,
-                head.shared(),
+                kernels.shared_bytes(),
                 &arguments,
             )?;
         }
         Ok(d_qkv)
     }
 
-    fn heads(
+    fn attention_argument(
         &self,
-        rows: &Rows,
+        attention: &Attention,
         d: usize,
-        heads: usize,
-        dropout: Option<&Dropout>,
         device: &Device,
     ) -> Result<Argument> {
-        let tables = rows.tables(device)?;
-        Ok(Argument::of(Heads {
+        let tables = attention.rows.tables(device)?;
+        Ok(Argument::new(AttentionArgument {
             offsets: self.0.address(&tables.offsets)?,
             samples: self.0.address(&tables.samples)?,
-            n: rows.len() as i32,
+            n: attention.rows.len() as i32,
             d: d as i32,
-            scale: (1.0 / ((d / heads) as f64).sqrt()) as f32,
-            drop: Drop::of(dropout),
+            scale: (1.0 / ((d / attention.heads) as f64).sqrt()) as f32,
+            dropout: DropoutArgument::new(attention.dropout),
         }))
     }
 
     /// [`crate::layers::activate`].
     pub fn activate(&self, f: Activation, z: &Tensor) -> Result<Tensor> {
-        let y = like(z)?;
+        let y = empty_like(z)?;
         let arguments = [
             self.address(z)?,
             self.address(&y)?,
-            Argument::of((z.elem_count() / WIDE) as u32),
-            Argument::of(quick(f)),
+            Argument::new((z.elem_count() / VECTOR_WIDTH) as u32),
+            Argument::new(activation_number(f)),
         ];
-        self.launch_wide(&named("activate", z)?, z.elem_count(), &arguments)?;
+        self.launch_elements(&kernel_name("activate", z)?, z.elem_count(), &arguments)?;
         Ok(y)
     }
 
     /// [`crate::layers::activate_backward`].
     pub fn activate_backward(&self, f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        let dz = like(z)?;
+        let dz = empty_like(z)?;
         let arguments = [
             self.address(z)?,
             self.address(dy)?,
             self.address(&dz)?,
-            Argument::of((z.elem_count() / WIDE) as u32),
-            Argument::of(quick(f)),
+            Argument::new((z.elem_count() / VECTOR_WIDTH) as u32),
+            Argument::new(activation_number(f)),
         ];
-        self.launch_wide(&named("activate_backward", z)?, z.elem_count(), &arguments)?;
+        self.launch_elements(
+            &kernel_name("activate_backward", z)?,
+            z.elem_count(),
+            &arguments,
+        )?;
         Ok(dz)
     }
 
     /// [`crate::layers::dropout`].
     pub fn dropout(&self, x: &Tensor, dropout: &Dropout, rows: &Rows) -> Result<Tensor> {
-        let (n, d) = width(x)?;
-        let y = like(x)?;
+        let (n, d) = dims(x)?;
+        let y = empty_like(x)?;
         let arguments = [
             self.address(x)?,
             self.address(&y)?,
             self.address(&rows.tables(x.device())?.places)?,
-            Argument::of(n as i32),
-            Argument::of(d as i32),
-            Argument::of(Drop::of(Some(dropout))),
+            Argument::new(n as i32),
+            Argument::new(d as i32),
+            Argument::new(DropoutArgument::new(Some(dropout))),
         ];
-        self.launch_wide(&named("dropout", x)?, n * d, &arguments)?;
+        self.launch_elements(&kernel_name("dropout", x)?, n * d, &arguments)?;
         Ok(y)
     }
 
-    /// Patches as rows in the number type of `like`; `input` is `inputs x (channels * rows * cols)`,
-    /// f32. `sizes`: channels, rows, cols, patch, row stride, column stride, patches down and across.
+    /// Returns the patches of images as rows of the number type `dtype`; `input` is
+    /// `inputs x (channels * rows * cols)`, f32. `sizes` are channels, rows, columns, patch size, row
+    /// stride, column stride, patches down and patches across.
     pub fn cut_patches(
         &self,
         input: &Tensor,
@@ -568,13 +575,13 @@ impl Gpu {
         let mut arguments = vec![
             self.address(input)?,
             self.address(&out)?,
-            Argument::of(total as u32),
+            Argument::new(total as u32),
         ];
-        arguments.extend(sizes.map(|n| Argument::of(n as i32)));
-        arguments.push(Argument::of(i32::from(transposed)));
+        arguments.extend(sizes.map(|n| Argument::new(n as i32)));
+        arguments.push(Argument::new(i32::from(transposed)));
         let blocks = total.div_ceil(THREADS as usize);
         self.launch(
-            &named("cut_patches", &out)?,
+            &kernel_name("cut_patches", &out)?,
             [blocks, 1, 1],
             THREADS,
             0,
@@ -583,7 +590,7 @@ impl Gpu {
         Ok(out)
     }
 
-    /// One AdamW step of all tensors in the table; writes values and moments where they lie.
+    /// Makes one AdamW step of all tensors in the table, whose values and moments it updates in place.
     pub fn adamw(
         &self,
         table: &[AdamWTensor],
@@ -600,99 +607,101 @@ impl Gpu {
         let rows = Tensor::from_vec(words, (table.len(), WORDS), device)?;
         let arguments = [
             self.address(&rows)?,
-            Argument::of((1.0 - betas[0]) as f32),
-            Argument::of(betas[1] as f32),
-            Argument::of((1.0 - betas[1]) as f32),
-            Argument::of(eps as f32),
+            Argument::new((1.0 - betas[0]) as f32),
+            Argument::new(betas[1] as f32),
+            Argument::new((1.0 - betas[1]) as f32),
+            Argument::new(eps as f32),
         ];
         let largest = table.iter().map(|m| m.n as usize).max().unwrap_or(0);
         let blocks = largest.div_ceil(THREADS as usize).min(1024);
         self.launch("adamw", [blocks, table.len(), 1], THREADS, 0, &arguments)
     }
 
-    /// The address of a tensor that [`Gpu::adamw`] is to read or write.
+    /// Returns the address of a tensor that [`Gpu::adamw`] is to read or write.
     pub fn address_of(&self, tensor: &Tensor) -> Result<u64> {
         self.0.address(tensor)
     }
 }
 
-/// What follows a linear layer.
+/// What follows the product of a linear layer, in this order, in the same kernel as the bias.
 #[derive(Clone, Copy, Default)]
-pub struct After<'a> {
-    /// Falls on the layer's output.
+pub struct LinearEpilogue<'a> {
+    /// The dropout of the layer's output.
     pub dropout: Option<&'a Dropout>,
-    /// Is added then.
-    pub plus: Option<&'a Tensor>,
-    /// Is applied then, into a tensor of its own.
+    /// The tensor that is added.
+    pub residual: Option<&'a Tensor>,
+    /// The activation of the sum, which is written into a tensor of its own.
     pub activation: Option<Activation>,
 }
 
-/// Sizes of attention's kernels for one head size and number type.
-struct Head {
+/// The attention kernels for one head size and number type.
+struct AttentionKernels {
     dim: usize,
-    single: bool,
+    is_f32: bool,
 }
 
-impl Head {
-    fn new(qkv: &Tensor, d: usize, heads: usize) -> Result<Head> {
+impl AttentionKernels {
+    fn new(qkv: &Tensor, d: usize, heads: usize) -> Result<AttentionKernels> {
         let dim = d / heads;
         if !HEAD_SIZES.contains(&dim) {
             bail!("the GPU's attention is compiled for heads of {HEAD_SIZES:?} numbers, not {dim}");
         }
-        Ok(Head {
+        Ok(AttentionKernels {
             dim,
-            single: qkv.dtype() == DType::F32,
+            is_f32: qkv.dtype() == DType::F32,
         })
     }
 
-    fn kernel(&self, name: &str) -> String {
-        let suffix = if self.single { "f32" } else { "bf16" };
-        format!("{name}_{suffix}_{}", self.dim)
+    fn name(&self, kernel: &str) -> String {
+        let suffix = if self.is_f32 { "f32" } else { "bf16" };
+        format!("{kernel}_{suffix}_{}", self.dim)
     }
 
+    /// Returns a block for each tile of the longest sequence, each head and each sequence.
     fn grid(&self, rows: &Rows, heads: usize) -> [usize; 3] {
-        let tile = if self.single { SMALL_TILE } else { TILE };
+        let tile = if self.is_f32 { TILE_F32 } else { TILE_BF16 };
         let lengths = rows.offsets.windows(2).map(|ends| ends[1] - ends[0]);
         let longest = lengths.max().unwrap_or(0);
         [longest.div_ceil(tile), heads, rows.sequences()]
     }
 
-    /// Two tiles and two numbers per row.
-    fn shared(&self) -> usize {
-        if self.single {
-            2 * SMALL_TILE * (self.dim + 1) * 4
+    /// Returns the size of two tiles and, in bf16, of two numbers per row.
+    fn shared_bytes(&self) -> usize {
+        if self.is_f32 {
+            2 * TILE_F32 * (self.dim + 1) * 4
         } else {
-            2 * TILE * ((self.dim + PAD) * 2 + 4)
+            2 * TILE_BF16 * ((self.dim + TILE_PADDING) * 2 + 4)
         }
     }
 }
 
-/// The adapters' dropout: one stream after the other, as the kernels count them.
-fn adapters_drop(adapters: &Adapters) -> Result<Drop> {
+/// Returns the dropout of the first adapter, from whose random stream the kernels count the others'.
+fn adapters_dropout(adapters: &Adapters) -> Result<DropoutArgument> {
     let first = adapters.dropout.first();
     for (i, dropout) in adapters.dropout.iter().enumerate() {
         if first.is_some_and(|first| dropout.module != first.module + i as u32) {
             bail!("adapters of one layer draw from neighbouring streams");
         }
     }
-    Ok(Drop::of(first))
+    Ok(DropoutArgument::new(first))
 }
 
-fn quick(f: Activation) -> i32 {
+/// Returns the number by which the kernels know an activation.
+fn activation_number(f: Activation) -> i32 {
     i32::from(f == Activation::QuickGelu)
 }
 
-/// Rows and columns; columns come in groups of [`WIDE`].
-fn width(x: &Tensor) -> Result<(usize, usize)> {
+/// Returns the numbers of rows and columns; that of columns must be a multiple of [`VECTOR_WIDTH`].
+fn dims(x: &Tensor) -> Result<(usize, usize)> {
     let (n, d) = x.dims2()?;
-    if d % WIDE != 0 {
-        bail!("the GPU's kernels take widths that are multiples of {WIDE}, not {d}");
+    if d % VECTOR_WIDTH != 0 {
+        bail!("the GPU's kernels take widths that are multiples of {VECTOR_WIDTH}, not {d}");
     }
     Ok((n, d))
 }
 
-/// A kernel's name for the number type of `x`.
-fn named(kernel: &str, x: &Tensor) -> Result<String> {
+/// Returns the name of a kernel for the number type of `x`.
+fn kernel_name(kernel: &str, x: &Tensor) -> Result<String> {
     match x.dtype() {
         DType::F32 => Ok(format!("{kernel}_f32")),
         DType::BF16 => Ok(format!("{kernel}_bf16")),
@@ -700,22 +709,27 @@ fn named(kernel: &str, x: &Tensor) -> Result<String> {
     }
 }
 
-/// A tensor that a kernel is about to fill.
+/// Allocates a tensor that a kernel is about to fill.
 fn empty(shape: (usize, usize), dtype: DType, on: &Tensor) -> Result<Tensor> {
     // SAFETY: every caller hands it to a kernel that writes all of it before anything reads it.
     unsafe { Tensor::empty(shape, dtype, on.device()) }
 }
 
-fn like(x: &Tensor) -> Result<Tensor> {
+fn empty_like(x: &Tensor) -> Result<Tensor> {
     empty(x.dims2()?, x.dtype(), x)
 }
 
-fn single(shape: (usize, usize), on: &Tensor) -> Result<Tensor> {
+fn empty_f32(shape: (usize, usize), on: &Tensor) -> Result<Tensor> {
     empty(shape, DType::F32, on)
 }
 
-/// The matrix product; candle's on the host has no bf16, which tests need.
-fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+/// Returns the matrix product of two tensors on a device, or in tests on the host, for which candle
+/// has no product of bf16.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+pub fn product(a: &Tensor, b: &Tensor, precision: Precision) -> Result<Tensor> {
+    // candle has no argument for it, only this switch of the whole process.
+    #[cfg(feature = "cuda")]
+    candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
     if a.device().is_cpu() && a.dtype() == DType::BF16 {
         let (a, b) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
         return a.matmul(&b)?.to_dtype(DType::BF16);
@@ -723,7 +737,7 @@ fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     a.matmul(b)
 }
 
-/// Statistics as a device keeps them.
+/// Returns the statistics of a tensor on a device.
 pub fn stats_of(stats: &NormStats) -> Result<&Tensor> {
     match stats {
         NormStats::Device(stats) => Ok(stats),
@@ -731,7 +745,7 @@ pub fn stats_of(stats: &NormStats) -> Result<&Tensor> {
     }
 }
 
-/// Attention's state as a device keeps it.
+/// Returns what the forward pass of attention on a device has saved.
 pub fn saved_of(saved: &AttentionSaved) -> Result<&Tensor> {
     match saved {
         AttentionSaved::Device(lse) => Ok(lse),

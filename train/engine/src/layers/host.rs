@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor, WithDType, bail};
 use std::ops::Deref;
 
-/// Returns the body's value where the tensor is on a device with kernels of its own.
+/// Returns the body's value if the tensor is on a device with kernels of its own.
 macro_rules! on_device {
     ($t:expr, $gpu:ident => $body:expr) => {
         if let Some($gpu) = cuda::of($t)? {
@@ -12,6 +12,24 @@ macro_rules! on_device {
     };
 }
 pub(super) use on_device;
+
+/// Runs a body with `$T` bound to the number type of a tensor on the CPU.
+macro_rules! typed {
+    ($t:expr, $T:ident => $body:expr) => {
+        match ($t.device(), $t.dtype()) {
+            (Device::Cpu, DType::F32) => {
+                type $T = f32;
+                $body
+            }
+            (Device::Cpu, DType::F64) => {
+                type $T = f64;
+                $body
+            }
+            (device, dtype) => bail!("no kernel for {dtype:?} on {:?}", device.location()),
+        }
+    };
+}
+pub(super) use typed;
 
 /// A contiguous tensor in host memory, readable as a slice.
 pub(super) struct Slice<G, T> {
@@ -38,6 +56,7 @@ fn cpu_slice<T: WithDType>(storage: &CpuStorage) -> &[T] {
         .expect("type checked when the slice was made")
 }
 
+/// Borrows the elements of a contiguous tensor of type `T` on the CPU.
 pub(super) fn slice<T: WithDType>(
     t: &Tensor,
 ) -> Result<Slice<impl Deref<Target = Storage> + '_, T>> {
@@ -56,24 +75,7 @@ pub(super) fn slice<T: WithDType>(
     })
 }
 
-/// Runs a body with `$T` bound to the tensor's number type.
-macro_rules! typed {
-    ($t:expr, $T:ident => $body:expr) => {
-        match ($t.device(), $t.dtype()) {
-            (Device::Cpu, DType::F32) => {
-                type $T = f32;
-                $body
-            }
-            (Device::Cpu, DType::F64) => {
-                type $T = f64;
-                $body
-            }
-            (device, dtype) => bail!("no kernel for {dtype:?} on {:?}", device.location()),
-        }
-    };
-}
-pub(super) use typed;
-
+/// Makes a tensor on the CPU of a kernel's result.
 pub(super) fn tensor<T: WithDType>(
     values: Vec<T>,
     shape: impl Into<candle_core::Shape>,

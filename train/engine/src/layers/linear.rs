@@ -1,21 +1,21 @@
-//! Frozen linear layers with low-rank adapters.
+//! Frozen linear layers with LoRA adapters.
 
 use super::elementwise::{activate, add, dropout};
 use super::host::{on_device, slice, tensor, typed};
 use crate::cpu::Real;
 use crate::cpu::activation::Activation;
 use crate::cpu::dropout::Dropout;
-use crate::cpu::layout::Mat;
-use crate::cpu::lora::{self, LoraGrad, Start};
+use crate::cpu::layout::{Columns, Mat};
+use crate::cpu::lora::{Epilogue, Lora, LoraGradients};
 use crate::cpu::matmul::product;
-use crate::cuda;
+use crate::cuda::{self, LinearEpilogue};
 use crate::params::{Adapter, Adapters, Linear};
 use crate::rows::Rows;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 impl Linear {
-    /// `y = x W^T + b + scale dropout(x) A^T B^T`, and `u = dropout(x) A^T` (`n x parts*rank`) for
-    /// the backward pass.
+    /// Returns `y = x W^T + b + scale dropout(x) A^T B^T` and, if there are adapters,
+    /// `u = dropout(x) A^T` (`n x parts*rank`) for the backward pass.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -23,7 +23,7 @@ impl Linear {
         adapters: Option<&Adapters>,
     ) -> Result<(Tensor, Option<Tensor>)> {
         on_device!(x, gpu => {
-            let (y, u, _) = gpu.linear(self, x, rows, adapters, cuda::After::default())?;
+            let (y, u, _) = gpu.linear(self, x, rows, adapters, LinearEpilogue::default())?;
             Ok((y, u))
         });
         let (n, d) = x.dims2()?;
@@ -32,42 +32,52 @@ impl Linear {
             let (xs, weight, bias) = (slice::<T>(x)?, slice::<T>(&self.weight)?, slice::<T>(&self.bias)?);
             let (input, weight) = (Mat::new(&xs, n, d), Mat::new(&weight, out, d).t());
             let Some(adapters) = adapters else {
-                let y = product(input, weight, Some(&Start::new(&bias, T::of(1.0), &[], &[], n)));
+                let epilogue = Epilogue::new(&bias, T::of(1.0), &[], &[], n);
+                let y = product(input, weight, Some(&epilogue), self.precision);
                 return Ok((tensor(y, (n, out))?, None));
             };
             let rank = adapters.parts[0].a.dim(0)?;
             let width = adapters.parts.len() * rank;
-            let mut u: Vec<T> = vec![0.0; n * width];
-            for (i, part) in adapters.parts.iter().enumerate() {
-                lora::down::<T>(&xs, d, &slice(&part.a)?, adapters.dropout.get(i), rows, &mut u, width, i * rank);
-            }
             let ups = adapters.parts.iter().map(|part| slice::<T>(&part.b)).collect::<Result<Vec<_>>>()?;
             let ups: Vec<&[T]> = ups.iter().map(|b| &**b).collect();
-            let start = Start::new(&bias, T::of(adapters.scale), &ups, &u, n);
-            let y = product(input, weight, Some(&start));
+            let mut u: Vec<T> = vec![0.0; n * width];
+            for (i, part) in adapters.parts.iter().enumerate() {
+                let lora = Lora {
+                    a: &slice(&part.a)?,
+                    b: ups[i],
+                    scale: T::of(adapters.scale),
+                    x: &xs,
+                    d,
+                    rows,
+                    dropout: adapters.dropout.get(i),
+                };
+                lora.down(&mut u, width, i * rank);
+            }
+            let epilogue = Epilogue::new(&bias, T::of(adapters.scale), &ups, &u, n);
+            let y = product(input, weight, Some(&epilogue), self.precision);
             Ok((tensor(y, (n, out))?, Some(tensor(u, (n, width))?)))
         })
     }
 
-    /// `drop([Linear::forward]) + plus`, and `u`.
-    pub fn forward_plus(
+    /// Returns `residual` plus the output of [`Linear::forward`] after dropout, and `u`.
+    pub fn forward_residual(
         &self,
         x: &Tensor,
         rows: &Rows,
         adapters: Option<&Adapters>,
         drop: Option<&Dropout>,
-        plus: &Tensor,
+        residual: &Tensor,
     ) -> Result<(Tensor, Option<Tensor>)> {
         on_device!(x, gpu => {
-            let after = cuda::After { dropout: drop, plus: Some(plus), activation: None };
-            let (y, u, _) = gpu.linear(self, x, rows, adapters, after)?;
+            let epilogue = LinearEpilogue { dropout: drop, residual: Some(residual), activation: None };
+            let (y, u, _) = gpu.linear(self, x, rows, adapters, epilogue)?;
             Ok((y, u))
         });
         let (y, u) = self.forward(x, rows, adapters)?;
-        Ok((add(&dropout(&y, drop, rows)?, plus)?, u))
+        Ok((add(&dropout(&y, drop, rows)?, residual)?, u))
     }
 
-    /// [`Linear::forward`] without adapters, and `f` of it.
+    /// Returns the output `z` of [`Linear::forward`] without adapters, and `f(z)`.
     pub fn forward_activated(
         &self,
         x: &Tensor,
@@ -75,8 +85,8 @@ impl Linear {
         f: Activation,
     ) -> Result<(Tensor, Tensor)> {
         on_device!(x, gpu => {
-            let after = cuda::After { activation: Some(f), ..cuda::After::default() };
-            match gpu.linear(self, x, rows, None, after)? {
+            let epilogue = LinearEpilogue { activation: Some(f), ..LinearEpilogue::default() };
+            match gpu.linear(self, x, rows, None, epilogue)? {
                 (z, _, Some(y)) => Ok((z, y)),
                 _ => bail!("a linear layer without the activation that was asked for"),
             }
@@ -86,7 +96,21 @@ impl Linear {
         Ok((z, y))
     }
 
-    /// The gradient of the input (through the frozen weight and the adapters) and of the adapters.
+    /// Returns the gradient of the input through the frozen weight alone, given that of the output.
+    pub fn input_gradient(&self, dy: &Tensor) -> Result<Tensor> {
+        on_device!(dy, _gpu => cuda::product(dy, &self.weight, self.precision));
+        let (n, out) = dy.dims2()?;
+        let d = self.weight.dim(1)?;
+        typed!(dy, T => {
+            let (dys, weight) = (slice::<T>(dy)?, slice::<T>(&self.weight)?);
+            let dx = product(Mat::new(&dys, n, out), Mat::new(&weight, out, d), None, self.precision);
+            tensor(dx, (n, d))
+        })
+    }
+
+    /// Returns the gradient of the input through the frozen weight and the adapters, and the
+    /// gradients of the adapters, given that of the output. `u` is what [`Linear::forward`] has
+    /// returned.
     pub fn backward(
         &self,
         dy: &Tensor,
@@ -95,41 +119,49 @@ impl Linear {
         rows: &Rows,
         adapters: Option<&Adapters>,
     ) -> Result<(Tensor, Vec<Adapter>)> {
+        let (Some(adapters), Some(u)) = (adapters, u) else {
+            return Ok((self.input_gradient(dy)?, Vec::new()));
+        };
         on_device!(dy, gpu => gpu.linear_backward(self, dy, x, u, rows, adapters));
         let (n, out) = dy.dims2()?;
         let d = self.weight.dim(1)?;
         typed!(dy, T => {
             let (dys, weight) = (slice::<T>(dy)?, slice::<T>(&self.weight)?);
-            let mut dx = product(Mat::new(&dys, n, out), Mat::new(&weight, out, d), None);
-            let mut grads = Vec::new();
-            if let (Some(adapters), Some(u)) = (adapters, u) {
-                let (xs, us) = (slice::<T>(x)?, slice::<T>(u)?);
-                let parts = adapters.parts.len();
-                let rank = adapters.parts[0].a.dim(0)?;
-                let width = out / parts;
-                for (i, part) in adapters.parts.iter().enumerate() {
-                    let (a, b) = (slice::<T>(&part.a)?, slice::<T>(&part.b)?);
-                    let LoraGrad { a, b } = lora::backward::<T>(
-                        &dys, out, i * width, &xs, d, &us, parts * rank, i * rank,
-                        &a, &b, T::of(adapters.scale), adapters.dropout.get(i), rows, &mut dx,
-                    );
-                    grads.push(Adapter { a: tensor(a, (rank, d))?, b: tensor(b, (width, rank))? });
-                }
+            let mut dx = product(Mat::new(&dys, n, out), Mat::new(&weight, out, d), None, self.precision);
+            let (xs, us) = (slice::<T>(x)?, slice::<T>(u)?);
+            let parts = adapters.parts.len();
+            let rank = adapters.parts[0].a.dim(0)?;
+            let width = out / parts;
+            let mut grads = Vec::with_capacity(parts);
+            for (i, part) in adapters.parts.iter().enumerate() {
+                let lora = Lora {
+                    a: &slice(&part.a)?,
+                    b: &slice(&part.b)?,
+                    scale: T::of(adapters.scale),
+                    x: &xs,
+                    d,
+                    rows,
+                    dropout: adapters.dropout.get(i),
+                };
+                let dy = Columns { data: &dys[..], stride: out, start: i * width };
+                let u = Columns { data: &us[..], stride: parts * rank, start: i * rank };
+                let LoraGradients { a, b } = lora.backward(dy, u, &mut dx);
+                grads.push(Adapter { a: tensor(a, (rank, d))?, b: tensor(b, (width, rank))? });
             }
             Ok((tensor(dx, (n, d))?, grads))
         })
     }
 
-    /// Gradients of weight (`dy^T x`) and bias (column sums of `dy`).
-    pub fn weight_gradient(dy: &Tensor, x: &Tensor) -> Result<[Tensor; 2]> {
+    /// Returns the gradients of weight (`dy^T x`) and bias (column sums of `dy`).
+    pub fn weight_gradient(&self, dy: &Tensor, x: &Tensor) -> Result<[Tensor; 2]> {
         let ((n, out), d) = (dy.dims2()?, x.dim(1)?);
         on_device!(dy, _gpu => {
             let single = |t: &Tensor| t.to_dtype(DType::F32);
-            Ok([single(&dy.t()?.matmul(x)?)?, single(dy)?.sum(0)?])
+            Ok([single(&cuda::product(&dy.t()?, x, self.precision)?)?, single(dy)?.sum(0)?])
         });
         typed!(dy, T => {
             let (dys, xs) = (slice::<T>(dy)?, slice::<T>(x)?);
-            let weight = product(Mat::new(&dys, n, out).t(), Mat::new(&xs, n, d), None);
+            let weight = product(Mat::new(&dys, n, out).t(), Mat::new(&xs, n, d), None, self.precision);
             let mut bias: Vec<T> = vec![0.0; out];
             for row in dys.chunks_exact(out) {
                 bias.iter_mut().zip(row).for_each(|(b, v)| *b += *v);
@@ -138,8 +170,8 @@ impl Linear {
         })
     }
 
-    /// The layer with its adapters multiplied out into the weight: for evaluation. Added up in the
-    /// adapters' number type, kept in the weight's.
+    /// Returns the layer with its adapters multiplied into the weight, for evaluation. The sum is
+    /// formed in the adapters' number type and stored in the weight's.
     pub fn merged(&self, adapters: &Adapters) -> Result<Linear> {
         let deltas = adapters
             .parts
@@ -150,7 +182,7 @@ impl Linear {
         let weight = (self.weight.to_dtype(delta.dtype())? + delta)?;
         Ok(Linear {
             weight: weight.to_dtype(self.weight.dtype())?,
-            bias: self.bias.clone(),
+            ..self.clone()
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use engine::{Activation, Dropout};
-use engine::{Adapter, Adapters, AttentionSaved, Linear, Norm, NormStats, Rows, layers};
+use engine::{Adapter, Adapters, Attention, AttentionSaved, Linear, Norm, NormStats, Rows, layers};
 
 /// How many adapters a block has: query, key, value, output, in this order everywhere.
 pub const ADAPTERS: usize = 4;
@@ -224,8 +224,8 @@ pub enum Site {
 pub struct Sink(pub Vec<(Site, [Tensor; 2])>);
 
 impl Sink {
-    fn linear(&mut self, site: Site, dy: &Tensor, x: &Tensor) -> Result<()> {
-        self.0.push((site, Linear::weight_gradient(dy, x)?));
+    fn linear(&mut self, site: Site, linear: &Linear, dy: &Tensor, x: &Tensor) -> Result<()> {
+        self.0.push((site, linear.weight_gradient(dy, x)?));
         Ok(())
     }
 
@@ -246,9 +246,9 @@ impl Block {
     /// The block's output (`n x d`, or the rows that are read) and what its backward needs.
     pub fn forward(&self, x: &Tensor, call: &Call) -> Result<(Tensor, Saved)> {
         let Shape {
-            heads,
             activation,
             norm_first,
+            ..
         } = call.shape;
         let normed = if norm_first {
             Some(self.norm1.forward(x)?)
@@ -257,20 +257,21 @@ impl Block {
         };
         let input = normed.as_ref().map_or(x, |(y, _)| y);
         let (qkv, qkv_u) = call.with_adapters(0..3, |a| self.qkv.forward(input, call.rows, a))?;
-        let (attended, attention) =
-            layers::attention_forward(&qkv, heads, call.rows, call.attention_dropout().as_ref())?;
+        let (attended, attention) = self
+            .attention(call, call.attention_dropout().as_ref())
+            .forward(&qkv)?;
         let (rows, going_on) = (call.rows_out(), call.pick(&attended)?);
         let (drop0, drop1) = (call.hidden_dropout(0), call.hidden_dropout(1));
         let (sum1, out_u) = call.with_adapters(3..4, |a| {
             self.out
-                .forward_plus(&going_on, rows, a, drop0.as_ref(), &call.pick(x)?)
+                .forward_residual(&going_on, rows, a, drop0.as_ref(), &call.pick(x)?)
         })?;
         if let Some((_, stats1)) = normed {
             let (input, stats2) = self.norm2.forward(&sum1)?;
             let (z, a) = self.fc1.forward_activated(&input, rows, activation)?;
             let (y, _) = self
                 .fc2
-                .forward_plus(&a, rows, None, drop1.as_ref(), &sum1)?;
+                .forward_residual(&a, rows, None, drop1.as_ref(), &sum1)?;
             Ok((
                 y,
                 Saved {
@@ -290,7 +291,9 @@ impl Block {
         } else {
             let (h, stats1) = self.norm1.forward(&sum1)?;
             let (z, a) = self.fc1.forward_activated(&h, rows, activation)?;
-            let (sum2, _) = self.fc2.forward_plus(&a, rows, None, drop1.as_ref(), &h)?;
+            let (sum2, _) = self
+                .fc2
+                .forward_residual(&a, rows, None, drop1.as_ref(), &h)?;
             let (y, stats2) = self.norm2.forward(&sum2)?;
             let saved = Saved {
                 x: x.clone(),
@@ -323,7 +326,7 @@ impl Block {
                 sink.norm(Site::Norm2, &self.norm2, dy, sum2, &saved.stats2)?;
             }
             let d_sum2 = self.norm2.backward(dy, sum2, &saved.stats2, None)?;
-            let input = || self.norm1.again(&saved.sum1, &saved.stats1);
+            let input = || self.norm1.recompute(&saved.sum1, &saved.stats1);
             let d_fed = self.feed_forward_backward(&d_sum2, saved, call, input, &mut sink)?;
             let dh = layers::add(&d_fed, &d_sum2)?;
             if let Some(sink) = &mut sink {
@@ -333,7 +336,7 @@ impl Block {
             let (dx, grads) = self.attention_backward(&d_sum1, &saved.x, saved, call, &mut sink)?;
             Ok((layers::add(&dx, &call.spread(&d_sum1)?)?, grads))
         } else {
-            let input = || self.norm2.again(&saved.sum1, &saved.stats2);
+            let input = || self.norm2.recompute(&saved.sum1, &saved.stats2);
             let d_fed = self.feed_forward_backward(dy, saved, call, input, &mut sink)?;
             if let Some(sink) = &mut sink {
                 sink.norm(Site::Norm2, &self.norm2, &d_fed, &saved.sum1, &saved.stats2)?;
@@ -341,7 +344,7 @@ impl Block {
             let d_sum1 = self
                 .norm2
                 .backward(&d_fed, &saved.sum1, &saved.stats2, Some(dy))?;
-            let input = self.norm1.again(&saved.x, &saved.stats1)?;
+            let input = self.norm1.recompute(&saved.x, &saved.stats1)?;
             let (d_input, grads) =
                 self.attention_backward(&d_sum1, &input, saved, call, &mut sink)?;
             if let Some(sink) = &mut sink {
@@ -366,18 +369,18 @@ impl Block {
     ) -> Result<Tensor> {
         let activation = call.shape.activation;
         let dy = layers::dropout(dy, call.hidden_dropout(1).as_ref(), call.rows_out())?;
-        let (da, _) = self
-            .fc2
-            .backward(&dy, &saved.z, None, call.rows_out(), None)?;
+        let da = self.fc2.input_gradient(&dy)?;
         let dz = layers::activate_backward(activation, &saved.z, &da)?;
         if let Some(sink) = sink {
-            sink.linear(Site::Fc2, &dy, &layers::activate(activation, &saved.z)?)?;
-            sink.linear(Site::Fc1, &dz, &input()?)?;
+            sink.linear(
+                Site::Fc2,
+                &self.fc2,
+                &dy,
+                &layers::activate(activation, &saved.z)?,
+            )?;
+            sink.linear(Site::Fc1, &self.fc1, &dz, &input()?)?;
         }
-        Ok(self
-            .fc1
-            .backward(&dz, &saved.z, None, call.rows_out(), None)?
-            .0)
+        Ok(self.fc1.input_gradient(&dz)?)
     }
 
     /// Through output layer, attention and the stacked projections, down to their `input`.
@@ -395,18 +398,17 @@ impl Block {
             self.out
                 .backward(&dy, &attended, saved.out_u.as_ref(), rows, a)
         })?;
-        let d_qkv = layers::attention_backward(
-            &saved.qkv,
-            call.shape.heads,
-            call.rows,
-            call.attention_dropout().as_ref(),
-            &saved.attended,
-            &saved.attention,
-            &call.spread(&d_attended)?,
-        )?;
+        let d_qkv = self
+            .attention(call, call.attention_dropout().as_ref())
+            .backward(
+                &saved.qkv,
+                &saved.attended,
+                &saved.attention,
+                &call.spread(&d_attended)?,
+            )?;
         if let Some(sink) = sink {
-            sink.linear(Site::Out, &dy, &attended)?;
-            sink.linear(Site::Qkv, &d_qkv, input)?;
+            sink.linear(Site::Out, &self.out, &dy, &attended)?;
+            sink.linear(Site::Qkv, &self.qkv, &d_qkv, input)?;
         }
         let (dx, mut grads) = call.with_adapters(0..3, |a| {
             self.qkv
@@ -414,6 +416,16 @@ impl Block {
         })?;
         grads.extend(out_grads);
         Ok((dx, grads))
+    }
+
+    /// Returns the block's attention over the sequences of a call.
+    fn attention<'a>(&self, call: &Call<'a>, dropout: Option<&'a Dropout>) -> Attention<'a> {
+        Attention {
+            heads: call.shape.heads,
+            rows: call.rows,
+            dropout,
+            precision: self.qkv.precision,
+        }
     }
 
     /// The block with its adapters multiplied into the weights.

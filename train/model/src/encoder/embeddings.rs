@@ -10,7 +10,7 @@ use super::config::{EncoderConfig, InputSize};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use candle_nn::Module;
-use engine::{Linear, Norm, Rows, layers};
+use engine::{Linear, Norm, Precision, Rows, layers};
 use features::ModalityData;
 
 /// The embedding layer of one encoder.
@@ -123,6 +123,7 @@ impl Embedding {
     /// Takes the embedding layer's tensors.
     pub fn new(
         config: &EncoderConfig,
+        precision: Precision,
         take: &mut dyn FnMut(&str) -> Result<Tensor>,
     ) -> Result<Embedding> {
         let d = config.hidden;
@@ -143,6 +144,7 @@ impl Embedding {
                     projection: Linear {
                         weight: take("embeddings.patch_embedding.weight")?.reshape((d, ()))?,
                         bias: class.zeros_like()?.flatten_all()?,
+                        precision,
                     },
                     prefix: (class.to_dtype(positions.dtype())? + positions.narrow(0, 0, 1)?)?,
                     positions: positions.narrow(0, 1, config.patches())?.contiguous()?,
@@ -172,6 +174,7 @@ impl Embedding {
                         weight: take("embeddings.patch_embeddings.projection.weight")?
                             .reshape((d, ()))?,
                         bias: take("embeddings.patch_embeddings.projection.bias")?,
+                        precision,
                     },
                     prefix: (Tensor::cat(&[class, distillation], 0)?
                         + positions.narrow(0, 0, 2)?)?,

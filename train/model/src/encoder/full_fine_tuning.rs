@@ -12,7 +12,7 @@ use super::{Encoder, Tape, in_turn, mask_rows};
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use candle_nn::Module;
-use engine::{Linear, Rows, layers};
+use engine::{Rows, layers};
 use features::ModalityData;
 use std::collections::BTreeMap;
 
@@ -132,7 +132,13 @@ impl Encoder {
         rows: &Rows,
         named: &mut Named,
     ) -> Result<()> {
-        let Embedding::Patches { grid, prefix, .. } = &self.embedding else {
+        let Embedding::Patches {
+            grid,
+            projection,
+            prefix,
+            ..
+        } = &self.embedding
+        else {
             bail!("an encoder of words")
         };
         let (specials, d) = prefix.dims2()?;
@@ -151,7 +157,7 @@ impl Encoder {
         }
         let patches = Tensor::from_vec(patches, (d_patches.len() * count, width), dx.device())?
             .to_dtype(dx.dtype())?;
-        let [weight, bias] = Linear::weight_gradient(&Tensor::cat(&d_patches, 0)?, &patches)?;
+        let [weight, bias] = projection.weight_gradient(&Tensor::cat(&d_patches, 0)?, &patches)?;
         let special = |i: usize| d_tokens.get(i);
         let mut add = |name: &str, value: Tensor| named.insert(name.to_string(), value);
         match self.config.input {

@@ -18,7 +18,7 @@ use block::{ADAPTERS, Block, Call, Noise, Read, Saved, Shape, Sink};
 use candle_core::{DType, Device, Tensor};
 use config::{EncoderConfig, Kind, Part};
 use embeddings::Embedding;
-use engine::{Adapter, Linear, Norm, NormStats, Rows};
+use engine::{Adapter, Arithmetic, Linear, Norm, NormStats, Precision, Rows};
 use features::ModalityData;
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +61,7 @@ pub struct Learnable {
 #[derive(Clone)]
 pub struct Encoder {
     config: EncoderConfig,
+    precision: Precision,
     embedding: Embedding,
     /// CLIP's `pre_layrnorm`, which the mask token goes through as well.
     pre_norm: Option<Norm>,
@@ -106,7 +107,12 @@ pub struct Gradients {
 
 impl Encoder {
     /// Takes the weights apart into layers, on the device that they are on.
-    pub fn new(config: EncoderConfig, mut weights: Weights, dtype: DType) -> Result<Encoder> {
+    pub fn new(
+        config: EncoderConfig,
+        mut weights: Weights,
+        arithmetic: impl Into<Arithmetic>,
+    ) -> Result<Encoder> {
+        let Arithmetic { dtype, precision } = arithmetic.into();
         ensure!(config.layers > 0, "config.json: an encoder without layers");
         // Norms and biases stay in single precision where matrices do not.
         let small = if dtype == DType::BF16 {
@@ -120,7 +126,7 @@ impl Encoder {
             Ok(tensor.to_dtype(dtype)?)
         };
         let eps = config.norm_eps;
-        let embedding = Embedding::new(&config, &mut take)?;
+        let embedding = Embedding::new(&config, precision, &mut take)?;
         let norm = |take: &mut dyn FnMut(&str) -> Result<Tensor>, name: &str| -> Result<Norm> {
             Ok(Norm {
                 weight: take(&format!("{name}.weight"))?,
@@ -132,6 +138,7 @@ impl Encoder {
             Ok(Linear {
                 weight: take(&format!("{name}.weight"))?,
                 bias: take(&format!("{name}.bias"))?,
+                precision,
             })
         };
         let pre_norm = if config.kind == Kind::Clip {
@@ -148,6 +155,7 @@ impl Encoder {
             let qkv = Linear {
                 weight: Tensor::cat(&[q.weight, k.weight, v.weight], 0)?,
                 bias: Tensor::cat(&[q.bias, k.bias, v.bias], 0)?,
+                precision,
             };
             blocks.push(Block {
                 norm1: norm(&mut take, &name(Part::Norm1))?,
@@ -170,6 +178,7 @@ impl Encoder {
         };
         Ok(Encoder {
             config,
+            precision,
             embedding,
             pre_norm,
             blocks,
@@ -186,7 +195,11 @@ impl Encoder {
     /// The same encoder with other weights, in their number type.
     pub fn with_weights(&self, weights: Weights) -> Result<Encoder> {
         let dtype = weights.iter().next().map_or(DType::F32, |(_, t)| t.dtype());
-        let encoder = Encoder::new(self.config.clone(), weights, dtype)?;
+        let arithmetic = Arithmetic {
+            dtype,
+            precision: self.precision,
+        };
+        let encoder = Encoder::new(self.config.clone(), weights, arithmetic)?;
         Ok(match self.final_norm {
             Some(_) => encoder,
             None => encoder.without_final_norm(),

@@ -15,8 +15,8 @@ mod panel;
 
 use super::layout::{Mat, MatMut, Threads};
 pub use layout::PANEL_LINES;
-use panel::{Base, multiply};
-pub use panel::{Fill, Packed, Side};
+use panel::{Addend, multiply};
+pub use panel::{Packed, Side, WriteTile};
 use rayon::prelude::*;
 
 /// Instructions that multiply bf16 and add up in f32.
@@ -71,11 +71,17 @@ pub fn is_profitable(rows: usize, cols: usize, depth: usize) -> bool {
     rows >= 8 && cols >= 16 && depth >= 16 && rows * cols * depth >= 1 << 15
 }
 
-/// `c = a b`, or `a b` added to what `fill` gives, on all threads. Every element of `c` is written, none is
+/// `c = a b`, or `a b` added to what `write_base` writes, on all threads. Every element of `c` is written, none is
 /// read before.
 ///
 /// Shapes: a `m x k` with `k > 0`, b `k x n`, c `m x n`. Panics on shapes that do not fit: a bug, never input.
-pub fn matmul(a: Mat<f32>, b: Mat<f32>, fill: Option<Fill>, mut c: MatMut<f32>, kernel: Kernel) {
+pub fn matmul(
+    a: Mat<f32>,
+    b: Mat<f32>,
+    write_base: Option<WriteTile>,
+    mut c: MatMut<f32>,
+    kernel: Kernel,
+) {
     assert!(a.cols > 0, "a product without depth");
     let depth = a.cols;
     let block_depth = depth
@@ -88,10 +94,10 @@ pub fn matmul(a: Mat<f32>, b: Mat<f32>, fill: Option<Fill>, mut c: MatMut<f32>, 
         let (rows, cols) = task_size(c.rows, c.cols, rayon::current_num_threads());
         let task = |(row, col, c): (usize, usize, MatMut<f32>)| {
             let left = Packed::new(a.rows(row, c.rows), Side::Left, kernel, Threads::One);
-            let base = match fill {
-                _ if from > 0 => Base::Result,
-                Some(fill) => Base::Filled(fill, row, col),
-                None => Base::Zero,
+            let base = match write_base {
+                _ if from > 0 => Addend::Result,
+                Some(write) => Addend::Tile(write, row, col),
+                None => Addend::Zero,
             };
             multiply(1.0, &left, &right, col / PANEL_LINES, base, c);
         };
@@ -126,8 +132,8 @@ pub fn matmul_packed(alpha: f32, a: &Packed, b: &Packed, accumulate: bool, c: Ma
         "product: shapes do not fit"
     );
     let base = match accumulate {
-        true => Base::Result,
-        false => Base::Zero,
+        true => Addend::Result,
+        false => Addend::Zero,
     };
     multiply(alpha, a, b, 0, base, c);
 }

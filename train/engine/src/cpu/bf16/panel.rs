@@ -74,28 +74,28 @@ impl Packed {
     }
 }
 
-/// Gives what a product is added to: `(first row, first column, columns, values)` writes so many columns of
-/// the rows of `values`, which are [`PANEL_LINES`] apart.
-pub type Fill<'a> = &'a (dyn Fn(usize, usize, usize, &mut [f32]) + Sync);
+/// Writes a tile of the matrix that a product is added to: called as `(first row, first column, columns,
+/// tile)`, it writes the columns of all rows of the tile, which are [`PANEL_LINES`] elements apart.
+pub type WriteTile<'a> = &'a (dyn Fn(usize, usize, usize, &mut [f32]) + Sync);
 
-/// What a product is added to.
+/// The matrix that a product is added to.
 #[derive(Clone, Copy)]
-pub enum Base<'a> {
-    /// Nothing.
+pub enum Addend<'a> {
+    /// Zero.
     Zero,
-    /// What the result holds.
+    /// The result's former values.
     Result,
-    /// What is computed for the rows and columns from these on.
-    Filled(Fill<'a>, usize, usize),
+    /// A matrix that is computed tile by tile, from this row and this column on.
+    Tile(WriteTile<'a>, usize, usize),
 }
 
-/// `c = base + alpha left right` on this thread, with the columns of `right` that begin with panel `first`.
+/// Computes `c = addend + alpha left right` on this thread, with the columns of `right` that begin with panel `first`.
 pub fn multiply(
     alpha: f32,
     left: &Packed,
     right: &Packed,
     first: usize,
-    base: Base,
+    addend: Addend,
     c: MatMut<f32>,
 ) {
     assert_eq!(
@@ -123,12 +123,12 @@ pub fn multiply(
                     Isa::AmxBf16 => amx::multiply(left, right, kernel.terms, &mut sums),
                 }
                 let c_part = c.data.add(row * c.stride + col);
-                let base: Option<(*const f32, usize)> = match base {
-                    Base::Zero => None,
-                    Base::Result => Some((c_part, c.stride)),
-                    Base::Filled(fill, first_row, first_col) => {
+                let base: Option<(*const f32, usize)> = match addend {
+                    Addend::Zero => None,
+                    Addend::Result => Some((c_part, c.stride)),
+                    Addend::Tile(write, first_row, first_col) => {
                         let filled = &mut filled.0[..rows * PANEL_LINES];
-                        fill(first_row + row, first_col + col, cols, filled);
+                        write(first_row + row, first_col + col, cols, filled);
                         Some((filled.as_ptr(), PANEL_LINES))
                     }
                 };
