@@ -1,4 +1,4 @@
-//! Builds raw trees in temporary folders and puts listings into words.
+//! Builds raw trees in temporary folders, and describes listings as text.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,31 +6,32 @@ use std::path::{Path, PathBuf};
 
 use datasets::{Info, Input, ListOptions, Listing, Note, NoteKind, Sample, Split, open};
 
-/// The folder with the real annotation files of one dataset, which are not part of the project; where they
-/// are absent, the test is reported as skipped.
+/// Returns the folder with the published annotation files of a dataset, which are not part of the
+/// project. If they are absent, the test is reported as skipped.
 #[track_caller]
 pub fn annotations(dataset: &str) -> Option<PathBuf> {
     util::skip::shared(&format!("datasets/annotations/{dataset}"))
 }
 
-/// A raw tree in the making.
-pub struct Stage {
+/// A raw tree in a temporary folder.
+pub struct RawTree {
     dir: tempfile::TempDir,
 }
 
-impl Stage {
-    pub fn new() -> Stage {
+impl RawTree {
+    pub fn new() -> RawTree {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("raw")).unwrap();
-        fs::write(dir.path().join("stand-in"), vec![7u8; 2000]).unwrap();
-        Stage { dir }
+        fs::write(dir.path().join("placeholder"), vec![7u8; 2000]).unwrap();
+        RawTree { dir }
     }
 
     pub fn raw(&self) -> PathBuf {
         self.dir.path().join("raw")
     }
 
-    fn place(&self, file: &str) -> PathBuf {
+    /// Returns the path of a file, whose folder is created if it is missing.
+    fn path(&self, file: &str) -> PathBuf {
         let path = self.raw().join(file);
         let parent = path.parent().unwrap();
         if !parent.is_dir() {
@@ -39,63 +40,66 @@ impl Stage {
         path
     }
 
-    /// A media file: a hard link of one small file, so that full-size trees cost names only.
-    pub fn media(&self, file: &str) -> &Stage {
-        fs::hard_link(self.dir.path().join("stand-in"), self.place(file)).unwrap();
+    /// Adds a media file. It is a hard link to one small file, so that full-size trees take no
+    /// space.
+    pub fn media(&self, file: &str) -> &RawTree {
+        fs::hard_link(self.dir.path().join("placeholder"), self.path(file)).unwrap();
         self
     }
 
-    /// A media file of a certain size.
-    pub fn sized(&self, file: &str, bytes: u64) -> &Stage {
-        let handle = fs::File::create(self.place(file)).unwrap();
+    /// Adds a media file of a given size.
+    pub fn sized(&self, file: &str, bytes: u64) -> &RawTree {
+        let handle = fs::File::create(self.path(file)).unwrap();
         handle.set_len(bytes).unwrap();
         self
     }
 
-    pub fn text(&self, file: &str, text: impl AsRef<[u8]>) -> &Stage {
-        fs::write(self.place(file), text).unwrap();
+    /// Adds a text file.
+    pub fn text(&self, file: &str, text: impl AsRef<[u8]>) -> &RawTree {
+        fs::write(self.path(file), text).unwrap();
         self
     }
 
-    /// What a clone without Git LFS leaves.
-    pub fn pointer(&self, file: &str) -> &Stage {
+    /// Adds a Git LFS pointer, as in a clone without Git LFS.
+    pub fn pointer(&self, file: &str) -> &RawTree {
         self.text(
             file,
             "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 72862\n",
         )
     }
 
-    pub fn copy(&self, from: &Path, file: &str) -> &Stage {
-        fs::copy(from, self.place(file)).unwrap();
+    /// Adds a copy of a file.
+    pub fn copy(&self, from: &Path, file: &str) -> &RawTree {
+        fs::copy(from, self.path(file)).unwrap();
         self
     }
 }
 
-/// A dataset's listing of the tree, in order.
-pub fn list(dataset: &str, stage: &Stage, options: &ListOptions) -> Listing {
+/// Lists the tree as a dataset, and checks the listing's invariants.
+pub fn list(dataset: &str, tree: &RawTree, options: &ListOptions) -> Listing {
     let dataset = open(dataset).unwrap();
     let listing = dataset
-        .list(&stage.raw(), options)
+        .list(&tree.raw(), options)
         .unwrap_or_else(|error| panic!("{error}"));
     check_invariants(dataset.info(), &listing);
     listing
 }
 
-/// The one line by which a dataset refuses the tree.
-pub fn refused(dataset: &str, stage: &Stage) -> String {
+/// Returns the error of listing the tree, which must be one line.
+pub fn list_error(dataset: &str, tree: &RawTree) -> String {
     let dataset = open(dataset).unwrap();
-    let error = dataset.list(&stage.raw(), &ListOptions::default());
+    let error = dataset.list(&tree.raw(), &ListOptions::default());
     let text = error.unwrap_err().to_string();
     assert!(!text.contains('\n'), "{text}");
     text
 }
 
-/// Samples per split.
+/// Counts the samples of each split.
 pub fn counts(listing: &Listing) -> [usize; 3] {
     Split::ALL.map(|split| listing.count(split))
 }
 
-/// Samples per class name of one split.
+/// Counts the samples of one split by class name.
 pub fn per_class(info: &Info, listing: &Listing, split: Split) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for sample in listing.split(split) {
@@ -108,8 +112,8 @@ pub fn per_class(info: &Info, listing: &Listing, split: Split) -> BTreeMap<Strin
     counts
 }
 
-/// An input in words: its files, its text in quotes, or why it is absent.
-pub fn words(input: &Input) -> String {
+/// Describes an input: its files, its text in quotes, or `!` and the cause of its absence.
+pub fn input_text(input: &Input) -> String {
     match input {
         Input::Files(files) => {
             let names: Vec<String> = files.iter().map(|one| one.display().to_string()).collect();
@@ -122,7 +126,7 @@ pub fn words(input: &Input) -> String {
     }
 }
 
-/// The sample with this id.
+/// Finds the sample with this id.
 pub fn sample<'a>(listing: &'a Listing, id: &str) -> &'a Sample {
     let mut found = listing.samples.iter().filter(|one| one.id == id);
     let first = found.next().unwrap_or_else(|| panic!("no sample {id}"));
@@ -130,14 +134,14 @@ pub fn sample<'a>(listing: &'a Listing, id: &str) -> &'a Sample {
     first
 }
 
-/// Notes of one kind as `subject: message`.
+/// Returns the notes of one kind as `subject: message`.
 pub fn notes(listing: &Listing, kind: NoteKind) -> Vec<String> {
     let of_kind = |note: &&Note| note.kind == kind;
     let say = |note: &Note| format!("{}: {}", note.subject, note.message);
     listing.notes.iter().filter(of_kind).map(say).collect()
 }
 
-/// What must hold of every listing.
+/// Checks what holds for every listing.
 pub fn check_invariants(info: &Info, listing: &Listing) {
     let mut ids: Vec<&str> = listing.samples.iter().map(|one| one.id.as_str()).collect();
     ids.sort_unstable();

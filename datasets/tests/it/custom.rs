@@ -6,7 +6,7 @@ use datasets::{
     Custom, Dataset, Input, ListOptions, Listing, Modality, NoteKind, Split, Table, open,
 };
 
-use crate::common::{Stage, check_invariants, counts, notes, sample, words};
+use crate::common::{RawTree, check_invariants, counts, input_text, notes, sample};
 
 const TOML: &str = r#"
 name = "my-clips"
@@ -18,10 +18,10 @@ video = "file"
 split = "part"
 "#;
 
-/// Writes a description and a table (both into the raw root, which is also the table's folder) and opens them.
-fn describe(stage: &Stage, toml: &str, table: &str) -> Result<Box<dyn Dataset>, String> {
-    stage.text("own.toml", toml).text("clips.csv", table);
-    let path = stage.raw().join("own.toml");
+/// Writes a description and a table into the raw root, and opens the dataset or returns the error.
+fn open_custom(tree: &RawTree, toml: &str, table: &str) -> Result<Box<dyn Dataset>, String> {
+    tree.text("own.toml", toml).text("clips.csv", table);
+    let path = tree.raw().join("own.toml");
     open(path.to_str().unwrap()).map_err(|error| {
         let text = error.to_string();
         assert!(!text.contains('\n'), "{text}");
@@ -29,23 +29,22 @@ fn describe(stage: &Stage, toml: &str, table: &str) -> Result<Box<dyn Dataset>, 
     })
 }
 
-fn list(stage: &Stage, dataset: &dyn Dataset) -> Listing {
+fn list(tree: &RawTree, dataset: &dyn Dataset) -> Listing {
     let listing = dataset
-        .list(&stage.raw(), &ListOptions::default())
+        .list(&tree.raw(), &ListOptions::default())
         .unwrap_or_else(|error| panic!("{error}"));
     check_invariants(dataset.info(), &listing);
     listing
 }
 
 #[test]
-fn clips_with_their_own_sound() {
-    let stage = Stage::new();
-    stage
-        .media("cats/-1.mp4")
+fn videos_with_audio_tracks_are_listed() {
+    let tree = RawTree::new();
+    tree.media("cats/-1.mp4")
         .media("d.mp4")
         .pointer("p.mp4")
         .text("e.mp4", "");
-    std::fs::create_dir(stage.raw().join("folder")).unwrap();
+    std::fs::create_dir(tree.raw().join("folder")).unwrap();
     let table = "\u{feff}clip,file,animal,part\r\n\
         dog 1,d.mp4,dog,Training\r\n\
         \"-1\",./cats/-1.mp4,cat,dev\r\n\
@@ -55,14 +54,14 @@ fn clips_with_their_own_sound() {
         folder,folder,cat,train\r\n\
         again,d.mp4,dog,test\r\n\
         none,,dog,train";
-    let dataset = describe(&stage, TOML, table).unwrap();
+    let dataset = open_custom(&tree, TOML, table).unwrap();
     let info = dataset.info();
     assert_eq!(info.name, "my-clips");
     assert_eq!(info.classes, ["cat", "dog"]);
     assert_eq!(info.modalities, [Modality::Audio, Modality::Video]);
     assert_eq!(info.expected, [Some(3), Some(1), Some(4)]);
-    assert_eq!(dataset.default_raw(), Some(stage.raw().as_path()));
-    let listing = list(&stage, dataset.as_ref());
+    assert_eq!(dataset.default_raw(), Some(tree.raw().as_path()));
+    let listing = list(&tree, dataset.as_ref());
     assert_eq!(counts(&listing), [3, 1, 4]);
     let outcomes = [
         ("dog 1", "d.mp4"),
@@ -76,8 +75,8 @@ fn clips_with_their_own_sound() {
     ];
     for (id, outcome) in outcomes {
         let found = sample(&listing, id);
-        assert_eq!(words(&found.inputs[0]), outcome, "{id}");
-        assert_eq!(words(&found.inputs[1]), outcome, "{id}");
+        assert_eq!(input_text(&found.inputs[0]), outcome, "{id}");
+        assert_eq!(input_text(&found.inputs[1]), outcome, "{id}");
     }
     assert_eq!(
         notes(&listing, NoteKind::SplitLeak),
@@ -86,9 +85,9 @@ fn clips_with_their_own_sound() {
 }
 
 #[test]
-fn posters_with_words_and_several_labels() {
-    let stage = Stage::new();
-    stage.media("a.jpg").media("b.jpg").text("page.txt", "x");
+fn images_with_text_and_several_labels_are_listed() {
+    let tree = RawTree::new();
+    tree.media("a.jpg").media("b.jpg").text("page.txt", "x");
     let toml = r#"
 name = "posters"
 title = "My posters"
@@ -108,8 +107,8 @@ test = 0.5
         2,,b.jpg,  ,\n\
         3, Film-Noir ,,x,\n\
         4,Drama,b.jpg,y,\n";
-    let dataset = describe(&stage, toml, table).unwrap();
-    let listing = list(&stage, dataset.as_ref());
+    let dataset = open_custom(&tree, toml, table).unwrap();
+    let listing = list(&tree, dataset.as_ref());
     assert_eq!(counts(&listing), [2, 0, 2]);
     assert!(dataset.info().multi_label);
     let one = sample(&listing, "1");
@@ -121,26 +120,29 @@ test = 0.5
     let two = sample(&listing, "2");
     assert!(two.labels.is_empty());
     assert_eq!(two.inputs[1], Input::None);
-    assert_eq!(words(&sample(&listing, "3").inputs[0]), "none");
+    assert_eq!(input_text(&sample(&listing, "3").inputs[0]), "none");
     assert_eq!(notes(&listing, NoteKind::Choice).len(), 1);
 
     let toml = toml.replace("text = \"plot\"", "text_file = \"plot\"");
-    let dataset = describe(&stage, &toml, "id,genres,poster,plot\n1,War,,page.txt\n").unwrap();
-    let listing = list(&stage, dataset.as_ref());
-    assert_eq!(words(&listing.samples[0].inputs[1]), "text of page.txt");
+    let dataset = open_custom(&tree, &toml, "id,genres,poster,plot\n1,War,,page.txt\n").unwrap();
+    let listing = list(&tree, dataset.as_ref());
+    assert_eq!(
+        input_text(&listing.samples[0].inputs[1]),
+        "text of page.txt"
+    );
     assert_eq!(listing.samples[0].source, "page.txt");
 }
 
 #[test]
-fn a_drawn_split_depends_on_the_rows_alone() {
-    let stage = Stage::new();
-    stage.media("v.mp4");
+fn drawn_split_does_not_depend_on_the_order_of_rows() {
+    let tree = RawTree::new();
+    tree.media("v.mp4");
     let toml = TOML.replace("split = \"part\"", "[splits]\nval = 0.1\ntest = 0.2");
     let rows: Vec<String> = (0..50).map(|n| format!("id{n},v.mp4,{}", n % 2)).collect();
     let split_of = |rows: &[String]| {
         let table = format!("clip,file,animal\n{}", rows.join("\n"));
-        let dataset = describe(&stage, &toml, &table).unwrap();
-        let listing = list(&stage, dataset.as_ref());
+        let dataset = open_custom(&tree, &toml, &table).unwrap();
+        let listing = list(&tree, dataset.as_ref());
         assert_eq!(counts(&listing), [35, 5, 10]);
         let mut found: Vec<(String, Split)> = listing
             .samples
@@ -156,14 +158,13 @@ fn a_drawn_split_depends_on_the_rows_alone() {
 }
 
 #[test]
-fn a_parquet_table_is_handed_over() {
-    let stage = Stage::new();
-    stage
-        .media("v.mp4")
+fn parquet_table_is_set_by_the_caller() {
+    let tree = RawTree::new();
+    tree.media("v.mp4")
         .text("own.toml", TOML.replace(".csv", ".parquet"));
-    let mut custom = Custom::open(&stage.raw().join("own.toml")).unwrap();
+    let mut custom = Custom::open(&tree.raw().join("own.toml")).unwrap();
     assert!(custom.table_is_parquet() && custom.table_path().ends_with("clips.parquet"));
-    let unread = custom.list(&stage.raw(), &ListOptions::default());
+    let unread = custom.list(&tree.raw(), &ListOptions::default());
     assert!(
         unread
             .unwrap_err()
@@ -178,7 +179,7 @@ fn a_parquet_table_is_handed_over() {
         rows: vec![vec![cell("a"), cell("v.mp4"), cell("cat"), cell("train")]],
     };
     custom.set_table(table.clone()).unwrap();
-    assert_eq!(counts(&list(&stage, &custom)), [1, 0, 0]);
+    assert_eq!(counts(&list(&tree, &custom)), [1, 0, 0]);
     table.rows.push(vec![cell("b"), None, cell("cat"), None]);
     let error = custom.set_table(table).unwrap_err().to_string();
     assert!(
@@ -188,7 +189,7 @@ fn a_parquet_table_is_handed_over() {
 }
 
 #[test]
-fn mistakes_in_the_description_are_named() {
+fn mistakes_in_the_description_are_errors() {
     let table = "clip,file,animal,part\na,v.mp4,cat,train\n";
     let cases = [
         (
@@ -258,10 +259,10 @@ fn mistakes_in_the_description_are_named() {
         ),
     ];
     for (from, to, expected) in cases {
-        let stage = Stage::new();
+        let tree = RawTree::new();
         let toml = TOML.replace(from, to);
         assert_ne!(toml, TOML);
-        let error = describe(&stage, &toml, table).err().unwrap();
+        let error = open_custom(&tree, &toml, table).err().unwrap();
         assert!(error.contains(expected), "{to}: {error}");
     }
     let error = open("no-such.toml").err().unwrap().to_string();
@@ -269,7 +270,7 @@ fn mistakes_in_the_description_are_named() {
 }
 
 #[test]
-fn mistakes_in_the_table_are_named_with_their_line() {
+fn mistakes_in_the_table_are_errors_with_their_line() {
     let long = format!("{},v.mp4,cat,train", "x".repeat(201));
     let cases = [
         ("../a,v.mp4,cat,train", "the id holds a slash"),
@@ -292,38 +293,38 @@ fn mistakes_in_the_table_are_named_with_their_line() {
         ("a,v.mp4,cat", "3 fields where the header has 4"),
     ];
     for (row, expected) in cases {
-        let stage = Stage::new();
+        let tree = RawTree::new();
         let table = format!("clip,file,animal,part\nok,v.mp4,cat,train\n{row}\n");
-        let error = describe(&stage, TOML, &table).err().unwrap();
+        let error = open_custom(&tree, TOML, &table).err().unwrap();
         assert!(
             error.contains(expected) && error.contains("clips.csv, line 3: "),
             "{row}: {error}"
         );
     }
-    let stage = Stage::new();
-    let error = describe(&stage, TOML, "clip,file,animal,part\n")
+    let tree = RawTree::new();
+    let error = open_custom(&tree, TOML, "clip,file,animal,part\n")
         .err()
         .unwrap();
     assert!(error.contains("the table has no rows"), "{error}");
-    let error = describe(&stage, TOML, "clip,file,file,animal,part\na,b,c,d,train\n")
+    let error = open_custom(&tree, TOML, "clip,file,file,animal,part\na,b,c,d,train\n")
         .err()
         .unwrap();
     assert!(error.contains("two columns are called \"file\""), "{error}");
-    stage.text(
+    tree.text(
         "latin.csv",
         b"clip,file,animal,part\n\xe9,v.mp4,cat,train\n",
     );
-    let error = describe(&stage, &TOML.replace("clips.csv", "latin.csv"), "")
+    let error = open_custom(&tree, &TOML.replace("clips.csv", "latin.csv"), "")
         .err()
         .unwrap();
     assert!(
         error.contains("latin.csv, line 2: a byte that is no UTF-8"),
         "{error}"
     );
-    // Nothing there at all.
-    let dataset = describe(&stage, TOML, "clip,file,animal,part\na,v.mp4,cat,train\n").unwrap();
+    // No file of the table exists.
+    let dataset = open_custom(&tree, TOML, "clip,file,animal,part\na,v.mp4,cat,train\n").unwrap();
     let error = dataset
-        .list(&stage.raw(), &ListOptions::default())
+        .list(&tree.raw(), &ListOptions::default())
         .unwrap_err();
     assert!(
         error

@@ -1,4 +1,4 @@
-//! Listings of whole trees: the real annotation over stand-in media, and trees with every kind of dirt.
+//! Listings of raw trees: the published annotation with placeholder media, and malformed trees.
 
 #![allow(clippy::unwrap_used)]
 
