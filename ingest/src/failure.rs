@@ -117,3 +117,48 @@ impl fmt::Display for Failure {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Manifests and failure tables of released versions hold these causes and details.
+    #[test]
+    fn causes_of_listed_absences_are_pinned() {
+        let file = || "a/b.wav".to_owned();
+        let genres = |cause| AbsenceCause::UnknownGenres(Box::new(cause));
+        let cases = [
+            (AbsenceCause::NoFile(file()), NO_FILE, "a/b.wav"),
+            (AbsenceCause::EmptyFile(file()), EMPTY, "a/b.wav"),
+            (AbsenceCause::LfsPointer(file()), LFS_POINTER, "a/b.wav"),
+            (
+                AbsenceCause::KnownBad("the wav is silent".to_owned()),
+                KNOWN_BAD,
+                "the wav is silent",
+            ),
+            (
+                AbsenceCause::Unreadable("a/b.wav is no sound".to_owned()),
+                UNLISTED,
+                "a/b.wav is no sound",
+            ),
+            (
+                genres(AbsenceCause::NoFile(file())),
+                UNLISTED,
+                "its genres are unknown: there is no a/b.wav",
+            ),
+            (
+                genres(AbsenceCause::EmptyFile(file())),
+                EMPTY,
+                "its genres are unknown: a/b.wav",
+            ),
+            (
+                genres(AbsenceCause::LfsPointer(file())),
+                LFS_POINTER,
+                "its genres are unknown: a/b.wav",
+            ),
+        ];
+        for (absence, cause, detail) in cases {
+            assert_eq!(Failure::listed(&absence), Failure::with(cause, detail));
+        }
+    }
+}
