@@ -1,4 +1,4 @@
-# U2A in Rust. `just --list` shows the recipes; each hands further flags to its program.
+# U2A in Rust. `just --list` shows the recipes; each passes further flags to its program.
 set positional-arguments
 
 ingest := "target/release/ingest"
@@ -9,27 +9,27 @@ inspect := "target/release/inspect"
 default:
     @just --list
 
-# Build the two programs, with CUDA where an NVIDIA driver and a toolkit are (U2A_CUDA=0|1 decides by hand)
+# Build ingest and train, with CUDA if there is an NVIDIA driver and a toolkit; U2A_CUDA=0|1 decides otherwise
 build:
     @scripts/build
 
-# From raw clips to a table: synthesise, ingest, train, evaluate with each modality gone
+# From raw clips to a table: synthesise, ingest, train, evaluate with each modality missing
 demo: build
     @scripts/demo
 
-# Make a miniature raw tree in a dataset's own layout
+# Make a synthetic raw tree in a dataset's own layout
 synth dataset *flags: build
     @{{ingest}} synth "$@"
 
-# Hold a raw tree against what the dataset should hold
+# Check a raw tree for completeness
 check dataset *flags: build
     @{{ingest}} check "$@"
 
-# Raw tree to Parquet shards
+# Convert a raw tree to Parquet shards
 ingest dataset *flags: build
     @{{ingest}} run "$@"
 
-# Look into shards with polars: schema, counts, availability; --sample ID writes images. Built on the first call
+# Show what shards contain: schema, counts, availability; --sample ID writes images. The first call builds it
 inspect dataset *flags:
     @scripts/build inspect
     @{{inspect}} "$@"
@@ -42,71 +42,71 @@ mask dataset *flags: build
 train dataset *flags: build
     @{{train}} run "$@"
 
-# Score a run on its test split
+# Evaluate a run on its test split
 eval run *flags: build
     @{{train}} eval "$@"
 
-# Label new media files, whichever modality they have: just predict RUN FILE...
+# Predict the labels of new media files, with any modality missing: just predict RUN FILE...
 predict run *files: build
     @{{train}} predict "$@"
 
-# A table or figure of the paper anew, beside the paper's own: just reproduce table4 --scale small
+# Reproduce a table or figure of the paper, beside its own values: just reproduce table4 --scale small
 reproduce artefact *flags: build
     @{{train}} reproduce "$@"
 
-# One HTML page about runs
+# Write an HTML report about runs
 report *runs: build
     @{{train}} report "$@"
 
-# What this machine and this build can do
+# Show what this machine and this build support
 doctor *flags: build
     @{{train}} doctor "$@"
 
-# All tests that need neither Python nor a GPU
+# All tests that need neither Python nor a GPU; ends with the skipped ones
 test *flags:
     @scripts/test "$@"
 
-# Unit tests of the libraries that need no FFmpeg: below a minute after an edit
+# Unit tests of the libraries that need no FFmpeg, for use after every edit
 test-unit *flags:
     @scripts/test --unit "$@"
 
-# Faults of every kind, thousands of bad files, long runs: everything lost or let in would show. Ends with the figures
+# Injected faults, thousands of damaged files and long runs; ends with a table of figures
 test-faults *flags:
     @scripts/test-faults "$@"
 
-# Readers of foreign files against ever new input: just fuzz [SECONDS [READER]]
+# Fuzz the readers of foreign files: just fuzz [SECONDS [READER]]
 fuzz *arguments:
     @scripts/fuzz "$@"
 
-# Licences, advisories and duplicates of the dependencies (cargo install --locked cargo-deny)
+# Check licences, advisories and duplicates of the dependencies (needs cargo install --locked cargo-deny)
 deny *flags:
     @cargo deny check "$@"
 
-# All five datasets at full scale: real annotations over stand-in media, where ../shared has them; half an hour and 5 GB
+# All five datasets at full scale: real annotations of ../shared over stand-in media; half an hour and 5 GB
 test-full:
     @cargo build --quiet --workspace --bins
     @cargo test -p tests --test full_scale -- --ignored --nocapture --test-threads 1
 
-# Tests against Python peers, in an environment that is made on the first call
+# Tests against Python packages, in an environment that the first call makes
 test-python *flags:
     @scripts/test-python "$@"
 
-# Make the golden values anew and show whether anything moved
+# Recompute the golden values and show which of them differ
 golden:
     @scripts/golden
 
-# Time ours against Python peers in turns: all of it, or the names given
+# Benchmark against Python packages: all, or the given names
 bench *names:
     @scripts/bench "$@"
 
-# Build for NVIDIA GPUs, with or without one here: just build-cuda --arch 75 for older cards
+# Build for NVIDIA GPUs on any machine; --arch 75 for older GPUs
 build-cuda *flags:
     @scripts/build-cuda "$@"
 
-# Prove the GPU build where a GPU is; --bundle packs it for another machine, --cpu walks through it without one
+# Test the GPU build on a GPU; --bundle packs it for another machine, --cpu runs the check without a GPU
 gpu-check *flags:
     @scripts/gpu-check "$@"
 
-# Format, clippy, documentation and the licences of dependencies: just lint --exclude inspect spares polars
+# Check format, clippy, documentation and licences; --exclude inspect does without compiling polars
 lint *flags:
     @scripts/lint "$@"
