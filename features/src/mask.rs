@@ -27,10 +27,10 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use util::atomic::AtomicFile;
 
-use crate::error::Error;
 use crate::order::by_rank;
 use crate::schema::has_column;
 use crate::shards::{Shards, SplitIndex};
+use media::Error;
 
 /// The missing rate of the paper's experiments.
 pub const RATE: f64 = 0.7;

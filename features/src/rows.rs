@@ -13,9 +13,9 @@ use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType, Field};
 use datasets::{Modality, Split};
 
-use crate::error::Error;
-use crate::mel::{MAX_MEL_FRAMES, MEL_BINS, Mel};
 use crate::schema::{MelDtype, ShardSpec, has_column, item, picture_fields};
+use media::Error;
+use media::mel::{MAX_MEL_FRAMES, MEL_BINS, Mel};
 
 /// One sample, ready to be written.
 #[derive(Debug, Clone, PartialEq)]

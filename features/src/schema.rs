@@ -19,8 +19,8 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde_json::{Value, json};
 
-use crate::error::Error;
-use crate::mel::{MEL_BINS, MEL_RECIPE};
+use media::Error;
+use media::mel::{MEL_BINS, MEL_RECIPE};
 
 /// Version of the shard format: the columns, and the bytes that given media become in them. Any change of either raises
 /// it, so that no run mixes old and new; `tests/format.rs` notices a change of the bytes.

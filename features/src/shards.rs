@@ -3,10 +3,8 @@
 //! Opening reads footers and the small columns only. Rows are fetched through the page index, one
 //! page per media cell, so that a shuffled epoch reads what it uses and nothing else.
 
-use crate::mel::MEL_BINS;
 use crate::schema::{ShardSpec, content_column, has_column};
 use crate::shard_name::ShardName;
-use crate::{Error, Mel};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type, Int32Type};
 use arrow_array::{
@@ -16,6 +14,9 @@ use arrow_buffer::Buffer;
 use arrow_schema::DataType;
 use bytes::{Buf, Bytes};
 use datasets::{Modality, Split};
+use media::Error;
+use media::mel::MEL_BINS;
+use media::mel::Mel;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,

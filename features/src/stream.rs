@@ -6,13 +6,14 @@
 //! reader would exceed the byte budget: memory is bounded by the budget plus one batch a thread.
 
 use crate::batch::{Batch, ModalityBatch, ModalityData};
-use crate::image::{Augmentation, ImageTransform, View};
 use crate::order::{epoch_order, rank};
 use crate::shards::{Content, RowReader, Shards};
-use crate::text::TextTransform;
-use crate::{Error, Mel};
 use arrow_buffer::Buffer;
 use datasets::{Modality, Split};
+use media::Error;
+use media::image::{Augmentation, ImageTransform, View};
+use media::mel::Mel;
+use media::text::TextTransform;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -241,7 +242,7 @@ fn batch_bytes(shards: &Shards, config: &StreamConfig) -> usize {
 fn sample_values(modality: Modality, t: &Transforms) -> usize {
     let picture = 3 * t.image.size * t.image.size;
     match modality {
-        Modality::Audio => t.mel.frames * crate::mel::MEL_BINS,
+        Modality::Audio => t.mel.frames * media::mel::MEL_BINS,
         Modality::Video => t.frames * picture,
         Modality::Image => picture,
         Modality::Text => 0,
@@ -487,11 +488,11 @@ impl Shared {
             let mut rng = Rng::new(u64::from_le_bytes(key_bytes), &[]);
             let view = Augmentation::draw(&mut rng);
             for i in random_frames(pictures.len(), wanted, &mut rng) {
-                crate::image::view_of(&pictures[i], &t.image, View::Train(&view), out)?;
+                media::image::view_of(&pictures[i], &t.image, View::Train(&view), out)?;
             }
         } else {
             for i in segment_centres(pictures.len(), wanted) {
-                crate::image::view_of(&pictures[i], &t.image, View::Test, out)?;
+                media::image::view_of(&pictures[i], &t.image, View::Test, out)?;
             }
         }
         Ok(wanted)

@@ -14,22 +14,31 @@ use serde_json::Value;
 use tests::modules::Modules;
 use tests::{binary, run, workspace};
 
-/// The crates of the workspace that each crate may depend on: util <- datasets <- features <- {inspect, model, report,
+/// The crates of the workspace that each crate may depend on: util <- {datasets, media} <- features <- {inspect, model, report,
 /// synth <- ingest} and util <- engine <- model <- train, report <- train.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("util", &[]),
     ("datasets", &["util"]),
-    ("features", &["datasets", "util"]),
-    ("synth", &["datasets", "features", "util"]),
-    ("ingest", &["datasets", "features", "synth", "util"]),
-    ("inspect", &["datasets", "features", "util"]),
+    ("media", &["util"]),
+    ("features", &["datasets", "media", "util"]),
+    ("synth", &["datasets", "features", "media", "util"]),
+    (
+        "ingest",
+        &["datasets", "features", "media", "synth", "util"],
+    ),
+    ("inspect", &["datasets", "features", "media", "util"]),
     ("engine", &["util"]),
     ("host_emulator", &["engine", "util"]),
-    ("model", &["datasets", "engine", "features", "util"]),
-    ("report", &["datasets", "features", "util"]),
+    (
+        "model",
+        &["datasets", "engine", "features", "media", "util"],
+    ),
+    ("report", &["datasets", "features", "media", "util"]),
     (
         "train",
-        &["datasets", "engine", "features", "model", "report", "util"],
+        &[
+            "datasets", "engine", "features", "media", "model", "report", "util",
+        ],
     ),
 ];
 
@@ -47,6 +56,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "tokenizers",
         ],
     ),
+    ("media", &["ffmpeg", "arrow", "parquet", "polars", "candle"]),
     ("features", &["ffmpeg", "polars", "candle"]),
     ("synth", &["polars", "candle"]),
     ("ingest", &["polars", "candle"]),
@@ -205,11 +215,11 @@ fn train_does_not_load_libav() {
 /// The only modules that may contain `unsafe`: system calls, mapped files, libav, libjpeg-turbo, vector
 /// instructions, GPU kernels.
 const UNSAFE: &[&str] = &[
-    "features/src/image/partial.rs",
-    "features/src/image/partial/idct.rs",
-    "features/src/image/resample/avx2.rs",
-    "features/src/image/turbo.rs",
-    "features/src/mel.rs",
+    "features/media/src/image/partial.rs",
+    "features/media/src/image/partial/idct.rs",
+    "features/media/src/image/resample/avx2.rs",
+    "features/media/src/image/turbo.rs",
+    "features/media/src/mel.rs",
     "ingest/src/decode/libav.rs",
     "ingest/src/decode/yuv.rs",
     "train/engine/host_emulator/src/lib.rs",

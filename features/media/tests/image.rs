@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use features::Error;
-use features::image::{
+use media::Error;
+use media::image::{
     Augmentation, CLIP_MEAN, CLIP_STD, CROP_AREA, CROP_ASPECT, FRAME_SHORTER_SIDE, ImageTransform,
     JPEG_QUALITY, MAX_SIDE, PixelFormat, Rgb, View, decode, encode_jpeg, shrink_to_jpeg, test_view,
     train_view, view_of,
@@ -20,7 +20,7 @@ const SIZE: usize = 32;
 const SHRUNK: usize = 48;
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
 }
 
 fn picture(name: &str) -> Rgb {

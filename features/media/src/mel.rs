@@ -369,7 +369,7 @@ mod tests {
 
     fn golden(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../tests/golden")
+            .join("../../tests/golden")
             .join(name)
     }
 

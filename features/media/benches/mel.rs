@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
-use features::MelFrontEnd;
+use media::mel::MelFrontEnd;
 use std::io::BufRead;
 use std::time::Instant;
 use util::rng::Rng;

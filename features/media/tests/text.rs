@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use features::Error;
-use features::text::TextTransform;
+use media::Error;
+use media::text::TextTransform;
 use serde_json::Value;
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
 }
 
 fn ids(value: &Value) -> Vec<u32> {
