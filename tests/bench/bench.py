@@ -1,10 +1,10 @@
-"""Times ours against the peers, in turns, and prints a table of ratios.
+"""Times this project against its peers in alternation, and prints a table of ratios.
 
     python bench.py [NAME...] [--pairs 5] [--json FILE] [--cpu avx2|avx512]
 
-Each row: the median of ours over the median of the fastest peer (items per second), with the smallest and the largest
-ratio of a pair; and the ratio of peak memories. Ours and a peer work alternately, so a busy machine slows both.
-`--cpu` hides wider vector instructions from ours and from the peers; docs/benchmarks.md says how, and what it cannot hide.
+Each row has our median rate over that of a peer (items per second), with the smallest and the largest ratio of a
+pair, and the ratio of peak memories. Both work alternately, so that a busy machine slows both.
+`--cpu` hides wider vector instructions from both; docs/benchmarks.md says how, and what it cannot hide.
 """
 
 import argparse
@@ -22,8 +22,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FLOOR = "ffmpeg, decoding alone"
 KALDI = "kaldi-native-fbank, 80 bins"
-# Environment variables that hide what is wider: ours, PyTorch's own code, oneDNN, MKL, libjpeg-turbo, OpenBLAS. `peer_ingest.py`
-# reads U2A_CPU for libav, which has no variable.
+# Environment variables that hide wider vector instructions from this project, PyTorch, oneDNN, MKL,
+# libjpeg-turbo and OpenBLAS. libav has none: `peer_ingest.py` reads U2A_CPU for it.
 CPU = {
     "avx2": {
         "U2A_CPU": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
@@ -31,13 +31,13 @@ CPU = {
     },
     "avx512": {"U2A_CPU": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16"},
 }
-# Where the target is another one than against the other peers.
+# Peers with another target than the others of a benchmark.
 TARGETS = {FLOOR: 1.0, KALDI: 2.0, "torch": 1.5}
 
 
 def shards(kind, rows):
-    """Where the shards of so many clips lie, or will."""
-    return str(clips.KEPT / f"shards-{kind}-{rows}")
+    """The folder for the shards of `rows` clips."""
+    return str(clips.CACHE / f"shards-{kind}-{rows}")
 
 
 def peer(script, *arguments):
@@ -45,17 +45,17 @@ def peer(script, *arguments):
 
 
 def ours(bench, *arguments):
-    """A bench target of the workspace."""
+    """A bench target of this workspace."""
     return ("bench", bench, arguments)
 
 
 def program(script, *arguments):
-    """A script that runs a program of the workspace, whose path it gets first."""
+    """A script that runs a program of this workspace; the path of the program is its first argument."""
     return ("bin", script, arguments)
 
 
 def ingest(kind):
-    """Against Python, and against the least that decoding all can cost."""
+    """Ingest against Python pipelines, and against decoding alone."""
     peers = {
         "torchcodec, 2 processes": "torchcodec", "torchcodec and Pillow, 2 processes": "torchcodec444",
         "PyAV, 2 processes": "pyav", FLOOR: "floor",
@@ -70,12 +70,12 @@ def stream():
 
 
 def growth(make, small, large):
-    """Ours against ours with a tenth of the samples: the same pace in the same memory."""
+    """A run against one with a tenth of the samples, which should have the same rate and memory."""
     return make(large), {"a tenth of the samples": make(small)}
 
 
 def step(pair, mode, precision="f32"):
-    """A training step or an evaluation batch of full-size encoders, against the ways PyTorch has in that precision."""
+    """A training step or an evaluation batch of full-size encoders, against PyTorch in that precision."""
     ways = (("sdpa", "f32"), ("eager", "f32")) if precision == "f32" else (("sdpa", "bf16"), ("sdpa", "autocast"))
     peers = {f"PyTorch {a}, {p}": peer("peer_step.py", pair, mode, a, p) for a, p in ways}
     batch = "4" if pair == "audio-video" else "8"
@@ -104,7 +104,7 @@ TASKS = {
 
 
 class Worker:
-    """A process that works when told to, watched with all that it starts."""
+    """A process that does one unit of work per line of input; its memory and that of its descendants is sampled."""
 
     def __init__(self, command):
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -113,47 +113,47 @@ class Worker:
     def read(self):
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"error: {' '.join(self.process.args)} ended; run it by hand to see why")
+            raise SystemExit(f"error: {' '.join(self.process.args)} ended; run it by hand to see the reason")
         return json.loads(line)
 
     def work(self):
-        with Watch(self.process.pid) as watch:
+        with MemoryWatch(self.process.pid) as watch:
             self.process.stdin.write("go\n")
             self.process.stdin.flush()
-            told = self.read()
-        return told | {"peak_mb": max(watch.peak, told["peak_mb"])}
+            report = self.read()
+        return report | {"peak_mb": max(watch.peak, report["peak_mb"])}
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
 
 
-class Watch(threading.Thread):
-    """Looks now and then at the memory of a process and its descendants; what they share counts once."""
+class MemoryWatch(threading.Thread):
+    """Samples the memory of a process and its descendants; shared pages count once."""
 
-    EVERY = 0.1
+    INTERVAL = 0.1
 
     def __init__(self, pid):
         super().__init__(daemon=True)
-        self.pid, self.peak, self.over = pid, 0.0, threading.Event()
+        self.pid, self.peak, self.stopped = pid, 0.0, threading.Event()
 
     def __enter__(self):
         self.start()
         return self
 
     def __exit__(self, *_):
-        self.over.set()
+        self.stopped.set()
         self.join()
 
     def run(self):
         while True:
-            self.peak = max(self.peak, sum(map(proportional, family(self.pid))))
-            if self.over.wait(self.EVERY):
+            self.peak = max(self.peak, sum(map(proportional_mb, with_descendants(self.pid))))
+            if self.stopped.wait(self.INTERVAL):
                 return
 
 
-def family(pid):
-    """A process and its descendants."""
+def with_descendants(pid):
+    """The ids of a process and its descendants."""
     children = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -162,13 +162,13 @@ def family(pid):
             continue
         children.setdefault(parent, []).append(int(stat.parent.name))
     found = [pid]
-    for one in found:
-        found += children.get(one, [])
+    for parent in found:
+        found += children.get(parent, [])
     return found
 
 
-def proportional(pid):
-    """Resident memory of a process in MB, a page of n processes counting 1/n; 0 for one that is gone."""
+def proportional_mb(pid):
+    """Resident memory of a process in MB, where a page of n processes counts 1/n; 0 if the process has ended."""
     try:
         for line in open(f"/proc/{pid}/smaps_rollup"):
             if line.startswith("Pss:"):
@@ -179,7 +179,7 @@ def proportional(pid):
 
 
 def command_of(ours):
-    """Builds what is ours, and the shards it reads; the command to run it. A peer's command is one already."""
+    """Builds one of our programs, and the shards that it reads; returns its command. A peer's is a command already."""
     if isinstance(ours, list):
         return ours
     kind, name, arguments = ours
@@ -194,7 +194,7 @@ def command_of(ours):
 
 
 def build(*arguments, name):
-    """Builds with cargo; the path of what has that name."""
+    """Builds with cargo; returns the path of the program or bench target `name`."""
     command = ["cargo", *arguments, "--quiet", "--message-format=json"]
     out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     found = [m for m in map(json.loads, out.splitlines()) if m.get("executable") and m["target"]["name"] == name]
@@ -209,15 +209,15 @@ def make_shards(folder):
 
 
 def compare(ours, other, pairs):
-    """(rates of ours, rates of the peer, peaks) of alternating pairs; one pair of each beforehand warms up."""
+    """(our rates, the peer's rates, both peaks) of alternating pairs of runs, after one pair that warms up."""
     workers = [Worker(ours), Worker(other)]
     rates, peaks = ([], []), [0.0, 0.0]
     for i in range(pairs + 1):
         for w, worker in enumerate(workers):
-            told = worker.work()
+            report = worker.work()
             if i > 0:
-                rates[w].append(told["items"] / told["seconds"])
-            peaks[w] = max(peaks[w], told["peak_mb"])
+                rates[w].append(report["items"] / report["seconds"])
+            peaks[w] = max(peaks[w], report["peak_mb"])
     for worker in workers:
         worker.close()
     return rates, peaks
@@ -225,7 +225,7 @@ def compare(ours, other, pairs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TASKS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(TASKS)}")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--cpu", choices=CPU)

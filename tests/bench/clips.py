@@ -1,9 +1,9 @@
-"""Folders of clips to ingest, made by ffmpeg once and kept below cargo's target folder.
+"""Folders of clips for the ingest benchmarks, which ffmpeg makes once below cargo's target folder.
 
-`ave`: h264 640x360 with aac, 10 s. `kinetics`: the same at 1280x720. `crema-d`: flv1 480x360 of 3 s with a wav beside it.
-x264's own defaults, so B-frames, scene cuts and a keyframe every 250 frames. What is seen comes from the real clips in
-../shared/media where those are there; else it is painted: textures of natural spectrum under a moving camera, moving
-things, noise, cuts. Each folder has a `clips.toml` for `ingest run`; every row has a file of its own.
+`ave`: H.264 640x360 with AAC, 10 s. `kinetics`: the same at 1280x720. `crema-d`: flv1 480x360 of 3 s with a WAV file.
+The encoder is x264 with its defaults: B-frames, scene cuts, a keyframe every 250 frames. The frames come from the real
+clips of ../shared/media if they are there; else they are synthetic: textures of natural spectrum under a moving camera,
+a moving object, noise and cuts. Each folder has a `clips.toml` for `ingest run`; every row has a file of its own.
 """
 
 import os
@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-KEPT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "bench"
+CACHE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "bench"
 MEDIA = ROOT.parent / "shared" / "media" / "clips"
 FPS = 30
 
-# width, height, seconds, rows of a unit of work, where real clips come from: file and start in seconds
+# width, height, seconds, rows of a unit of work, real clips as (file, start in seconds)
 KINDS = {
     "ave": (640, 360, 10, 48, [("R6llTwEh07w", 0), ("SOX5yA1l24A", 0), ("WUzgd7C1pWA", 0), ("KlsG1EnBEjc_000361", 0)]),
-    # Only one real clip has 720 lines; four stretches of it.
+    # Only one real clip has 720 lines; four segments of it.
     "kinetics": (1280, 720, 10, 24, [("KlsG1EnBEjc_000361", 0)] * 4),
     "crema-d": (480, 360, 3, 240, [("R6llTwEh07w", 1), ("R6llTwEh07w", 5), ("SOX5yA1l24A", 2), ("WUzgd7C1pWA", 4)]),
 }
@@ -33,7 +33,7 @@ def ffmpeg(*arguments, **how):
 
 
 def texture(rng, height, width, rough):
-    """Noise of the spectrum of natural pictures: amplitude falls with frequency. -1 to 1 mostly."""
+    """Noise with the spectrum of natural images, whose amplitude falls with frequency; mostly within -1 to 1."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     frequency[0, 0] = 1
     spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / frequency**rough
@@ -42,7 +42,7 @@ def texture(rng, height, width, rough):
     return (values / values.std() / 2.5).astype(np.float32)
 
 
-def painted(seed, width, height, frames):
+def synthetic_frames(seed, width, height, frames):
     """Yields yuv420p frames."""
     rng = np.random.default_rng(seed)
     noise = [rng.standard_normal((height, width)).astype(np.float32) * 1.5 for _ in range(5)]
@@ -71,8 +71,8 @@ def painted(seed, width, height, frames):
         yield b"".join(np.clip(p, 0, 255).astype(np.uint8).tobytes() for p in planes)
 
 
-def sound(seed, seconds, rate):
-    """A few gliding tones with a rhythm, in noise."""
+def audio(seed, seconds, rate):
+    """A few gliding tones with a rhythm, and noise; signed 16-bit samples."""
     rng = np.random.default_rng(seed)
     t = np.arange(seconds * rate) / rate
     wave = sum(np.sin(2 * np.pi * (f * t + g * np.sin(t))) for f, g in zip(rng.uniform(100, 4000, 6), rng.uniform(0, 80, 6)))
@@ -81,14 +81,14 @@ def sound(seed, seconds, rate):
 
 
 def make_clip(kind, number, folder):
-    """One clip: its video file, and its sound's file where that is another."""
+    """Makes one clip and returns its video file; CREMA-D has an audio file beside it."""
     if not shutil.which("ffmpeg"):
-        raise SystemExit("error: the ffmpeg program, which encodes the clips, is missing; bring it with: apt-get install ffmpeg")
+        raise SystemExit("error: the program ffmpeg, which encodes the clips, is missing; install it with: apt-get install ffmpeg")
     width, height, seconds, _, sources = KINDS[kind]
     flash = kind == "crema-d"
-    pcm = folder / "sound.s16"
-    pcm.write_bytes(sound(number, seconds, 44100))
-    heard = ["-f", "s16le", "-ar", 44100, "-ac", 1, "-i", pcm]
+    pcm = folder / "audio.s16"
+    pcm.write_bytes(audio(number, seconds, 44100))
+    audio_input = ["-f", "s16le", "-ar", 44100, "-ac", 1, "-i", pcm]
     codec = ["-c:v", "flv", "-b:v", "400k"] if flash else ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac", "-ac", 2]
     out = folder / (f"made{number}.flv" if flash else f"made{number}.mp4")
     name, start = sources[number]
@@ -96,28 +96,28 @@ def make_clip(kind, number, folder):
     if file.exists():
         fit = f"scale={width}:{height}:force_original_aspect_ratio=increase:flags=bicubic,crop={width}:{height},fps={FPS}"
         start += number if kind == "kinetics" else 0
-        ffmpeg("-ss", start, "-i", file, *heard, "-map", "0:v", "-map", "1:a", "-an" if flash else "-shortest", "-vf", fit,
+        ffmpeg("-ss", start, "-i", file, *audio_input, "-map", "0:v", "-map", "1:a", "-an" if flash else "-shortest", "-vf", fit,
                "-t", seconds, *codec, out)
     else:
         raw = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{width}x{height}", "-r", FPS, "-i", "-"]
         process = subprocess.Popen(
-            ["ffmpeg", "-v", "error", "-y", *map(str, [*raw, *heard, "-map", "0:v", "-map", "1:a", *codec, *(["-an"] if flash else []), out])],
+            ["ffmpeg", "-v", "error", "-y", *map(str, [*raw, *audio_input, "-map", "0:v", "-map", "1:a", *codec, *(["-an"] if flash else []), out])],
             stdin=subprocess.PIPE,
         )
-        for frame in painted(number, width, height, seconds * FPS):
+        for frame in synthetic_frames(number, width, height, seconds * FPS):
             process.stdin.write(frame)
         process.stdin.close()
         assert process.wait() == 0
     if flash:
-        ffmpeg(*heard, "-ar", 16000, "-c:a", "pcm_s16le", out.with_suffix(".wav"))
+        ffmpeg(*audio_input, "-ar", 16000, "-c:a", "pcm_s16le", out.with_suffix(".wav"))
     pcm.unlink()
     return out
 
 
 def make(kind, rows=None):
-    """The folder of a kind with so many rows (default: a unit of work)."""
+    """Makes the folder of a kind with `rows` rows (by default a unit of work) and returns it."""
     rows = rows or KINDS[kind][3]
-    folder = KEPT / f"{kind}-{rows}"
+    folder = CACHE / f"{kind}-{rows}"
     if (folder / "clips.toml").exists():
         return folder
     raw = folder / "raw"
@@ -138,8 +138,8 @@ def make(kind, rows=None):
 
 
 def clip_of(kind, number):
-    """One of the distinct clips of a kind, kept from run to run."""
-    folder = KEPT / "clips" / kind
+    """One of the distinct clips of a kind, which stay from run to run."""
+    folder = CACHE / "clips" / kind
     done = sorted(folder.glob(f"made{number}.*"))
     if done and (folder / f"done{number}").exists():
         return next(file for file in done if file.suffix != ".wav")
@@ -150,14 +150,14 @@ def clip_of(kind, number):
 
 
 def rows_of(folder):
-    """(id, video file, sound file) of every row."""
+    """(id, video file, audio file) of every row."""
     for line in (folder / "clips.csv").read_text().splitlines()[1:]:
-        name, _, _, video, sound_file = line.split(",")
-        heard = folder / "raw" / sound_file
-        yield name, str(folder / "raw" / video), str(heard if heard.exists() else folder / "raw" / video)
+        name, _, _, video, audio_file = line.split(",")
+        audio = folder / "raw" / audio_file
+        yield name, str(folder / "raw" / video), str(audio if audio.exists() else folder / "raw" / video)
 
 
 def frame_numbers(n, size=10):
-    """The pool of `ingest`: evenly spaced, or all."""
+    """The frame numbers that `ingest` stores: evenly spaced, or all if there are no more than `size`."""
     count = min(n, size)
     return [(2 * i + 1) * n // (2 * count) for i in range(count)]

@@ -1,10 +1,10 @@
-"""Log-mel with numpy, as the front end defines it."""
+"""The log-mel spectrogram of this project, with numpy."""
 
 import numpy as np
 
 
 def banks():
-    """Kaldi's triangles on the HTK mel scale: 128 x 257."""
+    """Kaldi's triangular filters on the HTK mel scale, as a matrix of 128 x 257."""
     mel = lambda hz: 1127.0 * np.log(1.0 + hz / 700.0)
     edges = np.linspace(mel(20.0), mel(8000.0), 130)
     bins = mel(np.arange(257) * 31.25)
@@ -16,7 +16,7 @@ BANKS, WINDOW = banks(), (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)).
 
 
 def by_numpy(samples):
-    """Frames x 128 of mono samples at 16 kHz."""
+    """The log-mel spectrogram of mono samples at 16 kHz: [frames, 128]."""
     frames = np.lib.stride_tricks.sliding_window_view(samples - samples.mean(), 400)[::160]
     frames = frames - frames.mean(axis=1, keepdims=True)
     frames = np.concatenate([frames[:, :1] * 0.03, frames[:, 1:] - 0.97 * frames[:, :-1]], axis=1)

@@ -1,5 +1,5 @@
-"""`ingest run` of a folder of clips, program start and all: `ours_ingest.py INGEST KIND [ROWS]`. Two
-workers. Items: clips."""
+"""`ingest run` of a folder of clips with two workers, from the start of the program: `ours_ingest.py INGEST KIND [ROWS]`.
+Items: clips."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
-"""What every peer of the benchmarks shares: one line in, one unit of work, one line of JSON out.
+"""The loop of every peer of the benchmarks: a line of input, a unit of work, a line of JSON.
 
-A peer is started once, prints a line when it is ready, and then works whenever it reads a line: so two of them can be
-timed in turns in the same minute, on a machine that is shared and noisy.
+A peer is started once, prints a line when it is ready, and then does a unit of work for each line that it reads. So two of
+them can be timed in alternation on a machine that is shared and noisy.
 """
 
 import json
@@ -9,14 +9,14 @@ import os
 import sys
 import time
 
-# Two threads, as the machine of the targets has cores; set before numpy and torch are loaded.
+# Two threads, for the two cores of the machine that the targets are for; set before numpy and torch are loaded.
 THREADS = int(os.environ.get("BENCH_THREADS", "2"))
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, str(THREADS))
 
 
 def peak():
-    """Highest resident memory of this process so far, in MB."""
+    """The peak resident memory of this process, in MB."""
     for line in open("/proc/self/status"):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6
@@ -24,8 +24,8 @@ def peak():
 
 
 def serve(unit, items, memory=None):
-    """`unit()` is the work, `items` how many things it handles, `memory()` the most bytes in use so far, where that is
-    not this process's own memory."""
+    """Runs `unit()` for each line of input and reports its time. `items` is the number of items in a unit; `memory()`
+    returns the peak in bytes if that is not this process's own memory."""
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()

@@ -1,10 +1,11 @@
-"""Clips to Parquet with mel and ten JPEG frames, as `ingest run` makes them: `peer_ingest.py torchcodec|torchcodec444|pyav|floor KIND`.
+"""Clips to Parquet with spectrograms and ten JPEG frames, as `ingest run` makes them:
+`peer_ingest.py torchcodec|torchcodec444|pyav|floor KIND`.
 
-Two processes, each with one thread, kept from unit to unit; shorter side 256, quality 95, colours at full resolution.
-`torchcodec`: torchcodec, torchvision, numpy mel, pyarrow; its JPEGs have colours at half resolution, which torchvision cannot
-change. `torchcodec444`: the same, JPEGs by Pillow with full colours. `pyav`: PyAV, Pillow, the same. Both are told the number of
-frames by the container and stop after the last one wanted. `floor`: `ffmpeg` decodes all frames and does nothing else,
-two clips at a time. Items: clips.
+Two processes with one thread each work on all units; shorter side 256, quality 95, 4:4:4.
+`torchcodec`: torchcodec, torchvision, spectrograms by numpy, pyarrow; its JPEG files are 4:2:0, which torchvision cannot
+change. `torchcodec444`: the same with JPEG files by Pillow in 4:4:4. `pyav`: PyAV and Pillow. All take the number of frames
+from the container and stop after the last frame that they need. `floor`: `ffmpeg` decodes all frames and does nothing
+else, two clips at a time. Items: clips.
 """
 
 import ctypes
@@ -34,17 +35,17 @@ MASKED = os.environ.get("U2A_CPU") == "avx2"
 
 @functools.cache
 def mask_libav():
-    """Hides AVX-512 from every libavutil of this process, as ours does, if U2A_CPU says so."""
+    """Hides AVX-512 from every libavutil of this process if U2A_CPU is avx2, as this project does."""
     if MASKED:
         maps = Path("/proc/self/maps").read_text().splitlines()
         libraries = {line.split()[-1] for line in maps if "/libavutil" in line}
-        assert libraries, "libav is loaded before it is masked"
+        assert libraries, "libav has to be loaded before it is masked"
         for path in libraries:
             library = ctypes.CDLL(path)
             library.av_force_cpu_flags(library.av_get_cpu_flags() & ~AVX512)
 
 
-def sized(width, height):
+def output_size(width, height):
     short = min(width, height)
     return SIDE * width // short, SIDE * height // short
 
@@ -57,14 +58,14 @@ def torchcodec_clip(row, encode=None):
 
     torch.set_num_threads(1)
     mask_libav()
-    name, video, heard = row
+    name, video, audio = row
     decoder = VideoDecoder(video, num_ffmpeg_threads=1, seek_mode="approximate")
     frames = decoder.get_frames_at(clips.frame_numbers(decoder.metadata.num_frames))
-    width, height = sized(frames.data.shape[3], frames.data.shape[2])
+    width, height = output_size(frames.data.shape[3], frames.data.shape[2])
     small = functional.resize(frames.data, [height, width], interpolation=functional.InterpolationMode.BICUBIC)
     encode = encode or (lambda frame: encode_jpeg(frame, QUALITY).numpy().tobytes())
     jpegs = [encode(frame) for frame in small]
-    samples = AudioDecoder(heard, sample_rate=RATE, num_channels=1).get_all_samples().data[0].numpy()
+    samples = AudioDecoder(audio, sample_rate=RATE, num_channels=1).get_all_samples().data[0].numpy()
     return name, by_numpy(samples[: 10 * RATE + 4080]), jpegs, frames.pts_seconds.tolist()
 
 
@@ -84,7 +85,7 @@ def pyav_clip(row):
     from PIL import Image
 
     mask_libav()
-    name, video, heard = row
+    name, video, audio = row
     jpegs, times = [], []
     with av.open(video) as file:
         stream = file.streams.video[0]
@@ -93,14 +94,14 @@ def pyav_clip(row):
         wanted = clips.frame_numbers(count)
         for number, frame in enumerate(file.decode(stream)):
             if number in wanted:
-                picture = frame.to_image()
+                image = frame.to_image()
                 out = io.BytesIO()
-                picture.resize(sized(*picture.size), Image.Resampling.BICUBIC).save(out, "JPEG", quality=QUALITY, subsampling=0)
+                image.resize(output_size(*image.size), Image.Resampling.BICUBIC).save(out, "JPEG", quality=QUALITY, subsampling=0)
                 jpegs.append(out.getvalue())
                 times.append(frame.time)
             if number >= wanted[-1]:
                 break
-    with av.open(heard) as file:
+    with av.open(audio) as file:
         resampler = av.AudioResampler("flt", "mono", RATE)
         parts = [part.to_ndarray()[0] for frame in file.decode(audio=0) for part in resampler.resample(frame)]
         parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
@@ -139,7 +140,7 @@ def main():
             serve(lambda: list(threads.map(floor, [video for _, video, _ in rows])), len(rows))
         return
     work = {"torchcodec": torchcodec_clip, "torchcodec444": torchcodec444_clip, "pyav": pyav_clip}[how]
-    # torchcodec's wheel wants CUDA's libraries even for the CPU; the processes find them here.
+    # torchcodec's wheel needs CUDA's libraries even on the CPU; the processes find them here.
     os.environ["LD_LIBRARY_PATH"] = str(Path(np.__file__).parents[1] / "nvidia" / "cu13" / "lib")
     with tempfile.TemporaryDirectory() as folder, get_context("spawn").Pool(PROCESSES) as pool:
         def unit():

@@ -1,6 +1,6 @@
-"""Log-mel of 10 s of sound: `peer_mel.py torchaudio|torch|numpy|kaldi`. Items: seconds of sound.
+"""Log-mel spectrograms of 10 s of audio: `peer_mel.py torchaudio|torch|numpy|kaldi`. Items: seconds of audio.
 
-kaldi-native-fbank refuses 128 bins (the third covers no line of the spectrum): its frames have 80, which is less work.
+kaldi-native-fbank refuses 128 bins, because the third covers no line of the spectrum; it computes 80, which is less work.
 """
 
 import sys

@@ -1,8 +1,9 @@
 """One training step, or one evaluation batch, of U2A with transformers and PEFT at full size.
 
 `peer_step.py audio-video|image-text train|eval eager|sdpa f32|bf16|autocast [--device cuda] [--batch N] [--steps N] [--compile]`.
-Batch 4 and 8 where none is given; frozen weights take no gradient; all samples complete. autocast is over f32 weights; bf16
-is autocast over bf16 weights with f32 adapters on a GPU, and all in bf16 on the CPU, whose autocast refuses bf16 norms. Items: samples.
+The default batches are 4 for audio-video and 8 for image-text; frozen weights have no gradient, and all samples are complete.
+`autocast` has f32 weights. `bf16` is autocast over bf16 weights with f32 adapters on a GPU; on the CPU, whose autocast refuses
+bf16 norms, everything is bf16. Items: samples.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """An epoch of audio-video batches from our shards, shuffled and augmented: `peer_stream.py datasets|pyarrow SHARDS`.
 
-A torch DataLoader with 2 workers that stay, batches of 16. `datasets`: Hugging Face datasets, its Arrow files mapped into
-memory, single rows in random order. `pyarrow`: row groups in random order, rows shuffled within. Three random frames by
-torchvision's JPEG decoder, cropped and resized (bicubic, antialiased) in uint8, one flip and crop per clip, normalised;
-the mel padded to 1024 frames and normalised. Items: samples.
+A torch DataLoader with 2 persistent workers and batches of 16. `datasets`: Hugging Face datasets with memory-mapped Arrow files,
+single rows in random order. `pyarrow`: row groups in random order, with rows shuffled inside each. Three random frames are decoded
+by torchvision, cropped and resized (bicubic, antialiased) in uint8 with one crop and flip per clip, and normalised; the spectrogram
+is padded to 1024 frames and normalised. Items: samples.
 """
 
 import random
@@ -47,7 +47,7 @@ def sample(values, jpegs, label):
 
 
 class Rows(Dataset):
-    """Hugging Face datasets, a row at a time."""
+    """The rows of Hugging Face datasets."""
 
     def __init__(self, files, cache):
         from datasets import Image, List, load_dataset
@@ -64,7 +64,7 @@ class Rows(Dataset):
 
 
 class Groups(IterableDataset):
-    """Row groups by pyarrow."""
+    """The rows of row groups that pyarrow reads."""
 
     def __init__(self, files):
         self.groups = [(f, g) for f in files for g in range(pq.ParquetFile(f).num_row_groups)]

@@ -1,4 +1,4 @@
-"""Golden log-mel frames of stereo sound at 44.1 and 48 kHz: averaged to mono, resampled by torchaudio, then its Kaldi
+"""Golden log-mel frames of stereo audio at 44.1 and 48 kHz: averaged to mono, resampled by torchaudio, then its Kaldi
 filter bank.
 
 Writes `audio_RATE.f32`: little-endian float32, two blocks of frames x 128, every STEP-th frame, (1) resampled in float64

@@ -1,8 +1,7 @@
-"""What the golden scripts share: small encoders, the mask token, LoRA as PEFT means it, files.
+"""The parts that the golden scripts share: small encoders, the mask token, PEFT's LoRA, files.
 
-Nothing here trains or compares. Every number is drawn from a named numpy generator, so one script's
-draws never shift another's, and everything is computed in float64: the committed float32 values are the
-truth rounded once, not one machine's float32.
+Nothing here trains or compares. Random values come from numpy generators with names, so that one script's draws never
+shift another's. Everything is computed in float64, so that the committed float32 values are rounded once.
 """
 
 import json
@@ -48,7 +47,7 @@ TARGETS = {
 
 
 def rng(*name):
-    """A generator of its own for each name."""
+    """The generator of a name."""
     return np.random.default_rng([SEED, zlib.crc32("/".join(map(str, name)).encode())])
 
 

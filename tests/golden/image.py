@@ -1,10 +1,10 @@
-"""Golden pictures: what Pillow and Hugging Face's CLIPImageProcessor (the one on PIL) make of them.
+"""Golden images, and the outputs of Pillow and Hugging Face's CLIPImageProcessor (the one on PIL) for them.
 
-`image/` gets small seeded pictures of every format and colour model that is read; `image.safetensors` what comes out:
+`image/` has small seeded images of every format and colour model that is read, `image.safetensors` the outputs:
 
 view.NAME      test-time view before rescaling, uint8 [3, SIZE, SIZE], by CLIPImageProcessor after `convert("RGB")`, which
                drops alpha (the processor of transformers 4 does that, version 5 itself would lay it over white)
-photo.NAME     the same of real photos beside the checkout (../shared/media/images); kept as it was where they are absent
+photo.NAME     the same of real photos beside the checkout (../shared/media/images); unchanged if they are missing
 pixels         the normalised view of `square.png` (nothing to resize), float32: mean, standard deviation, order
 crop.N         Pillow's `resize(box=)` of `landscape.png`, N = 1 mirrored, uint8 [3, SIZE, SIZE]; the boxes in the JSON
 shrunk         `landscape.png` with its shorter side at SHRUNK, uint8 [rows, columns, 3]
@@ -29,12 +29,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 PICTURES = HERE / "image"
 PHOTOS = HERE.parents[2] / "shared" / "media" / "images"
 SIZE, SHRUNK = 32, 48
-# left, top, right, bottom as shares of the picture
+# left, top, right, bottom as shares of the image
 CROPS = [(0.1, 0.2, 0.85, 0.9), (0.0, 0.0, 1.0, 0.75)]
 
 
 def scene(width, height, channels, *name):
-    """Waves, a few flat boxes with hard edges, a little noise: something to alias, and it compresses."""
+    """Waves, a few flat boxes with hard edges and a little noise: it aliases when resized, and it compresses."""
     draw = rng("image", *name)
     y, x = np.mgrid[0:height, 0:width] / max(width, height)
     out = np.empty((height, width, channels))
@@ -48,8 +48,8 @@ def scene(width, height, channels, *name):
     return np.clip(out, 0, 255).astype(np.uint8)
 
 
-def pictures():
-    """File name -> bytes."""
+def images():
+    """The bytes of each file, by its name."""
 
     def save(image, format, **options):
         file = io.BytesIO()
@@ -136,7 +136,7 @@ def view(path):
 def main():
     PICTURES.mkdir(exist_ok=True)
     out, hashes = {}, {}
-    for name, data in pictures().items():
+    for name, data in images().items():
         (PICTURES / name).write_bytes(data)
         out[f"view.{name}"] = view(PICTURES / name)
         if name.endswith(".jpg"):

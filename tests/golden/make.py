@@ -1,8 +1,8 @@
-"""Runs every golden script of this folder and says what moved against the files that lay there before.
+"""Runs every golden script of this folder and prints what differs from the files that were there before.
 
-`python make.py [SCRIPT...] [--tolerance T]`. Exit 0: every file is the same, or moved by no more than T (largest
-difference over largest magnitude, 1e-6 by default: another processor rounds otherwise); 1: something moved further,
-appeared or went; 2: a script failed. The new files stay: `git diff --stat` and `git checkout` decide.
+`python make.py [SCRIPT...] [--tolerance T]`. Exit 0: every file is the same, or differs by at most T (largest
+difference over largest magnitude; 1e-6 by default, since processors round differently); 1: a file differs by more, is new
+or is missing; 2: a script failed. The new files stay, to be examined with `git diff --stat`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 # The models come first: the other scripts load them.
 FIRST = ["models.py"]
 NOT_SCRIPTS = {"common.py", "make.py"}
-# Real media beside the checkout, where it is there; without it a script leaves those files as they are.
+# Real media beside the checkout; if it is missing, a script leaves the files that need it as they are.
 MEDIA = HERE.parents[2] / "shared" / "media"
 ARGUMENTS = {"mel.py": [MEDIA / "audio" / "mmaction2_test_2ch_16k.wav"]}
 
@@ -31,7 +31,7 @@ def snapshot():
 
 
 def tensors(path, data):
-    """What a file of numbers holds; None where it is another kind of file."""
+    """The tensors of a file; None if it is a file of another kind."""
     if path.suffix == ".safetensors":
         return load(data)
     if path.suffix == ".f32":
@@ -39,8 +39,8 @@ def tensors(path, data):
     return None
 
 
-def moved(old, new):
-    """(relative difference, what) of two files' tensors; infinite where they do not hold the same ones."""
+def difference(old, new):
+    """(relative difference, tensor) of two files' tensors; infinite if their names, types or shapes differ."""
     for k in sorted(old.keys() ^ new.keys()):
         return float("inf"), f"{k} is in one of them only"
     worst = (0.0, "")
@@ -69,24 +69,24 @@ def main():
             print(f"error: {script} failed", file=sys.stderr)
             return 2
     after, far = snapshot(), 0
-    print("== against the files that were here before")
+    print("== compared with the previous files")
     for path in sorted(before.keys() | after.keys()):
         old, new = before.get(path), after.get(path)
         if old == new:
             continue
         if old is None or new is None:
             far += 1
-            print(f"{path}: {'new' if old is None else 'gone'}")
+            print(f"{path}: {'new' if old is None else 'missing'}")
         elif tensors(path, new) is not None:
-            by, what = moved(tensors(path, old), tensors(path, new))
+            by, what = difference(tensors(path, old), tensors(path, new))
             far += by > args.tolerance
             print(f"{path}: by {by:.1e} ({what or 'values equal, bytes differ'})")
         else:
-            # The JSON beside a safetensors file holds roundings; its tensors are what counts.
+            # The JSON beside a safetensors file has rounding errors; the tensors decide.
             companion = path.with_suffix(".safetensors") in after
             far += not companion
             print(f"{path}: text differs")
-    print("nothing moved" if before == after else f"{far} beyond {args.tolerance}")
+    print("no difference" if before == after else f"{far} differ by more than {args.tolerance}")
     return 1 if far else 0
 
 

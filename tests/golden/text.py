@@ -2,7 +2,7 @@
 
 Two vocabularies: the small one of `models/bert-base-uncased`, and `text_vocab.txt`, which has the letters of many
 scripts on their own and as continuations, so that cleaning, accents and splitting show in the ids and not only as
-`[UNK]`. The texts are meant to be nasty.
+`[UNK]`. The texts are chosen to be difficult.
 """
 
 import json

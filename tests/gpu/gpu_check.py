@@ -1,11 +1,11 @@
-"""What a GPU makes of this project, on a machine that need not have Rust, libav or a network.
+"""Checks and times this project on a GPU; the machine needs no Rust, libav or network.
 
     python gpu_check.py --train PATH --shards DIR [--device cuda:0] [--tiny] [--minutes 9] [--out DIR]
 
-In turn, each part within the time that is left: what the machine has; every layer and whole training steps against the
-CPU; 50 training steps of each kind of dataset, in bf16 and in f32; peak memory against the paper's 11 GB card; steps of
-batch 4, 8, 32, 128 against PyTorch (SDPA, bf16, with and without torch.compile) in turns. Writes gpu-check.json and
-gpu-check.md into --out. `--device cpu --tiny` walks through all of it where there is no GPU.
+It runs these parts as long as time is left: the report of `train doctor`; every layer and whole training steps against the CPU;
+50 training steps of each kind of dataset, in bf16 and in f32; peak memory against the 11 GB of the paper's GPU; steps of batch 4, 8,
+32, 128 against PyTorch (SDPA, bf16, with and without torch.compile) in alternation. It writes gpu-check.json and gpu-check.md to
+--out. `--device cpu --tiny` runs all of it without a GPU.
 """
 
 import argparse
@@ -23,17 +23,18 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 STEPS = 50
 BATCHES = (4, 8, 32, 128)
-# Rounds in turns, and steps in each: a GPU is waited for once a round.
+# The number of alternations, and of steps in each; the GPU is synchronised once a round.
 ROUNDS, STEPS_PER_ROUND = 3, 6
-# The paper's card.
+# The memory of the paper's GPU.
 CARD_GB = 11.0
-# Multiplications and additions of one sample's training step, frozen weights without gradients: tokens of each encoder,
-# 7.08 M weights a block, 12 blocks; scores and weighted values of attention forward and backward.
+# For the operations of one sample's training step without gradients of frozen weights: the tokens of each encoder, and
+# 12 blocks of 7.08 M weights.
 WIDTH, BLOCKS, BLOCK_WEIGHTS = 768, 12, 12 * 768 * 768
 TOKENS = {"audio-video": [1215] + 3 * [198], "image-text": [198, 41]}
 
 
 def flops(pair):
+    """The multiplications and additions of one sample's training step."""
     total = 0.0
     for tokens in TOKENS[pair]:
         products = 2 * 2 * BLOCK_WEIGHTS * tokens  # forward, and backward to the input
@@ -43,7 +44,7 @@ def flops(pair):
 
 
 class Worker:
-    """A process that works when told to."""
+    """A process that does one unit of work per line of input."""
 
     def __init__(self, command, environment):
         self.process = subprocess.Popen(
@@ -54,7 +55,7 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
-            raise RuntimeError(self.process.stderr.read().strip()[-600:] or "ended without a word")
+            raise RuntimeError(self.process.stderr.read().strip()[-600:] or "ended without a message")
         return json.loads(line)
 
     def work(self):
@@ -91,18 +92,18 @@ class Check:
         return json.loads(done.stdout) if done.stdout.strip() else {}
 
     def part(self, name, need, body):
-        """Runs a part, unless the time that is left is less than it needs; what fails does not stop the others."""
+        """Runs a part, unless it needs more time than is left. A failure does not stop the other parts."""
         if self.left() < need:
             self.result["skipped"].append(f"{name}: {self.left():.0f} s left, {need} s needed")
             return None
-        begun = time.monotonic()
+        start = time.monotonic()
         try:
             found = body()
         except (RuntimeError, subprocess.TimeoutExpired, OSError, ValueError) as problem:
             self.result["failed"].append(f"{name}: {problem}")
             print(f"{name}: FAILED: {problem}", file=sys.stderr)
             return None
-        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+        print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
         self.result[name] = found
         self.write()
         return found
@@ -116,7 +117,7 @@ class Check:
         return found
 
     def runs(self):
-        """50 steps of each dataset in the shards folder, in bf16 and f32: losses and the share of time without data."""
+        """Trains 50 steps on each dataset of the shards folder, in bf16 and f32; returns losses, rates and data waits."""
         found = {}
         for shards in sorted(p for p in Path(self.args.shards).iterdir() if (p / "manifest.json").is_file()):
             curves = {}
@@ -146,7 +147,7 @@ class Check:
         return found
 
     def memory(self):
-        """Peak memory of audio-video steps of batch 4 as they are, and with less kept."""
+        """Peak memory of audio-video steps of batch 4: as they are, with activation checkpointing, and in micro-batches."""
         found = {}
         for name, flags in {
             "all kept": [],
@@ -174,7 +175,7 @@ class Check:
         return {"PyTorch": common, "PyTorch compiled": common + ["--compile"]}
 
     def steps(self, pair, batch):
-        """Samples per second of ours and of the peers, in turns."""
+        """Samples per second of this project and of the peers, in alternation."""
         steps = 1 if self.args.tiny else STEPS_PER_ROUND
         workers = {}
         lines = {}
@@ -273,7 +274,7 @@ class Check:
 
 
 def library_folders():
-    """Where PyTorch's packages keep the CUDA runtime."""
+    """The folders in which PyTorch's packages have the CUDA runtime."""
     for folder in map(Path, sys.path):
         for found in sorted(folder.glob("nvidia/*/lib")):
             yield found
@@ -285,7 +286,7 @@ def scalar(run, tag):
     at = data.rfind(tag.encode())
     if at < 0:
         return float("nan")
-    # Field 2 of Summary.Value is the number, four bytes.
+    # Field 2 of Summary.Value is the value, in four bytes.
     return struct.unpack("<f", data[at + len(tag) + 1 :][:4])[0]
 
 

@@ -2,12 +2,12 @@
 
     python check_run.py RUN --predictions FILE --shards DIR --weights DIR [--checkpoint best] [--missing MODALITY]
 
-What the model saw of each sample is in the predictions' has_MODALITY columns; with `--missing` they must lack that
+The columns has_MODALITY of the predictions are the modalities that the model used; with `--missing` they must lack that
 modality wherever the sample has the other one.
 
-The adapters load with `PeftModel.from_pretrained` on the base models of `--weights`; any warning about missing or
-unexpected adapter keys counts as a failure. Rows come from the shards, preprocessed here by Pillow and numpy. Exit 0:
-every prediction agrees; 1: one does not; 2: something is not there.
+`PeftModel.from_pretrained` loads the adapters on the base models of `--weights`; a warning about missing or unexpected adapter
+keys is a failure. Rows come from the shards and are preprocessed here by Pillow and numpy. Exit 0: every prediction agrees;
+1: one does not; 2: an input is missing.
 """
 
 import argparse
@@ -33,7 +33,7 @@ DEFAULT_TEXT_LENGTH = 40
 
 
 def test_frames(n):
-    """Centres of three equal segments of a pool of n."""
+    """The centres of three equal segments of a pool of n frames."""
     return [int((i + 0.5) * n / FRAMES) for i in range(FRAMES)]
 
 
@@ -86,13 +86,13 @@ class Run:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 peft = PeftModel.from_pretrained(base, checkpoint / m).eval()
-            told = [str(w.message) for w in caught if "adapter" in str(w.message).lower()]
-            if told:
-                raise SystemExit(f"error: {checkpoint / m}: PEFT says {told[0]}")
+            adapter_warnings = [str(w.message) for w in caught if "adapter" in str(w.message).lower()]
+            if adapter_warnings:
+                raise SystemExit(f"error: {checkpoint / m}: PEFT warns: {adapter_warnings[0]}")
             touched = {n.split(".lora_")[0] for n, _ in peft.named_parameters() if ".lora_A" in n}
             layers = len({n.split(".layer")[1].split(".")[1] for n in touched})
             if len(touched) != 4 * layers:
-                raise SystemExit(f"error: {checkpoint / m}: {len(touched)} adapted layers in {layers} blocks, wanted 4 each")
+                raise SystemExit(f"error: {checkpoint / m}: {len(touched)} adapted layers in {layers} blocks, expected 4 each")
             self.encoders.append(Encoder(kind, peft))
             self.encoders[-1].post_norm = post_norm
             self.mask_tokens.append(head[f"mask_token.{m}"].reshape(1, -1))
@@ -123,7 +123,7 @@ class Run:
 
 
 def find(table, name):
-    """A setting of config.toml wherever it stands."""
+    """A setting of config.toml in any of its tables."""
     if name in table:
         return table[name]
     for value in table.values():
@@ -170,28 +170,28 @@ def main():
 
     theirs = predictions_of(args.predictions)
     worst = 0.0
-    wrong, seen = [], 0
+    wrong, compared = [], 0
     for file in files:
         for row in pq.read_table(file).to_pylist():
-            told = theirs.pop(row["id"], None)
-            if told is None:
+            prediction = theirs.pop(row["id"], None)
+            if prediction is None:
                 wrong.append(f"{row['id']}: no prediction")
                 continue
-            there = [row[f"has_{m}"] for m in modalities]
-            have = [told[f"has_{m}"] for m in modalities]
-            wanted = [h and m != args.missing for h, m in zip(there, modalities)]
-            if have != (wanted if any(wanted) else there) and (args.missing or any(h > t for h, t in zip(have, there))):
-                wrong.append(f"{row['id']}: has {there}, model saw {have}")
+            present = [row[f"has_{m}"] for m in modalities]
+            used = [prediction[f"has_{m}"] for m in modalities]
+            expected = [p and m != args.missing for p, m in zip(present, modalities)]
+            if used != (expected if any(expected) else present) and (args.missing or any(u > p for u, p in zip(used, present))):
+                wrong.append(f"{row['id']}: has {present}, the model used {used}")
                 continue
-            seen += 1
-            ours, logits = run.logits(row, have), np.array(told["logits"], dtype=np.float32)
+            compared += 1
+            ours, logits = run.logits(row, used), np.array(prediction["logits"], dtype=np.float32)
             by = float(np.abs(ours - logits).max() / max(1.0, np.abs(ours).max()))
             worst = max(worst, by)
             if not by <= args.tolerance:
                 wrong.append(f"{row['id']}: off by {by:.1e}, allowed {args.tolerance:.0e}")
-    print(f"{seen} predictions; off by at most {worst:.1e}")
+    print(f"{compared} predictions; off by at most {worst:.1e}")
     wrong += [f"{i}: predicted, but in no shard" for i in theirs]
-    if not seen:
+    if not compared:
         wrong.append("nothing to compare")
     for line in wrong[:10]:
         print(f"FAIL {line}")

@@ -1,9 +1,9 @@
-"""Opens a shard folder with polars, pyarrow, DuckDB, pandas and Hugging Face datasets and compares what they see.
+"""Opens a shard folder with polars, pyarrow, DuckDB, pandas and Hugging Face datasets and compares what they read.
 
     python check_shards.py DIR
 
-Every reader must find the same rows, labels and mel values; frames and images must decode as pictures. Prints one line
-per check and exits 1 if any failed, 2 where DIR holds no shards.
+Every reader must find the same rows, labels and mel values; frames and images must decode. It prints one line per check
+and exits 1 if any failed, 2 if DIR has no shards.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def check(what, ok, seen=""):
 
 
 def attempt(reader):
-    """A reader that raises fails its check and does not stop the others."""
+    """Turns an exception of a reader into a failed check, so that the other readers run."""
 
     def run(*args):
         try:
@@ -43,8 +43,8 @@ def attempt(reader):
     return run
 
 
-def is_picture(value):
-    """Bytes of a JPEG that decodes and whose shorter side is what ingest keeps."""
+def is_stored_jpeg(value):
+    """Whether bytes are a JPEG file that decodes and has the shorter side that ingest stores."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(value))
@@ -150,17 +150,17 @@ def with_huggingface(splits, rows, classes, multi_label):
             features = data.features
             if "frames" in features:
                 inner = getattr(features["frames"], "feature", None)
-                check(f"datasets {split}: frames are pictures", isinstance(inner, datasets.Image), features["frames"])
+                check(f"datasets {split}: frames are images", isinstance(inner, datasets.Image), features["frames"])
             if "image" in features:
-                check(f"datasets {split}: image is a picture", isinstance(features["image"], datasets.Image), features["image"])
-            shown = True
+                check(f"datasets {split}: image is an image", isinstance(features["image"], datasets.Image), features["image"])
+            decoded = True
             for item in data:
                 row = by_id[item["id"]]
-                pictures = (item.get("frames") or []) + ([item["image"]] if item.get("image") is not None else [])
+                images = (item.get("frames") or []) + ([item["image"]] if item.get("image") is not None else [])
                 wanted = (row.get("frames") or []) + ([row["image"]] if row.get("image") else [])
-                shown &= len(pictures) == len(wanted) and all(isinstance(p, Image.Image) for p in pictures)
-                shown &= item["split"] == split
-            check(f"datasets {split}: every picture shows", shown)
+                decoded &= len(images) == len(wanted) and all(isinstance(p, Image.Image) for p in images)
+                decoded &= item["split"] == split
+            check(f"datasets {split}: every image decodes", decoded)
             label = datasets.ClassLabel(names=classes)
             if multi_label:
                 named = data.cast_column("labels", datasets.List(label)) if len(data) else data
@@ -178,8 +178,8 @@ def _plain(data):
     return data.select_columns([c for c in data.column_names if c.startswith("label")])
 
 
-def rows_hold(rows, modalities, classes, multi_label):
-    """What the contract says of each row."""
+def check_rows(rows, modalities, classes, multi_label):
+    """Checks the documented properties of each row."""
     check("ids are unique", len({r["id"] for r in rows}) == len(rows))
     wrong = []
     for r in rows:
@@ -194,24 +194,24 @@ def rows_hold(rows, modalities, classes, multi_label):
         if r.get("mel") is not None:
             mel = np.array(r["mel"], dtype=np.float32)
             ok &= mel.ndim == 2 and mel.shape[1] == MEL_BINS and 1 <= len(mel) <= MAX_MEL_FRAMES
-            # Natural log of a power with its floor at 1.19e-7: nothing lies below, nothing normalised looks so.
+            # The natural logarithm of a power with a floor of 1.19e-7; normalised values would not pass.
             ok &= bool(np.isfinite(mel).all()) and float(mel.min()) > -16.0
             ok &= r["audio_seconds"] > 0
         if r.get("frames") is not None:
             ok &= len(r["frames"]) == len(r["frame_times"]) > 0 and r["frame_times"] == sorted(r["frame_times"])
-            ok &= all(is_picture(f["bytes"]) for f in r["frames"])
+            ok &= all(is_stored_jpeg(f["bytes"]) for f in r["frames"])
         if r.get("image") is not None:
-            ok &= is_picture(r["image"]["bytes"])
+            ok &= is_stored_jpeg(r["image"]["bytes"])
         ok &= all(have.values()) or r["error"] is None or isinstance(r["error"], str)
         if not ok:
             wrong.append(r["id"])
-    check("every row is as the contract says", not wrong, wrong[:5])
+    check("every row has the documented properties", not wrong, wrong[:5])
 
 
-def manifest_holds(folder, files, rows, failed):
+def check_manifest(folder, files, rows, failed):
     path = folder / "manifest.json"
     if not path.exists():
-        check("manifest.json is there", False)
+        check("manifest.json exists", False)
         return
     manifest = json.loads(path.read_text())
     shards = {s.get("file", s.get("name", s.get("path"))): s for s in manifest["shards"]}
@@ -236,7 +236,7 @@ def main():
     for file in sorted(folder.glob("*-of-*.parquet")):
         splits.setdefault(file.name.split("-")[0], []).append(file)
     if not splits:
-        print(f"error: {folder}: no SPLIT-00000-of-00000.parquet in it", file=sys.stderr)
+        print(f"error: {folder}: it has no SPLIT-00000-of-00000.parquet", file=sys.stderr)
         return 2
     import pyarrow.parquet as pq
 
@@ -252,11 +252,11 @@ def main():
     if rows is None:
         return 1
     check("rows in the shards of their split", all(r["split"] in splits for r in rows))
-    rows_hold(rows, modalities, names, multi_label)
+    check_rows(rows, modalities, names, multi_label)
     failed = None
     if (folder / "failures.parquet").exists():
         failed = pq.read_table(folder / "failures.parquet").num_rows
-    manifest_holds(folder, files, rows, failed)
+    check_manifest(folder, files, rows, failed)
     with_polars(files, rows)
     with_duckdb(files, rows)
     with_pandas(files, rows)
@@ -264,8 +264,8 @@ def main():
     for mask in sorted(folder.glob("masks/*.parquet")):
         table = pq.read_table(mask)
         columns = set(table.column_names)
-        gone = [r for r in table.to_pylist() if not any(v for v in r.values() if isinstance(v, bool))]
-        check(f"masks/{mask.name}: id, split and a bool per modality, never both gone", {"id", "split"} <= columns and not gone)
+        empty = [r for r in table.to_pylist() if not any(v for v in r.values() if isinstance(v, bool))]
+        check(f"masks/{mask.name}: id, split and a bool per modality, never both missing", {"id", "split"} <= columns and not empty)
     print(f"{len(failures)} failed" if failures else "all readers agree")
     return 1 if failures else 0
 

@@ -1,9 +1,9 @@
-"""Trains the same steps in PyTorch, from a run's initial checkpoint on its shards, and compares the losses.
+"""Trains the same steps in PyTorch, from a run's initial checkpoint and on its shards, and compares the losses.
 
     python check_train.py RUN --initial CHECKPOINT --shards DIR --weights DIR --epochs N --batch-size N --lr X
 
 RUN was made with `--no-shuffle --augment off --lora-dropout 0 --encoder-dropout off --modality-dropout off`, CHECKPOINT by
-`--max-steps 0` with the same seed. Exit 0: each of the first `--steps` losses agrees to `--tolerance` relative.
+`--max-steps 0` with the same seed. Exit 0: each of the first `--steps` losses agrees within the relative `--tolerance`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def rows_of(shards, split):
 
 
 def inputs_of(rows, model, weights, text_length, dtype):
-    """Inputs of a batch by modality; samples without it hold zeros, which are never looked at."""
+    """The inputs of a batch by modality; samples that lack it have zeros, which are not used."""
     out = {}
     for m, encoder in zip(model.case.modalities, model.encoders):
         config, values = encoder.base.config, []

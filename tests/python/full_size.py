@@ -1,8 +1,8 @@
-"""Encoders of the paper's sizes with random weights: what transformers and PEFT make of them, in float64.
+"""The outputs and gradients of encoders of the paper's sizes with random weights, by transformers and PEFT in float64.
 
 `python full_size.py OUT` writes OUT/FOLDER/ (checkpoints as `save_pretrained` makes them), OUT/adapters/ENCODER (PEFT's own
 folders) and OUT/values.safetensors: inputs, class and mask token after the last norm, and the gradients of
-sum(cls * c1) + sum(mt * c2). 1.1 GB, made anew each time from a seed.
+sum(cls * c1) + sum(mt * c2). They are 1.1 GB and made from a seed.
 """
 
 import sys
