@@ -11,7 +11,7 @@ use features::stream::{MelTransform, StreamConfig, Transforms};
 use features::{Shards, Stream, TextTransform};
 use model::encoder::config::{EncoderConfig, Kind};
 use model::weights::{WeightSource, Weights};
-use report::{RunSummary, text_table, write};
+use report::{RunSummary, text_table, write_page};
 use std::fs;
 use std::hint::black_box;
 use std::path::{Component, Path, PathBuf};
@@ -426,7 +426,7 @@ pub fn metrics(bytes: &[u8]) -> bool {
         };
         let page = folder.join("report.html");
         black_box(text_table(std::slice::from_ref(&summary)));
-        write(&page, &[summary]).is_ok() && RunLog::open(folder, 1, 10).is_ok()
+        write_page(&page, &[summary]).is_ok() && RunLog::open(folder, 1, 10).is_ok()
     })
 }
 
@@ -439,6 +439,6 @@ pub fn evaluation(bytes: &[u8]) -> bool {
             return false;
         };
         black_box(text_table(std::slice::from_ref(&summary)));
-        write(&folder.join("report.html"), &[summary]).is_ok()
+        write_page(&folder.join("report.html"), &[summary]).is_ok()
     })
 }

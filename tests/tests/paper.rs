@@ -263,7 +263,7 @@ fn killed_reproduction_repeats_no_finished_run() {
     let first = logs(out);
     let ran = run(&mut reproduce(out, &short)).expect(EXIT_DONE);
     assert_eq!(
-        ran.stderr.matches("there already").count(),
+        ran.stderr.matches("finished already").count(),
         1,
         "{}",
         ran.stderr
@@ -295,7 +295,7 @@ fn killed_reproduction_repeats_no_finished_run() {
 
     // A figure of the same runs needs no training.
     let ran = run(&mut reproduce(out, &["figure4", "--set", "epochs=2"])).expect(EXIT_DONE);
-    assert!(ran.stderr.contains("there already"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("finished already"), "{}", ran.stderr);
     run(&mut reproduce(out, &["figure3", "--set", "epochs=2"])).expect(EXIT_DONE);
     run(&mut reproduce(out, &["figure2", "--set", "epochs=2"])).expect(EXIT_DONE);
     assert_eq!(logs(out), after, "a finished run was trained again");

@@ -1,4 +1,5 @@
-//! The paper's own figures (tables 1 to 6 of Reza et al. 2025), as facts in CSV files of `paper/`.
+//! The scores and hyperparameters that the paper reports (tables 1 to 6 of Reza et al. 2025), from
+//! the CSV files in `paper/`.
 
 use anyhow::{Result, bail};
 
@@ -8,19 +9,19 @@ pub struct PaperTable {
     rows: Vec<Vec<&'static str>>,
 }
 
-/// What a method scores in the paper.
+/// A score that the paper reports.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Figure {
-    /// The method as the paper calls it, in lower case.
+pub struct PaperScore {
+    /// The method, as [`method_key`] spells it.
     pub method: String,
-    /// Per cent.
+    /// The score in per cent.
     pub value: f64,
-    /// Standard deviation, where the paper gives one.
+    /// The standard deviation, if the paper gives one.
     pub deviation: Option<f64>,
 }
 
-/// `OGM-GE` and `ogm_ge` are one.
-pub fn plain(method: &str) -> String {
+/// Spells a method in lower case with underscores: `OGM-GE` becomes `ogm_ge`.
+pub fn method_key(method: &str) -> String {
     method
         .to_lowercase()
         .chars()
@@ -29,7 +30,10 @@ pub fn plain(method: &str) -> String {
 }
 
 impl PaperTable {
-    /// Table `number`, 1 to 6.
+    /// Opens the table with this number.
+    ///
+    /// # Errors
+    /// The number is not one of 1 to 6.
     pub fn open(number: u8) -> Result<PaperTable> {
         let text = match number {
             1 => include_str!("../paper/table1_complete_image_text.csv"),
@@ -53,7 +57,7 @@ impl PaperTable {
         row.get(at).copied()
     }
 
-    /// All cells by column name, row by row.
+    /// Returns the rows, each as pairs of column name and cell.
     pub fn rows(&self) -> impl Iterator<Item = Vec<(&'static str, &'static str)>> + '_ {
         self.rows.iter().map(|row| {
             self.columns
@@ -64,43 +68,45 @@ impl PaperTable {
         })
     }
 
-    /// Tables with one row per method: the figures in `column`.
-    pub fn by_row(&self, column: &str) -> Vec<Figure> {
-        let figure = |row: &Vec<&'static str>| {
-            Some(Figure {
-                method: plain(row.first()?),
+    /// Returns the scores in a column of a table that has one row per method.
+    pub fn scores_in_column(&self, column: &str) -> Vec<PaperScore> {
+        let score = |row: &Vec<&'static str>| {
+            Some(PaperScore {
+                method: method_key(row.first()?),
                 value: self.cell(row, column)?.parse().ok()?,
                 deviation: None,
             })
         };
-        self.rows.iter().filter_map(figure).collect()
+        self.rows.iter().filter_map(score).collect()
     }
 
-    /// Tables with one column per method: the figures of the row whose cells are as wanted.
-    pub fn by_column(&self, wanted: &[(&str, &str)]) -> Vec<Figure> {
-        let fits = |row: &&Vec<&'static str>| {
-            let same = |(column, value): &(&str, &str)| self.cell(row, column) == Some(*value);
-            wanted.iter().all(same)
+    /// Returns the scores in a row of a table that has one column per method. The row is that whose
+    /// cells have the wanted values, as pairs of column name and cell; without one there is none.
+    pub fn scores_in_row(&self, wanted: &[(&str, &str)]) -> Vec<PaperScore> {
+        let matches = |row: &&Vec<&'static str>| {
+            let cell_matches =
+                |(column, value): &(&str, &str)| self.cell(row, column) == Some(*value);
+            wanted.iter().all(cell_matches)
         };
-        let Some(row) = self.rows.iter().find(fits) else {
+        let Some(row) = self.rows.iter().find(matches) else {
             return Vec::new();
         };
         let keys = ["dataset", "missing_rate", "available", "missing"];
         let is_key = |c: &str| keys.contains(&c) || c.ends_with("_pct") || c.ends_with("_sd");
-        let figures = self
+        let scores = self
             .columns
             .iter()
             .filter(|c| !is_key(c))
             .filter_map(|column| {
                 let method = column.strip_suffix("_mean").unwrap_or(column);
                 let sd = self.cell(row, &format!("{method}_sd"));
-                Some(Figure {
+                Some(PaperScore {
                     method: method.to_string(),
                     value: self.cell(row, column)?.parse().ok()?,
                     deviation: sd.and_then(|sd| sd.parse().ok()),
                 })
             });
-        figures.collect()
+        scores.collect()
     }
 }
 
@@ -108,29 +114,36 @@ impl PaperTable {
 mod tests {
     use super::*;
 
-    fn of(figures: &[Figure], method: &str) -> (f64, Option<f64>) {
-        let found = figures.iter().find(|f| f.method == method).unwrap();
+    fn score_of(scores: &[PaperScore], method: &str) -> (f64, Option<f64>) {
+        let found = scores.iter().find(|f| f.method == method).unwrap();
         (found.value, found.deviation)
     }
 
     #[test]
-    fn figures_as_printed() {
+    fn scores_are_those_that_the_paper_prints() {
         let one = PaperTable::open(1).unwrap();
-        assert_eq!(of(&one.by_row("food101_accuracy"), "u2a").0, 94.47);
-        assert_eq!(one.by_row("mm_imdb_f1_macro").len(), 7, "MLA reports none");
+        assert_eq!(
+            score_of(&one.scores_in_column("food101_accuracy"), "u2a").0,
+            94.47
+        );
+        assert_eq!(
+            one.scores_in_column("mm_imdb_f1_macro").len(),
+            7,
+            "MLA reports none"
+        );
         let three = PaperTable::open(3).unwrap();
         let wanted = [
             ("dataset", "mm-imdb"),
             ("image_pct", "65"),
             ("text_pct", "65"),
         ];
-        let row = three.by_column(&wanted);
-        assert_eq!(of(&row, "u2a"), (54.04, Some(0.23)));
-        assert_eq!(of(&row, "vilt"), (36.30, None));
+        let row = three.scores_in_row(&wanted);
+        assert_eq!(score_of(&row, "u2a"), (54.04, Some(0.23)));
+        assert_eq!(score_of(&row, "vilt"), (36.30, None));
         assert_eq!(row.len(), 10);
         let four = PaperTable::open(4).unwrap();
-        let row = four.by_column(&[("dataset", "crema-d"), ("available", "video")]);
-        assert_eq!(of(&row, "ogm_ge"), (28.09, None));
+        let row = four.scores_in_row(&[("dataset", "crema-d"), ("available", "video")]);
+        assert_eq!(score_of(&row, "ogm_ge"), (28.09, None));
         assert!(PaperTable::open(7).is_err());
     }
 }

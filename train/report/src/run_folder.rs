@@ -1,4 +1,4 @@
-//! A run folder: the files in it that reports read.
+//! A run folder: its configuration, its losses and its evaluations, as reports read them.
 
 use anyhow::{Context, Result, anyhow};
 use datasets::Modality;
@@ -106,20 +106,24 @@ impl RunDescription {
     }
 }
 
-/// What a report knows of one run.
+/// All that a report shows of one run but its samples.
 pub struct RunSummary {
     /// The run folder.
-    pub run: PathBuf,
+    pub folder: PathBuf,
     /// Its configuration.
     pub config: RunDescription,
-    /// (step, loss).
+    /// The number of each step, and its loss.
     pub losses: Vec<(u64, f64)>,
-    /// Evaluations by name.
+    /// The contents of `eval-NAME.json`, by NAME.
     pub evaluations: BTreeMap<String, Value>,
 }
 
 impl RunSummary {
-    /// Reads `config.toml`, `metrics.jsonl` and every `eval-*.json` of a run.
+    /// Reads `config.toml`, `metrics.jsonl` and each `eval-*.json` of a run. A run without
+    /// `metrics.jsonl` has no losses; lines that are no steps are skipped.
+    ///
+    /// # Errors
+    /// A file cannot be read, or is not what its name says.
     pub fn read(run: &Path) -> Result<RunSummary> {
         let config = RunDescription::read(run)?;
         let path = run.join(METRICS_FILE);
@@ -156,17 +160,17 @@ impl RunSummary {
             evaluations.insert(name.to_string(), json);
         }
         Ok(RunSummary {
-            run: run.to_path_buf(),
+            folder: run.to_path_buf(),
             config,
             losses,
             evaluations,
         })
     }
 
-    /// The name of the run: that of its folder.
+    /// Returns the name of the run, which is that of its folder.
     pub fn name(&self) -> String {
-        self.run.file_name().map_or_else(
-            || self.run.display().to_string(),
+        self.folder.file_name().map_or_else(
+            || self.folder.display().to_string(),
             |n| n.to_string_lossy().into_owned(),
         )
     }

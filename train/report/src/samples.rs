@@ -1,7 +1,7 @@
-//! A few test samples: frames, spectrogram, text, true classes, and the model's predictions with both modalities and with
-//! each alone.
+//! A few test samples: frames, spectrogram or text, the true classes, and the model's predictions
+//! with both modalities and with each alone.
 
-use crate::embed;
+use crate::data_url;
 use crate::predictions::{self, Prediction, argmax, probabilities};
 use crate::run_folder::RunSummary;
 use anyhow::Result;
@@ -12,80 +12,91 @@ use maud::{Markup, html};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Samples that a page shows.
+/// The number of samples on a page.
 const SAMPLES: usize = 4;
-/// Frames of a video that it shows.
+/// The number of frames that a page shows of a video.
 const FRAMES: usize = 3;
-/// Characters of a text that it shows.
-const WORDS: usize = 500;
+/// The number of characters that a page shows of a text.
+const TEXT_LENGTH: usize = 500;
 
-/// Predictions by the sample's id.
-fn by_id(path: &Path, modalities: [Modality; 2]) -> Result<BTreeMap<String, Prediction>> {
+/// Reads predictions, by the sample's id.
+fn read_by_id(path: &Path, modalities: [Modality; 2]) -> Result<BTreeMap<String, Prediction>> {
     let predictions = predictions::read(path, modalities)?.into_iter();
     Ok(predictions.map(|p| (p.id.clone(), p)).collect())
 }
 
-/// The samples of the first run that has predictions on the test split, or why they cannot be shown.
+/// Shows samples of the first run that has predictions on the test split, or says why it cannot.
 pub fn section(runs: &[RunSummary]) -> Markup {
-    let made = runs
+    let cards = runs
         .iter()
-        .find(|run| run.run.join("predictions-test.parquet").is_file())
-        .map(cards);
-    match made {
+        .find(|run| run.folder.join("predictions-test.parquet").is_file())
+        .map(sample_cards);
+    match cards {
         None => html! {},
         Some(Ok(html)) => html,
         Some(Err(error)) => html! { p.note { "No samples: " (format!("{error:#}")) "." } },
     }
 }
 
-fn cards(run: &RunSummary) -> Result<Markup> {
+/// One card for each of a few samples.
+fn sample_cards(run: &RunSummary) -> Result<Markup> {
     let config = &run.config;
     let [m1, m2] = config.modalities;
     let mut views = vec![(
         "both".to_string(),
-        by_id(&run.run.join("predictions-test.parquet"), config.modalities)?,
+        read_by_id(
+            &run.folder.join("predictions-test.parquet"),
+            config.modalities,
+        )?,
     )];
-    for (kept, gone) in [(m1, m2), (m2, m1)] {
-        let path = run.run.join(format!("predictions-test-no-{gone}.parquet"));
+    for (shown, missing) in [(m1, m2), (m2, m1)] {
+        let file = format!("predictions-test-no-{missing}.parquet");
+        let path = run.folder.join(file);
         if path.is_file() {
-            views.push((format!("{kept} only"), by_id(&path, config.modalities)?));
+            views.push((
+                format!("{shown} only"),
+                read_by_id(&path, config.modalities)?,
+            ));
         }
     }
     let shards = Shards::open(&config.shards)?;
     let index = shards.split(Split::Test);
-    // One of each class in turn, in file order; of those, samples that have both modalities.
+    // In file order the first samples that have both modalities and a class not yet shown.
     let mut chosen: Vec<u32> = Vec::new();
-    let mut seen = Vec::new();
+    let mut shown_classes = Vec::new();
     for (i, labels) in index.labels.iter().enumerate() {
-        let new = labels.iter().any(|l| !seen.contains(l));
+        let new = labels.iter().any(|l| !shown_classes.contains(l));
         if new && index.present[i] == [true, true] && chosen.len() < SAMPLES {
-            seen.extend(labels);
+            shown_classes.extend(labels);
             chosen.push(i as u32);
         }
     }
     let fetched =
         RowReader::new(&shards).fetch(Split::Test, &chosen, &vec![[true, true]; chosen.len()])?;
-    let class = |c: usize| config.classes.get(c).map_or("?", String::as_str);
+    let class_name = |c: usize| config.classes.get(c).map_or("?", String::as_str);
     Ok(html! {
         h2 { "Test samples" }
         div.cards {
             @for (sample, row) in chosen.iter().zip(fetched) {
                 @let id = &index.ids[*sample as usize];
                 @let truth = views[0].1.get(id).map_or(&[][..], |prediction| &prediction.labels);
-                @let names: Vec<&str> = truth.iter().map(|c| class(*c as usize)).collect();
+                @let names: Vec<&str> = truth.iter().map(|c| class_name(*c as usize)).collect();
                 article {
                     h3 { (id) }
-                    @for content in row.contents.iter().flatten() { (input(content)) }
+                    @for content in row.contents.iter().flatten() { (show_input(content)) }
                     table {
                         tr { th { "truth" } td colspan="2" { (names.join(", ")) } }
                         @for (view, all) in &views {
                             @if let Some(prediction) = all.get(id) {
                                 @let best = argmax(&prediction.logits);
-                                @let p = probabilities(&prediction.logits, config.multi_label)[best];
+                                @let p = probabilities(&prediction.logits, config.multi_label);
                                 tr {
                                     th { (view) }
-                                    td class=(if truth.contains(&(best as u32)) { "right" } else { "wrong" }) { (class(best)) }
-                                    td { (format!("{:.0} %", 100.0 * p)) }
+                                    @let right = truth.contains(&(best as u32));
+                                    td class=(if right { "right" } else { "wrong" }) {
+                                        (class_name(best))
+                                    }
+                                    td { (format!("{:.0} %", 100.0 * p[best])) }
                                 }
                             }
                         }
@@ -96,26 +107,26 @@ fn cards(run: &RunSummary) -> Result<Markup> {
     })
 }
 
-/// One modality of a sample.
-fn input(content: &Content) -> Markup {
+/// Shows the input of one modality.
+fn show_input(content: &Content) -> Markup {
     match content {
         Content::Mel(mel) => html! {
-            img.mel alt="log-mel spectrogram" src=(embed::spectrogram(mel));
+            img.mel alt="log-mel spectrogram" src=(data_url::spectrogram(mel));
         },
         Content::Pictures(all) => {
-            let shown = FRAMES.min(all.len());
-            // The centres of equal parts, as in evaluation.
-            let middle = |i: usize| (2 * i + 1) * all.len() / (2 * shown);
+            let count = FRAMES.min(all.len());
+            // The centres of equal parts of the clip, as in evaluation.
+            let centre = |i: usize| (2 * i + 1) * all.len() / (2 * count);
             html! {
                 div.frames {
-                    @for at in (0..shown).map(middle) {
-                        img alt={ "frame " (at + 1) } src=(embed::jpeg(&all[at]));
+                    @for at in (0..count).map(centre) {
+                        img alt={ "frame " (at + 1) } src=(data_url::jpeg(&all[at]));
                     }
                 }
             }
         }
         Content::Text(text) => {
-            let short: String = text.chars().take(WORDS).collect();
+            let short: String = text.chars().take(TEXT_LENGTH).collect();
             let more = if short.len() < text.len() { " ..." } else { "" };
             html! { blockquote { (short) (more) } }
         }

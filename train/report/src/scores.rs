@@ -1,135 +1,129 @@
-//! The scores of runs: one line per kind of evaluation, over the runs that have it.
+//! The scores of runs: one row per kind of evaluation, over the runs that have it.
 
 use crate::run_folder::{RunDescription, RunSummary, main_metric};
+use crate::statistics::{mean, standard_deviation};
 use serde::Serialize;
 use serde_json::Value;
 
-/// One line of the table: an evaluation over the runs that have it.
+/// A row of the table: one kind of evaluation.
 #[derive(Clone, Debug, Serialize)]
-pub struct Line {
-    /// Name of the evaluation.
+pub struct ScoreRow {
+    /// The name of the evaluation.
     pub evaluation: String,
-    /// What the model saw, in words.
-    pub seen: String,
-    /// Which metric.
+    /// The inputs that the model was given, in words, such as `audio only, mask token`.
+    #[serde(rename = "seen")]
+    pub inputs: String,
+    /// The name of the metric.
     pub metric: String,
-    /// One value per run.
+    /// The score of each run that has this evaluation.
     pub values: Vec<Option<f64>>,
-    /// Mean over the runs.
+    /// The mean over the runs.
     pub mean: f64,
-    /// Standard deviation over the runs (n - 1); 0 for one run.
+    /// The standard deviation over the runs (with n - 1); 0 for one run.
     pub deviation: f64,
-    /// Accuracy of guessing, for single-label data.
+    /// The accuracy of guessing, for single-label data.
     pub chance: Option<f64>,
 }
 
-/// The table over all runs, one line per kind of evaluation.
-pub fn table(runs: &[RunSummary]) -> Vec<Line> {
+/// Returns the table over all runs, one row for each kind of evaluation that any of them has.
+///
+/// Evaluations with both modalities come first, the others by the length of their names; mask
+/// tokens come before zeros.
+pub fn score_table(runs: &[RunSummary]) -> Vec<ScoreRow> {
     let mut names: Vec<&String> = runs.iter().flat_map(|r| r.evaluations.keys()).collect();
     names.sort();
     names.dedup();
-    let mut lines: Vec<Line> = names
+    let mut rows: Vec<ScoreRow> = names
         .into_iter()
-        .filter_map(|name| {
-            let first = runs
-                .iter()
-                .find_map(|r| Some((r, r.evaluations.get(name)?)))?;
-            let metric = main_metric(first.0.config.multi_label);
-            let values: Vec<Option<f64>> = runs
-                .iter()
-                .map(|r| r.evaluations.get(name)?["metrics"][metric].as_f64())
-                .collect();
-            let known: Vec<f64> = values.iter().flatten().copied().collect();
-            let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
-            let spread = known.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
-            let deviation = if known.len() > 1 {
-                (spread / (known.len() - 1) as f64).sqrt()
-            } else {
-                0.0
-            };
-            Some(Line {
-                evaluation: name.clone(),
-                seen: in_words(&first.0.config, first.1),
-                metric: metric.to_string(),
-                values,
-                mean,
-                deviation,
-                chance: first.1["chance"].as_f64(),
-            })
-        })
+        .filter_map(|name| score_row(runs, name))
         .collect();
-    // Everything there first, then by what is gone; mask tokens before zeros.
-    lines.sort_by_key(|l| {
+    rows.sort_by_key(|row| {
         (
-            l.evaluation.contains("-zeros"),
-            l.evaluation.len(),
-            l.evaluation.clone(),
+            row.evaluation.contains("-zeros"),
+            row.evaluation.len(),
+            row.evaluation.clone(),
         )
     });
-    lines.sort_by_key(|l| l.seen.split(',').next() != Some("both"));
-    lines
+    rows.sort_by_key(|row| row.inputs.split(',').next() != Some("both"));
+    rows
 }
 
-fn in_words(config: &RunDescription, json: &Value) -> String {
-    let mut seen = match json["missing"].as_str() {
+/// Returns the row of the evaluation with this name; `None` if no run has it.
+fn score_row(runs: &[RunSummary], name: &str) -> Option<ScoreRow> {
+    let (config, evaluation) = runs
+        .iter()
+        .find_map(|r| Some((&r.config, r.evaluations.get(name)?)))?;
+    let metric = main_metric(config.multi_label);
+    let values: Vec<Option<f64>> = runs
+        .iter()
+        .map(|r| r.evaluations.get(name)?["metrics"][metric].as_f64())
+        .collect();
+    let known: Vec<f64> = values.iter().flatten().copied().collect();
+    Some(ScoreRow {
+        evaluation: name.to_string(),
+        inputs: inputs_in_words(config, evaluation),
+        metric: metric.to_string(),
+        values,
+        mean: mean(&known).unwrap_or(0.0),
+        deviation: standard_deviation(&known).unwrap_or(0.0),
+        chance: evaluation["chance"].as_f64(),
+    })
+}
+
+/// Describes the inputs that the model was given in an evaluation.
+fn inputs_in_words(config: &RunDescription, evaluation: &Value) -> String {
+    let missing = evaluation["missing"].as_str();
+    let mut words = match missing {
         None => "both".to_string(),
-        Some(gone) => {
-            config
-                .modalities
-                .iter()
-                .map(|m| m.as_str())
-                .filter(|m| *m != gone)
-                .collect::<Vec<_>>()
-                .join("")
-                + " only"
+        Some(missing) => {
+            let names = config.modalities.iter().map(|m| m.as_str());
+            names.filter(|m| *m != missing).collect::<String>() + " only"
         }
     };
-    if let Some(protocol) = json["protocol"].as_str() {
-        seen += &format!(", {protocol} at {}", json["rate"]);
+    let protocol = evaluation["protocol"].as_str();
+    if let Some(protocol) = protocol {
+        words += &format!(", {protocol} at {}", evaluation["rate"]);
     }
-    if json["missing"].is_string() || json["protocol"].is_string() {
-        seen += match json["missing_token"].as_str() {
+    if missing.is_some() || protocol.is_some() {
+        words += match evaluation["missing_token"].as_str() {
             Some("zeros") => ", zeros for the missing token",
             Some("input") => ", empty input",
             _ => ", mask token",
         };
     }
-    if json["split"] != "test" {
-        seen += &format!(", {} split", json["split"].as_str().unwrap_or("?"));
+    if evaluation["split"] != "test" {
+        let split = evaluation["split"].as_str().unwrap_or("?");
+        words += &format!(", {split} split");
     }
-    seen
+    words
 }
 
-/// The table for a terminal.
+/// Returns the table as text for a terminal.
 pub fn text_table(runs: &[RunSummary]) -> String {
-    let lines = table(runs);
-    let Some(first) = lines.first() else {
+    let rows = score_table(runs);
+    let Some(first) = rows.first() else {
         return "no evaluations yet; run `train eval` first".to_string();
     };
-    let width = lines
-        .iter()
-        .map(|l| l.seen.len())
-        .max()
-        .unwrap_or(0)
-        .max(12);
+    let width = rows.iter().map(|row| row.inputs.len()).max().unwrap_or(0);
+    let width = width.max(12);
     let mut out = format!(
         "{:<width$}  {:>7}  {:>7}  per run\n",
         format!("{} on", first.metric),
         "mean",
         "sd"
     );
-    for line in &lines {
-        let each: Vec<String> = line
+    for row in &rows {
+        let values: Vec<String> = row
             .values
             .iter()
             .map(|v| v.map_or("-".into(), |v| format!("{v:.3}")))
             .collect();
         out += &format!(
             "{:<width$}  {:>7.3}  {:>7.3}  {}\n",
-            line.seen,
-            line.mean,
-            line.deviation,
-            each.join(" ")
+            row.inputs,
+            row.mean,
+            row.deviation,
+            values.join(" ")
         );
     }
     if let Some(chance) = first.chance {

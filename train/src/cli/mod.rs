@@ -262,9 +262,9 @@ fn report(args: &ReportArgs) -> Result<ExitCode> {
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
-    report::write(&page, &runs)?;
+    report::write_page(&page, &runs)?;
     if args.json {
-        say(json!({"report": page, "table": report::table(&runs)}))?;
+        say(json!({"report": page, "table": report::score_table(&runs)}))?;
     } else {
         say(report::text_table(&runs))?;
         say(format!("report: {}", page.display()))?;

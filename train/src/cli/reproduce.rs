@@ -106,7 +106,7 @@ pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
         return listed(args, &plan);
     }
     let stop = stop_flag()?;
-    let missing = options.prepare()?;
+    let missing = options.prepare();
     let mut plan = options.plan(missing)?;
     announce(&options.compute);
     let whole = options.execute(&mut plan, &stop)?;
@@ -144,9 +144,13 @@ fn listed(args: &ReproduceArgs, plan: &Plan) -> Result<ExitCode> {
     for run in &plan.runs {
         let settings = run.training.settings.join(" ");
         let state = match (run.finished, run.evaluations.len()) {
-            (true, 0) => "there already".to_string(),
-            (true, n) => format!("trained; {n} tests to make"),
-            (false, n) => format!("{} steps, {n} tests, {}", run.steps, time(run.seconds)),
+            (true, 0) => "finished already".to_string(),
+            (true, n) => format!("trained; {n} evaluations to do"),
+            (false, n) => format!(
+                "{} steps, {n} evaluations, {}",
+                run.steps,
+                time(run.seconds)
+            ),
         };
         let line = format!("{} {} {settings}", run.dataset, run.training.method);
         say(format!("{} seed {}: {state}", line.trim_end(), run.seed))?;

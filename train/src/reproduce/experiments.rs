@@ -1,29 +1,16 @@
-//! What each table and figure of the paper needs: which runs, tested how, beside which figures.
+//! What each table and figure of the paper needs: which runs, how they are tested, and the scores
+//! that the paper reports for them.
 
 use crate::evaluation::EvalOptions;
 use anyhow::{Result, bail};
-use datasets::{Info, Modality};
+use datasets::Info;
 use features::mask::{Protocol, RATE};
 use model::u2a::MissingToken;
-use report::artefact::{Artefact, Line, Testing, Training};
+use report::artefact::{Artefact, Row, Testing, Training};
 use report::main_metric;
 use report::paper::PaperTable;
 
-fn without(modality: Modality) -> Testing {
-    Testing {
-        missing: Some(modality),
-        ..Testing::COMPLETE
-    }
-}
-
-fn under(protocol: Protocol, rate: f64) -> Testing {
-    Testing {
-        protocol: Some((protocol.to_string(), rate)),
-        ..Testing::COMPLETE
-    }
-}
-
-/// The evaluation of a run of this seed that was trained with `token`.
+/// Returns the options that evaluate a run of this seed, which was trained with `token`.
 pub fn eval_options(testing: &Testing, seed: u64, token: MissingToken) -> EvalOptions {
     EvalOptions {
         mask: testing.protocol.clone().map(|(p, rate)| (p, rate, seed)),
@@ -37,6 +24,17 @@ pub fn eval_options(testing: &Testing, seed: u64, token: MissingToken) -> EvalOp
     }
 }
 
+/// Returns what stands in for a missing modality in this training.
+pub fn token_of(training: &Training) -> MissingToken {
+    let value = |s: &String| s.strip_prefix("missing_token=").map(str::to_string);
+    match training.settings.iter().find_map(value).as_deref() {
+        Some("zeros") => MissingToken::Zeros,
+        Some("input") => MissingToken::Input,
+        _ => MissingToken::Mask,
+    }
+}
+
+/// A method with settings, each as `key=value`.
 fn training(method: &'static str, settings: &[&str]) -> Training {
     Training {
         method,
@@ -44,11 +42,13 @@ fn training(method: &'static str, settings: &[&str]) -> Training {
     }
 }
 
+/// U2A as the paper trains it.
 fn u2a() -> Training {
     training("U2A", &[])
 }
 
-fn masked(protocol: Protocol) -> Training {
+/// U2A, trained under a protocol's mask.
+fn masked_u2a(protocol: Protocol) -> Training {
     let settings = [
         format!("train_mask={protocol}"),
         format!("train_mask_rate={RATE:?}"),
@@ -59,10 +59,10 @@ fn masked(protocol: Protocol) -> Training {
     }
 }
 
-/// The paper's fusion and modulation baselines, on the same encoders: no mask tokens, no alignment,
-/// no modality dropout.
+/// Returns the paper's fusion and modulation baselines, on the same encoders, without mask tokens,
+/// alignment loss and modality dropout.
 fn baselines() -> Vec<Training> {
-    const PLAIN: [&str; 3] = [
+    const WITHOUT_U2A: [&str; 3] = [
         "align_weight=0.0",
         "modality_dropout=false",
         "missing_token=zeros",
@@ -73,13 +73,18 @@ fn baselines() -> Vec<Training> {
         ("OGM-GE", "fusion=concat", Some("modulation=ogm-ge")),
     ]
     .into_iter()
-    .map(|(name, fusion, more)| {
-        let settings: Vec<&str> = PLAIN.into_iter().chain([fusion]).chain(more).collect();
+    .map(|(name, fusion, modulation)| {
+        let settings: Vec<&str> = WITHOUT_U2A
+            .into_iter()
+            .chain([fusion])
+            .chain(modulation)
+            .collect();
         training(name, &settings)
     })
     .collect()
 }
 
+/// Returns U2A and U2A without each of its parts.
 fn ablations() -> Vec<Training> {
     vec![
         u2a(),
@@ -91,7 +96,7 @@ fn ablations() -> Vec<Training> {
     ]
 }
 
-/// The paper's datasets for it.
+/// Returns the datasets for which the paper has the artefact.
 pub fn datasets(artefact: Artefact) -> &'static [&'static str] {
     match artefact {
         Artefact::Table1 | Artefact::Table3 | Artefact::Table6 | Artefact::Figure2 => {
@@ -106,209 +111,283 @@ pub fn datasets(artefact: Artefact) -> &'static [&'static str] {
     }
 }
 
-/// The lines of one dataset.
-pub fn lines(artefact: Artefact, info: &Info) -> Result<Vec<Line>> {
-    let [m1, m2] = info.modalities;
-    let main = main_metric(info.multi_label);
-    let both = format!("{m1} + {m2}");
-    let line = |training: &Training, testing: Testing, tested_on: &str| Line {
-        dataset: info.name.clone(),
-        trained_on: both.clone(),
-        tested_on: tested_on.to_string(),
-        training: training.clone(),
-        testing,
-        metric: main,
-        share: None,
-        paper: Vec::new(),
-    };
-    let whole = |training: &Training| {
-        [
-            line(training, without(m2), &format!("{m1} only")),
-            line(training, without(m1), &format!("{m2} only")),
-            line(training, Testing::COMPLETE, &both),
-        ]
-    };
-    let with_baselines = || std::iter::once(u2a()).chain(baselines());
+/// Returns the rows of one dataset.
+///
+/// # Errors
+/// The artefact is Table 3 or 6, and the dataset has none of its protocols.
+pub fn rows(artefact: Artefact, info: &Info) -> Result<Vec<Row>> {
+    let rows = Rows { info };
     Ok(match artefact {
-        Artefact::Table1 => {
-            let table = PaperTable::open(1)?;
-            let metrics: &[&'static str] = if info.multi_label {
-                &["f1_macro", "f1_micro"]
-            } else {
-                &["accuracy"]
-            };
-            let name = info.name.replace("food-101", "food101").replace('-', "_");
-            metrics
-                .iter()
-                .map(|metric| Line {
-                    metric,
-                    paper: table.by_row(&format!("{name}_{metric}")),
-                    ..line(&u2a(), Testing::COMPLETE, &both)
-                })
-                .collect()
-        }
-        Artefact::Table2 => {
-            let column = format!("{}_accuracy", info.name.replace('-', "_"));
-            let paper = PaperTable::open(2)?.by_row(&column);
-            with_baselines()
-                .map(|training| Line {
-                    paper: paper.clone(),
-                    ..line(&training, Testing::COMPLETE, &both)
-                })
-                .collect()
-        }
-        Artefact::Table3 | Artefact::Table6 => protocols(artefact, info, &line)?,
-        Artefact::Table4 => {
-            let table = PaperTable::open(4)?;
-            let mut lines: Vec<Line> = with_baselines().flat_map(|t| whole(&t)).collect();
-            for line in &mut lines {
-                let available = line.tested_on.replace(" only", "").replace(" + ", "+");
-                let wanted = [("dataset", info.name.as_str()), ("available", &available)];
-                line.paper = table.by_column(&wanted);
-            }
-            lines
-        }
+        Artefact::Table1 => rows.table_1()?,
+        Artefact::Table2 => rows.table_2()?,
+        Artefact::Table3 => rows.same_missing_rate()?,
+        Artefact::Table4 => rows.table_4()?,
         Artefact::Table5 => Vec::new(),
-        Artefact::Figure2 => (1..=10)
-            .map(|tenth| {
-                let share = f64::from(tenth) / 10.0;
-                let rate = f64::from(10 - tenth) / 10.0;
-                let testing = under(Protocol::Missing(m2), rate);
-                let words = format!("100 % {m1}, {} % {m2}", 10 * tenth);
-                Line {
-                    share: Some(share),
-                    ..line(&u2a(), testing, &words)
-                }
-            })
-            .collect(),
-        Artefact::Figure3 => [m2, m1]
-            .into_iter()
-            .flat_map(|gone| {
-                let kept = if gone == m2 { m1 } else { m2 };
-                ["mask", "zeros"].map(|token| {
-                    let testing = Testing {
-                        token: Some(token),
-                        ..without(gone)
-                    };
-                    let words = match token {
-                        "mask" => format!("{kept} only, with mask token"),
-                        _ => format!("{kept} only, without"),
-                    };
-                    line(&u2a(), testing, &words)
-                })
-            })
-            .collect(),
-        Artefact::Figure4 => vec![line(&u2a(), Testing::COMPLETE, &both)],
+        Artefact::Table6 => rows.different_missing_rates()?,
+        Artefact::Figure2 => rows.figure_2(),
+        Artefact::Figure3 => rows.figure_3(),
+        Artefact::Figure4 => vec![rows.complete(&u2a())],
         Artefact::Figure5 | Artefact::Figure6 => {
-            let [first, second, all] = whole(&u2a());
-            vec![all, first, second]
+            let [first, second, both] = rows.with_each_missing(&u2a());
+            vec![both, first, second]
         }
-        Artefact::Ablation => ablations().iter().flat_map(whole).collect(),
+        Artefact::Ablation => {
+            let ablations = ablations();
+            let rows = ablations.iter().flat_map(|t| rows.with_each_missing(t));
+            rows.collect()
+        }
     })
 }
 
-/// Tables 3 and 6: trained under each protocol, tested under the same one or under each.
-fn protocols(
-    artefact: Artefact,
-    info: &Info,
-    line: &dyn Fn(&Training, Testing, &str) -> Line,
-) -> Result<Vec<Line>> {
-    let table = PaperTable::open(if artefact == Artefact::Table3 { 3 } else { 6 })?;
-    let [m1, m2] = info.modalities;
-    // In the paper's order: the first modality scarce, both, the second.
-    let protocols = [
-        Protocol::Missing(m1),
-        Protocol::MissingBoth,
-        Protocol::Missing(m2),
-    ];
-    let percent = |protocol: Protocol| -> Result<[String; 2]> {
+/// Makes the rows of a dataset.
+struct Rows<'a> {
+    info: &'a Info,
+}
+
+impl Rows<'_> {
+    /// A row by the dataset's main metric, without scores of the paper.
+    fn row(&self, training: &Training, testing: Testing, tested_on: &str) -> Row {
+        Row {
+            dataset: self.info.name.clone(),
+            trained_on: self.both(),
+            tested_on: tested_on.to_string(),
+            training: training.clone(),
+            testing,
+            metric: main_metric(self.info.multi_label),
+            share: None,
+            paper: Vec::new(),
+        }
+    }
+
+    /// Both modalities, in words.
+    fn both(&self) -> String {
+        let [m1, m2] = self.info.modalities;
+        format!("{m1} + {m2}")
+    }
+
+    /// A row tested on the complete test split.
+    fn complete(&self, training: &Training) -> Row {
+        self.row(training, Testing::COMPLETE, &self.both())
+    }
+
+    /// Rows tested with the first modality alone, with the second alone, and with both.
+    fn with_each_missing(&self, training: &Training) -> [Row; 3] {
+        let [m1, m2] = self.info.modalities;
+        [
+            self.row(training, Testing::without(m2), &format!("{m1} only")),
+            self.row(training, Testing::without(m1), &format!("{m2} only")),
+            self.complete(training),
+        ]
+    }
+
+    fn table_1(&self) -> Result<Vec<Row>> {
+        let table = PaperTable::open(1)?;
+        let metrics: &[&'static str] = if self.info.multi_label {
+            &["f1_macro", "f1_micro"]
+        } else {
+            &["accuracy"]
+        };
+        let name = self.info.name.replace("food-101", "food101");
+        let name = name.replace('-', "_");
+        let rows = metrics.iter().map(|metric| Row {
+            metric,
+            paper: table.scores_in_column(&format!("{name}_{metric}")),
+            ..self.complete(&u2a())
+        });
+        Ok(rows.collect())
+    }
+
+    fn table_2(&self) -> Result<Vec<Row>> {
+        let column = format!("{}_accuracy", self.info.name.replace('-', "_"));
+        let paper = PaperTable::open(2)?.scores_in_column(&column);
+        let rows = u2a_and_baselines().map(|training| Row {
+            paper: paper.clone(),
+            ..self.complete(&training)
+        });
+        Ok(rows.collect())
+    }
+
+    fn table_4(&self) -> Result<Vec<Row>> {
+        let table = PaperTable::open(4)?;
+        let rows = u2a_and_baselines().flat_map(|t| self.with_each_missing(&t));
+        let mut rows: Vec<Row> = rows.collect();
+        for row in &mut rows {
+            let available = row.tested_on.replace(" only", "").replace(" + ", "+");
+            let wanted = [
+                ("dataset", self.info.name.as_str()),
+                ("available", &available),
+            ];
+            row.paper = table.scores_in_row(&wanted);
+        }
+        Ok(rows)
+    }
+
+    /// Table 3: trained and tested under the same protocol.
+    fn same_missing_rate(&self) -> Result<Vec<Row>> {
+        let table = PaperTable::open(3)?;
+        self.protocols()
+            .into_iter()
+            .map(|protocol| {
+                let [image, text] = self.percentages(protocol)?;
+                let wanted = [
+                    ("dataset", self.info.name.as_str()),
+                    ("image_pct", &image),
+                    ("text_pct", &text),
+                ];
+                Ok(Row {
+                    paper: table.scores_in_row(&wanted),
+                    ..self.masked_row(protocol, protocol)?
+                })
+            })
+            .collect()
+    }
+
+    /// Table 6: trained under each protocol, and tested under each.
+    fn different_missing_rates(&self) -> Result<Vec<Row>> {
+        let table = PaperTable::open(6)?;
+        let mut rows = Vec::new();
+        for train in self.protocols() {
+            for test in self.protocols() {
+                let [train_image, train_text] = self.percentages(train)?;
+                let [test_image, test_text] = self.percentages(test)?;
+                let wanted = [
+                    ("dataset", self.info.name.as_str()),
+                    ("train_image_pct", &train_image),
+                    ("train_text_pct", &train_text),
+                    ("test_image_pct", &test_image),
+                    ("test_text_pct", &test_text),
+                ];
+                rows.push(Row {
+                    paper: table.scores_in_row(&wanted),
+                    ..self.masked_row(train, test)?
+                });
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The paper's protocols in its order: the first modality often missing, both, the second.
+    fn protocols(&self) -> [Protocol; 3] {
+        let [m1, m2] = self.info.modalities;
+        [
+            Protocol::Missing(m1),
+            Protocol::MissingBoth,
+            Protocol::Missing(m2),
+        ]
+    }
+
+    /// U2A, trained under one protocol and tested under another, each at the paper's rate.
+    fn masked_row(&self, train: Protocol, test: Protocol) -> Result<Row> {
+        let [m1, m2] = self.info.modalities;
+        let words = |protocol| -> Result<String> {
+            let [first, second] = self.percentages(protocol)?;
+            Ok(format!("{first} % {m1}, {second} % {m2}"))
+        };
+        let testing = Testing::masked(test.to_string(), RATE);
+        Ok(Row {
+            trained_on: words(train)?,
+            ..self.row(&masked_u2a(train), testing, &words(test)?)
+        })
+    }
+
+    /// The percentages of samples that have the first and the second modality under a protocol.
+    fn percentages(&self, protocol: Protocol) -> Result<[String; 2]> {
+        let [m1, m2] = self.info.modalities;
         let (one, both) = (100.0 * (1.0 - RATE), 100.0 * (1.0 - RATE / 2.0));
-        let share = match protocol {
+        let shares = match protocol {
             Protocol::MissingBoth => [both, both],
             Protocol::Missing(m) if m == m1 => [one, 100.0],
             Protocol::Missing(m) if m == m2 => [100.0, one],
             Protocol::Missing(m) => bail!("{m} is none of {m1} and {m2}"),
         };
-        Ok(share.map(|v| format!("{v:.0}")))
-    };
-    let words = |[a, b]: &[String; 2]| format!("{a} % {m1}, {b} % {m2}");
-    let mut lines = Vec::new();
-    for train in protocols {
-        for test in protocols {
-            if artefact == Artefact::Table3 && train != test {
-                continue;
-            }
-            let (shown, seen) = (percent(train)?, percent(test)?);
-            let dataset = ("dataset", info.name.as_str());
-            let paper = if artefact == Artefact::Table3 {
-                table.by_column(&[dataset, ("image_pct", &shown[0]), ("text_pct", &shown[1])])
-            } else {
-                table.by_column(&[
-                    dataset,
-                    ("train_image_pct", &shown[0]),
-                    ("train_text_pct", &shown[1]),
-                    ("test_image_pct", &seen[0]),
-                    ("test_text_pct", &seen[1]),
-                ])
-            };
-            lines.push(Line {
-                trained_on: words(&shown),
-                paper,
-                ..line(&masked(train), under(test, RATE), &words(&seen))
-            });
-        }
+        Ok(shares.map(|share| format!("{share:.0}")))
     }
-    Ok(lines)
+
+    /// U2A, tested with the second modality in 10 % to 100 % of the samples.
+    fn figure_2(&self) -> Vec<Row> {
+        let [m1, m2] = self.info.modalities;
+        let row = |tenth: u8| {
+            let rate = f64::from(10 - tenth) / 10.0;
+            let testing = Testing::masked(Protocol::Missing(m2).to_string(), rate);
+            let words = format!("100 % {m1}, {} % {m2}", 10 * tenth);
+            Row {
+                share: Some(f64::from(tenth) / 10.0),
+                ..self.row(&u2a(), testing, &words)
+            }
+        };
+        (1..=10).map(row).collect()
+    }
+
+    /// U2A, tested with each modality alone, with the mask token and with zeros in its place.
+    fn figure_3(&self) -> Vec<Row> {
+        let [m1, m2] = self.info.modalities;
+        let mut rows = Vec::new();
+        for (available, missing) in [(m1, m2), (m2, m1)] {
+            for (token, words) in [("mask", "with mask token"), ("zeros", "without")] {
+                let testing = Testing {
+                    token: Some(token),
+                    ..Testing::without(missing)
+                };
+                rows.push(self.row(&u2a(), testing, &format!("{available} only, {words}")));
+            }
+        }
+        rows
+    }
+}
+
+/// Returns U2A and the baselines.
+fn u2a_and_baselines() -> impl Iterator<Item = Training> {
+    std::iter::once(u2a()).chain(baselines())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn lines(artefact: Artefact) -> Vec<Line> {
+    fn all_rows(artefact: Artefact) -> Vec<Row> {
         datasets(artefact)
             .iter()
-            .flat_map(|d| super::lines(artefact, ::datasets::open(d).unwrap().info()).unwrap())
+            .flat_map(|d| rows(artefact, ::datasets::open(d).unwrap().info()).unwrap())
             .collect()
     }
 
-    /// Every line of a table of the paper finds U2A's figure, and every figure its line.
+    /// Each row finds the score that the paper reports for U2A, and no two rows find the same one.
     #[test]
-    fn lines_meet_the_papers_rows() {
-        for (artefact, rows) in [
+    fn rows_find_the_scores_that_the_paper_reports() {
+        for (artefact, count) in [
             (Artefact::Table1, 3),
             (Artefact::Table2, 3),
             (Artefact::Table3, 6),
             (Artefact::Table4, 9),
             (Artefact::Table6, 18),
         ] {
-            let mut found: Vec<String> = lines(artefact)
+            let mut found: Vec<String> = all_rows(artefact)
                 .iter()
-                .filter(|line| line.training.method == "U2A")
-                .map(|line| {
-                    let u2a = line.paper.iter().find(|f| f.method == "u2a");
-                    format!("{:?}", u2a.unwrap_or_else(|| panic!("{line:?}")))
+                .filter(|row| row.training.method == "U2A")
+                .map(|row| {
+                    let u2a = row.paper.iter().find(|f| f.method == "u2a");
+                    format!("{:?}", u2a.unwrap_or_else(|| panic!("{row:?}")))
                 })
                 .collect();
-            assert_eq!(found.len(), rows, "{artefact:?}");
+            assert_eq!(found.len(), count, "{artefact:?}");
             found.sort();
             found.dedup();
-            assert_eq!(found.len(), rows, "{artefact:?}: a row twice");
+            assert_eq!(found.len(), count, "{artefact:?}: a score twice");
         }
     }
 
     #[test]
-    fn figures_ask_for_the_right_tests() {
-        let figure2 = lines(Artefact::Figure2);
+    fn figures_2_and_3_have_the_right_evaluations() {
+        let figure2 = all_rows(Artefact::Figure2);
         assert_eq!(figure2.len(), 20);
         let ten = figure2[0].testing.protocol.clone().unwrap();
         assert_eq!(
             (ten.0.as_str(), ten.1, figure2[0].share),
             ("missing-text", 0.9, Some(0.1))
         );
-        let names: Vec<String> = lines(Artefact::Figure3)
+        let names: Vec<String> = all_rows(Artefact::Figure3)
             .iter()
-            .map(|l| eval_options(&l.testing, 1, MissingToken::Mask).name())
+            .map(|row| eval_options(&row.testing, 1, MissingToken::Mask).name())
             .collect();
         let wanted = [
             "test-no-text",
