@@ -9,7 +9,7 @@
 #elif defined(__aarch64__)
 #define JUMP(name) "adrp x16, u2a_" #name "\nldr x16, [x16, :lo12:u2a_" #name "]\nbr x16\n"
 #else
-#error "no jump for this processor: see train/cuda/driver.c"
+#error "no jump for this processor: see train/engine/cuda/driver.c"
 #endif
 
 // The driver's function, and a function of the driver's name that jumps there with all its arguments in place.

@@ -1,80 +1,83 @@
 // The kernels by name: each template of layers.cuh and attention.cuh for the number types and head
-// sizes that occur. `train/src/ops/device.rs` launches them.
+// sizes that occur. `src/cuda/mod.rs` launches them.
 #include "attention.cuh"
 #include "layers.cuh"
 
-#define LAYERS(T, suffix)                                                                                             \
-    KERNEL layer_norm_##suffix(const T* x, const float* scale, const float* shift, T* y, float* stats, int n, int d,  \
-                               float eps, int fresh) {                                                                \
-        layer_norm(x, scale, shift, y, stats, n, d, eps, fresh != 0);                                                 \
-    }                                                                                                                 \
-    EXPORT(layer_norm_##suffix)                                                                                       \
-    KERNEL layer_norm_backward_##suffix(const T* dy, const T* x, const float* scale, const float* stats,              \
-                                        const T* plus, T* dx, int n, int d) {                                         \
-        layer_norm_backward(dy, x, scale, stats, plus, dx, n, d);                                                     \
-    }                                                                                                                 \
-    EXPORT(layer_norm_backward_##suffix)                                                                              \
-    KERNEL lora_down_##suffix(const T* x, Parts a, float* u, const unsigned* places, int n, int d, int parts,         \
-                              int rank, Dropout drop) {                                                               \
-        lora_down(x, a, u, places, n, d, parts, rank, drop);                                                          \
-    }                                                                                                                 \
-    EXPORT(lora_down_##suffix)                                                                                        \
-    KERNEL finish_linear_##suffix(T* y, const float* bias, Parts b, const float* u, const T* plus, T* after,          \
-                                  const unsigned* places, int n, int out, int parts, int rank, float scale,           \
-                                  Dropout drop, int quick) {                                                          \
-        finish_linear(y, bias, b, u, plus, after, places, n, out, parts, rank, scale, drop, quick);                   \
-    }                                                                                                                 \
-    EXPORT(finish_linear_##suffix)                                                                                    \
-    KERNEL lora_up_backward_##suffix(const T* dy, Parts b, float* du, int n, int out, int parts, int rank,            \
-                                     float scale) {                                                                   \
-        lora_up_backward(dy, b, du, n, out, parts, rank, scale);                                                      \
-    }                                                                                                                 \
-    EXPORT(lora_up_backward_##suffix)                                                                                 \
-    KERNEL lora_down_backward_##suffix(T* dx, Parts a, const float* du, const unsigned* places, int n, int d,         \
-                                       int parts, int rank, Dropout drop) {                                           \
-        lora_down_backward(dx, a, du, places, n, d, parts, rank, drop);                                               \
-    }                                                                                                                 \
-    EXPORT(lora_down_backward_##suffix)                                                                               \
-    KERNEL column_sums_##suffix(const T* x, const float* weights, float* partial, const unsigned* places, int n,      \
-                                int stride, int width, int step, int parts, int rank, float scale, Dropout drop) {    \
-        column_sums(x, weights, partial, places, n, stride, width, step, parts, rank, scale, drop);                   \
-    }                                                                                                                 \
-    EXPORT(column_sums_##suffix)                                                                                      \
-    KERNEL activate_##suffix(const T* z, T* y, unsigned groups, int quick) { activate(z, y, groups, quick); }         \
-    EXPORT(activate_##suffix)                                                                                         \
-    KERNEL activate_backward_##suffix(const T* z, const T* dy, T* dz, unsigned groups, int quick) {                   \
-        activate_backward(z, dy, dz, groups, quick);                                                                  \
-    }                                                                                                                 \
-    EXPORT(activate_backward_##suffix)                                                                                \
-    KERNEL dropout_##suffix(const T* x, T* y, const unsigned* places, int n, int d, Dropout drop) {                   \
-        dropout(x, y, places, n, d, drop);                                                                            \
-    }                                                                                                                 \
-    EXPORT(dropout_##suffix)                                                                                          \
-    KERNEL cut_patches_##suffix(const float* input, T* out, unsigned total, int channels, int rows, int cols,         \
-                                int patch, int row_stride, int col_stride, int down, int across, int transposed) {    \
-        cut_patches(input, out, total, channels, rows, cols, patch, row_stride, col_stride, down, across,             \
-                    transposed);                                                                                      \
-    }                                                                                                                 \
-    EXPORT(cut_patches_##suffix)                                                                                      \
-    KERNEL attention_delta_##suffix(const T* out, const T* d_out, float* delta, int n, int d, int heads) {            \
-        attention_delta(out, d_out, delta, n, d, heads);                                                              \
-    }                                                                                                                 \
+#define LAYERS(T, suffix)                                                                                            \
+    KERNEL layer_norm_##suffix(const T* x, const float* scale, const float* shift, T* y, float* stats, int n, int d, \
+                               float eps, int compute_stats) {                                                       \
+        layer_norm(x, scale, shift, y, stats, n, d, eps, compute_stats != 0);                                        \
+    }                                                                                                                \
+    EXPORT(layer_norm_##suffix)                                                                                      \
+    KERNEL layer_norm_backward_##suffix(const T* dy, const T* x, const float* scale, const float* stats,             \
+                                        const T* residual, T* dx, int n, int d) {                                    \
+        layer_norm_backward(dy, x, scale, stats, residual, dx, n, d);                                                \
+    }                                                                                                                \
+    EXPORT(layer_norm_backward_##suffix)                                                                             \
+    KERNEL lora_down_##suffix(const T* x, Factors a, float* u, const unsigned* positions, int n, int d, int parts,   \
+                              int rank, Dropout drop) {                                                              \
+        lora_down(x, a, u, positions, n, d, parts, rank, drop);                                                      \
+    }                                                                                                                \
+    EXPORT(lora_down_##suffix)                                                                                       \
+    KERNEL linear_epilogue_##suffix(T* y, const float* bias, Factors b, const float* u, const T* residual,           \
+                                    T* activated, const unsigned* positions, int n, int out, int parts, int rank,    \
+                                    float scale, Dropout drop, int quick_gelu) {                                     \
+        linear_epilogue(y, bias, b, u, residual, activated, positions, n, out, parts, rank, scale, drop,             \
+                        quick_gelu);                                                                                 \
+    }                                                                                                                \
+    EXPORT(linear_epilogue_##suffix)                                                                                 \
+    KERNEL lora_up_backward_##suffix(const T* dy, Factors b, float* du, int n, int out, int parts, int rank,         \
+                                     float scale) {                                                                  \
+        lora_up_backward(dy, b, du, n, out, parts, rank, scale);                                                     \
+    }                                                                                                                \
+    EXPORT(lora_up_backward_##suffix)                                                                                \
+    KERNEL lora_down_backward_##suffix(T* dx, Factors a, const float* du, const unsigned* positions, int n, int d,   \
+                                       int parts, int rank, Dropout drop) {                                          \
+        lora_down_backward(dx, a, du, positions, n, d, parts, rank, drop);                                           \
+    }                                                                                                                \
+    EXPORT(lora_down_backward_##suffix)                                                                              \
+    KERNEL column_sums_##suffix(const T* x, const float* weights, float* partial, const unsigned* positions, int n,  \
+                                int stride, int width, int step, int parts, int rank, float scale, Dropout drop) {   \
+        column_sums(x, weights, partial, positions, n, stride, width, step, parts, rank, scale, drop);               \
+    }                                                                                                                \
+    EXPORT(column_sums_##suffix)                                                                                     \
+    KERNEL activate_##suffix(const T* z, T* y, unsigned groups, int quick_gelu) {                                    \
+        activate(z, y, groups, quick_gelu);                                                                          \
+    }                                                                                                                \
+    EXPORT(activate_##suffix)                                                                                        \
+    KERNEL activate_backward_##suffix(const T* z, const T* dy, T* dz, unsigned groups, int quick_gelu) {             \
+        activate_backward(z, dy, dz, groups, quick_gelu);                                                            \
+    }                                                                                                                \
+    EXPORT(activate_backward_##suffix)                                                                               \
+    KERNEL dropout_##suffix(const T* x, T* y, const unsigned* positions, int n, int d, Dropout drop) {               \
+        dropout(x, y, positions, n, d, drop);                                                                        \
+    }                                                                                                                \
+    EXPORT(dropout_##suffix)                                                                                         \
+    KERNEL cut_patches_##suffix(const float* input, T* out, unsigned total, int channels, int rows, int cols,        \
+                                int patch, int row_stride, int col_stride, int down, int across, int transposed) {   \
+        cut_patches(input, out, total, channels, rows, cols, patch, row_stride, col_stride, down, across,            \
+                    transposed);                                                                                     \
+    }                                                                                                                \
+    EXPORT(cut_patches_##suffix)                                                                                     \
+    KERNEL attention_delta_##suffix(const T* out, const T* d_out, float* delta, int n, int d, int heads) {           \
+        attention_delta(out, d_out, delta, n, d, heads);                                                             \
+    }                                                                                                                \
     EXPORT(attention_delta_##suffix)
 
-#define ATTENTION(T, suffix, D)                                                                                       \
-    KERNEL __launch_bounds__(128) attention_forward_##suffix##_##D(const T* qkv, T* out, float* lse, Heads h) {       \
-        attention_forward<D>(qkv, out, lse, h);                                                                       \
-    }                                                                                                                 \
-    EXPORT(attention_forward_##suffix##_##D)                                                                          \
-    KERNEL __launch_bounds__(128) attention_backward_q_##suffix##_##D(                                                \
-        const T* qkv, const T* d_out, const float* lse, const float* delta, T* d_qkv, Heads h) {                      \
-        attention_backward_q<D>(qkv, d_out, lse, delta, d_qkv, h);                                                    \
-    }                                                                                                                 \
-    EXPORT(attention_backward_q_##suffix##_##D)                                                                       \
-    KERNEL __launch_bounds__(128) attention_backward_kv_##suffix##_##D(                                               \
-        const T* qkv, const T* d_out, const float* lse, const float* delta, T* d_qkv, Heads h) {                      \
-        attention_backward_kv<D>(qkv, d_out, lse, delta, d_qkv, h);                                                   \
-    }                                                                                                                 \
+#define ATTENTION(T, suffix, D)                                                                                     \
+    KERNEL __launch_bounds__(128) attention_forward_##suffix##_##D(const T* qkv, T* out, float* lse, Attention h) { \
+        attention_forward<D>(qkv, out, lse, h);                                                                     \
+    }                                                                                                               \
+    EXPORT(attention_forward_##suffix##_##D)                                                                        \
+    KERNEL __launch_bounds__(128) attention_backward_q_##suffix##_##D(                                              \
+        const T* qkv, const T* d_out, const float* lse, const float* delta, T* d_qkv, Attention h) {                \
+        attention_backward_q<D>(qkv, d_out, lse, delta, d_qkv, h);                                                  \
+    }                                                                                                               \
+    EXPORT(attention_backward_q_##suffix##_##D)                                                                     \
+    KERNEL __launch_bounds__(128) attention_backward_kv_##suffix##_##D(                                             \
+        const T* qkv, const T* d_out, const float* lse, const float* delta, T* d_qkv, Attention h) {                \
+        attention_backward_kv<D>(qkv, d_out, lse, delta, d_qkv, h);                                                 \
+    }                                                                                                               \
     EXPORT(attention_backward_kv_##suffix##_##D)
 
 LAYERS(float, f32)
@@ -96,8 +99,8 @@ KERNEL add_chunks(const float* partial, float* sum, int chunks, int width) {
 }
 EXPORT(add_chunks)
 
-/// One learnable tensor in an optimiser step.
-struct Learnable {
+/// One learnable tensor in an optimizer step.
+struct AdamWTensor {
     float *value, *m, *v;
     const float* gradient;
     int n;
@@ -107,14 +110,14 @@ struct Learnable {
     float decay;
 };
 
-/// AdamW as `optim.rs` computes it, over a table of tensors: a column of blocks for each.
-/// `share1` and `share2` are 1 - beta1 and 1 - beta2, which single precision would not give.
-KERNEL adamw(const Learnable* table, float share1, float beta2, float share2, float eps) {
-    Learnable t = table[blockIdx.y];
+/// AdamW as `src/optim.rs` computes it, over a table of tensors, with a column of blocks for each.
+/// 1 - beta1 and 1 - beta2 are arguments, because single precision would round them.
+KERNEL adamw(const AdamWTensor* table, float one_minus_beta1, float beta2, float one_minus_beta2, float eps) {
+    AdamWTensor t = table[blockIdx.y];
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < t.n; i += gridDim.x * blockDim.x) {
         float gradient = t.gradient[i], value = t.value[i] * t.decay;
-        float m = t.m[i] + share1 * (gradient - t.m[i]);
-        float v = beta2 * t.v[i] + share2 * gradient * gradient;
+        float m = t.m[i] + one_minus_beta1 * (gradient - t.m[i]);
+        float v = beta2 * t.v[i] + one_minus_beta2 * gradient * gradient;
         t.m[i] = m, t.v[i] = v;
         t.value[i] = value - t.step * m / (sqrtf(v) / t.root_correction + eps);
     }

@@ -1,5 +1,5 @@
 // Matrix products of one warp on tensor cores: D (16 x 8) += A (16 x 16) B (16 x 8), operands in bf16,
-// sums in single precision. Where each lane holds which element is the PTX ISA's, section "Matrix
+// sums in single precision. The elements that each lane holds are those of the PTX ISA, section "Matrix
 // Fragments for mma.m16n8k16": with g = lane / 4 and t = lane % 4,
 //   A: registers (g, 2t) (g + 8, 2t) (g, 2t + 8) (g + 8, 2t + 8), two neighbours along a row in each;
 //   B: registers (2t, g) (2t + 8, g), two neighbours along a column in each;
@@ -7,7 +7,7 @@
 #pragma once
 #include "numbers.h"
 
-/// Four 8 x 8 matrices: lane l names row l % 8 of matrix l / 8 and gets, of each matrix, the two
+/// Loads four 8 x 8 matrices: lane l points to row l % 8 of matrix l / 8 and receives, of each matrix, the two
 /// neighbours at (l / 4, 2 (l % 4)), or with `transposed` at (2 (l % 4), l / 4) down a column.
 template <bool transposed>
 DEVICE void load_matrices(unsigned r[4], const bf16* row) {
@@ -26,17 +26,18 @@ DEVICE void load_matrices(unsigned r[4], const bf16* row) {
 #else
     unsigned lane = emulated::current % 32, g = lane / 4, t = lane % 4;
     emulated::slot(lane).pointer = row;
-    emulated::meet(emulated::warp());
+    emulated::wait_at(emulated::warp());
     for (int m = 0; m < 4; ++m) {
         auto at = [&](unsigned i, unsigned j) {
             return unsigned(static_cast<const bf16*>(emulated::slot(8 * m + i).pointer)[j].bits);
         };
         r[m] = transposed ? at(2 * t, g) | at(2 * t + 1, g) << 16 : at(g, 2 * t) | at(g, 2 * t + 1) << 16;
     }
-    emulated::meet(emulated::warp());
+    emulated::wait_at(emulated::warp());
 #endif
 }
 
+/// Computes D += A B.
 DEVICE void multiply_add(float d[4], const unsigned a[4], const unsigned b[2]) {
 #ifdef __CUDACC__
 #if __CUDA_ARCH__ >= 800
@@ -45,13 +46,13 @@ DEVICE void multiply_add(float d[4], const unsigned a[4], const unsigned b[2]) {
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
-    __trap();  // The host asks for no bf16 on such a card.
+    __trap();  // The host launches no kernel of bf16 on such a card.
 #endif
 #else
     unsigned lane = emulated::current % 32, g = lane / 4, t = lane % 4;
     for (int i = 0; i < 4; ++i) emulated::slot(lane).words[i] = a[i];
     for (int i = 0; i < 2; ++i) emulated::slot(lane).words[4 + i] = b[i];
-    emulated::meet(emulated::warp());
+    emulated::wait_at(emulated::warp());
     auto half = [](unsigned word, unsigned which) { return bits_to_float(which ? word & 0xffff0000u : word << 16); };
     for (unsigned e = 0; e < 4; ++e) {
         unsigned row = g + e / 2 * 8, col = 2 * t + e % 2;
@@ -61,31 +62,31 @@ DEVICE void multiply_add(float d[4], const unsigned a[4], const unsigned b[2]) {
             d[e] += half(left, k % 2) * half(right, k % 2);
         }
     }
-    emulated::meet(emulated::warp());
+    emulated::wait_at(emulated::warp());
 #endif
 }
 
-/// A from a tile in shared memory: rows from `row`, columns from `col`.
+/// Loads A from a tile in shared memory, rows from `row` and columns from `col` on.
 DEVICE void load_a(unsigned a[4], const bf16* tile, int stride, int row, int col) {
     int lane = threadIdx.x % 32;
     load_matrices<false>(a, tile + (row + lane % 16) * stride + col + lane / 16 * 8);
 }
 
-/// Two B side by side (b[0..2], b[2..4]) whose columns are the tile's rows: for a product with the
-/// transposed tile.
+/// Loads two B side by side (b[0..2], b[2..4]) whose columns are the tile's rows, for a product with
+/// the transposed tile.
 DEVICE void load_b_rows(unsigned b[4], const bf16* tile, int stride, int row, int col) {
     int lane = threadIdx.x % 32;
     load_matrices<false>(b, tile + (row + lane % 8 + lane / 16 * 8) * stride + col + lane / 8 % 2 * 8);
 }
 
-/// Two B side by side as they lie in the tile: 16 rows from `row`, 16 columns from `col`.
+/// Loads two B side by side as they lie in the tile: 16 rows from `row`, 16 columns from `col` on.
 DEVICE void load_b(unsigned b[4], const bf16* tile, int stride, int row, int col) {
     int lane = threadIdx.x % 32;
     load_matrices<true>(b, tile + (row + lane % 16) * stride + col + lane / 16 * 8);
 }
 
-/// Two neighbouring D (16 x 8 each) as one A (16 x 16).
-DEVICE void as_a(unsigned a[4], const float left[4], const float right[4]) {
+/// Rounds two neighbouring D (16 x 8 each) to one A (16 x 16).
+DEVICE void concat_a(unsigned a[4], const float left[4], const float right[4]) {
     a[0] = pack(left[0], left[1]);
     a[1] = pack(left[2], left[3]);
     a[2] = pack(right[0], right[1]);

@@ -1,4 +1,5 @@
-// Numbers: single precision, brain floating point, eight at a time; dropout's random bits.
+// Numbers of single precision and brain floating point, loaded and stored eight at a time, and the
+// random bits of dropout.
 #pragma once
 #include "platform.h"
 
@@ -27,7 +28,7 @@ DEVICE unsigned float_to_bits(float x) {
 #endif
 }
 
-/// Two numbers rounded to nearest even, the first in the lower half.
+/// Rounds two numbers to bf16, to nearest even, the first into the lower half.
 DEVICE unsigned pack(float low, float high) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     unsigned both;
@@ -43,26 +44,26 @@ DEVICE unsigned pack(float low, float high) {
 #endif
 }
 
-DEVICE float get(const float* p) { return *p; }
-DEVICE float get(const bf16* p) { return bits_to_float(unsigned(p->bits) << 16); }
-DEVICE void put(float* p, float x) { *p = x; }
-DEVICE void put(bf16* p, float x) { p->bits = pack(x, 0.f); }
+DEVICE float load(const float* p) { return *p; }
+DEVICE float load(const bf16* p) { return bits_to_float(unsigned(p->bits) << 16); }
+DEVICE void store(float* p, float x) { *p = x; }
+DEVICE void store(bf16* p, float x) { p->bits = pack(x, 0.f); }
 
-/// Numbers that a thread takes at once: 16 bytes of bf16. Rows are multiples of it.
-constexpr int WIDE = 8;
+/// The numbers that a thread loads at once: 16 bytes of bf16. The width of every matrix is a multiple.
+constexpr int VECTOR_WIDTH = 8;
 
 struct alignas(16) Quad {
     unsigned words[4];
 };
 
-DEVICE void get8(const float* p, float x[WIDE]) {
+DEVICE void load8(const float* p, float x[VECTOR_WIDTH]) {
     for (int i = 0; i < 2; ++i) {
         Quad quad = reinterpret_cast<const Quad*>(p)[i];
         for (int j = 0; j < 4; ++j) x[4 * i + j] = bits_to_float(quad.words[j]);
     }
 }
 
-DEVICE void get8(const bf16* p, float x[WIDE]) {
+DEVICE void load8(const bf16* p, float x[VECTOR_WIDTH]) {
     Quad quad = *reinterpret_cast<const Quad*>(p);
     for (int j = 0; j < 4; ++j) {
         x[2 * j] = bits_to_float(quad.words[j] << 16);
@@ -70,7 +71,7 @@ DEVICE void get8(const bf16* p, float x[WIDE]) {
     }
 }
 
-DEVICE void put8(float* p, const float x[WIDE]) {
+DEVICE void store8(float* p, const float x[VECTOR_WIDTH]) {
     for (int i = 0; i < 2; ++i) {
         Quad quad;
         for (int j = 0; j < 4; ++j) quad.words[j] = float_to_bits(x[4 * i + j]);
@@ -78,26 +79,27 @@ DEVICE void put8(float* p, const float x[WIDE]) {
     }
 }
 
-DEVICE void put8(bf16* p, const float x[WIDE]) {
+DEVICE void store8(bf16* p, const float x[VECTOR_WIDTH]) {
     Quad quad;
     for (int j = 0; j < 4; ++j) quad.words[j] = pack(x[2 * j], x[2 * j + 1]);
     *reinterpret_cast<Quad*>(p) = quad;
 }
 
-/// Which row a warp has, where each has one.
+/// The row that a warp handles, where each warp handles one.
 DEVICE int warp_row() { return blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; }
 DEVICE int lane() { return threadIdx.x % 32; }
 
-/// The sum over the lanes of a warp, in every lane.
+/// Returns the sum over the lanes of a warp, in every lane.
 DEVICE float warp_sum(float x) {
     for (int lane = 16; lane; lane /= 2) x += __shfl_xor_sync(0xffffffffu, x, lane);
     return x;
 }
 
-/// The dropout of one module in one step, as `kernels/dropout.rs` has it; `threshold` 0 for none.
+/// The dropout of one module in one step, as in `src/cpu/dropout.rs`; a `threshold` of 0 drops nothing.
+/// `scale` is 1 / (1 - rate).
 struct Dropout {
     unsigned threshold;
-    float keep;
+    float scale;
     unsigned key[2];
     unsigned module, step;
 };
@@ -116,7 +118,8 @@ DEVICE void philox(unsigned counter[4], unsigned k0, unsigned k1) {
     }
 }
 
-/// Random words of columns `8 group .. 8 group + 8` of row `row`, which is `width` wide: 16 bits each.
+/// Computes the random words of columns `8 group .. 8 group + 8` of row `row`, which is `width` wide: 16 bits for
+/// each column.
 DEVICE void random_words(const Dropout& drop, unsigned module, unsigned sample, unsigned row, unsigned width,
                          unsigned group, unsigned words[4]) {
     words[0] = row * ((width + 7) / 8) + group;
@@ -126,16 +129,16 @@ DEVICE void random_words(const Dropout& drop, unsigned module, unsigned sample, 
     philox(words, drop.key[0], drop.key[1]);
 }
 
-/// 0 or `1 / (1 - rate)` for the column `8 group + i` whose words those are.
-DEVICE float kept(const Dropout& drop, const unsigned words[4], int i) {
-    return ((words[i / 2] >> (16 * (i % 2))) & 0xffff) < drop.threshold ? 0.f : drop.keep;
+/// Returns 0 or `1 / (1 - rate)` for column `8 group + i`, given the words of its group.
+DEVICE float dropout_factor(const Dropout& drop, const unsigned words[4], int i) {
+    return ((words[i / 2] >> (16 * (i % 2))) & 0xffff) < drop.threshold ? 0.f : drop.scale;
 }
 
-/// Multiplies eight columns by their mask.
-DEVICE void drop8(const Dropout& drop, unsigned module, unsigned sample, unsigned row, unsigned width, unsigned group,
-                  float x[WIDE]) {
+/// Multiplies the eight columns of a group by their mask.
+DEVICE void apply_dropout(const Dropout& drop, unsigned module, unsigned sample, unsigned row, unsigned width,
+                          unsigned group, float x[VECTOR_WIDTH]) {
     if (!drop.threshold) return;
     unsigned words[4];
     random_words(drop, module, sample, row, width, group, words);
-    for (int i = 0; i < WIDE; ++i) x[i] *= kept(drop, words, i);
+    for (int i = 0; i < VECTOR_WIDTH; ++i) x[i] *= dropout_factor(drop, words, i);
 }

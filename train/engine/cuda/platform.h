@@ -1,15 +1,15 @@
-// What the kernels need of the platform: CUDA's own words, or a stand-in that runs a grid on the host.
+// The platform of the kernels: CUDA itself, or an emulator that runs a grid on the host.
 //
-// The stand-in is for tests: it runs the very source that a GPU runs, one block after the other, each
-// thread of a block as a coroutine that gives way at every barrier and warp exchange. It is slow and
-// exact about who reads what when; races and missing barriers it need not show.
+// The emulator is for tests: it runs the very source that a GPU runs, one block after the other, each
+// thread of a block as a coroutine that yields at every barrier and warp exchange. It is slow, and its
+// results are exact; it does not always show races and missing barriers.
 #pragma once
 
 #ifdef __CUDACC__
 
 #define KERNEL extern "C" __global__ void
 #define DEVICE __device__ __forceinline__
-/// A loop over numbers in registers must be laid out whole: registers have no index.
+/// Unrolls a loop over numbers in registers, which cannot be indexed.
 #define UNROLL _Pragma("unroll")
 #define SHARED(type, name)                             \
     extern __shared__ __align__(16) char name##_raw[]; \
@@ -44,7 +44,7 @@ namespace emulated {
 
 constexpr unsigned STACK = 64 * 1024;
 
-// A thread: begun with makecontext, then switched with setjmp, which asks nothing of the system.
+// A thread, started with makecontext and then switched with setjmp, which makes no system call.
 struct Fiber {
     ucontext_t context;
     jmp_buf at;
@@ -52,12 +52,12 @@ struct Fiber {
     bool begun, done;
 };
 
-// Where threads meet: all of a block, or the 32 of a warp.
+// A barrier for all threads of a block, or for the 32 of a warp.
 struct Barrier {
     unsigned size, arrived, generation;
 };
 
-// What the lanes of a warp hold out to one another.
+// What a lane shows to the other lanes of its warp.
 struct Slot {
     unsigned words[8];
     const void* pointer;
@@ -70,23 +70,23 @@ static Barrier block;
 static std::vector<uint64_t> shared;
 static jmp_buf scheduler;
 static unsigned current;
-// Not in registers: they live through setjmp.
+// Static, so that setjmp does not restore them.
 static unsigned left;
 static void* body;
 static void (*run_body)(void*);
 
-inline void give_way() {
+inline void yield() {
     if (!_setjmp(fibers[current].at)) _longjmp(scheduler, 1);
 }
 
-inline void meet(Barrier& barrier) {
+inline void wait_at(Barrier& barrier) {
     unsigned generation = barrier.generation;
     if (++barrier.arrived == barrier.size) {
         barrier.arrived = 0;
         ++barrier.generation;
         return;
     }
-    while (barrier.generation == generation) give_way();
+    while (barrier.generation == generation) yield();
 }
 
 inline Barrier& warp() { return warps[current / 32]; }
@@ -95,7 +95,7 @@ inline Slot& slot(unsigned lane) { return slots[current / 32 * 32 + lane]; }
 inline void enter() {
     run_body(body);
     fibers[current].done = true;
-    // A thread that is through is waited for no more.
+    // The barrier no longer waits for a thread that has ended.
     --block.size;
     if (block.size && block.arrived == block.size) block.arrived = 0, ++block.generation;
     _longjmp(scheduler, 1);
@@ -167,20 +167,20 @@ inline void run_call(void* call) {
 
 }  // namespace emulated
 
-inline void __syncthreads() { emulated::meet(emulated::block); }
+inline void __syncthreads() { emulated::wait_at(emulated::block); }
 
 inline float __shfl_xor_sync(unsigned, float value, int mask) {
     unsigned lane = emulated::current % 32;
     std::memcpy(emulated::slot(lane).words, &value, 4);
-    emulated::meet(emulated::warp());
+    emulated::wait_at(emulated::warp());
     std::memcpy(&value, emulated::slot(lane ^ mask).words, 4);
-    emulated::meet(emulated::warp());
+    emulated::wait_at(emulated::warp());
     return value;
 }
 
 inline unsigned __umulhi(unsigned a, unsigned b) { return uint64_t(a) * b >> 32; }
 
-/// Runs a kernel over its grid; false where there is none of that name.
+/// Runs a kernel over its grid. Returns false if there is none of that name.
 extern "C" bool emulate(const char* name, const unsigned grid[3], unsigned threads, unsigned shared_bytes,
                         void** arguments) {
     auto found = emulated::kernels().find(name);

@@ -18,14 +18,15 @@ pub struct Rows {
 pub struct DeviceTables {
     /// The rows at which sequences begin, and the total as the last entry.
     pub offsets: Tensor,
-    /// What identifies each sequence to the random generator.
+    /// The number of each sequence's sample.
     pub samples: Tensor,
-    /// Sample and position of each row, `n x 2`.
-    pub places: Tensor,
+    /// The sample and the position of each row, `n x 2`.
+    pub positions: Tensor,
 }
 
 impl Rows {
-    /// Makes the layout in which sequence `s`, named `samples[s]`, is rows `offsets[s]..offsets[s + 1]`.
+    /// Makes the layout in which sequence `s` is rows `offsets[s]..offsets[s + 1]` and belongs to sample
+    /// `samples[s]`.
     pub fn new(offsets: Vec<usize>, samples: Vec<u32>) -> Rows {
         Rows {
             packed: PackedRows::new(offsets, samples),
@@ -33,20 +34,20 @@ impl Rows {
         }
     }
 
-    /// The tables on a device, which are made on the first call, for the device of that call.
+    /// Returns the tables on a device. They are made on the first call, for the device of that call.
     pub fn tables(&self, device: &Device) -> Result<DeviceTables> {
         if let Some(tables) = self.tables.get() {
             return Ok(tables.clone());
         }
         let offsets: Vec<u32> = self.offsets.iter().map(|o| *o as u32).collect();
-        let mut places = Vec::with_capacity(2 * self.len());
+        let mut positions = Vec::with_capacity(2 * self.len());
         for (ends, sample) in self.offsets.windows(2).zip(&self.samples) {
-            places.extend((0..ends[1] - ends[0]).flat_map(|at| [*sample, at as u32]));
+            positions.extend((0..ends[1] - ends[0]).flat_map(|at| [*sample, at as u32]));
         }
         let made = DeviceTables {
             offsets: Tensor::new(offsets, device)?,
             samples: Tensor::new(self.samples.as_slice(), device)?,
-            places: Tensor::from_vec(places, (self.len(), 2), device)?,
+            positions: Tensor::from_vec(positions, (self.len(), 2), device)?,
         };
         Ok(self.tables.get_or_init(|| made).clone())
     }

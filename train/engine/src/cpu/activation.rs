@@ -1,11 +1,11 @@
-//! The encoders' elementwise functions: activations, forward and backward, and sums.
+//! Elementwise functions: activations with their derivatives, copies and sums.
 
 use super::Real;
 use super::parallel::build;
 use super::simd::simd;
 use serde::{Deserialize, Serialize};
 
-/// Elements that are handled at a time: in the first-level cache.
+/// Elements that one task handles, which fit the first-level cache.
 const CHUNK: usize = 2 * 1024;
 
 /// An activation by the name that Hugging Face's `config.json` gives it.
@@ -19,7 +19,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// `y = f(z)`.
+    /// Returns `f(z)`.
     pub fn forward<T: Real>(self, z: &[T]) -> Vec<T> {
         build(z.len(), CHUNK, |at, y| {
             let z = &z[at..][..y.len()];
@@ -30,7 +30,7 @@ impl Activation {
         })
     }
 
-    /// The gradient of the input, given that of the output: `dz = dy f'(z)`.
+    /// Returns the gradient of the input, given that of the output: `dz = dy f'(z)`.
     pub fn backward<T: Real>(self, z: &[T], dy: &[T]) -> Vec<T> {
         build(z.len(), CHUNK, |at, dz| {
             let z = &z[at..][..dz.len()];
@@ -43,14 +43,14 @@ impl Activation {
     }
 }
 
-/// A copy, made on all threads.
+/// Returns a copy, made on all threads.
 pub fn copy<T: Real>(x: &[T]) -> Vec<T> {
     build(x.len(), CHUNK, |at, y| {
         y.copy_from_slice(&x[at..][..y.len()])
     })
 }
 
-/// `a + b`.
+/// Returns `a + b`.
 pub fn sum<T: Real>(a: &[T], b: &[T]) -> Vec<T> {
     build(a.len(), CHUNK, |at, sum| {
         sum.copy_from_slice(&a[at..][..sum.len()]);
@@ -87,12 +87,12 @@ simd! {
     }
 }
 
-/// CLIP's constant in `x sigmoid(1.702 x)`.
-const QUICK: f64 = 1.702;
+/// The constant of quick GELU, `x sigmoid(1.702 x)`.
+const QUICK_GELU_SLOPE: f64 = 1.702;
 
 simd! {
     fn quick_gelu<T: Real>(z: &[T], y: &mut [T]) {
-        let k = T::of(-QUICK);
+        let k = T::of(-QUICK_GELU_SLOPE);
         for (y, z) in y.iter_mut().zip(z) {
             *y = *z / (T::one() + Real::exp(k * *z));
         }
@@ -102,7 +102,7 @@ simd! {
 simd! {
     fn quick_gelu_backward<T: Real>(z: &[T], dy: &mut [T]) {
         // With s = sigmoid(k z): d/dz z s = s (1 + k z (1 - s))
-        let k = T::of(QUICK);
+        let k = T::of(QUICK_GELU_SLOPE);
         for (dy, z) in dy.iter_mut().zip(z) {
             let s = T::one() / (T::one() + Real::exp(T::zero() - k * *z));
             *dy *= s * (T::one() + k * *z * (T::one() - s));
@@ -116,7 +116,7 @@ mod tests {
     use crate::cpu::dropout::tests::noise;
 
     #[test]
-    fn gradients_by_finite_differences() {
+    fn gradients_equal_finite_differences() {
         let z: Vec<f64> = noise(1, 200).iter().map(|v| v * 3.0).collect();
         for f in [Activation::Gelu, Activation::QuickGelu] {
             let dz = f.backward(&z, &vec![1.0; z.len()]);

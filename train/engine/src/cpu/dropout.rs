@@ -10,35 +10,37 @@ use super::simd::{LANES, simd};
 use rayon::prelude::*;
 use util::rng::philox4x32_lanes;
 
+/// Rows that one task handles.
 const ROWS_PER_TASK: usize = 32;
 
 /// The dropout of one module in one step.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
-    /// Probability of zeroing an element, in [0, 1).
+    /// The probability that an element becomes zero, in [0, 1).
     pub rate: f64,
-    /// Key of the generator: the run's seed.
+    /// The key of the generator: the run's seed.
     pub seed: u64,
-    /// Optimiser step.
+    /// The optimizer step.
     pub step: u32,
-    /// Which module of the model draws (each has its own stream).
+    /// The number of the module that draws, each of which has a random stream of its own.
     pub module: u32,
 }
 
 impl Dropout {
-    /// Elements whose 16 random bits are below it are dropped.
+    /// Returns the number below which the 16 random bits of an element drop it.
     pub fn threshold(&self) -> u32 {
         (self.rate * 65536.0).round() as u32
     }
 
     /// Fills `mask` with 0 or `1 / (1 - rate)` for one row of one sample.
     ///
-    /// Each element is decided by 16 random bits: the rate is exact to 1 / 65536.
+    /// 16 random bits decide about each element, so the rate is exact to 1 / 65536.
     pub fn fill<T: Real>(&self, sample: u32, row: usize, mask: &mut [T]) {
         self.fill_part(sample, row, mask.len(), 0, mask);
     }
 
-    /// The columns of [`Dropout::fill`] from `first` on, a multiple of 8, of a row of `width`.
+    /// Fills `mask` with the columns of [`Dropout::fill`] from `first` on, a multiple of 8, of a row of
+    /// `width`.
     pub fn fill_part<T: Real>(
         &self,
         sample: u32,
@@ -47,18 +49,18 @@ impl Dropout {
         first: usize,
         mask: &mut [T],
     ) {
-        let keep = T::of(1.0 / (1.0 - self.rate));
+        let scale = T::of(1.0 / (1.0 - self.rate));
         let key = [self.seed as u32, (self.seed >> 32) as u32];
         // PackedRows times columns of one module stay far below 2^35, so the block number fits.
         let counter = (row * width.div_ceil(8) + first / 8) as u32;
         let counter = [counter, sample, self.module, self.step];
-        draw(counter, key, self.threshold(), keep, mask);
+        draw(counter, key, self.threshold(), scale, mask);
     }
 }
 
 simd! {
-    /// The mask from a block of random bits on, as many blocks side by side as a vector has lanes.
-    fn draw<T: Real>(counter: [u32; 4], key: [u32; 2], threshold: u32, keep: T, mask: &mut [T]) {
+    /// Draws a mask from a block of random bits on, [`LANES`] blocks side by side.
+    fn draw<T: Real>(counter: [u32; 4], key: [u32; 2], threshold: u32, scale: T, mask: &mut [T]) {
         for (group, mask) in mask.chunks_mut(8 * LANES).enumerate() {
             let blocks: [u32; LANES] = std::array::from_fn(|lane| counter[0] + (group * LANES + lane) as u32);
             let words = philox4x32_lanes(blocks, [counter[1], counter[2], counter[3]], key);
@@ -68,14 +70,14 @@ simd! {
                 halves[1] = (*word >> 16) as u16;
             }
             for (m, bits) in mask.iter_mut().zip(halves) {
-                *m = if u32::from(bits) < threshold { T::zero() } else { keep };
+                *m = if u32::from(bits) < threshold { T::zero() } else { scale };
             }
         }
     }
 }
 
 impl Dropout {
-    /// Drops elements of a token matrix, `d` to a row.
+    /// Applies the dropout to a token matrix in place, `d` elements to a row.
     pub fn apply<T: Real>(&self, x: &mut [T], d: usize, rows: &PackedRows) {
         x.par_chunks_mut(d * ROWS_PER_TASK)
             .enumerate()
@@ -95,7 +97,7 @@ pub(crate) mod tests {
     use super::*;
     use util::rng::philox4x32;
 
-    /// Seeded numbers in (-1, 1) for the kernels' tests.
+    /// Returns seeded numbers in (-1, 1) for the tests of kernels.
     pub fn noise(seed: u64, n: usize) -> Vec<f64> {
         (0..n)
             .map(|i| {
@@ -105,9 +107,9 @@ pub(crate) mod tests {
             .collect()
     }
 
-    /// The generator block by block, as its paper has it.
+    /// The masks equal those of the generator called block by block, as its paper defines it.
     #[test]
-    fn masks_are_the_plain_generators() {
+    fn masks_equal_the_scalar_generator() {
         let d = Dropout {
             rate: 0.3,
             seed: 5 << 32 | 9,
@@ -132,7 +134,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn rate_and_independence() {
+    fn masks_have_the_rate_and_depend_on_every_input() {
         let d = Dropout {
             rate: 0.1,
             seed: 7,

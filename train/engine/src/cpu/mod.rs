@@ -1,21 +1,16 @@
 //! The arithmetic of the encoders on the CPU, on plain slices.
 //!
-//! Nothing here knows of tensors, graphs or files: each function takes row-major slices and fills
+//! Nothing here knows of tensors, graphs or files: each function reads row-major slices and writes
 //! row-major slices. Everything is generic over `f32` (training) and `f64` (gradient checks), is
 //! written once, and gives the same bits on every x86-64 machine whatever its vector width,
 //! because no multiply-add is fused and every sum has a fixed order that does not depend on the
 //! number of threads. (Matrix products of `f32` come from [`bf16`] where the processor has
-//! instructions for the precision that is asked for, all others from the `gemm` crate, which picks its own
-//! widest instructions.)
+//! instructions for the precision that is asked for, all others from the `gemm` crate, which picks
+//! its own widest instructions.)
 //!
-//! `unsafe` is confined to [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found at run
-//! time), [`bf16`] (AVX-512 and AMX), [`attention`], [`layout`] and [`parallel`] (threads writing disjoint parts of one
-//! buffer).
-
-#![allow(
-    clippy::too_many_arguments,
-    reason = "a kernel's operands are many, and a struct around them would only rename them"
-)]
+//! `unsafe` is confined to [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found at
+//! run time), [`bf16`] (AVX-512 and AMX), [`layout`] (views of matrices), [`attention`] and
+//! [`parallel`] (threads that write disjoint parts of one buffer).
 
 pub mod activation;
 pub mod attention;
@@ -34,7 +29,7 @@ use std::fmt::Debug;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Sub};
 
-/// A floating-point type that the kernels run in: `f32`, or `f64` for gradient checks.
+/// A floating-point type that the kernels compute in: `f32`, or `f64` for gradient checks.
 pub trait Real:
     Copy
     + Debug
@@ -51,27 +46,27 @@ pub trait Real:
     + Sum
     + 'static
 {
-    /// 0.
+    /// Returns 0.
     #[inline(always)]
     fn zero() -> Self {
         Self::of(0.0)
     }
-    /// 1.
+    /// Returns 1.
     #[inline(always)]
     fn one() -> Self {
         Self::of(1.0)
     }
-    /// `e^x`.
+    /// Returns `e^self`.
     fn exp(self) -> Self;
-    /// Natural logarithm.
+    /// Returns the natural logarithm.
     fn ln(self) -> Self;
-    /// Square root.
+    /// Returns the square root.
     fn sqrt(self) -> Self;
-    /// The error function.
+    /// Returns the error function.
     fn erf(self) -> Self;
-    /// The larger of two numbers.
+    /// Returns the larger of two numbers.
     fn max(self, other: Self) -> Self;
-    /// The nearest value of this type.
+    /// Returns the nearest value of this type.
     fn of(x: f64) -> Self;
 }
 

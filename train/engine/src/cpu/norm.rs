@@ -1,18 +1,18 @@
-//! Layer normalisation over the rows of a matrix, and its backward: for the input, and (full
-//! fine-tuning only) for scale and shift.
+//! Layer normalisation over the rows of a matrix, and its gradients: of the input, and (for full
+//! fine-tuning only) of scale and shift.
 
 use super::Real;
 use super::parallel::build;
 use super::simd::{LANES, simd, sum, total};
 use rayon::prelude::*;
 
-/// Mean and reciprocal standard deviation of each row, kept for the backward pass.
+/// The mean and the reciprocal standard deviation of each row, saved for the backward pass.
 pub type RowStats<T> = Vec<[T; 2]>;
 
-/// Rows that one task handles: enough to outweigh the hand-over.
+/// Rows that one task handles, enough to outweigh the cost of starting it.
 const ROWS_PER_TASK: usize = 32;
 
-/// `y = (x - mean) / sqrt(var + eps) * scale + shift`, row by row; x is `n x d`.
+/// Returns `(x - mean) / sqrt(var + eps) * scale + shift`, row by row, and the statistics; x is `n x d`.
 ///
 /// The variance is the biased one, as in every encoder here.
 pub fn layer_norm<T: Real>(x: &[T], scale: &[T], shift: &[T], eps: f64) -> (Vec<T>, RowStats<T>) {
@@ -25,13 +25,13 @@ pub fn layer_norm<T: Real>(x: &[T], scale: &[T], shift: &[T], eps: f64) -> (Vec<
     (normalize(x, scale, shift, &stats), stats)
 }
 
-/// The output of [`layer_norm`] again, from its statistics.
+/// Returns the output of [`layer_norm`] from its statistics.
 pub fn normalize<T: Real>(x: &[T], scale: &[T], shift: &[T], stats: &RowStats<T>) -> Vec<T> {
     let d = scale.len();
     build(x.len(), d * ROWS_PER_TASK, |at, y| {
         let (x, stats) = (x[at..].chunks_exact(d), &stats[at / d..]);
         for ((y, stats), x) in y.chunks_exact_mut(d).zip(stats).zip(x) {
-            apply_row(x, scale, shift, *stats, y);
+            normalize_row(x, scale, shift, *stats, y);
         }
     })
 }
@@ -60,7 +60,7 @@ pub fn layer_norm_backward<T: Real>(
         });
 }
 
-/// Gradients of scale and shift, summed over the rows in order.
+/// Returns the gradients of scale and shift, summed over the rows in order.
 pub fn layer_norm_weight_gradient<T: Real>(
     dy: &[T],
     x: &[T],
@@ -69,13 +69,13 @@ pub fn layer_norm_weight_gradient<T: Real>(
 ) -> (Vec<T>, Vec<T>) {
     let (mut scale, mut shift) = (vec![T::zero(); d], vec![T::zero(); d]);
     for ((dy, x), stats) in dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(stats) {
-        weights_row(dy, x, *stats, &mut scale, &mut shift);
+        weight_gradient_row(dy, x, *stats, &mut scale, &mut shift);
     }
     (scale, shift)
 }
 
 simd! {
-    fn weights_row<T: Real>(dy: &[T], x: &[T], stats: [T; 2], scale: &mut [T], shift: &mut [T]) {
+    fn weight_gradient_row<T: Real>(dy: &[T], x: &[T], stats: [T; 2], scale: &mut [T], shift: &mut [T]) {
         let [mean, rstd] = stats;
         for (((dy, x), scale), shift) in dy.iter().zip(x).zip(scale).zip(shift) {
             *scale += *dy * ((*x - mean) * rstd);
@@ -94,7 +94,7 @@ simd! {
 }
 
 simd! {
-    fn apply_row<T: Real>(x: &[T], scale: &[T], shift: &[T], stats: [T; 2], y: &mut [T]) {
+    fn normalize_row<T: Real>(x: &[T], scale: &[T], shift: &[T], stats: [T; 2], y: &mut [T]) {
         let [mean, rstd] = stats;
         for (((y, x), w), b) in y.iter_mut().zip(x).zip(scale).zip(shift) {
             *y = (*x - mean) * rstd * *w + *b;
@@ -131,7 +131,7 @@ mod tests {
     use crate::cpu::dropout::tests::noise;
 
     #[test]
-    fn gradient_by_finite_differences() {
+    fn gradient_equals_finite_differences() {
         let (n, d) = (3, 37);
         let (x, scale, shift, c) = (noise(1, n * d), noise(2, d), noise(3, d), noise(4, n * d));
         let loss = |x: &[f64]| {

@@ -1,6 +1,6 @@
-//! Starting the kernels on an NVIDIA GPU, through the driver that candle has opened.
+//! Launching the kernels on an NVIDIA GPU, through the driver that candle has opened.
 //!
-//! `unsafe` here is calls of the driver: handles come from it and live as long as the process.
+//! `unsafe` here is for calls of the driver, whose handles live as long as the process.
 
 use super::{Argument, Launch};
 use candle_core::backend::BackendDevice;
@@ -16,7 +16,7 @@ const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"
 /// The compute capability that the kernels were compiled for, as nvcc writes it: 90 is 9.0. Later cards
 /// translate them when they are loaded, earlier ones cannot run them.
 const ARCH: &str = env!("U2A_CUDA_ARCH");
-/// The first whose tensor cores take bf16.
+/// The first compute capability whose tensor cores multiply bf16.
 const BF16_ARCH: u32 = 80;
 
 struct Cuda {
@@ -25,13 +25,12 @@ struct Cuda {
     functions: Mutex<BTreeMap<String, usize>>,
 }
 
-// SAFETY: a module's handle may be used from any thread that has the context bound, which `launch`
-// sees to.
+// SAFETY: a module's handle may be used from any thread that has the context bound, and `launch` binds it.
 unsafe impl Sync for Cuda {}
 // SAFETY: as above.
 unsafe impl Send for Cuda {}
 
-/// What starts kernels on `device`; its module is loaded on the first call and stays.
+/// Returns the launcher of `device`, whose module is loaded on the first call and stays loaded.
 pub fn launcher(device: &CudaDevice) -> Result<&'static dyn Launch> {
     static ALL: Mutex<Vec<(usize, &'static Cuda)>> = Mutex::new(Vec::new());
     let DeviceLocation::Cuda { gpu_id } = device.location() else {
@@ -44,7 +43,7 @@ pub fn launcher(device: &CudaDevice) -> Result<&'static dyn Launch> {
         return Ok(*found);
     }
     device.cuda_stream().context().bind_to_thread().w()?;
-    // The driver reads words; bytes in a program may lie anywhere.
+    // The driver reads aligned words, and bytes in a program may have any alignment.
     let mut image = vec![0u64; KERNELS.len().div_ceil(8)];
     for (word, bytes) in image.iter_mut().zip(KERNELS.chunks(8)) {
         let mut whole = [0; 8];
@@ -130,20 +129,23 @@ fn arch() -> u32 {
     ARCH.parse().unwrap_or(u32::MAX)
 }
 
-/// The GPU's name as its driver gives it.
+/// Returns the GPU's name as its driver reports it.
 pub fn name(device: &CudaDevice) -> String {
     let name = device.cuda_stream().context().name();
     name.unwrap_or_else(|_| "NVIDIA GPU".to_string())
 }
 
-/// Whether the kernels and the device both know bf16.
+/// Returns whether both the kernels and the device support bf16.
 pub fn has_bf16(device: &CudaDevice) -> bool {
     let capability = device.cuda_stream().context().compute_capability();
     capability.is_ok_and(|(major, _)| major * 10 >= BF16_ARCH as i32) && arch() >= BF16_ARCH
 }
 
-/// Prepares a device that was just opened: one stream is used, so candle need not watch who uses
-/// what; memory that is freed is kept for the next step.
+/// Prepares a device that was just opened. Only one stream uses its tensors, so candle need not track their
+/// uses by events, and the pool keeps freed memory for the next step.
+///
+/// # Errors
+/// The GPU is older than the compute capability that the kernels were compiled for.
 pub fn prepare(device: &CudaDevice) -> Result<()> {
     let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
     if ((major * 10 + minor) as u32) < arch() {
@@ -164,7 +166,7 @@ pub fn prepare(device: &CudaDevice) -> Result<()> {
     }
 }
 
-/// Most bytes that were in use at once since the device was opened.
+/// Returns the largest number of bytes that were in use at once since the device was opened.
 pub fn peak_memory(device: &CudaDevice) -> Result<u64> {
     let mut bytes = 0u64;
     // SAFETY: the attribute is a 64-bit number.
@@ -178,7 +180,7 @@ pub fn peak_memory(device: &CudaDevice) -> Result<u64> {
     Ok(bytes)
 }
 
-/// The pool that candle allocates from: the device's default one.
+/// Returns the pool that candle allocates from, the device's default one.
 unsafe fn memory_pool(device: &CudaDevice) -> Result<sys::CUmemoryPool> {
     let stream = device.cuda_stream();
     stream.context().bind_to_thread().w()?;

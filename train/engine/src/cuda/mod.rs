@@ -252,7 +252,7 @@ impl Gpu {
     ) -> Result<(Tensor, Option<Tensor>, Option<Tensor>)> {
         let (n, d) = dims(x)?;
         let out = linear.weight.dim(0)?;
-        let places = rows.tables(x.device())?.places;
+        let positions = rows.tables(x.device())?.positions;
         let mut u = None;
         let mut parts = (0, 1, 0.0, Argument::new([0u64; 3]));
         if let Some(adapters) = adapters {
@@ -265,7 +265,7 @@ impl Gpu {
                     self.address(x)?,
                     self.factors(adapters.parts.iter().map(|p| &p.a))?,
                     self.address(&down)?,
-                    self.address(&places)?,
+                    self.address(&positions)?,
                     Argument::new(n as i32),
                     Argument::new(d as i32),
                     Argument::new(count as i32),
@@ -281,7 +281,7 @@ impl Gpu {
         let activated = epilogue.activation.map(|_| empty_like(&y)).transpose()?;
         let (count, rank, scale, b) = parts;
         self.launch_elements(
-            &kernel_name("finish_linear", x)?,
+            &kernel_name("linear_epilogue", x)?,
             n * out,
             &[
                 self.address(&y)?,
@@ -290,7 +290,7 @@ impl Gpu {
                 self.optional(u.as_ref())?,
                 self.optional(epilogue.residual)?,
                 self.optional(activated.as_ref())?,
-                self.address(&places)?,
+                self.address(&positions)?,
                 Argument::new(n as i32),
                 Argument::new(out as i32),
                 Argument::new(count as i32),
@@ -318,7 +318,7 @@ impl Gpu {
         let dx = product(dy, &linear.weight, linear.precision)?;
         let (count, rank) = (adapters.parts.len(), adapters.parts[0].a.dim(0)?);
         let part_width = out / count;
-        let places = rows.tables(x.device())?.places;
+        let positions = rows.tables(x.device())?.positions;
         let sizes = [Argument::new(count as i32), Argument::new(rank as i32)];
         let du = empty_f32((n, count * rank), x)?;
         self.launch_rows(
@@ -343,7 +343,7 @@ impl Gpu {
                 self.address(&dx)?,
                 self.factors(adapters.parts.iter().map(|p| &p.a))?,
                 self.address(&du)?,
-                self.address(&places)?,
+                self.address(&positions)?,
                 Argument::new(n as i32),
                 Argument::new(d as i32),
                 sizes[0],
@@ -351,11 +351,11 @@ impl Gpu {
                 Argument::new(drop),
             ],
         )?;
-        let a = self.column_sums(x, &du, &places, (d, 0), (count, rank), 1.0, drop)?;
+        let a = self.column_sums(x, &du, &positions, (d, 0), (count, rank), 1.0, drop)?;
         let b = self.column_sums(
             dy,
             u,
-            &places,
+            &positions,
             (part_width, part_width),
             (count, rank),
             adapters.scale,
@@ -376,7 +376,7 @@ impl Gpu {
         &self,
         x: &Tensor,
         weights: &Tensor,
-        places: &Tensor,
+        positions: &Tensor,
         (columns, step): (usize, usize),
         (count, rank): (usize, usize),
         scale: f64,
@@ -395,7 +395,7 @@ impl Gpu {
                 self.address(x)?,
                 self.address(weights)?,
                 self.address(&partial)?,
-                self.address(places)?,
+                self.address(positions)?,
                 Argument::new(n as i32),
                 Argument::new(stride as i32),
                 Argument::new(columns as i32),
@@ -549,7 +549,7 @@ impl Gpu {
         let arguments = [
             self.address(x)?,
             self.address(&y)?,
-            self.address(&rows.tables(x.device())?.places)?,
+            self.address(&rows.tables(x.device())?.positions)?,
             Argument::new(n as i32),
             Argument::new(d as i32),
             Argument::new(DropoutArgument::new(Some(dropout))),

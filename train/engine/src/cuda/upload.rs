@@ -1,26 +1,28 @@
-//! Copies to a GPU beside its work: from page-locked memory, on a stream of their own.
+//! Copies to a GPU while it works: from page-locked memory, on a stream of their own.
 //!
-//! A ring of slots, each with a buffer on either side. In this order, over and over: [`Uploader::begin`]
-//! (or `skip`) fills the next slot; [`Uploader::ready`] makes the GPU's work wait for the oldest filled
-//! one; [`Uploader::finish`] says that all work on it has been queued.
+//! An uploader is a ring of slots, each with a buffer on the host and one on the device. Its functions
+//! are called in this order, again and again: [`Uploader::begin`] (or [`Uploader::skip`]) fills the next
+//! slot; [`Uploader::ready`] makes the GPU's work wait for the oldest filled one; [`Uploader::finish`]
+//! marks the work on it as queued.
 
 use candle_core::cuda_backend::cudarc::driver::{result, sys};
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-/// Numbers that one thread copies at a time.
+/// The numbers that one task copies.
 const CHUNK: usize = 1 << 18;
 
 struct Slot {
-    /// Page-locked; null while there is none.
+    /// The page-locked buffer on the host, null before the first copy.
     host: *mut f32,
+    /// The size of both buffers in numbers.
     capacity: usize,
-    /// Of the same size.
-    there: Option<Tensor>,
-    /// Recorded on the copying stream behind the copy.
+    /// The buffer on the device.
+    on_device: Option<Tensor>,
+    /// The event that is recorded on the copying stream after the copy.
     copied: sys::CUevent,
-    /// Recorded on the working stream behind all work on the slot.
+    /// The event that is recorded on the working stream after all work on the slot.
     used: sys::CUevent,
 }
 
@@ -35,7 +37,7 @@ pub struct Uploader {
 }
 
 impl Uploader {
-    /// With room for `ahead` batches beside the one in work.
+    /// Makes an uploader with room for `ahead` batches beside the one that the GPU works on.
     pub fn new(device: &CudaDevice, ahead: usize) -> Result<Uploader> {
         device.cuda_stream().context().bind_to_thread().w()?;
         let event = || result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).w();
@@ -43,7 +45,7 @@ impl Uploader {
             Ok(Slot {
                 host: std::ptr::null_mut(),
                 capacity: 0,
-                there: None,
+                on_device: None,
                 copied: event()?,
                 used: event()?,
             })
@@ -58,14 +60,15 @@ impl Uploader {
         })
     }
 
-    /// Begins to copy; the result is to be read after [`Uploader::ready`] alone.
+    /// Begins to copy `values` and returns the tensor of `rows` rows that will hold them, which may be read after
+    /// [`Uploader::ready`] only.
     pub fn begin(&mut self, values: &[f32], rows: usize) -> Result<Tensor> {
         let count = self.slots.len();
         let slot = &mut self.slots[self.begun % count];
         let working = self.device.cuda_stream();
         working.context().bind_to_thread().w()?;
         if slot.capacity < values.len() {
-            // Rare: the first batches, or a larger one.
+            // This is rare: it happens for the first batches and for a larger one.
             working.synchronize().w()?;
             slot.release()?;
             // SAFETY: freed in `release` alone.
@@ -73,19 +76,19 @@ impl Uploader {
             slot.host = host.cast();
             slot.capacity = values.len();
             // SAFETY: filled by the copy below before `ready` lets anything read it.
-            let there = unsafe {
+            let buffer = unsafe {
                 Tensor::empty(values.len(), DType::F32, &Device::Cuda(self.device.clone()))?
             };
-            // The allocation is queued on the working stream; the copy must come behind it.
+            // The allocation is queued on the working stream, and the copy must follow it.
             working.synchronize().w()?;
-            slot.there = Some(there);
+            slot.on_device = Some(buffer);
         } else {
             // SAFETY: the event was made in `new`; the host's buffer is free once the last copy is done.
             unsafe { sys::cuEventSynchronize(slot.copied) }
                 .result()
                 .w()?;
         }
-        let Some(there) = &slot.there else {
+        let Some(buffer) = &slot.on_device else {
             candle_core::bail!("an upload without a buffer")
         };
         // SAFETY: page-locked memory of at least this size, used by nobody else until the copy is queued.
@@ -94,7 +97,7 @@ impl Uploader {
             .zip(values.par_chunks(CHUNK))
             .for_each(|(to, from)| to.copy_from_slice(from));
         let launcher = super::driver::launcher(&self.device)?;
-        let address = launcher.address(there)?;
+        let address = launcher.address(buffer)?;
         // SAFETY: both buffers live as long as the slot; the copy waits for the last work on it.
         unsafe {
             let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
@@ -103,16 +106,16 @@ impl Uploader {
             result::event::record(slot.copied, self.copying).w()?;
         }
         self.begun += 1;
-        there.narrow(0, 0, values.len())?.reshape((rows, ()))
+        buffer.narrow(0, 0, values.len())?.reshape((rows, ()))
     }
 
-    /// A batch without this modality.
+    /// Passes over a slot, for a batch without this modality.
     pub fn skip(&mut self) -> Result<()> {
         self.begun += 1;
         Ok(())
     }
 
-    /// Makes the device's work from here on wait for the oldest copy that is not ready.
+    /// Makes the device's work from now on wait for the oldest copy that is not ready.
     pub fn ready(&mut self) -> Result<()> {
         let slot = &self.slots[self.readied % self.slots.len()];
         let working = self.device.cuda_stream();
@@ -126,7 +129,7 @@ impl Uploader {
         Ok(())
     }
 
-    /// All work on what was made ready has been queued: its slot may be filled again behind it.
+    /// Marks the work on all slots that were made ready as queued, so that they may be filled again after it.
     pub fn finish(&mut self) -> Result<()> {
         let working = self.device.cuda_stream();
         working.context().bind_to_thread().w()?;
@@ -157,7 +160,7 @@ impl Slot {
 
 impl Drop for Uploader {
     fn drop(&mut self) {
-        // Nothing may still copy or read; a device that is gone has nothing to lose.
+        // No copy and no kernel may still use the buffers. An error means that the device is gone, and its memory with it.
         self.device.cuda_stream().synchronize().ok();
         for slot in &mut self.slots {
             slot.release().ok();

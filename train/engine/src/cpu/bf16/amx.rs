@@ -2,8 +2,8 @@
 //!
 //! The unit multiplies bf16 only, sixteen times as many numbers a cycle as AVX-512 multiplies f32.
 //! An f32 is the sum of three bf16 (8 + 8 + 8 significant bits), `x = x1 + x2 + x3`, so a product of
-//! f32 is the sum of six products of bf16: `x1 y1 + x1 y2 + x2 y1 + x2 y2 + x1 y3 + x3 y1`. What is
-//! left out is below 2^-24 of `x y`, that is below what single precision rounds away (Henry, Tang
+//! f32 is the sum of six products of bf16: `x1 y1 + x1 y2 + x2 y1 + x2 y2 + x1 y3 + x3 y1`. The
+//! omitted terms are below 2^-24 of `x y`, that is below the rounding of single precision (Henry, Tang
 //! and Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
 //! Computations"). With one term the same code computes in bf16, with two about as TF32.
 //!
@@ -14,7 +14,7 @@ use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::sync::LazyLock;
 
-/// Whether this processor has the unit and the operating system lets this program use it.
+/// Returns whether this processor has the unit and the operating system lets this program use it.
 pub fn is_available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
         let vectors = util::cpu::has_avx512() && util::cpu::allows(util::cpu::Level::Amx);
@@ -25,7 +25,7 @@ pub fn is_available() -> bool {
     *AVAILABLE
 }
 
-/// Asks the operating system for the unit's registers, once for all threads.
+/// Asks the operating system for permission to use the unit's registers, once for all threads.
 #[cfg(target_os = "linux")]
 fn permitted() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
@@ -46,11 +46,11 @@ fn permitted() -> bool {
     false
 }
 
-/// The unit's eight tiles, configured on this thread until this is dropped: 16 rows of 64 bytes each.
+/// The unit's eight tiles of 16 rows of 64 bytes, configured on this thread until this value is dropped.
 pub struct Tiles;
 
 impl Tiles {
-    /// Configures them; only where [`is_available`] has said yes.
+    /// Configures the tiles. [`is_available`] must have returned true.
     pub fn configure() -> Tiles {
         #[repr(C, align(64))]
         struct Config([u8; 64]);
@@ -76,7 +76,7 @@ impl Drop for Tiles {
     }
 }
 
-/// Loads two tiles of an operand's term, at an offset in the step.
+/// The instructions that load two tiles of an operand's term, at an offset in the step.
 macro_rules! load {
     ($first:literal, $second:literal, $from:literal, $offset:literal) => {
         concat!(
@@ -98,14 +98,14 @@ macro_rules! load {
     };
 }
 
-/// One term of the left operand (tmm4, tmm5) times one of the right (tmm6, tmm7).
+/// The instructions that multiply a term of the left operand (tmm4, tmm5) by one of the right (tmm6, tmm7).
 macro_rules! products {
     () => {
         "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7\n"
     };
 }
 
-/// The sums of all steps: tmm0 to tmm3 are the four quarters. `$step` bytes go by at each step.
+/// The loop over all steps of `$step` bytes, which sums up the four quarters of the result in tmm0 to tmm3.
 macro_rules! all_steps {
     ($left:ident, $right:ident, $steps:ident, $sums:ident, $step:literal, $($body:expr),+) => {
         asm!(
@@ -133,11 +133,11 @@ macro_rules! all_steps {
     };
 }
 
-/// The 32 x 32 products of two panels of so many terms. Small products come first, and each change of terms
-/// loads one operand only.
+/// Computes the 32 x 32 products of two panels of `terms` terms. Small products are added first, and each change
+/// of terms loads one operand only.
 ///
 /// # Safety
-/// [`Tiles`] are configured on this thread, and both panels hold the same number of steps of so many terms.
+/// [`Tiles`] are configured on this thread, and both panels hold the same number of steps of `terms` terms.
 pub unsafe fn multiply(left: &[u8], right: &[u8], terms: usize, sums: &mut Sums) {
     let steps = left.len() / (terms * 2 * TILE);
     let (left, right, sums) = (left.as_ptr(), right.as_ptr(), sums.0.as_mut_ptr());

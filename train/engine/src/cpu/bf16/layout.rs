@@ -9,11 +9,11 @@
 //! | left | the 16 pairs of depths of one line |
 //! | right | one pair of depths of 16 lines |
 
-/// Lines of a panel.
+/// The number of lines of a panel.
 pub const PANEL_LINES: usize = 32;
-/// Bytes of a tile: 16 rows of a vector.
+/// The size of a tile in bytes: 16 rows of a vector.
 pub const TILE: usize = 1024;
-/// Depth of a step: 16 pairs.
+/// The depth of a step: 16 pairs.
 pub const STEP_DEPTH: usize = 32;
 
 /// The 32 x 32 products of two panels, row-major.

@@ -4,9 +4,9 @@
 //! bf16 terms, `x = x1 + x2 + x3`: three terms give single precision, two about 16 bits, one is bf16 itself.
 //! The more terms, the more products: six of bf16 for one of f32 in single precision.
 //!
-//! This module is all that the rest of the program sees. [`panel`] lays operands out in the order in which
-//! the instructions read them, [`amx`] and [`avx512`] multiply two such panels. A product that none of them
-//! computes is left to the `gemm` crate; see [`super::matmul`].
+//! This module is the interface to the rest of the crate. [`panel`] packs operands in the order in which the
+//! instructions read them (see [`layout`]), [`amx`] and [`avx512`] multiply two such panels. The `gemm` crate
+//! computes the products that none of them does, see [`super::matmul`].
 
 mod amx;
 mod avx512;
@@ -29,7 +29,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Whether this processor has the instructions and the operating system lets this program use them.
+    /// Returns whether this processor has the instructions and the operating system lets this program use them.
     pub fn is_available(self) -> bool {
         match self {
             Isa::Avx512Bf16 => avx512::is_available(),
@@ -38,18 +38,18 @@ impl Isa {
     }
 }
 
-/// How a product is computed.
+/// The instructions and the precision of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel {
     isa: Isa,
-    /// bf16 terms of an operand's element, one to three.
+    /// The number of bf16 terms of an operand's element, one to three.
     terms: usize,
 }
 
 impl Kernel {
-    /// The fastest kernel of this machine that splits an f32 into so many bf16 terms (one to three). `None`
-    /// where there is none: with more than one term AVX-512's dot products are slower than its f32
-    /// multiply-adds.
+    /// Returns the fastest kernel of this machine that splits an f32 into `terms` bf16 terms (one to three), or
+    /// `None` if the `gemm` crate is faster: with more than one term AVX-512's dot products are slower than its
+    /// f32 multiply-adds.
     pub fn with_terms(terms: usize) -> Option<Kernel> {
         let isa = match terms {
             _ if Isa::AmxBf16.is_available() => Isa::AmxBf16,
@@ -60,25 +60,28 @@ impl Kernel {
     }
 }
 
-/// Panels of the left operand that one task keeps in its second-level cache.
+/// The numbers of panels of the left operand that one task may keep in its second-level cache.
 const PANELS_PER_TASK: std::ops::RangeInclusive<usize> = 3..=6;
-/// Depth of a block, so that the left operand's panels of a task fit the second-level cache: five panels of
+/// The depth of a block, chosen so that the left operand's panels of a task fit the second-level cache: five panels of
 /// three terms take 960 KiB, where cores with AMX have 2 MiB.
 const BLOCK_DEPTH: usize = 1024;
 
-/// Whether a product of `rows x depth` by `depth x cols` is large enough for packing its operands to pay.
+/// Returns whether a product of `rows x depth` by `depth x cols` is large enough for packing its operands to pay.
 pub fn is_profitable(rows: usize, cols: usize, depth: usize) -> bool {
     rows >= 8 && cols >= 16 && depth >= 16 && rows * cols * depth >= 1 << 15
 }
 
-/// `c = a b`, or `a b` added to what `write_base` writes, on all threads. Every element of `c` is written, none is
-/// read before.
+/// Computes `c = a b`, or the sum of `a b` and the matrix that `addend` writes, on all threads. Every element of
+/// `c` is written, and none is read before.
 ///
-/// Shapes: a `m x k` with `k > 0`, b `k x n`, c `m x n`. Panics on shapes that do not fit: a bug, never input.
+/// Shapes: a `m x k` with `k > 0`, b `k x n`, c `m x n`.
+///
+/// # Panics
+/// The shapes do not fit, which is a bug and never the input's fault.
 pub fn matmul(
     a: Mat<f32>,
     b: Mat<f32>,
-    write_base: Option<WriteTile>,
+    addend: Option<WriteTile>,
     mut c: MatMut<f32>,
     kernel: Kernel,
 ) {
@@ -94,24 +97,24 @@ pub fn matmul(
         let (rows, cols) = task_size(c.rows, c.cols, rayon::current_num_threads());
         let task = |(row, col, c): (usize, usize, MatMut<f32>)| {
             let left = Packed::new(a.rows(row, c.rows), Side::Left, kernel, Threads::One);
-            let base = match write_base {
+            let addend = match addend {
                 _ if from > 0 => Addend::Result,
                 Some(write) => Addend::Tile(write, row, col),
                 None => Addend::Zero,
             };
-            multiply(1.0, &left, &right, col / PANEL_LINES, base, c);
+            multiply(1.0, &left, &right, col / PANEL_LINES, addend, c);
         };
         let blocks = c.reborrow().blocks(rows, cols);
         blocks.into_par_iter().for_each(task);
     }
 }
 
-/// Rows and columns of `c` that one task computes: as many panels as fit the cache, so that the
-/// tasks can be dealt evenly; columns are cut where there are too few rows.
+/// Returns the rows and columns of `c` that one task computes: as many panels as fit the cache and give
+/// all threads the same number of tasks. Columns are cut if there are too few rows for that.
 fn task_size(rows: usize, cols: usize, workers: usize) -> (usize, usize) {
     let panels = rows.div_ceil(PANEL_LINES);
     let longest = |size: &usize| panels.div_ceil(*size).div_ceil(workers) * size;
-    // The last of equals: the larger blocks.
+    // Of equals the first one, which is the largest because the range is reversed.
     let size = PANELS_PER_TASK.rev().min_by_key(longest).unwrap_or(1);
     let tasks = panels.div_ceil(size);
     let cuts = match tasks < workers {
@@ -124,18 +127,18 @@ fn task_size(rows: usize, cols: usize, workers: usize) -> (usize, usize) {
     )
 }
 
-/// `c = alpha a b`, or `c += alpha a b` with `accumulate`, of packed operands on this thread.
+/// Computes `c = alpha a b`, or `c += alpha a b` with `accumulate`, of packed operands on this thread.
 pub fn matmul_packed(alpha: f32, a: &Packed, b: &Packed, accumulate: bool, c: MatMut<f32>) {
     assert_eq!(
         (a.lines(), b.lines()),
         (c.rows, c.cols),
         "product: shapes do not fit"
     );
-    let base = match accumulate {
+    let addend = match accumulate {
         true => Addend::Result,
         false => Addend::Zero,
     };
-    multiply(alpha, a, b, 0, base, c);
+    multiply(alpha, a, b, 0, addend, c);
 }
 
 #[cfg(test)]
@@ -148,19 +151,19 @@ mod tests {
         noise(seed, n).iter().map(|v| *v as f32).collect()
     }
 
-    /// The largest error of `a b`, relative to the sum of the products' magnitudes.
-    fn error([rows, cols, depth]: [usize; 3], turned: (bool, bool), kernel: Kernel) -> f64 {
+    /// Returns the largest error of `a b`, relative to the sum of the products' magnitudes.
+    fn error([rows, cols, depth]: [usize; 3], transposed: (bool, bool), kernel: Kernel) -> f64 {
         let (a, b) = (single(1, rows * depth), single(2, depth * cols));
-        let left = match turned.0 {
+        let left = match transposed.0 {
             true => Mat::new(&a, depth, rows).t(),
             false => Mat::new(&a, rows, depth),
         };
-        let right = match turned.1 {
+        let right = match transposed.1 {
             true => Mat::new(&b, cols, depth).t(),
             false => Mat::new(&b, depth, cols),
         };
         let start = single(3, rows * cols);
-        let fill = |row: usize, col: usize, count: usize, to: &mut [f32]| {
+        let write_tile = |row: usize, col: usize, count: usize, to: &mut [f32]| {
             for (row, to) in (row..).zip(to.chunks_exact_mut(PANEL_LINES)) {
                 to[..count].copy_from_slice(&start[row * cols + col..][..count]);
             }
@@ -169,7 +172,7 @@ mod tests {
         matmul(
             left,
             right,
-            Some(&fill),
+            Some(&write_tile),
             MatMut::new(&mut c, rows, cols),
             kernel,
         );
@@ -214,22 +217,25 @@ mod tests {
             }
             let kernel = Kernel { isa, terms };
             let mut worst = 0.0f64;
-            for turned in [(false, false), (false, true), (true, false), (true, true)] {
+            for transposed in [(false, false), (false, true), (true, false), (true, true)] {
                 for shape in shapes {
-                    let error = error(shape, turned, kernel);
+                    let error = error(shape, transposed, kernel);
                     worst = worst.max(error);
-                    assert!(error < limit, "{kernel:?}, {shape:?}, {turned:?}: {error}");
+                    assert!(
+                        error < limit,
+                        "{kernel:?}, {shape:?}, {transposed:?}: {error}"
+                    );
                 }
             }
             println!("{kernel:?}: largest error {worst:.1e}");
-            // What rounds its operands to bf16 does so indeed.
+            // A kernel of one term does round its operands to bf16.
             let rounds = limit == 5e-3;
             let error = error([64, 64, 64], (false, false), kernel);
             assert_eq!(error > 1e-4, rounds, "{kernel:?}: {error}");
         }
     }
 
-    /// Both multiply the same bf16, and differ in the order of the sums alone.
+    /// Both kernels multiply the same bf16 numbers; only the order of the sums differs.
     #[test]
     fn avx512_and_amx_agree_in_bf16() {
         let [avx512, amx] = [Isa::Avx512Bf16, Isa::AmxBf16];

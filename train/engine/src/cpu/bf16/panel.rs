@@ -1,5 +1,4 @@
-//! Operands of a product in the order in which the instructions read them, see [`super::layout`], and the product
-//! of two such.
+//! Packing the operands of a product into panels, see [`super::layout`], and multiplying them.
 
 use super::layout::{PANEL_LINES, STEP_DEPTH, Sums, TILE};
 use super::{Isa, Kernel, amx, avx512};
@@ -8,21 +7,21 @@ use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
-/// Bytes of a panel of so much depth.
+/// Returns the size in bytes of a panel of this depth.
 fn panel_bytes(depth: usize, terms: usize) -> usize {
     depth.div_ceil(STEP_DEPTH) * terms * 2 * TILE
 }
 
-/// Which side of a product an operand is on.
+/// The side of a product that an operand is on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// `a`: a line is a row.
+    /// The operand `a`, whose lines are rows.
     Left,
-    /// `b`: a line is a column.
+    /// The operand `b`, whose lines are columns.
     Right,
 }
 
-/// An operand in panels, for any number of products.
+/// An operand packed into panels, for any number of products.
 pub struct Packed {
     buffer: Buffer,
     lines: usize,
@@ -63,7 +62,7 @@ impl Packed {
         packed
     }
 
-    /// Rows of a left operand, columns of a right one.
+    /// Returns the number of rows of a left operand, or of columns of a right one.
     pub fn lines(&self) -> usize {
         self.lines
     }
@@ -89,7 +88,7 @@ pub enum Addend<'a> {
     Tile(WriteTile<'a>, usize, usize),
 }
 
-/// Computes `c = addend + alpha left right` on this thread, with the columns of `right` that begin with panel `first`.
+/// Computes `c = addend + alpha left right` on this thread, with the columns of `right` from panel `first` on.
 pub fn multiply(
     alpha: f32,
     left: &Packed,
@@ -138,15 +137,16 @@ pub fn multiply(
     }
 }
 
-/// The lowest `n` lanes of 16.
+/// Returns a mask of the lowest `n` lanes of 16.
 fn lanes(n: usize) -> __mmask16 {
     ((1u32 << n.min(16)) - 1) as __mmask16
 }
 
-/// `c = base + alpha sums` for the first rows and columns; `base` may be `c`.
+/// Computes `c = base + alpha sums` for the first rows and columns; `base`, a pointer and the elements between its
+/// rows, may be `c`.
 ///
 /// # Safety
-/// `c` and `base` must be valid for `rows` x `cols` with so many elements between rows; needs AVX-512.
+/// `c`, with `stride` elements between rows, and `base` must be valid for `rows` x `cols`; needs AVX-512.
 #[target_feature(enable = "avx512f")]
 unsafe fn add_sums(
     alpha: f32,
@@ -179,10 +179,10 @@ unsafe fn add_sums(
     }
 }
 
-/// Packs up to 32 lines; what the panel has beyond them and beyond their depth becomes zero.
+/// Packs up to 32 lines; the rest of the panel, beyond them and beyond their depth, becomes zero.
 ///
-/// Element `i` of a row of pairs of bf16 is of depths `i` and `16 + i`: which two make a pair is free as long as
-/// both operands agree, and these two need no shuffle.
+/// Pair `i` of a row of bf16 consists of depths `i` and `16 + i`: any pairing is correct as long as both operands
+/// use the same, and this one needs no shuffle.
 ///
 /// # Safety
 /// Needs AVX-512.
@@ -190,12 +190,12 @@ unsafe fn add_sums(
 unsafe fn pack_panel(lines: Mat<f32>, side: Side, terms: usize, panel: &mut [u8]) {
     assert!(lines.rows <= PANEL_LINES && lines.row_stride.min(lines.col_stride) <= 1);
     assert_eq!(panel.len(), panel_bytes(lines.cols, terms));
-    // Numbers that lie together are of one line, or of one depth.
+    // Neighbours in memory belong to one line, or to one depth.
     let along_depth = lines.col_stride == 1;
-    // A tile's rows are lines on the left, pairs of depths on the right; they come as they lie.
-    let turned = along_depth == (side == Side::Right);
-    // Too many lines side by side for the processor to see that each goes on: four fifths of the time
-    // would be waiting for memory.
+    // The rows of a tile are lines on the left and pairs of depths on the right, but are loaded as they lie.
+    let transpose = along_depth == (side == Side::Right);
+    // There are too many lines side by side for the processor's own prefetcher: without this one, four fifths of
+    // the time would be waiting for memory.
     let ahead = 2 * STEP_DEPTH * lines.col_stride;
     for (step, panel) in panel.chunks_exact_mut(terms * 2 * TILE).enumerate() {
         let depth = step * STEP_DEPTH;
@@ -203,7 +203,7 @@ unsafe fn pack_panel(lines: Mat<f32>, side: Side, terms: usize, panel: &mut [u8]
         for half in 0..2 {
             let first = half * 16;
             let count = lines.rows.saturating_sub(first).min(16);
-            // Row `i` of 16: its 32 depths of line `i`, or depths `i` and `16 + i` of 16 lines.
+            // Loads half of row `i` of 16: half of 32 depths of line `i`, or depth `i` or `16 + i` of 16 lines.
             let load = |i: usize, second: usize| {
                 let (line, depth_at, lanes_read) = match along_depth {
                     true if i < count => (first + i, second * 16, deep.saturating_sub(second * 16)),
@@ -217,20 +217,20 @@ unsafe fn pack_panel(lines: Mat<f32>, side: Side, terms: usize, panel: &mut [u8]
                 // checked when it was made.
                 unsafe { _mm512_maskz_loadu_ps(lanes(lanes_read), from) }
             };
-            let mut rest = [(_mm512_setzero_ps(), _mm512_setzero_ps()); 16];
-            for (i, rest) in rest.iter_mut().enumerate() {
-                *rest = (load(i, 0), load(i, 1));
+            let mut remainders = [(_mm512_setzero_ps(), _mm512_setzero_ps()); 16];
+            for (i, remainder) in remainders.iter_mut().enumerate() {
+                *remainder = (load(i, 0), load(i, 1));
             }
             for term in 0..terms {
                 let mut rows = [_mm512_setzero_si512(); 16];
-                for (row, (low, high)) in rows.iter_mut().zip(&mut rest) {
-                    let (first, second) = (rounded(*low), rounded(*high));
+                for (row, (low, high)) in rows.iter_mut().zip(&mut remainders) {
+                    let (first, second) = (round_to_bf16(*low), round_to_bf16(*high));
                     *row = _mm512_or_si512(_mm512_srli_epi32::<16>(first), second);
-                    // What a term leaves over is exact in single precision.
+                    // The remainder after a term is exact in single precision.
                     *low = _mm512_sub_ps(*low, _mm512_castsi512_ps(first));
                     *high = _mm512_sub_ps(*high, _mm512_castsi512_ps(second));
                 }
-                let rows = if turned { transposed(&rows) } else { rows };
+                let rows = if transpose { transposed(&rows) } else { rows };
                 let tile = &mut panel[(term * 2 + half) * TILE..][..TILE];
                 for (row, to) in rows.iter().zip(tile.chunks_exact_mut(64)) {
                     // SAFETY: the chunk has the 64 bytes.
@@ -241,15 +241,15 @@ unsafe fn pack_panel(lines: Mat<f32>, side: Side, terms: usize, panel: &mut [u8]
     }
 }
 
-/// The nearest number whose lower 16 bits are zero, a bf16; of two as near, that away from zero.
+/// Rounds each number to the nearest bf16, whose lower 16 bits are zero, and ties away from zero.
 #[target_feature(enable = "avx512f")]
-fn rounded(x: __m512) -> __m512i {
+fn round_to_bf16(x: __m512) -> __m512i {
     let half = _mm512_set1_epi32(0x8000);
-    let kept = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-    _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), kept)
+    let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(x), half), upper)
 }
 
-/// The transpose of 16 x 16 elements of 32 bits.
+/// Returns the transpose of 16 x 16 elements of 32 bits.
 #[target_feature(enable = "avx512f")]
 fn transposed(rows: &[__m512i; 16]) -> [__m512i; 16] {
     let mut a = [_mm512_setzero_si512(); 16];
@@ -284,7 +284,7 @@ fn transposed(rows: &[__m512i; 16]) -> [__m512i; 16] {
     out
 }
 
-/// 64 bytes, as the vectors want them.
+/// 64 bytes with the alignment of a vector.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
@@ -293,22 +293,22 @@ thread_local! {
     static POOL: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Memory that goes back to its thread for the next product: fresh pages cost more than packing.
+/// Memory that returns to a pool of its thread for the next product, because fresh pages cost more than packing.
 struct Buffer(Vec<Line>);
 
 impl Buffer {
-    /// Memory of at least so many bytes: the smallest there is, so that large ones stay few.
+    /// Takes the smallest buffer of at least `len` bytes from the pool, so that large ones stay few, or allocates one.
     fn take(len: usize) -> Buffer {
         let lines = len.div_ceil(64);
-        let kept = POOL.with_borrow_mut(|pool| {
+        let found = POOL.with_borrow_mut(|pool| {
             let large = pool
                 .iter()
                 .enumerate()
-                .filter(|(_, kept)| kept.len() >= lines);
-            let smallest = large.min_by_key(|(_, kept)| kept.len()).map(|(i, _)| i);
+                .filter(|(_, buffer)| buffer.len() >= lines);
+            let smallest = large.min_by_key(|(_, buffer)| buffer.len()).map(|(i, _)| i);
             smallest.map(|i| pool.swap_remove(i))
         });
-        Buffer(kept.unwrap_or_else(|| vec![Line([0; 64]); lines]))
+        Buffer(found.unwrap_or_else(|| vec![Line([0; 64]); lines]))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -316,7 +316,7 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 64) }
     }
 
-    /// The first bytes, with what they held before.
+    /// Returns the first `len` bytes, which hold their former values.
     fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
         assert!(len <= self.0.len() * 64);
         // SAFETY: as above.
