@@ -1,22 +1,25 @@
-//! One sample in full: its cells printed, its frames, picture and mel as PNG files.
+//! `--sample`: one sample in full. Its cells are printed, and its frames, image and log-mel
+//! spectrogram are written as PNG files.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
+use features::image::{Rgb, decode};
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use polars::prelude::*;
 use serde_json::{Map, Value, json};
-
 use util::{cli, outln};
 
-use super::scan;
+use super::heat_map::heat_map;
+use super::overview::text;
+use super::scan::scan;
 
-/// Pixels per mel frame and bin.
-const MEL_SCALE: usize = 3;
-
-/// Finds the sample, prints it and writes its pictures.
+/// Finds a sample, prints it and writes its images. With `dry_run` no images are written.
+///
+/// # Errors
+/// There is no such sample, a shard is damaged, or an image cannot be written.
 pub fn run(
     files: &[PathBuf],
     id: &str,
@@ -26,71 +29,34 @@ pub fn run(
 ) -> anyhow::Result<ExitCode> {
     let row = find(files, id)?;
     let folder = out.map_or_else(
-        || PathBuf::from(format!("sample-{}", safe(id))),
+        || PathBuf::from(format!("sample-{}", file_name(id))),
         Path::to_owned,
     );
-    let mut pictures: Vec<(String, Picture)> = Vec::new();
-    let mut cells = Map::new();
-    for column in row.columns() {
-        let name = column.name().as_str();
-        let value = column.get(0)?;
-        let shown = match name {
-            _ if value.is_null() => Value::Null,
-            "frames" => {
-                let frames = blobs(&column.list()?.get_as_series(0).context("frames")?)?;
-                let shown = json!(format!("{} JPEG files", frames.len()));
-                for (number, frame) in frames.into_iter().enumerate() {
-                    pictures.push((format!("frame-{number:02}.png"), decode(&frame)?));
-                }
-                shown
-            }
-            "image" => {
-                let image = blobs(column.as_materialized_series())?
-                    .pop()
-                    .unwrap_or_default();
-                let shown = json!(format!("{} bytes of JPEG", image.len()));
-                pictures.push(("image.png".to_owned(), decode(&image)?));
-                shown
-            }
-            "mel" => {
-                let (values, bins) = mel(&column.list()?.get_as_series(0).context("mel")?)?;
-                let frames = values.len() / bins.max(1);
-                pictures.push(("mel.png".to_owned(), heat_map(&values, bins)));
-                json!(format!("{frames} frames of {bins} bins"))
-            }
-            _ => cell(&value),
-        };
-        cells.insert(name.to_owned(), shown);
-    }
-    let paths: Vec<PathBuf> = pictures.iter().map(|(name, _)| folder.join(name)).collect();
-    if !dry_run && !pictures.is_empty() {
+    let Sample { cells, images } = read(&row)?;
+    let paths: Vec<PathBuf> = images.iter().map(|(name, _)| folder.join(name)).collect();
+    if !dry_run && !images.is_empty() {
         fs::create_dir_all(&folder).with_context(|| {
             format!(
                 "{}: cannot create this folder; choose another --out",
                 folder.display()
             )
         })?;
-        for ((_, picture), path) in pictures.iter().zip(&paths) {
-            write(picture, path).with_context(|| path.display().to_string())?;
+        for ((_, image), path) in images.iter().zip(&paths) {
+            write_png(image, path).with_context(|| path.display().to_string())?;
         }
     }
     if as_json {
         return cli::print_json(&json!({"sample": cells, "pictures": paths, "written": !dry_run}));
     }
     for (name, value) in &cells {
-        let value = match value {
-            Value::Null => "-".to_owned(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        outln!("{name:<16} {value}")?;
+        outln!("{name:<16} {}", text(value))?;
     }
     let verb = if dry_run { "would write" } else { "wrote" };
     match paths.as_slice() {
         [] => {}
         [one] => outln!("{verb} {}", one.display())?,
         [first, .., last] => outln!(
-            "{verb} {} pictures: {} to {}",
+            "{verb} {} images: {} to {}",
             paths.len(),
             first.display(),
             last.display()
@@ -99,7 +65,7 @@ pub fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The row with this id. The ids are read first, and then one row of one file.
+/// Returns the row with this id. The ids are read first, and then one row of one file.
 fn find(files: &[PathBuf], id: &str) -> anyhow::Result<DataFrame> {
     for file in files {
         let one = std::slice::from_ref(file);
@@ -119,29 +85,74 @@ fn find(files: &[PathBuf], id: &str) -> anyhow::Result<DataFrame> {
         }
     }
     bail!(
-        "no sample is called {id:?} in these {} shards; `ingest inspect` lists what is there",
+        "no sample has the id {id:?} in these {} shards; `ingest inspect` shows what they hold",
         files.len()
     )
 }
 
-/// A cell as JSON.
-fn cell(value: &AnyValue) -> Value {
+/// A sample as it is shown.
+struct Sample {
+    /// The cells by column. Media are described in words.
+    cells: Map<String, Value>,
+    /// The images by file name.
+    images: Vec<(String, Rgb)>,
+}
+
+/// Reads all cells of a row.
+fn read(row: &DataFrame) -> anyhow::Result<Sample> {
+    let mut images: Vec<(String, Rgb)> = Vec::new();
+    let mut cells = Map::new();
+    for column in row.columns() {
+        let name = column.name().as_str();
+        let value = column.get(0)?;
+        let cell = match name {
+            _ if value.is_null() => Value::Null,
+            "frames" => {
+                let frames = jpegs(&column.list()?.get_as_series(0).context("frames")?)?;
+                let cell = json!(format!("{} JPEG files", frames.len()));
+                for (number, frame) in frames.into_iter().enumerate() {
+                    images.push((format!("frame-{number:02}.png"), decode(&frame)?));
+                }
+                cell
+            }
+            "image" => {
+                let image = jpegs(column.as_materialized_series())?
+                    .pop()
+                    .unwrap_or_default();
+                images.push(("image.png".to_owned(), decode(&image)?));
+                json!(format!("{} bytes of JPEG", image.len()))
+            }
+            "mel" => {
+                let (values, bins) = mel(&column.list()?.get_as_series(0).context("mel")?)?;
+                let frames = values.len() / bins.max(1);
+                images.push(("mel.png".to_owned(), heat_map(&values, bins)));
+                json!(format!("{frames} frames of {bins} bins"))
+            }
+            _ => to_json(&value),
+        };
+        cells.insert(name.to_owned(), cell);
+    }
+    Ok(Sample { cells, images })
+}
+
+/// Converts a cell to JSON.
+fn to_json(value: &AnyValue) -> Value {
     match value {
         AnyValue::Null => Value::Null,
         AnyValue::String(text) => json!(text),
         AnyValue::StringOwned(text) => json!(text.as_str()),
         AnyValue::Boolean(flag) => json!(flag),
         AnyValue::Int32(number) => json!(number),
-        // By way of text, so that 0.1 stays 0.1 and does not become 0.10000000149.
+        // By way of text, so that 0.1 is printed as 0.1 and not as 0.10000000149.
         AnyValue::Float32(number) => json!(number.to_string().parse::<f64>().ok()),
-        AnyValue::List(values) => values.iter().map(|value| cell(&value)).collect(),
+        AnyValue::List(values) => values.iter().map(|value| to_json(&value)).collect(),
         other => json!(other.to_string()),
     }
 }
 
-/// The `bytes` of a series of pictures.
-fn blobs(pictures: &Series) -> anyhow::Result<Vec<Vec<u8>>> {
-    let bytes = pictures.struct_()?.field_by_name("bytes")?;
+/// Returns the JPEG files of a series of images.
+fn jpegs(images: &Series) -> anyhow::Result<Vec<Vec<u8>>> {
+    let bytes = images.struct_()?.field_by_name("bytes")?;
     Ok(bytes
         .binary()?
         .iter()
@@ -150,70 +161,18 @@ fn blobs(pictures: &Series) -> anyhow::Result<Vec<Vec<u8>>> {
         .collect())
 }
 
-/// Values and bins of a series of mel frames.
+/// Returns the values of a series of mel frames, and the number of bins.
 fn mel(frames: &Series) -> anyhow::Result<(Vec<f32>, usize)> {
     let frames = frames.array()?;
     let values = frames.get_inner().cast(&DataType::Float32)?;
     Ok((values.f32()?.iter().flatten().collect(), frames.width()))
 }
 
-/// Packed RGB.
-struct Picture {
-    width: usize,
-    height: usize,
-    pixels: Vec<u8>,
-}
-
-fn decode(jpeg: &[u8]) -> anyhow::Result<Picture> {
-    let rgb = features::image::decode(jpeg)?;
-    Ok(Picture {
-        width: rgb.width,
-        height: rgb.height,
-        pixels: rgb.pixels,
-    })
-}
-
-/// Time to the right, pitch upwards, from the quietest value (dark blue) to the loudest (yellow).
-fn heat_map(values: &[f32], bins: usize) -> Picture {
-    let frames = values.len() / bins.max(1);
-    let (least, most) = values
-        .iter()
-        .fold((f32::MAX, f32::MIN), |(a, b), &v| (a.min(v), b.max(v)));
-    let range = (most - least).max(1e-6);
-    let (width, height) = (frames * MEL_SCALE, bins * MEL_SCALE);
-    let mut pixels = Vec::with_capacity(3 * width * height);
-    for y in 0..height {
-        for x in 0..width {
-            let value = values[x / MEL_SCALE * bins + (bins - 1 - y / MEL_SCALE)];
-            pixels.extend(colour((value - least) / range));
-        }
-    }
-    Picture {
-        width,
-        height,
-        pixels,
-    }
-}
-
-/// A colour scale that grows steadily lighter.
-fn colour(share: f32) -> [u8; 3] {
-    const STOPS: [[f32; 3]; 5] = [
-        [13.0, 8.0, 60.0],
-        [84.0, 20.0, 140.0],
-        [180.0, 50.0, 120.0],
-        [245.0, 130.0, 60.0],
-        [252.0, 250.0, 160.0],
-    ];
-    let place = share.clamp(0.0, 1.0) * (STOPS.len() - 1) as f32;
-    let at = (place as usize).min(STOPS.len() - 2);
-    let part = place - at as f32;
-    [0, 1, 2].map(|c| (STOPS[at][c] + part * (STOPS[at + 1][c] - STOPS[at][c])) as u8)
-}
-
-fn write(picture: &Picture, path: &Path) -> anyhow::Result<()> {
-    let (width, height) = (picture.width as u32, picture.height as u32);
+/// Writes an image as PNG.
+fn write_png(image: &Rgb, path: &Path) -> anyhow::Result<()> {
+    let (width, height) = (image.width as u32, image.height as u32);
     PngEncoder::new(File::create(path)?).write_image(
-        &picture.pixels,
+        &image.pixels,
         width,
         height,
         ExtendedColorType::Rgb8,
@@ -221,8 +180,8 @@ fn write(picture: &Picture, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An id as part of a file name.
-fn safe(id: &str) -> String {
+/// Returns an id as part of a file name: every character that is special in one becomes "_".
+fn file_name(id: &str) -> String {
     id.chars()
         .map(|c| {
             if c.is_alphanumeric() || "-_.".contains(c) {
