@@ -14,14 +14,15 @@ use serde_json::Value;
 use tests::modules::Modules;
 use tests::{binary, run, workspace};
 
-/// The crates of the workspace that each crate may depend on: util <- {datasets, media} <- features <- {inspect, model, report,
-/// synth <- ingest} and util <- engine <- model <- train, report <- train.
+/// The crates of the workspace that each crate may depend on: util <- {datasets, media} <-
+/// {features, synth}, features <- {ingest, inspect, model, report}, synth <- ingest,
+/// util <- engine <- model <- train and report <- train.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("util", &[]),
     ("datasets", &["util"]),
     ("media", &["util"]),
     ("features", &["datasets", "media", "util"]),
-    ("synth", &["datasets", "features", "media", "util"]),
+    ("synth", &["datasets", "media", "util"]),
     (
         "ingest",
         &["datasets", "features", "media", "synth", "util"],
@@ -58,7 +59,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
     ("media", &["ffmpeg", "arrow", "parquet", "polars", "candle"]),
     ("features", &["ffmpeg", "polars", "candle"]),
-    ("synth", &["polars", "candle"]),
+    ("synth", &["arrow", "parquet", "polars", "candle"]),
     ("ingest", &["polars", "candle"]),
     ("inspect", &["ffmpeg", "candle"]),
     // candle brings tokenizers.

@@ -1,6 +1,6 @@
 //! An image to draw on, in YUV 4:2:0 as the video encoders take it.
 
-use features::image::Rgb;
+use media::image::Rgb;
 use util::rng::Rng;
 
 /// An image in YUV 4:2:0, limited range. Width and height are even.

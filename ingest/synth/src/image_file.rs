@@ -5,8 +5,8 @@ use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::Context;
-use features::image::{PixelFormat, Rgb, encode_jpeg};
 use image::{GrayImage, ImageFormat, RgbImage};
+use media::image::{PixelFormat, Rgb, encode_jpeg};
 use util::rng::Rng;
 
 use crate::canvas::Canvas;
@@ -85,7 +85,7 @@ mod tests {
         for (format, magic, max_mean) in formats {
             let bytes = encode(drawn.clone(), format).unwrap();
             assert!(bytes.starts_with(magic), "{format:?}");
-            let decoded = features::image::decode(&bytes).unwrap();
+            let decoded = media::image::decode(&bytes).unwrap();
             assert_eq!((decoded.width, decoded.height), (40, 30));
             let sum: u32 = decoded
                 .pixels

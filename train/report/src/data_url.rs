@@ -1,6 +1,6 @@
 //! Images inside a page, as `data:` URLs: JPEG as stored, spectrograms as gray BMP.
 
-use features::Mel;
+use media::mel::Mel;
 
 /// Encodes as standard base64 with padding (RFC 4648, section 4).
 fn base64(bytes: &[u8]) -> String {
@@ -116,7 +116,7 @@ mod tests {
         assert!(url.starts_with("data:image/bmp;base64,Qk"));
         // The last row of a BMP is its highest: the pixel lies in the top row, second column.
         let bytes = bmp(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 0], 3, 4);
-        let image = features::image::decode(&bytes).unwrap();
+        let image = media::image::decode(&bytes).unwrap();
         assert_eq!((image.width, image.height), (3, 4));
         let bright = image.pixels.iter().position(|v| *v == 255).unwrap();
         assert_eq!(bright, 3);
