@@ -3,10 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
-use datasets::Split;
-use features::image::ImageTransform;
-use features::stream::{MelTransform, Stream, StreamConfig, Transforms};
-use features::{ModalityData, Shards};
+use features::{Loader, ModalityData, Shards};
 use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,34 +11,24 @@ use std::time::Instant;
 
 const BATCH: usize = 16;
 const THREADS: usize = 2;
-/// Room for three batches of 37 MB: one in each thread's hands and one that waits. With less than two, one thread would work.
+/// Three batches of 37 MB: one that each thread decodes and one that waits. With room for one, only one
+/// thread would work.
 const BYTES: usize = 120 << 20;
 
 fn main() {
     let folder = std::env::args().nth(1).unwrap();
     let shards = Arc::new(Shards::open(Path::new(&folder)).unwrap());
-    let config = StreamConfig {
-        split: Split::Train,
-        shuffle: true,
-        augment: true,
-        seed: 0,
-        batch_size: BATCH,
-        threads: THREADS,
-        byte_budget: BYTES,
-        transforms: Transforms {
-            frames: features::stream::FRAMES,
-            image: ImageTransform::clip(224),
-            mel: MelTransform::ast(1024),
-            text: None,
-        },
-        present: None,
-    };
+    let loader = Loader::builder(&shards)
+        .augment(true)
+        .batch_size(BATCH)
+        .threads(THREADS)
+        .byte_budget(BYTES);
     println!("{{\"ready\": true}}");
     for (epoch, _) in (0..).zip(std::io::stdin().lock().lines()) {
         let start = Instant::now();
         let (mut samples, mut sum) = (0, 0.0);
-        let mut stream = Stream::new(&shards, config.clone(), epoch, 0).unwrap();
-        while let Some(batch) = stream.next() {
+        let mut loader = loader.clone().epoch(epoch).unwrap();
+        while let Some(batch) = loader.next() {
             let batch = batch.unwrap();
             samples += batch.ids.len();
             for input in batch.inputs.iter().flatten() {
@@ -51,7 +38,7 @@ fn main() {
                     sum += values[values.len() / 2];
                 }
             }
-            stream.reuse(batch.inputs);
+            loader.reuse(batch.inputs);
         }
         std::hint::black_box(sum);
         println!(

@@ -1,23 +1,33 @@
-//! What a sample is once ingested, and how it streams.
+//! The shards of an ingested dataset, and the loader that turns them into batches.
 //!
 //! - [`schema`] is the one definition of a shard's columns, [`rows`] turns samples into record batches.
 //! - [`shards`] opens a folder of shards and reads single rows, [`verify`] checks shards against their SHA-256,
 //!   [`mask`] draws missing-modality masks.
-//! - [`stream`] hands out model-ready [`batch`]es in an [`order`] that depends on (seed, epoch, ids) alone.
+//! - [`loader`] hands out model-ready [`batch`]es in an [`order`] that depends on (seed, epoch, ids) alone.
 //! - [`image`], [`mel`] and [`text`] come from the crate `media`.
+//!
+//! ```no_run
+//! use features::{Loader, Shards};
+//!
+//! let shards = std::sync::Arc::new(Shards::open("data/shards/ave".as_ref())?);
+//! for batch in Loader::builder(&shards).batch_size(16).epoch(0)? {
+//!     println!("{:?}", batch?.ids);
+//! }
+//! # Ok::<(), features::Error>(())
+//! ```
 //!
 //! Not here: decoding audio and video (`ingest`), tensors (`train`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod batch;
+pub mod loader;
 pub mod mask;
 pub mod order;
 pub mod rows;
 pub mod schema;
 mod shard_name;
 pub mod shards;
-pub mod stream;
 pub mod verify;
 
 pub use media::image::{Augmentation, ImageTransform};
@@ -26,8 +36,8 @@ pub use media::text::TextTransform;
 pub use media::{Error, image, mel, text};
 
 pub use batch::{Batch, ModalityBatch, ModalityData};
+pub use loader::{Loader, LoaderBuilder, LoaderOptions, MelTransform, Transforms};
 pub use rows::{Row, record_batch};
 pub use schema::{MelDtype, SCHEMA_VERSION, ShardSpec, writer_properties};
 pub use shard_name::{FAILURES_FILE, MANIFEST_FILE, ShardName};
 pub use shards::{Shards, SplitIndex};
-pub use stream::{Stream, StreamConfig, Transforms};

@@ -6,9 +6,9 @@
 
 use datasets::{Input, ListOptions, Modality, Split};
 use features::image::{self, ImageTransform};
+use features::loader::{LoaderOptions, MelTransform, Transforms};
 use features::mask::Mask;
-use features::stream::{MelTransform, StreamConfig, Transforms};
-use features::{Shards, Stream, TextTransform};
+use features::{Loader, Shards, TextTransform};
 use model::encoder::config::{EncoderConfig, Kind};
 use model::weights::{WeightSource, Weights};
 use report::{RunSummary, text_table, write_page};
@@ -278,7 +278,7 @@ pub fn shard(bytes: &[u8]) -> bool {
         let Ok(shards) = Shards::open(folder) else {
             return false;
         };
-        let config = StreamConfig {
+        let config = LoaderOptions {
             split: Split::Train,
             shuffle: true,
             augment: true,
@@ -294,7 +294,7 @@ pub fn shard(bytes: &[u8]) -> bool {
             },
             present: None,
         };
-        let stream = Stream::new(&Arc::new(shards), config, 0, 0);
+        let stream = Loader::new(&Arc::new(shards), config, 0, 0);
         stream.is_ok_and(|mut stream| stream.all(|batch| batch.is_ok()))
     })
 }

@@ -11,8 +11,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use datasets::Split;
-use features::stream::{MelTransform, StreamConfig, Transforms};
-use features::{ImageTransform, Shards, Stream};
+use features::loader::{LoaderOptions, MelTransform, Transforms};
+use features::{ImageTransform, Loader, Shards};
 use tests::{
     CremaD, EXIT_DONE, binary, command, is_full_length, kill_when, names, process_usage,
     report_figure, run, temp, weights,
@@ -141,7 +141,7 @@ fn memory_is_flat_over_many_samples() {
     let start = Instant::now();
     let shards = Arc::new(Shards::open(&out).unwrap());
     assert_eq!(shards.split(Split::Train).len(), samples);
-    let config = StreamConfig {
+    let config = LoaderOptions {
         split: Split::Train,
         shuffle: true,
         augment: true,
@@ -158,7 +158,7 @@ fn memory_is_flat_over_many_samples() {
         present: None,
     };
     let (mut usage, mut streamed) = (Samples::default(), 0);
-    for batch in Stream::new(&shards, config, 0, 0).unwrap() {
+    for batch in Loader::new(&shards, config, 0, 0).unwrap() {
         streamed += batch.unwrap().ids.len();
         usage.add(std::process::id());
     }

@@ -7,8 +7,8 @@ use datasets::{Modality, Split};
 use engine::Compute;
 use features::Shards;
 use features::image::ImageTransform;
+use features::loader::{BYTE_BUDGET, LoaderOptions, MelTransform, Transforms};
 use features::mask::{Mask, Protocol};
-use features::stream::{BYTE_BUDGET, MelTransform, StreamConfig, Transforms};
 use features::text::TextTransform;
 use model::encoder::Encoder;
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
@@ -128,8 +128,8 @@ impl Session {
     }
 
     /// The training split as the settings ask for it.
-    pub fn train_stream(&self, settings: &Settings) -> StreamConfig {
-        StreamConfig {
+    pub fn train_stream(&self, settings: &Settings) -> LoaderOptions {
+        LoaderOptions {
             split: Split::Train,
             shuffle: settings.shuffle,
             augment: settings.augment,
@@ -148,8 +148,8 @@ impl Session {
         split: Split,
         batch_size: usize,
         present: Option<Vec<[bool; 2]>>,
-    ) -> StreamConfig {
-        StreamConfig {
+    ) -> LoaderOptions {
+        LoaderOptions {
             split,
             shuffle: false,
             augment: false,

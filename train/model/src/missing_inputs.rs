@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 use datasets::Modality;
-use features::stream::Transforms;
+use features::loader::Transforms;
 use features::{Batch, ModalityBatch, ModalityData};
 
 /// What stands in for one sample's missing modality.
@@ -137,7 +137,7 @@ fn gather<'a>(
 mod tests {
     use super::*;
     use features::image::ImageTransform;
-    use features::stream::MelTransform;
+    use features::loader::MelTransform;
 
     #[test]
     fn only_what_is_missing_is_filled() {

@@ -7,7 +7,7 @@ use crate::session::Session;
 use crate::settings::RunConfig;
 use anyhow::{Context, Result, bail};
 use datasets::{Modality, Split};
-use features::Stream;
+use features::Loader;
 use metrics::Metrics;
 use model::u2a::{MissingToken, U2a};
 use report::main_metric;
@@ -154,7 +154,7 @@ pub fn evaluate(
     let mut predictions = Vec::with_capacity(index.len());
     let mut distances = Vec::new();
     let stream = session.test_stream(options.split, BATCH_SIZE, Some(shown));
-    let mut stream = Stream::new(&session.shards, stream, 0, 0)?;
+    let mut stream = Loader::new(&session.shards, stream, 0, 0)?;
     while let Some(batch) = stream.next() {
         let mut batch = batch?;
         if let Some(placeholders) = &placeholders {

@@ -6,7 +6,7 @@ use candle_core::Device;
 use engine::cuda::upload::Uploader;
 #[cfg(feature = "cuda")]
 use features::ModalityData;
-use features::{Batch, Stream};
+use features::{Batch, Loader};
 use model::u2a::Uploaded;
 use std::collections::VecDeque;
 
@@ -30,7 +30,7 @@ impl Fed {
 
 /// A stream whose batches come with their inputs on the device; on the CPU, the stream.
 pub struct Feed {
-    stream: Stream,
+    stream: Loader,
     waiting: VecDeque<Result<Fed>>,
     #[cfg(feature = "cuda")]
     uploaders: Option<[Uploader; 2]>,
@@ -38,7 +38,7 @@ pub struct Feed {
 
 impl Feed {
     /// Feeds `device` from a stream.
-    pub fn new(stream: Stream, device: &Device) -> Result<Feed> {
+    pub fn new(stream: Loader, device: &Device) -> Result<Feed> {
         #[cfg(feature = "cuda")]
         let uploaders = match device {
             Device::Cuda(cuda) => Some([Uploader::new(cuda, AHEAD)?, Uploader::new(cuda, AHEAD)?]),

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use datasets::Split;
 use engine::AdamW;
-use features::{Batch, Stream};
+use features::{Batch, Loader};
 use model::u2a::micro_batch::{self, Share};
 use model::u2a::{LossConfig, Losses, StepMode, U2a};
 use std::path::{Path, PathBuf};
@@ -158,7 +158,7 @@ impl<'a> Trainer<'a> {
         let placeholders = self.session.placeholders(settings.missing_token)?;
         let mut unread = Vec::new();
         while self.state.epoch < settings.epochs {
-            let stream = Stream::new(
+            let stream = Loader::new(
                 &self.session.shards,
                 self.session.train_stream(&settings),
                 self.state.epoch,

@@ -1,10 +1,10 @@
-//! The stream's promises on small shards made here: one order, exact resume, the same batches
-//! whatever the threads and shards, masks, and one clear error for shards that cannot be read.
+//! The loader on small shards that the tests write: one order, exact resume, batches that depend neither
+//! on threads nor on shard sizes, masks, and one clear error for shards that cannot be read.
 #![allow(clippy::unwrap_used)]
 
 use datasets::{Modality, Split};
 use features::image::{CLIP_MEAN, CLIP_STD, ImageTransform, Rgb, shrink_to_jpeg};
-use features::stream::{MelTransform, Stream, StreamConfig, Transforms};
+use features::loader::{Loader, LoaderOptions, MelTransform, Transforms};
 use features::{
     Batch, Mel, MelDtype, ModalityData, Row, ShardSpec, Shards, record_batch, writer_properties,
 };
@@ -30,8 +30,8 @@ fn spec(mel_dtype: MelDtype) -> ShardSpec {
     }
 }
 
-/// Sample `i`: its number is in every value, so a mix-up shows. Every 5th has no sound, every 7th
-/// no picture.
+/// Sample `i`: its number is in every value, so a mix-up shows. Every 5th has no audio, every 7th
+/// no video.
 fn row(i: usize) -> Row {
     let mut row = Row::new(
         format!("clip{i:03}"),
@@ -101,8 +101,8 @@ fn made(samples: usize, per_shard: usize, per_group: usize) -> (tempfile::TempDi
     (folder, shards)
 }
 
-fn config(threads: usize) -> StreamConfig {
-    StreamConfig {
+fn config(threads: usize) -> LoaderOptions {
+    LoaderOptions {
         split: Split::Train,
         shuffle: true,
         augment: true,
@@ -120,8 +120,8 @@ fn config(threads: usize) -> StreamConfig {
     }
 }
 
-fn all(shards: &Arc<Shards>, config: StreamConfig, epoch: u64, start: u64) -> Vec<Batch> {
-    Stream::new(shards, config, epoch, start)
+fn all(shards: &Arc<Shards>, config: LoaderOptions, epoch: u64, start: u64) -> Vec<Batch> {
+    Loader::new(shards, config, epoch, start)
         .unwrap()
         .map(Result::unwrap)
         .collect()
@@ -162,7 +162,7 @@ fn every_sample_once_an_epoch_and_every_epoch_another_order() {
     assert_eq!((first.len(), set.len()), (38, 38));
     let in_order = ids(&all(
         &shards,
-        StreamConfig {
+        LoaderOptions {
             shuffle: false,
             ..config(2)
         },
@@ -173,12 +173,12 @@ fn every_sample_once_an_epoch_and_every_epoch_another_order() {
 }
 
 #[test]
-fn memory_taken_again_holds_the_same_batches() {
+fn reused_buffers_change_no_batch() {
     let (_folder, shards) = made(60, 20, 5);
     for threads in [1, 3] {
-        let mut stream = Stream::new(&shards, config(threads), 1, 0).unwrap();
+        let mut loader = Loader::new(&shards, config(threads), 1, 0).unwrap();
         let mut batches = Vec::new();
-        while let Some(batch) = stream.next() {
+        while let Some(batch) = loader.next() {
             let mut batch = batch.unwrap();
             batches.push(batch.clone());
             // What a batch left behind must not show in another.
@@ -189,14 +189,14 @@ fn memory_taken_again_holds_the_same_batches() {
                     values.fill(f32::NAN);
                 }
             }
-            stream.reuse(batch.inputs);
+            loader.reuse(batch.inputs);
         }
         assert_eq!(image_of(&batches), image_of(&all(&shards, config(1), 1, 0)));
     }
 }
 
 #[test]
-fn resuming_anywhere_gives_the_rest() {
+fn resuming_at_any_sample_gives_the_rest() {
     let (_folder, shards) = made(22, 10, 4);
     let whole = all(&shards, config(2), 4, 0);
     for (i, batch) in whole.iter().enumerate() {
@@ -217,7 +217,7 @@ fn resuming_anywhere_gives_the_rest() {
 #[test]
 fn values_belong_to_their_samples() {
     let (_folder, shards) = made(38, 9, 3);
-    let plain = StreamConfig {
+    let plain = LoaderOptions {
         augment: false,
         ..config(2)
     };
@@ -289,7 +289,7 @@ fn half_precision_mels_come_back_close() {
     let (_full_folder, full) = made(6, 6, 6);
     let mel = |shards| match all(
         shards,
-        StreamConfig {
+        LoaderOptions {
             shuffle: false,
             ..config(1)
         },
@@ -329,7 +329,7 @@ fn a_mask_hides_and_never_shows_what_is_not_there() {
             })
             .collect::<Vec<_>>(),
     );
-    let masked = StreamConfig {
+    let masked = LoaderOptions {
         shuffle: false,
         present: Some(hidden),
         ..config(2)
@@ -344,9 +344,9 @@ fn a_mask_hides_and_never_shows_what_is_not_there() {
 }
 
 #[test]
-fn a_tiny_budget_still_gives_every_batch() {
+fn a_tiny_byte_budget_still_gives_every_batch() {
     let (_folder, shards) = made(38, 10, 4);
-    let tight = StreamConfig {
+    let tight = LoaderOptions {
         byte_budget: 1,
         ..config(4)
     };
@@ -354,32 +354,32 @@ fn a_tiny_budget_still_gives_every_batch() {
 }
 
 #[test]
-fn the_budget_bounds_what_waits() {
+fn the_byte_budget_bounds_prefetched_batches() {
     let (_folder, shards) = made(38, 10, 4);
     // What a batch of `config` weighs: 4 samples of 8 mel frames and of 3 frames of 16 x 16 pixels.
     let batch = 4 * (8 * 128 + 3 * 3 * 16 * 16) * 4;
-    let fits = |batches| StreamConfig {
+    let fits = |batches| LoaderOptions {
         byte_budget: batches * batch,
         ..config(5)
     };
     for batches in [1, 2, 4] {
-        let mut stream = Stream::new(&shards, fits(batches), 0, 0).unwrap();
+        let mut loader = Loader::new(&shards, fits(batches), 0, 0).unwrap();
         let mut most = 0;
-        while stream.next().is_some() {
+        while loader.next().is_some() {
             // Time for the threads to run as far ahead as they may.
             std::thread::sleep(std::time::Duration::from_millis(15));
-            most = most.max(stream.ahead());
+            most = most.max(loader.prefetched());
         }
         assert!(most <= batches, "{most} batches wait where {batches} fit");
     }
 }
 
 #[test]
-fn a_dropped_stream_ends_its_threads() {
+fn a_dropped_loader_ends_its_threads() {
     let (_folder, shards) = made(38, 10, 4);
-    let mut stream = Stream::new(&shards, config(4), 0, 0).unwrap();
-    stream.next().unwrap().unwrap();
-    drop(stream);
+    let mut loader = Loader::new(&shards, config(4), 0, 0).unwrap();
+    loader.next().unwrap().unwrap();
+    drop(loader);
     assert_eq!(
         Arc::strong_count(&shards),
         1,
@@ -388,7 +388,7 @@ fn a_dropped_stream_ends_its_threads() {
 }
 
 #[test]
-fn shards_that_cannot_be_read_are_named() {
+fn unreadable_shards_are_named() {
     let refused = |spoil: &dyn Fn(&Path)| {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), 12, 4, 4, MelDtype::F32);
@@ -445,7 +445,7 @@ fn shards_that_cannot_be_read_are_named() {
 }
 
 #[test]
-fn damage_found_while_streaming_ends_the_stream_with_an_error() {
+fn damage_found_while_loading_ends_the_epoch_with_an_error() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), 12, 12, 12, MelDtype::F32);
     let path = folder.path().join("train-00000-of-00001.parquet");
@@ -455,8 +455,8 @@ fn damage_found_while_streaming_ends_the_stream_with_an_error() {
     bytes[from..from + 2000].fill(0xA5);
     std::fs::write(&path, bytes).unwrap();
     let shards = Shards::open(folder.path()).expect("opening reads no page of a media column");
-    let mut stream = Stream::new(&Arc::new(shards), config(2), 0, 0).unwrap();
-    let failed = stream.by_ref().any(|b| b.is_err());
+    let mut loader = Loader::new(&Arc::new(shards), config(2), 0, 0).unwrap();
+    let failed = loader.by_ref().any(|b| b.is_err());
     assert!(failed, "damaged pages went unnoticed");
-    assert!(stream.next().is_none(), "nothing comes after an error");
+    assert!(loader.next().is_none(), "nothing comes after an error");
 }

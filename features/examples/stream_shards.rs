@@ -1,0 +1,23 @@
+//! Streams the training split of a folder of shards: `cargo run --example stream_shards data/shards/ave`.
+
+use std::{error::Error, path::PathBuf, sync::Arc};
+
+use datasets::Split;
+use features::{Loader, Shards};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder: PathBuf = std::env::args_os()
+        .nth(1)
+        .ok_or("give a folder of shards")?
+        .into();
+    let shards = Arc::new(Shards::open(&folder)?);
+    let loader = Loader::builder(&shards)
+        .split(Split::Train)
+        .batch_size(16)
+        .seed(0);
+    for batch in loader.shuffle(true).epoch(0)? {
+        let batch = batch?;
+        println!("{} samples, present: {:?}", batch.ids.len(), batch.present);
+    }
+    Ok(())
+}

@@ -1,0 +1,703 @@
+//! Loads a split as model-ready batches: threads decode ahead, batches come in order.
+//!
+//! The order is a function of (seed, epoch, ids). A batch is the next `batch_size` samples of it; the last
+//! batch of an epoch may be smaller. An epoch can start at any sample, so the number of samples consumed is
+//! all that a resumed run needs. Each thread claims a whole batch by its number, and waits while the
+//! batches between it and the reader would exceed the byte budget: memory is bounded by that budget plus
+//! one batch per thread.
+
+use crate::batch::{Batch, ModalityBatch, ModalityData};
+use crate::order::{epoch_order, rank};
+use crate::shards::{Content, RowReader, Shards};
+use arrow_buffer::Buffer;
+use datasets::{Modality, Split};
+use media::Error;
+use media::image::{Augmentation, ImageTransform, View};
+use media::mel::Mel;
+use media::text::TextTransform;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use util::rng::Rng;
+
+/// The default byte budget: the decoded bytes that may wait for the reader.
+pub const BYTE_BUDGET: usize = 256 << 20;
+/// The default batch size.
+pub const BATCH_SIZE: usize = 16;
+/// The frames that a video contributes by default, as in the paper (section 4.2).
+pub const FRAMES: usize = 3;
+/// The side of images and frames by default, in pixels: the input of CLIP ViT-B/16.
+pub const IMAGE_SIZE: usize = 224;
+/// The mel frames of a spectrogram by default: the input of AST.
+pub const MEL_FRAMES: usize = 1024;
+
+/// How a log-mel spectrogram is padded and normalized: `(x - mean) / (2 std)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MelTransform {
+    /// The frames of the output; shorter spectrograms are padded with 0, longer ones cut.
+    pub frames: usize,
+    /// The mean that is subtracted.
+    pub mean: f32,
+    /// The standard deviation; twice this is the divisor, as AST has it.
+    pub std: f32,
+}
+
+impl MelTransform {
+    /// AST's normalization, from the feature extractor of `MIT/ast-finetuned-audioset-10-10-0.4593`.
+    pub fn ast(frames: usize) -> Self {
+        MelTransform {
+            frames,
+            mean: -4.267_739_3,
+            std: 4.568_997_4,
+        }
+    }
+
+    /// Appends the padded and normalized spectrogram. It is padded first, as AST does it, so the padding is
+    /// not 0 afterwards.
+    fn apply(&self, mel: &Mel, out: &mut Vec<f32>) {
+        let kept = mel.values.len().min(self.frames * mel.bins);
+        let scale = 2.0 * self.std;
+        out.extend(mel.values[..kept].iter().map(|v| (v - self.mean) / scale));
+        out.extend(std::iter::repeat_n(
+            (0.0 - self.mean) / scale,
+            self.frames * mel.bins - kept,
+        ));
+    }
+}
+
+/// What turns the stored content of each modality into model input.
+#[derive(Clone)]
+pub struct Transforms {
+    /// The frames of a video.
+    pub frames: usize,
+    /// Decodes, crops, resizes and normalizes images and frames: JPEG to f32 `[3, size, size]`.
+    pub image: ImageTransform,
+    /// Pads and normalizes spectrograms to f32 `[frames, 128]`.
+    pub mel: MelTransform,
+    /// Turns text into the ids of word pieces. A dataset with text needs it.
+    pub text: Option<TextTransform>,
+}
+
+/// The input of CLIP ViT-B/16 and AST, and no tokenizer.
+impl Default for Transforms {
+    fn default() -> Self {
+        Transforms {
+            frames: FRAMES,
+            image: ImageTransform::clip(IMAGE_SIZE),
+            mel: MelTransform::ast(MEL_FRAMES),
+            text: None,
+        }
+    }
+}
+
+/// What to load and how. [`Loader::builder`] sets each of these by name.
+#[derive(Clone)]
+pub struct LoaderOptions {
+    /// The split; the training split by default.
+    pub split: Split,
+    /// Whether the order is shuffled anew in each epoch (default), or is that of the files.
+    pub shuffle: bool,
+    /// Whether crops, flips and frames are random; by default they are not, and every image is its
+    /// evaluation view.
+    pub augment: bool,
+    /// The seed of order and augmentation; 0 by default.
+    pub seed: u64,
+    /// The samples of a batch; [`BATCH_SIZE`] by default.
+    pub batch_size: usize,
+    /// The decoding threads; one per core by default.
+    pub threads: usize,
+    /// The decoded bytes that may wait for the reader; [`BYTE_BUDGET`] by default.
+    pub byte_budget: usize,
+    /// What turns stored content into model input.
+    pub transforms: Transforms,
+    /// A missing-modality mask: which modalities each sample of the split shows, in the order of the files.
+    /// Without it, a sample shows all that it has.
+    pub present: Option<Arc<Vec<[bool; 2]>>>,
+}
+
+impl Default for LoaderOptions {
+    fn default() -> Self {
+        LoaderOptions {
+            split: Split::Train,
+            shuffle: true,
+            augment: false,
+            seed: 0,
+            batch_size: BATCH_SIZE,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            byte_budget: BYTE_BUDGET,
+            transforms: Transforms::default(),
+            present: None,
+        }
+    }
+}
+
+/// Builds a [`Loader`], from [`Loader::builder`]. The defaults stand at [`LoaderOptions`].
+#[derive(Clone)]
+pub struct LoaderBuilder {
+    shards: Arc<Shards>,
+    options: LoaderOptions,
+    start: u64,
+}
+
+impl LoaderBuilder {
+    /// Sets the split.
+    #[must_use]
+    pub fn split(mut self, split: Split) -> Self {
+        self.options.split = split;
+        self
+    }
+
+    /// Sets whether the order is shuffled.
+    #[must_use]
+    pub fn shuffle(mut self, shuffle: bool) -> Self {
+        self.options.shuffle = shuffle;
+        self
+    }
+
+    /// Sets whether crops, flips and frames are random.
+    #[must_use]
+    pub fn augment(mut self, augment: bool) -> Self {
+        self.options.augment = augment;
+        self
+    }
+
+    /// Sets the seed of order and augmentation.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.options.seed = seed;
+        self
+    }
+
+    /// Sets the number of samples of a batch.
+    #[must_use]
+    pub fn batch_size(mut self, batch_size: usize) -> Self {
+        self.options.batch_size = batch_size;
+        self
+    }
+
+    /// Sets the number of decoding threads.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.options.threads = threads;
+        self
+    }
+
+    /// Sets the number of decoded bytes that may wait for the reader.
+    #[must_use]
+    pub fn byte_budget(mut self, byte_budget: usize) -> Self {
+        self.options.byte_budget = byte_budget;
+        self
+    }
+
+    /// Sets what turns stored content into model input.
+    #[must_use]
+    pub fn transforms(mut self, transforms: Transforms) -> Self {
+        self.options.transforms = transforms;
+        self
+    }
+
+    /// Sets a missing-modality mask, one entry per sample of the split in the order of the files.
+    #[must_use]
+    pub fn present(mut self, present: Arc<Vec<[bool; 2]>>) -> Self {
+        self.options.present = Some(present);
+        self
+    }
+
+    /// Sets the number of samples at the start of the epoch that are skipped, to resume in its middle.
+    #[must_use]
+    pub fn start(mut self, consumed: u64) -> Self {
+        self.start = consumed;
+        self
+    }
+
+    /// Begins an epoch.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn epoch(self, epoch: u64) -> Result<Loader, Error> {
+        Loader::new(&self.shards, self.options, epoch, self.start)
+    }
+}
+
+/// The frames of an evaluation view, from a pool of `n`: the centres of `k` equal segments.
+pub fn segment_centres(n: usize, k: usize) -> Vec<usize> {
+    // floor((i + 1/2) n / k) in whole numbers.
+    (0..k).map(|i| (2 * i + 1) * n / (2 * k)).collect()
+}
+
+/// Draws `k` distinct frames in time order; if the pool has fewer, takes those of the evaluation view.
+fn random_frames(n: usize, k: usize, rng: &mut Rng) -> Vec<usize> {
+    if n < k {
+        return segment_centres(n, k);
+    }
+    let mut chosen: Vec<usize> = Vec::with_capacity(k);
+    while chosen.len() < k {
+        let i = rng.below(n as u32) as usize;
+        if !chosen.contains(&i) {
+            chosen.push(i);
+        }
+    }
+    chosen.sort_unstable();
+    chosen
+}
+
+/// What the threads share.
+struct Shared {
+    shards: Arc<Shards>,
+    options: LoaderOptions,
+    epoch: u64,
+    /// The samples that remain of the epoch.
+    order: Vec<u32>,
+    /// The samples of the epoch that come before `order`.
+    start: u64,
+    /// The number of batches that may be in flight.
+    window: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The number of the batch that the next free thread claims.
+    next_claimed: usize,
+    /// The number of the batch that the reader gets next.
+    next_returned: usize,
+    /// Batches that wait for the reader.
+    ready: BTreeMap<usize, Result<Batch, Error>>,
+    /// Buffers of batches that are no longer used.
+    free_buffers: Vec<Vec<f32>>,
+    stop: bool,
+}
+
+/// An iterator over the batches of one epoch.
+pub struct Loader {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    batches: usize,
+}
+
+impl Loader {
+    /// Returns a builder with the default options.
+    pub fn builder(shards: &Arc<Shards>) -> LoaderBuilder {
+        LoaderBuilder {
+            shards: shards.clone(),
+            options: LoaderOptions::default(),
+            start: 0,
+        }
+    }
+
+    /// Begins epoch `epoch` after its first `start` samples.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if batch size or number of threads are 0, or if the mask has another length than
+    /// the split.
+    pub fn new(
+        shards: &Arc<Shards>,
+        options: LoaderOptions,
+        epoch: u64,
+        start: u64,
+    ) -> Result<Loader, Error> {
+        let index = shards.split(options.split);
+        if options.batch_size == 0 || options.threads == 0 {
+            return Err(Error::Invalid(
+                "a loader needs a batch size and at least one thread".into(),
+            ));
+        }
+        let masked = options.present.as_ref().map(|present| present.len());
+        if masked.is_some_and(|length| length != index.len()) {
+            return Err(Error::Invalid(
+                "the missing-modality mask has another length than the split".into(),
+            ));
+        }
+        let mut order = if options.shuffle {
+            epoch_order(options.seed, epoch, &index.ids)
+        } else {
+            (0..index.len() as u32).collect()
+        };
+        order.drain(..(start as usize).min(order.len()));
+        let batches = order.len().div_ceil(options.batch_size);
+        let window = (options.byte_budget / batch_bytes(shards, &options).max(1)).max(1);
+        let threads = options.threads.min(batches).min(window);
+        let shared = Arc::new(Shared {
+            shards: shards.clone(),
+            options,
+            epoch,
+            order,
+            start,
+            window,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let threads = (0..threads)
+            .map(|_| {
+                let shared = shared.clone();
+                std::thread::spawn(move || shared.work())
+            })
+            .collect();
+        Ok(Loader {
+            shared,
+            threads,
+            batches,
+        })
+    }
+
+    /// Returns the number of batches of this epoch, from its start sample on.
+    pub fn batches(&self) -> usize {
+        self.batches
+    }
+
+    /// Takes back the inputs of a batch that is no longer used, so that later batches reuse their memory. New
+    /// memory from the system is slow to write to. A loop that drops its batches works too, but is slower.
+    pub fn reuse(&self, inputs: [Option<ModalityBatch>; 2]) {
+        let values = inputs.into_iter().flatten().filter_map(|i| match i.data {
+            ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } => Some(values),
+            ModalityData::Tokens { .. } => None,
+        });
+        let free = &mut self.shared.lock().free_buffers;
+        free.extend(values);
+        // A caller may hold several batches and return them at once.
+        free.truncate(2 * self.shared.window);
+    }
+
+    /// Returns the number of prefetched batches: those that are decoded, or being decoded, and not yet
+    /// returned. The byte budget bounds it.
+    pub fn prefetched(&self) -> usize {
+        let state = self.shared.lock();
+        state.next_claimed - state.next_returned
+    }
+}
+
+/// Returns the bytes of a full batch's values.
+fn batch_bytes(shards: &Shards, options: &LoaderOptions) -> usize {
+    let t = &options.transforms;
+    let sample = |modality: &Modality| match modality {
+        Modality::Text => t.text.as_ref().map_or(0, |t| t.max_len() * 4),
+        other => sample_values(*other, t) * 4,
+    };
+    options.batch_size * shards.spec().modalities.iter().map(sample).sum::<usize>()
+}
+
+/// Returns the number of f32 values of a sample's audio, video or image; 0 for text.
+fn sample_values(modality: Modality, t: &Transforms) -> usize {
+    let image = 3 * t.image.size * t.image.size;
+    match modality {
+        Modality::Audio => t.mel.frames * media::mel::MEL_BINS,
+        Modality::Video => t.frames * image,
+        Modality::Image => image,
+        Modality::Text => 0,
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<Batch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut state = self.shared.lock();
+        if state.stop || state.next_returned >= self.batches {
+            return None;
+        }
+        loop {
+            let number = state.next_returned;
+            if let Some(batch) = state.ready.remove(&number) {
+                state.next_returned += 1;
+                // After an error nothing else would be what the caller expects.
+                state.stop = batch.is_err();
+                drop(state);
+                self.shared.changed.notify_all();
+                return Some(batch);
+            }
+            state = self
+                .shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A panic in the thread was turned into an error that the reader got.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is consistent between statements, so a poisoned lock can be used.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What each thread runs: claims batches and decodes them until the epoch ends or the loader is dropped.
+    fn work(&self) {
+        let mut reader = RowReader::new(&self.shards);
+        loop {
+            let number = {
+                let mut state = self.lock();
+                loop {
+                    if state.stop
+                        || state.next_claimed * self.options.batch_size >= self.order.len()
+                    {
+                        return;
+                    }
+                    if state.next_claimed < state.next_returned + self.window {
+                        break;
+                    }
+                    state = self
+                        .changed
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+                state.next_claimed += 1;
+                state.next_claimed - 1
+            };
+            let batch = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                self.batch(&mut reader, number)
+            }));
+            let batch = batch.unwrap_or_else(|_| {
+                Err(Error::Invalid(format!(
+                    "decoding batch {number} panicked: a bug, please report it"
+                )))
+            });
+            self.lock().ready.insert(number, batch);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Reads and transforms the samples of a batch.
+    fn batch(&self, reader: &mut RowReader, number: usize) -> Result<Batch, Error> {
+        let options = &self.options;
+        let from = number * options.batch_size;
+        let samples = &self.order[from..(from + options.batch_size).min(self.order.len())];
+        let index = self.shards.split(options.split);
+        let shown = options.present.as_deref().unwrap_or(&index.present);
+        let present: Vec<[bool; 2]> = samples
+            .iter()
+            .map(|s| {
+                let (stored, shown) = (index.present[*s as usize], shown[*s as usize]);
+                [stored[0] && shown[0], stored[1] && shown[1]]
+            })
+            .collect();
+        let fetched = reader.fetch(options.split, samples, &present)?;
+        let mut inputs = [None, None];
+        for (m, input) in inputs.iter_mut().enumerate() {
+            let rows: Vec<usize> = (0..samples.len()).filter(|i| present[*i][m]).collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let values = sample_values(self.shards.spec().modalities[m], &options.transforms);
+            let contents = rows.iter().map(|row| {
+                (
+                    index.ids[samples[*row] as usize].as_str(),
+                    fetched[*row].contents[m].as_ref(),
+                )
+            });
+            *input = Some(ModalityBatch {
+                data: self.transform(contents, rows.len() * values)?,
+                rows,
+            });
+        }
+        Ok(Batch {
+            ids: samples
+                .iter()
+                .map(|s| index.ids[*s as usize].clone())
+                .collect(),
+            labels: samples
+                .iter()
+                .map(|s| index.labels[*s as usize].clone())
+                .collect(),
+            present,
+            inputs,
+            consumed: self.start + (from + samples.len()) as u64,
+        })
+    }
+
+    /// Returns an empty buffer for `count` values: the smallest free one that is large enough, or a new one.
+    fn buffer(&self, count: usize) -> Vec<f32> {
+        let free = &mut self.lock().free_buffers;
+        let fits = (0..free.len()).filter(|i| free[*i].capacity() >= count);
+        match fits.min_by_key(|i| free[*i].capacity()) {
+            Some(i) => {
+                let mut buffer = free.swap_remove(i);
+                buffer.clear();
+                buffer
+            }
+            None => Vec::with_capacity(count),
+        }
+    }
+
+    /// Transforms the contents of one modality, side by side; `count` is the number of f32 values in all.
+    fn transform<'a>(
+        &self,
+        contents: impl Iterator<Item = (&'a str, Option<&'a Content>)>,
+        count: usize,
+    ) -> Result<ModalityData, Error> {
+        let t = &self.options.transforms;
+        let mut values = self.buffer(count);
+        let (mut ids, mut lengths) = (Vec::new(), Vec::new());
+        let mut shape = None;
+        for (id, content) in contents {
+            match content {
+                Some(Content::Mel(mel)) => {
+                    t.mel.apply(mel, &mut values);
+                    shape = Some(ModalityData::Mel {
+                        values: Vec::new(),
+                        frames: t.mel.frames,
+                        bins: mel.bins,
+                    });
+                }
+                Some(Content::Pictures(images)) => {
+                    let per = self
+                        .append_views(id, images, &mut values)
+                        .map_err(|e| e.at_sample(id))?;
+                    shape = Some(ModalityData::Pixels {
+                        values: Vec::new(),
+                        images_per_sample: per,
+                        size: t.image.size,
+                    });
+                }
+                Some(Content::Text(text)) => {
+                    let Some(text_transform) = &t.text else {
+                        return Err(Error::Invalid(
+                            "this dataset has text, and the loader has no text transform".into(),
+                        ));
+                    };
+                    let mut encoded = text_transform.encode(text).map_err(|e| e.at_sample(id))?;
+                    lengths.push(encoded.len());
+                    encoded.resize(text_transform.max_len(), 0);
+                    ids.extend(encoded);
+                    shape = Some(ModalityData::Tokens {
+                        ids: Vec::new(),
+                        lengths: Vec::new(),
+                        max_len: text_transform.max_len(),
+                    });
+                }
+                None => return Err(Error::Invalid(format!("sample '{id}' was not fetched"))),
+            }
+        }
+        match shape {
+            Some(ModalityData::Mel { frames, bins, .. }) => Ok(ModalityData::Mel {
+                values,
+                frames,
+                bins,
+            }),
+            Some(ModalityData::Pixels {
+                images_per_sample,
+                size,
+                ..
+            }) => Ok(ModalityData::Pixels {
+                values,
+                images_per_sample,
+                size,
+            }),
+            Some(ModalityData::Tokens { max_len, .. }) => Ok(ModalityData::Tokens {
+                ids,
+                lengths,
+                max_len,
+            }),
+            None => Err(Error::Invalid("a modality without contents".into())),
+        }
+    }
+
+    /// Appends the views of a sample's image, or of frames from its pool; returns how many.
+    fn append_views(
+        &self,
+        id: &str,
+        images: &[Buffer],
+        out: &mut Vec<f32>,
+    ) -> Result<usize, Error> {
+        let LoaderOptions {
+            augment,
+            seed,
+            transforms: t,
+            ..
+        } = &self.options;
+        // An image is a pool of one frame.
+        let is_video = self.shards.spec().modalities.contains(&Modality::Video);
+        let wanted = if is_video { t.frames } else { 1 };
+        if images.is_empty() {
+            return Err(Error::unusable(
+                "its frames column holds no frame",
+                "ingest this dataset again with --overwrite",
+            ));
+        }
+        if *augment {
+            let key = rank(
+                &["u2a-augment", &seed.to_string(), &self.epoch.to_string()],
+                id,
+            );
+            let mut key_bytes = [0; 8];
+            key_bytes.copy_from_slice(&key[..8]);
+            let mut rng = Rng::new(u64::from_le_bytes(key_bytes), &[]);
+            let view = Augmentation::draw(&mut rng);
+            for i in random_frames(images.len(), wanted, &mut rng) {
+                media::image::view_of(&images[i], &t.image, View::Train(&view), out)?;
+            }
+        } else {
+            for i in segment_centres(images.len(), wanted) {
+                media::image::view_of(&images[i], &t.image, View::Test, out)?;
+            }
+        }
+        Ok(wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn centres_of_segments() {
+        assert_eq!(segment_centres(10, 3), [1, 5, 8]);
+        assert_eq!(segment_centres(3, 3), [0, 1, 2]);
+        assert_eq!(segment_centres(1, 3), [0, 0, 0]);
+        assert_eq!(segment_centres(2, 3), [0, 1, 1]);
+        for n in 1..50 {
+            for (i, at) in segment_centres(n, 3).into_iter().enumerate() {
+                assert_eq!(at, ((i as f64 + 0.5) * n as f64 / 3.0).floor() as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn random_frames_are_distinct_and_in_order() {
+        let mut seen = [0; 10];
+        for seed in 0..300 {
+            let chosen = random_frames(10, 3, &mut Rng::new(seed, &[]));
+            assert!(chosen[0] < chosen[1] && chosen[1] < chosen[2]);
+            chosen.iter().for_each(|i| seen[*i] += 1);
+        }
+        assert!(seen.iter().all(|n| (60..120).contains(n)), "{seen:?}");
+        assert_eq!(random_frames(2, 3, &mut Rng::new(0, &[])), [0, 1, 1]);
+    }
+
+    #[test]
+    fn padding_comes_before_normalization() {
+        let t = MelTransform::ast(3);
+        let mut out = Vec::new();
+        t.apply(
+            &Mel {
+                bins: 2,
+                values: vec![1.0, -4.267_739_3],
+            },
+            &mut out,
+        );
+        let pad = 4.267_739_3 / (2.0 * 4.568_997_4);
+        assert_eq!(out.len(), 6);
+        assert!((out[0] - 5.267_739_3 / (2.0 * 4.568_997_4)).abs() < 1e-6 && out[1] == 0.0);
+        assert!(out[2..].iter().all(|v| (v - pad).abs() < 1e-6));
+        out.clear();
+        t.apply(
+            &Mel {
+                bins: 2,
+                values: vec![0.0; 20],
+            },
+            &mut out,
+        );
+        assert_eq!(out.len(), 6);
+    }
+}
