@@ -1,10 +1,7 @@
-//! Files that somebody has damaged or forged, against every reader: cut at every byte, bits flipped, numbers blown up, words
-//! moved. A reader may refuse; it may not panic or hang. The readers are those of the fuzz targets.
+//! Feeds damaged and forged files to every reader: truncated at each byte, with flipped bits, huge
+//! numbers and inserted words. A reader may refuse a file; it may not panic or hang.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
-
-#[path = "../../fuzz/src/lib.rs"]
-mod entries;
 
 use datasets::{Modality, Split};
 use features::image::{Rgb, shrink_to_jpeg};
@@ -98,7 +95,7 @@ fn shards(folder: &Path, modalities: [Modality; 2]) -> (Vec<u8>, Vec<u8>) {
 /// Good files for each reader.
 fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let folder = tempfile::tempdir().unwrap();
-    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../golden");
     let read = |path: &str| fs::read(golden.join(path)).unwrap();
     let with = |first: u8, text: &str| [&[first], text.as_bytes()].concat();
     let (clips, mask) = shards(
@@ -210,7 +207,7 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             "pickle",
             vec![read("bin/clip-vit-base-patch16/pytorch_model.bin")],
         ),
-        ("run_config", vec![entries::run_config_text().into()]),
+        ("run_config", vec![readers::run_config_text().into()]),
         ("metrics", vec![format!("{step}\n{scores}\n").into()]),
         ("evaluation", vec![evaluation.into()]),
     ]
@@ -282,7 +279,7 @@ fn mutated(seed: &[u8], rng: &mut Rng) -> Vec<u8> {
 }
 
 /// Feeds one input; tells where the reader panicked or took too long.
-fn feed(entry: &entries::Entry, bytes: &[u8], last: &Path) -> Option<String> {
+fn feed(entry: &readers::Entry, bytes: &[u8], last: &Path) -> Option<String> {
     // An abort (of an allocation, say) takes this process along: then the input is what this file holds.
     fs::write(last, bytes).unwrap();
     let start = Instant::now();
@@ -307,7 +304,7 @@ fn no_reader_panics_or_hangs() {
     let seed = std::env::var("U2A_FUZZ_SEED").map_or(0, |text| text.parse().unwrap());
     let (mut tried, mut found) = (0u32, Vec::new());
     for (name, seeds) in seeds() {
-        let entry = entries::ENTRIES
+        let entry = readers::ENTRIES
             .iter()
             .find(|entry| entry.name == name)
             .unwrap();
@@ -362,9 +359,9 @@ fn no_reader_panics_or_hangs() {
 fn every_reader_takes_its_seeds() {
     let seeds = seeds();
     let named: Vec<&str> = seeds.iter().map(|(name, _)| *name).collect();
-    let readers: Vec<&str> = entries::ENTRIES.iter().map(|entry| entry.name).collect();
+    let readers: Vec<&str> = readers::ENTRIES.iter().map(|entry| entry.name).collect();
     assert_eq!(named, readers);
-    for ((name, seeds), entry) in seeds.iter().zip(entries::ENTRIES) {
+    for ((name, seeds), entry) in seeds.iter().zip(readers::ENTRIES) {
         for (number, bytes) in seeds.iter().enumerate() {
             assert!((entry.run)(bytes), "{name} refuses its seed {number}");
         }

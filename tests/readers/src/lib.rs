@@ -1,8 +1,13 @@
-//! Every reader of a file that may come from somebody else, as a function of the file's bytes.
+//! Every reader of files that may come from somebody else, as a function of the file's bytes.
 //!
-//! One definition for two drivers: the cargo-fuzz targets in `fuzz_targets` (nightly; `just fuzz`), and the seeded
-//! mutation test in `train/tests/hostile.rs` (stable; part of the ordinary tests). A reader may refuse its input; it
-//! may not panic, hang, or take memory out of proportion.
+//! Two drivers use these functions: the cargo-fuzz target in `fuzz/` (nightly; `just fuzz`), and
+//! the seeded mutation test in `tests/mutations.rs` (stable; one of the ordinary tests). A reader
+//! may refuse its input. It may not panic, hang, or use memory out of proportion to the file.
+
+#![allow(
+    clippy::expect_used,
+    reason = "only tests use this crate, and may panic"
+)]
 
 use datasets::{Input, ListOptions, Modality, Split};
 use features::image::{self, ImageTransform};
@@ -322,7 +327,7 @@ fn small(folder: &Path) -> EncoderConfig {
     let path = folder.join("config.json");
     put(
         &path,
-        include_bytes!("../../tests/golden/models/clip-vit-base-patch16/config.json"),
+        include_bytes!("../../golden/models/clip-vit-base-patch16/config.json"),
     );
     EncoderConfig::read(&path, Kind::Clip).expect("the golden values' own")
 }
@@ -339,14 +344,14 @@ fn adapter(config: &[u8], tensors: &[u8]) -> bool {
 pub fn adapter_config(bytes: &[u8]) -> bool {
     adapter(
         bytes,
-        include_bytes!("../../tests/golden/adapters/clip-r1/adapter_model.safetensors"),
+        include_bytes!("../../golden/adapters/clip-r1/adapter_model.safetensors"),
     )
 }
 
 /// A PEFT adapter's tensors; checkpoints hold the same format.
 pub fn adapter_tensors(bytes: &[u8]) -> bool {
     adapter(
-        include_bytes!("../../tests/golden/adapters/clip-r1/adapter_config.json"),
+        include_bytes!("../../golden/adapters/clip-r1/adapter_config.json"),
         bytes,
     )
 }
