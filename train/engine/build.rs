@@ -1,10 +1,10 @@
-//! Compiles the CUDA kernels where the `cuda` feature asks for them; `scripts/build` sets the environment.
+//! Compiles the CUDA kernels if the feature `cuda` is on; `scripts/build` sets the environment.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The H200's, where none is asked for.
+/// The compute capability to build for by default, that of the H200.
 const ARCH: &str = "90";
 
 fn main() {
@@ -21,7 +21,7 @@ fn main() {
     let out = std::env::var_os("OUT_DIR")
         .map(PathBuf::from)
         .expect("cargo sets OUT_DIR");
-    // Machine code for the card, and the portable form for those to come.
+    // Machine code for this compute capability, and PTX for later ones.
     let kernels = out.join("kernels.fatbin");
     let gencode = format!("-gencode=arch=compute_{arch},code=[sm_{arch},compute_{arch}]");
     let mut compile = Command::new(&nvcc);
@@ -37,7 +37,7 @@ fn main() {
     println!("cargo:libraries={}", toolkit.join("lib64").display());
 }
 
-/// Compiles `cuda/driver.c` for every entry point in the toolkit's `cuda.h` and links all of it.
+/// Compiles `cuda/driver.c` for every entry point in the toolkit's `cuda.h` and links the whole of it.
 fn link_driver(toolkit: &Path, out: &Path) {
     let header = toolkit.join("include/cuda.h");
     let text = std::fs::read_to_string(&header)
@@ -65,7 +65,8 @@ fn link_driver(toolkit: &Path, out: &Path) {
         .arg(out.join("libu2a_driver.a"))
         .arg(object));
     println!("cargo:rustc-link-search=native={}", out.display());
-    // Whole, so that its names are known before the linker comes to libcuda.so, which it then leaves out.
+    // The whole archive is linked, so that the linker knows its names before it comes to libcuda.so, which
+    // it then leaves out.
     println!("cargo:rustc-link-lib=static:+whole-archive=u2a_driver");
 }
 

@@ -1,4 +1,4 @@
-//! What arithmetic runs on: the device, its number types, the host's threads.
+//! The device that a model runs on, and the host's threads.
 
 use crate::cpu::matmul;
 use crate::precision::{Arithmetic, Precision};
@@ -13,7 +13,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum DeviceChoice {
-    /// The first GPU where this build and this machine have one, otherwise the CPU.
+    /// The first GPU if this build and this machine support one, otherwise the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -65,23 +65,23 @@ impl From<DeviceChoice> for String {
     }
 }
 
-/// A device and the host's threads beside it.
+/// A device and the number of the host's threads.
 #[derive(Clone, Debug)]
 pub struct Compute {
     /// The device that holds the model.
     pub device: Device,
-    /// Threads for arithmetic on the CPU and for decoding.
+    /// The number of threads for arithmetic on the CPU and for decoding.
     pub threads: usize,
-    /// What was asked for.
+    /// The device that the user asked for.
     pub asked: DeviceChoice,
-    /// What it came to: `cpu` or `cuda:N`, never `auto`.
+    /// The device that was opened: `cpu` or `cuda:N`, never `auto`.
     pub used: DeviceChoice,
-    /// Why `auto` came to the CPU.
+    /// The reason why `auto` chose the CPU.
     pub reason: Option<String>,
 }
 
 impl Compute {
-    /// The CPU with so many threads.
+    /// Returns the CPU with a number of threads, without making a thread pool.
     pub fn cpu(threads: usize) -> Compute {
         Compute {
             device: Device::Cpu,
@@ -92,7 +92,7 @@ impl Compute {
         }
     }
 
-    /// Opens the device and makes the thread pool; without a number of threads, one per core.
+    /// Opens the device and makes the process's thread pool, by default with one thread per core.
     ///
     /// # Errors
     /// The GPU that was asked for by number cannot be opened, or `threads` is 0.
@@ -100,11 +100,11 @@ impl Compute {
         Compute::open_for(asked, threads, 0, 1)
     }
 
-    /// [`Compute::open`] for one of several workers: each has a GPU of its own, from the given one on, and its
-    /// part of the cores.
+    /// [`Compute::open`] for one of several workers, each of which has a GPU of its own, from the given one on,
+    /// and its part of the cores.
     ///
     /// # Errors
-    /// As [`Compute::open`].
+    /// They are those of [`Compute::open`].
     pub fn open_for(
         asked: DeviceChoice,
         threads: Option<usize>,
@@ -123,7 +123,7 @@ impl Compute {
             Selected::Gpu(device, number) => (device, DeviceChoice::Cuda(number), None),
             Selected::Cpu(reason) => (Device::Cpu, DeviceChoice::Cpu, reason),
         };
-        hold_memory();
+        keep_freed_memory();
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global()
@@ -137,7 +137,7 @@ impl Compute {
         })
     }
 
-    /// One line about what `auto` came to, without its end; none where the user named the device.
+    /// Returns a line about the device that `auto` chose, or `None` if the user named the device.
     pub fn announcement(&self) -> Option<String> {
         (self.asked == DeviceChoice::Auto).then(|| {
             let reason = self.reason.as_ref().map(|reason| format!("; {reason}"));
@@ -161,7 +161,7 @@ impl Compute {
         })
     }
 
-    /// What a new run trains in where nothing is said: bf16 on a GPU that has it.
+    /// Returns the default precision of a new run: bf16 on a GPU that has it, else f32.
     pub fn default_precision(&self) -> Precision {
         match has_bf16(&self.device) {
             true => Precision::Bf16,
@@ -169,7 +169,10 @@ impl Compute {
         }
     }
 
-    /// Whether the device computes in this precision.
+    /// Checks that the device computes in this precision.
+    ///
+    /// # Errors
+    /// It does not; the message names a precision that it supports.
     pub fn check_precision(&self, precision: Precision) -> Result<()> {
         if self.device.is_cpu() {
             if !matmul::is_supported(precision) {
@@ -199,9 +202,9 @@ impl Compute {
     }
 }
 
-/// Makes the C library keep memory that is freed: activations of the same sizes are asked for at every
-/// step, and pages fresh from the system cost a tenth of a step.
-fn hold_memory() {
+/// Makes the C library keep memory that is freed: every step allocates activations of the same sizes,
+/// and fresh pages from the system would cost a tenth of a step.
+fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: sets two numbers of the allocator; no memory is touched.
     unsafe {
@@ -210,16 +213,16 @@ fn hold_memory() {
     }
 }
 
-/// What [`select`] came to.
+/// The result of [`select`].
 #[derive(Debug, PartialEq)]
 enum Selected<D> {
     /// An open GPU and its number.
     Gpu(D, usize),
-    /// The CPU, and why no GPU, where one was looked for.
+    /// The CPU and, if a GPU was tried first, the reason why it was not opened.
     Cpu(Option<String>),
 }
 
-/// Picks the device of worker `rank`; `open` opens the GPU of a number or says why it cannot.
+/// Selects the device of worker `rank`; `open` opens the GPU of a number or returns the reason why it cannot.
 fn select<D>(
     asked: DeviceChoice,
     rank: usize,
@@ -243,7 +246,7 @@ fn select<D>(
     }
 }
 
-/// Whether an NVIDIA driver runs here: natively, in a container, or through Windows (WSL 2).
+/// Returns whether an NVIDIA driver runs here: natively, in a container, or through Windows (WSL 2).
 fn has_driver() -> bool {
     let signs = [
         "/proc/driver/nvidia/version",
@@ -274,7 +277,7 @@ fn open_cuda(number: usize) -> Result<Device, String> {
         if !has_driver() {
             return "no NVIDIA driver runs on this machine".to_string();
         }
-        // The first line: what follows is a backtrace.
+        // The lines after the first are a backtrace.
         let error = error.to_string();
         let reason = error.lines().next().unwrap_or_default();
         format!(
@@ -288,7 +291,7 @@ fn gpu_name(_device: &Device) -> String {
     String::new()
 }
 
-/// The GPU's name as its driver gives it.
+/// Returns the GPU's name as its driver reports it.
 #[cfg(feature = "cuda")]
 fn gpu_name(device: &Device) -> String {
     match device {
@@ -297,13 +300,13 @@ fn gpu_name(device: &Device) -> String {
     }
 }
 
-/// Whether the device computes in bf16.
+/// Returns whether the device is a GPU that computes in bf16.
 #[cfg(not(feature = "cuda"))]
 pub fn has_bf16(_device: &Device) -> bool {
     false
 }
 
-/// Whether the device computes in bf16.
+/// Returns whether the device is a GPU that computes in bf16.
 #[cfg(feature = "cuda")]
 pub fn has_bf16(device: &Device) -> bool {
     match device {
@@ -317,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn device_names() {
+    fn device_names_are_parsed_and_printed() {
         for (name, choice) in [
             ("auto", DeviceChoice::Auto),
             ("cpu", DeviceChoice::Cpu),
@@ -337,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_takes_the_first_gpu_or_the_cpu_and_a_number_takes_nothing_else() {
+    fn auto_falls_back_to_the_cpu_and_a_number_does_not() {
         let machine = |gpus: usize| {
             move |number: usize| match number < gpus {
                 true => Ok(number),
@@ -366,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn only_auto_is_announced() {
+    fn only_auto_has_an_announcement() {
         let mut compute = Compute::cpu(2);
         assert_eq!(compute.announcement(), None);
         compute.asked = DeviceChoice::Auto;

@@ -1,8 +1,8 @@
 //! AdamW whose state can be saved, and the paper's learning-rate schedule.
 //!
-//! [`AdamW`] is one of candle's optimisers (`candle_nn::Optimizer`). candle's own AdamW keeps its moments to itself, so
-//! that no run could be resumed with them, and counts steps once for all tensors, which differs from PyTorch where
-//! a tensor had no gradient in some steps.
+//! [`AdamW`] implements candle's trait `candle_nn::Optimizer`. candle's own AdamW does not expose its moments, so
+//! that no run could be resumed with them, and counts steps once for all tensors, which differs from PyTorch if a
+//! tensor had no gradient in some steps.
 
 use crate::cuda::{self, AdamWTensor, Gpu};
 use candle_core::DType;
@@ -12,16 +12,16 @@ use candle_nn::Optimizer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Settings of AdamW; defaults are the paper's.
+/// The settings of AdamW, whose defaults are the paper's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdamWConfig {
-    /// Decay of the first moment.
+    /// The decay of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// The decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// The number that is added to the root of the second moment.
     pub eps: f64,
-    /// Decoupled weight decay, on every learnable tensor.
+    /// The decoupled weight decay of every learnable tensor.
     pub weight_decay: f64,
 }
 
@@ -36,15 +36,15 @@ impl Default for AdamWConfig {
     }
 }
 
-/// Moments of one tensor, flat.
+/// The optimizer state of one tensor, its numbers in the tensor's order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
-    /// First moment.
+    /// The first moment.
     pub m: Vec<f32>,
-    /// Second moment.
+    /// The second moment.
     pub v: Vec<f32>,
-    /// Updates this tensor has had: its own count, because a step without a gradient leaves a
-    /// tensor alone.
+    /// The number of updates of this tensor, which is counted for each tensor because a step without a
+    /// gradient does not change it.
     pub steps: u64,
 }
 
@@ -53,17 +53,17 @@ pub struct Moments {
 pub struct AdamW {
     config: AdamWConfig,
     lr: f64,
-    /// What learns, in the model's order.
+    /// The learnable tensors, in the model's order.
     vars: Vec<Var>,
-    /// One per variable. On a GPU these are what the last [`AdamW::fetch_moments`] found.
+    /// The moments of each variable. On a GPU they are as the last [`AdamW::fetch_moments`] copied them.
     pub moments: Vec<Moments>,
-    /// Both moments where a device keeps them, by variable.
+    /// Both moments of the variables whose moments are on a device, by the variable's index.
     on_device: BTreeMap<usize, [Tensor; 2]>,
 }
 
-/// The numbers of one tensor's update.
+/// The factors of one tensor's update.
 #[derive(Clone, Copy, Debug)]
-struct Rates {
+struct UpdateFactors {
     /// `1 - lr * weight_decay`.
     decay: f32,
     /// `lr / (1 - beta1^t)`.
@@ -75,7 +75,7 @@ struct Rates {
 impl Optimizer for AdamW {
     type Config = AdamWConfig;
 
-    /// Zero moments; the learning rate is 0 until it is set.
+    /// Makes an optimizer with zero moments. The learning rate is 0 until it is set.
     fn new(vars: Vec<Var>, config: AdamWConfig) -> Result<AdamW> {
         let moments = vars.iter().map(|var| Moments {
             m: vec![0.0; var.elem_count()],
@@ -91,7 +91,7 @@ impl Optimizer for AdamW {
         })
     }
 
-    /// Updates every variable that has a gradient where it lies; the others stay as they are.
+    /// Updates every variable that has a gradient in place; the others stay as they are.
     fn step(&mut self, grads: &GradStore) -> Result<()> {
         if let Some(var) = self.vars.first()
             && let Some(gpu) = cuda::of(var)?
@@ -120,7 +120,7 @@ impl Optimizer for AdamW {
 }
 
 impl AdamW {
-    /// The gradients of the variables, in their order, as [`Optimizer::step`] takes them.
+    /// Returns the gradients of the variables, given in their order, as [`Optimizer::step`] reads them.
     pub fn gradients(&self, grads: Vec<Option<Tensor>>) -> GradStore {
         let mut store = GradStore::default();
         for (var, grad) in self.vars.iter().zip(grads) {
@@ -131,13 +131,13 @@ impl AdamW {
         store
     }
 
-    /// The variables as tensors that share their memory.
+    /// Returns the variables as tensors that share their memory.
     pub fn values(&self) -> Vec<Tensor> {
         self.vars.iter().map(Var::as_detached_tensor).collect()
     }
 
-    /// Counts an update of variable `index` and gives its numbers.
-    fn count_update(&mut self, index: usize) -> Rates {
+    /// Counts an update of variable `index` and returns its factors.
+    fn count_update(&mut self, index: usize) -> UpdateFactors {
         let lr = self.lr;
         let AdamWConfig {
             beta1,
@@ -147,14 +147,14 @@ impl AdamW {
         } = self.config;
         let steps = &mut self.moments[index].steps;
         *steps += 1;
-        Rates {
+        UpdateFactors {
             decay: (1.0 - lr * weight_decay) as f32,
             step: (lr / (1.0 - beta1.powf(*steps as f64))) as f32,
             root_correction: (1.0 - beta2.powf(*steps as f64)).sqrt() as f32,
         }
     }
 
-    /// The moments of variable `index` on its device, which keeps them from now on.
+    /// Returns the moments of variable `index` on its device, where they stay from now on.
     fn device_moments(&mut self, index: usize) -> Result<[Tensor; 2]> {
         if let Some(found) = self.on_device.get(&index) {
             return Ok(found.clone());
@@ -168,12 +168,12 @@ impl AdamW {
         Ok(made)
     }
 
-    /// A step where the variables lie, all of them in one kernel.
+    /// Makes a step on the variables' device, in one kernel for all of them.
     fn step_on_device(&mut self, gpu: Gpu, grads: &GradStore) -> Result<()> {
         let AdamWConfig {
             beta1, beta2, eps, ..
         } = self.config;
-        // Their memory must last until the kernel is started.
+        // The gradients must not be freed before the kernel is launched.
         let mut used = Vec::with_capacity(self.vars.len());
         let mut table = Vec::with_capacity(self.vars.len());
         for index in 0..self.vars.len() {
@@ -204,7 +204,7 @@ impl AdamW {
         }
     }
 
-    /// Fetches the moments that a device keeps into [`AdamW::moments`].
+    /// Copies the moments that are on a device into [`AdamW::moments`].
     pub fn fetch_moments(&mut self) -> Result<()> {
         for (index, [m, v]) in &self.on_device {
             let moments = &mut self.moments[*index];
@@ -213,7 +213,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// Updates the numbers of variable `index`.
+    /// Updates the value of variable `index` on the CPU.
     fn update(&mut self, index: usize, value: &mut [f32], grad: &[f32]) -> Result<()> {
         let AdamWConfig {
             beta1, beta2, eps, ..
@@ -221,13 +221,13 @@ impl AdamW {
         let Moments { m, .. } = &self.moments[index];
         if value.len() != m.len() || grad.len() != m.len() {
             bail!(
-                "optimiser state of {} numbers for a tensor of {} with a gradient of {}",
+                "optimizer state of {} numbers for a tensor of {} with a gradient of {}",
                 m.len(),
                 value.len(),
                 grad.len()
             );
         }
-        let Rates {
+        let UpdateFactors {
             decay,
             step,
             root_correction,
@@ -244,28 +244,28 @@ impl AdamW {
     }
 }
 
-/// The learning rate over a run: a flat warm-up, then polynomial decay.
+/// The learning rate over a run: a constant warm-up, then polynomial decay.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
-    /// Base rate.
+    /// The base rate.
     pub lr: f64,
-    /// Epochs at `warmup_factor` times the base rate.
+    /// The epochs at `warmup_factor` times the base rate.
     pub warmup_epochs: usize,
-    /// See `warmup_epochs`.
+    /// The factor of the base rate during the warm-up.
     pub warmup_factor: f64,
-    /// Exponent of the decay.
+    /// The exponent of the decay.
     pub power: f64,
 }
 
 impl Schedule {
-    /// Warm-up epochs of the paper.
+    /// The paper's warm-up epochs.
     pub const WARMUP_EPOCHS: usize = 5;
-    /// Warm-up factor of the paper.
+    /// The paper's warm-up factor.
     pub const WARMUP_FACTOR: f64 = 0.1;
-    /// Exponent of the paper.
+    /// The paper's exponent.
     pub const POWER: f64 = 0.9;
 
-    /// The rate of step `step` (from 0) in a run of `epochs` epochs of `steps_per_epoch` steps:
+    /// Returns the rate of step `step` (from 0) in a run of `epochs` epochs of `steps_per_epoch` steps:
     /// `lr (1 - t / T)^power` with `t` and `T` counted from the end of the warm-up.
     pub fn rate(&self, step: u64, steps_per_epoch: u64, epochs: u64) -> f64 {
         let warmup = (self.warmup_epochs as u64).min(epochs) * steps_per_epoch;
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schedule_in_closed_form() {
+    fn schedule_equals_its_closed_form() {
         let s = Schedule {
             lr: 5e-5,
             warmup_epochs: 5,

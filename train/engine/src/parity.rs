@@ -6,51 +6,53 @@ use crate::{Activation, Adapter, Adapters, Attention, Dropout, Linear, Norm, Pre
 use candle_core::{DType, Device, Result, Tensor, bail};
 use util::rng::Rng;
 
-/// A layer, forward and backward, as a function of tensors; its own parameters are among them or are
-/// taken to the device of the first.
-pub struct Case {
-    /// What it is.
+/// A layer with inputs, forward and backward.
+pub struct LayerCase {
+    /// The name of the layer and of its settings.
     pub name: String,
-    /// f32, on the CPU.
-    pub inputs: Vec<Tensor>,
-    /// The layer's results, in any order that does not change.
-    pub layer: Box<Layer>,
+    inputs: Vec<Tensor>,
+    layer: Box<Layer>,
 }
 
+/// A function from inputs to all results of a layer, in a fixed order. The layer's parameters are among the
+/// inputs or are copied to the device of the first.
 type Layer = dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>;
 
-impl Case {
+impl LayerCase {
     fn new(
         name: impl Into<String>,
         inputs: Vec<Tensor>,
         layer: impl Fn(&[Tensor]) -> Result<Vec<Tensor>> + 'static,
-    ) -> Case {
-        Case {
+    ) -> LayerCase {
+        LayerCase {
             name: name.into(),
             inputs,
             layer: Box::new(layer),
         }
     }
 
-    /// The results on a device in a number type.
+    /// Returns the layer's results on a device in a number type, in a fixed order.
     pub fn run(&self, device: &Device, dtype: DType) -> Result<Vec<Tensor>> {
-        let given = self
+        let inputs = self
             .inputs
             .iter()
             .map(|t| t.to_device(device)?.to_dtype(dtype));
-        (self.layer)(&given.collect::<Result<Vec<_>>>()?)
+        (self.layer)(&inputs.collect::<Result<Vec<_>>>()?)
     }
 }
 
-/// Normally distributed numbers.
+/// Returns normally distributed numbers, f32, on the CPU.
 pub fn noise(seed: u32, shape: (usize, usize)) -> Result<Tensor> {
     let mut rng = Rng::new(7, &[seed]);
     let numbers = (0..shape.0 * shape.1).map(|_| rng.normal() as f32);
     Tensor::from_vec(numbers.collect::<Vec<f32>>(), shape, &Device::Cpu)
 }
 
-/// Largest difference, relative to the largest number of `want`; infinite where a number is none.
-pub fn apart(got: &Tensor, want: &Tensor) -> Result<f64> {
+/// Returns the largest difference, relative to the largest number of `want`, or infinity if there is a NaN.
+///
+/// # Errors
+/// The shapes differ.
+pub fn max_relative_error(got: &Tensor, want: &Tensor) -> Result<f64> {
     if got.dims() != want.dims() {
         bail!("shapes {:?} and {:?}", got.dims(), want.dims());
     }
@@ -65,7 +67,7 @@ pub fn apart(got: &Tensor, want: &Tensor) -> Result<f64> {
     ))
 }
 
-/// The dropout of the cases.
+/// The dropout of all cases.
 pub const DROPOUT: Dropout = Dropout {
     rate: 0.2,
     seed: 0x1_2345_6789,
@@ -73,24 +75,24 @@ pub const DROPOUT: Dropout = Dropout {
     module: 12,
 };
 
-/// Sequences of several tiles, of one token, of a tile's length.
+/// Returns the layout of three sequences: one of several tiles, one of one token, one of a tile's length.
 pub fn rows() -> Rows {
     Rows::new(vec![0, 70, 71, 135], vec![3, 0, 9])
 }
 
-/// Every layer.
-pub fn all() -> Result<Vec<Case>> {
+/// Returns a case for every layer and combination of its settings.
+pub fn layer_cases() -> Result<Vec<LayerCase>> {
     let mut cases = vec![norm()?];
     for f in [Activation::Gelu, Activation::QuickGelu] {
         let inputs = vec![(noise(1, (33, 40))? * 3.0)?, noise(2, (33, 40))?];
-        cases.push(Case::new(format!("{f:?}"), inputs, move |t| {
+        cases.push(LayerCase::new(format!("{f:?}"), inputs, move |t| {
             Ok(vec![
                 activate(f, &t[0])?,
                 activate_backward(f, &t[0], &t[1])?,
             ])
         }));
     }
-    cases.push(Case::new("dropout", vec![noise(1, (135, 72))?], |t| {
+    cases.push(LayerCase::new("dropout", vec![noise(1, (135, 72))?], |t| {
         Ok(vec![dropout(&t[0], Some(&DROPOUT), &rows())?])
     }));
     for (parts, rank) in [(1, 1), (3, 1), (3, 2), (1, 4)] {
@@ -106,14 +108,14 @@ pub fn all() -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-fn norm() -> Result<Case> {
+fn norm() -> Result<LayerCase> {
     let norm = Norm {
         weight: noise(1, (1, 72))?.flatten_all()?,
         bias: noise(2, (1, 72))?.flatten_all()?,
         eps: 1e-5,
     };
     let x = |seed| noise(seed, (135, 72));
-    Ok(Case::new(
+    Ok(LayerCase::new(
         "layer norm",
         vec![x(3)?, x(4)?, x(5)?],
         move |t| {
@@ -125,15 +127,15 @@ fn norm() -> Result<Case> {
             };
             let (y, stats) = norm.forward(&t[0])?;
             let recomputed = norm.recompute(&t[0], &stats)?;
-            let bare = norm.backward(&t[1], &t[0], &stats, None)?;
-            let plus = norm.backward(&t[1], &t[0], &stats, Some(&t[2]))?;
+            let dx = norm.backward(&t[1], &t[0], &stats, None)?;
+            let dx_residual = norm.backward(&t[1], &t[0], &stats, Some(&t[2]))?;
             let [scale, shift] = norm.weight_gradient(&t[1], &t[0], &stats)?;
-            Ok(vec![y, recomputed, bare, plus, scale, shift])
+            Ok(vec![y, recomputed, dx, dx_residual, scale, shift])
         },
     ))
 }
 
-fn linear(parts: usize, rank: usize, dropped: bool) -> Result<Case> {
+fn linear(parts: usize, rank: usize, dropped: bool) -> Result<LayerCase> {
     let (d, width) = (40, 24);
     let out = parts * width;
     let adapters = (0..parts as u32).map(|i| {
@@ -151,21 +153,21 @@ fn linear(parts: usize, rank: usize, dropped: bool) -> Result<Case> {
         noise(3, (out, d))?,
     ];
     let name = format!("linear with {parts} adapters of rank {rank}, dropout {dropped}");
-    Ok(Case::new(name, inputs, move |t| {
+    Ok(LayerCase::new(name, inputs, move |t| {
         let device = t[0].device();
-        let here = adapters.iter().map(|adapter| {
+        let on_device = adapters.iter().map(|adapter| {
             Ok(Adapter {
                 a: adapter.a.to_device(device)?,
                 b: adapter.b.to_device(device)?,
             })
         });
-        let here = here.collect::<Result<Vec<_>>>()?;
+        let on_device = on_device.collect::<Result<Vec<_>>>()?;
         let dropout = (0..parts as u32).map(|i| Dropout {
             module: 4 + i,
             ..DROPOUT
         });
         let adapters = Adapters {
-            parts: &here.iter().collect::<Vec<_>>(),
+            parts: &on_device.iter().collect::<Vec<_>>(),
             scale: 0.7,
             dropout: if dropped {
                 dropout.collect()
@@ -182,24 +184,24 @@ fn linear(parts: usize, rank: usize, dropped: bool) -> Result<Case> {
         let rows = rows();
         let (y, u) = linear.forward(&t[0], &rows, adapters)?;
         let drop = dropped.then_some(&DROPOUT);
-        let (plus, _) = linear.forward_residual(&t[0], &rows, adapters, drop, &t[2])?;
+        let (y_residual, _) = linear.forward_residual(&t[0], &rows, adapters, drop, &t[2])?;
         let (z, a) = linear.forward_activated(&t[0], &rows, Activation::Gelu)?;
         let (dx, grads) = linear.backward(&t[1], &t[0], u.as_ref(), &rows, adapters)?;
         let single = |t: &Tensor| t.to_dtype(DType::F32);
         let [dw, db] = linear.weight_gradient(&single(&t[1])?, &single(&t[0])?)?;
-        let mut all = vec![y, plus, z, a, dx, dw, db];
+        let mut all = vec![y, y_residual, z, a, dx, dw, db];
         all.extend(u);
         all.extend(grads.into_iter().flat_map(|g| [g.a, g.b]));
         Ok(all)
     }))
 }
 
-fn attention(dim: usize, dropped: Option<Dropout>) -> Result<Case> {
+fn attention(dim: usize, dropped: Option<Dropout>) -> Result<LayerCase> {
     let heads = 2;
     let d = heads * dim;
     let inputs = vec![noise(1, (135, 3 * d))?, noise(2, (135, d))?];
     let name = format!("attention, heads of {dim}, dropout {}", dropped.is_some());
-    Ok(Case::new(name, inputs, move |t| {
+    Ok(LayerCase::new(name, inputs, move |t| {
         let attention = Attention {
             heads,
             rows: &rows(),

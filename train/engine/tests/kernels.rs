@@ -1,4 +1,4 @@
-//! The CPU kernels against candle's own ops, in double precision: the same numbers by other code.
+//! Compares the CPU kernels with candle's own operations, in double precision.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -23,8 +23,8 @@ fn tensor(values: &[f64], shape: &[usize]) -> Tensor {
     Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
 }
 
-/// Asserts the largest difference.
-fn close(ours: &[f64], candle: &Tensor, tolerance: f64) {
+/// Asserts that the largest difference is below the tolerance.
+fn assert_close(ours: &[f64], candle: &Tensor, tolerance: f64) {
     let candle: Vec<f64> = candle.flatten_all().unwrap().to_vec1().unwrap();
     assert_eq!(ours.len(), candle.len());
     let off = ours.iter().zip(&candle).map(|(a, b)| (a - b).abs());
@@ -33,7 +33,7 @@ fn close(ours: &[f64], candle: &Tensor, tolerance: f64) {
 }
 
 #[test]
-fn layer_norm() {
+fn layer_norm_equals_candles() {
     let (n, d) = (5, 48);
     let (x, scale, shift) = (noise(n * d, 1), noise(d, 2), noise(d, 3));
     let candle = candle_nn::ops::layer_norm_slow(
@@ -44,20 +44,20 @@ fn layer_norm() {
     );
     // candle takes its epsilon in single precision.
     let ours = norm::layer_norm(&x, &scale, &shift, f64::from(EPS as f32)).0;
-    close(&ours, &candle.unwrap(), 1e-12);
+    assert_close(&ours, &candle.unwrap(), 1e-12);
 }
 
 #[test]
-fn activations() {
+fn activations_equal_candles() {
     let x = noise(1000, 4);
     let t = tensor(&x, &[1000]);
-    close(&Activation::Gelu.forward(&x), &t.gelu_erf().unwrap(), 1e-12);
+    assert_close(&Activation::Gelu.forward(&x), &t.gelu_erf().unwrap(), 1e-12);
     let quick = (&t * candle_nn::ops::sigmoid(&(&t * 1.702).unwrap()).unwrap()).unwrap();
-    close(&Activation::QuickGelu.forward(&x), &quick, 1e-12);
+    assert_close(&Activation::QuickGelu.forward(&x), &quick, 1e-12);
 }
 
 #[test]
-fn attention_over_sequences_of_different_lengths() {
+fn attention_equals_candles_for_sequences_of_different_lengths() {
     let (d, heads) = (24, 3);
     let dim = d / heads;
     // One longer than a tile of queries, one of a single token.
@@ -94,11 +94,11 @@ fn attention_over_sequences_of_different_lengths() {
     });
     let all = Tensor::cat(&outputs, 0).unwrap();
     assert_eq!(all.dtype(), DType::F64);
-    close(&ours, &all, 1e-12);
+    assert_close(&ours, &all, 1e-12);
 }
 
-/// Why the encoders have layers of their own: candle's fused layer norm and softmax give their input no gradient,
-/// without an error, and the product with a frozen matrix forms that matrix's gradient, which is as much work as
+/// The reason why the encoders have layers of their own: candle's fused layer norm and softmax give their input no gradient,
+/// without an error, and the product with a frozen matrix computes that matrix's gradient, which is as much work as
 /// the input's.
 #[test]
 fn candles_layers_do_not_serve_frozen_encoders() {

@@ -1,24 +1,24 @@
-//! Every layer with the GPU's kernels, run on the host, against the CPU's own.
+//! Compares every layer with the GPU's kernels, run by the host emulator, with the CPU's own kernels.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use candle_core::{DType, Device, Tensor};
 use engine::layers::dropout;
-use engine::parity::{self, apart, noise, rows};
+use engine::parity::{layer_cases, max_relative_error, noise, rows};
 use engine::{Attention, Precision};
-use host_emulator::emulating;
+use host_emulator::emulate;
 
 #[test]
-fn layers() {
-    for case in parity::all().unwrap() {
+fn gpu_layers_equal_cpu_layers() {
+    for case in layer_cases().unwrap() {
         let want = case.run(&Device::Cpu, DType::F32).unwrap();
         for (dtype, limit) in [(DType::F32, 2e-5), (DType::BF16, 2e-2)] {
-            let Some(got) = emulating(|| case.run(&Device::Cpu, dtype).unwrap()) else {
+            let Some(got) = emulate(|| case.run(&Device::Cpu, dtype).unwrap()) else {
                 return;
             };
             assert_eq!(got.len(), want.len());
             for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-                let worst = apart(got, want).unwrap();
+                let worst = max_relative_error(got, want).unwrap();
                 assert!(
                     worst < limit,
                     "{} in {dtype:?}, result {i}: {worst:e}",
@@ -30,15 +30,15 @@ fn layers() {
 }
 
 #[test]
-fn dropout_draws_the_same_mask() {
+fn gpu_dropout_draws_the_same_mask() {
     let x = Tensor::ones((135, 72), DType::F32, &Device::Cpu).unwrap();
-    let layer = |x: &Tensor| dropout(x, Some(&parity::DROPOUT), &rows()).unwrap();
-    if let Some(got) = emulating(|| layer(&x)) {
-        assert_eq!(apart(&got, &layer(&x)).unwrap(), 0.0);
+    let layer = |x: &Tensor| dropout(x, Some(&engine::parity::DROPOUT), &rows()).unwrap();
+    if let Some(got) = emulate(|| layer(&x)) {
+        assert_eq!(max_relative_error(&got, &layer(&x)).unwrap(), 0.0);
     }
 }
 
-/// What the kernels lack is said, not guessed at.
+/// A head size or a kernel that does not exist is an error.
 #[test]
 fn sizes_without_a_kernel_are_refused() {
     let qkv = noise(1, (135, 3 * 48)).unwrap();
@@ -50,7 +50,7 @@ fn sizes_without_a_kernel_are_refused() {
         precision: Precision::F32,
     };
     let refused = || attention.forward(&qkv).err().unwrap().to_string();
-    if let Some(message) = emulating(refused) {
+    if let Some(message) = emulate(refused) {
         assert!(
             message.contains("heads of [16, 32, 64] numbers, not 24"),
             "{message}"

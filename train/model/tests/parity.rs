@@ -4,9 +4,9 @@
 
 use candle_core::{DType, Device, Tensor};
 use engine::AdamWConfig;
-use engine::parity::apart;
+use engine::parity::max_relative_error;
 use features::{Batch, ModalityData};
-use host_emulator::{emulating, on_host};
+use host_emulator::{emulate, on_cpu};
 use model::encoder::StoredActivations;
 use model::parity::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, mode};
 use model::u2a::{StepResult, U2a, Uploaded};
@@ -28,14 +28,14 @@ fn a_training_step() {
         uploaded_inputs_are_read(&model(DType::F32), &batch, &want);
         for (dtype, limit) in [(DType::F32, 1e-4), (DType::BF16, 0.08)] {
             for stored in [StoredActivations::All, StoredActivations::Inputs] {
-                let Some(got) = emulating(|| step(dtype, stored)) else {
+                let Some(got) = emulate(|| step(dtype, stored)) else {
                     return;
                 };
-                let error = apart(&got.losses, &want.losses).unwrap();
+                let error = max_relative_error(&got.losses, &want.losses).unwrap();
                 assert!(error < limit / 10.0, "{pair:?} {dtype:?}: losses {error:e}");
                 for (i, (got, want)) in got.grads.iter().zip(&want.grads).enumerate() {
                     let (got, want) = (got.as_ref().unwrap(), want.as_ref().unwrap());
-                    let worst = apart(got, want).unwrap();
+                    let worst = max_relative_error(got, want).unwrap();
                     assert!(worst < limit, "{pair:?} {dtype:?} gradient {i}: {worst:e}");
                 }
             }
@@ -71,8 +71,8 @@ fn uploaded_inputs_are_read(model: &U2a, batch: &Batch, want: &StepResult) {
             .step_uploaded(&batch, uploaded, &mode(2, StoredActivations::All), &LOSS)
             .unwrap()
     };
-    if let Some(got) = emulating(step) {
-        assert!(apart(&got.losses, &want.losses).unwrap() < 1e-5);
+    if let Some(got) = emulate(step) {
+        assert!(max_relative_error(&got.losses, &want.losses).unwrap() < 1e-5);
     }
 }
 
@@ -87,7 +87,7 @@ fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
                 .unwrap()
                 .grads
         };
-        let grads = on_host(step);
+        let grads = on_cpu(step);
         for lr in [1e-3, 2e-3, 5e-4] {
             model.update(&mut optimiser, grads.clone(), lr).unwrap();
         }
@@ -95,12 +95,12 @@ fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
         (model, optimiser.moments)
     };
     let (want, want_moments) = run();
-    let Some((got, got_moments)) = emulating(run) else {
+    let Some((got, got_moments)) = emulate(run) else {
         return;
     };
     for (got, want) in got.parameters().iter().zip(want.parameters()) {
         assert!(
-            apart(got.tensor, want.tensor).unwrap() < 1e-6,
+            max_relative_error(got.tensor, want.tensor).unwrap() < 1e-6,
             "{}",
             want.name
         );
@@ -130,7 +130,7 @@ fn updates_reach_all_weights() {
         let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
         let losses = (0..2).map(|step| {
             let mode = mode(step, StoredActivations::All);
-            let result = on_host(|| model.step(&batch, &mode, &LOSS).unwrap());
+            let result = on_cpu(|| model.step(&batch, &mode, &LOSS).unwrap());
             let loss = result.losses().unwrap().loss;
             model.update(&mut optimiser, result.grads, 1e-3).unwrap();
             loss
@@ -138,7 +138,7 @@ fn updates_reach_all_weights() {
         losses.collect::<Vec<f64>>()
     };
     let want = run();
-    let Some(got) = emulating(run) else { return };
+    let Some(got) = emulate(run) else { return };
     for (got, want) in got.iter().zip(&want) {
         assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
     }
@@ -167,11 +167,11 @@ fn loss_curve_in_bf16() {
             losses.collect::<Vec<f64>>()
         };
         let single = run(DType::F32);
-        let Some(half) = emulating(|| run(DType::BF16)) else {
+        let Some(half) = emulate(|| run(DType::BF16)) else {
             return;
         };
-        let apart = |(a, b): (&f64, &f64)| (a - b).abs() / b;
-        let worst = half.iter().zip(&single).map(apart).fold(0.0, f64::max);
+        let relative = |(a, b): (&f64, &f64)| (a - b).abs() / b;
+        let worst = half.iter().zip(&single).map(relative).fold(0.0, f64::max);
         for step in [0, 9, 19, 29] {
             println!(
                 "{pair:?} step {}: f32 {:.4}, bf16 {:.4}",

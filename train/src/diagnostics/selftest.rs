@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use engine::Arithmetic;
 use engine::has_bf16;
-use engine::parity::apart;
+use engine::parity::max_relative_error;
 use engine::{AdamW, AdamWConfig};
 use features::Batch;
 use model::encoder::StoredActivations;
@@ -59,12 +59,12 @@ fn precisions(device: &Device) -> Vec<(DType, &'static str, usize)> {
 /// Every layer on the device against the CPU.
 pub fn layers(device: &Device) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    for case in engine::parity::all()? {
+    for case in engine::parity::layer_cases()? {
         let want = case.run(&Device::Cpu, DType::F32)?;
         for (dtype, precision, i) in precisions(device) {
             let mut error = 0.0f64;
             for (got, want) in case.run(device, dtype)?.iter().zip(&want) {
-                error = error.max(apart(got, want)?);
+                error = error.max(max_relative_error(got, want)?);
             }
             findings.push(Finding {
                 name: case.name.clone(),
@@ -108,7 +108,7 @@ pub fn steps(device: &Device, tiny: bool) -> Result<Vec<Finding>> {
             for (what, error) in [
                 (
                     "losses",
-                    apart(&got_losses.to_device(&Device::Cpu)?, &losses)?,
+                    max_relative_error(&got_losses.to_device(&Device::Cpu)?, &losses)?,
                 ),
                 (
                     "gradients",

@@ -1,5 +1,5 @@
-//! The GPU's kernels on the host, for tests: `train/engine/cuda/kernels.cu` compiled by the C++ compiler, with
-//! `platform.h` standing in for the GPU. Slow, and the same source line by line.
+//! The GPU's kernels on the host, for tests: `train/engine/cuda/kernels.cu`, compiled by the C++ compiler with the
+//! emulator in `platform.h`. It is slow, but the source is the same line by line.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,27 +13,27 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
-/// `emulate` of `platform.h`.
+/// The type of the function `emulate` of `platform.h`.
 type Emulate =
     unsafe extern "C" fn(*const c_char, *const u32, u32, u32, *const *mut c_void) -> bool;
 
 /// The kernels, loaded into this process.
-pub struct Emulated {
-    emulate: Emulate,
+struct HostEmulator {
+    function: Emulate,
     // The library stays loaded as long as its function can be called.
     _library: libloading::Library,
-    /// The stand-in runs one grid at a time.
+    /// Held while a grid runs, because `platform.h` keeps its state in global variables.
     running: Mutex<()>,
 }
 
-/// The host emulator; `None` where there is no C++ compiler.
+/// Returns the host emulator, or `None` if there is no C++ compiler.
 pub fn launcher() -> Option<&'static dyn Launch> {
     loaded().map(|e| e as &dyn Launch)
 }
 
-/// Runs `body` with the GPU's kernels in place of the host's; none, said aloud, where there is no C++
-/// compiler.
-pub fn emulating<R>(body: impl FnOnce() -> R) -> Option<R> {
+/// Runs `body` with the GPU's kernels in place of the CPU's on this thread. Returns `None` and reports a skipped
+/// test if there is no C++ compiler.
+pub fn emulate<R>(body: impl FnOnce() -> R) -> Option<R> {
     let Some(launcher) = launcher() else {
         let reason = "no C++ compiler to build the GPU's kernels for the host";
         util::skip::skip(util::skip::Missing::Material, reason);
@@ -45,20 +45,20 @@ pub fn emulating<R>(body: impl FnOnce() -> R) -> Option<R> {
     Some(result)
 }
 
-/// Runs `body` with the host's own kernels, wherever it is called from.
-pub fn on_host<R>(body: impl FnOnce() -> R) -> R {
+/// Runs `body` with the CPU's own kernels, also within [`emulate`].
+pub fn on_cpu<R>(body: impl FnOnce() -> R) -> R {
     let before = set_host_launcher(None);
     let result = body();
     set_host_launcher(before);
     result
 }
 
-fn loaded() -> Option<&'static Emulated> {
-    static LOADED: OnceLock<Option<Emulated>> = OnceLock::new();
+fn loaded() -> Option<&'static HostEmulator> {
+    static LOADED: OnceLock<Option<HostEmulator>> = OnceLock::new();
     LOADED.get_or_init(load).as_ref()
 }
 
-fn load() -> Option<Emulated> {
+fn load() -> Option<HostEmulator> {
     let folder = tempfile::tempdir().unwrap();
     let library = folder.path().join("kernels.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cuda/kernels.cu");
@@ -69,16 +69,16 @@ fn load() -> Option<Emulated> {
     assert!(status.success(), "the kernels do not compile for the host");
     // SAFETY: the library was just made from our own source; it has no initialisers but its tables.
     let library = unsafe { libloading::Library::new(&library) }.unwrap();
-    // SAFETY: this is the function's signature in `platform.h`.
-    let emulate = unsafe { *library.get::<Emulate>(b"emulate").unwrap() };
-    Some(Emulated {
-        emulate,
+    // SAFETY: the function has this signature in `platform.h`.
+    let function = unsafe { *library.get::<Emulate>(b"emulate").unwrap() };
+    Some(HostEmulator {
+        function,
         _library: library,
         running: Mutex::new(()),
     })
 }
 
-impl Launch for Emulated {
+impl Launch for HostEmulator {
     fn launch(
         &self,
         kernel: &str,
@@ -89,11 +89,11 @@ impl Launch for Emulated {
     ) -> Result<()> {
         let name = CString::new(kernel).map_err(candle_core::Error::wrap)?;
         let pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
-        let _one = self.running.lock().unwrap();
+        let _running = self.running.lock().unwrap();
         // SAFETY: name and arguments live through the call; the arguments are those that the kernel
         // of that name declares, which the tests of every kernel show.
         let known = unsafe {
-            (self.emulate)(
+            (self.function)(
                 name.as_ptr(),
                 grid.as_ptr(),
                 threads,
@@ -112,7 +112,7 @@ impl Launch for Emulated {
     }
 }
 
-/// Where the elements of a contiguous host tensor begin.
+/// Returns the address of the first element of a contiguous tensor on the CPU.
 fn host_address(tensor: &Tensor) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, _)) = layout.contiguous_offsets() else {

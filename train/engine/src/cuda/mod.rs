@@ -89,9 +89,8 @@ struct AttentionArgument {
     dropout: DropoutArgument,
 }
 
-/// One tensor of an optimiser step, as the kernel `adamw` reads it.
+/// One tensor of an optimizer step, as the kernel `adamw` reads it.
 #[derive(Clone, Copy)]
-#[repr(C)]
 pub struct AdamWTensor {
     /// The addresses of the value and of the two moments.
     pub state: [u64; 3],
@@ -105,6 +104,26 @@ pub struct AdamWTensor {
     pub root_correction: f32,
     /// `1 - lr * weight_decay`.
     pub decay: f32,
+}
+
+impl AdamWTensor {
+    /// The size of the kernel's struct `AdamWTensor` in words.
+    const WORDS: usize = 12;
+
+    /// Returns the bytes of the kernel's struct as little-endian words, without padding.
+    fn words(&self) -> [u32; AdamWTensor::WORDS] {
+        let [value, m, v] = self.state;
+        let mut words = [0; AdamWTensor::WORDS];
+        for (to, address) in words.chunks_exact_mut(2).zip([value, m, v, self.gradient]) {
+            to.copy_from_slice(&[address as u32, (address >> 32) as u32]);
+        }
+        words[8] = self.n as u32;
+        let factors = [self.step, self.root_correction, self.decay];
+        for (to, factor) in words[9..].iter_mut().zip(factors) {
+            *to = factor.to_bits();
+        }
+        words
+    }
 }
 
 /// Elements that a thread loads at once; the width of every matrix is a multiple.
@@ -598,13 +617,8 @@ impl Gpu {
         eps: f64,
         device: &Device,
     ) -> Result<()> {
-        const WORDS: usize = size_of::<AdamWTensor>() / 4;
-        // SAFETY: the struct is `repr(C)`, of 32- and 64-bit numbers without gaps.
-        let words: Vec<u32> = table
-            .iter()
-            .flat_map(|m| unsafe { std::mem::transmute_copy::<AdamWTensor, [u32; WORDS]>(m) })
-            .collect();
-        let rows = Tensor::from_vec(words, (table.len(), WORDS), device)?;
+        let words: Vec<u32> = table.iter().flat_map(AdamWTensor::words).collect();
+        let rows = Tensor::from_vec(words, (table.len(), AdamWTensor::WORDS), device)?;
         let arguments = [
             self.address(&rows)?,
             Argument::new((1.0 - betas[0]) as f32),
