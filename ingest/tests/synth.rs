@@ -1,4 +1,5 @@
-//! The miniature trees: the same bytes each time, real containers and codecs, and the annotation as publishers write it.
+//! `ingest synth`: the same bytes each time, real containers and codecs, and the publishers' annotation
+//! grammar.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,18 +19,18 @@ fn synth(dataset: &str, out: &Path) {
     run(command.arg(out)).ok();
 }
 
-/// The files of a folder with this ending, sorted.
-fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+/// Returns the files of a folder with this extension, sorted.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = common::files(folder)
         .into_keys()
         .map(|file| folder.join(file))
-        .filter(|file| file.extension().is_some_and(|one| one == ending))
+        .filter(|file| file.extension().is_some_and(|one| one == extension))
         .collect();
     found.sort();
     found
 }
 
-/// ffprobe's words on every stream: codec, size or rate, seconds.
+/// Returns what ffprobe prints about the container and the streams: names, sizes, rates, seconds.
 fn probe(file: &Path) -> String {
     let output = Command::new("ffprobe")
         .args(["-v", "error", "-of", "csv=p=0", "-show_entries"])
@@ -41,13 +42,13 @@ fn probe(file: &Path) -> String {
 }
 
 #[test]
-fn a_tree_is_a_function_of_its_seed() {
+fn equal_seeds_give_equal_trees() {
     let folder = tempfile::tempdir().unwrap();
     for dataset in ["food-101", "mm-imdb", "ave"] {
-        let (one, other) = (folder.path().join(dataset), folder.path().join("again"));
-        synth(dataset, &one);
-        synth(dataset, &other);
-        assert_same(&one, &other);
+        let (first, second) = (folder.path().join(dataset), folder.path().join("second"));
+        synth(dataset, &first);
+        synth(dataset, &second);
+        assert_same(&first, &second);
     }
 }
 
@@ -67,9 +68,12 @@ fn clips_are_h264_and_aac_in_mp4() {
             .collect();
         assert!(clips.len() > 12, "{dataset}: {}", clips.len());
         if have("ffprobe") {
-            let seen = probe(&clips[0]);
+            let probed = probe(&clips[0]);
             for part in [video, "aac,22050,1", "mp4", "10.0"] {
-                assert!(seen.contains(part), "{dataset}: {part} is not in {seen}");
+                assert!(
+                    probed.contains(part),
+                    "{dataset}: {part} is not in {probed}"
+                );
             }
         }
     }
@@ -90,7 +94,7 @@ fn clips_are_h264_and_aac_in_mp4() {
 }
 
 #[test]
-fn pictures_lie_where_the_annotation_says() {
+fn image_paths_follow_the_annotation() {
     let folder = tempfile::tempdir().unwrap();
     let food = folder.path().join("food-101");
     synth("food-101", &food);

@@ -60,7 +60,7 @@ impl Artefact {
     }
 
     /// Whether the paper prints it as a figure, without numbers.
-    pub fn is_figure(self) -> bool {
+    pub(crate) fn is_figure(self) -> bool {
         matches!(
             self,
             Artefact::Figure2

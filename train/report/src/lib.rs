@@ -35,6 +35,7 @@ mod statistics;
 
 pub use page::write_page;
 pub use run_folder::{
-    CONFIG_FILE, METRICS_FILE, RunDescription, RunSettings, RunSummary, main_metric,
+    CONFIG_FILE, METRICS_FILE, RunDescription, RunSettings, RunSummary, evaluation_file,
+    main_metric, predictions_file,
 };
 pub use scores::{ScoreRow, score_table, text_table};

@@ -12,7 +12,7 @@ pub struct PaperTable {
 /// A score that the paper reports.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct PaperScore {
-    /// The method, as [`method_key`] spells it.
+    /// The method, in lower case with underscores, such as `ogm_ge`.
     pub method: String,
     /// The score in per cent.
     pub value: f64,
@@ -21,7 +21,7 @@ pub struct PaperScore {
 }
 
 /// Spells a method in lower case with underscores: `OGM-GE` becomes `ogm_ge`.
-pub fn method_key(method: &str) -> String {
+pub(crate) fn method_key(method: &str) -> String {
     method
         .to_lowercase()
         .chars()

@@ -14,6 +14,16 @@ pub const CONFIG_FILE: &str = "config.toml";
 /// The name of a run's log: one JSON line per step and per evaluation during training.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 
+/// Returns the name of the file with the scores of an evaluation.
+pub fn evaluation_file(name: &str) -> String {
+    format!("eval-{name}.json")
+}
+
+/// Returns the name of the file with the predictions of an evaluation.
+pub fn predictions_file(name: &str) -> String {
+    format!("predictions-{name}.parquet")
+}
+
 /// Returns the metric that chooses the best checkpoint and heads a report.
 pub fn main_metric(multi_label: bool) -> &'static str {
     if multi_label { "f1_macro" } else { "accuracy" }

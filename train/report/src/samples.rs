@@ -3,7 +3,7 @@
 
 use crate::data_url;
 use crate::predictions::{self, Prediction, argmax, probabilities};
-use crate::run_folder::RunSummary;
+use crate::run_folder::{RunSummary, predictions_file};
 use anyhow::Result;
 use datasets::{Modality, Split};
 use features::Shards;
@@ -27,10 +27,9 @@ fn read_by_id(path: &Path, modalities: [Modality; 2]) -> Result<BTreeMap<String,
 
 /// Shows samples of the first run that has predictions on the test split, or says why it cannot.
 pub fn section(runs: &[RunSummary]) -> Markup {
-    let cards = runs
-        .iter()
-        .find(|run| run.folder.join("predictions-test.parquet").is_file())
-        .map(sample_cards);
+    let file = predictions_file("test");
+    let run = runs.iter().find(|run| run.folder.join(&file).is_file());
+    let cards = run.map(sample_cards);
     match cards {
         None => html! {},
         Some(Ok(html)) => html,
@@ -45,12 +44,12 @@ fn sample_cards(run: &RunSummary) -> Result<Markup> {
     let mut views = vec![(
         "both".to_string(),
         read_by_id(
-            &run.folder.join("predictions-test.parquet"),
+            &run.folder.join(predictions_file("test")),
             config.modalities,
         )?,
     )];
     for (shown, missing) in [(m1, m2), (m2, m1)] {
-        let file = format!("predictions-test-no-{missing}.parquet");
+        let file = predictions_file(&format!("test-no-{missing}"));
         let path = run.folder.join(file);
         if path.is_file() {
             views.push((

@@ -233,8 +233,8 @@ pub fn write(
     evaluation: &Evaluation,
 ) -> Result<(PathBuf, PathBuf)> {
     let name = options.name();
-    let json_path = run.join(format!("eval-{name}.json"));
-    let parquet_path = run.join(format!("predictions-{name}.parquet"));
+    let json_path = run.join(report::evaluation_file(&name));
+    let parquet_path = run.join(report::predictions_file(&name));
     let (modalities, multi_label) = (config.modalities, config.multi_label);
     predictions::write(
         &parquet_path,

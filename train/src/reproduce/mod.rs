@@ -23,6 +23,7 @@ use datasets::Modality;
 use engine::Compute;
 use model::weights::WeightSource;
 use report::artefact::{Artefact, Row, Training};
+use report::evaluation_file;
 use report::reproduction::{Reproduction, write_hyperparameters};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -155,7 +156,7 @@ impl Options {
             let finished = runs.filter(|run| run.belongs_to(row) && run.finished);
             let file = |run: &PlannedRun| {
                 let name = run.eval_options(row).name();
-                Some(run.folder.as_ref()?.join(format!("eval-{name}.json")))
+                Some(run.folder.as_ref()?.join(evaluation_file(&name)))
             };
             finished.filter_map(file).collect()
         };

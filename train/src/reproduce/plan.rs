@@ -8,6 +8,7 @@ use crate::training::checkpoint;
 use anyhow::{Context, Result};
 use datasets::Split;
 use report::artefact::{Row, Training};
+use report::evaluation_file;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -165,7 +166,7 @@ impl PlannedRun {
         let options = self.eval_options(row);
         let name = options.name();
         if self.options.iter().all(|known| known.name() != name) {
-            let exists = |f: &PathBuf| f.join(format!("eval-{name}.json")).is_file();
+            let exists = |f: &PathBuf| f.join(evaluation_file(&name)).is_file();
             if !(self.finished && self.folder.as_ref().is_some_and(exists)) {
                 self.evaluations.push(name);
             }
