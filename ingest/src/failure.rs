@@ -102,7 +102,7 @@ impl Failure {
 impl From<features::Error> for Failure {
     fn from(error: features::Error) -> Failure {
         match error {
-            features::Error::Limit(what) => Failure::with(TOO_LARGE, what),
+            features::Error::Limit(limit) => Failure::with(TOO_LARGE, limit),
             other => Failure::with(UNDECODABLE, other),
         }
     }

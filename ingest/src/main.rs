@@ -1,4 +1,4 @@
-//! `ingest`: raw media to Parquet shards, and what belongs to that.
+//! `ingest`: the program that turns raw media into Parquet shards, checks raw trees and draws masks.
 //!
 //! [`cli`] has one module per subcommand. A run plans its shards ([`plan`]), has the media decoded
 //! by child processes ([`workers`], which use [`decode`]), and writes the shards in order ([`run`],
@@ -11,12 +11,12 @@ mod decode;
 mod failure;
 mod manifest;
 mod mask_import;
+mod parquet_table;
 mod plan;
 mod progress;
 mod run;
 mod shard_writer;
 mod source;
-mod table;
 mod workers;
 
 use std::process::ExitCode;

@@ -77,7 +77,8 @@ pub struct Warning {
     /// The modality with the problem.
     pub modality: Modality,
     /// The problem.
-    pub what: Failure,
+    #[serde(rename = "what")]
+    pub problem: Failure,
 }
 
 /// What became of one sample.
@@ -122,7 +123,7 @@ impl Summary {
         for warning in warnings {
             *self
                 .warning_causes
-                .entry(warning.what.cause.clone())
+                .entry(warning.problem.cause.clone())
                 .or_default() += 1;
             if self.warnings.len() < MAX_WARNINGS {
                 self.warnings.push(warning);

@@ -61,7 +61,7 @@ pub fn default_raw(name: &str) -> PathBuf {
 
 /// Reads a Parquet table as text. The elements of a list are joined by "|".
 fn read_table(path: &Path) -> anyhow::Result<Table> {
-    crate::table::read(path)
+    crate::parquet_table::read(path)
         .with_context(|| format!("{}: not a Parquet table that can be used", path.display()))
 }
 

@@ -36,8 +36,8 @@ fn synth_is_reproducible_and_real() {
             ])
             .arg(&again))
     };
-    assert!(seeded("0").ok().stdout.contains("is there already"));
-    assert!(seeded("1").ok().stdout.contains("made"));
+    assert!(seeded("0").ok().stdout.contains("already exists"));
+    assert!(seeded("1").ok().stdout.contains("written"));
     assert_ne!(common::files(&raw), common::files(&again));
 
     let list = fs::read_to_string(raw.join("test.csv")).unwrap();

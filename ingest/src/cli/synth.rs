@@ -13,39 +13,43 @@ use crate::decode::libav;
 use crate::progress::Progress;
 use crate::source;
 
-const EXAMPLE: &str = "\
+const EXAMPLES: &str = "\
 Examples:
   ingest synth crema-d
   ingest synth ave --out /tmp/raw --samples 60 --seed 7
 
-A tree of fewer than 2000 samples gets a test split of 25 % instead of the dataset's own share,
-so that a score on it means something.";
+The test split of a tree of fewer than 2000 samples has 25 % of the samples instead of the
+dataset's own share, because a score on fewer samples would mean little.";
 
-/// A miniature raw tree in a dataset's own layout
+/// Write a synthetic raw tree, a miniature in the layout of a dataset
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLE)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// food-101, mm-imdb, kinetics-sound, ave or crema-d
     #[arg(value_name = "DATASET")]
     dataset: String,
-    /// Folder to make the tree in [default: data/raw/DATASET]
+    /// Folder for the raw tree [default: data/raw/DATASET]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// How many samples [default: enough for several of each class]
+    /// Number of samples [default: enough for several of each class]
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
-    /// What all randomness comes from
+    /// Seed of the random numbers
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Say what would be made, and make nothing
+    /// Print the result and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Print the outcome as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the subcommand.
+///
+/// # Errors
+/// The dataset is unknown, the folder holds files that this subcommand did not write, or a file
+/// cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let tree = Tree::plan(&args.dataset, args.samples, args.seed)?;
     let out = args
@@ -83,9 +87,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .map(|(name, count)| format!("{count} {name}"))
         .collect();
     let verb = match (args.dry_run, complete) {
-        (_, true) => "is there already",
-        (true, _) => "would be made",
-        _ => "made",
+        (_, true) => "already exists",
+        (true, _) => "would be written",
+        _ => "written",
     };
     outln!(
         "synthetic {} ({}) {verb}: {}",
@@ -95,7 +99,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     )?;
     if tree.has_enlarged_test_split() {
         outln!(
-            "a quarter of each class is for testing, more than in the real dataset, so that a score means something"
+            "the test split has a quarter of each class, more than in the real dataset, because a score on fewer samples would mean little"
         )?;
     }
     Ok(ExitCode::SUCCESS)

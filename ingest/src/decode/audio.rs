@@ -57,8 +57,8 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
         |frame| mono.push(frame),
     );
     let health = Health {
-        good: mono.frames,
-        bad: errors + track.read_errors,
+        decoded: mono.frames,
+        lost: errors + track.read_errors,
     };
     if let Some(problem) = mono.problem {
         return Err(Failure::with(failure::UNDECODABLE, problem));
@@ -309,7 +309,10 @@ mod tests {
                 .map(|i| if i < SAMPLE_RATE { 0.0 } else { i as f32 })
                 .collect(),
             seconds: 5.0,
-            health: Health { good: 1, bad: 0 },
+            health: Health {
+                decoded: 1,
+                lost: 0,
+            },
         };
         let part = audio.part(Some((2.0, 3.5))).unwrap();
         assert_eq!((part.samples.len(), part.seconds), (24_000, 1.5));

@@ -25,20 +25,20 @@ pub type Span = (f32, f32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
     /// Number of decoded frames.
-    pub good: usize,
+    pub decoded: usize,
     /// Number of packets that could not be read or decoded.
-    pub bad: usize,
+    pub lost: usize,
 }
 
 impl Health {
     /// Describes it in words, such as "12 frames decoded, 3 lost". `unit` is "frame" or the like.
     pub fn describe(self, unit: &str) -> String {
-        format!("{} {unit}s decoded, {} lost", self.good, self.bad)
+        format!("{} {unit}s decoded, {} lost", self.decoded, self.lost)
     }
 
     /// Refuses a stream with more losses than frames, because its few frames are from one moment.
     fn check(self, unit: &str) -> Result<(), Failure> {
-        if self.bad > self.good {
+        if self.lost > self.decoded {
             return Err(Failure::with(failure::UNDECODABLE, self.describe(unit)));
         }
         Ok(())

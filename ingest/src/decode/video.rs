@@ -58,8 +58,8 @@ pub fn decode(
         None => decode_all(track, &expected, &mut jpegs)?,
     };
     let health = Health {
-        good: pass.times.len(),
-        bad: pass.errors + track.read_errors,
+        decoded: pass.times.len(),
+        lost: pass.errors + track.read_errors,
     };
     if pass.times.is_empty() {
         return Err(Failure::with(

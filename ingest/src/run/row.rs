@@ -35,10 +35,10 @@ pub fn assemble(
                 let Some(reply) = replies.next() else {
                     continue;
                 };
-                let warn = |what| Warning {
+                let warn = |problem| Warning {
                     id: sample.id.clone(),
                     modality,
-                    what,
+                    problem,
                 };
                 warnings.extend(reply.warnings.into_iter().map(warn));
                 if let Err(failure) = reply

@@ -9,9 +9,9 @@ use rustix::time::{ClockId, clock_gettime};
 /// Open files that a worker may have.
 const MAX_OPEN_FILES: u64 = 64;
 
-/// Limits this process for good: its address space has at most `memory` bytes, it cannot write
-/// files, open many of them, leave a core dump or gain privileges, and it is killed when its parent
-/// exits.
+/// Limits this process until it exits: its address space has at most `memory` bytes, it cannot
+/// write files, open many of them, leave a core dump or gain privileges, and it is killed when its
+/// parent exits.
 pub fn apply(memory: u64) -> io::Result<()> {
     for (resource, limit) in [
         (Resource::As, memory),

@@ -17,8 +17,8 @@ use landlock::{
 /// The newest version of Landlock that is used. An older kernel enforces the part that it supports.
 const LANDLOCK: ABI = ABI::V6;
 
-/// Puts the calling thread and the threads that it starts into the sandbox for good. Only files
-/// below the paths of `readable` can be read.
+/// Puts the calling thread and the threads that it starts into the sandbox until they end. Only
+/// files below the paths of `readable` can be read.
 ///
 /// Returns what this kernel does not support, as sentences for the user. The list is empty if the
 /// sandbox is complete.

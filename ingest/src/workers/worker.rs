@@ -170,7 +170,7 @@ impl Decoded {
     /// Features from a stream. `unit` is what the stream's health counts, such as "audio frame".
     fn from_stream(content: Content, health: Health, unit: &str) -> Decoded {
         let damage =
-            (health.bad > 0).then(|| Failure::with("partly damaged", health.describe(unit)));
+            (health.lost > 0).then(|| Failure::with("partly damaged", health.describe(unit)));
         Decoded { content, damage }
     }
 
