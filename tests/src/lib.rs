@@ -2,8 +2,8 @@
 //! TensorBoard files; and [`modules`], which finds circles between the modules of a crate.
 //!
 //! The tests start `ingest` and `train` as a user does and read the files that they write; nothing
-//! here links either. Commands run without network access, and with `U2A_DATA` in a folder that does
-//! not exist.
+//! here links either. Commands run without network access, and with `U2A_DATA` in a folder that
+//! does not exist.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -61,8 +61,8 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// A Python with the packages of tests/golden/requirements.txt: `U2A_PYTHON`, or the environment that
-/// `just test-python` makes in `.venv`.
+/// A Python with the packages of tests/golden/requirements.txt: `U2A_PYTHON`, or the environment
+/// that `just test-python` makes in `.venv`.
 pub fn python() -> Option<PathBuf> {
     match std::env::var_os("U2A_PYTHON") {
         Some(path) => Some(PathBuf::from(path)),
@@ -107,8 +107,8 @@ impl CommandOutput {
         self
     }
 
-    /// Asserts a usage error: exit code 2, and on standard error a single line that begins with `error: `
-    /// and contains all the words.
+    /// Asserts a usage error: exit code 2, and on standard error a single line that begins with
+    /// `error: ` and contains all the words.
     #[track_caller]
     pub fn expect_usage(self, words: &[&str]) -> Self {
         let ran = self.expect(EXIT_USAGE);
@@ -212,8 +212,8 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// Starts a command and kills it with SIGKILL as soon as `when` returns true. Returns whether it had
-/// ended with exit code 0 before that.
+/// Starts a command and kills it with SIGKILL as soon as `when` returns true. Returns whether it
+/// had ended with exit code 0 before that.
 ///
 /// # Panics
 /// The command ended by itself with another code.
@@ -288,8 +288,8 @@ impl CremaD {
         Self::make(owned.path().to_owned(), Some(owned), samples)
     }
 
-    /// The same for all tests of a test program, which never drop it: `folder` lies in cargo's folder
-    /// for temporary files.
+    /// The same for all tests of a test program, which never drop it: `folder` lies in cargo's
+    /// folder for temporary files.
     #[track_caller]
     pub fn shared(folder: &Path, samples: usize) -> Self {
         // An earlier run of the program may have left it.
@@ -344,8 +344,9 @@ pub fn is_full_length() -> bool {
     std::env::var_os("U2A_FAULTS").is_some()
 }
 
-/// Reports a figure on standard error, and as a line of the file from which `just test-faults` makes its
-/// table. The name begins with `sum` or `max`, which says how figures of one name are combined.
+/// Reports a figure on standard error, and as a line of the file from which `just test-faults`
+/// makes its table. The name begins with `sum` or `max`, which says how figures of one name are
+/// combined.
 pub fn report_figure(name: &str, value: f64) {
     use std::io::Write;
     eprintln!("figure: {name} {value}");
@@ -422,8 +423,8 @@ pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Asserts that two folders have the same files with the same bytes, and reports the number of files
-/// that differ.
+/// Asserts that two folders have the same files with the same bytes, and reports the number of
+/// files that differ.
 #[track_caller]
 pub fn assert_same(a: &Path, b: &Path) {
     let (a, b) = (contents(a), contents(b));

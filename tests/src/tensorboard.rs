@@ -1,4 +1,5 @@
-//! Reads TensorBoard event files: TFRecord framing with its checksums, and the protobuf fields of scalars.
+//! Reads TensorBoard event files: TFRecord framing with its checksums, and the protobuf fields of
+//! scalars.
 //!
 //! It is written from the TFRecord and Event formats alone, independent of the writer in `train`.
 

@@ -43,7 +43,8 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The packages that a crate must not bring in, directly or through others, by the start of their names.
+/// The packages that a crate must not bring in, directly or through others, by the start of their
+/// names.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     (
         "datasets",
@@ -95,8 +96,8 @@ fn read_metadata() -> Value {
     run(command.current_dir(workspace())).expect(0).json()
 }
 
-/// The name of each package, and the ids of its dependencies without those of its tests, both by the
-/// package's id.
+/// The name of each package, and the ids of its dependencies without those of its tests, both by
+/// the package's id.
 fn graph(metadata: &Value) -> (BTreeMap<String, String>, BTreeMap<String, BTreeSet<String>>) {
     let text = |value: &Value| {
         value
@@ -213,8 +214,8 @@ fn train_does_not_load_libav() {
     assert_eq!(names_libav("train"), 0);
 }
 
-/// The only modules that may contain `unsafe`: system calls, mapped files, libav, libjpeg-turbo, vector
-/// instructions, GPU kernels.
+/// The only modules that may contain `unsafe`: system calls, mapped files, libav, libjpeg-turbo,
+/// vector instructions, GPU kernels.
 const UNSAFE: &[&str] = &[
     "features/media/src/image/partial.rs",
     "features/media/src/image/partial/idct.rs",
@@ -240,8 +241,8 @@ const UNSAFE: &[&str] = &[
     "train/model/src/weights.rs",
 ];
 
-/// The only modules that may read the wall clock, which can be set: for the name of a default folder
-/// and for the time stamps of TensorBoard.
+/// The only modules that may read the wall clock, which can be set: for the name of a default
+/// folder and for the time stamps of TensorBoard.
 const WALL_CLOCK: [&str; 2] = ["train/src/cli/run.rs", "train/src/logging/tensorboard.rs"];
 
 /// The number of circles between modules that each crate still has; none where it is not listed.

@@ -1,6 +1,6 @@
-//! Crash safety: no sample and no training step is lost through disks that vanish, fill up or are read-only, removed
-//! files, stopped processes, misbehaving decoders, changed bytes on disk, or two runs on one folder. Killed runs are
-//! tested in `train_resume` and in `ingest`'s own tests.
+//! Crash safety: no sample and no training step is lost through disks that vanish, fill up or are
+//! read-only, removed files, stopped processes, misbehaving decoders, changed bytes on disk, or two
+//! runs on one folder. Killed runs are tested in `train_resume` and in `ingest`'s own tests.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -52,7 +52,8 @@ fn wav(hertz: u32) -> Vec<u8> {
     [header, data.as_slice()].concat()
 }
 
-/// Writes a dataset of `count` short audio files to `folder/raw`, each named by `name`; returns its `.toml`.
+/// Writes a dataset of `count` short audio files to `folder/raw`, each named by `name`; returns its
+/// `.toml`.
 fn audio_dataset(folder: &Path, count: usize, name: impl Fn(usize) -> String) -> PathBuf {
     fs::create_dir_all(folder.join("raw")).unwrap();
     let mut table = "id,label,file\n".to_owned();
@@ -107,8 +108,8 @@ fn misbehaving_decoder_fails_only_its_own_clip() {
     report_figure("sum faults injected", 6.0);
 }
 
-/// If the raw data vanish during a run, it ends with one error line, keeps its complete shards, writes no shard full of
-/// failures, and continues when the data are back.
+/// If the raw data vanish during a run, it ends with one error line, keeps its complete shards,
+/// writes no shard full of failures, and continues when the data are back.
 #[test]
 fn vanished_raw_data_ends_the_run_without_loss() {
     let folder = temp();
@@ -186,7 +187,8 @@ fn files_removed_after_listing_are_reported() {
     report_figure("sum faults injected", 3.0);
 }
 
-/// A pause (Ctrl-Z, a batch system, a closed laptop) that is longer than the time limit of a clip gives up no clip.
+/// A pause (Ctrl-Z, a batch system, a closed laptop) that is longer than the time limit of a clip
+/// gives up no clip.
 #[test]
 fn paused_ingest_loses_no_clip() {
     let folder = temp();
@@ -245,7 +247,8 @@ fn train(shards: &Path, out: &Path) -> Command {
             "2",
             "--set",
             "keep_checkpoints=100",
-            // With a named device, stderr has no line about the choice, and an error is its only line.
+            // With a named device, stderr has no line about the choice, and an error is its only
+            // line.
             "--device",
             "cpu",
         ],
@@ -274,8 +277,8 @@ fn saved_tensors(run: &Path) -> Vec<(PathBuf, Vec<u8>)> {
         .collect()
 }
 
-/// A second trainer on a run folder is refused; SIGTERM ends a trainer with a checkpoint, from which it continues to the
-/// same weights.
+/// A second trainer on a run folder is refused; SIGTERM ends a trainer with a checkpoint, from
+/// which it continues to the same weights.
 #[test]
 fn second_trainer_is_refused_and_sigterm_leaves_a_checkpoint() {
     let data = CremaD::new(24);
@@ -379,8 +382,8 @@ fn changed_bytes_in_shards_are_found() {
     report_figure("sum faults injected", 2.0);
 }
 
-/// A checkpoint with a truncated or missing file, as after a power cut, is refused by one line that names it; the
-/// checkpoint before it works.
+/// A checkpoint with a truncated or missing file, as after a power cut, is refused by one line that
+/// names it; the checkpoint before it works.
 #[test]
 fn truncated_checkpoint_is_refused_by_name() {
     let data = CremaD::new(24);
@@ -488,8 +491,8 @@ fn full_or_read_only_disk_is_one_error_line() {
     report_figure("sum faults injected", 4.0);
 }
 
-/// Every command that reads shards, masks or tables ends with a documented exit code on damaged ones, and with a single
-/// line if that is an error; never with a panic.
+/// Every command that reads shards, masks or tables ends with a documented exit code on damaged
+/// ones, and with a single line if that is an error; never with a panic.
 #[test]
 fn damaged_tables_never_panic() {
     let data = CremaD::new(24);

@@ -1,4 +1,5 @@
-//! From synthetic raw clips to an evaluated run by the two programs, with every documented file of the run folder.
+//! From synthetic raw clips to an evaluated run by the two programs, with every documented file of
+//! the run folder.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -186,7 +187,8 @@ fn assert_run_folder_is_complete(run: &Path, samples: usize, epochs: usize, batc
             assert_eq!(config["peft_type"], "LORA");
             assert_eq!(config["r"], 1);
             let adapter = tensors(&folder.join(modality).join("adapter_model.safetensors"));
-            // The small encoders have 3 blocks with 4 adapted linear layers each, with matrices A and B.
+            // The small encoders have 3 blocks with 4 adapted linear layers each, with matrices A
+            // and B.
             assert_eq!(adapter.len(), 3 * 4 * 2);
             for (name, shape) in &adapter {
                 let expected = if name.ends_with(".lora_A.weight") {

@@ -1,4 +1,5 @@
-//! Every dataset from a synthetic raw tree to a score, by the commands synth, check, run, inspect, train and eval.
+//! Every dataset from a synthetic raw tree to a score, by the commands synth, check, run, inspect,
+//! train and eval.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,7 +12,8 @@ const SAMPLES: usize = 32;
 /// The number of training steps.
 const STEPS: usize = 20;
 
-/// The sizes of the splits train, val and test of the whole dataset; `None` for a split that it lacks.
+/// The sizes of the splits train, val and test of the whole dataset; `None` for a split that it
+/// lacks.
 type Expected = [Option<u64>; 3];
 
 /// Runs all commands on one dataset and checks the counts after each.
@@ -36,7 +38,8 @@ fn from_raw_tree_to_scores(dataset: &str, expected: Expected, classes: usize, me
         .sum();
     assert_eq!(planned, SAMPLES as u64);
 
-    // A miniature lacks nothing of its own annotation; the report has the sizes of the whole dataset as well.
+    // A miniature lacks nothing of its own annotation; the report has the sizes of the whole
+    // dataset as well.
     let checked = run(command("ingest", ["check", dataset, "--json", "--raw"]).arg(&raw));
     let checked = checked.expect(EXIT_DONE).json();
     assert_eq!(checked["missing"], Value::Array(vec![]), "{dataset}");

@@ -1,8 +1,10 @@
-//! The complete real annotation files over stand-in media: one small real file, hard-linked under every name.
+//! The complete real annotation files over stand-in media: one small real file, hard-linked under
+//! every name.
 //!
-//! Annotations and media lie beside the checkout (`../shared`) and are not part of it; without them the tests are skipped.
-//! The ordinary tests list and check whole trees and ingest a slice of each. The ignored ones, which `just test-full` runs,
-//! ingest everything; they need some GB in the temporary folder (`TMPDIR`).
+//! Annotations and media lie beside the checkout (`../shared`) and are not part of it; without them
+//! the tests are skipped. The ordinary tests list and check whole trees and ingest a slice of each.
+//! The ignored ones, which `just test-full` runs, ingest everything; they need some GB in the
+//! temporary folder (`TMPDIR`).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -22,8 +24,8 @@ const LINKS: usize = 20_000;
 /// The number of samples of each split in a slice.
 const SLICE: usize = 4;
 
-/// The longest time of `check` on one tree, in any profile and on a busy machine. It takes about a second; a search of
-/// every name among all others would take an hour.
+/// The longest time of `check` on one tree, in any profile and on a busy machine. It takes about a
+/// second; a search of every name among all others would take an hour.
 const CHECK_LIMIT: Duration = Duration::from_secs(60);
 
 /// A raw tree that is being built.
@@ -73,7 +75,8 @@ impl RawTree {
             .path()
             .join(format!("{}-{file}", *count / LINKS));
         if count.is_multiple_of(LINKS) {
-            // A new copy: the original may be on another file system, or have all the links that it may have.
+            // A new copy: the original may be on another file system, or have all the links that it
+            // may have.
             fs::write(&copy, fs::read(source).unwrap()).unwrap();
         }
         *count += 1;
@@ -320,7 +323,8 @@ fn check_and_ingest(dataset: &str, limit: Option<usize>) {
     );
     assert_eq!(count(out.join("failures.parquet")), sum("quarantined"));
     if limit.is_none() {
-        // Food-101 has the title of a missing image, so that its sample is incomplete and not quarantined.
+        // Food-101 has the title of a missing image, so that its sample is incomplete and not
+        // quarantined.
         let quarantined = if dataset == "food-101" {
             0
         } else {

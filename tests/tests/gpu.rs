@@ -1,5 +1,6 @@
-//! What a GPU machine runs, as far as it can be tested without a GPU: the GPU check on the CPU with small encoders, the
-//! choice of the build, the messages about a missing GPU; and the precisions of a CPU.
+//! What a GPU machine runs, as far as it can be tested without a GPU: the GPU check on the CPU with
+//! small encoders, the choice of the build, the messages about a missing GPU; and the precisions of
+//! a CPU.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -71,8 +72,8 @@ fn missing_gpu_error_names_the_remedy() {
     assert_eq!(found["gpu"]["built"], false);
 }
 
-/// A processor with AMX also trains in bf16 and tf32, one with AVX512-BF16 in bf16, with losses close to those of f32; on
-/// another one the error names what is missing.
+/// A processor with AMX also trains in bf16 and tf32, one with AVX512-BF16 in bf16, with losses
+/// close to those of f32; on another one the error names what is missing.
 #[test]
 fn cpu_precisions_train_or_name_what_is_missing() {
     let doctor = run(&mut command("train", ["doctor", "--json"])).expect(EXIT_DONE);
@@ -118,8 +119,8 @@ fn cpu_precisions_train_or_name_what_is_missing() {
     }
 }
 
-/// `--device auto`, the default, prints one line on stderr with the chosen device and the time that the run will take; a
-/// named device prints none. Standard output stays JSON.
+/// `--device auto`, the default, prints one line on stderr with the chosen device and the time that
+/// the run will take; a named device prints none. Standard output stays JSON.
 #[test]
 fn device_auto_falls_back_to_the_cpu_and_reports_it() {
     let data = CremaD::new(24);
@@ -182,7 +183,8 @@ fn write_program(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The build, and the GPU architecture, that `scripts/build` chooses on machines that the test simulates.
+/// The build, and the GPU architecture, that `scripts/build` chooses on machines that the test
+/// simulates.
 #[test]
 fn build_script_decides_by_driver_and_toolkit() {
     let installed = ["/usr/local/cuda", "/proc/driver/nvidia"];
@@ -261,8 +263,9 @@ fn build_script_decides_by_driver_and_toolkit() {
     }
 }
 
-/// With `train/engine/cuda/driver.c` a program starts without NVIDIA's driver, and the entry points return that there is no
-/// device; with a driver, calls reach it with all arguments, also those on the stack.
+/// With `train/engine/cuda/driver.c` a program starts without NVIDIA's driver, and the entry points
+/// return that there is no device; with a driver, calls reach it with all arguments, also those on
+/// the stack.
 #[test]
 fn gpu_build_starts_without_a_driver() {
     let folder = temp();

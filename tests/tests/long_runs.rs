@@ -1,5 +1,6 @@
-//! Long runs: memory, open files and child processes do not grow over many samples, and training that is killed many times
-//! ends with the weights of an undisturbed run. `just test-faults` runs the long versions, `just test` short ones.
+//! Long runs: memory, open files and child processes do not grow over many samples, and training
+//! that is killed many times ends with the weights of an undisturbed run. `just test-faults` runs
+//! the long versions, `just test` short ones.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -61,7 +62,8 @@ impl Samples {
         }
     }
 
-    /// Asserts that memory does not grow after the second fifth, and that files and children stay few.
+    /// Asserts that memory does not grow after the second fifth, and that files and children stay
+    /// few.
     fn assert_flat(&self, what: &str) {
         let fifth = self.mib.len() / 5;
         assert!(fifth > 2, "{what}: the run was too short to measure");
@@ -96,7 +98,8 @@ impl Samples {
     }
 }
 
-/// Writes a dataset of `count` clips, which are hard links to a few small files; returns its `.toml`.
+/// Writes a dataset of `count` clips, which are hard links to a few small files; returns its
+/// `.toml`.
 fn linked_dataset(folder: &Path, count: usize) -> PathBuf {
     let raw = folder.join("raw");
     let mut table = String::from("id,label,file\n");
@@ -180,8 +183,8 @@ fn newest_checkpoint(run: &Path) -> Option<u32> {
     steps.max()
 }
 
-/// A run of ten thousand steps with a checkpoint every fifty, killed thirty times at random moments, ends with the weights
-/// of an undisturbed one.
+/// A run of ten thousand steps with a checkpoint every fifty, killed thirty times at random
+/// moments, ends with the weights of an undisturbed one.
 #[test]
 fn training_killed_many_times_gives_the_same_weights() {
     let (steps, kills): (u32, u32) = if is_full_length() {
@@ -237,7 +240,8 @@ fn training_killed_many_times_gives_the_same_weights() {
     let seed = u64::from(std::process::id());
     let mut kills_done = 0;
     for kill in 0..kills {
-        // The run is cut into parts, with one kill in each, some time after a checkpoint has appeared.
+        // The run is cut into parts, with one kill in each, some time after a checkpoint has
+        // appeared.
         let mut rng = Rng::new(seed, &[kill]);
         let part = (f64::from(kill) + rng.uniform()) / f64::from(kills);
         let step = (part * f64::from(steps - 100)) as u32;

@@ -29,7 +29,8 @@ fn train(out: &Path, arguments: &[&str]) -> Command {
     train
 }
 
-/// A run with full fine-tuning, another fusion and OGM-GE that is stopped and resumed equals one that is not.
+/// A run with full fine-tuning, another fusion and OGM-GE that is stopped and resumed equals one
+/// that is not.
 #[test]
 fn baseline_resumes_bit_for_bit() {
     let folder = temp();
@@ -109,8 +110,8 @@ fn test_probabilities(run: &Path) -> BTreeMap<String, Vec<f64>> {
     all
 }
 
-/// `predict` gives the files of a test clip the probabilities that the clip has in the test split; it labels a file with one
-/// modality, and names a file that it cannot read.
+/// `predict` gives the files of a test clip the probabilities that the clip has in the test split;
+/// it labels a file with one modality, and names a file that it cannot read.
 #[test]
 fn predict_labels_new_files() {
     let folder = temp();
@@ -172,8 +173,8 @@ fn predict_labels_new_files() {
     run(command("train", ["predict", "--text", "words"]).arg(&out)).expect_usage(&["no text"]);
 }
 
-/// The modalities that `predict --watch` uses of a file that appears while it runs. Asserts that an interrupt ends it with
-/// exit code 0.
+/// The modalities that `predict --watch` uses of a file that appears while it runs. Asserts that an
+/// interrupt ends it with exit code 0.
 fn watched(model: &Path, file: &Path) -> Value {
     let inbox = temp();
     let mut watch = command("train", ["predict", "--json", "--watch"]);
@@ -248,7 +249,8 @@ fn logs(out: &Path) -> BTreeMap<String, Vec<u8>> {
     names(&runs).into_iter().filter_map(read).collect()
 }
 
-/// A reproduction that is killed in its second run and started again repeats no finished run; other settings are other runs.
+/// A reproduction that is killed in its second run and started again repeats no finished run; other
+/// settings are other runs.
 #[test]
 fn killed_reproduction_repeats_no_finished_run() {
     let folder = temp();

@@ -16,7 +16,8 @@ const TOLERANCE: &str = "3e-6";
 /// The largest relative difference of a loss over 20 steps; 1.6e-7 was measured.
 const LOSS_TOLERANCE: &str = "1e-6";
 
-/// Runs a script of tests/python. Returns `None`, and reports the test as skipped, if there is no Python for it.
+/// Runs a script of tests/python. Returns `None`, and reports the test as skipped, if there is no
+/// Python for it.
 fn script(name: &str, arguments: &[&Path], more: &[&str]) -> Option<CommandOutput> {
     let Some(python) = tests::python() else {
         skip(

@@ -1,7 +1,8 @@
 //! Real clips of many kinds, described by a `.toml`, are ingested, trained on and evaluated.
 //!
-//! The clips lie beside a checkout (`../shared/media`) and are not part of it; without them the test is skipped.
-//! The decoding of each clip is tested in `ingest`; here the trainer must handle the missing modalities.
+//! The clips lie beside a checkout (`../shared/media`) and are not part of it; without them the
+//! test is skipped. The decoding of each clip is tested in `ingest`; here the trainer must handle
+//! the missing modalities.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,6 @@
-//! A training run that is killed many times ends with the losses and checkpoints of an undisturbed run, bit for bit; so does
-//! one with another number of loader threads. Killing `ingest` is tested in its own crate.
+//! A training run that is killed many times ends with the losses and checkpoints of an undisturbed
+//! run, bit for bit; so does one with another number of loader threads. Killing `ingest` is tested
+//! in its own crate.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -29,7 +30,8 @@ fn training(shards: &Path, out: &Path) -> Command {
             "1e-3",
             "--seed",
             "11",
-            // A checkpoint after every step, so that most kills fall near one, where a line of the log could be lost.
+            // A checkpoint after every step, so that most kills fall near one, where a line of the
+            // log could be lost.
             "--checkpoint-every",
             "1",
         ],
@@ -44,8 +46,8 @@ fn training(shards: &Path, out: &Path) -> Command {
     command
 }
 
-/// The line of each step in the log, without the values that depend on the clock. Asserts that a step that was run twice has
-/// the same line twice.
+/// The line of each step in the log, without the values that depend on the clock. Asserts that a
+/// step that was run twice has the same line twice.
 fn losses(run: &Path) -> BTreeMap<u64, String> {
     let mut out = BTreeMap::new();
     for line in json_lines(&run.join("metrics.jsonl")) {
@@ -95,7 +97,8 @@ fn training_resumes_bit_for_bit() {
         let lifetime = took.mul_f64(f64::from(i * 7 % 10 + 1) / 11.0);
         let ended = kill_when(&mut attempt(), || {
             if i % 2 == 0 {
-                // At the moment at which a checkpoint appears: what belongs to it must be on disk before.
+                // At the moment at which a checkpoint appears: what belongs to it must be on disk
+                // before.
                 checkpoints(&killed).last() > before.last()
             } else {
                 start.elapsed() > lifetime

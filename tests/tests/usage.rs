@@ -1,4 +1,5 @@
-//! Wrong usage and unusable input end with exit code 2 and one line that names what is wrong, never with a panic.
+//! Wrong usage and unusable input end with exit code 2 and one line that names what is wrong, never
+//! with a panic.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -235,7 +236,8 @@ fn invalid_run_folders_are_usage_errors() {
     .expect_usage(&["--resume"]);
 }
 
-/// Wraps a command so that it has a file system of one megabyte at `folder`. Returns `None` if none can be mounted.
+/// Wraps a command so that it has a file system of one megabyte at `folder`. Returns `None` if none
+/// can be mounted.
 fn with_full_disk(folder: &Path, command: &Command) -> Option<Command> {
     let mounted = format!("mount -t tmpfs -o size=1m tmpfs {}", folder.display());
     let mut probe = Command::new("unshare");
@@ -274,7 +276,8 @@ fn full_disk_during_training_is_one_error_line() {
         "1",
         "--set",
         "keep_checkpoints=1000",
-        // With a named device, stderr has no line about the choice, and the error is its only line.
+        // With a named device, stderr has no line about the choice, and the error is its only
+        // line.
         "--device",
         "cpu",
     ]);

@@ -48,8 +48,8 @@ pub fn skip(missing: Missing, reason: impl Display) {
     );
 }
 
-/// The path of real material beside the checkout: `../shared/NAME`. Where it is missing, the calling
-/// test is reported as skipped.
+/// The path of real material beside the checkout: `../shared/NAME`. Where it is missing, the
+/// calling test is reported as skipped.
 #[track_caller]
 pub fn shared(name: &str) -> Option<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

@@ -1,5 +1,6 @@
-//! A decode worker that decodes nothing, for `ingest run --decoder`. It replies at once with fixed frames and made-up
-//! spectrograms, or misbehaves if the name of the clip contains `crash`, `hang`, `garbage`, `exit`, `truncate` or `lie`.
+//! A decode worker that decodes nothing, for `ingest run --decoder`. It replies at once with fixed
+//! frames and made-up spectrograms, or misbehaves if the name of the clip contains `crash`, `hang`,
+//! `garbage`, `exit`, `truncate` or `lie`.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
