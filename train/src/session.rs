@@ -12,10 +12,11 @@ use features::mask::{Mask, Protocol};
 use features::text::TextTransform;
 use model::encoder::Encoder;
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
+use model::encoder::weights::{CONFIG_FILE, VOCAB_FILE, WeightSource, Weights};
 use model::missing_inputs::Placeholders;
 use model::pretrained::HASHED_FILE;
-use model::u2a::{MissingToken, U2a};
-use model::weights::{CONFIG_FILE, VOCAB_FILE, WeightSource, Weights};
+use model::u2a::U2a;
+use model::variant::MissingToken;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -257,17 +258,11 @@ pub fn build_model(config: &RunConfig, compute: &Compute) -> Result<U2a> {
     };
     let ((first, first_weights), (second, second_weights)) = (encoder(0)?, encoder(1)?);
     let settings = &config.settings;
-    U2a::new(
-        config.modalities,
-        [first, second],
-        config.classes.len(),
-        settings.lora(),
-        settings.seed,
-    )?
-    .designed(
-        settings.design(),
-        [first_weights, second_weights],
-        settings.seed,
-    )?
-    .on(&compute.device)
+    U2a::builder(config.modalities, [first, second], config.classes.len())
+        .lora(settings.lora())
+        .variant(settings.variant())
+        .weights([first_weights, second_weights])
+        .seed(settings.seed)
+        .device(&compute.device)
+        .build()
 }

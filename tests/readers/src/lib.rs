@@ -15,7 +15,7 @@ use features::loader::{LoaderOptions, MelTransform, Transforms};
 use features::mask::Mask;
 use features::{Loader, Shards, TextTransform};
 use model::encoder::config::{EncoderConfig, Kind};
-use model::weights::{WeightSource, Weights};
+use model::encoder::weights::{WeightSource, Weights};
 use report::{RunSummary, text_table, write_page};
 use std::fs;
 use std::hint::black_box;

@@ -1,29 +1,33 @@
-//! From two tokens per sample to logits: U2A's sum and the baselines' fusions, on candle's autograd.
+//! Fusion and prediction (equation 5): from two tokens per sample to logits, by U2A's sum or by one of
+//! the baselines' fusions, with candle's autograd.
 //!
-//! The head is always one linear layer; film and gated-bilinear put linear layers of their own before it. All of
-//! them learn, so candle's `Linear` serves, whose backward forms the gradient of input and weight alike.
+//! The head is always one linear layer. FiLM and the gated bilinear fusion put linear layers of their
+//! own before it. All of them learn, so candle's `Linear` serves, whose backward pass computes the
+//! gradients of input and weight alike.
 
+use crate::init::{kaiming_bound, uniform};
+use crate::pair::{Pair, Slot};
 use crate::variant::Fusion;
 use anyhow::{Result, bail};
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Tensor};
 use candle_nn::ops::{sigmoid, softmax};
 use candle_nn::{Linear, Module};
 use util::rng::Rng;
 
-/// Stream of the random generator for the fusions' own layers.
+/// The stream of the random generator for new fusion layers.
 const INIT_FUSION: u32 = 0x4675_7365;
 
 impl Fusion {
-    /// Width of what the head reads.
-    pub fn width(self, d: usize) -> usize {
+    /// Returns the width of the fused feature, which the head reads.
+    pub(crate) fn width(self, d: usize) -> usize {
         match self {
             Fusion::Concat => 2 * d,
             _ => d,
         }
     }
 
-    /// Names and shapes of the layers before the head.
-    pub fn layers(self, d: usize) -> Vec<(&'static str, Vec<usize>)> {
+    /// Lists names and shapes of the learnable tensors before the head.
+    pub(crate) fn layers(self, d: usize) -> Vec<(&'static str, Vec<usize>)> {
         match self {
             Fusion::Sum | Fusion::Concat => Vec::new(),
             // Rows 0..d give gamma, rows d..2d beta.
@@ -40,31 +44,31 @@ impl Fusion {
         }
     }
 
-    /// New layers before the head, uniform within 1 / sqrt d as PyTorch's Linear.
-    pub fn new_layers(self, d: usize, seed: u64) -> Result<Vec<(&'static str, Tensor)>> {
-        let bound = 1.0 / (d as f64).sqrt();
-        let layer = |(i, (name, shape)): (usize, (&'static str, Vec<usize>))| {
+    /// Draws new layers before the head, as PyTorch's `nn.Linear` does.
+    pub(crate) fn new_layers(self, d: usize, seed: u64) -> Result<Vec<(&'static str, Tensor)>> {
+        let layers = self.layers(d).into_iter().enumerate();
+        let layers = layers.map(|(i, (name, shape))| {
             let mut rng = Rng::new(seed, &[INIT_FUSION, i as u32]);
-            let n = shape.iter().product();
-            let values: Vec<f32> = (0..n)
-                .map(|_| ((2.0 * rng.uniform() - 1.0) * bound) as f32)
-                .collect();
-            Ok((name, Tensor::from_vec(values, shape, &Device::Cpu)?))
-        };
-        self.layers(d).into_iter().enumerate().map(layer).collect()
+            Ok((name, uniform(&mut rng, shape, kaiming_bound(d))?))
+        });
+        layers.collect()
     }
 
-    /// Logits (`n x classes`) of the tokens (`n x d` each): `layers` are those of [`Fusion::layers`] in that
-    /// order, and the head at the end.
-    pub fn logits(self, [first, second]: &[Tensor; 2], layers: &[Linear]) -> Result<Tensor> {
+    /// Computes logits (`n x classes`) from the selected tokens (`n x d` each). `layers` are those of
+    /// [`Fusion::layers`] in that order, then the head.
+    pub(crate) fn logits(self, tokens: &Pair<Tensor>, layers: &[Linear]) -> Result<Tensor> {
+        let Pair {
+            m1: first,
+            m2: second,
+        } = tokens;
         let (feature, head) = match (self, layers) {
             (Fusion::Sum, [head]) => ((first + second)?, head),
             (Fusion::Concat, [head]) => (Tensor::cat(&[first, second], 1)?, head),
             (Fusion::Film, [film, head]) => {
                 let d = first.dim(1)?;
-                let both = film.forward(first)?;
-                let scaled = (both.narrow(1, 0, d)? * second)?;
-                ((scaled + both.narrow(1, d, d)?)?, head)
+                let gamma_beta = film.forward(first)?;
+                let scaled = (gamma_beta.narrow(1, 0, d)? * second)?;
+                ((scaled + gamma_beta.narrow(1, d, d)?)?, head)
             }
             (Fusion::GatedBilinear, [gate, value, head]) => {
                 let gate = sigmoid(&gate.forward(first)?)?;
@@ -75,33 +79,37 @@ impl Fusion {
         Ok(head.forward(&feature)?)
     }
 
-    /// What each token alone would score, half the bias each (Peng et al. 2022); for sum and concat.
-    pub fn unimodal(self, tokens: &[Tensor; 2], head: &Linear) -> Result<[Tensor; 2]> {
-        let d = tokens[0].dim(1)?;
+    /// Computes the logits of each modality's token alone, with half the bias (Peng et al. 2022). They
+    /// are defined for sum and concat only.
+    pub(crate) fn unimodal_logits(
+        self,
+        tokens: &Pair<Tensor>,
+        head: &Linear,
+    ) -> Result<Pair<Tensor>> {
+        let d = tokens.m1.dim(1)?;
         let weight = head.weight();
-        let half = head.bias().map(|bias| bias / 2.0).transpose()?;
-        let one = |m: usize| -> Result<Tensor> {
+        let half_bias = head.bias().map(|bias| bias / 2.0).transpose()?;
+        Pair::try_from_fn(|slot: Slot| {
             let part = match self {
                 Fusion::Sum => weight.clone(),
-                Fusion::Concat => weight.narrow(1, m * d, d)?.contiguous()?,
+                Fusion::Concat => weight.narrow(1, slot.index() * d, d)?.contiguous()?,
                 _ => bail!("gradient modulation needs fusion sum or concat"),
             };
-            Ok(Linear::new(part, half.clone()).forward(&tokens[m])?)
-        };
-        Ok([one(0)?, one(1)?])
+            Ok(Linear::new(part, half_bias.clone()).forward(&tokens[slot])?)
+        })
     }
 }
 
-/// Linear layers of their weights and biases in turn.
-pub fn linear_layers(tensors: &[Tensor]) -> Vec<Linear> {
+/// Builds linear layers from their weights and biases in turn.
+pub(crate) fn linear_layers(tensors: &[Tensor]) -> Vec<Linear> {
     let pairs = tensors.chunks_exact(2);
     pairs
         .map(|pair| Linear::new(pair[0].clone(), Some(pair[1].clone())))
         .collect()
 }
 
-/// The sum over samples of the softmax probability of the true class.
-pub fn true_class_score(logits: &Tensor, labels: &[u32]) -> Result<f64> {
+/// Sums the softmax probability of the true class over samples.
+pub(crate) fn true_class_score(logits: &Tensor, labels: &[u32]) -> Result<f64> {
     let p = softmax(&logits.detach().to_dtype(DType::F64)?, D::Minus1)?;
     let targets = Tensor::new(labels, logits.device())?.unsqueeze(1)?;
     Ok(p.gather(&targets, D::Minus1)?.sum_all()?.to_scalar()?)

@@ -9,13 +9,16 @@
 
 pub mod encoder;
 pub mod fusion;
+mod init;
 pub mod loss;
 pub mod missing_inputs;
+pub mod modality_dropout;
 pub mod ogm_ge;
+pub mod pair;
+pub mod parameter_table;
 pub mod parity;
 pub mod peft;
 pub mod pretrained;
 pub mod token_selection;
 pub mod u2a;
 pub mod variant;
-pub mod weights;

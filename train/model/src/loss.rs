@@ -1,14 +1,77 @@
-//! The loss of several classes per sample. Those of one class and of alignment are candle's own.
+//! The training loss (equation 7): the task loss plus the weighted alignment loss (equation 6).
 
-use anyhow::Result;
+use crate::pair::Pair;
+use crate::token_selection::{AlignmentPair, ModalityTokens, alignment_pairs};
+use crate::variant::MissingToken;
+use anyhow::{Result, bail};
 use candle_core::Tensor;
+use candle_nn::loss::{cross_entropy, mse};
+use serde::{Deserialize, Serialize};
 
-/// Mean binary cross-entropy of logits against 0/1 targets of the same shape, stable at any logit:
-/// `max(x, 0) - x y + ln(1 + e^-|x|)`.
+/// The weight of the alignment loss in the paper, lambda in equation 7.
+pub const ALIGN_WEIGHT: f64 = 0.2;
+
+/// The settings of the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossConfig {
+    /// The weight of the alignment loss.
+    pub align_weight: f64,
+    /// Whether the alignment loss sends no gradient to the class tokens.
+    pub align_stop_gradient: bool,
+    /// Whether a sample has any number of classes: binary cross-entropy per class instead of
+    /// cross-entropy.
+    pub multi_label: bool,
+    /// What stands in for the class token of a missing modality.
+    pub missing_token: MissingToken,
+}
+
+/// Computes the task loss, a mean over samples: cross-entropy, or for several labels per sample binary
+/// cross-entropy with a mean over classes. `logits` are `n x classes`.
+pub(crate) fn task_loss(logits: &Tensor, labels: &[Vec<u32>], multi_label: bool) -> Result<Tensor> {
+    let classes = logits.dim(1)?;
+    if multi_label {
+        let mut targets = vec![0f32; labels.len() * classes];
+        for (row, labels) in labels.iter().enumerate() {
+            for label in labels {
+                targets[row * classes + *label as usize] = 1.0;
+            }
+        }
+        let targets = Tensor::from_vec(targets, (labels.len(), classes), logits.device())?
+            .to_dtype(logits.dtype())?;
+        binary_cross_entropy(logits, &targets)
+    } else {
+        let targets = labels.iter().map(|l| match l[..] {
+            [label] if (label as usize) < classes => Ok(label),
+            _ => bail!("labels {l:?} where one class below {classes} is expected"),
+        });
+        let targets = Tensor::new(targets.collect::<Result<Vec<u32>>>()?, logits.device())?;
+        Ok(cross_entropy(logits, &targets)?)
+    }
+}
+
+/// Computes the alignment loss (equation 6): the mean over the complete samples of
+/// `MSE(MT_1, CLS_2) + MSE(MT_2, CLS_1)`. `None` if no sample is complete.
+pub(crate) fn alignment_loss(
+    present: &[[bool; 2]],
+    tokens: &Pair<Option<ModalityTokens>>,
+    stop_gradient: bool,
+) -> Result<Option<Tensor>> {
+    let Some((_, pairs)) = alignment_pairs(present, tokens)? else {
+        return Ok(None);
+    };
+    let Pair { m1, m2 } = pairs.try_map(|AlignmentPair { mask, class }| {
+        let target = if stop_gradient { class.detach() } else { class };
+        mse(&mask, &target)
+    })?;
+    Ok(Some((m1 + m2)?))
+}
+
+/// Computes the mean binary cross-entropy of logits against 0/1 targets of the same shape, stable at
+/// any logit: `max(x, 0) - x y + ln(1 + e^-|x|)`.
 ///
-/// candle's `binary_cross_entropy_with_logit` takes the logarithm of a rounded sigmoid, which is infinite or
-/// not a number at logits of 200; the test `finite_at_any_logit` shows it.
-pub fn binary_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+/// candle's `binary_cross_entropy_with_logit` takes the logarithm of a rounded sigmoid, which is
+/// infinite or not a number at logits of 200, as the test `loss_is_finite_at_any_logit` shows.
+fn binary_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let positive = logits.relu()?;
     let soft = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
     Ok(((positive - (logits * targets)?)? + soft)?.mean_all()?)
@@ -18,7 +81,7 @@ pub fn binary_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor>
 mod tests {
     use super::*;
     use candle_core::{Device, Var};
-    use candle_nn::loss::{binary_cross_entropy_with_logit, cross_entropy, mse};
+    use candle_nn::loss::binary_cross_entropy_with_logit;
 
     fn check(f: impl Fn(&Tensor) -> Tensor, x: &[f64]) {
         let shape = (2, x.len() / 2);
@@ -45,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_by_finite_differences() {
+    fn gradients_equal_finite_differences() {
         let x = [0.3, -1.2, 2.0, 0.1, 0.7, -0.4];
         let classes = Tensor::new(&[2u32, 0], &Device::Cpu).unwrap();
         check(|x| cross_entropy(x, &classes).unwrap(), &x);
@@ -55,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn finite_at_any_logit() {
+    fn loss_is_finite_at_any_logit() {
         let numbers = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let finite = |loss: &Tensor, x: &Var| {
             let grads = loss.backward().unwrap();

@@ -1,17 +1,18 @@
-//! The baseline that shows an encoder an empty input where a modality is missing, as the paper's
-//! predecessors do: a black picture, a spectrogram of padding, a text without words. The zeros are
-//! those before normalisation, so an empty input looks as preprocessing would make it.
+//! The baseline that gives an encoder an empty input where a modality is missing, as the paper's
+//! predecessors do: a black image, a spectrogram of padding, a text without words. The zeros are
+//! those before normalization, so an empty input equals what preprocessing would make of one.
 
 use anyhow::Result;
 use datasets::Modality;
 use features::loader::Transforms;
 use features::{Batch, ModalityBatch, ModalityData};
 
-/// What stands in for one sample's missing modality.
+/// The placeholders for a missing modality (section 3, "Multimodal data embedding"): one empty input
+/// of each modality.
 pub struct Placeholders([ModalityData; 2]);
 
 impl Placeholders {
-    /// Empty inputs of two modalities, in the sizes that the stream makes.
+    /// Creates the empty inputs of two modalities, in the sizes of the loader's batches.
     pub fn new(modalities: [Modality; 2], transforms: &Transforms) -> Result<Placeholders> {
         let empty = |modality: Modality| -> Result<ModalityData> {
             Ok(match modality {
@@ -30,12 +31,12 @@ impl Placeholders {
                         Modality::Video => transforms.frames,
                         _ => 1,
                     };
-                    let one = image.mean.iter().zip(&image.std).flat_map(|(mean, std)| {
+                    let black = image.mean.iter().zip(&image.std).flat_map(|(mean, std)| {
                         std::iter::repeat_n((0.0 - mean) / std, image.size * image.size)
                     });
-                    let one: Vec<f32> = one.collect();
+                    let black: Vec<f32> = black.collect();
                     ModalityData::Pixels {
-                        values: one.repeat(frames),
+                        values: black.repeat(frames),
                         images_per_sample: frames,
                         size: image.size,
                     }
@@ -59,19 +60,16 @@ impl Placeholders {
         Ok(Placeholders([empty(modalities[0])?, empty(modalities[1])?]))
     }
 
-    /// Gives every sample of the batch an input of both modalities; `present` stays as it is.
+    /// Gives every sample of the batch an input of both modalities; [`Batch::present`] stays as it is.
     pub fn fill(&self, batch: &mut Batch) {
         let samples = batch.ids.len();
         for (input, empty) in batch.inputs.iter_mut().zip(&self.0) {
-            let have = input.take();
-            let place = |sample: usize| {
-                have.as_ref()
-                    .and_then(|have| Some((have, have.rows.binary_search(&sample).ok()?)))
+            let present = input.take();
+            let find = |sample: usize| {
+                let present = present.as_ref()?;
+                Some((&present.data, present.rows.binary_search(&sample).ok()?))
             };
-            let row = |sample: usize| match place(sample) {
-                Some((have, at)) => (&have.data, at),
-                None => (empty, 0),
-            };
+            let row = |sample: usize| find(sample).unwrap_or((empty, 0));
             *input = Some(ModalityBatch {
                 rows: (0..samples).collect(),
                 data: gather((0..samples).map(row), empty),
@@ -80,7 +78,8 @@ impl Placeholders {
     }
 }
 
-/// Row `at` of each given data under one another; all are of `like`'s kind and sizes.
+/// Concatenates rows, each given by its data and its number there; all data have the kind and the
+/// sizes of `like`.
 fn gather<'a>(
     rows: impl Iterator<Item = (&'a ModalityData, usize)>,
     like: &ModalityData,
@@ -140,14 +139,15 @@ mod tests {
     use features::loader::MelTransform;
 
     #[test]
-    fn only_what_is_missing_is_filled() {
+    fn placeholders_fill_missing_inputs_only() {
         let transforms = Transforms {
             frames: 2,
             image: ImageTransform::clip(4),
             mel: MelTransform::ast(3),
             text: None,
         };
-        let made = Placeholders::new([Modality::Audio, Modality::Video], &transforms).unwrap();
+        let placeholders =
+            Placeholders::new([Modality::Audio, Modality::Video], &transforms).unwrap();
         let mel = 3 * 128;
         let mut batch = Batch {
             ids: ["a", "b", "c"].map(String::from).to_vec(),
@@ -166,12 +166,8 @@ mod tests {
             ],
             consumed: 3,
         };
-        made.fill(&mut batch);
-        assert_eq!(
-            batch.present[0],
-            [false, true],
-            "what is there is not touched"
-        );
+        placeholders.fill(&mut batch);
+        assert_eq!(batch.present[0], [false, true], "`present` stays as it is");
         let audio = batch.inputs[0].as_ref().unwrap();
         assert_eq!(audio.rows, [0, 1, 2]);
         let ModalityData::Mel { values, .. } = &audio.data else {
@@ -191,7 +187,7 @@ mod tests {
             ..
         }) = &batch.inputs[1]
         else {
-            panic!("pictures")
+            panic!("images")
         };
         assert_eq!((values.len(), *images_per_sample), (3 * 2 * 3 * 16, 2));
         // CLIP's black: -0.48145466 / 0.26862954 in the red plane.

@@ -1,36 +1,38 @@
-//! On-the-fly gradient modulation with generalisation enhancement (OGM-GE; Peng, Wei, Deng, Wang
+//! On-the-fly gradient modulation with generalization enhancement (OGM-GE; Peng, Wei, Deng, Wang
 //! and Hu, CVPR 2022, equations 8 to 12).
 //!
 //! With `s_m` the batch's sum of the true classes' probabilities under modality m alone,
 //! `rho_1 = s_1 / s_2`, `rho_2 = 1 / rho_1` and `k_m = 1 - tanh(alpha rho_m)` where `rho_m > 1`, else 1.
-//! The gradient of encoder m becomes `k_m g + h`, h ~ N(0, std(g)^2) for GE. The paper scales SGD
-//! steps; under AdamW, which divides by the gradient's own size, a scale that changes from step to
-//! step still shifts the balance, a constant one would not.
+//! The gradient of encoder m becomes `k_m g + h`, h ~ N(0, std(g)^2) for GE. That paper scales SGD
+//! steps. Under AdamW, which divides by the gradient's own size, a scale that changes from step to
+//! step still shifts the balance; a constant one would not.
 
+use crate::pair::{Pair, Slot};
 use crate::variant::Modulation;
 use anyhow::Result;
 use candle_core::Tensor;
 use util::rng::Rng;
 
-/// Alpha where none is set.
+/// The factor alpha where none is set.
 pub const OGM_ALPHA: f64 = 0.1;
-/// Stream of the random generator for GE's noise.
+/// The stream of the random generator for GE's noise.
 const NOISE: u32 = 0x4f47_4d47;
 
-/// `k` of both modalities, from their scores.
-pub fn coefficients(scores: [f64; 2], alpha: f64) -> [f64; 2] {
-    [0, 1].map(|m| {
-        let ratio = scores[m] / scores[1 - m];
+/// Computes the coefficients `k` of both modalities from their scores `s`.
+pub(crate) fn coefficients(scores: Pair<f64>, alpha: f64) -> Pair<f64> {
+    let coefficient = |slot: Slot| {
+        let ratio = scores[slot] / scores[slot.other()];
         if ratio > 1.0 && ratio.is_finite() {
             1.0 - (alpha * ratio).tanh()
         } else {
             1.0
         }
-    })
+    };
+    Pair::from(Slot::ALL.map(coefficient))
 }
 
-/// Modulates one tensor's gradient; `tensor` numbers it to the generator.
-pub fn modulate(
+/// Modulates the gradient of one tensor, which `tensor` numbers to the random generator.
+pub(crate) fn modulate(
     grad: &Tensor,
     coefficient: f64,
     kind: Modulation,
@@ -63,18 +65,19 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn only_the_stronger_modality_is_held_back() {
+    fn only_the_stronger_modality_is_scaled_down() {
         // By hand: rho_1 = 3, k_1 = 1 - tanh(0.3).
-        let [k1, k2] = coefficients([1.5, 0.5], 0.1);
+        let coefficients = |scores| <[f64; 2]>::from(coefficients(Pair::from(scores), 0.1));
+        let [k1, k2] = coefficients([1.5, 0.5]);
         assert!((k1 - (1.0 - 0.291_312_612_451_590_9)).abs() < 1e-12, "{k1}");
         assert_eq!(k2, 1.0);
-        assert_eq!(coefficients([0.5, 1.5], 0.1), [1.0, k1]);
-        assert_eq!(coefficients([1.0, 1.0], 0.1), [1.0, 1.0]);
-        assert_eq!(coefficients([1.0, 0.0], 0.1), [1.0, 1.0]);
+        assert_eq!(coefficients([0.5, 1.5]), [1.0, k1]);
+        assert_eq!(coefficients([1.0, 1.0]), [1.0, 1.0]);
+        assert_eq!(coefficients([1.0, 0.0]), [1.0, 1.0]);
     }
 
     #[test]
-    fn noise_has_the_gradients_spread_and_follows_the_seed() {
+    fn noise_has_the_spread_of_the_gradient_and_follows_the_seed() {
         let values: Vec<f32> = (0..4000).map(|i| (i % 7) as f32 - 3.0).collect();
         let grad = Tensor::from_vec(values.clone(), (40, 100), &Device::Cpu).unwrap();
         let run = |kind, key| -> Vec<f32> {

@@ -1,12 +1,12 @@
-//! Models and batches on which a GPU is compared with the CPU: by the tests, which run a GPU's
-//! kernels on the host, and by `train selftest`, which runs them on the GPU at hand.
+//! Models and batches on which a GPU is compared with the CPU: by the tests, which run the kernels of
+//! a GPU on the host, and by `train selftest`, which runs them on the GPU of the machine.
 
 use crate::encoder::config::{EncoderConfig, Kind};
+use crate::encoder::weights::Weights;
 use crate::encoder::{Encoder, StoredActivations};
-use crate::peft::LoraConfig;
-use crate::u2a::micro_batch::Share;
-use crate::u2a::{LossConfig, MissingToken, StepMode, U2a};
-use crate::weights::Weights;
+use crate::loss::{ALIGN_WEIGHT, LossConfig};
+use crate::u2a::{MicroBatch, StepOptions, U2a};
+use crate::variant::MissingToken;
 use candle_core::{Device, Result};
 use datasets::Modality;
 use engine::Arithmetic;
@@ -14,54 +14,71 @@ use engine::parity::noise;
 use features::{Batch, ModalityBatch, ModalityData};
 
 /// Two encoders that are trained together.
-pub type Pair = [(Modality, Kind); 2];
-/// Of the datasets of clips.
-pub const AUDIO_VIDEO: Pair = [(Modality::Audio, Kind::Ast), (Modality::Video, Kind::Clip)];
-/// Of the datasets of pictures and text.
-pub const IMAGE_TEXT: Pair = [(Modality::Image, Kind::Clip), (Modality::Text, Kind::Bert)];
-/// Classes of the made-up task.
+pub type EncoderPair = [(Modality, Kind); 2];
+/// The encoders for datasets of audio and video.
+pub const AUDIO_VIDEO: EncoderPair = [(Modality::Audio, Kind::Ast), (Modality::Video, Kind::Clip)];
+/// The encoders for datasets of images and text.
+pub const IMAGE_TEXT: EncoderPair = [(Modality::Image, Kind::Clip), (Modality::Text, Kind::Bert)];
+/// The number of classes.
 pub const CLASSES: usize = 28;
-/// Word pieces of the made-up texts.
+/// The number of word pieces in the longest text.
 const TEXT_LENGTH: usize = 40;
-/// Frames of the made-up clips.
+/// The number of frames of a video.
 const FRAMES: usize = 3;
 
-/// The paper's encoders, or the small ones.
-pub fn configs(pair: Pair, tiny: bool) -> [EncoderConfig; 2] {
+/// Returns the sizes of the paper's encoders, or of the tiny ones.
+pub fn configs(pair: EncoderPair, tiny: bool) -> [EncoderConfig; 2] {
     pair.map(|(_, kind)| match tiny {
         true => EncoderConfig::tiny(kind),
         false => EncoderConfig::base(kind),
     })
 }
 
-/// A model with random weights on a device, its adapters away from B = 0.
-pub fn model(
-    pair: Pair,
+/// Builds encoders with random weights on a device.
+pub fn encoders(
     configs: &[EncoderConfig; 2],
     device: &Device,
     arithmetic: impl Into<Arithmetic>,
-) -> anyhow::Result<U2a> {
+) -> anyhow::Result<[Encoder; 2]> {
     let arithmetic = arithmetic.into();
     let encoder = |i: usize| -> anyhow::Result<Encoder> {
         let weights = Weights::random(3, &configs[i])?.to_device(device)?;
         Encoder::new(configs[i].clone(), weights, arithmetic)
     };
+    Ok([encoder(0)?, encoder(1)?])
+}
+
+/// Builds a model with random weights on a device. Its parameters are moved away from their initial
+/// values, since B of a new adapter is zero.
+pub fn model(
+    pair: EncoderPair,
+    configs: &[EncoderConfig; 2],
+    device: &Device,
+    arithmetic: impl Into<Arithmetic>,
+) -> anyhow::Result<U2a> {
     let modalities = pair.map(|(modality, _)| modality);
-    let encoders = [encoder(0)?, encoder(1)?];
-    let mut model = U2a::new(modalities, encoders, CLASSES, LoraConfig::default(), 5)?;
+    let mut model = U2a::builder(modalities, encoders(configs, device, arithmetic)?, CLASSES)
+        .seed(5)
+        .device(device)
+        .build()?;
     let values = model.parameters().into_iter().enumerate().map(|(i, p)| {
         let shape = (p.tensor.dim(0)?, p.tensor.elem_count() / p.tensor.dim(0)?);
-        let moved = (noise(100 + i as u32, shape)? * 0.05)?;
-        p.tensor + moved.reshape(p.tensor.dims())?
+        let shift = (noise(100 + i as u32, shape)? * 0.05)?;
+        p.tensor.to_device(&Device::Cpu)? + shift.reshape(p.tensor.dims())?
     });
     let values = values.collect::<Result<Vec<_>>>()?;
     model.set_parameters(values)?;
-    model.on(device)
+    Ok(model)
 }
 
-/// A made-up batch. With `mixed`, every third sample has the first modality alone and every third the
-/// second.
-pub fn batch(pair: Pair, configs: &[EncoderConfig; 2], n: usize, mixed: bool) -> Result<Batch> {
+/// Builds a batch of `n` samples. With `mixed`, every third sample has the first modality alone, and
+/// every third the second alone.
+pub fn batch(
+    pair: EncoderPair,
+    configs: &[EncoderConfig; 2],
+    n: usize,
+    mixed: bool,
+) -> Result<Batch> {
     use crate::encoder::config::InputSize;
     let present: Vec<[bool; 2]> = (0..n)
         .map(|i| match i % 3 {
@@ -98,7 +115,7 @@ pub fn batch(pair: Pair, configs: &[EncoderConfig; 2], n: usize, mixed: bool) ->
                 ids: (0..rows.len() * TEXT_LENGTH)
                     .map(|i| 1000 + 7 * i as u32 % 29_000)
                     .collect(),
-                // Of different lengths where samples differ anyway.
+                // Texts differ in length where samples differ in their modalities.
                 lengths: rows
                     .iter()
                     .map(|i| {
@@ -124,21 +141,21 @@ pub fn batch(pair: Pair, configs: &[EncoderConfig; 2], n: usize, mixed: bool) ->
     })
 }
 
-/// The paper's losses.
+/// The paper's loss.
 pub const LOSS: LossConfig = LossConfig {
-    align_weight: 0.2,
+    align_weight: ALIGN_WEIGHT,
     align_stop_gradient: false,
     multi_label: false,
     missing_token: MissingToken::Mask,
 };
 
-/// All randomness on.
-pub fn mode(step: u32, stored: StoredActivations) -> StepMode {
-    StepMode {
+/// Returns the options of a training step with all dropout on.
+pub fn step_options(step: u32, stored: StoredActivations) -> StepOptions {
+    StepOptions {
         seed: 11,
         step,
         encoder_dropout: true,
         stored,
-        share: Share::WHOLE,
+        micro_batch: MicroBatch::WHOLE,
     }
 }

@@ -1,28 +1,28 @@
-//! Adapters on disk, in the layout of Hugging Face PEFT: `adapter_config.json` beside
+//! LoRA adapters on disk, in the layout of Hugging Face PEFT: `adapter_config.json` beside
 //! `adapter_model.safetensors`, loadable with `PeftModel.from_pretrained` on the same base model.
 //!
 //! transformers 5 renamed CLIP's and AST's modules. Both names are read; [`ModuleNames`] chooses
 //! which are written.
 
-use crate::encoder::block::ADAPTERS;
-use crate::encoder::config::{ADAPTED, EncoderConfig, Kind, Part};
-use crate::weights::canonical;
+use crate::encoder::config::{BlockLayer, EncoderConfig, Kind};
+use crate::encoder::lora::{ADAPTED, ADAPTERS, LoraAdapters, LoraConfig};
+use crate::encoder::weights::canonical_name;
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device, Tensor};
 use engine::Adapter;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Weights file of an adapter folder.
+/// The file of an adapter folder that holds the adapters.
 pub const MODEL_FILE: &str = "adapter_model.safetensors";
-/// Settings file of an adapter folder.
+/// The file of an adapter folder that holds the adapters' settings.
 pub const CONFIG_FILE: &str = "adapter_config.json";
-/// What PEFT puts before the base model's own module names.
+/// The prefix that PEFT puts before the base model's module names.
 const PREFIX: &str = "base_model.model.";
 
-/// Whose module names are written.
+/// The version of transformers whose module names are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[clap(rename_all = "lowercase")]
@@ -34,56 +34,32 @@ pub enum ModuleNames {
     Transformers4,
 }
 
-/// Rank and scale of the adapters of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LoraConfig {
-    /// Rank of the update.
-    pub rank: usize,
-    /// The update is scaled by `alpha / rank`.
-    pub alpha: f64,
-    /// Dropout on the adapters' input while training.
-    pub dropout: f64,
-}
-
-impl LoraConfig {
-    /// What the update is multiplied by.
-    pub fn scale(&self) -> f64 {
-        self.alpha / self.rank as f64
-    }
-}
-
-impl Default for LoraConfig {
-    /// The paper's: rank 1, alpha 1, dropout 0.1.
-    fn default() -> Self {
-        LoraConfig {
-            rank: 1,
-            alpha: 1.0,
-            dropout: 0.1,
-        }
-    }
-}
-
-/// The module that carries an adapter, by the name that the base model class gives it.
-fn module_name(config: &EncoderConfig, layer: usize, part: Part, names: ModuleNames) -> String {
-    let hub = config.block_tensor(layer, part);
+/// Returns the name of an adapted layer of block number `block` in the base model class.
+fn module_name(
+    config: &EncoderConfig,
+    block: usize,
+    layer: BlockLayer,
+    names: ModuleNames,
+) -> String {
+    let hub = config.layer_name(block, layer);
     match (config.kind, names) {
         (Kind::Clip, ModuleNames::Transformers4) => format!("vision_model.{hub}"),
         (Kind::Ast, ModuleNames::Transformers5) => {
-            let new = match part {
-                Part::Query => "q_proj",
-                Part::Key => "k_proj",
-                Part::Value => "v_proj",
+            let new = match layer {
+                BlockLayer::Query => "q_proj",
+                BlockLayer::Key => "k_proj",
+                BlockLayer::Value => "v_proj",
                 // Only the adapted parts are asked for.
                 _ => "o_proj",
             };
-            format!("layers.{layer}.attention.{new}")
+            format!("layers.{block}.attention.{new}")
         }
         _ => hub,
     }
 }
 
-/// A pattern that matches exactly the adapted modules (a bare `dense` would match the feed-forward
-/// part of BERT and AST as well).
+/// Returns a pattern that matches exactly the adapted modules (a bare `dense` would match the
+/// feed-forward part of BERT and AST as well).
 fn target_modules(kind: Kind, names: ModuleNames) -> &'static str {
     match (kind, names) {
         (Kind::Clip, _) => r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)",
@@ -95,7 +71,7 @@ fn target_modules(kind: Kind, names: ModuleNames) -> &'static str {
     }
 }
 
-/// The base model class that a Python user loads the adapter onto.
+/// Returns the base model class that a Python user loads the adapter onto, and its module.
 fn base_class(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Clip => ("CLIPVisionModel", "transformers.models.clip.modeling_clip"),
@@ -107,15 +83,32 @@ fn base_class(kind: Kind) -> (&'static str, &'static str) {
     }
 }
 
-/// Tensor names as in `adapter_model.safetensors`: A, then B.
-pub fn tensor_names(
+/// Returns the names of an adapter's two tensors in `adapter_model.safetensors`: A, then B.
+fn tensor_names(
     config: &EncoderConfig,
-    layer: usize,
-    part: Part,
+    block: usize,
+    layer: BlockLayer,
     names: ModuleNames,
 ) -> [String; 2] {
-    let module = module_name(config, layer, part, names);
+    let module = module_name(config, block, layer, names);
     ["A", "B"].map(|factor| format!("{PREFIX}{module}.lora_{factor}.weight"))
+}
+
+/// Lists the tensors of adapters with their names in `adapter_model.safetensors`: block after block,
+/// in each query, key, value and attention output, of each A and B.
+pub fn named_tensors<'a, B: AsRef<[Adapter]>>(
+    config: &EncoderConfig,
+    blocks: &'a [B],
+    names: ModuleNames,
+) -> Vec<(String, &'a Tensor)> {
+    let mut list = Vec::with_capacity(2 * ADAPTERS * blocks.len());
+    for (block, adapters) in blocks.iter().enumerate() {
+        for (adapter, layer) in adapters.as_ref().iter().zip(ADAPTED) {
+            let [a, b] = tensor_names(config, block, layer, names);
+            list.extend([(a, &adapter.a), (b, &adapter.b)]);
+        }
+    }
+    list
 }
 
 /// Writes an adapter folder; the caller makes it durable.
@@ -123,18 +116,14 @@ pub fn write(
     folder: &Path,
     config: &EncoderConfig,
     lora: &LoraConfig,
-    adapters: &[[Adapter; ADAPTERS]],
+    adapters: &LoraAdapters,
     names: ModuleNames,
 ) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let mut tensors = HashMap::new();
-    for (layer, block) in adapters.iter().enumerate() {
-        for (adapter, part) in block.iter().zip(ADAPTED) {
-            let [a, b] = tensor_names(config, layer, part, names);
-            tensors.insert(a, adapter.a.clone());
-            tensors.insert(b, adapter.b.clone());
-        }
-    }
+    let tensors: HashMap<String, Tensor> = named_tensors(config, &adapters.blocks, names)
+        .into_iter()
+        .map(|(name, tensor)| (name, tensor.clone()))
+        .collect();
     let path = folder.join(MODEL_FILE);
     candle_core::safetensors::save(&tensors, &path)
         .with_context(|| format!("{}: cannot be written", path.display()))?;
@@ -166,20 +155,37 @@ pub fn write(
 
 /// Reads an adapter folder written by this tool or by PEFT.
 ///
-/// Errors name the file: a missing tensor, a wrong shape, settings that mean another computation
-/// (DoRA, rank-stabilised scaling, other modules).
-pub fn read(
-    folder: &Path,
-    config: &EncoderConfig,
-) -> Result<(LoraConfig, Vec<[Adapter; ADAPTERS]>)> {
-    let path = folder.join(CONFIG_FILE);
-    let text = std::fs::read_to_string(&path).with_context(|| {
+/// Errors name the file: a missing tensor, a wrong shape, or settings that mean another computation
+/// (DoRA, rank-stabilized scaling, adapters on other modules).
+pub fn read(folder: &Path, config: &EncoderConfig) -> Result<(LoraConfig, LoraAdapters)> {
+    let lora = read_config(&folder.join(CONFIG_FILE))?;
+    let mut file = AdapterFile::open(folder.join(MODEL_FILE), config.kind)?;
+    let mut blocks = Vec::with_capacity(config.layers);
+    for block in 0..config.layers {
+        let mut take = |layer: BlockLayer| -> Result<Adapter> {
+            let module = config.layer_name(block, layer);
+            Ok(Adapter {
+                a: file.take(&module, "A", [lora.rank, config.hidden])?,
+                b: file.take(&module, "B", [config.hidden, lora.rank])?,
+            })
+        };
+        let [query, key, value, out] = ADAPTED;
+        blocks.push([take(query)?, take(key)?, take(value)?, take(out)?]);
+    }
+    file.check_empty()?;
+    let scale = lora.scale();
+    Ok((lora, LoraAdapters { blocks, scale }))
+}
+
+/// Reads `adapter_config.json`.
+fn read_config(path: &Path) -> Result<LoraConfig> {
+    let text = std::fs::read_to_string(path).with_context(|| {
         format!(
             "{}: cannot be read; the folder is not an adapter",
             path.display()
         )
     })?;
-    let json: serde_json::Value =
+    let json: Value =
         serde_json::from_str(&text).with_context(|| format!("{}: is not JSON", path.display()))?;
     let number = |key: &str| {
         json[key]
@@ -194,58 +200,59 @@ pub fn read(
             );
         }
     }
-    let lora = LoraConfig {
+    Ok(LoraConfig {
         rank: number("r")? as usize,
         alpha: number("lora_alpha")?,
         dropout: number("lora_dropout")?,
-    };
-    let path = folder.join(MODEL_FILE);
-    let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
-        .with_context(|| format!("{}: cannot be read as safetensors", path.display()))?;
-    let mut found: BTreeMap<String, Tensor> = tensors
-        .into_iter()
-        .map(|(name, t)| {
-            (
-                canonical(config.kind, name.strip_prefix(PREFIX).unwrap_or(&name)),
-                t,
-            )
+    })
+}
+
+/// The tensors of an `adapter_model.safetensors` by canonical name.
+struct AdapterFile {
+    path: PathBuf,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl AdapterFile {
+    fn open(path: PathBuf, kind: Kind) -> Result<AdapterFile> {
+        let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
+            .with_context(|| format!("{}: cannot be read as safetensors", path.display()))?;
+        let tensors = tensors.into_iter().map(|(name, tensor)| {
+            let module = name.strip_prefix(PREFIX).unwrap_or(&name);
+            (canonical_name(kind, module), tensor)
+        });
+        Ok(AdapterFile {
+            path,
+            tensors: tensors.collect(),
         })
-        .collect();
-    let mut adapters = Vec::with_capacity(config.layers);
-    for layer in 0..config.layers {
-        let mut take = |part: Part| -> Result<Adapter> {
-            let module = config.block_tensor(layer, part);
-            let mut factor = |which: &str, shape: (usize, usize)| -> Result<Tensor> {
-                let name = format!("{module}.lora_{which}.weight");
-                let t = found.remove(&name).ok_or_else(|| {
-                    anyhow!("{}: adapter tensor {name} is missing", path.display())
-                })?;
-                if t.dims() != [shape.0, shape.1] {
-                    bail!(
-                        "{}: adapter tensor {name} has shape {:?}, not {shape:?}; it belongs to another encoder or rank",
-                        path.display(),
-                        t.dims()
-                    );
-                }
-                Ok(t.to_dtype(DType::F32)?)
-            };
-            Ok(Adapter {
-                a: factor("A", (lora.rank, config.hidden))?,
-                b: factor("B", (config.hidden, lora.rank))?,
-            })
+    }
+
+    /// Takes factor A or B of the adapter on a module out.
+    fn take(&mut self, module: &str, factor: &str, shape: [usize; 2]) -> Result<Tensor> {
+        let path = self.path.display();
+        let name = format!("{module}.lora_{factor}.weight");
+        let Some(tensor) = self.tensors.remove(&name) else {
+            bail!("{path}: adapter tensor {name} is missing");
         };
-        adapters.push([
-            take(Part::Query)?,
-            take(Part::Key)?,
-            take(Part::Value)?,
-            take(Part::Out)?,
-        ]);
+        if tensor.dims() != shape {
+            bail!(
+                "{path}: adapter tensor {name} has shape {:?}, not {shape:?}; \
+                 it belongs to another encoder or rank",
+                tensor.dims()
+            );
+        }
+        Ok(tensor.to_dtype(DType::F32)?)
     }
-    if let Some(extra) = found.keys().next() {
-        bail!(
-            "{}: adapter tensor {extra} has no place in this encoder; adapters belong on query, key, value and attention output",
-            path.display()
-        );
+
+    /// Fails on a tensor that has not been taken.
+    fn check_empty(&self) -> Result<()> {
+        if let Some(extra) = self.tensors.keys().next() {
+            bail!(
+                "{}: adapter tensor {extra} has no place in this encoder; \
+                 adapters belong on query, key, value and attention output",
+                self.path.display()
+            );
+        }
+        Ok(())
     }
-    Ok((lora, adapters))
 }

@@ -4,7 +4,7 @@
 //! Tensor names are those of transformers 4's `save_pretrained`, which version 5 reads as well.
 
 use crate::encoder::config::{EncoderConfig, InputSize, Kind};
-use crate::weights::{CONFIG_FILE, VOCAB_FILE, WeightSource, Weights};
+use crate::encoder::weights::{CONFIG_FILE, VOCAB_FILE, WeightSource, Weights};
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use engine::Activation;
@@ -13,14 +13,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-/// Weights file of a folder.
+/// The weights file of the folder.
 const MODEL_FILE: &str = "model.safetensors";
-/// Stands where `vocab.txt` would, for an encoder trained on words numbered by a hash.
+/// The file that takes the place of `vocab.txt` where words were numbered by a hash.
 pub const HASHED_FILE: &str = "hashed_words.txt";
-/// What it says.
-const HASHED_NOTE: &str = "This encoder was trained from random weights; its words are numbered by a hash, not by a vocabulary.\n";
+const HASHED_NOTE: &str = "This encoder was trained from random weights; \
+its words are numbered by a hash, not by a vocabulary.\n";
 
-/// The content of `config.json`.
+/// Returns the content of `config.json`.
 fn config_json(config: &EncoderConfig) -> Value {
     let activation = match config.activation {
         Activation::Gelu => "gelu",
@@ -73,14 +73,16 @@ fn config_json(config: &EncoderConfig) -> Value {
     json
 }
 
-/// Writes the folder; `source` is where the encoder's weights came from, and so its vocabulary.
+/// Writes the folder of a trained encoder. Its vocabulary is copied from `source`, the source of the
+/// weights before training.
 pub fn write(
     folder: &Path,
     config: &EncoderConfig,
     weights: &Weights,
     source: &WeightSource,
 ) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+    fs::create_dir_all(folder)
+        .with_context(|| format!("{}: cannot be created", folder.display()))?;
     let prefix = match config.kind {
         Kind::Clip => "vision_model.",
         Kind::Bert | Kind::Ast => "",
@@ -103,7 +105,7 @@ pub fn write(
         Some(from) => fs::copy(&from, folder.join(VOCAB_FILE)).map(drop),
         None => fs::write(folder.join(HASHED_FILE), HASHED_NOTE),
     }
-    .with_context(|| format!("{}: no vocabulary can be put there", folder.display()))
+    .with_context(|| format!("{}: the vocabulary cannot be written", folder.display()))
 }
 
 #[cfg(test)]
@@ -111,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_folder_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
         for kind in [Kind::Clip, Kind::Bert, Kind::Ast] {
             let config = EncoderConfig {

@@ -1,97 +1,131 @@
-//! Which tokens of a batch are fused, and which are compared: U2A's token selection and alignment.
+//! Token selection (equation 4): the two tokens of each sample that are fused, and the pairs of mask
+//! token and class token that the alignment loss compares (equation 6).
 
-use crate::u2a::MissingToken;
+use crate::pair::{Pair, Slot};
+use crate::variant::MissingToken;
 use anyhow::{Result, bail};
-use candle_core::Tensor;
-use candle_nn::loss::mse;
+use candle_core::{Tensor, Var};
 
-/// Class and mask tokens of the samples that have a modality, and which samples those are.
-pub struct Tokens {
-    /// Sample numbers in the batch, ascending.
-    pub rows: Vec<usize>,
-    /// `rows x d`.
-    pub cls: Tensor,
-    /// `rows x d`.
-    pub mask: Tensor,
+/// The class and mask tokens of the samples that have a modality.
+pub(crate) struct ModalityTokens<'a> {
+    /// The numbers of these samples in the batch, ascending.
+    pub(crate) rows: &'a [usize],
+    /// The class tokens, `rows x d`.
+    pub(crate) class: Tensor,
+    /// The mask tokens, `rows x d`.
+    pub(crate) mask: Tensor,
 }
 
-/// Position of `sample` among the rows of a modality.
-fn position(tokens: &Tokens, sample: usize) -> Result<u32> {
-    match tokens.rows.binary_search(&sample) {
-        Ok(at) => Ok(at as u32),
-        Err(_) => bail!("sample {sample} of the batch is marked present but has no input"),
+impl ModalityTokens<'_> {
+    /// Copies class and mask tokens into variables, whose gradients can be asked for.
+    pub(crate) fn variables(&self) -> Result<[Var; 2]> {
+        Ok([
+            Var::from_tensor(&self.class)?,
+            Var::from_tensor(&self.mask)?,
+        ])
+    }
+
+    /// Returns the row of a sample of the batch.
+    fn row_of(&self, sample: usize) -> Result<u32> {
+        match self.rows.binary_search(&sample) {
+            Ok(row) => Ok(row as u32),
+            Err(_) => bail!("sample {sample} of the batch is marked present but has no input"),
+        }
     }
 }
 
-/// How the two tokens of a sample are chosen.
+/// The rule by which the two tokens of a sample are selected.
 #[derive(Clone, Copy, Debug)]
-pub struct Selection {
-    /// What stands in for a missing modality.
-    pub missing: MissingToken,
-    /// The only modality in use, where there is but one; the other's token is zero.
-    pub only: Option<usize>,
+pub(crate) struct SelectionRule {
+    /// What stands in for the class token of a missing modality.
+    pub(crate) missing: MissingToken,
+    /// The only modality in use, in a unimodal baseline; the token of the other one is zero.
+    pub(crate) only: Option<Slot>,
 }
 
-/// `(T_1, T_2)`, each `n x d`. `like` has width `d` and the number type.
-pub fn select(
+/// The origin of one selected token.
+enum Source {
+    /// The class token of a modality.
+    Class(Slot),
+    /// The mask token of a modality's encoder.
+    Mask(Slot),
+    Zeros,
+}
+
+impl SelectionRule {
+    /// Chooses the token that stands for modality `slot` of a sample which `has` that modality or not.
+    fn source(&self, slot: Slot, has: bool) -> Source {
+        match (self.only, has, self.missing) {
+            (Some(only), ..) if only != slot || !has => Source::Zeros,
+            (_, true, _) | (_, false, MissingToken::Input) => Source::Class(slot),
+            (_, false, MissingToken::Zeros) => Source::Zeros,
+            (_, false, MissingToken::Mask) => Source::Mask(slot.other()),
+        }
+    }
+}
+
+/// Selects `(T_1, T_2)` for every sample, each `n x d` (equation 4). `mask_token` is any mask token of
+/// the model, `1 x d`: it gives width, number type and device.
+pub(crate) fn select(
     present: &[[bool; 2]],
-    tokens: &[Option<Tokens>; 2],
-    how: Selection,
-    like: &Tensor,
-) -> Result<[Tensor; 2]> {
-    let zero = Tensor::zeros((1, like.dim(0)?), like.dtype(), like.device())?;
+    tokens: &Pair<Option<ModalityTokens>>,
+    rule: SelectionRule,
+    mask_token: &Tensor,
+) -> Result<Pair<Tensor>> {
     // All tokens under one another: CLS_1, MT_1, CLS_2, MT_2, and one row of zeros.
     let mut parts = Vec::new();
-    let mut start = [[0u32; 2]; 2];
+    let mut first_row = Pair::<u32>::default();
     let mut total = 0;
-    for (m, t) in tokens.iter().enumerate() {
-        let Some(t) = t else { continue };
-        start[m] = [total, total + t.rows.len() as u32];
-        total += 2 * t.rows.len() as u32;
-        parts.extend([t.cls.clone(), t.mask.clone()]);
+    for (slot, tokens) in tokens.as_ref().entries() {
+        let Some(tokens) = tokens else { continue };
+        first_row[slot] = total;
+        total += 2 * tokens.rows.len() as u32;
+        parts.extend([tokens.class.clone(), tokens.mask.clone()]);
     }
-    parts.push(zero);
+    let zeros = total;
+    parts.push(mask_token.zeros_like()?);
     let all = Tensor::cat(&parts, 0)?;
-    let mut picks: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
+    let tokens_of = |slot: Slot, sample: usize| match &tokens[slot] {
+        Some(tokens) => Ok(tokens),
+        None => bail!("sample {sample} of the batch is marked present but its encoder did not run"),
+    };
+    let mut selected = Pair::<Vec<u32>>::default();
     for (sample, has) in present.iter().enumerate() {
-        if *has == [false, false] && how.only.is_none() {
+        if *has == [false, false] && rule.only.is_none() {
             bail!("sample {sample} of the batch has no modality at all");
         }
-        for m in 0..2 {
-            let (owner, which) = match (has[m], how.only, how.missing) {
-                (_, Some(only), _) if only != m || !has[m] => {
-                    picks[m].push(total);
-                    continue;
+        for slot in Slot::ALL {
+            selected[slot].push(match rule.source(slot, has[slot.index()]) {
+                Source::Zeros => zeros,
+                Source::Class(owner) => {
+                    first_row[owner] + tokens_of(owner, sample)?.row_of(sample)?
                 }
-                (true, ..) | (false, _, MissingToken::Input) => (m, 0),
-                (false, _, MissingToken::Zeros) => {
-                    picks[m].push(total);
-                    continue;
+                Source::Mask(owner) => {
+                    let tokens = tokens_of(owner, sample)?;
+                    first_row[owner] + tokens.rows.len() as u32 + tokens.row_of(sample)?
                 }
-                (false, _, MissingToken::Mask) => (1 - m, 1),
-            };
-            let Some(t) = &tokens[owner] else {
-                bail!("sample {sample} of the batch is marked present but its encoder did not run")
-            };
-            picks[m].push(start[owner][which] + position(t, sample)?);
+            });
         }
     }
-    let pick = |ids: &[u32]| -> Result<Tensor> {
-        Ok(all.index_select(&Tensor::new(ids, all.device())?, 0)?)
-    };
-    Ok([pick(&picks[0])?, pick(&picks[1])?])
+    selected.try_map(|rows| Ok(all.index_select(&Tensor::new(rows, all.device())?, 0)?))
 }
 
-/// Over the complete samples: their numbers, and (MT_1, CLS_2), (MT_2, CLS_1).
-#[allow(
-    clippy::type_complexity,
-    reason = "two pairs of tensors, named where they are used"
-)]
-pub fn complete(
+/// A mask token and the class token that it stands for if that modality is missing, of every complete
+/// sample: each `n x d`.
+pub(crate) struct AlignmentPair {
+    /// The mask tokens of one modality's encoder.
+    pub(crate) mask: Tensor,
+    /// The class tokens of the other modality.
+    pub(crate) class: Tensor,
+}
+
+/// Returns the numbers of the complete samples, and for each modality its mask tokens with the other
+/// modality's class tokens: (MT_1, CLS_2) and (MT_2, CLS_1). `None` if no sample is complete.
+pub(crate) fn alignment_pairs(
     present: &[[bool; 2]],
-    tokens: &[Option<Tokens>; 2],
-) -> Result<Option<(Vec<usize>, [[Tensor; 2]; 2])>> {
-    let [Some(first), Some(second)] = tokens else {
+    tokens: &Pair<Option<ModalityTokens>>,
+) -> Result<Option<(Vec<usize>, Pair<AlignmentPair>)>> {
+    let (Some(first), Some(second)) = (&tokens.m1, &tokens.m2) else {
         return Ok(None);
     };
     let samples: Vec<usize> = (0..present.len())
@@ -100,37 +134,21 @@ pub fn complete(
     if samples.is_empty() {
         return Ok(None);
     }
-    let rows = |t: &Tokens| -> Result<Tensor> {
-        let ids = samples
-            .iter()
-            .map(|s| position(t, *s))
-            .collect::<Result<Vec<u32>>>()?;
-        Ok(Tensor::new(ids, t.cls.device())?)
+    let rows = |tokens: &ModalityTokens| -> Result<Tensor> {
+        let rows = samples.iter().map(|sample| tokens.row_of(*sample));
+        let rows = rows.collect::<Result<Vec<u32>>>()?;
+        Ok(Tensor::new(rows, tokens.class.device())?)
     };
-    let (a, b) = (rows(first)?, rows(second)?);
-    let pairs = [
-        [
-            first.mask.index_select(&a, 0)?,
-            second.cls.index_select(&b, 0)?,
-        ],
-        [
-            second.mask.index_select(&b, 0)?,
-            first.cls.index_select(&a, 0)?,
-        ],
-    ];
+    let (rows1, rows2) = (rows(first)?, rows(second)?);
+    let pairs = Pair {
+        m1: AlignmentPair {
+            mask: first.mask.index_select(&rows1, 0)?,
+            class: second.class.index_select(&rows2, 0)?,
+        },
+        m2: AlignmentPair {
+            mask: second.mask.index_select(&rows2, 0)?,
+            class: first.class.index_select(&rows1, 0)?,
+        },
+    };
     Ok(Some((samples, pairs)))
-}
-
-/// The alignment loss; none where no sample is complete.
-pub fn alignment(
-    present: &[[bool; 2]],
-    tokens: &[Option<Tokens>; 2],
-    stop_gradient: bool,
-) -> Result<Option<Tensor>> {
-    let Some((_, pairs)) = complete(present, tokens)? else {
-        return Ok(None);
-    };
-    let target = |t: &Tensor| if stop_gradient { t.detach() } else { t.clone() };
-    let [forth, back] = pairs.map(|[mask, cls]| mse(&mask, &target(&cls)));
-    Ok(Some((forth? + back?)?))
 }

@@ -1,5 +1,5 @@
-//! What kind of model a run trains: U2A, or one of the baselines it is compared with, each a
-//! setting of the same trainer on the same encoders.
+//! Variants of the model: U2A, and the baselines that the paper compares it with. Each is a setting
+//! of the same trainer on the same encoders.
 
 use datasets::Modality;
 use serde::{Deserialize, Serialize};
@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[clap(rename_all = "lowercase")]
-pub enum Adapt {
-    /// Low-rank adapters and the mask token: U2A.
+pub enum Adaptation {
+    /// LoRA adapters and mask tokens: U2A.
     #[default]
     Lora,
-    /// None: the head (and fusion) reads frozen encoders.
+    /// Nothing in the encoders: only fusion layers and head learn.
     Head,
-    /// All of them and the mask token; no adapters.
+    /// All weights of the encoders and the mask tokens (full fine-tuning); there are no adapters.
     Full,
 }
 
-/// How two tokens become one feature.
+/// How the tokens of the two modalities become one feature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 #[clap(rename_all = "kebab-case")]
 pub enum Fusion {
-    /// `T_1 + T_2`: U2A.
+    /// `T_1 + T_2`: U2A (equation 5).
     #[default]
     Sum,
     /// `[T_1, T_2]`.
     Concat,
-    /// `gamma(T_1) T_2 + beta(T_1)` with linear gamma, beta (Perez et al. 2018).
+    /// `gamma(T_1) T_2 + beta(T_1)` with linear gamma and beta (Perez et al. 2018).
     Film,
     /// `sigmoid(U T_1 + u) (V T_2 + v)`, element by element (the gate of Kiela et al. 2018).
     GatedBilinear,
@@ -40,26 +40,48 @@ pub enum Fusion {
 #[serde(rename_all = "kebab-case")]
 #[clap(rename_all = "kebab-case")]
 pub enum Modulation {
-    /// None.
+    /// Gradients are used as they are.
     #[default]
     None,
-    /// The stronger modality's gradient is scaled down.
+    /// The gradient of the stronger modality's encoder is scaled down.
     Ogm,
-    /// And noise is added that restores the gradient's own spread.
+    /// As OGM, with noise added that restores the spread of the gradient.
     OgmGe,
 }
 
-/// The kind of model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Design {
+/// What stands in for the class token of a missing modality.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[clap(rename_all = "lowercase")]
+pub enum MissingToken {
+    /// The mask token of the other modality's encoder: U2A (equation 4).
+    #[default]
+    Mask,
+    /// Zeros: the baseline without mask tokens.
+    Zeros,
+    /// The class token of the missing modality's own encoder on an empty input: zeros, or a text
+    /// without words.
+    Input,
+}
+
+/// A variant of the model; the default is U2A.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Variant {
     /// Which weights of the encoders learn.
-    pub adapt: Adapt,
-    /// The only modality that is used, where there is but one.
+    pub adaptation: Adaptation,
+    /// The only modality that is used, in a unimodal baseline.
     pub modality: Option<Modality>,
-    /// How the two tokens become one feature.
+    /// How the tokens of the two modalities become one feature.
     pub fusion: Fusion,
-    /// Gradient modulation.
+    /// Gradient modulation of the encoders.
     pub modulation: Modulation,
-    /// Its alpha.
+    /// The factor alpha of gradient modulation.
     pub ogm_alpha: f64,
+}
+
+impl Variant {
+    /// Returns whether a modality is used: both are, except in a unimodal baseline.
+    pub(crate) fn uses(&self, modality: Modality) -> bool {
+        self.modality.is_none_or(|only| only == modality)
+    }
 }

@@ -6,14 +6,14 @@ mod common;
 
 use candle_core::{DType, Tensor};
 use common::{
-    Measured, adapter_gradients, distance, encoder, flat, golden, input, key, learnable, load,
+    Measured, adapter_gradients, adapters, distance, encoder, flat, golden, input, key, load,
 };
-use model::encoder::block::Noise;
 use model::encoder::config::Kind;
-use model::encoder::{Input, StoredActivations};
+use model::encoder::{DropoutConfig, EncoderInput, StoredActivations};
 
-/// Outputs, and gradients of every adapter tensor and the mask token, in both number types, with
-/// the adapters beside the weights and merged into them, keeping everything or recomputing.
+/// Compares the outputs and the gradients of every adapter tensor and of the mask token, in both number
+/// types, with the adapters beside the weights and merged into them, with all activations stored and
+/// with activation checkpointing.
 #[test]
 fn outputs_and_gradients_equal_transformers_with_peft() {
     let golden_values = load("encoders.safetensors");
@@ -28,22 +28,28 @@ fn outputs_and_gradients_equal_transformers_with_peft() {
             {
                 let encoder = encoder(kind, dtype);
                 let folder = golden().join(format!("adapters/{k}-{case}"));
-                let mask_token = &golden_values[&format!("{k}.mask_token")];
-                let learnable = learnable(&encoder, &folder, mask_token, dtype);
+                let adapters = adapters(&encoder, &folder, dtype);
                 let (data, n) = input(kind, &golden_values);
                 let samples: Vec<u32> = (0..n as u32).collect();
                 let cast = |t: &Tensor| t.to_dtype(dtype).unwrap();
+                let mask_token = cast(&golden_values[&format!("{k}.mask_token")]);
                 let get = |name: &str| cast(&golden_values[&format!("{k}.{case}.{name}")]);
-                let read = Input {
+                let read = EncoderInput {
                     data: &data,
                     samples: &samples,
                     uploaded: None,
                 };
                 for stored in [StoredActivations::All, StoredActivations::Inputs] {
                     let (out, tape) = encoder
-                        .forward(&read, &learnable, false, &Noise::none(), Some(stored))
+                        .forward(
+                            &read,
+                            &mask_token,
+                            Some(&adapters),
+                            &DropoutConfig::OFF,
+                            Some(stored),
+                        )
                         .unwrap();
-                    for (name, got) in [("cls", &out.cls), ("mt", &out.mask)] {
+                    for (name, got) in [("cls", &out.class_token), ("mt", &out.mask_token)] {
                         measured.check(
                             &format!("{dtype:?} outputs"),
                             format!("{k} {case} {name}"),
@@ -53,7 +59,7 @@ fn outputs_and_gradients_equal_transformers_with_peft() {
                     }
                     let c = |name: &str| cast(&golden_values[&format!("{k}.{name}")]);
                     let grads = encoder
-                        .backward(tape, &c("c1"), &c("c2"), &learnable)
+                        .backward(tape, &c("c1"), &c("c2"), &adapters)
                         .unwrap();
                     let gradients = format!("{dtype:?} gradients");
                     measured.check(
@@ -79,11 +85,12 @@ fn outputs_and_gradients_equal_transformers_with_peft() {
                         );
                     }
                 }
-                let merged = encoder.merged(&learnable).unwrap();
+                let merged = encoder.merged(&adapters).unwrap();
                 let (out, _) = merged
-                    .forward(&read, &learnable, true, &Noise::none(), None)
+                    .forward(&read, &mask_token, None, &DropoutConfig::OFF, None)
                     .unwrap();
-                let far = distance(&out.cls, &get("cls")).max(distance(&out.mask, &get("mt")));
+                let far = distance(&out.class_token, &get("cls"))
+                    .max(distance(&out.mask_token, &get("mt")));
                 measured.check(
                     &format!("{dtype:?} outputs, merged"),
                     format!("{k} {case}"),

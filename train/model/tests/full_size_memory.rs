@@ -7,10 +7,10 @@ use candle_core::DType;
 use datasets::Modality;
 use features::{Batch, ModalityBatch, ModalityData};
 use model::encoder::config::{EncoderConfig, Kind};
+use model::encoder::weights::Weights;
 use model::encoder::{Encoder, StoredActivations};
-use model::peft::LoraConfig;
-use model::u2a::{LossConfig, MissingToken, StepMode, U2a};
-use model::weights::Weights;
+use model::parity::LOSS;
+use model::u2a::{MicroBatch, StepOptions, U2a};
 use util::skip::{Missing, skip};
 
 const BATCH: usize = 4;
@@ -31,14 +31,9 @@ fn a_step_of_batch_4_stays_below_6_gb() {
         let weights = Weights::random(0, &config).unwrap();
         Encoder::new(config, weights, DType::F32).unwrap()
     };
-    let model = U2a::new(
-        [Modality::Audio, Modality::Video],
-        [encoder(Kind::Ast), encoder(Kind::Clip)],
-        28,
-        LoraConfig::default(),
-        0,
-    )
-    .unwrap();
+    let modalities = [Modality::Audio, Modality::Video];
+    let encoders = [encoder(Kind::Ast), encoder(Kind::Clip)];
+    let model = U2a::builder(modalities, encoders, 28).build().unwrap();
     let rows: Vec<usize> = (0..BATCH).collect();
     let batch = Batch {
         ids: rows.iter().map(ToString::to_string).collect(),
@@ -64,21 +59,15 @@ fn a_step_of_batch_4_stays_below_6_gb() {
         ],
         consumed: BATCH as u64,
     };
-    let mode = StepMode {
+    let options = StepOptions {
         seed: 0,
         step: 0,
         encoder_dropout: true,
         stored: StoredActivations::All,
-        share: model::u2a::micro_batch::Share::WHOLE,
-    };
-    let loss = LossConfig {
-        align_weight: 0.2,
-        align_stop_gradient: false,
-        multi_label: false,
-        missing_token: MissingToken::Mask,
+        micro_batch: MicroBatch::WHOLE,
     };
     let start = std::time::Instant::now();
-    let result = model.step(&batch, &mode, &loss).unwrap();
+    let result = model.step(&batch, &options, &LOSS).unwrap();
     let loss = result.losses().unwrap().loss;
     eprintln!("loss {loss}, {:.1} s", start.elapsed().as_secs_f64());
     assert!(loss.is_finite());

@@ -8,10 +8,9 @@
 mod common;
 
 use candle_core::{DType, Device};
-use common::{Measured, adapter_gradients, distance, encoder_at, input, key, learnable};
-use model::encoder::block::Noise;
+use common::{Measured, adapter_gradients, adapters, distance, encoder_at, input, key};
 use model::encoder::config::Kind;
-use model::encoder::{Input, StoredActivations};
+use model::encoder::{DropoutConfig, EncoderInput, StoredActivations};
 use std::process::Command;
 use util::skip::{Missing, skip};
 
@@ -44,15 +43,10 @@ fn full_size_encoders_equal_transformers_with_peft() {
         let k = key(kind);
         let get = |name: &str| &values[&format!("{k}.{name}")];
         let encoder = encoder_at(root, kind, DType::F32);
-        let learnable = learnable(
-            &encoder,
-            &root.join("adapters").join(k),
-            get("mask_token"),
-            DType::F32,
-        );
+        let adapters = adapters(&encoder, &root.join("adapters").join(k), DType::F32);
         let (data, n) = input(kind, &values);
         let samples: Vec<u32> = (0..n as u32).collect();
-        let read = Input {
+        let read = EncoderInput {
             data: &data,
             samples: &samples,
             uploaded: None,
@@ -60,18 +54,18 @@ fn full_size_encoders_equal_transformers_with_peft() {
         let (out, tape) = encoder
             .forward(
                 &read,
-                &learnable,
-                false,
-                &Noise::none(),
+                get("mask_token"),
+                Some(&adapters),
+                &DropoutConfig::OFF,
                 Some(StoredActivations::Inputs),
             )
             .unwrap();
-        for (name, got) in [("cls", &out.cls), ("mt", &out.mask)] {
+        for (name, got) in [("cls", &out.class_token), ("mt", &out.mask_token)] {
             let far = distance(got, get(name));
             measured.check(&format!("{k} outputs"), name, far, 3e-6);
         }
         let grads = encoder
-            .backward(tape, get("c1"), get("c2"), &learnable)
+            .backward(tape, get("c1"), get("c2"), &adapters)
             .unwrap();
         let what = format!("{k} gradients");
         let far = distance(&grads.mask_token, get("grad.mask_token"));

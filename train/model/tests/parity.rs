@@ -8,10 +8,10 @@ use engine::parity::max_relative_error;
 use features::{Batch, ModalityData};
 use host_emulator::{emulate, on_cpu};
 use model::encoder::StoredActivations;
-use model::parity::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, mode};
+use model::encoder::weights::Weights;
+use model::parity::{self, AUDIO_VIDEO, CLASSES, IMAGE_TEXT, LOSS, step_options};
 use model::u2a::{StepResult, U2a, Uploaded};
-use model::variant::{Adapt, Design};
-use model::weights::Weights;
+use model::variant::{Adaptation, Variant};
 
 /// The whole model: losses and all gradients of a training step, through both encoders, with every
 /// case of availability in the batch.
@@ -22,7 +22,11 @@ fn a_training_step() {
         configs.iter_mut().for_each(|config| config.layers = 2);
         let batch = parity::batch(pair, &configs, 3, true).unwrap();
         let model = |dtype| parity::model(pair, &configs, &Device::Cpu, dtype).unwrap();
-        let step = |dtype, stored| model(dtype).step(&batch, &mode(2, stored), &LOSS).unwrap();
+        let step = |dtype, stored| {
+            model(dtype)
+                .step(&batch, &step_options(2, stored), &LOSS)
+                .unwrap()
+        };
         let want = step(DType::F32, StoredActivations::All);
         optimiser_moves_alike(&model, &batch);
         uploaded_inputs_are_read(&model(DType::F32), &batch, &want);
@@ -68,7 +72,12 @@ fn uploaded_inputs_are_read(model: &U2a, batch: &Batch, want: &StepResult) {
     let uploaded = [uploaded[0].as_ref(), uploaded[1].as_ref()];
     let step = || {
         model
-            .step_uploaded(&batch, uploaded, &mode(2, StoredActivations::All), &LOSS)
+            .step_uploaded(
+                &batch,
+                uploaded,
+                &step_options(2, StoredActivations::All),
+                &LOSS,
+            )
             .unwrap()
     };
     if let Some(got) = emulate(step) {
@@ -83,7 +92,7 @@ fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
         let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
         let step = || {
             model
-                .step(batch, &mode(2, StoredActivations::All), &LOSS)
+                .step(batch, &step_options(2, StoredActivations::All), &LOSS)
                 .unwrap()
                 .grads
         };
@@ -119,18 +128,23 @@ fn updates_reach_all_weights() {
     configs.iter_mut().for_each(|config| config.layers = 2);
     let batch = parity::batch(IMAGE_TEXT, &configs, 3, true).unwrap();
     let weights = [0, 1].map(|m| Weights::random(3, &configs[m]).unwrap());
-    let design = Design {
-        adapt: Adapt::Full,
-        ..Design::default()
+    let modalities = IMAGE_TEXT.map(|(modality, _)| modality);
+    let variant = Variant {
+        adaptation: Adaptation::Full,
+        ..Variant::default()
     };
     let run = || {
-        let model = parity::model(IMAGE_TEXT, &configs, &Device::Cpu, DType::F32).unwrap();
-        let model = model.designed(design, weights.clone(), 5).unwrap();
-        let mut model = model.on(&Device::Cpu).unwrap();
+        let encoders = parity::encoders(&configs, &Device::Cpu, DType::F32).unwrap();
+        let mut model = U2a::builder(modalities, encoders, CLASSES)
+            .variant(variant)
+            .weights(weights.clone())
+            .seed(5)
+            .build()
+            .unwrap();
         let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
         let losses = (0..2).map(|step| {
-            let mode = mode(step, StoredActivations::All);
-            let result = on_cpu(|| model.step(&batch, &mode, &LOSS).unwrap());
+            let options = step_options(step, StoredActivations::All);
+            let result = on_cpu(|| model.step(&batch, &options, &LOSS).unwrap());
             let loss = result.losses().unwrap().loss;
             model.update(&mut optimiser, result.grads, 1e-3).unwrap();
             loss
@@ -158,7 +172,7 @@ fn loss_curve_in_bf16() {
             let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
             let losses = (0..STEPS).map(|step| {
                 let result = model
-                    .step(&batch, &mode(step, StoredActivations::All), &LOSS)
+                    .step(&batch, &step_options(step, StoredActivations::All), &LOSS)
                     .unwrap();
                 let loss = result.losses().unwrap().loss;
                 model.update(&mut optimiser, result.grads, 3e-3).unwrap();

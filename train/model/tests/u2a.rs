@@ -13,8 +13,10 @@ use engine::{AdamWConfig, Schedule};
 use features::{Batch, ModalityBatch, ModalityData};
 use model::encoder::StoredActivations;
 use model::encoder::config::Kind;
-use model::peft::LoraConfig;
-use model::u2a::{LossConfig, MissingToken, StepMode, U2a};
+use model::encoder::lora::LoraConfig;
+use model::loss::LossConfig;
+use model::u2a::{MicroBatch, StepOptions, U2a};
+use model::variant::MissingToken;
 use std::collections::HashMap;
 
 fn golden_batch(
@@ -102,7 +104,10 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
         ..LoraConfig::default()
     };
     let mut measured = Measured::default();
-    let mut model = U2a::new(modalities, encoders, classes, lora, 0).unwrap();
+    let mut model = U2a::builder(modalities, encoders, classes)
+        .lora(lora)
+        .build()
+        .unwrap();
     let start = parameters(&golden, "initial", &model);
     model.set_parameters(start).unwrap();
     let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
@@ -129,7 +134,7 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
             .map(|i| [0, 1].map(|m| present[(step * 4 + i) * 2 + m] == 1.0))
             .collect();
         let batch = golden_batch(&golden, modalities, &ids, &has);
-        let mode = StepMode {
+        let options = StepOptions {
             seed: 0,
             step: step as u32,
             encoder_dropout: false,
@@ -138,9 +143,9 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
             } else {
                 StoredActivations::Inputs
             },
-            share: model::u2a::micro_batch::Share::WHOLE,
+            micro_batch: MicroBatch::WHOLE,
         };
-        let result = model.step(&batch, &mode, &config).unwrap();
+        let result = model.step(&batch, &options, &config).unwrap();
         let losses = result.losses().unwrap();
         for (name, got) in [
             ("loss", losses.loss),
@@ -184,7 +189,7 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
             }
         }
     }
-    let merged = model.merged().unwrap();
+    let merged = model.merged_encoders().unwrap();
     let all: Vec<usize> = (0..8).collect();
     for (name, has) in [
         ("both", [true, true]),
@@ -206,11 +211,11 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
 }
 
 #[test]
-fn audio_video_single_label() {
+fn audio_video_training_equals_pytorch() {
     trajectory("audio-video", [Modality::Audio, Modality::Video], 6, false);
 }
 
 #[test]
-fn image_text_multi_label() {
+fn image_text_multi_label_training_equals_pytorch() {
     trajectory("image-text", [Modality::Image, Modality::Text], 5, true);
 }

@@ -1,4 +1,5 @@
-//! The baselines' gradients by finite differences in f64, and what each setting leaves alone.
+//! The gradients of the variants against finite differences in f64, and the tensors that each variant
+//! leaves alone.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -10,10 +11,11 @@ use datasets::Modality;
 use features::{Batch, ModalityBatch, ModalityData};
 use model::encoder::StoredActivations;
 use model::encoder::config::{EncoderConfig, Kind};
-use model::peft::LoraConfig;
-use model::u2a::{LossConfig, MissingToken, StepMode, U2a};
-use model::variant::{Adapt, Design, Fusion, Modulation};
-use model::weights::Weights;
+use model::encoder::lora::LoraConfig;
+use model::encoder::weights::Weights;
+use model::loss::LossConfig;
+use model::u2a::{MicroBatch, StepOptions, U2a};
+use model::variant::{Adaptation, Fusion, MissingToken, Modulation, Variant};
 use util::rng::Rng;
 
 const SAMPLES: usize = 3;
@@ -72,20 +74,22 @@ fn weights(kind: Kind) -> Weights {
     Weights::load(&folder, &config).unwrap()
 }
 
-/// The golden models in f64, adapters' B away from zero.
-fn model(modalities: [Modality; 2], design: Design) -> U2a {
+/// Builds a model of the golden encoders in f64, with B of the adapters away from zero.
+fn model(modalities: [Modality; 2], variant: Variant) -> U2a {
     let lora = LoraConfig {
         dropout: 0.0,
         ..LoraConfig::default()
     };
     let encoders = modalities.map(|m| encoder(Kind::of(m), DType::F64));
-    let mut model = U2a::new(modalities, encoders, CLASSES, lora, 0)
-        .unwrap()
-        .designed(design, modalities.map(|m| weights(Kind::of(m))), 5)
+    let mut model = U2a::builder(modalities, encoders, CLASSES)
+        .lora(lora)
+        .variant(variant)
+        .weights(modalities.map(|m| weights(Kind::of(m))))
+        .build()
         .unwrap();
     model.to_dtype(DType::F64).unwrap();
     let parameters = model.parameters();
-    let moved = parameters.iter().enumerate().map(|(i, p)| {
+    let shifted = parameters.iter().enumerate().map(|(i, p)| {
         let n = p.tensor.elem_count();
         let shift: Vec<f64> = noise(n, 100 + i as u32)
             .iter()
@@ -93,17 +97,17 @@ fn model(modalities: [Modality; 2], design: Design) -> U2a {
             .collect();
         (p.tensor + Tensor::from_vec(shift, p.tensor.dims(), &Device::Cpu).unwrap()).unwrap()
     });
-    let moved = moved.collect();
-    model.set_parameters(moved).unwrap();
+    let shifted = shifted.collect();
+    model.set_parameters(shifted).unwrap();
     model
 }
 
-const MODE: StepMode = StepMode {
+const OPTIONS: StepOptions = StepOptions {
     seed: 1,
     step: 2,
     encoder_dropout: false,
     stored: StoredActivations::All,
-    share: model::u2a::micro_batch::Share::WHOLE,
+    micro_batch: MicroBatch::WHOLE,
 };
 
 fn loss(missing_token: MissingToken) -> LossConfig {
@@ -115,14 +119,15 @@ fn loss(missing_token: MissingToken) -> LossConfig {
     }
 }
 
-/// Each tensor's gradient along a random direction against the loss's central difference.
+/// Compares each tensor's gradient along a random direction with the loss's central difference. Returns
+/// the tensors without a gradient.
 fn check(
     modalities: [Modality; 2],
-    design: Design,
+    variant: Variant,
     missing: MissingToken,
-    mode: &StepMode,
+    options: &StepOptions,
 ) -> Vec<String> {
-    let mut model = model(modalities, design);
+    let mut model = model(modalities, variant);
     let batch = batch(modalities);
     let config = loss(missing);
     let start: Vec<Tensor> = model
@@ -131,7 +136,7 @@ fn check(
         .map(|p| p.tensor.clone())
         .collect();
     let names: Vec<String> = model.parameters().iter().map(|p| p.name.clone()).collect();
-    let grads = model.step(&batch, mode, &config).unwrap().grads;
+    let grads = model.step(&batch, options, &config).unwrap().grads;
     assert_eq!(grads.len(), names.len());
     let mut silent = Vec::new();
     for (i, name) in names.iter().enumerate() {
@@ -146,7 +151,7 @@ fn check(
             values[i] = (&start[i] + (&direction * h).unwrap()).unwrap();
             model.set_parameters(values).unwrap();
             model
-                .step(&batch, mode, &config)
+                .step(&batch, options, &config)
                 .unwrap()
                 .losses()
                 .unwrap()
@@ -166,27 +171,33 @@ fn check(
         let size = flat(grad).iter().map(|g| g * g).sum::<f64>().sqrt();
         assert!(
             (got - want).abs() < 1e-6 * (size + 1e-3),
-            "{design:?} {name}: {got} {want}"
+            "{variant:?} {name}: {got} {want}"
         );
     }
     model.set_parameters(start).unwrap();
     silent
 }
 
+/// Returns the bias of the head.
+fn bias(model: &U2a) -> Vec<f64> {
+    let parameters = model.parameters();
+    flat(parameters.iter().find(|p| p.name == "bias").unwrap().tensor)
+}
+
 const AV: [Modality; 2] = [Modality::Audio, Modality::Video];
 const IT: [Modality; 2] = [Modality::Image, Modality::Text];
 
 #[test]
-fn full_fine_tuning_of_all_three_encoders() {
-    let full = Design {
-        adapt: Adapt::Full,
-        ..Design::default()
+fn full_fine_tuning_gradients_of_all_three_encoders() {
+    let full = Variant {
+        adaptation: Adaptation::Full,
+        ..Variant::default()
     };
-    assert_eq!(check(AV, full, MissingToken::Mask, &MODE), [""; 0]);
-    let inputs = StepMode {
+    assert_eq!(check(AV, full, MissingToken::Mask, &OPTIONS), [""; 0]);
+    let inputs = StepOptions {
         stored: StoredActivations::Inputs,
         encoder_dropout: true,
-        ..MODE
+        ..OPTIONS
     };
     // BERT's pooler is loaded and never used.
     let pooler = ["text/pooler.dense.bias", "text/pooler.dense.weight"];
@@ -194,48 +205,51 @@ fn full_fine_tuning_of_all_three_encoders() {
 }
 
 #[test]
-fn fusions() {
+fn fusion_gradients() {
     for fusion in [Fusion::Concat, Fusion::Film, Fusion::GatedBilinear] {
-        let design = Design {
+        let variant = Variant {
             fusion,
-            ..Design::default()
+            ..Variant::default()
         };
-        assert_eq!(check(AV, design, MissingToken::Mask, &MODE), [""; 0]);
+        assert_eq!(check(AV, variant, MissingToken::Mask, &OPTIONS), [""; 0]);
     }
 }
 
 #[test]
-fn head_only_and_single_modality() {
-    let head = Design {
-        adapt: Adapt::Head,
-        ..Design::default()
+fn head_only_and_unimodal_variants_leave_tensors_alone() {
+    let head = Variant {
+        adaptation: Adaptation::Head,
+        ..Variant::default()
     };
-    let silent = check(AV, head, MissingToken::Zeros, &MODE);
+    let silent = check(AV, head, MissingToken::Zeros, &OPTIONS);
     // 3 blocks, 4 layers, A and B, and the mask token; of both encoders.
     assert_eq!(silent.len(), 2 * (3 * 4 * 2 + 1));
-    let video = Design {
-        adapt: Adapt::Full,
+    let video = Variant {
+        adaptation: Adaptation::Full,
         modality: Some(Modality::Video),
-        ..Design::default()
+        ..Variant::default()
     };
     assert_eq!(
-        check(AV, video, MissingToken::Mask, &MODE),
+        check(AV, video, MissingToken::Mask, &OPTIONS),
         ["mask_token.audio"]
     );
 }
 
-/// A sample without the only modality in use scores the head's bias.
 #[test]
-fn one_modality_alone() {
-    let design = Design {
+fn sample_without_the_only_modality_scores_the_bias() {
+    let variant = Variant {
         modality: Some(Modality::Video),
-        ..Design::default()
+        ..Variant::default()
     };
-    let model = model(AV, design);
+    let model = model(AV, variant);
     let scores = model
-        .score(&model.merged().unwrap(), &batch(AV), MissingToken::Mask)
+        .score(
+            &model.merged_encoders().unwrap(),
+            &batch(AV),
+            MissingToken::Mask,
+        )
         .unwrap();
-    let bias: Vec<f32> = flat(&model.bias).iter().map(|v| *v as f32).collect();
+    let bias: Vec<f32> = bias(&model).iter().map(|v| *v as f32).collect();
     assert_eq!(scores.logits[2], bias);
     assert_ne!(scores.logits[1], bias);
     assert!(scores.alignment.is_empty());
@@ -244,16 +258,16 @@ fn one_modality_alone() {
 /// OGM scales the gradients of the stronger modality's encoder and nothing else; by which factor
 /// follows from the model's scores when each modality's token stands alone.
 #[test]
-fn modulation_holds_one_encoder_back() {
-    let plain = model(AV, Design::default());
-    let ogm = Design {
+fn ogm_scales_the_gradients_of_one_encoder() {
+    let plain = model(AV, Variant::default());
+    let ogm = Variant {
         modulation: Modulation::Ogm,
         ogm_alpha: 0.4,
-        ..Design::default()
+        ..Variant::default()
     };
     let modulated = model(AV, ogm);
     let step = |m: &U2a| {
-        m.step(&batch(AV), &MODE, &loss(MissingToken::Zeros))
+        m.step(&batch(AV), &OPTIONS, &loss(MissingToken::Zeros))
             .unwrap()
     };
     let (a, b) = (step(&plain), step(&modulated));
@@ -288,10 +302,10 @@ fn modulation_holds_one_encoder_back() {
         let mut one = batch(AV);
         one.present[0] = has;
         let scores = plain
-            .score(&plain.merged().unwrap(), &one, MissingToken::Zeros)
+            .score(&plain.merged_encoders().unwrap(), &one, MissingToken::Zeros)
             .unwrap();
         // Half the bias stays with each.
-        let bias = flat(&plain.bias);
+        let bias = bias(&plain);
         let logits = scores.logits[0]
             .iter()
             .zip(&bias)

@@ -7,7 +7,7 @@ mod common;
 use candle_core::{DType, Device, Tensor};
 use common::{golden, key};
 use model::encoder::config::{EncoderConfig, Kind};
-use model::weights::{CONFIG_FILE, Weights};
+use model::encoder::weights::{CONFIG_FILE, Weights};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;

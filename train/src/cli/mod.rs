@@ -17,7 +17,7 @@ use datasets::{Modality, Split};
 #[cfg(target_arch = "x86_64")]
 use engine::Isa;
 use engine::{Compute, DeviceChoice};
-use model::u2a::MissingToken;
+use model::variant::MissingToken;
 use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;

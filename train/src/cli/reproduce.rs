@@ -6,7 +6,7 @@ use crate::reproduce::{self, Options, Plan};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use engine::{Compute, DeviceChoice};
-use model::weights::WeightSource;
+use model::encoder::weights::WeightSource;
 use report::artefact::Artefact;
 use serde_json::json;
 use std::path::PathBuf;

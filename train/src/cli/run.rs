@@ -13,9 +13,9 @@ use clap::{Args, ValueEnum};
 use datasets::{Modality, Split};
 use engine::{Compute, DeviceChoice};
 use features::Shards;
-use model::u2a::{MissingToken, U2a};
-use model::variant::{Adapt, Fusion, Modulation};
-use model::weights::WeightSource;
+use model::encoder::weights::WeightSource;
+use model::parameter_table::parameter_table;
+use model::variant::{Adaptation, Fusion, MissingToken, Modulation};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -75,7 +75,7 @@ pub struct RunArgs {
     lr: Option<f64>,
     /// Which weights of the encoders learn [default: lora]
     #[arg(long)]
-    adapt: Option<Adapt>,
+    adapt: Option<Adaptation>,
     /// Use this modality alone
     #[arg(long)]
     modality: Option<Modality>,
@@ -448,25 +448,27 @@ fn describe(args: &RunArgs) -> Result<ExitCode> {
         &args.weights(),
         args.encoders == EncoderSize::Tiny,
     )?;
-    let table = U2a::table(
+    let table = parameter_table(
         modalities,
         &encoders,
         classes,
         settings.lora_rank,
-        &settings.design(),
+        &settings.variant(),
     );
-    let total: usize = table.iter().map(|(_, n, _)| n).sum();
-    let learnable: usize = table.iter().map(|(_, _, n)| n).sum();
+    let total: usize = table.iter().map(|row| row.total).sum();
+    let learnable: usize = table.iter().map(|row| row.learnable).sum();
     if args.json {
         let parts: Vec<_> = table
             .iter()
-            .map(|(name, n, l)| json!({"part": name, "parameters": n, "learnable": l}))
+            .map(|row| {
+                json!({"part": row.part, "parameters": row.total, "learnable": row.learnable})
+            })
             .collect();
         say(json!({"parts": parts, "parameters": total, "learnable": learnable}))?;
     } else {
         for (name, n, l) in table
             .iter()
-            .map(|(a, b, c)| (a.as_str(), *b, *c))
+            .map(|row| (row.part.as_str(), row.total, row.learnable))
             .chain([("total", total, learnable)])
         {
             say(format!("{name:<28} {:>13} {:>11}", grouped(n), grouped(l)))?;

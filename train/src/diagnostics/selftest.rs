@@ -9,8 +9,9 @@ use engine::parity::max_relative_error;
 use engine::{AdamW, AdamWConfig};
 use features::Batch;
 use model::encoder::StoredActivations;
-use model::parity::{self, AUDIO_VIDEO, IMAGE_TEXT, LOSS, Pair, mode};
-use model::u2a::{MissingToken, U2a, micro_batch};
+use model::parity::{self, AUDIO_VIDEO, EncoderPair, IMAGE_TEXT, LOSS, step_options};
+use model::u2a::{U2a, micro_batch};
+use model::variant::MissingToken;
 use serde::Serialize;
 use serde_json::json;
 use std::io::{BufRead, Write};
@@ -86,7 +87,7 @@ pub fn steps(device: &Device, tiny: bool) -> Result<Vec<Finding>> {
         let batch = parity::batch(pair, &configs, STEP_SAMPLES, true)?;
         let run = |device: &Device, dtype: DType| -> Result<(Tensor, Vec<Tensor>)> {
             let model = parity::model(pair, &configs, device, dtype)?;
-            let result = model.step(&batch, &mode(1, StoredActivations::All), &LOSS)?;
+            let result = model.step(&batch, &step_options(1, StoredActivations::All), &LOSS)?;
             let grads = result.grads.into_iter().flatten().map(|g| {
                 g.to_device(&Device::Cpu)?
                     .to_dtype(DType::F32)?
@@ -163,7 +164,7 @@ pub fn peak_flops(device: &Device, dtype: DType, side: Option<usize>) -> Result<
 #[derive(Clone, Copy, Debug)]
 pub struct Task {
     /// Which encoders.
-    pub pair: Pair,
+    pub pair: EncoderPair,
     /// Scores instead of training.
     pub evaluate: bool,
     /// Samples of a batch.
@@ -185,7 +186,7 @@ pub fn serve(task: &Task, device: &Device, arithmetic: Arithmetic) -> Result<()>
     let mut optimiser = model.optimiser(AdamWConfig::default())?;
     let batch = parity::batch(task.pair, &configs, task.batch, false)?;
     let merged = match task.evaluate {
-        true => Some(model.merged()?),
+        true => Some(model.merged_encoders()?),
         false => None,
     };
     let mut out = std::io::stdout();
@@ -226,9 +227,9 @@ fn train(
     batch: &Batch,
     step: u32,
 ) -> Result<Tensor> {
-    let mode = mode(step, task.stored);
+    let options = step_options(step, task.stored);
     let (range, none) = (0..task.batch, [None, None]);
-    let summed = micro_batch::step(model, batch, none, range, task.at_once, &mode, &LOSS)?;
+    let summed = micro_batch::accumulate(model, batch, none, range, task.at_once, &options, &LOSS)?;
     let (grads, losses) = summed.context("an empty batch")?;
     model.update(optimiser, grads, 1e-4)?;
     Ok(losses)

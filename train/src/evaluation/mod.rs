@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use datasets::{Modality, Split};
 use features::Loader;
 use metrics::Metrics;
-use model::u2a::{MissingToken, U2a};
+use model::u2a::U2a;
+use model::variant::MissingToken;
 use report::main_metric;
 use report::predictions::{self, Prediction};
 use serde_json::json;
@@ -150,7 +151,7 @@ pub fn evaluate(
     let index = session.shards.split(options.split);
     let (shown, kept) = shown_modalities(session, config, options)?;
     let placeholders = session.placeholders(options.missing_token)?;
-    let merged = model.merged()?;
+    let merged = model.merged_encoders()?;
     let mut predictions = Vec::with_capacity(index.len());
     let mut distances = Vec::new();
     let stream = session.test_stream(options.split, BATCH_SIZE, Some(shown));

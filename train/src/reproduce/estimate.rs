@@ -9,10 +9,9 @@ use datasets::{Info, Modality, Split};
 use engine::Compute;
 use features::{Batch, ModalityBatch, ModalityData};
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
+use model::encoder::weights::Weights;
 use model::encoder::{Encoder, StoredActivations};
-use model::peft::LoraConfig;
-use model::u2a::{StepMode, U2a};
-use model::weights::Weights;
+use model::u2a::{MicroBatch, StepOptions, U2a};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -81,28 +80,30 @@ fn measure(
         Ok((encoder, weights))
     };
     let ((first, w1), (second, w2)) = (build(&encoders[0])?, build(&encoders[1])?);
-    let lora: LoraConfig = settings.lora();
     let classes = info.classes.len().max(2);
-    let model = U2a::new(info.modalities, [first, second], classes, lora, 0)?
-        .designed(settings.design(), [w1, w2], 0)?
-        .on(&compute.device)?;
+    let model = U2a::builder(info.modalities, [first, second], classes)
+        .lora(settings.lora())
+        .variant(settings.variant())
+        .weights([w1, w2])
+        .device(&compute.device)
+        .build()?;
     let batch = constant_batch(info, encoders, settings, classes);
-    let mode = StepMode {
+    let options = StepOptions {
         seed: 0,
         step: 0,
         encoder_dropout: settings.encoder_dropout,
         stored: StoredActivations::All,
-        share: model::u2a::micro_batch::Share::WHOLE,
+        micro_batch: MicroBatch::WHOLE,
     };
     let loss = settings.loss(false);
     // The first step allocates buffers and starts threads.
-    model.step(&batch, &mode, &loss)?;
+    model.step(&batch, &options, &loss)?;
     compute.device.synchronize()?;
     let begun = Instant::now();
-    model.step(&batch, &mode, &loss)?;
+    model.step(&batch, &options, &loss)?;
     compute.device.synchronize()?;
     let step = begun.elapsed().as_secs_f64();
-    let merged = model.merged()?;
+    let merged = model.merged_encoders()?;
     let begun = Instant::now();
     model.score(&merged, &batch, settings.missing_token)?;
     let sample = begun.elapsed().as_secs_f64() / batch.ids.len() as f64;

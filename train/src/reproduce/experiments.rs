@@ -5,7 +5,7 @@ use crate::evaluation::EvalOptions;
 use anyhow::{Result, bail};
 use datasets::Info;
 use features::mask::{Protocol, RATE};
-use model::u2a::MissingToken;
+use model::variant::MissingToken;
 use report::artefact::{Artefact, Row, Testing, Training};
 use report::main_metric;
 use report::paper::PaperTable;

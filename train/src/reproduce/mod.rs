@@ -21,7 +21,7 @@ use crate::training::job::Job;
 use anyhow::Result;
 use datasets::Modality;
 use engine::Compute;
-use model::weights::WeightSource;
+use model::encoder::weights::WeightSource;
 use report::artefact::{Artefact, Row, Training};
 use report::evaluation_file;
 use report::reproduction::{Reproduction, write_hyperparameters};

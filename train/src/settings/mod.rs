@@ -6,11 +6,12 @@ use datasets::Modality;
 use engine::{AdamWConfig, Compute, DeviceChoice, Precision, Schedule};
 use model::encoder::StoredActivations;
 use model::encoder::config::EncoderConfig;
+use model::encoder::lora::LoraConfig;
+use model::encoder::weights::WeightSource;
+use model::loss::{ALIGN_WEIGHT, LossConfig};
 use model::ogm_ge::OGM_ALPHA;
-use model::peft::{LoraConfig, ModuleNames};
-use model::u2a::{ALIGN_WEIGHT, LossConfig, MissingToken};
-use model::variant::{Adapt, Design, Fusion, Modulation};
-use model::weights::WeightSource;
+use model::peft::ModuleNames;
+use model::variant::{Adaptation, Fusion, MissingToken, Modulation, Variant};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use util::suggest::did_you_mean;
@@ -45,7 +46,7 @@ pub struct Settings {
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
     /// Which weights of the encoders learn: `lora`, `head` (none) or `full`.
-    pub adapt: Adapt,
+    pub adapt: Adaptation,
     /// The only modality to use; unset: both.
     pub modality: Option<Modality>,
     /// `sum`, `concat`, `film` or `gated-bilinear`.
@@ -127,7 +128,7 @@ impl Default for Settings {
             beta2: adamw.beta2,
             eps: adamw.eps,
             weight_decay: adamw.weight_decay,
-            adapt: Adapt::Lora,
+            adapt: Adaptation::Lora,
             modality: None,
             fusion: Fusion::Sum,
             modulation: Modulation::None,
@@ -330,9 +331,9 @@ impl Settings {
     }
 
     /// What kind of model the run trains.
-    pub fn design(&self) -> Design {
-        Design {
-            adapt: self.adapt,
+    pub fn variant(&self) -> Variant {
+        Variant {
+            adaptation: self.adapt,
             modality: self.modality,
             fusion: self.fusion,
             modulation: self.modulation,
@@ -377,7 +378,7 @@ impl Settings {
         compute.check_precision(self.precision)?;
         if !compute.device.is_cpu()
             && self.precision == Precision::Bf16
-            && self.adapt == Adapt::Full
+            && self.adapt == Adaptation::Full
         {
             bail!(
                 "full fine-tuning keeps its weights in single precision; add --precision f32 or tf32"

@@ -11,12 +11,11 @@ use crate::settings::Settings;
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{Device, Tensor};
 use engine::{AdamW, Moments};
-use model::peft;
+use model::encoder::weights::WeightSource;
+use model::encoder::weights::Weights;
+use model::peft::{self, ModuleNames};
 use model::pretrained;
 use model::u2a::U2a;
-use model::variant::Adapt;
-use model::weights::WeightSource;
-use model::weights::Weights;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -58,23 +57,16 @@ pub fn write(
 ) -> Result<PathBuf> {
     let path = run.join(format!("{PREFIX}{:08}", state.step));
     publish(&path, |folder| {
-        for (m, modality) in model.modalities.iter().enumerate() {
-            let config = model.encoders[m].config();
-            if let Some(weights) = &model.full[m] {
+        for branch in model.branches() {
+            let config = branch.encoder().config();
+            if let Some(weights) = branch.weights() {
                 let sub = folder.join(WEIGHTS).join(config.kind.folder());
                 pretrained::write(&sub, config, weights, source)?;
             }
-            if model.design.adapt == Adapt::Full {
-                continue;
+            if let Some(adapters) = branch.adapters() {
+                let sub = folder.join(branch.modality().as_str());
+                peft::write(&sub, config, model.lora(), adapters, settings.module_names)?;
             }
-            let sub = folder.join(modality.as_str());
-            peft::write(
-                &sub,
-                config,
-                &model.lora,
-                &model.learnable[m].adapters,
-                settings.module_names,
-            )?;
         }
         let head: HashMap<String, Tensor> = model
             .parameters()
@@ -253,43 +245,44 @@ pub fn best_or_latest(run: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Loads adapters, mask tokens and head into the model.
+/// Loads everything that learns into the model: adapters or encoder weights, mask tokens, fusion layers
+/// and head.
 pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
-    for m in 0..2 {
-        if model.design.adapt == Adapt::Full {
-            let config = model.encoders[m].config().clone();
-            let folder = checkpoint.join(WEIGHTS).join(config.kind.folder());
-            if let Some(weights) = &mut model.full[m] {
-                *weights = Weights::load(&folder, &config)?;
-            }
-            continue;
-        }
-        let folder = checkpoint.join(model.modalities[m].as_str());
-        let (lora, adapters) = peft::read(&folder, model.encoders[m].config())?;
-        if (lora.rank, lora.alpha) != (model.lora.rank, model.lora.alpha) {
-            bail!(
-                "{}: adapters of rank {} and alpha {}, the run has {} and {}",
-                folder.display(),
-                lora.rank,
-                lora.alpha,
-                model.lora.rank,
-                model.lora.alpha
-            );
-        }
-        model.learnable[m].adapters = adapters;
-    }
     let path = checkpoint.join(HEAD_FILE);
-    let head = load(&path)?;
+    let mut named = load(&path)?;
+    for branch in model.branches() {
+        let (modality, config) = (branch.modality(), branch.encoder().config());
+        let mut add = |name: &str, tensor: &Tensor| {
+            named.insert(format!("{modality}/{name}"), tensor.clone());
+        };
+        if branch.weights().is_some() {
+            let folder = checkpoint.join(WEIGHTS).join(config.kind.folder());
+            let weights = Weights::load(&folder, config)?;
+            weights.iter().for_each(|(name, tensor)| add(name, tensor));
+        }
+        if branch.adapters().is_some() {
+            let folder = checkpoint.join(modality.as_str());
+            let (lora, adapters) = peft::read(&folder, config)?;
+            let expected = model.lora();
+            if (lora.rank, lora.alpha) != (expected.rank, expected.alpha) {
+                bail!(
+                    "{}: adapters of rank {} and alpha {}, the run has {} and {}",
+                    folder.display(),
+                    lora.rank,
+                    lora.alpha,
+                    expected.rank,
+                    expected.alpha
+                );
+            }
+            let names = ModuleNames::default();
+            let tensors = peft::named_tensors(config, &adapters.blocks, names).into_iter();
+            tensors.for_each(|(name, tensor)| add(&name, tensor));
+        }
+    }
     let values = model
         .parameters()
         .iter()
-        .map(|p| {
-            if p.name.contains('/') {
-                Ok(p.tensor.clone())
-            } else {
-                take(&head, &p.name, p.tensor.dims(), &path)
-            }
-        })
+        .map(|p| take(&named, &p.name, p.tensor.dims(), &path))
         .collect::<Result<Vec<_>>>()?;
     model.set_parameters(values)
 }

@@ -10,7 +10,7 @@ use crate::training::workers::Workers;
 use anyhow::{Context, Result, bail};
 use engine::Compute;
 use features::Shards;
-use model::weights::WeightSource;
+use model::encoder::weights::WeightSource;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 

@@ -15,15 +15,13 @@ use candle_core::{DType, Tensor};
 use datasets::Split;
 use engine::AdamW;
 use features::{Batch, Loader};
-use model::u2a::micro_batch::{self, Share};
-use model::u2a::{LossConfig, Losses, StepMode, U2a};
+use model::loss::LossConfig;
+use model::modality_dropout::drop_modality;
+use model::u2a::{Losses, MicroBatch, StepOptions, U2a, micro_batch};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use util::rng::Rng;
 
-/// Stream of the random generator for modality dropout.
-const MODALITY_DROPOUT: u32 = 0x4d6f_4472;
 /// A training split counts as complete, for modality dropout, while at most this share of its
 /// samples lacks a modality: a handful of unreadable clips does not change the method.
 pub const COMPLETE_SHARE: f64 = 0.05;
@@ -164,7 +162,7 @@ impl<'a> Trainer<'a> {
                 self.state.epoch,
                 self.state.consumed,
             )?;
-            let mut feed = Feed::new(stream, &self.model.device)?;
+            let mut feed = Feed::new(stream, self.model.device())?;
             loop {
                 let begun = Instant::now();
                 let Some(fed) = feed.next() else { break };
@@ -265,11 +263,12 @@ impl<'a> Trainer<'a> {
         stop: bool,
     ) -> Result<(Tensor, bool)> {
         let samples = fed.batch.ids.len();
-        let mine = micro_batch::of_worker(samples, self.workers.rank, self.workers.count);
+        let mine = micro_batch::worker_range(samples, self.workers.rank, self.workers.count);
         let at_once = self.settings().micro_batch.unwrap_or(samples);
-        let mode = self.mode(Share::WHOLE);
+        let options = self.step_options(MicroBatch::WHOLE);
         let (batch, uploaded) = (&fed.batch, fed.uploaded());
-        let summed = micro_batch::step(&self.model, batch, uploaded, mine, at_once, &mode, loss)?;
+        let summed =
+            micro_batch::accumulate(&self.model, batch, uploaded, mine, at_once, &options, loss)?;
         let (mut grads, losses) = summed.unzip();
         let (losses, stop) = match losses {
             Some(losses) if self.workers.count == 1 => (losses, stop),
@@ -287,7 +286,7 @@ impl<'a> Trainer<'a> {
         losses: Option<Tensor>,
         stop: bool,
     ) -> Result<(Tensor, bool)> {
-        let device = self.model.device.clone();
+        let device = self.model.device().clone();
         let shapes: Vec<_> = self
             .model
             .parameters()
@@ -330,7 +329,7 @@ impl<'a> Trainer<'a> {
 
     /// Steps between two looks at the losses: a GPU would have to be waited for at each.
     fn read_every(&self) -> usize {
-        if self.model.device.is_cpu() {
+        if self.model.device().is_cpu() {
             1
         } else {
             READ_EVERY
@@ -358,14 +357,14 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn mode(&self, share: Share) -> StepMode {
+    fn step_options(&self, micro_batch: MicroBatch) -> StepOptions {
         let settings = self.settings();
-        StepMode {
+        StepOptions {
             seed: settings.seed,
             step: self.state.step as u32,
             encoder_dropout: settings.encoder_dropout,
             stored: settings.keep,
-            share,
+            micro_batch,
         }
     }
 
@@ -449,7 +448,8 @@ impl<'a> Trainer<'a> {
         if let Some(placeholders) = self.session.placeholders(loss.missing_token)? {
             placeholders.fill(&mut probe);
         }
-        let result = self.model.step(&probe, &self.mode(Share::WHOLE), loss)?;
+        let options = self.step_options(MicroBatch::WHOLE);
+        let result = self.model.step(&probe, &options, loss)?;
         for (p, grad) in self.model.parameters().iter().zip(&result.grads) {
             // A batch without a complete sample leaves an encoder out; its turn comes unchecked.
             let Some(grad) = grad else { continue };
@@ -485,25 +485,6 @@ fn modality_dropout_is_on(settings: &Settings, session: &Session) -> Result<bool
     Ok(session.train_mask.is_none() && lacking as f64 <= COMPLETE_SHARE * split.len() as f64)
 }
 
-/// Drops one modality of the whole batch, or none, with equal probability. A sample that has
-/// nothing else keeps it.
-fn drop_modality(batch: &mut Batch, seed: u64, step: u64) {
-    let drawn =
-        Rng::new(seed, &[MODALITY_DROPOUT, step as u32, (step >> 32) as u32]).below(3) as usize;
-    let Some(m) = drawn.checked_sub(1) else {
-        return;
-    };
-    let only: Vec<usize> = (0..batch.ids.len())
-        .filter(|i| !batch.present[*i][1 - m])
-        .collect();
-    batch.inputs[m] = batch.inputs[m].as_ref().and_then(|input| input.pick(&only));
-    batch
-        .present
-        .iter_mut()
-        .filter(|has| has[1 - m])
-        .for_each(|has| has[m] = false);
-}
-
 /// The first sample of a batch that has both modalities, as a batch of its own.
 fn first_complete(batch: &Batch) -> Option<Batch> {
     let sample = batch.present.iter().position(|has| *has == [true, true])?;
@@ -520,63 +501,4 @@ fn first_complete(batch: &Batch) -> Option<Batch> {
         one.inputs[m] = Some(input);
     }
     Some(one)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use features::{ModalityBatch, ModalityData};
-
-    fn batch() -> Batch {
-        let mel = |rows: Vec<usize>| {
-            Some(ModalityBatch {
-                data: ModalityData::Mel {
-                    values: vec![0.0; rows.len()],
-                    frames: 1,
-                    bins: 1,
-                },
-                rows,
-            })
-        };
-        Batch {
-            ids: vec!["a".into(), "b".into()],
-            labels: vec![vec![0], vec![1]],
-            present: vec![[true, true]; 2],
-            inputs: [mel(vec![0, 1]), mel(vec![0, 1])],
-            consumed: 2,
-        }
-    }
-
-    #[test]
-    fn the_three_cases_are_equally_likely() {
-        let mut counts = [0; 3];
-        for step in 0..3000 {
-            let mut b = batch();
-            drop_modality(&mut b, 5, step);
-            let case = match (&b.inputs[0], &b.inputs[1]) {
-                (Some(_), Some(_)) => 0,
-                (None, Some(_)) => 1,
-                (Some(_), None) => 2,
-                (None, None) => panic!("both dropped"),
-            };
-            assert!(
-                b.present
-                    .iter()
-                    .all(|has| has[0] == (case != 1) && has[1] == (case != 2))
-            );
-            counts[case] += 1;
-        }
-        assert!(counts.iter().all(|n| (900..1100).contains(n)), "{counts:?}");
-    }
-
-    #[test]
-    fn a_sample_never_loses_its_only_modality() {
-        for step in 0..50 {
-            let mut b = batch();
-            b.inputs[1].as_mut().unwrap().rows.pop();
-            b.present[1] = [true, false];
-            drop_modality(&mut b, 5, step);
-            assert!(b.present.iter().all(|has| has[0] || has[1]), "step {step}");
-        }
-    }
 }

@@ -1,78 +1,80 @@
-//! One transformer block: forward keeps what its hand-written backward needs.
+//! One transformer block, whose forward pass stores what its hand-written backward pass needs.
 //!
 //! Pre-norm (CLIP, AST): `h = x + out(attn(norm1(x)))`, `y = h + fc2(f(fc1(norm2(h))))`.
 //! Post-norm (BERT): `h = norm1(x + out(attn(x)))`, `y = norm2(h + fc2(f(fc1(h))))`.
-//! Adapters sit on query, key, value and the attention's output layer, nowhere else.
+//! LoRA adapters sit on query, key, value and the attention's output layer, nowhere else.
 
+use super::lora::ADAPTERS;
 use candle_core::{Device, Result, Tensor};
 use engine::{Activation, Dropout};
 use engine::{Adapter, Adapters, Attention, AttentionSaved, Linear, Norm, NormStats, Rows, layers};
+use std::ops::Range;
 
-/// How many adapters a block has: query, key, value, output, in this order everywhere.
-pub const ADAPTERS: usize = 4;
-
-/// A block's frozen weights.
+/// The weights of a block.
 #[derive(Clone)]
-pub struct Block {
-    /// Before (or, post-norm, after) attention.
-    pub norm1: Norm,
+pub(super) struct Block {
+    /// The normalization before attention; with post-norm after it.
+    pub(super) norm1: Norm,
     /// Query, key and value stacked: `3d x d`.
-    pub qkv: Linear,
-    /// Attention's output layer: `d x d`.
-    pub out: Linear,
-    /// Before (or after) the feed-forward part.
-    pub norm2: Norm,
-    /// `m x d`.
-    pub fc1: Linear,
-    /// `d x m`.
-    pub fc2: Linear,
+    pub(super) qkv: Linear,
+    /// The output layer of attention: `d x d`.
+    pub(super) out: Linear,
+    /// The normalization before the feed-forward part; with post-norm after it.
+    pub(super) norm2: Norm,
+    /// The first layer of the feed-forward part: `m x d`.
+    pub(super) fc1: Linear,
+    /// The second layer of the feed-forward part: `d x m`.
+    pub(super) fc2: Linear,
 }
 
-/// What all blocks of an encoder share.
+/// The settings that all blocks of an encoder share.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Attention heads.
-    pub heads: usize,
-    /// Between `fc1` and `fc2`.
-    pub activation: Activation,
-    /// CLIP and AST normalise before each part, BERT after it.
-    pub norm_first: bool,
+pub(super) struct BlockConfig {
+    /// The number of attention heads.
+    pub(super) heads: usize,
+    /// The activation between `fc1` and `fc2`.
+    pub(super) activation: Activation,
+    /// CLIP and AST normalize before each part, BERT after it.
+    pub(super) norm_first: bool,
 }
 
-/// Random behaviour of one training step; [`Noise::none`] at evaluation.
+/// The dropout of an encoder in one training step.
 #[derive(Clone, Copy, Debug)]
-pub struct Noise {
-    /// The run's seed.
+pub struct DropoutConfig {
+    /// The seed of the run.
     pub seed: u64,
-    /// Optimiser step.
+    /// The number of the optimizer step.
     pub step: u32,
-    /// Dropout on the adapters' inputs.
+    /// The rate of dropout on the LoRA adapters' inputs.
     pub lora: f64,
-    /// The encoder's own dropout on hidden states (and embeddings).
+    /// The rate of the encoder's own dropout on hidden states and embeddings.
     pub hidden: f64,
-    /// The encoder's own dropout on attention probabilities.
+    /// The rate of the encoder's own dropout on attention probabilities.
     pub attention: f64,
-    /// First module number of this encoder, so that encoders draw apart.
+    /// The number of the encoder's first module to the random generator, so that two encoders draw
+    /// different masks.
     pub first_module: u32,
 }
 
-/// Module numbers that one block takes: four adapters, attention, two hidden states, one spare.
+/// The module numbers that one block takes: four adapters, attention, two hidden states, one spare.
 const MODULES_PER_BLOCK: u32 = 8;
+/// The module of a block that drops attention probabilities.
+const ATTENTION_MODULE: u32 = 4;
+/// The first of the two modules of a block that drop hidden states.
+const HIDDEN_MODULE: u32 = 5;
 
-impl Noise {
-    /// No randomness.
-    pub fn none() -> Noise {
-        Noise {
-            seed: 0,
-            step: 0,
-            lora: 0.0,
-            hidden: 0.0,
-            attention: 0.0,
-            first_module: 0,
-        }
-    }
+impl DropoutConfig {
+    /// No dropout, as in evaluation.
+    pub const OFF: DropoutConfig = DropoutConfig {
+        seed: 0,
+        step: 0,
+        lora: 0.0,
+        hidden: 0.0,
+        attention: 0.0,
+        first_module: 0,
+    };
 
-    fn draw(&self, rate: f64, module: u32) -> Option<Dropout> {
+    fn of_module(&self, rate: f64, module: u32) -> Option<Dropout> {
         (rate > 0.0).then_some(Dropout {
             rate,
             seed: self.seed,
@@ -81,31 +83,31 @@ impl Noise {
         })
     }
 
-    fn block(&self, rate: f64, block: usize, site: u32) -> Option<Dropout> {
-        self.draw(rate, MODULES_PER_BLOCK * (block as u32 + 1) + site)
+    fn in_block(&self, rate: f64, block: usize, module: u32) -> Option<Dropout> {
+        self.of_module(rate, MODULES_PER_BLOCK * (block as u32 + 1) + module)
     }
 
-    /// Dropout of the embedding layer's output.
-    pub fn embedding(&self) -> Option<Dropout> {
-        self.draw(self.hidden, 0)
+    /// Returns the dropout on the embedding layer's output.
+    pub(super) fn embedding(&self) -> Option<Dropout> {
+        self.of_module(self.hidden, 0)
     }
 }
 
-/// The rows that are read of the last block, two per sequence: class token, mask token. Attention
-/// looks at all tokens; what comes after it works row by row and need not run for the others.
-pub struct Read {
+/// The rows of the last block's output that are used, two per sequence: class token and mask token.
+/// Attention reads all tokens; what comes after it works row by row and need not run for the others.
+pub(super) struct RowSelection {
     ids: Tensor,
     rows: Rows,
 }
 
-impl Read {
-    /// The first and the last row of each sequence.
-    pub fn ends(rows: &Rows, device: &Device) -> Result<Read> {
+impl RowSelection {
+    /// Selects the first and the last row of each sequence.
+    pub(super) fn class_and_mask_tokens(rows: &Rows, device: &Device) -> Result<RowSelection> {
         let ends = rows.offsets.windows(2);
         let ids: Vec<u32> = ends
             .flat_map(|ends| [ends[0] as u32, ends[1] as u32 - 1])
             .collect();
-        Ok(Read {
+        Ok(RowSelection {
             rows: Rows::new(
                 (0..=rows.sequences()).map(|s| 2 * s).collect(),
                 rows.samples.clone(),
@@ -115,58 +117,64 @@ impl Read {
     }
 }
 
-/// One call of one block: its place, its adapters and its noise.
-pub struct Call<'a> {
-    /// Number of the block, from 0.
-    pub index: usize,
-    /// Where sequences lie.
-    pub rows: &'a Rows,
-    /// In the last block, what is read of it: its output has these rows and no others.
-    pub read: Option<&'a Read>,
-    /// Shared shape.
-    pub shape: Shape,
-    /// Query, key, value, output; none when they are merged or switched off.
-    pub adapters: Option<&'a [Adapter; ADAPTERS]>,
-    /// `alpha / rank`.
-    pub scale: f64,
-    /// Randomness of this step.
-    pub noise: &'a Noise,
+/// One pass through one block: its input's layout, its adapters and its dropout.
+pub(super) struct BlockCall<'a> {
+    /// The number of the block, from 0.
+    pub(super) index: usize,
+    /// The sequences in the input.
+    pub(super) rows: &'a Rows,
+    /// In the last block, the rows of the output that are used: it has no others.
+    pub(super) selection: Option<&'a RowSelection>,
+    /// The settings that all blocks share.
+    pub(super) config: BlockConfig,
+    /// The adapters of query, key, value and attention output; none where they are merged into the
+    /// weights or where the model has none.
+    pub(super) adapters: Option<&'a [Adapter; ADAPTERS]>,
+    /// The factor of the adapters' update, `alpha / rank`.
+    pub(super) scale: f64,
+    /// The dropout of this step.
+    pub(super) dropout: &'a DropoutConfig,
 }
 
-impl<'a> Call<'a> {
-    /// Where sequences lie in the output.
+impl<'a> BlockCall<'a> {
+    /// Returns the sequences in the output.
     fn rows_out(&self) -> &'a Rows {
-        self.read.map_or(self.rows, |read| &read.rows)
+        self.selection
+            .map_or(self.rows, |selection| &selection.rows)
     }
 
-    /// The rows of `x` that go on behind attention.
-    fn pick(&self, x: &Tensor) -> Result<Tensor> {
-        match self.read {
-            Some(read) => x.index_select(&read.ids, 0),
+    /// Selects the rows of `x` that are used after attention.
+    fn select_rows(&self, x: &Tensor) -> Result<Tensor> {
+        match self.selection {
+            Some(selection) => x.index_select(&selection.ids, 0),
             None => Ok(x.clone()),
         }
     }
 
-    /// The gradient of `x` in [`Call::pick`].
-    fn spread(&self, picked: &Tensor) -> Result<Tensor> {
-        let Some(read) = self.read else {
-            return Ok(picked.clone());
+    /// Returns the gradient of `x` in [`BlockCall::select_rows`], given that of the selected rows.
+    fn scatter_rows(&self, selected: &Tensor) -> Result<Tensor> {
+        let Some(selection) = self.selection else {
+            return Ok(selected.clone());
         };
-        let shape = (self.rows.len(), picked.dim(1)?);
-        Tensor::zeros(shape, picked.dtype(), picked.device())?.index_add(&read.ids, picked, 0)
+        let shape = (self.rows.len(), selected.dim(1)?);
+        Tensor::zeros(shape, selected.dtype(), selected.device())?.index_add(
+            &selection.ids,
+            selected,
+            0,
+        )
     }
 
-    fn with_adapters<R>(
-        &self,
-        sites: std::ops::Range<usize>,
-        f: impl FnOnce(Option<&Adapters>) -> R,
-    ) -> R {
+    /// Calls `f` with those adapters of the block whose numbers are in `numbers`.
+    fn with_adapters<R>(&self, numbers: Range<usize>, f: impl FnOnce(Option<&Adapters>) -> R) -> R {
         let Some(adapters) = self.adapters else {
             return f(None);
         };
-        let parts: Vec<&Adapter> = adapters[sites.clone()].iter().collect();
-        let dropout = sites
-            .filter_map(|site| self.noise.block(self.noise.lora, self.index, site as u32))
+        let parts: Vec<&Adapter> = adapters[numbers.clone()].iter().collect();
+        let dropout = numbers
+            .filter_map(|number| {
+                self.dropout
+                    .in_block(self.dropout.lora, self.index, number as u32)
+            })
             .collect();
         f(Some(&Adapters {
             parts: &parts,
@@ -176,241 +184,253 @@ impl<'a> Call<'a> {
     }
 
     fn attention_dropout(&self) -> Option<Dropout> {
-        self.noise.block(self.noise.attention, self.index, 4)
+        self.dropout
+            .in_block(self.dropout.attention, self.index, ATTENTION_MODULE)
     }
 
+    /// Returns the dropout on the output of attention (0) or of the feed-forward part (1).
     fn hidden_dropout(&self, which: u32) -> Option<Dropout> {
-        self.noise.block(self.noise.hidden, self.index, 5 + which)
+        self.dropout
+            .in_block(self.dropout.hidden, self.index, HIDDEN_MODULE + which)
     }
 }
 
-/// What a block's backward needs.
-pub struct Saved {
+/// The numbers of the adapters on query, key and value.
+const QKV_ADAPTERS: Range<usize> = 0..3;
+/// The number of the adapter on the output layer of attention.
+const OUT_ADAPTER: Range<usize> = 3..4;
+
+/// The activations that a block's backward pass needs.
+pub(super) struct BlockActivations {
     x: Tensor,
     stats1: NormStats,
     qkv: Tensor,
+    /// The low-rank activations of the adapters on query, key and value.
     qkv_u: Option<Tensor>,
     attended: Tensor,
     attention: AttentionSaved,
+    /// The low-rank activation of the adapter on the output layer.
     out_u: Option<Tensor>,
-    /// Pre-norm: `x + attention`. Post-norm: the sum that norm1 reads.
+    /// The sum of `x` and attention's output; with post-norm, `norm1` reads it.
     sum1: Tensor,
     stats2: NormStats,
-    /// Before the activation.
+    /// The output of `fc1`, before the activation.
     z: Tensor,
-    /// Post-norm only: the sum that norm2 reads.
+    /// With post-norm only, the sum that `norm2` reads.
     sum2: Option<Tensor>,
 }
 
-/// The layers of a block that have weights; query, key and value are one.
+/// The layers of a block, with query, key and value stacked into one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Site {
-    /// First normalisation.
+pub(super) enum StackedLayer {
+    /// The first normalization.
     Norm1,
-    /// Query, key and value stacked.
+    /// Query, key and value.
     Qkv,
-    /// Attention's output layer.
+    /// The output layer of attention.
     Out,
-    /// Second normalisation.
+    /// The second normalization.
     Norm2,
-    /// First feed-forward layer.
+    /// The first layer of the feed-forward part.
     Fc1,
-    /// Second feed-forward layer.
+    /// The second layer of the feed-forward part.
     Fc2,
 }
 
-/// Gathers the gradients of a block's (weight, bias) pairs in full fine-tuning.
+/// Collects the gradients of a block's (weight, bias) pairs in full fine-tuning.
 #[derive(Default)]
-pub struct Sink(pub Vec<(Site, [Tensor; 2])>);
+pub(super) struct GradientSink(pub(super) Vec<(StackedLayer, [Tensor; 2])>);
 
-impl Sink {
-    fn linear(&mut self, site: Site, linear: &Linear, dy: &Tensor, x: &Tensor) -> Result<()> {
-        self.0.push((site, linear.weight_gradient(dy, x)?));
+impl GradientSink {
+    fn linear(
+        &mut self,
+        layer: StackedLayer,
+        linear: &Linear,
+        dy: &Tensor,
+        x: &Tensor,
+    ) -> Result<()> {
+        self.0.push((layer, linear.weight_gradient(dy, x)?));
         Ok(())
     }
 
     fn norm(
         &mut self,
-        site: Site,
+        layer: StackedLayer,
         norm: &Norm,
         dy: &Tensor,
         x: &Tensor,
         stats: &NormStats,
     ) -> Result<()> {
-        self.0.push((site, norm.weight_gradient(dy, x, stats)?));
+        self.0.push((layer, norm.weight_gradient(dy, x, stats)?));
         Ok(())
     }
 }
 
 impl Block {
-    /// The block's output (`n x d`, or the rows that are read) and what its backward needs.
-    pub fn forward(&self, x: &Tensor, call: &Call) -> Result<(Tensor, Saved)> {
-        let Shape {
+    /// Computes the block's output (`n x d`, or its selected rows) and the activations that its
+    /// backward pass needs.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        call: &BlockCall,
+    ) -> Result<(Tensor, BlockActivations)> {
+        let BlockConfig {
             activation,
             norm_first,
             ..
-        } = call.shape;
+        } = call.config;
         let normed = if norm_first {
             Some(self.norm1.forward(x)?)
         } else {
             None
         };
         let input = normed.as_ref().map_or(x, |(y, _)| y);
-        let (qkv, qkv_u) = call.with_adapters(0..3, |a| self.qkv.forward(input, call.rows, a))?;
-        let (attended, attention) = self
-            .attention(call, call.attention_dropout().as_ref())
-            .forward(&qkv)?;
-        let (rows, going_on) = (call.rows_out(), call.pick(&attended)?);
+        let (qkv, qkv_u) =
+            call.with_adapters(QKV_ADAPTERS, |a| self.qkv.forward(input, call.rows, a))?;
+        let dropout = call.attention_dropout();
+        let (attended, attention) = self.attention(call, dropout.as_ref()).forward(&qkv)?;
+        let (rows, selected) = (call.rows_out(), call.select_rows(&attended)?);
         let (drop0, drop1) = (call.hidden_dropout(0), call.hidden_dropout(1));
-        let (sum1, out_u) = call.with_adapters(3..4, |a| {
+        let (sum1, out_u) = call.with_adapters(OUT_ADAPTER, |a| {
+            let residual = call.select_rows(x)?;
             self.out
-                .forward_residual(&going_on, rows, a, drop0.as_ref(), &call.pick(x)?)
+                .forward_residual(&selected, rows, a, drop0.as_ref(), &residual)
         })?;
-        if let Some((_, stats1)) = normed {
-            let (input, stats2) = self.norm2.forward(&sum1)?;
-            let (z, a) = self.fc1.forward_activated(&input, rows, activation)?;
-            let (y, _) = self
+        let feed_forward = |input: &Tensor, residual: &Tensor| -> Result<(Tensor, Tensor)> {
+            let (z, a) = self.fc1.forward_activated(input, rows, activation)?;
+            let (sum, _) = self
                 .fc2
-                .forward_residual(&a, rows, None, drop1.as_ref(), &sum1)?;
-            Ok((
-                y,
-                Saved {
-                    x: x.clone(),
-                    stats1,
-                    qkv,
-                    qkv_u,
-                    attended,
-                    attention,
-                    out_u,
-                    sum1,
-                    stats2,
-                    z,
-                    sum2: None,
-                },
-            ))
-        } else {
-            let (h, stats1) = self.norm1.forward(&sum1)?;
-            let (z, a) = self.fc1.forward_activated(&h, rows, activation)?;
-            let (sum2, _) = self
-                .fc2
-                .forward_residual(&a, rows, None, drop1.as_ref(), &h)?;
-            let (y, stats2) = self.norm2.forward(&sum2)?;
-            let saved = Saved {
-                x: x.clone(),
-                stats1,
-                qkv,
-                qkv_u,
-                attended,
-                attention,
-                out_u,
-                sum1,
-                stats2,
-                z,
-                sum2: Some(sum2),
-            };
-            Ok((y, saved))
-        }
+                .forward_residual(&a, rows, None, drop1.as_ref(), residual)?;
+            Ok((z, sum))
+        };
+        let (y, stats1, stats2, z, sum2) = match normed {
+            Some((_, stats1)) => {
+                let (input, stats2) = self.norm2.forward(&sum1)?;
+                let (z, y) = feed_forward(&input, &sum1)?;
+                (y, stats1, stats2, z, None)
+            }
+            None => {
+                let (h, stats1) = self.norm1.forward(&sum1)?;
+                let (z, sum2) = feed_forward(&h, &h)?;
+                let (y, stats2) = self.norm2.forward(&sum2)?;
+                (y, stats1, stats2, z, Some(sum2))
+            }
+        };
+        let activations = BlockActivations {
+            x: x.clone(),
+            stats1,
+            qkv,
+            qkv_u,
+            attended,
+            attention,
+            out_u,
+            sum1,
+            stats2,
+            z,
+            sum2,
+        };
+        Ok((y, activations))
     }
 
-    /// The gradients of the block's input and of its adapters (query, key, value, output); those of
-    /// the weights go into `sink`, where there is one.
-    pub fn backward(
+    /// Computes the gradients of the block's input and of its adapters (query, key, value, output),
+    /// given that of its output. Those of the weights go into `sink`, where there is one.
+    pub(super) fn backward(
         &self,
         dy: &Tensor,
-        saved: &Saved,
-        call: &Call,
-        mut sink: Option<&mut Sink>,
+        saved: &BlockActivations,
+        call: &BlockCall,
+        mut sink: Option<&mut GradientSink>,
     ) -> Result<(Tensor, Vec<Adapter>)> {
-        if let Some(sum2) = &saved.sum2 {
+        let BlockActivations {
+            x,
+            stats1,
+            stats2,
+            sum1,
+            sum2,
+            ..
+        } = saved;
+        if let Some(sum2) = sum2 {
             if let Some(sink) = &mut sink {
-                sink.norm(Site::Norm2, &self.norm2, dy, sum2, &saved.stats2)?;
+                sink.norm(StackedLayer::Norm2, &self.norm2, dy, sum2, stats2)?;
             }
-            let d_sum2 = self.norm2.backward(dy, sum2, &saved.stats2, None)?;
-            let input = || self.norm1.recompute(&saved.sum1, &saved.stats1);
+            let d_sum2 = self.norm2.backward(dy, sum2, stats2, None)?;
+            let input = || self.norm1.recompute(sum1, stats1);
             let d_fed = self.feed_forward_backward(&d_sum2, saved, call, input, &mut sink)?;
             let dh = layers::add(&d_fed, &d_sum2)?;
             if let Some(sink) = &mut sink {
-                sink.norm(Site::Norm1, &self.norm1, &dh, &saved.sum1, &saved.stats1)?;
+                sink.norm(StackedLayer::Norm1, &self.norm1, &dh, sum1, stats1)?;
             }
-            let d_sum1 = self.norm1.backward(&dh, &saved.sum1, &saved.stats1, None)?;
-            let (dx, grads) = self.attention_backward(&d_sum1, &saved.x, saved, call, &mut sink)?;
-            Ok((layers::add(&dx, &call.spread(&d_sum1)?)?, grads))
+            let d_sum1 = self.norm1.backward(&dh, sum1, stats1, None)?;
+            let (dx, grads) = self.attention_backward(&d_sum1, x, saved, call, &mut sink)?;
+            Ok((layers::add(&dx, &call.scatter_rows(&d_sum1)?)?, grads))
         } else {
-            let input = || self.norm2.recompute(&saved.sum1, &saved.stats2);
+            let input = || self.norm2.recompute(sum1, stats2);
             let d_fed = self.feed_forward_backward(dy, saved, call, input, &mut sink)?;
             if let Some(sink) = &mut sink {
-                sink.norm(Site::Norm2, &self.norm2, &d_fed, &saved.sum1, &saved.stats2)?;
+                sink.norm(StackedLayer::Norm2, &self.norm2, &d_fed, sum1, stats2)?;
             }
-            let d_sum1 = self
-                .norm2
-                .backward(&d_fed, &saved.sum1, &saved.stats2, Some(dy))?;
-            let input = self.norm1.recompute(&saved.x, &saved.stats1)?;
+            let d_sum1 = self.norm2.backward(&d_fed, sum1, stats2, Some(dy))?;
+            let input = self.norm1.recompute(x, stats1)?;
             let (d_input, grads) =
                 self.attention_backward(&d_sum1, &input, saved, call, &mut sink)?;
             if let Some(sink) = &mut sink {
-                sink.norm(Site::Norm1, &self.norm1, &d_input, &saved.x, &saved.stats1)?;
+                sink.norm(StackedLayer::Norm1, &self.norm1, &d_input, x, stats1)?;
             }
-            let residual = call.spread(&d_sum1)?;
-            let dx = self
-                .norm1
-                .backward(&d_input, &saved.x, &saved.stats1, Some(&residual))?;
+            let residual = call.scatter_rows(&d_sum1)?;
+            let dx = self.norm1.backward(&d_input, x, stats1, Some(&residual))?;
             Ok((dx, grads))
         }
     }
 
-    /// Through the feed-forward part down to its `input`, which is formed only for the sink.
+    /// Computes the gradient of the feed-forward part's `input`, which is formed only for the sink.
     fn feed_forward_backward(
         &self,
         dy: &Tensor,
-        saved: &Saved,
-        call: &Call,
+        saved: &BlockActivations,
+        call: &BlockCall,
         input: impl FnOnce() -> Result<Tensor>,
-        sink: &mut Option<&mut Sink>,
+        sink: &mut Option<&mut GradientSink>,
     ) -> Result<Tensor> {
-        let activation = call.shape.activation;
+        let activation = call.config.activation;
         let dy = layers::dropout(dy, call.hidden_dropout(1).as_ref(), call.rows_out())?;
         let da = self.fc2.input_gradient(&dy)?;
         let dz = layers::activate_backward(activation, &saved.z, &da)?;
         if let Some(sink) = sink {
-            sink.linear(
-                Site::Fc2,
-                &self.fc2,
-                &dy,
-                &layers::activate(activation, &saved.z)?,
-            )?;
-            sink.linear(Site::Fc1, &self.fc1, &dz, &input()?)?;
+            let a = layers::activate(activation, &saved.z)?;
+            sink.linear(StackedLayer::Fc2, &self.fc2, &dy, &a)?;
+            sink.linear(StackedLayer::Fc1, &self.fc1, &dz, &input()?)?;
         }
-        Ok(self.fc1.input_gradient(&dz)?)
+        self.fc1.input_gradient(&dz)
     }
 
-    /// Through output layer, attention and the stacked projections, down to their `input`.
+    /// Computes the gradients of the stacked projections' `input` and of the adapters, given that of
+    /// the output layer's result.
     fn attention_backward(
         &self,
         dy: &Tensor,
         input: &Tensor,
-        saved: &Saved,
-        call: &Call,
-        sink: &mut Option<&mut Sink>,
+        saved: &BlockActivations,
+        call: &BlockCall,
+        sink: &mut Option<&mut GradientSink>,
     ) -> Result<(Tensor, Vec<Adapter>)> {
-        let (rows, attended) = (call.rows_out(), call.pick(&saved.attended)?);
+        let (rows, attended) = (call.rows_out(), call.select_rows(&saved.attended)?);
         let dy = layers::dropout(dy, call.hidden_dropout(0).as_ref(), rows)?;
-        let (d_attended, out_grads) = call.with_adapters(3..4, |a| {
+        let (d_attended, out_grads) = call.with_adapters(OUT_ADAPTER, |a| {
             self.out
                 .backward(&dy, &attended, saved.out_u.as_ref(), rows, a)
         })?;
-        let d_qkv = self
-            .attention(call, call.attention_dropout().as_ref())
-            .backward(
-                &saved.qkv,
-                &saved.attended,
-                &saved.attention,
-                &call.spread(&d_attended)?,
-            )?;
+        let dropout = call.attention_dropout();
+        let d_qkv = self.attention(call, dropout.as_ref()).backward(
+            &saved.qkv,
+            &saved.attended,
+            &saved.attention,
+            &call.scatter_rows(&d_attended)?,
+        )?;
         if let Some(sink) = sink {
-            sink.linear(Site::Out, &self.out, &dy, &attended)?;
-            sink.linear(Site::Qkv, &self.qkv, &d_qkv, input)?;
+            sink.linear(StackedLayer::Out, &self.out, &dy, &attended)?;
+            sink.linear(StackedLayer::Qkv, &self.qkv, &d_qkv, input)?;
         }
-        let (dx, mut grads) = call.with_adapters(0..3, |a| {
+        let (dx, mut grads) = call.with_adapters(QKV_ADAPTERS, |a| {
             self.qkv
                 .backward(&d_qkv, input, saved.qkv_u.as_ref(), call.rows, a)
         })?;
@@ -419,19 +439,19 @@ impl Block {
     }
 
     /// Returns the block's attention over the sequences of a call.
-    fn attention<'a>(&self, call: &Call<'a>, dropout: Option<&'a Dropout>) -> Attention<'a> {
+    fn attention<'a>(&self, call: &BlockCall<'a>, dropout: Option<&'a Dropout>) -> Attention<'a> {
         Attention {
-            heads: call.shape.heads,
+            heads: call.config.heads,
             rows: call.rows,
             dropout,
             precision: self.qkv.precision,
         }
     }
 
-    /// The block with its adapters multiplied into the weights.
-    pub fn merged(&self, adapters: &[Adapter; ADAPTERS], scale: f64) -> Result<Block> {
+    /// Returns the block with its adapters merged into the weights.
+    pub(super) fn merged(&self, adapters: &[Adapter; ADAPTERS], scale: f64) -> Result<Block> {
         let [q, k, v, o] = adapters;
-        let of = |parts: &[&Adapter], linear: &Linear| {
+        let merge = |parts: &[&Adapter], linear: &Linear| {
             linear.merged(&Adapters {
                 parts,
                 scale,
@@ -439,8 +459,8 @@ impl Block {
             })
         };
         Ok(Block {
-            qkv: of(&[q, k, v], &self.qkv)?,
-            out: of(&[o], &self.out)?,
+            qkv: merge(&[q, k, v], &self.qkv)?,
+            out: merge(&[o], &self.out)?,
             ..self.clone()
         })
     }

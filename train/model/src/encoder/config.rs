@@ -1,5 +1,5 @@
-//! What an encoder is: its kind and sizes, as Hugging Face's `config.json` gives them, and from
-//! these the name and shape of every tensor it must have.
+//! The kind and sizes of an encoder, as Hugging Face's `config.json` gives them, and from these the
+//! name and shape of every tensor that it must have.
 
 use anyhow::{Context, Result, anyhow, bail};
 use datasets::Modality;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
 
-/// The three encoders of the paper.
+/// The three encoders of the paper (section 4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Which encoder serves a modality.
+    /// Returns the kind of encoder that the paper uses for a modality (section 4.2).
     pub fn of(modality: Modality) -> Kind {
         match modality {
             Modality::Audio => Kind::Ast,
@@ -30,7 +30,7 @@ impl Kind {
         }
     }
 
-    /// The folder below `--weights`.
+    /// Returns the name of the checkpoint's folder below `--weights`.
     pub fn folder(self) -> &'static str {
         match self {
             Kind::Clip => "clip-vit-base-patch16",
@@ -39,7 +39,7 @@ impl Kind {
         }
     }
 
-    /// The model's name on the Hugging Face hub.
+    /// Returns the name of the checkpoint on the Hugging Face hub.
     pub fn hub_name(self) -> &'static str {
         match self {
             Kind::Clip => "openai/clip-vit-base-patch16",
@@ -52,25 +52,25 @@ impl Kind {
 /// Sizes and constants of one encoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EncoderConfig {
-    /// Which architecture.
+    /// The architecture.
     pub kind: Kind,
     /// Width `d` of a token.
     pub hidden: usize,
-    /// Number of blocks.
+    /// The number of transformer blocks.
     pub layers: usize,
-    /// Attention heads.
+    /// The number of attention heads.
     pub heads: usize,
-    /// Width of the feed-forward part.
+    /// The width between the two layers of the feed-forward part.
     pub intermediate: usize,
-    /// Activation of the feed-forward part.
+    /// The activation between the two layers of the feed-forward part.
     pub activation: Activation,
-    /// Epsilon of the layer normalisations.
+    /// The epsilon of the layer normalizations.
     pub norm_eps: f64,
     /// The encoder's own dropout on hidden states while training.
     pub hidden_dropout: f64,
     /// The encoder's own dropout on attention probabilities while training.
     pub attention_dropout: f64,
-    /// What goes in.
+    /// The size of one input.
     pub input: InputSize,
 }
 
@@ -82,25 +82,25 @@ pub enum InputSize {
     Image {
         /// Side in pixels.
         size: usize,
-        /// Side of a patch.
+        /// Side of a patch in pixels.
         patch: usize,
     },
     /// Word pieces.
     Text {
         /// Size of the vocabulary.
         vocab: usize,
-        /// Longest sequence with a position embedding.
+        /// Number of position embeddings: the longest sequence.
         positions: usize,
-        /// Segment embeddings.
+        /// Number of segment (token type) embeddings.
         types: usize,
     },
     /// Log-mel spectrograms `frames x bins`, in overlapping square patches.
     Mel {
-        /// Frames after padding.
+        /// Mel frames after padding.
         frames: usize,
         /// Mel bins.
         bins: usize,
-        /// Side of a patch.
+        /// Side of a patch in frames and bins.
         patch: usize,
         /// Step between patches along time.
         time_stride: usize,
@@ -109,32 +109,58 @@ pub enum InputSize {
     },
 }
 
-/// What a tensor is for, which decides how random weights fill it.
+/// The use of a tensor, which decides how random weights fill it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum TensorRole {
     /// A matrix that multiplies `fan_in` inputs.
     Matrix,
-    /// An embedding table or a token.
+    /// An embedding table or a special token.
     Embedding,
-    /// A scale, one by default.
+    /// The scale of a normalization, one by default.
     Scale,
-    /// A bias or shift, zero by default.
+    /// A bias, or the shift of a normalization, zero by default.
     Shift,
 }
 
 /// The name, shape and role of one tensor.
 #[derive(Clone, Debug)]
-pub struct Spec {
-    /// Canonical name: that of the hub's file without the model's own prefix.
+pub struct TensorSpec {
+    /// The canonical name: that in the hub's file, without the prefix of the surrounding model.
     pub name: String,
-    /// Shape as stored.
+    /// The shape in the hub's file.
     pub shape: Vec<usize>,
-    /// What it is for.
-    pub role: Role,
+    /// The use of the tensor.
+    pub role: TensorRole,
+}
+
+impl TensorSpec {
+    fn new(name: String, shape: &[usize], role: TensorRole) -> TensorSpec {
+        TensorSpec {
+            name,
+            shape: shape.to_vec(),
+            role,
+        }
+    }
+}
+
+/// Lists weight (`out x in`) and bias of a linear layer.
+fn linear_specs(name: &str, shape: [usize; 2]) -> [TensorSpec; 2] {
+    [
+        TensorSpec::new(format!("{name}.weight"), &shape, TensorRole::Matrix),
+        TensorSpec::new(format!("{name}.bias"), &shape[..1], TensorRole::Shift),
+    ]
+}
+
+/// Lists scale and shift of a layer normalization of width `d`.
+fn norm_specs(name: &str, d: usize) -> [TensorSpec; 2] {
+    [
+        TensorSpec::new(format!("{name}.weight"), &[d], TensorRole::Scale),
+        TensorSpec::new(format!("{name}.bias"), &[d], TensorRole::Shift),
+    ]
 }
 
 impl EncoderConfig {
-    /// The paper's encoder of this kind, sizes of the published checkpoints.
+    /// Returns the sizes of the published checkpoint that the paper uses.
     pub fn base(kind: Kind) -> EncoderConfig {
         let (activation, norm_eps, dropout, input) = match kind {
             Kind::Clip => (
@@ -183,7 +209,7 @@ impl EncoderConfig {
         }
     }
 
-    /// The same architecture, small enough for a demonstration on two cores.
+    /// Returns sizes of the same architecture that are small enough to train on two cores.
     pub fn tiny(kind: Kind) -> EncoderConfig {
         let input = match kind {
             Kind::Clip => InputSize::Image {
@@ -213,10 +239,10 @@ impl EncoderConfig {
         }
     }
 
-    /// Reads a `config.json` of the given kind.
+    /// Reads the `config.json` of an encoder of the given kind.
     ///
-    /// Absent keys take the defaults of Hugging Face's configuration classes; for CLIP the vision
-    /// part of a whole model's file is taken. Errors name the file and the key.
+    /// Absent keys take the defaults of Hugging Face's configuration classes. Of a whole CLIP model,
+    /// the vision part is taken. Errors name the file and the key.
     pub fn read(path: &Path, kind: Kind) -> Result<EncoderConfig> {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!(
@@ -330,7 +356,7 @@ impl EncoderConfig {
         }
     }
 
-    /// Number of patches of one input; 0 for text, whose length varies.
+    /// Returns the number of patches of one input; 0 for text, whose length varies.
     pub fn patches(&self) -> usize {
         match self.input {
             InputSize::Image { size, patch } => (size / patch).pow(2),
@@ -345,163 +371,133 @@ impl EncoderConfig {
         }
     }
 
-    /// Tensor name of part `what` of block `layer`, as on the hub.
-    pub fn block_tensor(&self, layer: usize, what: Part) -> String {
+    /// Returns the canonical name of a layer of block number `block`, to which `.weight` or `.bias`
+    /// is to be appended.
+    pub fn layer_name(&self, block: usize, layer: BlockLayer) -> String {
         let (prefix, name) = match self.kind {
             Kind::Clip => (
                 "encoder.layers",
-                match what {
-                    Part::Query => "self_attn.q_proj",
-                    Part::Key => "self_attn.k_proj",
-                    Part::Value => "self_attn.v_proj",
-                    Part::Out => "self_attn.out_proj",
-                    Part::Norm1 => "layer_norm1",
-                    Part::Norm2 => "layer_norm2",
-                    Part::Fc1 => "mlp.fc1",
-                    Part::Fc2 => "mlp.fc2",
+                match layer {
+                    BlockLayer::Query => "self_attn.q_proj",
+                    BlockLayer::Key => "self_attn.k_proj",
+                    BlockLayer::Value => "self_attn.v_proj",
+                    BlockLayer::Out => "self_attn.out_proj",
+                    BlockLayer::Norm1 => "layer_norm1",
+                    BlockLayer::Norm2 => "layer_norm2",
+                    BlockLayer::Fc1 => "mlp.fc1",
+                    BlockLayer::Fc2 => "mlp.fc2",
                 },
             ),
             Kind::Bert => (
                 "encoder.layer",
-                match what {
-                    Part::Query => "attention.self.query",
-                    Part::Key => "attention.self.key",
-                    Part::Value => "attention.self.value",
-                    Part::Out => "attention.output.dense",
-                    Part::Norm1 => "attention.output.LayerNorm",
-                    Part::Norm2 => "output.LayerNorm",
-                    Part::Fc1 => "intermediate.dense",
-                    Part::Fc2 => "output.dense",
+                match layer {
+                    BlockLayer::Query => "attention.self.query",
+                    BlockLayer::Key => "attention.self.key",
+                    BlockLayer::Value => "attention.self.value",
+                    BlockLayer::Out => "attention.output.dense",
+                    BlockLayer::Norm1 => "attention.output.LayerNorm",
+                    BlockLayer::Norm2 => "output.LayerNorm",
+                    BlockLayer::Fc1 => "intermediate.dense",
+                    BlockLayer::Fc2 => "output.dense",
                 },
             ),
             Kind::Ast => (
                 "encoder.layer",
-                match what {
-                    Part::Query => "attention.attention.query",
-                    Part::Key => "attention.attention.key",
-                    Part::Value => "attention.attention.value",
-                    Part::Out => "attention.output.dense",
-                    Part::Norm1 => "layernorm_before",
-                    Part::Norm2 => "layernorm_after",
-                    Part::Fc1 => "intermediate.dense",
-                    Part::Fc2 => "output.dense",
+                match layer {
+                    BlockLayer::Query => "attention.attention.query",
+                    BlockLayer::Key => "attention.attention.key",
+                    BlockLayer::Value => "attention.attention.value",
+                    BlockLayer::Out => "attention.output.dense",
+                    BlockLayer::Norm1 => "layernorm_before",
+                    BlockLayer::Norm2 => "layernorm_after",
+                    BlockLayer::Fc1 => "intermediate.dense",
+                    BlockLayer::Fc2 => "output.dense",
                 },
             ),
         };
-        format!("{prefix}.{layer}.{name}")
+        format!("{prefix}.{block}.{name}")
     }
 
-    /// Every tensor of the encoder. BERT's pooler counts among them, although it is never used.
-    pub fn specs(&self) -> Vec<Spec> {
-        let (d, m) = (self.hidden, self.intermediate);
-        let mut specs = Vec::new();
-        let mut add = |name: String, shape: &[usize], role| {
-            specs.push(Spec {
-                name,
-                shape: shape.to_vec(),
-                role,
-            })
+    /// Lists every tensor of the encoder. BERT's pooler is among them, although it is never used.
+    ///
+    /// The order is part of [`super::weights::Weights::random`]: it numbers the tensors.
+    pub fn specs(&self) -> Vec<TensorSpec> {
+        let mut specs = self.embedding_specs();
+        for layer in 0..self.layers {
+            self.add_block_specs(layer, &mut specs);
+        }
+        let d = self.hidden;
+        match self.kind {
+            Kind::Clip => specs.extend(norm_specs("post_layernorm", d)),
+            Kind::Bert => specs.extend(linear_specs("pooler.dense", [d, d])),
+            Kind::Ast => specs.extend(norm_specs("layernorm", d)),
+        }
+        specs
+    }
+
+    /// Lists the tensors below the first block, CLIP's norm before it included.
+    fn embedding_specs(&self) -> Vec<TensorSpec> {
+        use TensorRole::{Embedding, Matrix, Shift};
+        let d = self.hidden;
+        let named = |name: &str, shape: &[usize], role| {
+            TensorSpec::new(format!("embeddings.{name}"), shape, role)
         };
         match self.input {
             InputSize::Image { patch, .. } => {
-                add("embeddings.class_embedding".into(), &[d], Role::Embedding);
-                add(
-                    "embeddings.patch_embedding.weight".into(),
-                    &[d, 3, patch, patch],
-                    Role::Matrix,
-                );
-                add(
-                    "embeddings.position_embedding.weight".into(),
-                    &[self.patches() + 1, d],
-                    Role::Embedding,
-                );
-                add("pre_layrnorm.weight".into(), &[d], Role::Scale);
-                add("pre_layrnorm.bias".into(), &[d], Role::Shift);
+                let positions = [self.patches() + 1, d];
+                let mut specs = vec![
+                    named("class_embedding", &[d], Embedding),
+                    named("patch_embedding.weight", &[d, 3, patch, patch], Matrix),
+                    named("position_embedding.weight", &positions, Embedding),
+                ];
+                specs.extend(norm_specs("pre_layrnorm", d));
+                specs
             }
             InputSize::Text {
                 vocab,
                 positions,
                 types,
             } => {
-                add(
-                    "embeddings.word_embeddings.weight".into(),
-                    &[vocab, d],
-                    Role::Embedding,
-                );
-                add(
-                    "embeddings.position_embeddings.weight".into(),
-                    &[positions, d],
-                    Role::Embedding,
-                );
-                add(
-                    "embeddings.token_type_embeddings.weight".into(),
-                    &[types, d],
-                    Role::Embedding,
-                );
-                add("embeddings.LayerNorm.weight".into(), &[d], Role::Scale);
-                add("embeddings.LayerNorm.bias".into(), &[d], Role::Shift);
+                let mut specs = vec![
+                    named("word_embeddings.weight", &[vocab, d], Embedding),
+                    named("position_embeddings.weight", &[positions, d], Embedding),
+                    named("token_type_embeddings.weight", &[types, d], Embedding),
+                ];
+                specs.extend(norm_specs("embeddings.LayerNorm", d));
+                specs
             }
             InputSize::Mel { patch, .. } => {
-                add("embeddings.cls_token".into(), &[1, 1, d], Role::Embedding);
-                add(
-                    "embeddings.distillation_token".into(),
-                    &[1, 1, d],
-                    Role::Embedding,
-                );
-                add(
-                    "embeddings.position_embeddings".into(),
-                    &[1, self.patches() + 2, d],
-                    Role::Embedding,
-                );
-                add(
-                    "embeddings.patch_embeddings.projection.weight".into(),
-                    &[d, 1, patch, patch],
-                    Role::Matrix,
-                );
-                add(
-                    "embeddings.patch_embeddings.projection.bias".into(),
-                    &[d],
-                    Role::Shift,
-                );
+                let positions = [1, self.patches() + 2, d];
+                let projection = [d, 1, patch, patch];
+                vec![
+                    named("cls_token", &[1, 1, d], Embedding),
+                    named("distillation_token", &[1, 1, d], Embedding),
+                    named("position_embeddings", &positions, Embedding),
+                    named("patch_embeddings.projection.weight", &projection, Matrix),
+                    named("patch_embeddings.projection.bias", &[d], Shift),
+                ]
             }
         }
-        for layer in 0..self.layers {
-            for (part, shape) in [
-                (Part::Query, [d, d]),
-                (Part::Key, [d, d]),
-                (Part::Value, [d, d]),
-                (Part::Out, [d, d]),
-                (Part::Fc1, [m, d]),
-                (Part::Fc2, [d, m]),
-            ] {
-                let name = self.block_tensor(layer, part);
-                add(format!("{name}.weight"), &shape, Role::Matrix);
-                add(format!("{name}.bias"), &shape[..1], Role::Shift);
-            }
-            for part in [Part::Norm1, Part::Norm2] {
-                let name = self.block_tensor(layer, part);
-                add(format!("{name}.weight"), &[d], Role::Scale);
-                add(format!("{name}.bias"), &[d], Role::Shift);
-            }
-        }
-        match self.kind {
-            Kind::Clip => {
-                add("post_layernorm.weight".into(), &[d], Role::Scale);
-                add("post_layernorm.bias".into(), &[d], Role::Shift);
-            }
-            Kind::Bert => {
-                add("pooler.dense.weight".into(), &[d, d], Role::Matrix);
-                add("pooler.dense.bias".into(), &[d], Role::Shift);
-            }
-            Kind::Ast => {
-                add("layernorm.weight".into(), &[d], Role::Scale);
-                add("layernorm.bias".into(), &[d], Role::Shift);
-            }
-        }
-        specs
     }
 
-    /// Number of frozen weights.
+    fn add_block_specs(&self, layer: usize, specs: &mut Vec<TensorSpec>) {
+        let (d, m) = (self.hidden, self.intermediate);
+        for (part, shape) in [
+            (BlockLayer::Query, [d, d]),
+            (BlockLayer::Key, [d, d]),
+            (BlockLayer::Value, [d, d]),
+            (BlockLayer::Out, [d, d]),
+            (BlockLayer::Fc1, [m, d]),
+            (BlockLayer::Fc2, [d, m]),
+        ] {
+            specs.extend(linear_specs(&self.layer_name(layer, part), shape));
+        }
+        for part in [BlockLayer::Norm1, BlockLayer::Norm2] {
+            specs.extend(norm_specs(&self.layer_name(layer, part), d));
+        }
+    }
+
+    /// Returns the number of the encoder's weights.
     pub fn parameters(&self) -> usize {
         self.specs()
             .iter()
@@ -510,38 +506,34 @@ impl EncoderConfig {
     }
 }
 
-/// The parts of a block that have tensors.
+/// The layers of a block that have weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Query projection.
+pub enum BlockLayer {
+    /// The query projection.
     Query,
-    /// Key projection.
+    /// The key projection.
     Key,
-    /// Value projection.
+    /// The value projection.
     Value,
-    /// Attention's output layer.
+    /// The output layer of attention.
     Out,
-    /// First normalisation.
+    /// The normalization before attention; in BERT after it.
     Norm1,
-    /// Second normalisation.
+    /// The normalization before the feed-forward part; in BERT after it.
     Norm2,
-    /// First feed-forward layer.
+    /// The first layer of the feed-forward part.
     Fc1,
-    /// Second feed-forward layer.
+    /// The second layer of the feed-forward part.
     Fc2,
 }
-
-/// The parts that carry an adapter, in the order of the adapters.
-pub const ADAPTED: [Part; super::block::ADAPTERS] =
-    [Part::Query, Part::Key, Part::Value, Part::Out];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_papers_totals() {
-        // The paper's parameter counts (Table 2 and its text).
+    fn parameter_counts_equal_the_papers() {
+        // They add up to the totals of the paper's Tables 1 and 2.
         assert_eq!(EncoderConfig::base(Kind::Clip).parameters(), 85_799_424);
         assert_eq!(EncoderConfig::base(Kind::Bert).parameters(), 109_482_240);
         assert_eq!(EncoderConfig::base(Kind::Ast).parameters(), 86_187_264);
@@ -549,8 +541,12 @@ mod tests {
     }
 
     #[test]
-    fn a_clip_file_of_the_whole_model() {
-        let json = serde_json::json!({"model_type": "clip", "vision_config": {"patch_size": 16, "hidden_act": "quick_gelu"}, "text_config": {}});
+    fn vision_part_of_a_whole_clip_config_is_taken() {
+        let json = serde_json::json!({
+            "model_type": "clip",
+            "vision_config": {"patch_size": 16, "hidden_act": "quick_gelu"},
+            "text_config": {},
+        });
         assert_eq!(
             EncoderConfig::from_json(&json, Kind::Clip).unwrap(),
             EncoderConfig::base(Kind::Clip)
@@ -558,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn another_architecture_is_named() {
+    fn wrong_architectures_and_sizes_are_named() {
         let json = serde_json::json!({"model_type": "gpt2"});
         let error = EncoderConfig::from_json(&json, Kind::Bert)
             .unwrap_err()

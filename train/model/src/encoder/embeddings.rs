@@ -1,67 +1,94 @@
-//! From pixels, spectrograms and word pieces to packed tokens: the frozen embedding layers.
+//! The frozen embedding layers (equation 1): from pixels, spectrograms and word pieces to packed
+//! tokens, with the mask token appended (equation 2).
 //!
 //! A sequence is `[class (, distillation), tokens ..., mask token]`. The mask token comes last and
-//! gets no position or type embedding; padding of text is left out of the sequence altogether,
-//! which equals attending to no padding.
+//! gets no position or type embedding. Padding of text is left out of the sequence altogether, which
+//! equals attending to no padding.
 
-use super::Input;
-use super::block::Noise;
+use super::EncoderInput;
+use super::block::DropoutConfig;
 use super::config::{EncoderConfig, InputSize};
+use super::layer_reader::LayerReader;
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use candle_nn::Module;
-use engine::{Linear, Norm, Precision, Rows, layers};
+use engine::cuda::Gpu;
+use engine::{Linear, Norm, Rows, layers};
 use features::ModalityData;
 
 /// The embedding layer of one encoder.
 #[derive(Clone)]
-pub enum Embedding {
-    /// CLIP and AST: a strided projection of square patches.
-    Patches {
-        /// Patches along each axis of the input and how they are cut.
-        grid: Grid,
-        /// `d x (channels * patch * patch)`; CLIP's bias is zero.
-        projection: Linear,
-        /// Class token, and AST's distillation token, with their positions added: `k x d`.
-        prefix: Tensor,
-        /// `patches x d`.
-        positions: Tensor,
-    },
+pub(super) enum Embedding {
+    /// CLIP and AST.
+    Patches(PatchEmbedding),
     /// BERT.
-    Words {
-        /// `vocab x d`.
-        words: candle_nn::Embedding,
-        /// `positions x d`, with segment 0's embedding added.
-        positions: candle_nn::Embedding,
-        /// After the sum.
-        norm: Norm,
-    },
+    Words(WordEmbedding),
 }
 
-/// How patches are cut from an input of `channels` planes of `rows x cols` numbers.
+/// CLIP's and AST's embedding layer: a strided projection of square patches.
+#[derive(Clone)]
+pub(super) struct PatchEmbedding {
+    pub(super) grid: PatchGrid,
+    /// The projection, `d x (channels * patch * patch)`; CLIP's bias is zero.
+    pub(super) projection: Linear,
+    /// The class token and AST's distillation token, with their positions added: `k x d`.
+    pub(super) special: Tensor,
+    /// The position embeddings, `patches x d`.
+    positions: Tensor,
+}
+
+/// BERT's embedding layer.
+#[derive(Clone)]
+pub(super) struct WordEmbedding {
+    /// The word embeddings, `vocab x d`.
+    pub(super) words: candle_nn::Embedding,
+    /// The position embeddings with that of segment 0 added, `positions x d`.
+    pub(super) positions: candle_nn::Embedding,
+    /// The normalization of the sum.
+    pub(super) norm: Norm,
+}
+
+/// The places of patches in an input of `channels` planes of `rows x cols` numbers.
 #[derive(Clone, Copy, Debug)]
-pub struct Grid {
+pub(super) struct PatchGrid {
     pub(super) channels: usize,
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) patch: usize,
     row_stride: usize,
     col_stride: usize,
-    /// AST's planes lie transposed in memory: frames are rows there, columns here.
+    /// AST's planes are transposed in memory: frames are rows there, columns here.
     transposed: bool,
 }
 
-impl Grid {
-    pub(super) fn count(&self) -> (usize, usize) {
+impl PatchGrid {
+    /// Returns the number of patches along rows and along columns.
+    pub(super) fn counts(&self) -> (usize, usize) {
         (
             (self.rows - self.patch) / self.row_stride + 1,
             (self.cols - self.patch) / self.col_stride + 1,
         )
     }
 
-    /// Numbers of one input; whether `count` inputs of this shape were given.
-    fn check(&self, data: &ModalityData, numbers: usize, count: usize) -> Result<usize> {
-        match data {
+    /// Returns the number of patches of one input.
+    pub(super) fn patches(&self) -> usize {
+        let (down, across) = self.counts();
+        down * across
+    }
+
+    /// Returns how many numbers one input has.
+    pub(super) fn input_len(&self) -> usize {
+        self.channels * self.rows * self.cols
+    }
+
+    /// Returns how many numbers one patch has.
+    pub(super) fn patch_len(&self) -> usize {
+        self.channels * self.patch * self.patch
+    }
+
+    /// Returns the numbers of `count` inputs, if they have the sizes that the encoder was built for.
+    fn values<'a>(&self, data: &'a ModalityData, count: usize) -> Result<&'a [f32]> {
+        let values = match data {
             ModalityData::Mel { frames, bins, .. }
                 if self.channels != 1 || (*frames, *bins) != (self.cols, self.rows) =>
             {
@@ -78,18 +105,19 @@ impl Grid {
                     self.cols
                 )
             }
-            _ => {}
+            ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } => values,
+            ModalityData::Tokens { .. } => return wrong_modality(),
+        };
+        let input = self.input_len();
+        if values.len() != count * input {
+            bail!("{} numbers are not {count} inputs of {input}", values.len());
         }
-        let input = self.channels * self.rows * self.cols;
-        if numbers != count * input {
-            bail!("{numbers} numbers are not {count} inputs of {input}");
-        }
-        Ok(input)
+        Ok(values)
     }
 
-    /// The patches of one input as rows: `patches x (channels * patch * patch)`.
+    /// Appends the patches of one input as rows, `patches x (channels * patch * patch)`.
     pub(super) fn cut(&self, input: &[f32], out: &mut Vec<f32>) {
-        let (down, across) = self.count();
+        let (down, across) = self.counts();
         for i in 0..down {
             for j in 0..across {
                 for c in 0..self.channels {
@@ -108,251 +136,98 @@ impl Grid {
     }
 }
 
-/// Whether every word piece has an embedding.
-fn check_words(ids: &[u32], words: &candle_nn::Embedding) -> Result<()> {
-    let vocabulary = words.embeddings().dim(0)?;
-    if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
-        bail!(
-            "word piece {id} is beyond the encoder's vocabulary of {vocabulary}; vocab.txt and model belong to different checkpoints"
-        );
+/// Fails because of an input that is not of the encoder's modality.
+pub(super) fn wrong_modality<T>() -> Result<T> {
+    bail!("an input of another modality")
+}
+
+/// The tokens of a batch on a GPU, before the mask token is appended.
+struct DeviceTokens {
+    /// The special tokens, the same in every sequence: `k x d`.
+    special: Tensor,
+    /// The other tokens, sequence after sequence: `n x d`.
+    own: Tensor,
+    /// For each sequence, the number of its tokens in `own`.
+    lengths: Vec<usize>,
+}
+
+/// Token matrices of sequences, one after another.
+struct PackedTokens {
+    parts: Vec<Tensor>,
+    offsets: Vec<usize>,
+}
+
+impl PackedTokens {
+    fn new() -> PackedTokens {
+        PackedTokens {
+            parts: Vec::new(),
+            offsets: vec![0],
+        }
     }
-    Ok(())
+
+    /// Appends a sequence that consists of `parts`.
+    fn push(&mut self, parts: impl IntoIterator<Item = Tensor>) -> Result<()> {
+        let mut end = self.offsets[self.offsets.len() - 1];
+        for part in parts {
+            end += part.dim(0)?;
+            self.parts.push(part);
+        }
+        self.offsets.push(end);
+        Ok(())
+    }
 }
 
 impl Embedding {
     /// Takes the embedding layer's tensors.
-    pub fn new(
-        config: &EncoderConfig,
-        precision: Precision,
-        take: &mut dyn FnMut(&str) -> Result<Tensor>,
-    ) -> Result<Embedding> {
-        let d = config.hidden;
-        match config.input {
+    pub(super) fn new(config: &EncoderConfig, reader: &mut LayerReader) -> Result<Embedding> {
+        Ok(match config.input {
             InputSize::Image { size, patch } => {
-                let positions = take("embeddings.position_embedding.weight")?;
-                let class = take("embeddings.class_embedding")?.reshape((1, d))?;
-                Ok(Embedding::Patches {
-                    grid: Grid {
-                        channels: 3,
-                        rows: size,
-                        cols: size,
-                        patch,
-                        row_stride: patch,
-                        col_stride: patch,
-                        transposed: false,
-                    },
-                    projection: Linear {
-                        weight: take("embeddings.patch_embedding.weight")?.reshape((d, ()))?,
-                        bias: class.zeros_like()?.flatten_all()?,
-                        precision,
-                    },
-                    prefix: (class.to_dtype(positions.dtype())? + positions.narrow(0, 0, 1)?)?,
-                    positions: positions.narrow(0, 1, config.patches())?.contiguous()?,
-                })
+                Embedding::Patches(PatchEmbedding::clip(config, size, patch, reader)?)
             }
-            InputSize::Mel {
-                frames,
-                bins,
-                patch,
-                time_stride,
-                frequency_stride,
-            } => {
-                let positions = take("embeddings.position_embeddings")?.squeeze(0)?;
-                let class = take("embeddings.cls_token")?.reshape((1, d))?;
-                let distillation = take("embeddings.distillation_token")?.reshape((1, d))?;
-                Ok(Embedding::Patches {
-                    grid: Grid {
-                        channels: 1,
-                        rows: bins,
-                        cols: frames,
-                        patch,
-                        row_stride: frequency_stride,
-                        col_stride: time_stride,
-                        transposed: true,
-                    },
-                    projection: Linear {
-                        weight: take("embeddings.patch_embeddings.projection.weight")?
-                            .reshape((d, ()))?,
-                        bias: take("embeddings.patch_embeddings.projection.bias")?,
-                        precision,
-                    },
-                    prefix: (Tensor::cat(&[class, distillation], 0)?
-                        + positions.narrow(0, 0, 2)?)?,
-                    positions: positions.narrow(0, 2, config.patches())?.contiguous()?,
-                })
-            }
-            InputSize::Text { .. } => {
-                let types = take("embeddings.token_type_embeddings.weight")?;
-                let positions = take("embeddings.position_embeddings.weight")?;
-                let positions = positions.broadcast_add(&types.narrow(0, 0, 1)?)?;
-                let words = take("embeddings.word_embeddings.weight")?;
-                Ok(Embedding::Words {
-                    words: candle_nn::Embedding::new(words, d),
-                    positions: candle_nn::Embedding::new(positions, d),
-                    norm: Norm {
-                        weight: take("embeddings.LayerNorm.weight")?,
-                        bias: take("embeddings.LayerNorm.bias")?,
-                        eps: config.norm_eps,
-                    },
-                })
-            }
-        }
+            InputSize::Mel { .. } => Embedding::Patches(PatchEmbedding::ast(config, reader)?),
+            InputSize::Text { .. } => Embedding::Words(WordEmbedding::bert(config, reader)?),
+        })
     }
 
-    /// Packed tokens `n x d` of all inputs, the mask token (`d`) last in each sequence.
-    pub fn tokens(
+    /// Embeds all inputs: packed tokens `n x d`, with the mask token (`1 x d`) last in each sequence.
+    pub(super) fn tokens(
         &self,
-        input: &Input,
+        input: &EncoderInput,
         mask_token: &Tensor,
-        noise: &Noise,
+        dropout: &DropoutConfig,
     ) -> Result<(Tensor, Rows)> {
         if let Some(gpu) = engine::cuda::of(mask_token)? {
-            return self.tokens_on_device(gpu, input, mask_token, noise);
+            return self.tokens_on_device(gpu, input, mask_token, dropout);
         }
-        let Input { data, samples, .. } = *input;
+        let mut packed = PackedTokens::new();
         let mask_token = mask_token.reshape((1, ()))?;
-        let dtype = mask_token.dtype();
-        let mut parts: Vec<Tensor> = Vec::new();
-        let mut offsets = vec![0];
-        match (self, data) {
-            (
-                Embedding::Patches {
-                    grid,
-                    projection,
-                    prefix,
-                    positions,
-                },
-                ModalityData::Pixels { values, .. } | ModalityData::Mel { values, .. },
-            ) => {
-                let input = grid.check(data, values.len(), samples.len())?;
-                let (down, across) = grid.count();
-                let width = grid.channels * grid.patch * grid.patch;
-                for one in values.chunks_exact(input) {
-                    let mut patches = Vec::with_capacity(down * across * width);
-                    grid.cut(one, &mut patches);
-                    let patches = Tensor::from_vec(patches, (down * across, width), &Device::Cpu)?
-                        .to_dtype(dtype)?;
-                    let rows = Rows::new(vec![0, down * across], vec![0]);
-                    let tokens =
-                        layers::add(&projection.forward(&patches, &rows, None)?.0, positions)?;
-                    offsets.push(offsets[offsets.len() - 1] + prefix.dim(0)? + tokens.dim(0)? + 1);
-                    parts.extend([prefix.clone(), tokens, mask_token.clone()]);
-                }
-            }
-            (
-                Embedding::Words {
-                    words,
-                    positions,
-                    norm,
-                },
-                ModalityData::Tokens {
-                    ids,
-                    lengths,
-                    max_len,
-                },
-            ) => {
-                for ((ids, length), sample) in ids.chunks_exact(*max_len).zip(lengths).zip(samples)
-                {
-                    let ids = &ids[..*length];
-                    check_words(ids, words)?;
-                    let places = Tensor::arange(0, *length as u32, &Device::Cpu)?;
-                    let sum = (words.forward(&Tensor::new(ids, &Device::Cpu)?)?
-                        + positions.forward(&places)?)?;
-                    let (tokens, _) = norm.forward(&sum)?;
-                    let rows = Rows::new(vec![0, *length], vec![*sample]);
-                    let tokens = layers::dropout(&tokens, noise.embedding().as_ref(), &rows)?;
-                    offsets.push(offsets[offsets.len() - 1] + length + 1);
-                    parts.extend([tokens, mask_token.clone()]);
-                }
-            }
-            _ => bail!("an input of another modality"),
+        match self {
+            Embedding::Patches(patches) => patches.pack(input, &mask_token, &mut packed)?,
+            Embedding::Words(words) => words.pack(input, &mask_token, dropout, &mut packed)?,
         }
+        let PackedTokens { parts, offsets } = packed;
         Ok((
             Tensor::cat(&parts, 0)?,
-            Rows::new(offsets, samples.to_vec()),
+            Rows::new(offsets, input.samples.to_vec()),
         ))
     }
-}
 
-impl Embedding {
-    /// [`Embedding::tokens`] for a whole batch at once, with a device's kernels.
+    /// [`Embedding::tokens`] for a whole batch at once, with the kernels of a GPU.
     fn tokens_on_device(
         &self,
-        gpu: engine::cuda::Gpu,
-        input: &Input,
+        gpu: Gpu,
+        input: &EncoderInput,
         mask_token: &Tensor,
-        noise: &Noise,
+        dropout: &DropoutConfig,
     ) -> Result<(Tensor, Rows)> {
-        let Input {
-            data,
-            samples,
-            uploaded,
-        } = *input;
         let device = mask_token.device();
-        // Special tokens, the same in every sequence, and how many tokens each has of its own.
-        let (special, own, lengths) = match (self, data) {
-            (
-                Embedding::Patches {
-                    grid,
-                    projection,
-                    prefix,
-                    positions,
-                },
-                ModalityData::Pixels { values, .. } | ModalityData::Mel { values, .. },
-            ) => {
-                let count = samples.len();
-                let input = grid.check(data, values.len(), count)?;
-                let (down, across) = grid.count();
-                let input = match uploaded {
-                    Some(there) => there.reshape((count, input))?,
-                    None => Tensor::from_slice(values, (count, input), device)?,
-                };
-                let sizes = [
-                    grid.channels,
-                    grid.rows,
-                    grid.cols,
-                    grid.patch,
-                    grid.row_stride,
-                    grid.col_stride,
-                    down,
-                    across,
-                ];
-                let dtype = positions.dtype();
-                let patches = gpu.cut_patches(&input, sizes, grid.transposed, dtype)?;
-                let n = patches.dim(0)?;
-                let rows = Rows::new(vec![0, n], vec![0]);
-                let (tokens, _) = projection.forward(&patches, &rows, None)?;
-                let (per, d) = positions.dims2()?;
-                let tokens = tokens.reshape((count, per, d))?.broadcast_add(positions)?;
-                (prefix.clone(), tokens.reshape((n, d))?, vec![per; count])
-            }
-            (
-                Embedding::Words {
-                    words,
-                    positions,
-                    norm,
-                },
-                ModalityData::Tokens {
-                    ids,
-                    lengths,
-                    max_len,
-                },
-            ) => {
-                let (mut used, mut places, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
-                for (ids, length) in ids.chunks_exact(*max_len).zip(lengths) {
-                    used.extend_from_slice(&ids[..*length]);
-                    places.extend(0..*length as u32);
-                    offsets.push(used.len());
-                }
-                check_words(&used, words)?;
-                let sum = (words.forward(&Tensor::new(used, device)?)?
-                    + positions.forward(&Tensor::new(places, device)?)?)?;
-                let (tokens, _) = norm.forward(&sum)?;
-                let rows = Rows::new(offsets, samples.to_vec());
-                let tokens = layers::dropout(&tokens, noise.embedding().as_ref(), &rows)?;
-                (tokens.narrow(0, 0, 0)?, tokens, lengths.clone())
-            }
-            _ => bail!("an input of another modality"),
+        let DeviceTokens {
+            special,
+            own,
+            lengths,
+        } = match self {
+            Embedding::Patches(patches) => patches.on_device(gpu, input, device)?,
+            Embedding::Words(words) => words.on_device(input, device, dropout)?,
         };
         let specials = special.dim(0)? as u32;
         let mask = mask_token.reshape((1, ()))?.to_dtype(own.dtype())?;
@@ -369,6 +244,228 @@ impl Embedding {
             offsets.push(order.len());
         }
         let x = all.index_select(&Tensor::new(order, device)?, 0)?;
-        Ok((x, Rows::new(offsets, samples.to_vec())))
+        Ok((x, Rows::new(offsets, input.samples.to_vec())))
+    }
+}
+
+impl PatchEmbedding {
+    fn clip(
+        config: &EncoderConfig,
+        size: usize,
+        patch: usize,
+        reader: &mut LayerReader,
+    ) -> Result<PatchEmbedding> {
+        let d = config.hidden;
+        let positions = reader.tensor("embeddings.position_embedding.weight")?;
+        let class = reader
+            .tensor("embeddings.class_embedding")?
+            .reshape((1, d))?;
+        let weight = reader.tensor("embeddings.patch_embedding.weight")?;
+        Ok(PatchEmbedding {
+            grid: PatchGrid {
+                channels: 3,
+                rows: size,
+                cols: size,
+                patch,
+                row_stride: patch,
+                col_stride: patch,
+                transposed: false,
+            },
+            projection: Linear {
+                weight: weight.reshape((d, ()))?,
+                bias: class.zeros_like()?.flatten_all()?,
+                precision: reader.precision(),
+            },
+            special: (class.to_dtype(positions.dtype())? + positions.narrow(0, 0, 1)?)?,
+            positions: positions.narrow(0, 1, config.patches())?.contiguous()?,
+        })
+    }
+
+    fn ast(config: &EncoderConfig, reader: &mut LayerReader) -> Result<PatchEmbedding> {
+        let InputSize::Mel {
+            frames,
+            bins,
+            patch,
+            time_stride,
+            frequency_stride,
+        } = config.input
+        else {
+            return wrong_modality();
+        };
+        let d = config.hidden;
+        let positions = reader
+            .tensor("embeddings.position_embeddings")?
+            .squeeze(0)?;
+        let class = reader.tensor("embeddings.cls_token")?.reshape((1, d))?;
+        let distillation = reader
+            .tensor("embeddings.distillation_token")?
+            .reshape((1, d))?;
+        let projection = reader.linear("embeddings.patch_embeddings.projection")?;
+        Ok(PatchEmbedding {
+            grid: PatchGrid {
+                channels: 1,
+                rows: bins,
+                cols: frames,
+                patch,
+                row_stride: frequency_stride,
+                col_stride: time_stride,
+                transposed: true,
+            },
+            projection: Linear {
+                weight: projection.weight.reshape((d, ()))?,
+                ..projection
+            },
+            special: (Tensor::cat(&[class, distillation], 0)? + positions.narrow(0, 0, 2)?)?,
+            positions: positions.narrow(0, 2, config.patches())?.contiguous()?,
+        })
+    }
+
+    /// Embeds input after input on the CPU.
+    fn pack(
+        &self,
+        input: &EncoderInput,
+        mask_token: &Tensor,
+        packed: &mut PackedTokens,
+    ) -> Result<()> {
+        let values = self.grid.values(input.data, input.samples.len())?;
+        let (count, width) = (self.grid.patches(), self.grid.patch_len());
+        for one in values.chunks_exact(self.grid.input_len()) {
+            let mut patches = Vec::with_capacity(count * width);
+            self.grid.cut(one, &mut patches);
+            let patches = Tensor::from_vec(patches, (count, width), &Device::Cpu)?
+                .to_dtype(mask_token.dtype())?;
+            let rows = Rows::new(vec![0, count], vec![0]);
+            let (projected, _) = self.projection.forward(&patches, &rows, None)?;
+            let tokens = layers::add(&projected, &self.positions)?;
+            packed.push([self.special.clone(), tokens, mask_token.clone()])?;
+        }
+        Ok(())
+    }
+
+    fn on_device(&self, gpu: Gpu, input: &EncoderInput, device: &Device) -> Result<DeviceTokens> {
+        let grid = &self.grid;
+        let count = input.samples.len();
+        let values = grid.values(input.data, count)?;
+        let shape = (count, grid.input_len());
+        let values = match input.uploaded {
+            Some(uploaded) => uploaded.reshape(shape)?,
+            None => Tensor::from_slice(values, shape, device)?,
+        };
+        let (down, across) = grid.counts();
+        let sizes = [
+            grid.channels,
+            grid.rows,
+            grid.cols,
+            grid.patch,
+            grid.row_stride,
+            grid.col_stride,
+            down,
+            across,
+        ];
+        let dtype = self.positions.dtype();
+        let patches = gpu.cut_patches(&values, sizes, grid.transposed, dtype)?;
+        let n = patches.dim(0)?;
+        let rows = Rows::new(vec![0, n], vec![0]);
+        let (tokens, _) = self.projection.forward(&patches, &rows, None)?;
+        let (per, d) = self.positions.dims2()?;
+        let tokens = tokens
+            .reshape((count, per, d))?
+            .broadcast_add(&self.positions)?;
+        Ok(DeviceTokens {
+            special: self.special.clone(),
+            own: tokens.reshape((n, d))?,
+            lengths: vec![per; count],
+        })
+    }
+}
+
+impl WordEmbedding {
+    fn bert(config: &EncoderConfig, reader: &mut LayerReader) -> Result<WordEmbedding> {
+        let d = config.hidden;
+        let types = reader.tensor("embeddings.token_type_embeddings.weight")?;
+        let positions = reader.tensor("embeddings.position_embeddings.weight")?;
+        let positions = positions.broadcast_add(&types.narrow(0, 0, 1)?)?;
+        let words = reader.tensor("embeddings.word_embeddings.weight")?;
+        Ok(WordEmbedding {
+            words: candle_nn::Embedding::new(words, d),
+            positions: candle_nn::Embedding::new(positions, d),
+            norm: reader.norm("embeddings.LayerNorm")?,
+        })
+    }
+
+    /// Fails on a word piece that has no embedding.
+    fn check(&self, ids: &[u32]) -> Result<()> {
+        let vocabulary = self.words.embeddings().dim(0)?;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+            bail!(
+                "word piece {id} is beyond the encoder's vocabulary of {vocabulary}; \
+                 vocab.txt and model belong to different checkpoints"
+            );
+        }
+        Ok(())
+    }
+
+    /// Embeds text after text on the CPU.
+    fn pack(
+        &self,
+        input: &EncoderInput,
+        mask_token: &Tensor,
+        dropout: &DropoutConfig,
+        packed: &mut PackedTokens,
+    ) -> Result<()> {
+        let ModalityData::Tokens {
+            ids,
+            lengths,
+            max_len,
+        } = input.data
+        else {
+            return wrong_modality();
+        };
+        let texts = ids.chunks_exact(*max_len).zip(lengths);
+        for ((ids, length), sample) in texts.zip(input.samples) {
+            let ids = &ids[..*length];
+            self.check(ids)?;
+            let places = Tensor::arange(0, *length as u32, &Device::Cpu)?;
+            let sum = (self.words.forward(&Tensor::new(ids, &Device::Cpu)?)?
+                + self.positions.forward(&places)?)?;
+            let (tokens, _) = self.norm.forward(&sum)?;
+            let rows = Rows::new(vec![0, *length], vec![*sample]);
+            let tokens = layers::dropout(&tokens, dropout.embedding().as_ref(), &rows)?;
+            packed.push([tokens, mask_token.clone()])?;
+        }
+        Ok(())
+    }
+
+    fn on_device(
+        &self,
+        input: &EncoderInput,
+        device: &Device,
+        dropout: &DropoutConfig,
+    ) -> Result<DeviceTokens> {
+        let ModalityData::Tokens {
+            ids,
+            lengths,
+            max_len,
+        } = input.data
+        else {
+            return wrong_modality();
+        };
+        let (mut used, mut places, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+        for (ids, length) in ids.chunks_exact(*max_len).zip(lengths) {
+            used.extend_from_slice(&ids[..*length]);
+            places.extend(0..*length as u32);
+            offsets.push(used.len());
+        }
+        self.check(&used)?;
+        let sum = (self.words.forward(&Tensor::new(used, device)?)?
+            + self.positions.forward(&Tensor::new(places, device)?)?)?;
+        let (tokens, _) = self.norm.forward(&sum)?;
+        let rows = Rows::new(offsets, input.samples.to_vec());
+        let tokens = layers::dropout(&tokens, dropout.embedding().as_ref(), &rows)?;
+        Ok(DeviceTokens {
+            special: tokens.narrow(0, 0, 0)?,
+            own: tokens,
+            lengths: lengths.clone(),
+        })
     }
 }

@@ -1,26 +1,33 @@
-//! A frozen transformer encoder with adapters and a mask token: tokens in, class and mask token out.
+//! A frozen transformer encoder with LoRA adapters and a mask token: an input becomes a class token
+//! and a mask token (section 3, equations 1 to 3).
 //!
-//! Forward and backward are written out (no autograd): the forward pass keeps what each block's
-//! backward needs, or, to save memory, each block's input alone, from which the backward runs the
-//! block again. Gradients reach the adapters and the mask token and nothing else, but for [`full_fine_tuning`]
-//! fine-tuning.
-//!
-//! [`config`] knows names and sizes, [`embeddings`] turns inputs into tokens, [`block`] is one block.
+//! Forward and backward passes are written out, without autograd. The forward pass stores what the
+//! backward pass of each block needs or, to save memory, the input of each block alone, from which
+//! the backward pass runs the block again. Gradients reach the adapters and the mask token and
+//! nothing else, except in full fine-tuning.
 
-pub mod block;
+mod block;
 pub mod config;
 mod embeddings;
-pub mod full_fine_tuning;
+mod full_fine_tuning;
+mod layer_reader;
+pub mod lora;
+pub mod weights;
 
-use crate::weights::Weights;
+pub use block::DropoutConfig;
+pub use full_fine_tuning::FullGradients;
+
 use anyhow::{Result, ensure};
-use block::{ADAPTERS, Block, Call, Noise, Read, Saved, Shape, Sink};
+use block::{Block, BlockActivations, BlockCall, BlockConfig, GradientSink, RowSelection};
 use candle_core::{DType, Device, Tensor};
-use config::{EncoderConfig, Kind, Part};
+use config::{EncoderConfig, Kind};
 use embeddings::Embedding;
-use engine::{Adapter, Arithmetic, Linear, Norm, NormStats, Precision, Rows};
+use engine::{Adapter, Arithmetic, Norm, NormStats, Precision, Rows};
 use features::ModalityData;
+use layer_reader::LayerReader;
+use lora::LoraAdapters;
 use serde::{Deserialize, Serialize};
+use weights::Weights;
 
 /// The activations that a training step's forward pass stores for its backward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -35,25 +42,22 @@ pub enum StoredActivations {
     Inputs,
 }
 
-/// What an encoder reads.
+/// The input of an encoder.
 #[derive(Clone, Copy)]
-pub struct Input<'a> {
-    /// One input per sequence.
+pub struct EncoderInput<'a> {
+    /// The values, one input per sequence.
     pub data: &'a ModalityData,
-    /// Names each sequence to the random generator.
+    /// A number for each sequence, by which the random generator knows it.
     pub samples: &'a [u32],
-    /// The numbers of `data` where they are on the encoder's device already: `rows x any`, f32.
+    /// The values of `data`, if they are on the encoder's device already: `sequences x any`, f32.
     pub uploaded: Option<&'a Tensor>,
 }
 
-/// An encoder's learnable part.
-#[derive(Clone, Debug)]
-pub struct Learnable {
-    /// Per block: query, key, value, output.
-    pub adapters: Vec<[Adapter; ADAPTERS]>,
-    /// `alpha / rank`.
-    pub scale: f64,
-    /// `d`.
+/// The last hidden states of an encoder that are used, each `sequences x d`.
+pub struct EncoderOutput {
+    /// The hidden state of the class token.
+    pub class_token: Tensor,
+    /// The hidden state of the mask token.
     pub mask_token: Tensor,
 }
 
@@ -61,138 +65,81 @@ pub struct Learnable {
 #[derive(Clone)]
 pub struct Encoder {
     config: EncoderConfig,
-    precision: Precision,
     embedding: Embedding,
     /// CLIP's `pre_layrnorm`, which the mask token goes through as well.
     pre_norm: Option<Norm>,
     blocks: Vec<Block>,
     /// The norm after the last block; BERT has none.
     final_norm: Option<Norm>,
-    shape: Shape,
+    /// The precision of matrix products.
+    precision: Precision,
 }
 
-/// Class and mask token after the last layer, each `sequences x d`.
-pub struct Output {
-    /// Class token.
-    pub cls: Tensor,
-    /// Mask token.
-    pub mask: Tensor,
-}
-
-/// What [`Encoder::backward`] needs.
+/// What a forward pass stores for [`Encoder::backward`].
 pub struct Tape {
     rows: Rows,
-    read: Read,
-    noise: Noise,
-    /// Before `pre_norm`, and its statistics.
+    selection: RowSelection,
+    dropout: DropoutConfig,
+    /// The input of `pre_norm` and its statistics.
     pre: Option<(Tensor, NormStats)>,
-    blocks: Vec<Kept>,
-    /// What `final_norm` read: class and mask token of each sequence in turn.
+    blocks: Vec<BlockTape>,
+    /// The input of `final_norm`: class and mask token of each sequence in turn.
     last: Tensor,
     last_stats: Option<NormStats>,
 }
 
-enum Kept {
+/// What is stored of one block: see [`StoredActivations`].
+enum BlockTape {
     Input(Tensor),
-    All(Box<Saved>),
+    All(Box<BlockActivations>),
 }
 
-/// Gradients of [`Learnable`], in its own form.
-pub struct Gradients {
-    /// Per block: query, key, value, output.
+/// The gradients of an encoder's LoRA adapters and mask token.
+pub struct LoraGradients {
+    /// For each block the adapters of query, key, value and attention output.
     pub adapters: Vec<Vec<Adapter>>,
-    /// `d`.
+    /// The gradient of the mask token, `1 x d`.
     pub mask_token: Tensor,
 }
 
 impl Encoder {
-    /// Takes the weights apart into layers, on the device that they are on.
+    /// Builds an encoder on the device of its weights.
     pub fn new(
         config: EncoderConfig,
-        mut weights: Weights,
+        weights: Weights,
         arithmetic: impl Into<Arithmetic>,
     ) -> Result<Encoder> {
-        let Arithmetic { dtype, precision } = arithmetic.into();
+        let arithmetic = arithmetic.into();
         ensure!(config.layers > 0, "config.json: an encoder without layers");
-        // Norms and biases stay in single precision where matrices do not.
-        let small = if dtype == DType::BF16 {
-            DType::F32
-        } else {
-            dtype
+        let mut reader = LayerReader::new(weights, arithmetic, config.norm_eps);
+        let embedding = Embedding::new(&config, &mut reader)?;
+        let pre_norm = match config.kind {
+            Kind::Clip => Some(reader.norm("pre_layrnorm")?),
+            Kind::Bert | Kind::Ast => None,
         };
-        let mut take = |name: &str| -> Result<Tensor> {
-            let tensor = weights.take(name)?;
-            let dtype = if tensor.rank() == 1 { small } else { dtype };
-            Ok(tensor.to_dtype(dtype)?)
-        };
-        let eps = config.norm_eps;
-        let embedding = Embedding::new(&config, precision, &mut take)?;
-        let norm = |take: &mut dyn FnMut(&str) -> Result<Tensor>, name: &str| -> Result<Norm> {
-            Ok(Norm {
-                weight: take(&format!("{name}.weight"))?,
-                bias: take(&format!("{name}.bias"))?,
-                eps,
-            })
-        };
-        let linear = |take: &mut dyn FnMut(&str) -> Result<Tensor>, name: &str| -> Result<Linear> {
-            Ok(Linear {
-                weight: take(&format!("{name}.weight"))?,
-                bias: take(&format!("{name}.bias"))?,
-                precision,
-            })
-        };
-        let pre_norm = if config.kind == Kind::Clip {
-            Some(norm(&mut take, "pre_layrnorm")?)
-        } else {
-            None
-        };
-        let mut blocks = Vec::with_capacity(config.layers);
-        for layer in 0..config.layers {
-            let name = |part| config.block_tensor(layer, part);
-            let [q, k, v] =
-                [Part::Query, Part::Key, Part::Value].map(|part| linear(&mut take, &name(part)));
-            let (q, k, v) = (q?, k?, v?);
-            let qkv = Linear {
-                weight: Tensor::cat(&[q.weight, k.weight, v.weight], 0)?,
-                bias: Tensor::cat(&[q.bias, k.bias, v.bias], 0)?,
-                precision,
-            };
-            blocks.push(Block {
-                norm1: norm(&mut take, &name(Part::Norm1))?,
-                qkv,
-                out: linear(&mut take, &name(Part::Out))?,
-                norm2: norm(&mut take, &name(Part::Norm2))?,
-                fc1: linear(&mut take, &name(Part::Fc1))?,
-                fc2: linear(&mut take, &name(Part::Fc2))?,
-            });
-        }
+        let blocks = (0..config.layers).map(|block| reader.block(&config, block));
+        let blocks = blocks.collect::<Result<_>>()?;
         let final_norm = match config.kind {
-            Kind::Clip => Some(norm(&mut take, "post_layernorm")?),
-            Kind::Ast => Some(norm(&mut take, "layernorm")?),
+            Kind::Clip => Some(reader.norm("post_layernorm")?),
+            Kind::Ast => Some(reader.norm("layernorm")?),
             Kind::Bert => None,
-        };
-        let shape = Shape {
-            heads: config.heads,
-            activation: config.activation,
-            norm_first: config.kind != Kind::Bert,
         };
         Ok(Encoder {
             config,
-            precision,
             embedding,
             pre_norm,
             blocks,
             final_norm,
-            shape,
+            precision: arithmetic.precision,
         })
     }
 
-    /// Sizes.
+    /// Returns the kind and the sizes of the encoder.
     pub fn config(&self) -> &EncoderConfig {
         &self.config
     }
 
-    /// The same encoder with other weights, in their number type.
+    /// Returns the same encoder with other weights, in their number type.
     pub fn with_weights(&self, weights: Weights) -> Result<Encoder> {
         let dtype = weights.iter().next().map_or(DType::F32, |(_, t)| t.dtype());
         let arithmetic = Arithmetic {
@@ -212,13 +159,13 @@ impl Encoder {
         self
     }
 
-    /// The encoder with the adapters multiplied into its weights, for evaluation.
-    pub fn merged(&self, learnable: &Learnable) -> Result<Encoder> {
+    /// Returns the encoder with the adapters merged into its weights, for evaluation.
+    pub fn merged(&self, adapters: &LoraAdapters) -> Result<Encoder> {
         let blocks = self
             .blocks
             .iter()
-            .zip(&learnable.adapters)
-            .map(|(b, a)| b.merged(a, learnable.scale))
+            .zip(&adapters.blocks)
+            .map(|(block, four)| block.merged(four, adapters.scale))
             .collect::<candle_core::Result<_>>()?;
         Ok(Encoder {
             blocks,
@@ -226,180 +173,175 @@ impl Encoder {
         })
     }
 
-    fn call<'a>(
+    fn block_call<'a>(
         &self,
         index: usize,
         rows: &'a Rows,
-        read: &'a Read,
-        learnable: Option<&'a Learnable>,
-        noise: &'a Noise,
-    ) -> Call<'a> {
-        Call {
+        selection: &'a RowSelection,
+        adapters: Option<&'a LoraAdapters>,
+        dropout: &'a DropoutConfig,
+    ) -> BlockCall<'a> {
+        BlockCall {
             index,
             rows,
-            read: (index + 1 == self.blocks.len()).then_some(read),
-            noise,
-            shape: self.shape,
-            adapters: learnable.map(|l| &l.adapters[index]),
-            scale: learnable.map_or(0.0, |l| l.scale),
+            selection: (index + 1 == self.blocks.len()).then_some(selection),
+            dropout,
+            config: BlockConfig {
+                heads: self.config.heads,
+                activation: self.config.activation,
+                norm_first: self.config.kind != Kind::Bert,
+            },
+            adapters: adapters.map(|adapters| &adapters.blocks[index]),
+            scale: adapters.map_or(0.0, |adapters| adapters.scale),
         }
     }
 
-    /// Runs the encoder.
+    /// Runs the encoder, with `mask_token` (`1 x d`) as the last token of each sequence.
     ///
-    /// With `merged` the adapters are passed over, because the weights hold them already. With
+    /// `adapters` are `None` where there are none, or where they are merged into the weights. With
     /// `stored` of `None` the tape has nothing for a backward pass, as evaluation needs none.
     pub fn forward(
         &self,
-        input: &Input,
-        learnable: &Learnable,
-        merged: bool,
-        noise: &Noise,
+        input: &EncoderInput,
+        mask_token: &Tensor,
+        adapters: Option<&LoraAdapters>,
+        dropout: &DropoutConfig,
         stored: Option<StoredActivations>,
-    ) -> Result<(Output, Tape)> {
-        let (mut x, rows) = self.embedding.tokens(input, &learnable.mask_token, noise)?;
+    ) -> Result<(EncoderOutput, Tape)> {
+        let (mut x, rows) = self.embedding.tokens(input, mask_token, dropout)?;
         let mut pre = None;
         if let Some(norm) = &self.pre_norm {
             let (y, stats) = norm.forward(&x)?;
             pre = stored.is_some().then_some((x, stats));
             x = y;
         }
-        let read = Read::ends(&rows, x.device())?;
-        let adapters = (!merged).then_some(learnable);
-        let mut kept = Vec::new();
+        let selection = RowSelection::class_and_mask_tokens(&rows, x.device())?;
+        let mut blocks = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
-            let (y, saved) = block.forward(&x, &self.call(i, &rows, &read, adapters, noise))?;
+            let call = self.block_call(i, &rows, &selection, adapters, dropout);
+            let (y, activations) = block.forward(&x, &call)?;
             match stored {
                 None => {}
-                Some(StoredActivations::Inputs) => kept.push(Kept::Input(x)),
-                Some(StoredActivations::All) => kept.push(Kept::All(Box::new(saved))),
+                Some(StoredActivations::Inputs) => blocks.push(BlockTape::Input(x)),
+                Some(StoredActivations::All) => {
+                    blocks.push(BlockTape::All(Box::new(activations)));
+                }
             }
             x = y;
         }
         let (tokens, last_stats) = match &self.final_norm {
-            Some(norm) => norm.forward(&x).map(|(y, s)| (y, Some(s)))?,
+            Some(norm) => norm.forward(&x).map(|(y, stats)| (y, Some(stats)))?,
             None => (x.clone(), None),
         };
         let tokens = tokens.reshape((rows.sequences(), 2, ()))?;
-        let dtype = learnable.mask_token.dtype();
         let token = |which: usize| {
             tokens
                 .narrow(1, which, 1)?
                 .squeeze(1)?
                 .contiguous()?
-                .to_dtype(dtype)
+                .to_dtype(mask_token.dtype())
         };
-        let output = Output {
-            cls: token(0)?,
-            mask: token(1)?,
+        let output = EncoderOutput {
+            class_token: token(0)?,
+            mask_token: token(1)?,
         };
-        Ok((
-            output,
-            Tape {
-                rows,
-                read,
-                noise: *noise,
-                pre,
-                blocks: kept,
-                last: x,
-                last_stats,
-            },
-        ))
+        let tape = Tape {
+            rows,
+            selection,
+            dropout: *dropout,
+            pre,
+            blocks,
+            last: x,
+            last_stats,
+        };
+        Ok((output, tape))
     }
 
-    /// Gradients of the learnable part, given those of the two outputs; frees the tape as it goes.
+    /// Computes the gradients of the adapters and of the mask token, given those of the two outputs.
+    /// Frees the tape as it goes.
     pub fn backward(
         &self,
         tape: Tape,
-        d_cls: &Tensor,
+        d_class: &Tensor,
         d_mask: &Tensor,
-        learnable: &Learnable,
-    ) -> Result<Gradients> {
-        let Tape {
-            rows,
-            read,
-            noise,
-            pre,
-            blocks: kept,
-            last,
-            last_stats,
-        } = tape;
-        let d_last = in_turn(d_cls, d_mask)?.to_dtype(last.dtype())?;
-        let d_last = match (&self.final_norm, &last_stats) {
-            (Some(norm), Some(stats)) => norm.backward(&d_last, &last, stats, None)?,
+        adapters: &LoraAdapters,
+    ) -> Result<LoraGradients> {
+        let d_last = interleave(d_class, d_mask)?.to_dtype(tape.last.dtype())?;
+        let d_last = match (&self.final_norm, &tape.last_stats) {
+            (Some(norm), Some(stats)) => norm.backward(&d_last, &tape.last, stats, None)?,
             _ => d_last,
         };
+        drop(tape.last);
+        let layout = (&tape.rows, &tape.selection, &tape.dropout);
         let (dx, adapters) =
-            self.through_blocks(d_last, kept, (&rows, &read), Some(learnable), &noise, None)?;
+            self.blocks_backward(d_last, tape.blocks, layout, Some(adapters), None)?;
         // Below the blocks only the mask token learns.
-        let mask_rows = mask_rows(&rows, dx.device())?;
+        let mask_rows = mask_rows(&tape.rows, dx.device())?;
         let d_mask = dx.index_select(&mask_rows, 0)?;
-        let d_mask = match (&self.pre_norm, &pre) {
+        let d_mask = match (&self.pre_norm, &tape.pre) {
             (Some(norm), Some((x, stats))) => norm.backward(
                 &d_mask,
                 &x.index_select(&mask_rows, 0)?,
-                &pick(stats, &rows, &mask_rows)?,
+                &mask_row_stats(stats, &tape.rows, &mask_rows)?,
                 None,
             )?,
             _ => d_mask,
         };
-        Ok(Gradients {
+        Ok(LoraGradients {
             adapters,
-            mask_token: d_mask.to_dtype(d_cls.dtype())?.sum_keepdim(0)?,
+            mask_token: d_mask.to_dtype(d_class.dtype())?.sum_keepdim(0)?,
         })
     }
-}
 
-impl Encoder {
-    /// From the last block's output to the first one's input: its gradient and the adapters', in
-    /// order; `sinks` takes one entry per block, likewise in order, in full fine-tuning.
-    fn through_blocks(
+    /// Goes from the last block's output back to the first block's input: computes the gradient of
+    /// that input and those of the adapters, in the order of the blocks. In full fine-tuning `sinks`
+    /// gets one entry per block, in the same order.
+    fn blocks_backward(
         &self,
         mut dx: Tensor,
-        mut kept: Vec<Kept>,
-        (rows, read): (&Rows, &Read),
-        learnable: Option<&Learnable>,
-        noise: &Noise,
-        mut sinks: Option<&mut Vec<Sink>>,
+        mut tapes: Vec<BlockTape>,
+        (rows, selection, dropout): (&Rows, &RowSelection, &DropoutConfig),
+        adapters: Option<&LoraAdapters>,
+        mut sinks: Option<&mut Vec<GradientSink>>,
     ) -> Result<(Tensor, Vec<Vec<Adapter>>)> {
-        let mut adapters = Vec::with_capacity(self.blocks.len());
+        let mut gradients = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate().rev() {
-            let call = self.call(i, rows, read, learnable, noise);
-            let saved = match kept.pop() {
-                Some(Kept::All(saved)) => saved,
-                Some(Kept::Input(x)) => Box::new(block.forward(&x, &call)?.1),
-                None => anyhow::bail!("backward after a forward pass that kept nothing"),
+            let call = self.block_call(i, rows, selection, adapters, dropout);
+            let activations = match tapes.pop() {
+                Some(BlockTape::All(activations)) => activations,
+                Some(BlockTape::Input(x)) => Box::new(block.forward(&x, &call)?.1),
+                None => anyhow::bail!("backward after a forward pass that stored nothing"),
             };
-            let mut sink = sinks.is_some().then(Sink::default);
-            let (d, grads) = block.backward(&dx, &saved, &call, sink.as_mut())?;
+            let mut sink = sinks.is_some().then(GradientSink::default);
+            let (d, block_gradients) = block.backward(&dx, &activations, &call, sink.as_mut())?;
             dx = d;
-            adapters.push(grads);
+            gradients.push(block_gradients);
             if let (Some(sinks), Some(sink)) = (&mut sinks, sink) {
                 sinks.push(sink);
             }
         }
-        adapters.reverse();
+        gradients.reverse();
         if let Some(sinks) = sinks {
             sinks.reverse();
         }
-        Ok((dx, adapters))
+        Ok((dx, gradients))
     }
 }
 
-/// Rows of class and mask tokens (`n x d` each) in turn: `2n x d`.
-fn in_turn(cls: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
-    let d = cls.dim(1)?;
-    Tensor::stack(&[cls, mask], 1)?.reshape(((), d))
+/// Puts the rows of class and mask tokens (`n x d` each) in turn: `2n x d`.
+fn interleave(class: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
+    let d = class.dim(1)?;
+    Tensor::stack(&[class, mask], 1)?.reshape(((), d))
 }
 
-/// Row numbers of the mask tokens: the last of each sequence.
+/// Returns the row numbers of the mask tokens: the last row of each sequence.
 fn mask_rows(rows: &Rows, device: &Device) -> candle_core::Result<Tensor> {
     let ends = rows.offsets[1..].iter().map(|end| *end as u32 - 1);
     Tensor::new(ends.collect::<Vec<_>>(), device)
 }
 
-/// Statistics of the mask tokens' rows alone; `ids` are their numbers.
-fn pick(stats: &NormStats, rows: &Rows, ids: &Tensor) -> candle_core::Result<NormStats> {
+/// Returns the statistics of the mask tokens' rows alone; `ids` are their numbers.
+fn mask_row_stats(stats: &NormStats, rows: &Rows, ids: &Tensor) -> candle_core::Result<NormStats> {
     let last = rows.offsets[1..].iter().map(|end| end - 1);
     Ok(match stats {
         NormStats::F32(s) => NormStats::F32(last.map(|row| s[row]).collect()),

@@ -1,48 +1,72 @@
-//! What a model does with a batch: one training step's losses and gradients, or scores.
+//! One training step, from a batch to losses and gradients; and the scores of a batch.
 
-use super::micro_batch::Share;
-use super::{LossConfig, MissingToken, U2a};
-use crate::encoder::block::Noise;
-use crate::encoder::config::ADAPTED;
-use crate::encoder::{Encoder, Input, Output, StoredActivations, Tape};
+use super::{Branch, U2a};
+use crate::encoder::lora::LoraAdapters;
+use crate::encoder::{
+    DropoutConfig, Encoder, EncoderInput, EncoderOutput, StoredActivations, Tape,
+};
 use crate::fusion;
-use crate::loss::binary_cross_entropy;
+use crate::loss::{LossConfig, alignment_loss, task_loss};
 use crate::ogm_ge;
-use crate::token_selection::{Selection, Tokens, alignment, complete, select};
-use crate::variant::{Adapt, Modulation};
-use anyhow::{Result, bail};
+use crate::pair::{Pair, Slot};
+use crate::token_selection::{
+    AlignmentPair, ModalityTokens, SelectionRule, alignment_pairs, select,
+};
+use crate::variant::{Adaptation, MissingToken, Modulation};
+use anyhow::{Context, Result, bail};
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
-use candle_nn::loss::cross_entropy;
 use candle_nn::{Linear, Optimizer};
 use engine::{AdamW, AdamWConfig};
 use features::{Batch, ModalityBatch, ModalityData};
 
-/// The randomness and memory of one training step.
+/// The settings of one training step.
 #[derive(Clone, Copy, Debug)]
-pub struct StepMode {
-    /// The run's seed.
+pub struct StepOptions {
+    /// The seed of the run.
     pub seed: u64,
-    /// Optimiser step.
+    /// The number of the optimizer step.
     pub step: u32,
     /// Whether the encoders' own dropout is on.
     pub encoder_dropout: bool,
-    /// What the forward pass keeps.
+    /// The activations that the forward pass stores.
     pub stored: StoredActivations,
-    /// What the batch is of a larger one.
-    pub share: Share,
+    /// The place of the batch in a larger one.
+    pub micro_batch: MicroBatch,
 }
 
-/// Inputs of one modality of a batch on the device.
+/// The place of a micro-batch in its batch, and its contribution to the losses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MicroBatch {
+    /// The number of its first sample in the batch, by which the random generator knows the samples.
+    pub first: usize,
+    /// Its share of the samples, over which the task loss is a mean.
+    pub task: f64,
+    /// Its share of the complete samples, over which the alignment loss is a mean.
+    pub align: f64,
+}
+
+impl MicroBatch {
+    /// A batch that is computed at once.
+    pub const WHOLE: MicroBatch = MicroBatch {
+        first: 0,
+        task: 1.0,
+        align: 1.0,
+    };
+}
+
+/// The inputs of one modality of a batch on the model's device.
 pub struct Uploaded {
-    /// Which samples of the batch they are of, ascending.
+    /// The samples of the batch that they belong to, ascending.
     pub rows: Vec<usize>,
-    /// `rows x any`, f32.
+    /// The values, `rows x any`, f32.
     pub values: Tensor,
 }
 
 impl Uploaded {
-    /// Those of `rows`, counted from `first`; none where one is not among them.
-    fn rows(&self, rows: &[usize], first: usize) -> Result<Option<Tensor>> {
+    /// Selects the values of `rows`, which are counted from sample `first`; `None` if one of them is
+    /// missing.
+    fn select(&self, rows: &[usize], first: usize) -> Result<Option<Tensor>> {
         let place = |row: &usize| {
             self.rows
                 .binary_search(&(row + first))
@@ -55,11 +79,11 @@ impl Uploaded {
         let Some(start) = places.first().map(|at| *at as usize) else {
             return Ok(None);
         };
-        let together = places
+        let consecutive = places
             .iter()
             .enumerate()
             .all(|(i, at)| *at as usize == start + i);
-        Ok(Some(match together {
+        Ok(Some(match consecutive {
             true => self.values.narrow(0, start, places.len())?,
             false => self
                 .values
@@ -68,93 +92,95 @@ impl Uploaded {
     }
 }
 
-/// Losses and gradients of one step.
+/// The losses and gradients of one training step.
 pub struct StepResult {
-    /// Three numbers, still on the model's device: see [`Losses`].
+    /// The three numbers of [`Losses`], still on the model's device.
     pub losses: Tensor,
-    /// `n x classes`.
+    /// The logits, `n x classes`.
     pub logits: Tensor,
-    /// In the order of [`U2a::parameters`]; none where the tensor took no part in the step.
+    /// The gradients in the order of [`U2a::parameters`]; `None` where the tensor took no part in the
+    /// step.
     pub grads: Vec<Option<Tensor>>,
 }
 
-/// The losses of a step.
+/// The losses of one training step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Losses {
-    /// `task + weight * align`.
+    /// The training loss, `task + weight * align` (equation 7).
     pub loss: f64,
-    /// Task loss.
+    /// The task loss.
     pub task: f64,
-    /// Alignment loss, 0 where no sample is complete.
+    /// The alignment loss, 0 if no sample is complete.
     pub align: f64,
 }
 
 impl Losses {
-    /// Fetches the losses of several steps at once: a GPU is waited for once.
+    /// Fetches the losses of several steps at once, so that the host waits for a GPU only once.
     pub fn read(steps: &[Tensor]) -> Result<Vec<Losses>> {
         if steps.is_empty() {
             return Ok(Vec::new());
         }
         let all: Vec<f64> = Tensor::cat(steps, 0)?.to_dtype(DType::F64)?.to_vec1()?;
-        let one = |v: &[f64]| Losses {
+        let losses = |v: &[f64]| Losses {
             loss: v[0],
             task: v[1],
             align: v[2],
         };
-        Ok(all.chunks_exact(3).map(one).collect())
+        Ok(all.chunks_exact(3).map(losses).collect())
     }
 }
 
 impl StepResult {
-    /// Fetches this step's losses.
+    /// Fetches the losses of this step.
     pub fn losses(&self) -> Result<Losses> {
         Ok(Losses::read(std::slice::from_ref(&self.losses))?[0])
     }
 }
 
-/// A scored batch.
+/// The scores of a batch.
 pub struct Scores {
-    /// `n x classes`.
+    /// The logits, `n x classes`.
     pub logits: Vec<Vec<f32>>,
-    /// Per complete sample (by number in the batch): squared distance, mean over width, of (MT_1 to
-    /// CLS_2, MT_2 to CLS_1).
+    /// For each complete sample its number in the batch, and the squared distances, mean over width,
+    /// of MT_1 to CLS_2 and of MT_2 to CLS_1.
     pub alignment: Vec<(usize, [f64; 2])>,
 }
 
+/// The result of an encoder on a batch, and what its backward pass needs.
+struct Encoded<'a> {
+    input: &'a ModalityBatch,
+    tokens: ModalityTokens<'a>,
+    tape: Tape,
+}
+
+/// The result of everything behind the encoders, which candle's autograd differentiates.
+struct HeadResult {
+    /// Loss, task loss and alignment loss.
+    losses: Tensor,
+    logits: Tensor,
+    /// The gradients of the encoders' outputs.
+    d_tokens: Pair<Option<TokenGradients>>,
+    /// The gradients of the fusion's layers and of the head.
+    d_layers: Vec<Tensor>,
+    /// The coefficients of gradient modulation, if it is on.
+    modulation: Option<Pair<f64>>,
+}
+
+/// The gradients of an encoder's class and mask tokens, `n x d` each.
+struct TokenGradients {
+    class: Tensor,
+    mask: Tensor,
+}
+
 impl U2a {
-    fn selection(&self, missing: MissingToken) -> Selection {
-        Selection {
-            missing,
-            only: self.design.modality.and_then(|only| {
-                self.modalities
-                    .iter()
-                    .position(|modality| *modality == only)
-            }),
-        }
-    }
-
-    /// Weights and biases of the fusion's layers and of the head, in turn.
-    fn after_tokens(&self) -> impl Iterator<Item = &Tensor> {
-        let layers = self.fusion.iter().map(|(_, tensor)| tensor);
-        layers.chain([&self.weight, &self.bias])
-    }
-
-    fn noise(&self, m: usize, mode: &StepMode) -> Noise {
-        let config = self.encoders[m].config();
-        let own = |rate: f64| if mode.encoder_dropout { rate } else { 0.0 };
-        Noise {
-            seed: mode.seed,
-            step: mode.step,
-            lora: self.lora.dropout,
-            hidden: own(config.hidden_dropout),
-            attention: own(config.attention_dropout),
-            first_module: FIRST_MODULE[m],
-        }
-    }
-
-    /// One training step's losses and gradients.
-    pub fn step(&self, batch: &Batch, mode: &StepMode, config: &LossConfig) -> Result<StepResult> {
-        self.step_uploaded(batch, [None, None], mode, config)
+    /// Computes the losses and gradients of one training step.
+    pub fn step(
+        &self,
+        batch: &Batch,
+        options: &StepOptions,
+        config: &LossConfig,
+    ) -> Result<StepResult> {
+        self.step_uploaded(batch, [None, None], options, config)
     }
 
     /// [`U2a::step`] of a batch, or of a part of one, whose inputs may be on the device already.
@@ -162,68 +188,127 @@ impl U2a {
         &self,
         batch: &Batch,
         uploaded: [Option<&Uploaded>; 2],
-        mode: &StepMode,
+        options: &StepOptions,
         config: &LossConfig,
     ) -> Result<StepResult> {
-        let adapt = self.design.adapt;
-        let stored = match adapt {
-            Adapt::Head => None,
-            _ => Some(mode.stored),
+        let encoded =
+            Pair::try_from_fn(|slot| self.encode(slot, batch, uploaded[slot.index()], options))?;
+        let head = self.head_step(batch, &encoded, options, config)?;
+        let mut grads = Vec::new();
+        for (slot, (encoded, d_tokens)) in encoded.zip(head.d_tokens).entries() {
+            let first = grads.len();
+            self.encoder_gradients(&self.branches[slot], encoded, d_tokens, &mut grads)?;
+            if let Some(coefficients) = head.modulation {
+                self.modulate(&mut grads, first, coefficients[slot], options)?;
+            }
+        }
+        grads.extend(head.d_layers.into_iter().map(Some));
+        Ok(StepResult {
+            losses: head.losses,
+            logits: head.logits,
+            grads,
+        })
+    }
+
+    /// Runs the encoder of one modality; `None` if the batch has no such input or the variant does not
+    /// use it.
+    fn encode<'a>(
+        &self,
+        slot: Slot,
+        batch: &'a Batch,
+        uploaded: Option<&Uploaded>,
+        options: &StepOptions,
+    ) -> Result<Option<Encoded<'a>>> {
+        let Some(input) = batch.inputs[slot.index()].as_ref() else {
+            return Ok(None);
         };
-        let mut ran: [Option<(Tokens, Tape, &ModalityBatch)>; 2] = [None, None];
-        for (m, ran) in ran.iter_mut().enumerate() {
-            let Some(input) = batch.inputs[m].as_ref().filter(|_| self.runs(m)) else {
-                continue;
-            };
-            let noise = self.noise(m, mode);
-            let there = match uploaded[m] {
-                Some(uploaded) => uploaded.rows(&input.rows, mode.share.first)?,
-                None => None,
-            };
-            let read = Input {
-                data: &input.data,
-                samples: &sequence_names(input, mode.share.first),
-                uploaded: there.as_ref(),
-            };
-            let (out, tape) = self.encoders[m].forward(
-                &read,
-                &self.learnable[m],
-                adapt != Adapt::Lora,
-                &noise,
-                stored,
-            )?;
-            *ran = Some((tokens(input, out)?, tape, input));
+        if !self.uses(slot) {
+            return Ok(None);
         }
-        let mut vars: [Option<[Var; 2]>; 2] = [None, None];
-        let mut leaves: [Option<Tokens>; 2] = [None, None];
-        for m in 0..2 {
-            let Some((t, ..)) = &ran[m] else { continue };
-            let pair = [Var::from_tensor(&t.cls)?, Var::from_tensor(&t.mask)?];
-            leaves[m] = Some(Tokens {
-                rows: t.rows.clone(),
-                cls: pair[0].as_tensor().clone(),
-                mask: pair[1].as_tensor().clone(),
-            });
-            vars[m] = Some(pair);
+        let first = options.micro_batch.first;
+        let uploaded = match uploaded {
+            Some(uploaded) => uploaded.select(&input.rows, first)?,
+            None => None,
+        };
+        let read = EncoderInput {
+            data: &input.data,
+            samples: &sequence_names(input, first),
+            uploaded: uploaded.as_ref(),
+        };
+        let stored = match self.variant.adaptation {
+            Adaptation::Head => None,
+            Adaptation::Lora | Adaptation::Full => Some(options.stored),
+        };
+        let branch = &self.branches[slot];
+        let (output, tape) = branch.encoder().forward(
+            &read,
+            branch.mask_token(),
+            self.adapters_of(branch),
+            &self.dropout(slot, options),
+            stored,
+        )?;
+        Ok(Some(Encoded {
+            input,
+            tokens: mean_over_frames(input, output)?,
+            tape,
+        }))
+    }
+
+    /// Returns the LoRA adapters that an encoder computes with; none in the variants without.
+    pub(super) fn adapters_of<'a>(&self, branch: &'a Branch) -> Option<&'a LoraAdapters> {
+        match self.variant.adaptation {
+            Adaptation::Lora => branch.adapters(),
+            Adaptation::Head | Adaptation::Full => None,
         }
-        let head = self
-            .after_tokens()
+    }
+
+    fn dropout(&self, slot: Slot, options: &StepOptions) -> DropoutConfig {
+        let config = self.branches[slot].encoder().config();
+        let own = |rate: f64| if options.encoder_dropout { rate } else { 0.0 };
+        DropoutConfig {
+            seed: options.seed,
+            step: options.step,
+            lora: self.lora.dropout,
+            hidden: own(config.hidden_dropout),
+            attention: own(config.attention_dropout),
+            first_module: first_dropout_module(slot),
+        }
+    }
+
+    /// Selects tokens, fuses them, computes the losses and differentiates all of it.
+    fn head_step(
+        &self,
+        batch: &Batch,
+        encoded: &Pair<Option<Encoded>>,
+        options: &StepOptions,
+        config: &LossConfig,
+    ) -> Result<HeadResult> {
+        let token_vars = encoded.as_ref().try_map(|encoded| match encoded {
+            Some(encoded) => encoded.tokens.variables().map(Some),
+            None => Ok(None),
+        })?;
+        let tokens = token_vars.as_ref().zip(encoded.as_ref());
+        let tokens = tokens.map(|(vars, encoded)| {
+            let rows = encoded.as_ref()?.tokens.rows;
+            let [class, mask] = vars.as_ref()?;
+            Some(ModalityTokens {
+                rows,
+                class: class.as_tensor().clone(),
+                mask: mask.as_tensor().clone(),
+            })
+        });
+        let layer_vars = self
+            .layer_tensors()
             .map(Var::from_tensor)
             .collect::<candle_core::Result<Vec<Var>>>()?;
-        let layers: Vec<Tensor> = head.iter().map(|var| var.as_tensor().clone()).collect();
+        let layers: Vec<Tensor> = layer_vars.iter().map(|v| v.as_tensor().clone()).collect();
         let layers = fusion::linear_layers(&layers);
-        let how = self.selection(config.missing_token);
-        let chosen = select(
-            &batch.present,
-            &leaves,
-            how,
-            &self.learnable[0].mask_token.get(0)?,
-        )?;
-        let logits = self.design.fusion.logits(&chosen, &layers)?;
+        let selected = self.select_tokens(batch, &tokens, config.missing_token)?;
+        let logits = self.variant.fusion.logits(&selected, &layers)?;
         let task = task_loss(&logits, &batch.labels, config.multi_label)?;
-        let task = scaled(task, mode.share.task)?;
-        let align = match alignment(&batch.present, &leaves, config.align_stop_gradient)? {
-            Some(align) => Some(scaled(align, mode.share.align)?),
+        let task = scaled(task, options.micro_batch.task)?;
+        let align = match alignment_loss(&batch.present, &tokens, config.align_stop_gradient)? {
+            Some(align) => Some(scaled(align, options.micro_batch.align)?),
             None => None,
         };
         let loss = match &align {
@@ -231,85 +316,118 @@ impl U2a {
             None => task.clone(),
         };
         let store = loss.backward()?;
-        let grad = |var: &Var| -> Result<Tensor> {
-            Ok(match store.get(var) {
-                Some(g) => g.detach(),
-                None => var.as_tensor().zeros_like()?.detach(),
-            })
-        };
-        let balance = match layers.last() {
-            Some(head) => self.balance(batch, &chosen, head)?,
-            None => bail!("a model without a head"),
-        };
-        let mut grads = Vec::new();
-        for (m, (ran, vars)) in ran.into_iter().zip(&vars).enumerate() {
-            let first = grads.len();
-            let tensors = match (&self.full[m], adapt) {
-                (Some(weights), _) => weights.iter().count() + 1,
-                (None, Adapt::Full) => 1,
-                _ => self.learnable[m].adapters.len() * ADAPTED.len() * 2 + 1,
-            };
-            let (Some((_, tape, input)), Some([cls, mask]), true) =
-                (ran, vars, adapt != Adapt::Head)
-            else {
-                grads.extend((0..tensors).map(|_| None));
-                continue;
-            };
-            let per = per_sample(&input.data);
-            let spread = |g: Tensor| -> Result<Tensor> {
-                // The token is the mean over a video's frames: each gets an equal share.
-                let (n, d) = g.dims2()?;
-                let g = (g / per as f64)?.unsqueeze(1)?.broadcast_as((n, per, d))?;
-                Ok(g.contiguous()?.reshape((n * per, d))?)
-            };
-            let (d_cls, d_mask) = (spread(grad(cls)?)?, spread(grad(mask)?)?);
-            match &self.full[m] {
-                Some(weights) => {
-                    let mut g =
-                        self.encoders[m].backward_full(tape, &input.data, &d_cls, &d_mask)?;
-                    grads.extend(weights.iter().map(|(name, _)| g.weights.remove(name)));
-                    grads.push(Some(g.mask_token));
-                }
-                None => {
-                    let g = self.encoders[m].backward(tape, &d_cls, &d_mask, &self.learnable[m])?;
-                    for adapter in g.adapters.into_iter().flatten() {
-                        grads.extend([Some(adapter.a), Some(adapter.b)]);
-                    }
-                    grads.push(Some(g.mask_token));
-                }
-            }
-            if let Some(balance) = balance {
-                for (i, grad) in grads.iter_mut().enumerate().skip(first) {
-                    let Some(grad) = grad else { continue };
-                    let key = (mode.seed, mode.step, i as u32);
-                    *grad = ogm_ge::modulate(grad, balance[m], self.design.modulation, key)?;
-                }
-            }
-        }
-        for var in &head {
-            grads.push(Some(grad(var)?));
-        }
+        let d_tokens = token_vars.try_map(|vars| match vars {
+            Some([class, mask]) => Ok::<_, anyhow::Error>(Some(TokenGradients {
+                class: gradient(&store, &class)?,
+                mask: gradient(&store, &mask)?,
+            })),
+            None => Ok(None),
+        })?;
+        let d_layers = layer_vars.iter().map(|var| gradient(&store, var));
+        let d_layers = d_layers.collect::<Result<_>>()?;
+        let head = layers.last().context("a model without a head")?;
+        let modulation = self.modulation_coefficients(batch, &selected, head)?;
         let align = align.map_or_else(|| task.zeros_like(), Ok)?;
-        Ok(StepResult {
+        Ok(HeadResult {
             losses: Tensor::stack(&[loss, task, align], 0)?.detach(),
             logits: logits.detach(),
-            grads,
+            d_tokens,
+            d_layers,
+            modulation,
         })
     }
 
-    /// OGM's coefficients of the two encoders, from the samples that have both modalities; none
-    /// where there is no such sample or no modulation.
-    fn balance(
+    /// Selects the two tokens of each sample (equation 4).
+    fn select_tokens(
         &self,
         batch: &Batch,
-        chosen: &[Tensor; 2],
+        tokens: &Pair<Option<ModalityTokens>>,
+        missing: MissingToken,
+    ) -> Result<Pair<Tensor>> {
+        let mut used = Slot::ALL.into_iter().filter(|slot| self.uses(*slot));
+        let rule = SelectionRule {
+            missing,
+            only: match (used.next(), used.next()) {
+                (Some(only), None) => Some(only),
+                _ => None,
+            },
+        };
+        let mask_token = self.branches.m1.mask_token();
+        select(&batch.present, tokens, rule, mask_token)
+    }
+
+    /// Lists the weights and biases of the fusion's layers and of the head, in turn.
+    fn layer_tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let layers = self.fusion.iter().map(|(_, tensor)| tensor);
+        layers.chain([&self.weight, &self.bias])
+    }
+
+    /// Runs an encoder's backward pass and appends the gradients of [`Branch::parameters`]; `None` for
+    /// each if the encoder did not run or does not learn.
+    fn encoder_gradients(
+        &self,
+        branch: &Branch,
+        encoded: Option<Encoded>,
+        d_tokens: Option<TokenGradients>,
+        grads: &mut Vec<Option<Tensor>>,
+    ) -> Result<()> {
+        let learns = self.variant.adaptation != Adaptation::Head;
+        let (Some(Encoded { input, tape, .. }), Some(d), true) = (encoded, d_tokens, learns) else {
+            grads.extend((0..branch.parameter_count()).map(|_| None));
+            return Ok(());
+        };
+        let images = images_per_sample(&input.data);
+        let d_class = spread_over_frames(d.class, images)?;
+        let d_mask = spread_over_frames(d.mask, images)?;
+        let encoder = branch.encoder();
+        let d_mask_token = match (branch.weights(), branch.adapters()) {
+            (Some(weights), _) => {
+                let mut g = encoder.backward_full(tape, &input.data, &d_class, &d_mask)?;
+                grads.extend(weights.iter().map(|(name, _)| g.weights.remove(name)));
+                g.mask_token
+            }
+            (None, Some(adapters)) => {
+                let g = encoder.backward(tape, &d_class, &d_mask, adapters)?;
+                for adapter in g.adapters.into_iter().flatten() {
+                    grads.extend([Some(adapter.a), Some(adapter.b)]);
+                }
+                g.mask_token
+            }
+            (None, None) => bail!("an encoder that learns nothing"),
+        };
+        grads.push(Some(d_mask_token));
+        Ok(())
+    }
+
+    /// Modulates an encoder's gradients, those from number `first` on.
+    fn modulate(
+        &self,
+        grads: &mut [Option<Tensor>],
+        first: usize,
+        coefficient: f64,
+        options: &StepOptions,
+    ) -> Result<()> {
+        for (i, grad) in grads.iter_mut().enumerate().skip(first) {
+            let Some(grad) = grad else { continue };
+            let key = (options.seed, options.step, i as u32);
+            *grad = ogm_ge::modulate(grad, coefficient, self.variant.modulation, key)?;
+        }
+        Ok(())
+    }
+
+    /// Computes OGM's coefficients of the two encoders from the complete samples; `None` if there is
+    /// no such sample or no modulation.
+    fn modulation_coefficients(
+        &self,
+        batch: &Batch,
+        selected: &Pair<Tensor>,
         head: &Linear,
-    ) -> Result<Option<[f64; 2]>> {
+    ) -> Result<Option<Pair<f64>>> {
         let rows: Vec<u32> = (0..batch.present.len())
             .filter(|i| batch.present[*i] == [true, true])
             .map(|i| i as u32)
             .collect();
-        if self.design.modulation == Modulation::None || rows.is_empty() {
+        if self.variant.modulation == Modulation::None || rows.is_empty() {
             return Ok(None);
         }
         let labels = rows.iter().map(|i| match batch.labels[*i as usize][..] {
@@ -318,15 +436,15 @@ impl U2a {
         });
         let labels = labels.collect::<Result<Vec<u32>>>()?;
         let rows = Tensor::new(rows, head.weight().device())?;
-        let logits = self.design.fusion.unimodal(chosen, head)?;
-        let score = |m: usize| -> Result<f64> {
-            fusion::true_class_score(&logits[m].detach().index_select(&rows, 0)?, &labels)
-        };
-        let scores = [score(0)?, score(1)?];
-        Ok(Some(ogm_ge::coefficients(scores, self.design.ogm_alpha)))
+        let logits = self.variant.fusion.unimodal_logits(selected, head)?;
+        let scores = logits.try_map(|logits| {
+            fusion::true_class_score(&logits.detach().index_select(&rows, 0)?, &labels)
+        })?;
+        let alpha = self.variant.ogm_alpha;
+        Ok(Some(ogm_ge::coefficients(scores, alpha)))
     }
 
-    /// An optimiser that starts from this model's parameters as they are now.
+    /// Creates an optimizer that starts from the parameters as they are now.
     pub fn optimiser(&self, config: AdamWConfig) -> Result<AdamW> {
         let parameters = self.parameters();
         let vars = parameters.iter().map(|p| Var::from_tensor(p.tensor));
@@ -336,8 +454,8 @@ impl U2a {
         )?)
     }
 
-    /// Updates every learnable tensor that has a gradient; those without stay as they are. The gradients are in
-    /// the order of [`U2a::parameters`]. The values are the optimiser's from now on: what
+    /// Updates every learnable tensor that has a gradient; the others stay as they are. The gradients
+    /// are in the order of [`U2a::parameters`]. The values are the optimizer's from now on: what
     /// [`U2a::set_parameters`] puts into the model later is lost at the next update.
     pub fn update(
         &mut self,
@@ -350,69 +468,88 @@ impl U2a {
         self.set_parameters(optimiser.values())
     }
 
-    /// Scores a batch without any randomness, on [`U2a::merged`] encoders.
+    /// Scores a batch with the encoders of [`U2a::merged_encoders`], without any dropout.
     pub fn score(
         &self,
         merged: &[Encoder; 2],
         batch: &Batch,
         missing_token: MissingToken,
     ) -> Result<Scores> {
-        let mut leaves: [Option<Tokens>; 2] = [None, None];
-        for m in 0..2 {
-            let Some(input) = batch.inputs[m].as_ref().filter(|_| self.runs(m)) else {
-                continue;
+        let tokens = Pair::try_from_fn(|slot| -> Result<_> {
+            let input = batch.inputs[slot.index()].as_ref();
+            let Some(input) = input.filter(|_| self.uses(slot)) else {
+                return Ok(None);
             };
-            let read = Input {
+            let read = EncoderInput {
                 data: &input.data,
                 samples: &sequence_names(input, 0),
                 uploaded: None,
             };
-            let (out, _) =
-                merged[m].forward(&read, &self.learnable[m], true, &Noise::none(), None)?;
-            leaves[m] = Some(tokens(input, out)?);
-        }
-        let how = self.selection(missing_token);
-        let chosen = select(
-            &batch.present,
-            &leaves,
-            how,
-            &self.learnable[0].mask_token.get(0)?,
-        )?;
-        let layers: Vec<Tensor> = self.after_tokens().cloned().collect();
+            let mask_token = self.branches[slot].mask_token();
+            let (output, _) =
+                merged[slot.index()].forward(&read, mask_token, None, &DropoutConfig::OFF, None)?;
+            mean_over_frames(input, output).map(Some)
+        })?;
+        let selected = self.select_tokens(batch, &tokens, missing_token)?;
+        let layers: Vec<Tensor> = self.layer_tensors().cloned().collect();
         let logits = self
-            .design
+            .variant
             .fusion
-            .logits(&chosen, &fusion::linear_layers(&layers))?
-            .to_dtype(DType::F32)?
-            .to_vec2()?;
-        let mut distances = Vec::new();
-        if let Some((samples, [[mt1, cls2], [mt2, cls1]])) = complete(&batch.present, &leaves)? {
-            let mse = |a: &Tensor, b: &Tensor| -> Result<Vec<f64>> {
-                Ok((a - b)?.sqr()?.mean(1)?.to_dtype(DType::F64)?.to_vec1()?)
-            };
-            let (forth, back) = (mse(&mt1, &cls2)?, mse(&mt2, &cls1)?);
-            distances = samples
-                .into_iter()
-                .zip(forth.into_iter().zip(back))
-                .map(|(i, (a, b))| (i, [a, b]))
-                .collect();
-        }
+            .logits(&selected, &fusion::linear_layers(&layers))?;
         Ok(Scores {
-            logits,
-            alignment: distances,
+            logits: logits.to_dtype(DType::F32)?.to_vec2()?,
+            alignment: alignment_distances(batch, &tokens)?,
         })
     }
 }
 
-/// First module number of each encoder's dropout: far apart, so that no depth makes them meet.
-const FIRST_MODULE: [u32; 2] = [0, 1 << 16];
-
-/// A whole batch's loss stays what it is, to the last bit.
-fn scaled(loss: Tensor, share: f64) -> Result<Tensor> {
-    Ok(if share == 1.0 { loss } else { (loss * share)? })
+/// Computes [`Scores::alignment`].
+fn alignment_distances(
+    batch: &Batch,
+    tokens: &Pair<Option<ModalityTokens>>,
+) -> Result<Vec<(usize, [f64; 2])>> {
+    let Some((samples, pairs)) = alignment_pairs(&batch.present, tokens)? else {
+        return Ok(Vec::new());
+    };
+    let distances = pairs.try_map(|AlignmentPair { mask, class }| -> Result<Vec<f64>> {
+        let squares = (mask - class)?.sqr()?;
+        Ok(squares.mean(1)?.to_dtype(DType::F64)?.to_vec1()?)
+    })?;
+    let distances = distances.m1.into_iter().zip(distances.m2);
+    Ok(samples
+        .into_iter()
+        .zip(distances.map(|(m1, m2)| [m1, m2]))
+        .collect())
 }
 
-fn per_sample(data: &ModalityData) -> usize {
+/// Returns the first module number of an encoder's dropout; the two are so far apart that the modules
+/// of no depth meet.
+fn first_dropout_module(slot: Slot) -> u32 {
+    match slot {
+        Slot::M1 => 0,
+        Slot::M2 => 1 << 16,
+    }
+}
+
+/// Returns the gradient of a variable: zeros if the loss does not depend on it.
+fn gradient(store: &GradStore, var: &Var) -> Result<Tensor> {
+    Ok(match store.get(var) {
+        Some(gradient) => gradient.detach(),
+        None => var.as_tensor().zeros_like()?.detach(),
+    })
+}
+
+/// Multiplies a loss by a weight; that of a whole batch stays what it is to the last bit.
+fn scaled(loss: Tensor, weight: f64) -> Result<Tensor> {
+    Ok(if weight == 1.0 {
+        loss
+    } else {
+        (loss * weight)?
+    })
+}
+
+/// Returns the number of images that the encoder reads for one sample: several for a video.
+fn images_per_sample(data: &ModalityData) -> usize {
     match data {
         ModalityData::Pixels {
             images_per_sample, ..
@@ -421,52 +558,39 @@ fn per_sample(data: &ModalityData) -> usize {
     }
 }
 
-/// Names each sequence to the generator: the sample's number in the batch, and the frame. `first` is
-/// the number of the first sample at hand.
+/// Numbers each sequence for the random generator, by its sample's number in the whole batch and by
+/// the frame. `first` is the number of the first sample at hand.
 fn sequence_names(input: &ModalityBatch, first: usize) -> Vec<u32> {
-    let per = per_sample(&input.data);
+    let images = images_per_sample(&input.data);
     input
         .rows
         .iter()
-        .flat_map(|row| (0..per).map(move |frame| ((first + row) * per + frame) as u32))
+        .flat_map(|row| (0..images).map(move |frame| ((first + row) * images + frame) as u32))
         .collect()
 }
 
-/// Means over the frames of each sample.
-fn tokens(input: &ModalityBatch, out: Output) -> Result<Tokens> {
-    let per = per_sample(&input.data);
+/// Averages an encoder's outputs over the frames of each sample.
+fn mean_over_frames(input: &ModalityBatch, output: EncoderOutput) -> Result<ModalityTokens<'_>> {
+    let images = images_per_sample(&input.data);
     let mean = |t: Tensor| -> Result<Tensor> {
-        if per == 1 {
+        if images == 1 {
             return Ok(t.contiguous()?);
         }
         let (n, d) = t.dims2()?;
-        Ok(t.contiguous()?.reshape((n / per, per, d))?.mean(1)?)
+        Ok(t.contiguous()?.reshape((n / images, images, d))?.mean(1)?)
     };
-    Ok(Tokens {
-        rows: input.rows.clone(),
-        cls: mean(out.cls)?,
-        mask: mean(out.mask)?,
+    Ok(ModalityTokens {
+        rows: &input.rows,
+        class: mean(output.class_token)?,
+        mask: mean(output.mask_token)?,
     })
 }
 
-fn task_loss(logits: &Tensor, labels: &[Vec<u32>], multi_label: bool) -> Result<Tensor> {
-    let classes = logits.dim(1)?;
-    if multi_label {
-        let mut targets = vec![0f32; labels.len() * classes];
-        for (row, labels) in labels.iter().enumerate() {
-            for label in labels {
-                targets[row * classes + *label as usize] = 1.0;
-            }
-        }
-        let targets = Tensor::from_vec(targets, (labels.len(), classes), logits.device())?
-            .to_dtype(logits.dtype())?;
-        binary_cross_entropy(logits, &targets)
-    } else {
-        let targets = labels.iter().map(|l| match l[..] {
-            [label] if (label as usize) < classes => Ok(label),
-            _ => bail!("labels {l:?} where one class below {classes} is expected"),
-        });
-        let targets = Tensor::new(targets.collect::<Result<Vec<u32>>>()?, logits.device())?;
-        Ok(cross_entropy(logits, &targets)?)
-    }
+/// The gradient of [`mean_over_frames`]: each frame of a sample gets an equal share.
+fn spread_over_frames(gradient: Tensor, images: usize) -> Result<Tensor> {
+    let (n, d) = gradient.dims2()?;
+    let share = (gradient / images as f64)?
+        .unsqueeze(1)?
+        .broadcast_as((n, images, d))?;
+    Ok(share.contiguous()?.reshape((n * images, d))?)
 }

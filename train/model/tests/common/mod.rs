@@ -1,12 +1,13 @@
-//! Reading the golden values of `tests/golden`.
+//! Reads the golden values of `tests/golden`.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use candle_core::{DType, Device, Tensor};
 use features::ModalityData;
-use model::encoder::config::{ADAPTED, EncoderConfig, Kind};
-use model::encoder::{Encoder, Gradients, Learnable};
+use model::encoder::config::{EncoderConfig, Kind};
+use model::encoder::lora::LoraAdapters;
+use model::encoder::weights::Weights;
+use model::encoder::{Encoder, LoraGradients};
 use model::peft::{self, ModuleNames};
-use model::weights::Weights;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ pub fn encoder(kind: Kind, dtype: DType) -> Encoder {
     encoder_at(&golden().join("models"), kind, dtype)
 }
 
-/// The encoder in its folder below `root`.
+/// Loads the encoder in its folder below `root`.
 pub fn encoder_at(root: &Path, kind: Kind, dtype: DType) -> Encoder {
     let folder = root.join(kind.folder());
     let config = EncoderConfig::read(&folder.join("config.json"), kind).unwrap();
@@ -40,7 +41,7 @@ pub fn flat(t: &Tensor) -> Vec<f64> {
         .unwrap()
 }
 
-/// Largest difference over largest magnitude (over 1 where all is zero).
+/// Returns the largest difference over the largest magnitude (over 1 where all is zero).
 pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
     let (a, b) = (flat(a), flat(b));
     assert_eq!(a.len(), b.len());
@@ -51,7 +52,7 @@ pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
         / if top == 0.0 { 1.0 } else { top }
 }
 
-/// An encoder's golden input and its number of rows.
+/// Returns an encoder's golden input and its number of sequences.
 pub fn input(kind: Kind, golden: &HashMap<String, Tensor>) -> (ModalityData, usize) {
     let name = key(kind);
     let t = &golden[&format!("{name}.input")];
@@ -81,7 +82,7 @@ pub fn input(kind: Kind, golden: &HashMap<String, Tensor>) -> (ModalityData, usi
     (data, n)
 }
 
-/// What the golden values call an encoder.
+/// Returns the name of an encoder in the golden values.
 pub fn key(kind: Kind) -> &'static str {
     match kind {
         Kind::Clip => "clip",
@@ -90,37 +91,24 @@ pub fn key(kind: Kind) -> &'static str {
     }
 }
 
-/// A golden adapter folder and mask token.
-pub fn learnable(encoder: &Encoder, folder: &Path, mask_token: &Tensor, dtype: DType) -> Learnable {
-    let (lora, adapters) = peft::read(folder, encoder.config()).unwrap();
-    let cast = |t: &Tensor| t.to_dtype(dtype).unwrap();
-    let adapters = adapters.iter().map(|block| {
-        block.clone().map(|part| engine::Adapter {
-            a: cast(&part.a),
-            b: cast(&part.b),
-        })
-    });
-    Learnable {
-        adapters: adapters.collect(),
-        scale: lora.scale(),
-        mask_token: cast(mask_token),
+/// Reads a golden adapter folder.
+pub fn adapters(encoder: &Encoder, folder: &Path, dtype: DType) -> LoraAdapters {
+    let (_, mut adapters) = peft::read(folder, encoder.config()).unwrap();
+    for adapter in adapters.blocks.iter_mut().flatten() {
+        adapter.a = adapter.a.to_dtype(dtype).unwrap();
+        adapter.b = adapter.b.to_dtype(dtype).unwrap();
     }
+    adapters
 }
 
-/// The gradient of every adapter tensor with the key it has in PEFT's file.
-pub fn adapter_gradients(encoder: &Encoder, grads: &Gradients) -> Vec<(String, Tensor)> {
-    let mut out = Vec::new();
-    for (layer, block) in grads.adapters.iter().enumerate() {
-        for (grad, part) in block.iter().zip(ADAPTED) {
-            let names = ModuleNames::Transformers5;
-            let [a, b] = peft::tensor_names(encoder.config(), layer, part, names);
-            out.extend([(a, grad.a.clone()), (b, grad.b.clone())]);
-        }
-    }
-    out
+/// Returns the gradient of every adapter tensor with the name that it has in PEFT's file.
+pub fn adapter_gradients(encoder: &Encoder, grads: &LoraGradients) -> Vec<(String, Tensor)> {
+    let names = ModuleNames::Transformers5;
+    let named = peft::named_tensors(encoder.config(), &grads.adapters, names).into_iter();
+    named.map(|(name, tensor)| (name, tensor.clone())).collect()
 }
 
-/// The largest difference seen of each kind, printed at the end: what docs/numerics.md quotes.
+/// The largest difference of each kind, printed at the end: the figures of docs/numerics.md.
 #[derive(Default)]
 pub struct Measured(BTreeMap<String, (f64, f64)>);
 

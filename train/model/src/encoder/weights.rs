@@ -1,6 +1,7 @@
-//! Frozen weights: from a Hugging Face folder under any of the names the hub has used, or random.
+//! The weights of an encoder: from a Hugging Face folder under any of the names that the hub has
+//! used, or random.
 
-use crate::encoder::config::{EncoderConfig, Kind, Role, Spec};
+use super::config::{EncoderConfig, Kind, TensorRole, TensorSpec};
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::pickle::PthTensors;
 use candle_core::safetensors::MmapedSafetensors;
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use util::rng::Rng;
 
-/// Where the frozen weights come from.
+/// The source of the encoders' weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightSource {
@@ -25,8 +26,8 @@ pub enum WeightSource {
 }
 
 impl WeightSource {
-    /// The folder of one encoder's checkpoint, fetched from the hub where need be; none for random
-    /// weights.
+    /// Returns the folder of one encoder's checkpoint, after fetching it from the hub if need be;
+    /// `None` for random weights.
     pub fn folder(&self, kind: Kind) -> Result<Option<PathBuf>> {
         match self {
             WeightSource::Folder(folder) => Ok(Some(folder.join(kind.folder()))),
@@ -36,27 +37,28 @@ impl WeightSource {
     }
 }
 
-/// The tensors of one encoder, sorted by canonical name, f32, shapes as [`EncoderConfig::specs`] gives them.
+/// The tensors of one encoder by canonical name, in f32, with the shapes of
+/// [`EncoderConfig::specs`].
 #[derive(Clone)]
 pub struct Weights(BTreeMap<String, Tensor>);
 
-/// Sizes, beside the weights.
+/// The file beside the weights that holds the encoder's sizes.
 pub const CONFIG_FILE: &str = "config.json";
-/// BERT's word pieces, beside the weights.
+/// The file beside the weights that holds BERT's vocabulary.
 pub const VOCAB_FILE: &str = "vocab.txt";
-/// File names that are looked for in a weights folder, in this order.
+/// The names of a weights file, in the order in which they are tried.
 const FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
 impl Weights {
-    /// Loads the encoder of `config` from a folder as the hub has it.
+    /// Loads the weights of an encoder from a folder with the files of the hub.
     ///
-    /// Tensors of other parts (CLIP's text tower, heads) are passed over; a missing or misshapen
-    /// one is an error that names it and the file.
+    /// Tensors of other parts (CLIP's text tower, heads) are ignored. A missing tensor and one of a
+    /// wrong shape are errors that name it and the file.
     pub fn load(folder: &Path, config: &EncoderConfig) -> Result<Weights> {
         let path = find(folder)?;
         let mut file = open(&path, config.kind)?;
         let mut weights = BTreeMap::new();
-        for Spec { name, shape, .. } in config.specs() {
+        for TensorSpec { name, shape, .. } in config.specs() {
             let Some((stored, dims)) = file.names.remove(&name) else {
                 bail!(
                     "{}: tensor {name} is missing; this is not a whole {} checkpoint of {} layers",
@@ -67,7 +69,8 @@ impl Weights {
             };
             if dims != shape {
                 bail!(
-                    "{}: tensor {name} has shape {dims:?}, config.json asks for {shape:?}; take both files from one checkpoint",
+                    "{}: tensor {name} has shape {dims:?}, config.json asks for {shape:?}; \
+                     take both files from one checkpoint",
                     path.display(),
                 );
             }
@@ -82,7 +85,8 @@ impl Weights {
         // More layers than the config says would be dropped silently.
         if let Some(extra) = file.names.keys().find(|k| is_block_tensor(k)) {
             bail!(
-                "{}: has tensor {extra}, beyond the {} layers of config.json; take both files from one checkpoint",
+                "{}: has tensor {extra}, beyond the {} layers of config.json; \
+                 take both files from one checkpoint",
                 path.display(),
                 config.layers
             );
@@ -90,18 +94,18 @@ impl Weights {
         Ok(Weights(weights))
     }
 
-    /// Random weights that pass on their input: matrices N(0, 1 / fan_in), so that frozen random
-    /// layers neither shrink nor blow up what they read; embeddings N(0, 1), norms at identity.
+    /// Draws random weights that pass on their input: matrices N(0, 1 / fan_in), so that frozen
+    /// random layers neither shrink nor blow up their input; embeddings N(0, 1); norms at identity.
     pub fn random(seed: u64, config: &EncoderConfig) -> Result<Weights> {
         let mut weights = BTreeMap::new();
-        for (i, Spec { name, shape, role }) in config.specs().into_iter().enumerate() {
+        for (i, TensorSpec { name, shape, role }) in config.specs().into_iter().enumerate() {
             let n: usize = shape.iter().product();
             let values: Vec<f32> = match role {
-                Role::Scale => vec![1.0; n],
-                Role::Shift => vec![0.0; n],
-                Role::Matrix | Role::Embedding => {
+                TensorRole::Scale => vec![1.0; n],
+                TensorRole::Shift => vec![0.0; n],
+                TensorRole::Matrix | TensorRole::Embedding => {
                     let fan_in: usize = shape[1..].iter().product();
-                    let std = if role == Role::Matrix {
+                    let std = if role == TensorRole::Matrix {
                         1.0 / (fan_in as f64).sqrt()
                     } else {
                         1.0
@@ -115,24 +119,24 @@ impl Weights {
         Ok(Weights(weights))
     }
 
-    /// The same weights on a device.
+    /// Copies the weights to a device.
     pub fn to_device(&self, device: &Device) -> Result<Weights> {
-        let moved = self.0.iter();
-        let moved = moved.map(|(name, t)| Ok((name.clone(), t.to_device(device)?)));
-        Ok(Weights(moved.collect::<Result<_>>()?))
+        let copies = self.0.iter();
+        let copies = copies.map(|(name, t)| Ok((name.clone(), t.to_device(device)?)));
+        Ok(Weights(copies.collect::<Result<_>>()?))
     }
 
-    /// All tensors, sorted by name.
+    /// Lists all tensors, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// All tensors in the order of [`Weights::iter`], to be replaced.
+    /// Lists all tensors in the order of [`Weights::iter`], to be replaced.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.0.values_mut()
     }
 
-    /// Takes a tensor out; every spec's name is there once.
+    /// Takes a tensor out by its canonical name.
     pub fn take(&mut self, name: &str) -> Result<Tensor> {
         self.0
             .remove(name)
@@ -140,16 +144,16 @@ impl Weights {
     }
 }
 
-/// A checkpoint's tensors, which are read when they are asked for.
-struct Checkpoint {
-    /// By the names in the file, converted to f32.
+/// An open weights file. A tensor is read when it is asked for.
+struct WeightsFile {
+    /// Reads a tensor by its name in the file and converts it to f32.
     tensors: VarBuilder<'static>,
-    /// By canonical name: the name in the file, and the shape.
+    /// For each canonical name, the name in the file and the shape.
     names: BTreeMap<String, (String, Vec<usize>)>,
 }
 
-/// Opens a file of either format and reads its list of tensors.
-fn open(path: &Path, kind: Kind) -> Result<Checkpoint> {
+/// Opens a weights file of either format and reads its list of tensors.
+fn open(path: &Path, kind: Kind) -> Result<WeightsFile> {
     let (format, opened) = match path.extension().is_some_and(|e| e == "bin") {
         true => ("a PyTorch file", open_pickle(path)),
         false => ("safetensors", open_safetensors(path)),
@@ -160,20 +164,20 @@ fn open(path: &Path, kind: Kind) -> Result<Checkpoint> {
             path.display()
         )
     })?;
-    // Of two names for one tensor always the same is taken.
+    // Where a file holds one tensor under two names, always the same one is taken.
     listed.sort();
     let names = listed.into_iter();
-    let names = names.map(|(name, shape)| (canonical(kind, &name), (name, shape)));
-    Ok(Checkpoint {
+    let names = names.map(|(name, shape)| (canonical_name(kind, &name), (name, shape)));
+    Ok(WeightsFile {
         tensors,
         names: names.collect(),
     })
 }
 
-/// Names and shapes as a file lists them, and what reads the tensors.
-type Listed = (VarBuilder<'static>, Vec<(String, Vec<usize>)>);
+/// The reader of a weights file, and the names and shapes of its tensors.
+type ReaderAndNames = (VarBuilder<'static>, Vec<(String, Vec<usize>)>);
 
-fn open_pickle(path: &Path) -> candle_core::Result<Listed> {
+fn open_pickle(path: &Path) -> candle_core::Result<ReaderAndNames> {
     let file = PthTensors::new(path, None)?;
     let infos = file.tensor_infos().iter();
     let listed = infos.map(|(name, info)| (name.clone(), info.layout.dims().to_vec()));
@@ -181,10 +185,10 @@ fn open_pickle(path: &Path) -> candle_core::Result<Listed> {
     Ok((reader(file), listed))
 }
 
-fn open_safetensors(path: &Path) -> candle_core::Result<Listed> {
-    // SAFETY: the mapping is read-only and gone when `Weights::load` returns, which copies every tensor out of
-    // it. A program that cuts the file off meanwhile ends this process by a signal; one that overwrites it
-    // changes numbers, and any bytes are numbers.
+fn open_safetensors(path: &Path) -> candle_core::Result<ReaderAndNames> {
+    // SAFETY: the mapping is read-only and gone when `Weights::load` returns, which copies every
+    // tensor out of it. A program that cuts the file off meanwhile ends this process by a signal; one
+    // that overwrites it changes numbers, and any bytes are numbers.
     let file = unsafe { MmapedSafetensors::new(path)? };
     let tensors = file.tensors();
     let listed = tensors.iter();
@@ -197,7 +201,7 @@ fn reader(file: impl SimpleBackend + 'static) -> VarBuilder<'static> {
     VarBuilder::from_backend(Box::new(file), DType::F32, Device::Cpu)
 }
 
-/// Stream of the random generator for weights.
+/// The stream of the random generator for weights.
 const RANDOM_WEIGHTS: u32 = 0x7765_6967;
 
 fn find(folder: &Path) -> Result<PathBuf> {
@@ -214,8 +218,8 @@ fn find(folder: &Path) -> Result<PathBuf> {
     )
 }
 
-/// The folder of a checkpoint in the hub's cache, fetched from the hub where it is not there yet.
-pub fn from_hub(kind: Kind) -> Result<PathBuf> {
+/// Returns the folder of a checkpoint in the hub's cache, after fetching what it lacks.
+fn from_hub(kind: Kind) -> Result<PathBuf> {
     let name = kind.hub_name().to_string();
     let cached = hf_hub::Cache::from_env().model(name.clone());
     let api = std::cell::OnceCell::new();
@@ -234,7 +238,8 @@ pub fn from_hub(kind: Kind) -> Result<PathBuf> {
     };
     let problem = || {
         format!(
-            "{name}: cannot be fetched from the Hugging Face hub; give --weights DIR with {}/ in it, or --random-weights SEED",
+            "{name}: cannot be fetched from the Hugging Face hub; \
+             give --weights DIR with {}/ in it, or --random-weights SEED",
             kind.folder()
         )
     };
@@ -256,10 +261,10 @@ fn is_block_tensor(name: &str) -> bool {
     name.starts_with("encoder.layer")
 }
 
-/// The canonical name for any name that a checkpoint has used for the same tensor: prefixes of the
-/// surrounding model go, transformers 5's names become the hub's, TensorFlow's `gamma` and `beta`
-/// become `weight` and `bias`.
-pub fn canonical(kind: Kind, name: &str) -> String {
+/// Returns the canonical name for any name that a checkpoint has used for the same tensor: prefixes
+/// of the surrounding model are removed, transformers 5's names become the hub's, and TensorFlow's
+/// `gamma` and `beta` become `weight` and `bias`.
+pub(crate) fn canonical_name(kind: Kind, name: &str) -> String {
     match kind {
         // "text_model." keeps its prefix, so the text tower never matches.
         Kind::Clip => name
@@ -300,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_all_checkpoints() {
+    fn canonical_names_of_all_checkpoint_layouts() {
         for (kind, given, want) in [
             (
                 Kind::Clip,
@@ -345,7 +350,7 @@ mod tests {
             ),
             (Kind::Ast, "layernorm.weight", "layernorm.weight"),
         ] {
-            assert_eq!(canonical(kind, given), want);
+            assert_eq!(canonical_name(kind, given), want);
         }
     }
 

@@ -1,0 +1,124 @@
+//! One modality of the model: its encoder and all that this encoder learns.
+
+use super::Parameter;
+use crate::encoder::Encoder;
+use crate::encoder::lora::{ADAPTERS, LoraAdapters, LoraConfig};
+use crate::encoder::weights::Weights;
+use crate::init::normal;
+use crate::pair::Slot;
+use crate::peft::{self, ModuleNames};
+use anyhow::Result;
+use candle_core::Tensor;
+use datasets::Modality;
+use util::rng::Rng;
+
+/// The standard deviation of a new mask token.
+const MASK_TOKEN_STD: f64 = 0.02;
+/// The stream of the random generator for a new mask token.
+const INIT_MASK_TOKEN: u32 = 0x4d61_736b;
+
+/// One modality's encoder and all that it learns.
+pub struct Branch {
+    modality: Modality,
+    encoder: Encoder,
+    /// The LoRA adapters; none in full fine-tuning.
+    adapters: Option<LoraAdapters>,
+    /// The encoder's weights if they learn.
+    weights: Option<Weights>,
+    /// The mask token, `1 x d`, whose output stands for the other modality if that is missing.
+    mask_token: Tensor,
+}
+
+impl Branch {
+    /// Draws a new mask token, and adapters where `lora` gives their settings.
+    pub(super) fn new(
+        modality: Modality,
+        encoder: Encoder,
+        weights: Option<Weights>,
+        lora: Option<&LoraConfig>,
+        seed: u64,
+        slot: Slot,
+    ) -> Result<Branch> {
+        let number = slot.index() as u32;
+        let adapters = lora.map(|lora| LoraAdapters::new(encoder.config(), lora, seed, number));
+        let mut rng = Rng::new(seed, &[INIT_MASK_TOKEN, number]);
+        let mask_token = normal(&mut rng, (1, encoder.config().hidden), MASK_TOKEN_STD)?;
+        Ok(Branch {
+            modality,
+            adapters: adapters.transpose()?,
+            weights,
+            mask_token,
+            encoder,
+        })
+    }
+
+    /// Returns the modality.
+    pub fn modality(&self) -> Modality {
+        self.modality
+    }
+
+    /// Returns the encoder.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// Returns the LoRA adapters; `None` in full fine-tuning.
+    pub fn adapters(&self) -> Option<&LoraAdapters> {
+        self.adapters.as_ref()
+    }
+
+    /// Returns the encoder's weights if they learn: in full fine-tuning, for a modality in use.
+    pub fn weights(&self) -> Option<&Weights> {
+        self.weights.as_ref()
+    }
+
+    pub(super) fn mask_token(&self) -> &Tensor {
+        &self.mask_token
+    }
+
+    /// Lists the learnable tensors: weights or adapters, then the mask token.
+    pub(super) fn parameters(&self) -> Vec<Parameter<'_>> {
+        let modality = self.modality;
+        let weights = self.weights.iter().flat_map(Weights::iter);
+        let weights = weights.map(|(name, tensor)| (name.to_string(), tensor));
+        let blocks = self.adapters.as_ref().map_or(&[][..], |a| &a.blocks);
+        let adapters = peft::named_tensors(self.encoder.config(), blocks, ModuleNames::default());
+        let mut list: Vec<_> = weights
+            .chain(adapters)
+            .map(|(name, tensor)| Parameter {
+                name: format!("{modality}/{name}"),
+                tensor,
+            })
+            .collect();
+        list.push(Parameter {
+            name: format!("mask_token.{modality}"),
+            tensor: &self.mask_token,
+        });
+        list
+    }
+
+    /// Returns the length of [`Branch::parameters`].
+    pub(super) fn parameter_count(&self) -> usize {
+        let weights = self.weights.as_ref().map_or(0, |w| w.iter().count());
+        let adapters = self.adapters.as_ref().map_or(0, |a| a.blocks.len());
+        weights + adapters * ADAPTERS * 2 + 1
+    }
+
+    /// Replaces the learnable tensors by calling `set` on each in the order of [`Branch::parameters`].
+    pub(super) fn set_parameters(
+        &mut self,
+        set: &mut impl FnMut(&mut Tensor) -> Result<()>,
+    ) -> Result<()> {
+        if let Some(weights) = &mut self.weights {
+            weights.iter_mut().try_for_each(&mut *set)?;
+            self.encoder = self.encoder.with_weights(weights.clone())?;
+        }
+        if let Some(adapters) = &mut self.adapters {
+            for adapter in adapters.blocks.iter_mut().flatten() {
+                set(&mut adapter.a)?;
+                set(&mut adapter.b)?;
+            }
+        }
+        set(&mut self.mask_token)
+    }
+}
