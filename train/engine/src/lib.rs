@@ -1,21 +1,21 @@
 //! The arithmetic of training: transformer layers with a forward and a hand-written backward pass,
 //! on CPU and GPU. Knows no model, no data and no settings.
 //!
-//! From the bottom: [`cpu`] (functions on slices), [`params`] and [`rows`] (what layers are made
-//! of), [`cuda`] (the layers on a GPU), [`layers`] (functions on tensors, on any device), [`optim`]
-//! (AdamW and its schedule), [`device`] (device, precision, threads). [`parity`] holds layers with
-//! inputs on which two devices are compared.
+//! From the bottom: `cpu` (functions on slices), `params` and `rows` (what layers are made of),
+//! [`cuda`] (the layers on a GPU), [`layers`] (the layers on tensors, on any device), `optim` (AdamW
+//! and its schedule), `device` (device, precision, threads). [`parity`] holds layers with inputs on
+//! which two devices are compared.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-pub mod cpu;
+mod cpu;
 pub mod cuda;
-pub mod device;
+mod device;
 pub mod layers;
-pub mod optim;
-pub mod params;
+mod optim;
+mod params;
 pub mod parity;
-pub mod precision;
-pub mod rows;
+mod precision;
+mod rows;
 
 pub use cpu::activation::Activation;
 #[cfg(target_arch = "x86_64")]

@@ -12,18 +12,18 @@
 //! run time), [`bf16`] (AVX-512 and AMX), [`layout`] (views of matrices), [`attention`] and
 //! [`parallel`] (threads that write disjoint parts of one buffer).
 
-pub mod activation;
-pub mod attention;
+pub(crate) mod activation;
+pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
-pub mod bf16;
-pub mod dropout;
-pub mod layout;
-pub mod lora;
-pub mod math;
-pub mod matmul;
-pub mod norm;
-pub mod parallel;
-pub mod simd;
+pub(crate) mod bf16;
+pub(crate) mod dropout;
+pub(crate) mod layout;
+pub(crate) mod lora;
+pub(crate) mod math;
+pub(crate) mod matmul;
+pub(crate) mod norm;
+pub(crate) mod parallel;
+pub(crate) mod simd;
 
 use std::fmt::Debug;
 use std::iter::Sum;
@@ -117,3 +117,6 @@ impl Real for f64 {
         x
     }
 }
+
+#[cfg(test)]
+mod tests;

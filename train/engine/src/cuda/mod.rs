@@ -91,7 +91,7 @@ struct AttentionArgument {
 
 /// One tensor of an optimizer step, as the kernel `adamw` reads it.
 #[derive(Clone, Copy)]
-pub struct AdamWTensor {
+pub(crate) struct AdamWTensor {
     /// The addresses of the value and of the two moments.
     pub state: [u64; 3],
     /// The address of the gradient.
@@ -200,7 +200,7 @@ impl Gpu {
     }
 
     /// [`Norm::forward`] and its statistics (`n x 2`), or [`Norm::recompute`] from `stats`.
-    pub fn norm(
+    pub(crate) fn norm(
         &self,
         norm: &Norm,
         x: &Tensor,
@@ -232,7 +232,7 @@ impl Gpu {
     }
 
     /// [`Norm::backward`].
-    pub fn norm_backward(
+    pub(crate) fn norm_backward(
         &self,
         norm: &Norm,
         dy: &Tensor,
@@ -261,7 +261,7 @@ impl Gpu {
 
     /// Returns `dropout(x W^T + b + scale B u) + residual`, `u` if there are adapters, and the activation
     /// of the first if the epilogue has one.
-    pub fn linear(
+    pub(crate) fn linear(
         &self,
         linear: &Linear,
         x: &Tensor,
@@ -323,7 +323,7 @@ impl Gpu {
     }
 
     /// [`Linear::backward`].
-    pub fn linear_backward(
+    pub(crate) fn linear_backward(
         &self,
         linear: &Linear,
         dy: &Tensor,
@@ -442,7 +442,7 @@ impl Gpu {
     }
 
     /// [`Attention::forward`].
-    pub fn attention_forward(
+    pub(crate) fn attention_forward(
         &self,
         attention: &Attention,
         qkv: &Tensor,
@@ -468,7 +468,7 @@ impl Gpu {
     }
 
     /// [`Attention::backward`]; `lse` is what the forward pass has saved.
-    pub fn attention_backward(
+    pub(crate) fn attention_backward(
         &self,
         attention: &Attention,
         qkv: &Tensor,
@@ -531,7 +531,7 @@ impl Gpu {
     }
 
     /// [`crate::layers::activate`].
-    pub fn activate(&self, f: Activation, z: &Tensor) -> Result<Tensor> {
+    pub(crate) fn activate(&self, f: Activation, z: &Tensor) -> Result<Tensor> {
         let y = empty_like(z)?;
         let arguments = [
             self.address(z)?,
@@ -544,7 +544,12 @@ impl Gpu {
     }
 
     /// [`crate::layers::activate_backward`].
-    pub fn activate_backward(&self, f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    pub(crate) fn activate_backward(
+        &self,
+        f: Activation,
+        z: &Tensor,
+        dy: &Tensor,
+    ) -> Result<Tensor> {
         let dz = empty_like(z)?;
         let arguments = [
             self.address(z)?,
@@ -562,7 +567,7 @@ impl Gpu {
     }
 
     /// [`crate::layers::dropout`].
-    pub fn dropout(&self, x: &Tensor, dropout: &Dropout, rows: &Rows) -> Result<Tensor> {
+    pub(crate) fn dropout(&self, x: &Tensor, dropout: &Dropout, rows: &Rows) -> Result<Tensor> {
         let (n, d) = dims(x)?;
         let y = empty_like(x)?;
         let arguments = [
@@ -610,7 +615,7 @@ impl Gpu {
     }
 
     /// Makes one AdamW step of all tensors in the table, whose values and moments it updates in place.
-    pub fn adamw(
+    pub(crate) fn adamw(
         &self,
         table: &[AdamWTensor],
         betas: [f64; 2],
@@ -632,14 +637,14 @@ impl Gpu {
     }
 
     /// Returns the address of a tensor that [`Gpu::adamw`] is to read or write.
-    pub fn address_of(&self, tensor: &Tensor) -> Result<u64> {
+    pub(crate) fn address_of(&self, tensor: &Tensor) -> Result<u64> {
         self.0.address(tensor)
     }
 }
 
 /// What follows the product of a linear layer, in this order, in the same kernel as the bias.
 #[derive(Clone, Copy, Default)]
-pub struct LinearEpilogue<'a> {
+pub(crate) struct LinearEpilogue<'a> {
     /// The dropout of the layer's output.
     pub dropout: Option<&'a Dropout>,
     /// The tensor that is added.
@@ -740,7 +745,7 @@ fn empty_f32(shape: (usize, usize), on: &Tensor) -> Result<Tensor> {
 /// Returns the matrix product of two tensors on a device, or in tests on the host, for which candle
 /// has no product of bf16.
 #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
-pub fn product(a: &Tensor, b: &Tensor, precision: Precision) -> Result<Tensor> {
+pub(crate) fn product(a: &Tensor, b: &Tensor, precision: Precision) -> Result<Tensor> {
     // candle has no argument for it, only this switch of the whole process.
     #[cfg(feature = "cuda")]
     candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
@@ -752,7 +757,7 @@ pub fn product(a: &Tensor, b: &Tensor, precision: Precision) -> Result<Tensor> {
 }
 
 /// Returns the statistics of a tensor on a device.
-pub fn stats_of(stats: &NormStats) -> Result<&Tensor> {
+pub(crate) fn stats_of(stats: &NormStats) -> Result<&Tensor> {
     match stats {
         NormStats::Device(stats) => Ok(stats),
         _ => bail!("statistics of another device"),
@@ -760,7 +765,7 @@ pub fn stats_of(stats: &NormStats) -> Result<&Tensor> {
 }
 
 /// Returns what the forward pass of attention on a device has saved.
-pub fn saved_of(saved: &AttentionSaved) -> Result<&Tensor> {
+pub(crate) fn saved_of(saved: &AttentionSaved) -> Result<&Tensor> {
     match saved {
         AttentionSaved::Device(lse) => Ok(lse),
         _ => bail!("attention state of another device"),

@@ -6,10 +6,10 @@
 //! layer norm and softmax return no gradient, without an error, and its product computes the gradient
 //! of a frozen weight too: the test `candles_layers_do_not_serve_frozen_encoders` shows both.)
 //!
-//! Token matrices are packed: `n x d`, sequence after sequence, see [`crate::rows::Rows`].
+//! Token matrices are packed: `n x d`, sequence after sequence, see [`crate::Rows`].
 //!
-//! On the CPU a layer is a function of [`crate::cpu`]; on a GPU [`crate::cuda`] launches kernels of
-//! `train/engine/cuda`. The structs of the layers are in [`crate::params`].
+//! On the CPU a layer is a function of `crate::cpu`; on a GPU [`crate::cuda`] launches kernels of
+//! `train/engine/cuda`. The structs of the layers are in `crate::params`.
 
 mod attention;
 mod elementwise;

@@ -1,13 +1,12 @@
 //! Compares the CPU kernels with candle's own operations, in double precision.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
+use super::activation::Activation;
+use super::attention::Attention;
+use super::layout::PackedRows;
+use super::norm;
+use crate::precision::Precision;
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::{LayerNorm, Module};
-use engine::cpu::attention::Attention;
-use engine::cpu::layout::PackedRows;
-use engine::cpu::norm;
-use engine::{Activation, Precision};
 use util::rng::Rng;
 
 const EPS: f64 = 1e-5;
