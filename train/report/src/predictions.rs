@@ -1,7 +1,7 @@
 //! The predictions of a model on a split, as `predictions-NAME.parquet` holds them, and what their
 //! logits mean.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use arrow_array::builder::{Float32Builder, Int32Builder, ListBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type};
@@ -121,13 +121,18 @@ pub fn write(
 /// Reads a file that [`write`] wrote, in its order.
 ///
 /// # Errors
-/// The file cannot be read, or lacks a column or has it with another type.
+/// The file cannot be read, lacks a column or has it with another type, or a sample has no logits.
 pub fn read(path: &Path, modalities: [Modality; 2]) -> Result<Vec<Prediction>> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let mut predictions = Vec::new();
     for batch in ParquetRecordBatchReaderBuilder::try_new(file)?.build()? {
         let batch = batch?;
-        let lacks = |name: &str| format!("{}: lacks {name}", path.display());
+        let lacks = |name: &str| {
+            format!(
+                "{}: has no column {name} of the right type; make it again with `train eval`",
+                path.display()
+            )
+        };
         let column = |name: &str| batch.column_by_name(name).with_context(|| lacks(name));
         let list = |name: &str| {
             let list = column(name)?.as_list_opt::<i32>();
@@ -148,8 +153,14 @@ pub fn read(path: &Path, modalities: [Modality; 2]) -> Result<Vec<Prediction>> {
             let label = label.with_context(|| lacks("labels"))?;
             let logit = logit.as_primitive_opt::<Float32Type>();
             let logit = logit.with_context(|| lacks("logits"))?;
+            let id = ids.value(row).to_string();
+            ensure!(
+                !logit.is_empty(),
+                "{}: sample {id} has no logits; make it again with `train eval`",
+                path.display()
+            );
             predictions.push(Prediction {
-                id: ids.value(row).to_string(),
+                id,
                 labels: label.values().iter().map(|l| *l as u32).collect(),
                 present: has.map(|flags| flags.value(row)),
                 logits: logit.values().to_vec(),
@@ -193,5 +204,21 @@ mod tests {
         let other = super::read(&path, [Modality::Image, Modality::Text]);
         let error = other.err().unwrap().to_string();
         assert!(error.contains("has_image"), "{error}");
+    }
+
+    #[test]
+    fn samples_without_logits_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("predictions-test.parquet");
+        let modalities = [Modality::Audio, Modality::Video];
+        let prediction = Prediction {
+            id: "a".into(),
+            labels: vec![0],
+            present: [true, true],
+            logits: Vec::new(),
+        };
+        write(&path, modalities, true, &[prediction]).unwrap();
+        let error = super::read(&path, modalities).err().unwrap().to_string();
+        assert!(error.contains("sample a has no logits"), "{error}");
     }
 }
