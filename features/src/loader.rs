@@ -550,7 +550,7 @@ impl Shared {
                         bins: mel.bins,
                     });
                 }
-                Some(Content::Pictures(images)) => {
+                Some(Content::Images(images)) => {
                     let per = self
                         .append_views(id, images, &mut values)
                         .map_err(|e| e.at_sample(id))?;

@@ -112,7 +112,7 @@ fn show_input(content: &Content) -> Markup {
         Content::Mel(mel) => html! {
             img.mel alt="log-mel spectrogram" src=(data_url::spectrogram(mel));
         },
-        Content::Pictures(all) => {
+        Content::Images(all) => {
             let count = FRAMES.min(all.len());
             // The centres of equal parts of the clip, as in evaluation.
             let centre = |i: usize| (2 * i + 1) * all.len() / (2 * count);

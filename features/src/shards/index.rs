@@ -1,0 +1,106 @@
+//! The samples of a split, from the small columns of its shards.
+
+use super::{Shard, column, parquet_error};
+use crate::schema::{ShardSpec, has_column};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int32Type;
+use arrow_array::{Array, BooleanArray};
+use arrow_schema::DataType;
+use media::Error;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::fs::File;
+
+/// The samples of one split, in the order of the files.
+#[derive(Clone, Debug, Default)]
+pub struct SplitIndex {
+    /// The ids.
+    pub ids: Vec<String>,
+    /// The class indices of each sample: one for single-label data, any number for multi-label.
+    pub labels: Vec<Vec<u32>>,
+    /// Which of the two modalities each sample has.
+    pub present: Vec<[bool; 2]>,
+    /// The shard number and the row of each sample.
+    pub(super) places: Vec<(u32, u32)>,
+}
+
+impl SplitIndex {
+    /// Returns the number of samples.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Returns whether the split has no sample.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// Appends the samples of a shard to the index of its split.
+pub(super) fn read(
+    shard: &Shard,
+    file: File,
+    spec: &ShardSpec,
+    number: u32,
+    index: &mut SplitIndex,
+) -> Result<(), Error> {
+    let label = if spec.multi_label { "labels" } else { "label" };
+    let columns = [
+        "id",
+        label,
+        has_column(spec.modalities[0]),
+        has_column(spec.modalities[1]),
+    ];
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, shard.metadata.clone());
+    let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
+    let reader = builder
+        .with_projection(mask)
+        .build()
+        .map_err(|e| parquet_error(&shard.path, e))?;
+    let mut row = 0;
+    for batch in reader {
+        let batch = batch.map_err(|e| parquet_error(&shard.path, e))?;
+        let ids = column(&batch, "id", &shard.path)?
+            .as_string::<i32>()
+            .clone();
+        let has: Vec<BooleanArray> = spec
+            .modalities
+            .iter()
+            .map(|m| {
+                Ok(column(&batch, has_column(*m), &shard.path)?
+                    .as_boolean()
+                    .clone())
+            })
+            .collect::<Result<_, Error>>()?;
+        let labels = column(&batch, label, &shard.path)?;
+        for i in 0..batch.num_rows() {
+            let of = match labels.data_type() {
+                DataType::Int32 => vec![labels.as_primitive::<Int32Type>().value(i)],
+                _ => labels
+                    .as_list::<i32>()
+                    .value(i)
+                    .as_primitive::<Int32Type>()
+                    .values()
+                    .to_vec(),
+            };
+            let of = of.into_iter().map(|l| match u32::try_from(l) {
+                Ok(l) if (l as usize) < spec.classes.len() => Ok(l),
+                _ => Err(Error::unusable(
+                    format!(
+                        "{}: sample {} has label {l}, there are {} classes",
+                        shard.path.display(),
+                        ids.value(i),
+                        spec.classes.len()
+                    ),
+                    "ingest this dataset again with --overwrite",
+                )),
+            });
+            index.labels.push(of.collect::<Result<_, Error>>()?);
+            index.ids.push(ids.value(i).to_owned());
+            index.present.push([has[0].value(i), has[1].value(i)]);
+            index.places.push((number, row));
+            row += 1;
+        }
+    }
+    Ok(())
+}
