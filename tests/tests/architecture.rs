@@ -245,9 +245,6 @@ const UNSAFE: &[&str] = &[
 /// folder and for the time stamps of TensorBoard.
 const WALL_CLOCK: [&str; 2] = ["train/src/cli/run.rs", "train/src/logging/tensorboard.rs"];
 
-/// The number of circles between modules that each crate still has; none where it is not listed.
-const CIRCLES: &[(&str, usize)] = &[("model", 3)];
-
 /// The source folder of every crate but this one, by the crate's name.
 fn source_folders() -> BTreeMap<String, PathBuf> {
     let metadata = metadata();
@@ -318,8 +315,6 @@ fn output_does_not_depend_on_the_clock_or_mtime() {
 fn modules_of_a_folder_form_no_circle() {
     for (name, folder) in source_folders() {
         let circles = Modules::read(&folder).circles();
-        let known = CIRCLES.iter().find(|(of, _)| *of == name);
-        let allowed = known.map_or(0, |(_, count)| *count);
-        assert!(circles.len() <= allowed, "{name} has circles: {circles:#?}");
+        assert!(circles.is_empty(), "{name}: {circles:#?}");
     }
 }

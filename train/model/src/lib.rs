@@ -1,10 +1,10 @@
 //! U2A, the model: frozen pretrained encoders with LoRA adapters, mask tokens, token selection,
 //! fusion and losses, and the baselines that the paper compares it with.
 //!
-//! From the bottom: [`encoder`] (transformers), [`weights`], [`peft`] and [`pretrained`] (files),
-//! [`variant`] (which variant), [`token_selection`], [`fusion`], [`ogm_ge`], [`missing_inputs`], [`loss`], then
-//! [`u2a`], the whole model and its training step. [`parity`] holds models and batches on which two
-//! devices are compared.
+//! From the bottom: [`encoder`] (transformers), [`encoder::weights`], [`peft`] and [`pretrained`]
+//! (files), [`variant`] (which variant), [`token_selection`], [`fusion`], [`ogm_ge`],
+//! [`missing_inputs`], [`loss`], then [`u2a`], the whole model and its training step. [`parity`]
+//! holds models and batches on which two devices are compared.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod encoder;

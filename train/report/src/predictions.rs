@@ -118,7 +118,7 @@ pub fn write(
     Ok(writer.into_inner()?.publish()?)
 }
 
-/// Reads a file that [`write`] wrote, in its order.
+/// Reads a file that [`write()`] wrote, in its order.
 ///
 /// # Errors
 /// The file cannot be read, lacks a column or has it with another type, or a sample has no logits.
