@@ -1,5 +1,5 @@
-//! Sound at other rates than the front end's, the whole way from a stereo file to the shard's mel: torchaudio's frames
-//! of the same samples (golden values of `tests/golden/audio.py`).
+//! Audio at other rates than 16 kHz, from a stereo file to the mel values in the shard, compared
+//! with torchaudio on the same samples (golden values of `tests/golden/audio.py`).
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,16 +9,16 @@ use std::f64::consts::PI;
 use std::fs;
 use std::path::Path;
 
-use common::{describe, ingest, rows, run};
+use common::{describe_dataset, ingest, rows, run};
 
 const SECONDS: usize = 3;
-/// Every so many frames are golden; `STEP` in the script.
+/// Every eighth frame has golden values. The constant has the same name in the script.
 const STEP: usize = 8;
 const BINS: usize = 128;
-/// Bins below 6 kHz: torchaudio's default filter leaves them alone.
+/// Number of bins below 6 kHz, which torchaudio's default filter leaves unchanged.
 const LOW: usize = 104;
 
-/// The samples that the script makes, as a 16-bit wav.
+/// Returns the samples of the script as a 16-bit WAV file.
 fn wav(rate: usize) -> Vec<u8> {
     let mut state = 1u32;
     let mut data = Vec::new();
@@ -43,7 +43,7 @@ fn wav(rate: usize) -> Vec<u8> {
     out
 }
 
-/// (mean, largest) difference over some of the bins of all frames.
+/// Returns the mean and the largest difference over some of the bins of all frames.
 fn difference(ours: &[f32], theirs: &[f32], bins: std::ops::Range<usize>) -> (f32, f32) {
     let frames = ours.chunks_exact(BINS).step_by(STEP);
     let pairs = frames.zip(theirs.chunks_exact(BINS)).flat_map(|(a, b)| {
@@ -57,14 +57,14 @@ fn difference(ours: &[f32], theirs: &[f32], bins: std::ops::Range<usize>) -> (f3
 }
 
 #[test]
-fn stereo_at_44_and_48_khz() {
+fn mel_of_44_and_48_khz_stereo_matches_torchaudio() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("shards");
     let rates = [44_100, 48_000];
     for rate in rates {
         fs::write(folder.path().join(format!("{rate}.wav")), wav(rate)).unwrap();
     }
-    let toml = describe(
+    let toml = describe_dataset(
         folder.path(),
         folder.path(),
         &[

@@ -1,4 +1,4 @@
-//! Wrong usage and unusable input: one clear line, code 2, and no panic.
+//! Wrong usage and unusable input: one line of error, exit code 2, and no panic.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,9 +8,10 @@ use std::fs;
 
 use common::{ingest, run, run_crema, synth};
 
-/// Arguments, and what the line must name: the thing, and what to do.
+/// Checks that arguments are refused with a line that has these words: what is wrong and what to
+/// do.
 #[track_caller]
-fn refused(arguments: &[&str], words: &[&str]) {
+fn assert_refused(arguments: &[&str], words: &[&str]) {
     let outcome = run(ingest().args(arguments));
     let error = outcome.error();
     for word in words {
@@ -20,38 +21,38 @@ fn refused(arguments: &[&str], words: &[&str]) {
 }
 
 #[test]
-fn usage() {
-    refused(
+fn wrong_arguments_are_refused() {
+    assert_refused(
         &["run", "cremad"],
         &["cremad", "did you mean \"crema-d\"", ".toml"],
     );
-    refused(&["run"], &["<DATASET>", "--help"]);
-    refused(&["walk"], &["walk", "--help"]);
-    refused(&["run", "crema-d", "--part", "3/3"], &["--part", "0/3"]);
-    refused(&["run", "crema-d", "--workers", "0"], &["--workers"]);
-    refused(&["run", "crema-d", "--mel-dtype", "f8"], &["f8", "f16"]);
-    refused(
+    assert_refused(&["run"], &["<DATASET>", "--help"]);
+    assert_refused(&["walk"], &["walk", "--help"]);
+    assert_refused(&["run", "crema-d", "--part", "3/3"], &["--part", "0/3"]);
+    assert_refused(&["run", "crema-d", "--workers", "0"], &["--workers"]);
+    assert_refused(&["run", "crema-d", "--mel-dtype", "f8"], &["f8", "f16"]);
+    assert_refused(
         &["run", "crema-d", "--max-failures", "lots"],
         &["--max-failures", "1.5%"],
     );
-    refused(&["run", "nowhere/clips.toml"], &["nowhere/clips.toml"]);
-    refused(
+    assert_refused(&["run", "nowhere/clips.toml"], &["nowhere/clips.toml"]);
+    assert_refused(
         &["mask", "nowhere/at-all", "--protocol", "missing-both"],
         &["nowhere/at-all", "no such folder"],
     );
-    refused(
+    assert_refused(
         &["mask", "crema-d", "--protocol", "missing-smell"],
         &["missing-smell", "missing-both"],
     );
-    refused(&["synth", "imagenet"], &["imagenet", "choose one of"]);
-    refused(
+    assert_refused(&["synth", "imagenet"], &["imagenet", "choose one of"]);
+    assert_refused(
         &["synth", "crema-d", "--samples", "3"],
         &["--samples", "12"],
     );
 }
 
 #[test]
-fn raw_folders() {
+fn unusable_raw_folders_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut command = ingest();
@@ -69,7 +70,7 @@ fn raw_folders() {
         assert!(outcome.error().contains("holds no files"), "{outcome:?}");
     }
 
-    // A clone without its large files.
+    // A clone without the files of Git LFS.
     for (subfolder, ending) in [("AudioWAV", "wav"), ("VideoFlash", "flv")] {
         fs::create_dir_all(raw.join(subfolder)).unwrap();
         for stem in ["1001_DFA_ANG_XX", "1002_TIE_HAP_XX", "1003_IEO_SAD_HI"] {
@@ -85,12 +86,12 @@ fn raw_folders() {
     assert!(outcome.error().contains("git lfs pull"), "{outcome:?}");
     assert!(
         !data.join("shards").exists(),
-        "nothing is made before the input is known to be good"
+        "the output folder is created only for input that can be used"
     );
 }
 
 #[test]
-fn output_folders() {
+fn output_folders_of_other_runs_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), 12);
     let out = folder.path().join("out");
@@ -104,7 +105,7 @@ fn output_folders() {
     let limited = run(run_crema(&raw, &out).args(["--limit", "3"]));
     assert!(limited.error().contains("limit null, now 3"));
 
-    // The raw data lose a file: the shard that was made from it is not what it would be now.
+    // A file is removed from the raw data, so the shard that was made from it is stale.
     let lost = fs::read_dir(raw.join("VideoFlash"))
         .unwrap()
         .next()
@@ -120,11 +121,11 @@ fn output_folders() {
     assert_eq!(
         updated.code,
         Some(1),
-        "a missing file is something to look at: {updated:?}"
+        "a missing file changes the exit code: {updated:?}"
     );
-    let again = folder.path().join("again");
-    assert_eq!(run(&mut run_crema(&raw, &again)).code, Some(1));
-    common::assert_same(&again, &out);
+    let second = folder.path().join("second");
+    assert_eq!(run(&mut run_crema(&raw, &second)).code, Some(1));
+    common::assert_same(&second, &out);
     let rewritten = run(run_crema(&raw, &out).args([
         "--overwrite",
         "--mel-dtype",
@@ -134,7 +135,7 @@ fn output_folders() {
     ]));
     rewritten.ok();
 
-    // A shard that is no longer whole.
+    // A truncated shard.
     let shard = out.join("train-00000-of-00002.parquet");
     let bytes = fs::read(&shard).unwrap();
     fs::write(&shard, &bytes[..bytes.len() / 2]).unwrap();
@@ -147,13 +148,13 @@ fn output_folders() {
     let file = folder.path().join("file");
     fs::write(&file, "x").unwrap();
     assert!(run(&mut run_crema(&raw, &file)).error().contains("file"));
-    // Synth leaves what it did not make alone.
+    // Synth replaces no folder that it did not write.
     let outcome = run(ingest().args(["synth", "crema-d", "--out"]).arg(&out));
     assert!(outcome.error().contains("choose another --out"));
 }
 
 #[test]
-fn two_runs_on_one_folder() {
+fn a_second_run_on_one_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), 24);
     let out = folder.path().join("out");
@@ -175,7 +176,7 @@ fn two_runs_on_one_folder() {
     assert!(first.wait().unwrap().success());
 }
 
-/// Output into a pipe that nobody reads is no failure.
+/// Output into a closed pipe is no failure.
 #[test]
 fn a_closed_pipe_is_success() {
     let mut child = ingest()

@@ -1,4 +1,5 @@
-//! What goes wrong around a run: children that die or stop, clips that cost too much, disks that are full.
+//! Faults during a run: decode workers that are killed or stopped, clips beyond the memory limit,
+//! full disks.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,12 +11,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{assert_same, describe, have, ingest, rows, run, run_crema, synth};
+use common::{assert_same, describe_dataset, ingest, is_installed, rows, run, run_crema, synth};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
 use util::skip::{Missing, skip};
 
-/// The decode workers of a running ingest.
-fn children(parent: &Child) -> Vec<i32> {
+/// Returns the process ids of the decode workers of a running ingest.
+fn decode_workers(parent: &Child) -> Vec<i32> {
     let mut found = Vec::new();
     for task in fs::read_dir(format!("/proc/{}/task", parent.id()))
         .into_iter()
@@ -28,7 +29,7 @@ fn children(parent: &Child) -> Vec<i32> {
                 .map(|pid| pid.parse::<i32>().unwrap()),
         );
     }
-    // A child that is still its parent's image, between fork and exec, holds the parent up.
+    // Between fork and exec, a child is still an image of its parent, which waits for it.
     found.retain(|pid| {
         fs::read(format!("/proc/{pid}/cmdline"))
             .is_ok_and(|line| String::from_utf8_lossy(&line).contains("decode-worker"))
@@ -36,14 +37,14 @@ fn children(parent: &Child) -> Vec<i32> {
     found
 }
 
-/// A child that is killed or stands still costs time, and nothing else.
+/// Workers that are killed or stopped must not change the output.
 #[test]
-fn children_that_die_or_hang_cost_nothing() {
+fn killed_and_stopped_workers_change_no_byte() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), 16);
     let whole = folder.path().join("whole");
     run(&mut run_crema(&raw, &whole)).ok();
-    for (name, what, times) in [
+    for (name, signal, times) in [
         ("killed", Signal::KILL, 3),
         ("crashed", Signal::SEGV, 2),
         ("stopped", Signal::STOP, 1),
@@ -56,16 +57,16 @@ fn children_that_die_or_hang_cost_nothing() {
             .stdout(Stdio::null())
             .stderr(log);
         let mut parent = command.spawn().unwrap();
-        let (start, mut hit) = (Instant::now(), 0);
-        while hit < times
+        let (start, mut signals) = (Instant::now(), 0);
+        while signals < times
             && start.elapsed() < Duration::from_secs(20)
             && parent.try_wait().unwrap().is_none()
         {
             std::thread::sleep(Duration::from_millis(250));
-            if let Some(&child) = children(&parent).first() {
-                // It may have ended by itself.
-                kill_process(Pid::from_raw(child).unwrap(), what).ok();
-                hit += 1;
+            if let Some(&child) = decode_workers(&parent).first() {
+                // The worker may have exited already.
+                kill_process(Pid::from_raw(child).unwrap(), signal).ok();
+                signals += 1;
             }
         }
         let success = parent.wait().unwrap().success();
@@ -74,14 +75,14 @@ fn children_that_die_or_hang_cost_nothing() {
             "{name}: {}",
             fs::read_to_string(folder.path().join("log")).unwrap()
         );
-        assert!(hit > 0, "{name}: no child was seen");
+        assert!(signals > 0, "{name}: no worker was found");
         assert_same(&whole, &out);
     }
 }
 
-/// Without its parent a child ends.
+/// A worker is killed when its parent exits.
 #[test]
-fn no_child_outlives_a_killed_parent() {
+fn workers_end_with_a_killed_parent() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), 16);
     let mut command = run_crema(&raw, &folder.path().join("out"));
@@ -91,39 +92,39 @@ fn no_child_outlives_a_killed_parent() {
         .spawn()
         .unwrap();
     let start = Instant::now();
-    let mut seen = Vec::new();
-    while seen.is_empty() && start.elapsed() < Duration::from_secs(20) {
+    let mut workers = Vec::new();
+    while workers.is_empty() && start.elapsed() < Duration::from_secs(20) {
         std::thread::sleep(Duration::from_millis(10));
-        seen = children(&parent);
+        workers = decode_workers(&parent);
     }
-    assert!(!seen.is_empty());
+    assert!(!workers.is_empty());
     parent.kill().unwrap();
     parent.wait().unwrap();
-    let gone = |pid: &i32| {
+    let has_ended = |pid: &i32| {
         let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         state.is_empty() || state.contains(") Z") || !state.contains("(ingest)")
     };
     let start = Instant::now();
-    while !seen.iter().all(gone) {
-        assert!(start.elapsed() < Duration::from_secs(10), "{seen:?}");
+    while !workers.iter().all(has_ended) {
+        assert!(start.elapsed() < Duration::from_secs(10), "{workers:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// A clip that needs more memory than a worker may have loses its video, with the reason; its audio stays, and so does
-/// the clip after it.
+/// A clip that needs more memory than a worker may have loses its video. Its audio is kept, and so
+/// is the next clip.
 #[test]
-fn a_clip_beyond_the_memory_limit_costs_one_modality() {
-    if !have("ffmpeg") {
+fn a_clip_beyond_the_memory_limit_loses_one_modality() {
+    if !is_installed("ffmpeg") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let make = |name: &str, size: &str| {
         let path = folder.path().join(name);
-        let picture = format!("color=red:s={size}:r=2:d=1");
+        let source = format!("color=red:s={size}:r=2:d=1");
         let status = Command::new("ffmpeg")
             .args([
-                "-v", "error", "-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", "sine=d=1",
+                "-v", "error", "-f", "lavfi", "-i", &source, "-f", "lavfi", "-i", "sine=d=1",
             ])
             .args(["-c:v", "mjpeg", "-c:a", "mp3", "-y"])
             .arg(&path)
@@ -132,7 +133,7 @@ fn a_clip_beyond_the_memory_limit_costs_one_modality() {
     };
     make("huge.avi", "8000x8000");
     make("small.avi", "64x64");
-    let toml = describe(
+    let toml = describe_dataset(
         folder.path(),
         folder.path(),
         &[
@@ -175,9 +176,9 @@ fn workers_that_cannot_start_end_the_run_with_one_line() {
     assert!(error.contains("--worker-memory"), "{error}");
 }
 
-/// Where a file cannot grow: the kernel's limit stands in for a full disk.
+/// The kernel's limit on the file size stands in for a full disk.
 #[test]
-fn a_write_that_fails_leaves_no_half_shard() {
+fn a_failed_write_leaves_no_partial_shard() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), 16);
     let (whole, out) = (folder.path().join("whole"), folder.path().join("out"));
@@ -196,14 +197,14 @@ fn a_write_that_fails_leaves_no_half_shard() {
     unsafe { command.pre_exec(move || Ok(setrlimit(Resource::Fsize, limit)?)) };
     let outcome = run(&mut command);
     assert!(outcome.error().contains("make room"), "{outcome:?}");
-    assert_half_done(&whole, &out);
+    assert_partial(&whole, &out);
     run(&mut run_crema(&raw, &out)).ok();
     assert_same(&whole, &out);
 }
 
-/// A disk that is really full, where one may be mounted.
+/// A disk that is full, if the user may mount one.
 #[test]
-fn a_full_disk_is_one_line_and_no_half_shard() {
+fn a_full_disk_leaves_no_partial_shard() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), 16);
     let (whole, disk) = (folder.path().join("whole"), folder.path().join("disk"));
@@ -226,15 +227,16 @@ fn a_full_disk_is_one_line_and_no_half_shard() {
     let outcome = std::panic::catch_unwind(|| {
         let outcome = run(&mut run_crema(&raw, &out));
         assert!(outcome.error().contains("make room"), "{outcome:?}");
-        assert_half_done(&whole, &out);
+        assert_partial(&whole, &out);
     });
     let unmounted = Command::new("umount").arg(&disk).status();
     assert!(unmounted.unwrap().success());
     outcome.unwrap();
 }
 
-/// Whatever has a final name is whole, and nothing else is left.
-fn assert_half_done(whole: &Path, out: &Path) {
+/// Checks that a folder holds some of the files of `whole`, each with the same bytes, and no
+/// others.
+fn assert_partial(whole: &Path, out: &Path) {
     let whole = common::files(whole);
     let found = common::files(out);
     assert!(found.len() < whole.len());

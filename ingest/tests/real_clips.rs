@@ -1,6 +1,7 @@
-//! Real clips of strangers, described by a user's own `.toml`: each must come out as a user would expect.
+//! Real clips, described by a user's own `.toml`: rows must hold what ffprobe and ffmpeg find in
+//! them.
 //!
-//! The figures beside each clip are what ffprobe says of it (-count_frames, -show_entries stream).
+//! The expected figures of each clip are those of ffprobe (-count_frames, -show_entries stream).
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,16 +13,17 @@ use std::process::Command;
 
 use features::image;
 
-use common::{Row, describe, have, ingest, media, rows, run};
+use common::{Row, describe_dataset, ingest, is_installed, media, rows, run};
 
-/// What ffprobe and ffmpeg tell about a clip.
+/// What ffprobe and ffmpeg find in a clip.
 struct Expected {
     file: &'static str,
-    /// ffmpeg's name for the stream that av_find_best_stream takes.
+    /// ffmpeg's name of the stream that av_find_best_stream selects.
     stream: &'static str,
-    /// Duration of the audio, `None` where there is no such stream.
+    /// Duration of the audio in seconds, `None` without an audio stream.
     audio: Option<f32>,
-    /// Decodable frames, width and height as shown (after rotation), time of the last frame's end since the first.
+    /// Number of frames that can be decoded, width and height after rotation, and seconds from the
+    /// start of the first frame to the end of the last one.
     video: (usize, usize, usize, f32),
 }
 
@@ -33,7 +35,7 @@ const CLIPS: [Expected; 9] = [
         audio: Some(10.008),
         video: (303, 340, 256, 10.1),
     },
-    // Longer than the mel takes in: its audio is cut, its duration is not.
+    // Longer than 1024 mel frames: its spectrogram is truncated, its duration is not.
     Expected {
         file: "clips/SOX5yA1l24A.mp4",
         stream: "0:v:0",
@@ -54,7 +56,7 @@ const CLIPS: [Expected; 9] = [
         audio: None,
         video: (280, 340, 256, 10.0),
     },
-    // 568x320 with a display matrix of -90 degrees: shown as 320x568. Three frames.
+    // 568x320 with a display matrix of -90 degrees, presented as 320x568. Three frames.
     Expected {
         file: "clips/decord_video_90.mov",
         stream: "0:v:0",
@@ -92,7 +94,7 @@ const CLIPS: [Expected; 9] = [
 ];
 
 #[test]
-fn each_clip_comes_out_as_its_user_expects() {
+fn rows_of_real_clips_match_ffprobe_and_ffmpeg() {
     let Some(media) = media() else { return };
     let folder = tempfile::tempdir().unwrap();
     let ids: Vec<String> = (0..CLIPS.len()).map(|i| format!("-clip{i}")).collect();
@@ -101,12 +103,12 @@ fn each_clip_comes_out_as_its_user_expects() {
         .zip(&ids)
         .map(|(clip, id)| (id.as_str(), "train", clip.file))
         .collect();
-    table.push(("picture", "test", "damaged/corrupt.jpg"));
-    table.push(("gone", "test", "clips/nobody.mp4"));
-    let toml = describe(folder.path(), &media, &table);
+    table.push(("image", "test", "damaged/corrupt.jpg"));
+    table.push(("absent", "test", "clips/nobody.mp4"));
+    let toml = describe_dataset(folder.path(), &media, &table);
     let out = folder.path().join("shards");
     let outcome = run(ingest().arg("run").arg(&toml).arg("--out").arg(&out));
-    // Two samples came to nothing: more than the share that passes without a word.
+    // Two samples are quarantined, which is more than the default of --max-failures.
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     let rows = rows(&out);
     assert_eq!(rows.len(), CLIPS.len());
@@ -132,12 +134,12 @@ fn each_clip_comes_out_as_its_user_expects() {
     assert_eq!(text.len(), 2);
     assert!(
         text.iter()
-            .any(|row| row.starts_with("picture | test") && row.contains("not a media file")),
+            .any(|row| row.starts_with("image | test") && row.contains("not a media file")),
         "{text:?}"
     );
     assert!(
         text.iter()
-            .any(|row| row.starts_with("gone | test") && row.contains("no such file")),
+            .any(|row| row.starts_with("absent | test") && row.contains("no such file")),
         "{text:?}"
     );
 
@@ -154,7 +156,7 @@ fn each_clip_comes_out_as_its_user_expects() {
         "49 frames decoded, 1 lost"
     );
 
-    if have("ffmpeg") {
+    if is_installed("ffmpeg") {
         for (clip, id) in CLIPS.iter().zip(&ids) {
             compare_frames(clip, &rows[id], &media);
         }
@@ -163,6 +165,7 @@ fn each_clip_comes_out_as_its_user_expects() {
     }
 }
 
+/// Checks a row against the expected figures.
 fn check_row(clip: &Expected, row: &Row) {
     let (count, width, height, seconds) = clip.video;
     let Row {
@@ -178,10 +181,10 @@ fn check_row(clip: &Expected, row: &Row) {
     let frames = frames.as_ref().unwrap();
     assert_eq!(frames.len(), count.min(10), "{}", clip.file);
     assert_eq!(times.len(), frames.len());
-    let picture = image::decode(&frames[0]).unwrap();
+    let decoded = image::decode(&frames[0]).unwrap();
     let short = width.min(height);
     assert_eq!(
-        (picture.width, picture.height),
+        (decoded.width, decoded.height),
         (width * 256 / short, height * 256 / short),
         "{}",
         clip.file
@@ -191,7 +194,7 @@ fn check_row(clip: &Expected, row: &Row) {
         "{}: {video_seconds:?}",
         clip.file
     );
-    // Frames of constant rate: number floor((i + 0.5) n / 10) stands at that share of the duration.
+    // At a constant frame rate, frame floor((i + 0.5) n / 10) is at that share of the duration.
     let pool = count.min(10);
     for (i, time) in times.iter().enumerate() {
         let expected = ((2 * i + 1) * count / (2 * pool)) as f32 * seconds / count as f32;
@@ -229,7 +232,8 @@ fn check_row(clip: &Expected, row: &Row) {
     }
 }
 
-/// The stored frames against those that ffmpeg shows under the same numbers, and against their neighbours.
+/// Compares the stored frames with the frames of the same numbers that ffmpeg decodes, and with
+/// their neighbours.
 fn compare_frames(clip: &Expected, row: &Row, media: &Path) {
     let (count, width, height, _) = clip.video;
     let frames = row.frames.as_ref().unwrap();
@@ -259,14 +263,14 @@ fn compare_frames(clip: &Expected, row: &Row, media: &Path) {
     assert_eq!(
         output.stdout.len(),
         wanted.len() * bytes,
-        "{}: ffmpeg sees other frames",
+        "{}: ffmpeg decodes other frames",
         clip.file
     );
     for (i, jpeg) in frames.iter().enumerate() {
         let ours = image::decode(jpeg).unwrap().pixels;
         let distance = |number: usize| {
-            let place = wanted.iter().position(|&one| one == number).unwrap();
-            let pixels = output.stdout[place * bytes..][..bytes].to_vec();
+            let position = wanted.iter().position(|&one| one == number).unwrap();
+            let pixels = output.stdout[position * bytes..][..bytes].to_vec();
             let theirs = image::shrink_to_jpeg(
                 &image::Rgb {
                     width,
@@ -293,7 +297,7 @@ fn compare_frames(clip: &Expected, row: &Row, media: &Path) {
             clip.file
         );
         for other in near(number) {
-            // Frames of a still picture may be equal; then either is right.
+            // Frames without motion may be equal. Then both numbers are right.
             assert!(
                 distance(other) + 0.05 > right,
                 "{}: frame {other} fits better than {number}",
@@ -303,8 +307,8 @@ fn compare_frames(clip: &Expected, row: &Row, media: &Path) {
     }
 }
 
-/// The stored mel against the mel of what ffmpeg decodes and resamples. `down`: how ffmpeg is to make it mono; left to
-/// itself it takes 0.71 of both channels.
+/// Compares the stored mel with the mel of what ffmpeg decodes and resamples. `down` is the filter
+/// that mixes down to mono, because ffmpeg takes 0.71 of both channels by default.
 fn compare_mel(file: &Path, ours: &[f32], down: &str, most: f64) {
     let output = Command::new("ffmpeg")
         .args(["-v", "quiet", "-i"])
@@ -344,11 +348,12 @@ fn compare_mel(file: &Path, ours: &[f32], down: &str, most: f64) {
     assert!(mean < most, "{}: mean difference {mean}", file.display());
 }
 
-/// Sound files of every sample format, without video.
+/// Audio files of every sample format, without video.
 #[test]
-fn sound_files_of_every_format() {
+fn mel_of_every_sample_format_matches_ffmpeg() {
     let Some(media) = media() else { return };
-    // 24-bit, 32-bit at 8 kHz, float, stereo at 16 kHz, stereo flac at 44.1 kHz; durations from ffprobe.
+    // 24-bit, 32-bit at 8 kHz, float, stereo at 16 kHz, stereo flac at 44.1 kHz; durations from
+    // ffprobe.
     let files = [
         ("audio/sine_mono_s24.wav", 4.0),
         ("audio/sine_mono_s32_8000.wav", 4.0),
@@ -367,7 +372,7 @@ fn sound_files_of_every_format() {
         .zip(names)
         .map(|((_, split, file), name)| (name, *split, *file))
         .collect();
-    let toml = describe(folder.path(), &media, &table);
+    let toml = describe_dataset(folder.path(), &media, &table);
     let out = folder.path().join("shards");
     let outcome = run(ingest()
         .arg("run")
@@ -384,8 +389,8 @@ fn sound_files_of_every_format() {
             (row.audio_seconds.unwrap() - seconds).abs() < 1e-3,
             "{file}"
         );
-        if have("ffmpeg") {
-            // Where nothing is resampled nothing may differ but dither, which ffmpeg does not use here.
+        if is_installed("ffmpeg") {
+            // Without resampling only dither could differ, which ffmpeg does not use here.
             let most = if file.contains("flac") || file.contains("8000") {
                 0.1
             } else {

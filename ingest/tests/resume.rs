@@ -1,4 +1,4 @@
-//! Whatever interrupts a run, and however it is divided, the output is byte for byte that of an undisturbed one.
+//! Interrupted and divided runs: the output has the bytes of an uninterrupted run.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,43 +21,43 @@ fn spawn(command: &mut Command) -> Child {
         .unwrap()
 }
 
-/// Lets a run go on for a while, then sends a signal. `true`: it had ended before.
-fn disturb(command: &mut Command, after: Duration, signal: Signal) -> bool {
+/// Starts a run and sends it a signal after a while. Returns whether the run had ended before.
+fn interrupt(command: &mut Command, after: Duration, signal: Signal) -> bool {
     let mut child = spawn(command);
     std::thread::sleep(after);
     let ended = child.try_wait().unwrap().is_some();
     if !ended {
-        // Not yet waited for, so its number is not another's.
+        // The run has not been waited for, so its process id is not reused.
         kill_process(Pid::from_child(&child), signal).unwrap();
     }
     child.wait().unwrap();
     ended
 }
 
-/// How long an undisturbed run takes here.
-fn undisturbed(raw: &Path, out: &Path) -> Duration {
+/// Makes an uninterrupted run, and returns its duration.
+fn uninterrupted(raw: &Path, out: &Path) -> Duration {
     let start = Instant::now();
     run(&mut run_crema(raw, out)).ok();
     start.elapsed()
 }
 
 #[test]
-fn killed_at_random_moments() {
+fn runs_killed_at_random_moments_resume() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), SAMPLES);
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
-    let time = undisturbed(&raw, &whole);
+    let time = uninterrupted(&raw, &whole);
     let seed = u64::from(std::process::id());
-    eprintln!("seed {seed}, undisturbed {time:?}");
+    eprintln!("seed {seed}, uninterrupted {time:?}");
     let mut kills = 0;
     for (round, step) in (0..3).flat_map(|round| (0..5).map(move |step| (round, step))) {
         let share = util::rng::Rng::new(seed, &[round, step]).uniform();
         if step == 0 {
             drop(std::fs::remove_dir_all(&killed));
         }
-        // Each step gets a little further; the last one is left alone.
+        // Each step gets a little further. The last one is not interrupted.
         if step < 4 {
-            kills += u32::from(!disturb(
+            kills += u32::from(!interrupt(
                 &mut run_crema(&raw, &killed),
                 time.mul_f64(0.7 * share),
                 Signal::KILL,
@@ -67,16 +67,16 @@ fn killed_at_random_moments() {
             assert_same(&whole, &killed);
         }
     }
-    // How many are caught depends on the load of the machine; none would be no test.
-    assert!(kills > 0, "no run was caught alive");
+    // The number of kills depends on the load of the machine. Without any, nothing was tested.
+    assert!(kills > 0, "every run had ended before its signal");
 }
 
 #[test]
-fn stopped_politely() {
+fn a_run_stopped_by_sigterm_resumes() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), SAMPLES);
     let (whole, stopped) = (folder.path().join("whole"), folder.path().join("stopped"));
-    let time = undisturbed(&raw, &whole);
+    let time = uninterrupted(&raw, &whole);
     let mut child = run_crema(&raw, &stopped)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -99,11 +99,11 @@ fn stopped_politely() {
 }
 
 #[test]
-fn any_number_of_workers_and_parts() {
+fn output_does_not_depend_on_workers_and_parts() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), SAMPLES);
     let whole = folder.path().join("whole");
-    undisturbed(&raw, &whole);
+    uninterrupted(&raw, &whole);
 
     for workers in ["1", "5"] {
         let out = folder.path().join(workers);
@@ -111,18 +111,18 @@ fn any_number_of_workers_and_parts() {
         assert_same(&whole, &out);
     }
 
-    // Two parts at the same time, both killed and repeated; the third comes last and finishes.
+    // Two parts at the same time, both killed and repeated. The third part writes the manifest.
     let out = folder.path().join("parts");
     let part = |part: &str| {
         let mut command = run_crema(&raw, &out);
         command.args(["--part", part]);
         command
     };
-    let mut doomed = spawn(&mut part("1/3"));
-    disturb(&mut part("2/3"), Duration::from_millis(100), Signal::KILL);
-    // It may have ended by then.
-    drop(doomed.kill());
-    doomed.wait().unwrap();
+    let mut killed = spawn(&mut part("1/3"));
+    interrupt(&mut part("2/3"), Duration::from_millis(100), Signal::KILL);
+    // The run may have ended already.
+    drop(killed.kill());
+    killed.wait().unwrap();
     let mut one = spawn(&mut part("1/3"));
     run(&mut part("2/3")).ok();
     assert!(one.wait().unwrap().success());
@@ -139,9 +139,9 @@ fn any_number_of_workers_and_parts() {
     assert_same(&whole, &out);
 }
 
-/// The plan that is printed is the one that is carried out.
+/// The printed plan is the one that a run executes.
 #[test]
-fn dry_run_tells_what_a_run_does() {
+fn dry_run_prints_the_plan_of_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), SAMPLES);
     let out = folder.path().join("out");
@@ -178,7 +178,7 @@ fn dry_run_tells_what_a_run_does() {
             .iter()
             .all(|shard| shard["action"] == "keep")
     );
-    // Nothing to do is quickly done, and changes nothing.
+    // A run without anything to do changes nothing.
     let files = common::files(&out);
     run(&mut run_crema(&raw, &out)).ok();
     assert_eq!(files, common::files(&out));

@@ -1,4 +1,5 @@
-//! Several rows on one file: the file is decoded once, and with `--segment event` each row is its own event's seconds.
+//! Several samples with one file: the file is decoded once, and with `--segment event` each sample
+//! holds the part of the clip that its event is in.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,12 +22,12 @@ use rustix::io::Errno;
 
 const BINS: usize = 128;
 
-/// The raw tree, made once for all tests here, where cargo has room for such things.
+/// Returns the raw tree, which is written once for all tests of this file.
 fn ave() -> &'static Path {
     static RAW: OnceLock<PathBuf> = OnceLock::new();
     RAW.get_or_init(|| {
         let raw = Path::new(env!("CARGO_TARGET_TMPDIR")).join("segment-ave");
-        // Of an earlier program, perhaps.
+        // An earlier version of the program may have written another tree.
         drop(fs::remove_dir_all(&raw));
         let mut command = ingest();
         command.args(["synth", "ave", "--samples", "24", "--seed", "3", "--out"]);
@@ -44,7 +45,7 @@ fn run_ave(raw: &Path, out: &Path, flags: &[&str]) -> Command {
     command
 }
 
-/// Start and end of each row's event, and its file.
+/// Returns the start and the end of each row's event, and its file.
 fn events(out: &Path) -> BTreeMap<String, (f32, f32, String)> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(out).unwrap() {
@@ -79,7 +80,7 @@ fn events(out: &Path) -> BTreeMap<String, (f32, f32, String)> {
 }
 
 #[test]
-fn an_event_is_its_seconds_of_the_clip() {
+fn event_segments_hold_exactly_that_part_of_the_clip() {
     let folder = tempfile::tempdir().unwrap();
     let raw = ave();
     let at = |name: &str| folder.path().join(name);
@@ -90,7 +91,7 @@ fn an_event_is_its_seconds_of_the_clip() {
         &["--segment", "event", "--frame-pool", "4"],
     ))
     .ok();
-    // Every frame of some clips, to hold the event's frames against.
+    // Every frame of some clips, to compare the frames of events with.
     run(&mut run_ave(
         raw,
         &at("all"),
@@ -114,7 +115,7 @@ fn an_event_is_its_seconds_of_the_clip() {
         "{checked} of {shorter}: {events:?}"
     );
 
-    // Rows of one file: alike as clips, different as events.
+    // Rows of one file are equal as clips and different as events.
     let mut by_file: BTreeMap<&String, Vec<&String>> = BTreeMap::new();
     for (id, (.., file)) in &events {
         by_file.entry(file).or_default().push(id);
@@ -132,7 +133,7 @@ fn an_event_is_its_seconds_of_the_clip() {
     }
 }
 
-/// A part is exactly what the clip has between two times.
+/// Checks that a part is exactly what the clip has between two times.
 fn check_part(clip: &Row, part: &Row, start: f32, end: f32) {
     let id = &part.id;
     assert_eq!(
@@ -172,16 +173,16 @@ fn check_part(clip: &Row, part: &Row, start: f32, end: f32) {
     assert!(worst < 0.02, "{id}: {worst}");
 }
 
-/// The same files in a place of their own.
-fn copied(to: &Path) {
+/// Copies the raw tree.
+fn copy_tree(to: &Path) {
     for file in common::files(ave()).keys() {
         fs::create_dir_all(to.join(file.parent().unwrap())).unwrap();
         fs::copy(ave().join(file), to.join(file)).unwrap();
     }
 }
 
-/// The ids that stand in the lists twice.
-fn doubled() -> Vec<String> {
+/// Returns the ids that the lists have twice.
+fn repeated_ids() -> Vec<String> {
     let lists = ["train", "val", "test"]
         .map(|split| fs::read_to_string(ave().join(format!("{split}Set.txt"))).unwrap());
     let mut seen = BTreeSet::new();
@@ -191,13 +192,14 @@ fn doubled() -> Vec<String> {
         .collect()
 }
 
-/// One of the files with two rows opens and cannot be decoded: that must not show differently either.
+/// One of the files with two samples can be opened but not decoded, which must not make a
+/// difference either.
 #[test]
-fn workers_and_parts_change_nothing() {
+fn output_does_not_depend_on_workers_and_parts() {
     let folder = tempfile::tempdir().unwrap();
     let raw = &folder.path().join("raw");
-    copied(raw);
-    let broken = &doubled()[0];
+    copy_tree(raw);
+    let broken = &repeated_ids()[0];
     let path = raw.join(format!("AVE/{broken}.mp4"));
     let mut bytes = fs::read(&path).unwrap();
     let inside = bytes.len() / 50..bytes.len() * 8 / 10;
@@ -224,7 +226,7 @@ fn workers_and_parts_change_nothing() {
         go("parts", &["--part", part]);
     }
     assert_same(&at("whole"), &at("parts"));
-    // Clips and events do not mix.
+    // One folder cannot hold both clips and events.
     let mixed = run(&mut run_ave(raw, &at("whole"), &["--frame-pool", "3"]));
     assert!(
         mixed.error().contains("segment \"event\", now \"clip\""),
@@ -233,20 +235,21 @@ fn workers_and_parts_change_nothing() {
 }
 
 #[test]
-fn a_dataset_without_events_says_so() {
+fn event_segments_need_an_annotation_with_events() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), 12);
     let outcome = run(run_crema(&raw, &folder.path().join("out")).args(["--segment", "event"]));
     assert!(outcome.error().contains("--segment event"), "{outcome:?}");
 }
 
-/// Counted by the kernel: a file that two rows are on is opened as often as any other.
+/// The kernel counts how often a file is opened. A file of two samples must be opened as often as
+/// any other.
 #[test]
-fn a_file_is_decoded_once_for_all_its_rows() {
+fn shared_files_are_decoded_once() {
     let folder = tempfile::tempdir().unwrap();
-    // The other tests open theirs.
+    // A copy, because the other tests open the files of the tree.
     let raw = &folder.path().join("raw");
-    copied(raw);
+    copy_tree(raw);
     for segment in ["clip", "event"] {
         let out = folder.path().join(segment);
         let watch = Watch::new(&raw.join("AVE"));
@@ -255,25 +258,27 @@ fn a_file_is_decoded_once_for_all_its_rows() {
         assert!(command.status().unwrap().success());
         let opened = watch.opened();
         assert_eq!(opened.len(), 22, "{opened:?}");
-        // A worker that dies of something else has its clip opened again, which is no sharing's fault: those with two rows
-        // are held against the least.
-        let once = opened.values().min().unwrap();
-        let twice = doubled();
-        assert_eq!(twice.len(), 2);
+        // The clip of a worker that was killed from outside is opened again. So the files with two
+        // samples are compared with the least count.
+        let least = opened.values().min().unwrap();
+        let shared = repeated_ids();
+        assert_eq!(shared.len(), 2);
         assert!(
-            twice.iter().all(|id| opened[&format!("{id}.mp4")] == *once),
+            shared
+                .iter()
+                .all(|id| opened[&format!("{id}.mp4")] == *least),
             "{segment}: {opened:?}"
         );
     }
 }
 
-/// How often each file of a folder is opened.
+/// Counts how often each file of a folder is opened.
 struct Watch(OwnedFd);
 
 impl Watch {
     fn new(folder: &Path) -> Watch {
         let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
-        // Equal events side by side are joined by the kernel; a file that is closed in between makes them differ.
+        // The kernel merges equal events in a row. Closing events between them prevent that.
         let events = WatchFlags::OPEN | WatchFlags::CLOSE;
         inotify::add_watch(&watch, folder, events).unwrap();
         Watch(watch)
@@ -285,7 +290,7 @@ impl Watch {
         let mut reader = inotify::Reader::new(&self.0, &mut buffer);
         loop {
             match reader.next() {
-                // The folder itself is opened too, by who lists it; that event has no name.
+                // The folder itself is opened too when it is listed. That event has no name.
                 Ok(event) if event.events().contains(ReadFlags::OPEN) => {
                     if let Some(name) = event.file_name() {
                         let name = name.to_str().unwrap().to_owned();

@@ -1,5 +1,5 @@
-//! `ingest synth`: the same bytes each time, real containers and codecs, and the publishers' annotation
-//! grammar.
+//! `ingest synth`: the same bytes each time, real containers and codecs, and the publishers'
+//! annotation grammar.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{assert_same, have, ingest, run};
+use common::{assert_same, ingest, is_installed, run};
 
 const SAMPLES: &str = "24";
 
@@ -67,7 +67,7 @@ fn clips_are_h264_and_aac_in_mp4() {
             .filter(|file| fs::metadata(file).unwrap().len() > 0)
             .collect();
         assert!(clips.len() > 12, "{dataset}: {}", clips.len());
-        if have("ffprobe") {
+        if is_installed("ffprobe") {
             let probed = probe(&clips[0]);
             for part in [video, "aac,22050,1", "mp4", "10.0"] {
                 assert!(

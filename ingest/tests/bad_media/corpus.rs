@@ -1,4 +1,5 @@
-//! Bad media made from good clips: everything that an upload, a disk, a crawler or an attacker may have done to them.
+//! Malformed media made from valid files: what a broken upload, a disk, a crawler or an attacker
+//! may have done to them.
 
 use std::fs;
 use std::path::Path;
@@ -7,52 +8,52 @@ use features::image::{PixelFormat, encode_jpeg};
 use image::{DynamicImage, ImageFormat};
 use util::rng::Rng;
 
-/// How a file reaches the program: as a clip with sound and picture, as a picture, or as a page of text.
+/// How a file is ingested: as a clip with audio and video, as an image, or as a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum As {
+pub enum Kind {
     Clip,
-    Picture,
+    Image,
     Text,
 }
 
-/// One bad file. The name of the file tells what is wrong.
-pub struct Bad {
+/// A malformed file. Its name says what is wrong with it.
+pub struct BadFile {
     pub name: String,
-    pub what: As,
+    pub kind: Kind,
     pub bytes: Vec<u8>,
 }
 
-/// Good files to spoil: (ending, bytes).
-pub struct Good {
+/// Valid files, each with its extension.
+pub struct GoodFiles {
     pub clips: Vec<(&'static str, Vec<u8>)>,
-    pub pictures: Vec<(&'static str, Vec<u8>)>,
+    pub images: Vec<(&'static str, Vec<u8>)>,
 }
 
-/// How much of everything.
+/// The size of the corpus.
 #[derive(Clone, Copy)]
 pub struct Amount {
-    /// Places at which each good file is cut.
+    /// Number of positions at which each valid file is truncated.
     pub cuts: usize,
-    /// Copies of each good file with some bytes flipped.
+    /// Number of copies of each valid file with some bits flipped.
     pub flips: usize,
-    /// Of the lying headers, every so manieth.
+    /// One of so many false headers is used.
     pub every: usize,
 }
 
-/// The whole corpus, the same for the same seed.
-pub fn make(good: &Good, amount: Amount, seed: u64) -> Vec<Bad> {
+/// Returns the corpus, which is a function of the seed.
+pub fn make(good: &GoodFiles, amount: Amount, seed: u64) -> Vec<BadFile> {
     let mut all = Vec::new();
-    for (what, files) in [(As::Clip, &good.clips), (As::Picture, &good.pictures)] {
-        for (ending, bytes) in files {
+    for (kind, files) in [(Kind::Clip, &good.clips), (Kind::Image, &good.images)] {
+        for (extension, bytes) in files {
             let mut add = |name: String, bytes: Vec<u8>| {
-                all.push(Bad {
-                    name: format!("{ending}-{name}.{ending}"),
-                    what,
+                all.push(BadFile {
+                    name: format!("{extension}-{name}.{extension}"),
+                    kind,
                     bytes,
                 });
             };
             for cut in 0..amount.cuts {
-                // The first bytes hold the headers: half of the cuts fall there.
+                // Half of the cuts are in the first bytes, which hold the headers.
                 let end = match cut % 2 {
                     0 => bytes.len() * cut / amount.cuts,
                     _ => cut * 13 % bytes.len().min(2000),
@@ -61,23 +62,23 @@ pub fn make(good: &Good, amount: Amount, seed: u64) -> Vec<Bad> {
             }
             let mut rng = Rng::new(seed, &[bytes.len() as u32]);
             for flip in 0..amount.flips {
-                add(format!("flip-{flip}"), flipped(bytes, &mut rng));
+                add(format!("flip-{flip}"), flip_bits(bytes, &mut rng));
             }
-            for (number, (name, lie)) in lies(ending, bytes).into_iter().enumerate() {
+            for (number, (name, bytes)) in false_headers(extension, bytes).into_iter().enumerate() {
                 if number % amount.every == 0 {
-                    add(name, lie);
+                    add(name, bytes);
                 }
             }
         }
     }
-    all.extend(foreign(seed));
-    all.extend(sounds());
-    all.extend(pictures());
+    all.extend(not_media(seed));
+    all.extend(unusual_audio());
+    all.extend(unusual_images());
     all
 }
 
-/// Flips up to 64 bits; every second time all of them near the beginning, where the headers are.
-fn flipped(bytes: &[u8], rng: &mut Rng) -> Vec<u8> {
+/// Flips up to 64 bits. In every second copy all of them are near the start, where the headers are.
+fn flip_bits(bytes: &[u8], rng: &mut Rng) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let near = rng.below(2) == 0;
     let range = if near {
@@ -92,11 +93,11 @@ fn flipped(bytes: &[u8], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// Headers that lie: every field that states a size, a length, a rate, a count or an offset, once huge, once
-/// negative, once zero.
-fn lies(ending: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+/// Returns copies with false headers: each field with a size, a length, a rate, a count or an
+/// offset is once huge, once negative and once zero.
+fn false_headers(extension: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut all = Vec::new();
-    let mut lie = |name: String, at: usize, width: usize| {
+    let mut falsify = |name: String, at: usize, width: usize| {
         for (word, fill) in [("huge", 0x7f), ("negative", 0xff), ("zero", 0)] {
             let mut copy = bytes.to_vec();
             if let Some(field) = copy.get_mut(at..at + width) {
@@ -106,9 +107,9 @@ fn lies(ending: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
         }
     };
     let find = |what: &[u8]| bytes.windows(what.len()).position(|window| window == what);
-    match ending {
+    match extension {
         "mp4" => {
-            // Box, and where behind its name a field lies.
+            // A box, and the offset of a field after the box's name.
             let fields = [
                 ("ftyp", -4),
                 ("moov", -4),
@@ -150,7 +151,7 @@ fn lies(ending: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
             for (name, offset) in fields {
                 if let Some(at) = find(name.as_bytes()) {
                     let at = at as i64 + if offset < 0 { offset } else { 4 + offset };
-                    lie(format!("{name}{offset}"), at as usize, 4);
+                    falsify(format!("{name}{offset}"), at as usize, 4);
                 }
             }
         }
@@ -164,7 +165,7 @@ fn lies(ending: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
                 "audiosamplerate",
             ] {
                 if let Some(at) = find(name.as_bytes()) {
-                    lie(name.to_owned(), at + name.len() + 1, 8);
+                    falsify(name.to_owned(), at + name.len() + 1, 8);
                 }
             }
             for (name, at, width) in [
@@ -172,7 +173,7 @@ fn lies(ending: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
                 ("tag-size", 14, 3),
                 ("tag-time", 17, 4),
             ] {
-                lie(name.to_owned(), at, width);
+                falsify(name.to_owned(), at, width);
             }
         }
         "wav" => {
@@ -188,7 +189,7 @@ fn lies(ending: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
                 ("data-size", 40, 4),
             ];
             for (name, at, width) in fields {
-                lie(name.to_owned(), at, width);
+                falsify(name.to_owned(), at, width);
             }
         }
         "jpg" => {
@@ -201,7 +202,7 @@ fn lies(ending: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
                     ("components", 9, 1),
                     ("sampling", 11, 1),
                 ] {
-                    lie(name.to_owned(), frame + at, width);
+                    falsify(name.to_owned(), frame + at, width);
                 }
             }
         }
@@ -213,10 +214,10 @@ fn lies(ending: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
                 ("colour", 25, 1),
                 ("idat", 33, 4),
             ] {
-                lie(name.to_owned(), at, width);
+                falsify(name.to_owned(), at, width);
             }
         }
-        "gif" => lie("screen".to_owned(), 6, 4),
+        "gif" => falsify("screen".to_owned(), 6, 4),
         "bmp" => {
             for (name, at) in [
                 ("offset", 10),
@@ -226,12 +227,12 @@ fn lies(ending: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
                 ("bits", 28),
                 ("colours", 46),
             ] {
-                lie(name.to_owned(), at, 4);
+                falsify(name.to_owned(), at, 4);
             }
         }
         "webp" => {
             for (name, at) in [("riff-size", 4), ("chunk-size", 16), ("size", 21)] {
-                lie(name.to_owned(), at, 4);
+                falsify(name.to_owned(), at, 4);
             }
         }
         _ => {}
@@ -239,8 +240,8 @@ fn lies(ending: &str, bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
     all
 }
 
-/// What is no media at all.
-fn foreign(seed: u64) -> Vec<Bad> {
+/// Returns files that are no media.
+fn not_media(seed: u64) -> Vec<BadFile> {
     let mut rng = Rng::new(seed, &[0]);
     let noise: Vec<u8> = (0..65_536).map(|_| rng.below(256) as u8).collect();
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 40618\n";
@@ -259,21 +260,21 @@ fn foreign(seed: u64) -> Vec<Bad> {
     ];
     let mut all = Vec::new();
     for (name, bytes) in table {
-        for (what, ending) in [
-            (As::Clip, "mp4"),
-            (As::Clip, "flv"),
-            (As::Clip, "wav"),
-            (As::Picture, "jpg"),
-            (As::Text, "txt"),
+        for (kind, extension) in [
+            (Kind::Clip, "mp4"),
+            (Kind::Clip, "flv"),
+            (Kind::Clip, "wav"),
+            (Kind::Image, "jpg"),
+            (Kind::Text, "txt"),
         ] {
-            all.push(Bad {
-                name: format!("{name}.{ending}"),
-                what,
+            all.push(BadFile {
+                name: format!("{name}.{extension}"),
+                kind,
                 bytes: bytes.to_vec(),
             });
         }
     }
-    // Text that is none, or too much of it.
+    // Text that is not UTF-8, or that is very long.
     for (name, bytes) in [
         ("latin1", b"caf\xe9 cr\xe8me".to_vec()),
         ("utf16", b"\xff\xfeh\0i\0".to_vec()),
@@ -282,24 +283,25 @@ fn foreign(seed: u64) -> Vec<Bad> {
         ("five-megabytes", b"word ".repeat(1 << 20)),
         ("deep-json", b"[".repeat(200_000)),
     ] {
-        all.push(Bad {
+        all.push(BadFile {
             name: format!("{name}.txt"),
-            what: As::Text,
+            kind: Kind::Text,
             bytes,
         });
     }
     all
 }
 
-/// Playlists of every dialect that name a file outside the raw root, and an address.
-pub fn playlists(secret: &Path, address: &str) -> Vec<Bad> {
+/// Returns playlists in every format, once with a file outside of the raw root and once with an
+/// address.
+pub fn playlists(secret: &Path, address: &str) -> Vec<BadFile> {
     let secret = secret.to_str().unwrap();
     let mut all = Vec::new();
-    for (kind, target) in [
+    for (target_kind, target) in [
         ("file", secret.to_owned()),
         ("url", format!("http://{address}/x.mp4")),
     ] {
-        let dialects = [
+        let formats = [
             (
                 "hls",
                 "m3u8",
@@ -368,17 +370,17 @@ pub fn playlists(secret: &Path, address: &str) -> Vec<Bad> {
                 format!("# VobSub index file, v7\n{target}\n"),
             ),
         ];
-        for (dialect, ending, text) in dialects {
-            for ending in [ending, "mp4"] {
-                all.push(Bad {
-                    name: format!("playlist-{dialect}-{kind}.{ending}"),
-                    what: As::Clip,
+        for (format, extension, text) in formats {
+            for extension in [extension, "mp4"] {
+                all.push(BadFile {
+                    name: format!("playlist-{format}-{target_kind}.{extension}"),
+                    kind: Kind::Clip,
                     bytes: text.clone().into_bytes(),
                 });
             }
-            all.push(Bad {
-                name: format!("playlist-{dialect}-{kind}.jpg"),
-                what: As::Picture,
+            all.push(BadFile {
+                name: format!("playlist-{format}-{target_kind}.jpg"),
+                kind: Kind::Image,
                 bytes: text.into_bytes(),
             });
         }
@@ -386,7 +388,7 @@ pub fn playlists(secret: &Path, address: &str) -> Vec<Bad> {
     all
 }
 
-/// A WAV file of these parameters.
+/// Returns a WAV file with this header.
 pub fn wav(format: u16, channels: u16, rate: u32, bits: u16, data: &[u8]) -> Vec<u8> {
     let block = u32::from(channels) * u32::from(bits) / 8;
     let mut bytes = b"RIFF".to_vec();
@@ -404,7 +406,7 @@ pub fn wav(format: u16, channels: u16, rate: u32, bits: u16, data: &[u8]) -> Vec
     bytes
 }
 
-/// One second of a square wave of `hertz`, 16 bits, on every channel.
+/// Returns one second of a square wave of `hertz` in 16 bits on every channel.
 fn tone(rate: u32, channels: u16, hertz: u32) -> Vec<u8> {
     let sample = |i: u32| {
         if (i * hertz * 2 / rate).is_multiple_of(2) {
@@ -417,8 +419,8 @@ fn tone(rate: u32, channels: u16, hertz: u32) -> Vec<u8> {
     (0..rate).flat_map(frame).flatten().collect()
 }
 
-/// Sounds that are odd and good, and odd and bad.
-fn sounds() -> Vec<Bad> {
+/// Returns unusual audio files: valid ones, with "good" in their names, and invalid ones.
+fn unusual_audio() -> Vec<BadFile> {
     let floats = |value: f32| value.to_le_bytes().repeat(16_000);
     let table = [
         (
@@ -449,25 +451,25 @@ fn sounds() -> Vec<Bad> {
         ("no-sample", wav(1, 1, 16_000, 16, &[])),
         ("0-bits", wav(1, 1, 16_000, 0, &tone(16_000, 1, 200))),
     ];
-    let clip = |(name, bytes)| Bad {
+    let clip = |(name, bytes)| BadFile {
         name: format!("sound-{name}.wav"),
-        what: As::Clip,
+        kind: Kind::Clip,
         bytes,
     };
     table.into_iter().map(clip).collect()
 }
 
-/// Pictures at the edge of what is allowed, and beyond.
-fn pictures() -> Vec<Bad> {
+/// Returns images at the limits of what is allowed, and beyond them.
+fn unusual_images() -> Vec<BadFile> {
     let mut all = Vec::new();
-    let mut add = |name: &str, ending: &str, bytes: Vec<u8>| {
-        all.push(Bad {
-            name: format!("picture-{name}.{ending}"),
-            what: As::Picture,
+    let mut add = |name: &str, extension: &str, bytes: Vec<u8>| {
+        all.push(BadFile {
+            name: format!("picture-{name}.{extension}"),
+            kind: Kind::Image,
             bytes,
         });
     };
-    for (ending, format) in [
+    for (extension, format) in [
         ("png", ImageFormat::Png),
         ("jpg", ImageFormat::Jpeg),
         ("gif", ImageFormat::Gif),
@@ -476,24 +478,24 @@ fn pictures() -> Vec<Bad> {
     ] {
         add(
             "good-1x1",
-            ending,
+            extension,
             encoded(DynamicImage::new_rgb8(1, 1), format),
         );
-        // Its shorter side of 256 would make it 1,280,000 pixels long.
+        // With a shorter side of 256 pixels it would be 1,280,000 pixels long.
         add(
             "1x5000",
-            ending,
+            extension,
             encoded(DynamicImage::new_rgb8(1, 5000), format),
         );
     }
-    for (ending, format) in [
+    for (extension, format) in [
         ("png", ImageFormat::Png),
         ("gif", ImageFormat::Gif),
         ("bmp", ImageFormat::Bmp),
     ] {
-        // 256 million pixels behind few bytes, honestly stated.
+        // The header says 256 million pixels, and few bytes follow.
         let mut small = encoded(DynamicImage::new_rgb8(2, 2), format);
-        match ending {
+        match extension {
             "png" => {
                 small[16..24].copy_from_slice(&[0, 0, 0x40, 0, 0, 0, 0x40, 0]);
                 let sum = crc32(&small[12..29]).to_be_bytes();
@@ -505,33 +507,34 @@ fn pictures() -> Vec<Bad> {
                 small[22..26].copy_from_slice(&[0, 0x40, 0, 0]);
             }
         }
-        add("16384x16384", ending, small);
+        add("16384x16384", extension, small);
     }
     all
 }
 
-/// A real picture of 16384 x 16384 pixels, which compresses to next to nothing.
-pub fn bomb() -> Bad {
-    Bad {
+/// Returns a valid image of 16384 x 16384 pixels in a small file.
+pub fn bomb() -> BadFile {
+    BadFile {
         name: "picture-bomb.png".to_owned(),
-        what: As::Picture,
+        kind: Kind::Image,
         bytes: encoded(DynamicImage::new_luma8(16_384, 16_384), ImageFormat::Png),
     }
 }
 
-pub fn encoded(picture: DynamicImage, format: ImageFormat) -> Vec<u8> {
+/// Encodes an image.
+pub fn encoded(image: DynamicImage, format: ImageFormat) -> Vec<u8> {
     if format == ImageFormat::Jpeg {
         // The crate `image` is built without its JPEG codec.
-        let rgb = picture.into_rgb8();
+        let rgb = image.into_rgb8();
         let (width, height) = (rgb.width() as usize, rgb.height() as usize);
         return encode_jpeg(rgb.as_raw(), width, height, PixelFormat::Rgb, 75).unwrap();
     }
     let mut bytes = std::io::Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).unwrap();
+    image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
-/// PNG's checksum.
+/// Returns the checksum of a PNG chunk.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |sum, &byte| {
         (0..8).fold(sum ^ u32::from(byte), |sum, _| {
@@ -541,7 +544,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 /// Writes the corpus below a folder.
-pub fn write(corpus: &[Bad], folder: &Path) {
+pub fn write(corpus: &[BadFile], folder: &Path) {
     for bad in corpus {
         let path = folder.join(&bad.name);
         assert!(!path.exists(), "{} twice", bad.name);

@@ -1,5 +1,6 @@
-//! Thousands of bad files, none of which may kill the parent, lose a sample, outstay its limits, or lead out of the raw
-//! folder. `just test-faults` runs all of them, the ordinary tests a slice.
+//! Thousands of malformed and hostile files. None may crash the parent, lose a sample, exceed the
+//! limits, or reach a file outside of the raw folder. `just test-faults` runs all of them, the
+//! other tests a part.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,22 +16,23 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
-use common::{batches, figure, full, ingest, run};
-use corpus::{Amount, As, Bad, Good};
+use common::{batches, ingest, is_full_length, report_figure, run};
+use corpus::{Amount, BadFile, GoodFiles, Kind};
 use image::ImageFormat;
 
-/// Seconds that a clip may take here; a hang would show as several times as long.
+/// Limit on the seconds of a clip in these tests. A hang would take several times as long.
 const TIMEOUT: u64 = 60;
 
-/// MiB of address space of a worker here.
+/// Limit on the address space of a worker in these tests, in MiB.
 const MEMORY: u64 = 1500;
 
-/// What must not get out of its file.
+/// The contents of a file that no decoder may read.
 const SECRET: &str = "the-secret-outside-of-the-raw-folder";
 
-/// Good files of every kind that the synthesiser makes, and of those that a picture may come as.
-fn good(folder: &Path, wide: bool) -> Good {
-    let smallest = |dataset: &str, ending: &str| {
+/// Returns one valid file of every kind that `synth` writes, and of every image format. With `all`,
+/// also of other containers.
+fn good_files(folder: &Path, all: bool) -> GoodFiles {
+    let smallest = |dataset: &str, extension: &str| {
         let raw = folder.join(dataset);
         if !raw.exists() {
             run(ingest()
@@ -41,7 +43,7 @@ fn good(folder: &Path, wide: bool) -> Good {
         let mut files: Vec<Vec<u8>> = common::files(&raw)
             .into_iter()
             .filter(|(path, bytes)| {
-                path.extension().is_some_and(|e| e == ending) && bytes.len() > 1000
+                path.extension().is_some_and(|e| e == extension) && bytes.len() > 1000
             })
             .map(|(_, bytes)| bytes)
             .collect();
@@ -55,39 +57,41 @@ fn good(folder: &Path, wide: bool) -> Good {
         ("mp4", smallest("ave", "mp4")),
     ];
     let jpg = smallest("food-101", "jpg");
-    let picture = image::load_from_memory(&jpg).unwrap();
-    let picture = picture.resize_exact(60, 40, image::imageops::FilterType::Nearest);
-    let mut pictures = vec![("jpg", jpg)];
-    for (ending, format) in [
+    let image = image::load_from_memory(&jpg).unwrap();
+    let image = image.resize_exact(60, 40, image::imageops::FilterType::Nearest);
+    let mut images = vec![("jpg", jpg)];
+    for (extension, format) in [
         ("png", ImageFormat::Png),
         ("gif", ImageFormat::Gif),
         ("bmp", ImageFormat::Bmp),
         ("webp", ImageFormat::WebP),
     ] {
-        pictures.push((ending, corpus::encoded(picture.clone(), format)));
+        images.push((extension, corpus::encoded(image.clone(), format)));
     }
-    if let (true, Some(media)) = (wide, common::media()) {
-        for (ending, name) in [
+    if let (true, Some(media)) = (all, common::media()) {
+        for (extension, name) in [
             ("mkv", "clips/av1_video.mkv"),
             ("avi", "clips/mmaction2_test.avi"),
             ("mov", "clips/decord_video_90.mov"),
             ("flac", "audio/test_audio.flac"),
         ] {
             if let Ok(bytes) = fs::read(media.join(name)) {
-                clips.push((ending, bytes));
+                clips.push((extension, bytes));
             }
         }
     }
-    Good { clips, pictures }
+    GoodFiles { clips, images }
 }
 
-/// The rows of a shard folder as id -> (has first, has second, error), and the ids of the failures.
+/// The rows of a folder of shards by id, each with whether it has the first and the second modality
+/// and with its error, and the ids in the table of failures.
 type Rows = (
     BTreeMap<String, (bool, bool, Option<String>)>,
     BTreeSet<String>,
 );
 
-fn outcome(out: &Path, modalities: [&str; 2]) -> Rows {
+/// Reads the shards and the table of failures in a folder.
+fn read_rows(out: &Path, modalities: [&str; 2]) -> Rows {
     let (mut rows, mut failures) = (BTreeMap::new(), BTreeSet::new());
     for entry in fs::read_dir(out).unwrap() {
         let path = entry.unwrap().path();
@@ -120,25 +124,31 @@ fn outcome(out: &Path, modalities: [&str; 2]) -> Rows {
     (rows, failures)
 }
 
-/// Ingests a corpus; every file must come out as a row or a failure.
-fn survive(folder: &Path, raw: &Path, files: &[(&str, As)], workers: &str) -> (Rows, PathBuf) {
+/// Ingests a corpus, and checks that every file is a row or a failure. Also returns the output
+/// folder.
+fn ingest_corpus(
+    folder: &Path,
+    raw: &Path,
+    files: &[(&str, Kind)],
+    workers: &str,
+) -> (Rows, PathBuf) {
     let mut all = (BTreeMap::new(), BTreeSet::new());
     let out = folder.join(format!("out-{workers}"));
     for (kinds, columns, modalities) in [
-        (&[As::Clip][..], "sound,file", ["audio", "video"]),
-        (&[As::Picture, As::Text], "photo,page", ["image", "text"]),
+        (&[Kind::Clip][..], "sound,file", ["audio", "video"]),
+        (&[Kind::Image, Kind::Text], "photo,page", ["image", "text"]),
     ] {
         let name = modalities[1];
         let mut table = format!("id,part,animal,{columns}\n");
         let mut count = 0;
-        for (number, (file, what)) in files.iter().enumerate() {
-            if !kinds.contains(what) {
+        for (number, (file, kind)) in files.iter().enumerate() {
+            if !kinds.contains(kind) {
                 continue;
             }
-            let paths = match what {
-                As::Clip => format!("{file},{file}"),
-                As::Picture => format!("{file},"),
-                As::Text => format!(",{file}"),
+            let paths = match kind {
+                Kind::Clip => format!("{file},{file}"),
+                Kind::Image => format!("{file},"),
+                Kind::Text => format!(",{file}"),
             };
             let class = ["cat", "dog"][number % 2];
             table += &format!("{file},train,{class},{paths}\n");
@@ -174,35 +184,35 @@ fn survive(folder: &Path, raw: &Path, files: &[(&str, As)], workers: &str) -> (R
             "--workers",
             workers,
         ]);
-        let ended = run(command.arg(&toml).arg("--out").arg(&out));
-        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-        let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        let outcome = run(command.arg(&toml).arg("--out").arg(&out));
+        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+        let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
         let seconds = report["effort"]["longest_clip_seconds"].as_f64().unwrap();
         let mib = report["effort"]["largest_worker_mib"].as_f64().unwrap();
-        figure("max longest time of one clip in s", seconds);
-        figure("max largest memory of one clip in MiB", mib);
-        // A file has two tasks, each of which may time out once after a first joint attempt.
+        report_figure("max longest time of one clip in s", seconds);
+        report_figure("max largest memory of one clip in MiB", mib);
+        // A file has two tasks. Each may time out once, after both have timed out together.
         assert!(
             seconds < 3.5 * TIMEOUT as f64 && mib < MEMORY as f64,
             "{seconds} s, {mib} MiB"
         );
-        let (rows, failures) = outcome(&out, modalities);
+        let (rows, failures) = read_rows(&out, modalities);
         let lost = count - rows.len() - failures.len();
-        figure("sum samples lost", lost as f64);
+        report_figure("sum samples lost", lost as f64);
         assert_eq!(lost, 0);
         assert!(rows.keys().all(|id| !failures.contains(id)));
         all.0.extend(rows);
         all.1.extend(failures);
     }
-    for (file, what) in files {
+    for (file, kind) in files {
         if let Some((one, two, error)) = all.0.get(*file) {
-            let whole = match what {
-                As::Clip => *one && *two,
-                As::Picture => *one,
-                As::Text => *two,
+            let is_complete = match kind {
+                Kind::Clip => *one && *two,
+                Kind::Image => *one,
+                Kind::Text => *two,
             };
             assert!(
-                whole || error.as_deref().is_some_and(|e| e.len() > 8),
+                is_complete || error.as_deref().is_some_and(|e| e.len() > 8),
                 "{file}: no reason"
             );
             assert!(!file.contains("-good-") || *one, "{file}: {error:?}");
@@ -213,9 +223,9 @@ fn survive(folder: &Path, raw: &Path, files: &[(&str, As)], workers: &str) -> (R
     (all, out)
 }
 
-/// Fails where a file below the folder holds the secret, stored as it is. Shards keep text compressed; its row is
-/// looked at by the caller.
-fn no_secret(folder: &Path) {
+/// Fails if a file below the folder holds the secret uncompressed. Shards compress text, so the
+/// caller checks the row too.
+fn assert_no_secret(folder: &Path) {
     for (path, bytes) in common::files(folder) {
         let leaked = bytes
             .windows(SECRET.len())
@@ -225,7 +235,7 @@ fn no_secret(folder: &Path) {
 }
 
 #[test]
-fn every_bad_file_is_a_row_or_a_failure() {
+fn malformed_files_become_rows_or_failures() {
     let folder = tempfile::tempdir().unwrap();
     let raw = folder.path().join("raw");
     fs::create_dir(&raw).unwrap();
@@ -235,7 +245,7 @@ fn every_bad_file_is_a_row_or_a_failure() {
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap().to_string();
 
-    let amount = match full() {
+    let amount = match is_full_length() {
         true => Amount {
             cuts: 60,
             flips: 300,
@@ -247,15 +257,16 @@ fn every_bad_file_is_a_row_or_a_failure() {
             every: 7,
         },
     };
-    let mut all: Vec<Bad> = corpus::make(&good(folder.path(), full()), amount, 8);
-    let lists = corpus::playlists(&secret, &address);
-    let listed: Vec<String> = lists.iter().map(|bad| bad.name.clone()).collect();
-    all.extend(lists);
-    if full() {
+    let mut all: Vec<BadFile> =
+        corpus::make(&good_files(folder.path(), is_full_length()), amount, 8);
+    let playlists = corpus::playlists(&secret, &address);
+    let playlist_names: Vec<String> = playlists.iter().map(|bad| bad.name.clone()).collect();
+    all.extend(playlists);
+    if is_full_length() {
         all.push(corpus::bomb());
     }
     corpus::write(&all, &raw);
-    // What is no file: a folder, a pipe that nobody writes, a link to nowhere, a device that never ends.
+    // A folder, a pipe without a writer, a broken link, and a device without an end.
     fs::create_dir(raw.join("folder.mp4")).unwrap();
     let (fifo, mode) = (
         rustix::fs::FileType::Fifo,
@@ -264,15 +275,15 @@ fn every_bad_file_is_a_row_or_a_failure() {
     rustix::fs::mknodat(rustix::fs::CWD, raw.join("pipe.mp4"), fifo, mode, 0).unwrap();
     std::os::unix::fs::symlink("nowhere", raw.join("nowhere.mp4")).unwrap();
     std::os::unix::fs::symlink("/dev/zero", raw.join("device.mp4")).unwrap();
-    let odd = ["folder.mp4", "pipe.mp4", "nowhere.mp4", "device.mp4"];
+    let special = ["folder.mp4", "pipe.mp4", "nowhere.mp4", "device.mp4"];
 
-    let mut files: Vec<(&str, As)> = all
+    let mut files: Vec<(&str, Kind)> = all
         .iter()
-        .map(|bad| (bad.name.as_str(), bad.what))
+        .map(|bad| (bad.name.as_str(), bad.kind))
         .collect();
-    files.extend(odd.map(|name| (name, As::Clip)));
-    let ((rows, failures), out) = survive(folder.path(), &raw, &files, "2");
-    figure("sum bad inputs tried", files.len() as f64);
+    files.extend(special.map(|name| (name, Kind::Clip)));
+    let ((rows, failures), out) = ingest_corpus(folder.path(), &raw, &files, "2");
+    report_figure("sum bad inputs tried", files.len() as f64);
     eprintln!(
         "{} files: {} rows, {} failures",
         files.len(),
@@ -280,21 +291,25 @@ fn every_bad_file_is_a_row_or_a_failure() {
         failures.len()
     );
 
-    for name in odd.iter().copied().chain(listed.iter().map(String::as_str)) {
-        assert!(failures.contains(name), "{name} came out as something");
+    for name in special
+        .iter()
+        .copied()
+        .chain(playlist_names.iter().map(String::as_str))
+    {
+        assert!(failures.contains(name), "{name} is not a failure");
     }
     match listener.accept() {
         Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-        other => panic!("somebody reached the network: {other:?}"),
+        other => panic!("a decoder reached the network: {other:?}"),
     }
-    no_secret(&out);
+    assert_no_secret(&out);
 
-    // Whatever libav makes of damage, it makes the same of it again.
-    let differ = match full() {
+    // A second run must have equal bytes, also of damaged media.
+    let differ = match is_full_length() {
         false => 0,
         true => {
-            let (_, again) = survive(folder.path(), &raw, &files, "3");
-            let (one, two) = (common::files(&out), common::files(&again));
+            let (_, second) = ingest_corpus(folder.path(), &raw, &files, "3");
+            let (one, two) = (common::files(&out), common::files(&second));
             let differ: Vec<_> = one
                 .iter()
                 .filter(|(path, bytes)| two.get(*path) != Some(bytes))
@@ -305,6 +320,6 @@ fn every_bad_file_is_a_row_or_a_failure() {
             differ.len()
         }
     };
-    figure("sum bytes that differ", differ as f64);
+    report_figure("sum bytes that differ", differ as f64);
     assert_eq!(differ, 0);
 }

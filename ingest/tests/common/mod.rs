@@ -1,4 +1,5 @@
-//! What the tests of the `ingest` program share: starting it, and reading what it wrote without its own code.
+//! Helpers for the tests of the program `ingest`: they start it, and read what it wrote without its
+//! own code.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -13,14 +14,14 @@ use arrow_array::{Array, RecordBatch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use util::skip::{Missing, skip};
 
-/// The program, with nothing of the environment that could move its folders.
+/// Returns a command that starts the program. Its environment does not move the data folder.
 pub fn ingest() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ingest"));
     command.env_remove("U2A_DATA");
     command
 }
 
-/// Runs to the end.
+/// Runs a command to its end.
 pub fn run(command: &mut Command) -> Outcome {
     let Output {
         status,
@@ -34,7 +35,7 @@ pub fn run(command: &mut Command) -> Outcome {
     }
 }
 
-/// What a run left.
+/// The exit code and the output of a command.
 #[derive(Debug)]
 pub struct Outcome {
     pub code: Option<i32>,
@@ -43,7 +44,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The one error line, of a run that ended with code 2.
+    /// Returns the only line of the error. Fails unless the exit code is 2.
     #[track_caller]
     pub fn error(&self) -> &str {
         assert_eq!(self.code, Some(2), "{self:?}");
@@ -56,6 +57,7 @@ impl Outcome {
         lines[0].strip_prefix("error: ").unwrap()
     }
 
+    /// Fails unless the exit code is 0.
     #[track_caller]
     pub fn ok(&self) -> &Outcome {
         assert_eq!(self.code, Some(0), "{self:?}");
@@ -63,30 +65,32 @@ impl Outcome {
     }
 }
 
-/// The folder of real media beside the checkout; where there is none, the test is reported as skipped.
+/// Returns the folder of real media beside the checkout. Without it the test is reported as
+/// skipped.
 #[track_caller]
 pub fn media() -> Option<PathBuf> {
     util::skip::shared("media")
 }
 
-/// Whether a program can be started; where it cannot, the test is reported as skipped.
+/// Whether a program is installed. Without it the test is reported as skipped.
 #[track_caller]
-pub fn have(program: &str) -> bool {
-    let there = Command::new(program)
+pub fn is_installed(program: &str) -> bool {
+    let installed = Command::new(program)
         .arg("-version")
         .output()
         .is_ok_and(|output| output.status.success());
-    if !there {
+    if !installed {
         skip(
             Missing::Platform,
             format_args!("{program} is not installed"),
         );
     }
-    there
+    installed
 }
 
-/// A user's own dataset of video files: `clips.toml` and its table in `folder`. Rows are (id, split, path).
-pub fn describe(folder: &Path, raw: &Path, rows: &[(&str, &str, &str)]) -> PathBuf {
+/// Writes the description of a user's own dataset of video files: `clips.toml` and its table in
+/// `folder`. Rows are (id, split, path).
+pub fn describe_dataset(folder: &Path, raw: &Path, rows: &[(&str, &str, &str)]) -> PathBuf {
     let mut table = "clip,part,animal,file\n".to_owned();
     for (number, (id, split, file)) in rows.iter().enumerate() {
         table += &format!("{id},{split},{},{file}\n", ["cat", "dog"][number % 2]);
@@ -101,7 +105,7 @@ pub fn describe(folder: &Path, raw: &Path, rows: &[(&str, &str, &str)]) -> PathB
     toml
 }
 
-/// A synthetic CREMA-D of a few clips, made once per test.
+/// Writes a synthetic CREMA-D below `folder`, and returns its raw folder.
 pub fn synth(folder: &Path, samples: usize) -> PathBuf {
     let raw = folder.join("raw");
     let mut command = ingest();
@@ -118,7 +122,8 @@ pub fn synth(folder: &Path, samples: usize) -> PathBuf {
     raw
 }
 
-/// `ingest run crema-d` over a raw tree, in shards of 5 and with few frames, which is quick.
+/// Returns a command that ingests CREMA-D in shards of 5 samples and with few frames, which is
+/// fast.
 pub fn run_crema(raw: &Path, out: &Path) -> Command {
     let mut command = ingest();
     command.args(["run", "crema-d", "--shard-rows", "5", "--frame-pool", "3"]);
@@ -126,7 +131,7 @@ pub fn run_crema(raw: &Path, out: &Path) -> Command {
     command
 }
 
-/// Every file below a folder, by its path, hidden ones included.
+/// Returns the bytes of every file below a folder by its path, hidden files included.
 pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -146,7 +151,7 @@ pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Fails by name, not by a megabyte of bytes.
+/// Fails with the name of the first file that differs between two folders.
 #[track_caller]
 pub fn assert_same(a: &Path, b: &Path) {
     let (a, b) = (files(a), files(b));
@@ -156,7 +161,7 @@ pub fn assert_same(a: &Path, b: &Path) {
     }
 }
 
-/// A row, read with arrow-rs alone.
+/// A row of a shard, read with arrow-rs alone.
 #[derive(Debug)]
 pub struct Row {
     pub id: String,
@@ -172,7 +177,7 @@ pub struct Row {
     pub error: Option<String>,
 }
 
-/// All rows of all shards of a folder, by id.
+/// Returns all rows of all shards in a folder, by id.
 pub fn rows(folder: &Path) -> BTreeMap<String, Row> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -189,6 +194,7 @@ pub fn rows(folder: &Path) -> BTreeMap<String, Row> {
     found
 }
 
+/// Reads the record batches of a Parquet file.
 pub fn batches(path: &Path) -> Vec<RecordBatch> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap())
         .unwrap()
@@ -231,7 +237,7 @@ fn read_row(batch: &RecordBatch, row: usize) -> Row {
     }
 }
 
-/// Values of consecutive lists of fixed size.
+/// Access to the values of consecutive lists of fixed size.
 trait ValueSlice {
     fn value_slice(&self, from: usize, count: usize) -> arrow_array::ArrayRef;
 }
@@ -244,13 +250,13 @@ impl ValueSlice for arrow_array::FixedSizeListArray {
     }
 }
 
-/// Whether the long versions of the fault tests run (`just test-faults`).
-pub fn full() -> bool {
+/// Whether the fault tests run at full length (`just test-faults`).
+pub fn is_full_length() -> bool {
     std::env::var_os("U2A_FAULTS").is_some()
 }
 
-/// Reports a figure: on stderr, and as a line of the file that `just test-faults` adds up.
-pub fn figure(name: &str, value: f64) {
+/// Reports a figure on stderr, and as a line of the file that `just test-faults` evaluates.
+pub fn report_figure(name: &str, value: f64) {
     use std::io::Write;
     eprintln!("figure: {name} {value}");
     if let Some(path) = std::env::var_os("U2A_FIGURES") {

@@ -1,4 +1,4 @@
-//! synth, check, inspect and mask, as a user calls them one after the other.
+//! The subcommands synth, check, run, inspect and mask, one after the other as a user calls them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Outcome, assert_same, have, ingest, run, run_crema, synth};
+use common::{Outcome, assert_same, ingest, is_installed, run, run_crema, synth};
 use serde_json::Value;
 
 fn json(outcome: &Outcome) -> Value {
@@ -16,13 +16,13 @@ fn json(outcome: &Outcome) -> Value {
 }
 
 #[test]
-fn synth_is_reproducible_and_real() {
+fn synth_writes_equal_bytes_and_real_media() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), 12);
     let other = tempfile::tempdir().unwrap();
     let again = synth(other.path(), 12);
     assert_same(&raw, &again);
-    // A second call finds its work done; another seed makes another tree in the same place.
+    // A second call writes nothing. Another seed replaces the tree by another one.
     let seeded = |seed: &str| {
         run(ingest()
             .args([
@@ -47,7 +47,7 @@ fn synth_is_reproducible_and_real() {
         sentences.starts_with("\"Stimulus_Number\",\"Filename\"\n1,\"")
             && !sentences.ends_with('\n')
     );
-    if have("ffprobe") {
+    if is_installed("ffprobe") {
         let stem = &list[..15];
         let probe = |path: &Path| {
             let mut command = Command::new("ffprobe");
@@ -74,7 +74,7 @@ fn synth_is_reproducible_and_real() {
 }
 
 #[test]
-fn the_chain_of_tools() {
+fn each_subcommand_reads_what_the_others_wrote() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), 12);
     let checked = json(
@@ -99,36 +99,36 @@ fn the_chain_of_tools() {
         }
     }
 
-    let seen = json(run(ingest().args(["inspect", "--json"]).arg(&out)).ok());
-    assert_eq!(seen["rows"], 12);
-    assert_eq!(seen["splits"]["train"]["complete"], 6);
-    assert_eq!(seen["classes"]["Happy"]["test"], 1);
-    assert_eq!(seen["columns"]["mel"], "list[array[f32, 128]]");
-    assert!(seen["seconds"]["audio"]["min"].as_f64().unwrap() > 1.2);
+    let overview = json(run(ingest().args(["inspect", "--json"]).arg(&out)).ok());
+    assert_eq!(overview["rows"], 12);
+    assert_eq!(overview["splits"]["train"]["complete"], 6);
+    assert_eq!(overview["classes"]["Happy"]["test"], 1);
+    assert_eq!(overview["columns"]["mel"], "list[array[f32, 128]]");
+    assert!(overview["seconds"]["audio"]["min"].as_f64().unwrap() > 1.2);
     let text = run(ingest().arg("inspect").arg(&out));
     assert!(text.ok().stdout.contains("Neutral"));
 
     let id = &fs::read_to_string(raw.join("test.csv")).unwrap()[..15];
-    let pictures = folder.path().join("pictures");
+    let images = folder.path().join("images");
     let mut command = ingest();
     command
         .arg("inspect")
         .arg(&out)
         .args(["--json", "--sample", id, "--out"])
-        .arg(&pictures);
+        .arg(&images);
     let sample = json(run(&mut command).ok());
     assert_eq!(sample["sample"]["id"], id);
     let row = &common::rows(&out)[id];
-    let frame = features::image::decode(&fs::read(pictures.join("frame-02.png")).unwrap()).unwrap();
+    let frame = features::image::decode(&fs::read(images.join("frame-02.png")).unwrap()).unwrap();
     let stored = features::image::decode(&row.frames.as_ref().unwrap()[2]).unwrap();
     assert_eq!(frame.pixels, stored.pixels);
-    let mel = features::image::decode(&fs::read(pictures.join("mel.png")).unwrap()).unwrap();
+    let mel = features::image::decode(&fs::read(images.join("mel.png")).unwrap()).unwrap();
     assert_eq!(mel.width % (row.mel.as_ref().unwrap().len() / 128), 0);
-    let nobody = run(ingest()
+    let unknown = run(ingest()
         .arg("inspect")
         .arg(&out)
-        .args(["--sample", "-nobody"]));
-    assert!(nobody.error().contains("-nobody"));
+        .args(["--sample", "-unknown"]));
+    assert!(unknown.error().contains("-unknown"));
 
     let masked = json(
         run(ingest().arg("mask").arg(&out).args([
@@ -151,7 +151,7 @@ fn the_chain_of_tools() {
         .contains("has_video")
     );
 
-    // A mask that another program made: by id in any order, or one value per sample of the split.
+    // A mask of another program, by id in any order or with one value for each sample of the split.
     let all = common::rows(&out);
     let test: Vec<&String> = all
         .iter()
@@ -173,18 +173,18 @@ fn the_chain_of_tools() {
             .arg(&own)
             .args(["--split", split, "--json"]))
     };
-    let taken = json(import("test").ok());
-    // Of n values 0 1 2 0 1 2 ..: 2 takes the sound, 1 the video.
+    let imported = json(import("test").ok());
+    // Of n values 0 1 2 0 1 2 ..., 2 removes the audio and 1 the video.
     let n = test.len();
-    assert_eq!(taken["hidden"]["test"]["audio"], n / 3);
-    assert_eq!(taken["hidden"]["test"]["video"], (n + 1) / 3);
-    let path = std::path::PathBuf::from(taken["file"].as_str().unwrap());
+    assert_eq!(imported["hidden"]["test"]["audio"], n / 3);
+    assert_eq!(imported["hidden"]["test"]["video"], (n + 1) / 3);
+    let path = std::path::PathBuf::from(imported["file"].as_str().unwrap());
     let mask = features::mask::Mask::read(&path).unwrap();
     let shards = features::Shards::open(&out).unwrap();
     let present = mask.present(&shards, datasets::Split::Test).unwrap();
-    for (id, shown) in shards.split(datasets::Split::Test).ids.iter().zip(present) {
-        let place = test.iter().rev().position(|one| *one == id).unwrap();
-        assert_eq!(shown, [place % 3 != 2, place % 3 != 1], "{id}");
+    for (id, present) in shards.split(datasets::Split::Test).ids.iter().zip(present) {
+        let position = test.iter().rev().position(|one| *one == id).unwrap();
+        assert_eq!(present, [position % 3 != 2, position % 3 != 1], "{id}");
     }
     assert!(import("train").error().contains("lacks sample"));
     fs::write(&own, "0\n".repeat(n + 1)).unwrap();
@@ -194,16 +194,16 @@ fn the_chain_of_tools() {
             .contains(&format!("{} values", n + 1))
     );
 
-    // A file that goes missing is noticed by all of them.
+    // A missing file is reported.
     fs::remove_file(raw.join(format!("VideoFlash/{id}.flv"))).unwrap();
     let checked = run(ingest().args(["check", "crema-d", "--raw"]).arg(&raw));
     assert_eq!(checked.code, Some(1), "{checked:?}");
     assert!(checked.stdout.contains(id));
 }
 
-/// f16 mel and every frame kept, for those who ask.
+/// Mel values in f16, and all frames.
 #[test]
-fn settings_reach_the_shards() {
+fn settings_change_the_shards() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), 12);
     let (whole, half) = (folder.path().join("whole"), folder.path().join("half"));
@@ -220,9 +220,9 @@ fn settings_reach_the_shards() {
         "2",
     ]);
     run(command.arg("--raw").arg(&raw).arg("--out").arg(&half)).ok();
-    let seen = json(run(ingest().args(["inspect", "--json"]).arg(&half)).ok());
-    assert_eq!(seen["rows"], 4);
-    assert_eq!(seen["columns"]["mel"], "list[array[f16, 128]]");
+    let overview = json(run(ingest().args(["inspect", "--json"]).arg(&half)).ok());
+    assert_eq!(overview["rows"], 4);
+    assert_eq!(overview["columns"]["mel"], "list[array[f16, 128]]");
     let batches = common::batches(&half.join("train-00000-of-00001.parquet"));
     let frames =
         arrow_array::cast::AsArray::as_list::<i32>(batches[0].column_by_name("frames").unwrap());

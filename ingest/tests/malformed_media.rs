@@ -1,4 +1,5 @@
-//! Trees with every kind of damaged or odd media, one of each: what a row comes out as. Rows and failures always add up.
+//! Raw trees with one file of every kind of malformed or unusual media: what their rows hold. Rows
+//! and failures always add up.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,12 +13,12 @@ use std::process::Command;
 
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
-use common::{Outcome, files, have, ingest, rows, run, run_crema, synth};
+use common::{Outcome, files, ingest, is_installed, rows, run, run_crema, synth};
 use features::image::{PixelFormat, Rgb, decode, encode_jpeg, shrink_to_jpeg};
 use image::{ImageFormat, RgbImage};
 
-/// A picture of 300 x 200 whose left half is dark and whose right half is bright.
-fn painted() -> Rgb {
+/// Returns an image of 300 x 200 whose left half is dark and whose right half is bright.
+fn two_tone_image() -> Rgb {
     let pixel = |i: usize| [if i % 300 < 150 { 30 } else { 220 }; 3];
     Rgb {
         width: 300,
@@ -26,22 +27,23 @@ fn painted() -> Rgb {
     }
 }
 
-fn in_format(format: ImageFormat) -> Vec<u8> {
-    let picture = RgbImage::from_raw(300, 200, painted().pixels).unwrap();
+/// The image in a format of the crate `image`.
+fn encoded_as(format: ImageFormat) -> Vec<u8> {
+    let image = RgbImage::from_raw(300, 200, two_tone_image().pixels).unwrap();
     let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).unwrap();
+    image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
-/// The painted image as a JPEG of one channel.
-fn gray() -> Vec<u8> {
-    let pixels: Vec<u8> = painted().pixels.chunks(3).map(|p| p[0]).collect();
+/// The image as a JPEG of one channel.
+fn gray_jpeg() -> Vec<u8> {
+    let pixels: Vec<u8> = two_tone_image().pixels.chunks(3).map(|p| p[0]).collect();
     encode_jpeg(&pixels, 300, 200, PixelFormat::Gray, 95).unwrap()
 }
 
-/// Ink instead of light, inverted as Adobe stores it.
-fn cmyk() -> Vec<u8> {
-    let pixels: Vec<u8> = painted()
+/// The image as a CMYK JPEG, inverted as Adobe stores it.
+fn cmyk_jpeg() -> Vec<u8> {
+    let pixels: Vec<u8> = two_tone_image()
         .pixels
         .chunks(3)
         .flat_map(|p| [255, 255, 255, p[0]])
@@ -49,81 +51,91 @@ fn cmyk() -> Vec<u8> {
     encode_jpeg(&pixels, 300, 200, PixelFormat::Cmyk, 95).unwrap()
 }
 
-/// A JPEG that says: turn me a quarter clockwise.
-fn turned(jpeg: &[u8]) -> Vec<u8> {
+/// Adds the EXIF orientation "a quarter turn clockwise" to a JPEG.
+fn with_quarter_turn(jpeg: &[u8]) -> Vec<u8> {
     let exif =
         b"\xff\xe1\0\x22Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
     [&jpeg[..2], exif, &jpeg[2..]].concat()
 }
 
-/// A GIF that promises 20,000 x 20,000 pixels.
-fn huge() -> Vec<u8> {
-    let mut gif = in_format(ImageFormat::Gif);
+/// A GIF whose header says 20,000 x 20,000 pixels.
+fn huge_gif() -> Vec<u8> {
+    let mut gif = encoded_as(ImageFormat::Gif);
     gif[6..10].copy_from_slice(&[0x20, 0x4e, 0x20, 0x4e]);
     gif
 }
 
-/// What becomes of a picture: its size in the shard, or words of the reason.
-enum Comes {
-    Out(usize, usize),
-    Gone(&'static str),
+/// The expected result of an image file.
+enum Expected {
+    /// An image of this width and height in the shard.
+    Image(usize, usize),
+    /// A failure with these words in its reason.
+    Failure(&'static str),
 }
 
 #[test]
-fn pictures_of_every_kind() {
-    let jpeg = shrink_to_jpeg(&painted(), 200, 95).unwrap();
+fn image_files_of_every_kind_become_rows_or_failures() {
+    let jpeg = shrink_to_jpeg(&two_tone_image(), 200, 95).unwrap();
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n".to_vec();
-    let table: Vec<(&str, Option<Vec<u8>>, Comes)> = vec![
-        ("a plain JPEG", Some(jpeg.clone()), Comes::Out(384, 256)),
-        ("a gray JPEG", Some(gray()), Comes::Out(384, 256)),
-        ("a CMYK JPEG", Some(cmyk()), Comes::Out(384, 256)),
+    let table: Vec<(&str, Option<Vec<u8>>, Expected)> = vec![
+        (
+            "a plain JPEG",
+            Some(jpeg.clone()),
+            Expected::Image(384, 256),
+        ),
+        ("a gray JPEG", Some(gray_jpeg()), Expected::Image(384, 256)),
+        ("a CMYK JPEG", Some(cmyk_jpeg()), Expected::Image(384, 256)),
         (
             "PNG bytes",
-            Some(in_format(ImageFormat::Png)),
-            Comes::Out(384, 256),
+            Some(encoded_as(ImageFormat::Png)),
+            Expected::Image(384, 256),
         ),
         (
             "WebP bytes",
-            Some(in_format(ImageFormat::WebP)),
-            Comes::Out(384, 256),
+            Some(encoded_as(ImageFormat::WebP)),
+            Expected::Image(384, 256),
         ),
         (
             "GIF bytes",
-            Some(in_format(ImageFormat::Gif)),
-            Comes::Out(384, 256),
+            Some(encoded_as(ImageFormat::Gif)),
+            Expected::Image(384, 256),
         ),
         (
             "BMP bytes",
-            Some(in_format(ImageFormat::Bmp)),
-            Comes::Out(384, 256),
+            Some(encoded_as(ImageFormat::Bmp)),
+            Expected::Image(384, 256),
         ),
         (
             "EXIF: a quarter turn",
-            Some(turned(&jpeg)),
-            Comes::Out(256, 384),
+            Some(with_quarter_turn(&jpeg)),
+            Expected::Image(256, 384),
         ),
         (
-            "cut off in the middle",
+            "truncated in the middle",
             Some(jpeg[..jpeg.len() / 2].to_vec()),
-            Comes::Gone("ends too early"),
+            Expected::Failure("ends too early"),
         ),
         (
             "20,000 x 20,000 pixels",
-            Some(huge()),
-            Comes::Gone("too large"),
+            Some(huge_gif()),
+            Expected::Failure("too large"),
         ),
         (
             "a page of HTML",
             Some(b"<html>404 not found</html>".to_vec()),
-            Comes::Gone("cannot be decoded"),
+            Expected::Failure("cannot be decoded"),
         ),
-        ("no bytes", Some(Vec::new()), Comes::Gone("empty file")),
+        (
+            "no bytes",
+            Some(Vec::new()),
+            Expected::Failure("empty file"),
+        ),
         (
             "a Git LFS pointer",
             Some(pointer),
-            Comes::Gone("Git LFS pointer"),
+            Expected::Failure("Git LFS pointer"),
         ),
-        ("not there", None, Comes::Gone("no such file")),
+        ("no file", None, Expected::Failure("no such file")),
     ];
     let folder = tempfile::tempdir().unwrap();
     let raw = folder.path().join("raw");
@@ -142,7 +154,7 @@ fn pictures_of_every_kind() {
         }
     }
     fs::write(raw.join("texts/train_titles.csv"), titles).unwrap();
-    // A sample with nothing left, and one without a title, which is no failure.
+    // A sample without any modality, and one without a title, which is no failure.
     fs::write(raw.join("images/test/apple_pie/apple_pie_100.jpg"), "x").unwrap();
     fs::write(raw.join("images/test/apple_pie/apple_pie_101.jpg"), &jpeg).unwrap();
     let titles = "apple_pie_100.jpg,[],apple_pie\napple_pie_101.jpg,[],apple_pie\n";
@@ -164,20 +176,20 @@ fn pictures_of_every_kind() {
         (&1.into(), &1.into())
     );
 
-    let found = pictures(&out.join("train-00000-of-00001.parquet"));
-    for (number, (what, _, comes)) in table.iter().enumerate() {
+    let found = image_rows(&out.join("train-00000-of-00001.parquet"));
+    for (number, (name, _, expected)) in table.iter().enumerate() {
         let (image, text, error) = &found[&format!("apple_pie_{number}")];
         assert_eq!(
             text.as_deref(),
             Some(format!("Pie Number {number}").as_str())
         );
-        match (comes, image) {
-            (Comes::Out(width, height), Some(bytes)) => {
-                assert_eq!(error, &None, "{what}");
-                let picture = decode(bytes).unwrap();
-                assert_eq!((picture.width, picture.height), (*width, *height), "{what}");
-                // Dark on the left; turned clockwise, on top.
-                let at = |x: usize, y: usize| picture.pixels[3 * (y * picture.width + x)];
+        match (expected, image) {
+            (Expected::Image(width, height), Some(bytes)) => {
+                assert_eq!(error, &None, "{name}");
+                let image = decode(bytes).unwrap();
+                assert_eq!((image.width, image.height), (*width, *height), "{name}");
+                // The dark half is on the left, and after the quarter turn at the top.
+                let at = |x: usize, y: usize| image.pixels[3 * (y * image.width + x)];
                 let (x, y) = (width - 8, height - 8);
                 let (dark, bright) = if width > height {
                     (at(8, y), at(x, 8))
@@ -186,25 +198,26 @@ fn pictures_of_every_kind() {
                 };
                 assert!(
                     dark.abs_diff(30) < 8 && bright.abs_diff(220) < 8,
-                    "{what}: {dark} {bright}"
+                    "{name}: {dark} {bright}"
                 );
             }
-            (Comes::Gone(reason), None) => {
+            (Expected::Failure(reason), None) => {
                 let error = error.as_deref().unwrap();
                 assert!(
                     error.starts_with("image: ") && error.contains(reason),
-                    "{what}: {error}"
+                    "{name}: {error}"
                 );
             }
-            _ => panic!("{what}: {error:?}"),
+            _ => panic!("{name}: {error:?}"),
         }
     }
 }
 
-type Picture = (Option<Vec<u8>>, Option<String>, Option<String>);
+/// The image, the text and the error of a row.
+type ImageRow = (Option<Vec<u8>>, Option<String>, Option<String>);
 
-/// Image, text and error of every row of a shard.
-fn pictures(shard: &Path) -> BTreeMap<String, Picture> {
+/// Returns the rows of a shard by id.
+fn image_rows(shard: &Path) -> BTreeMap<String, ImageRow> {
     let mut found = BTreeMap::new();
     for batch in common::batches(shard) {
         for row in 0..batch.num_rows() {
@@ -226,9 +239,10 @@ fn manifest(outcome: &Outcome) -> serde_json::Value {
     report["manifest"].clone()
 }
 
-/// CREMA-D's three sources of sound: the next one is taken where one is not there or blank, and that is told.
+/// CREMA-D has three files of each recording. The next one is used if one is missing or silent, and
+/// a silent one is reported as a warning.
 #[test]
-fn sound_that_is_blank_or_not_there() {
+fn missing_or_silent_audio_files_fall_back_to_the_next() {
     let folder = tempfile::tempdir().unwrap();
     let raw = synth(folder.path(), 12);
     let mut stems: Vec<String> = files(&raw.join("AudioWAV"))
@@ -236,32 +250,32 @@ fn sound_that_is_blank_or_not_there() {
         .map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned())
         .collect();
     stems.sort();
-    let place =
+    let file =
         |kind: &str, ending: &str, stem: &str| raw.join(kind).join(format!("{stem}.{ending}"));
-    let blank = |stem: &str| {
-        let path = place("AudioWAV", "wav", stem);
+    let silence = |stem: &str| {
+        let path = file("AudioWAV", "wav", stem);
         let mut bytes = fs::read(&path).unwrap();
         bytes[44..].fill(0);
         fs::write(path, bytes).unwrap();
     };
     let untouched = rows_of(&raw, &folder.path().join("before")).1;
 
-    fs::remove_file(place("AudioWAV", "wav", &stems[0])).unwrap();
-    blank(&stems[1]);
-    blank(&stems[2]);
-    fs::remove_file(place("AudioMP3", "mp3", &stems[2])).unwrap();
-    let silent = have("ffmpeg");
-    if silent {
-        blank(&stems[3]);
-        fs::remove_file(place("AudioMP3", "mp3", &stems[3])).unwrap();
-        without_sound(&place("VideoFlash", "flv", &stems[3]));
+    fs::remove_file(file("AudioWAV", "wav", &stems[0])).unwrap();
+    silence(&stems[1]);
+    silence(&stems[2]);
+    fs::remove_file(file("AudioMP3", "mp3", &stems[2])).unwrap();
+    let has_ffmpeg = is_installed("ffmpeg");
+    if has_ffmpeg {
+        silence(&stems[3]);
+        fs::remove_file(file("AudioMP3", "mp3", &stems[3])).unwrap();
+        remove_audio_stream(&file("VideoFlash", "flv", &stems[3]));
     }
     let (manifest, found) = rows_of(&raw, &folder.path().join("after"));
     assert_eq!(found.len(), 12);
     for stem in &stems[..3] {
         let (before, after) = (&untouched[stem], &found[stem]);
         assert_eq!(after.error, None);
-        // Another file of the same recording.
+        // Another file of the same recording was used.
         let (a, b) = (before.audio_seconds.unwrap(), after.audio_seconds.unwrap());
         assert!(
             (a - b).abs() < 0.15 && before.mel != after.mel,
@@ -269,24 +283,27 @@ fn sound_that_is_blank_or_not_there() {
         );
     }
     let warnings = manifest["warnings"]["first"].as_array().unwrap();
-    let told = |stem: &str| {
-        let about = |one: &&serde_json::Value| one["id"] == stem;
+    let details = |stem: &str| {
+        let is_about = |one: &&serde_json::Value| one["id"] == stem;
         warnings
             .iter()
-            .filter(about)
+            .filter(is_about)
             .map(|one| one["what"]["detail"].to_string())
             .collect::<String>()
     };
-    // A file that is not there is the listing's business, a blank one shows only when it is decoded.
-    assert_eq!(told(&stems[0]), "");
-    for (stem, taken) in [
+    // A missing file is known from the listing, a silent one only when it is decoded.
+    assert_eq!(details(&stems[0]), "");
+    for (stem, used) in [
         (&stems[1], "took AudioMP3/"),
         (&stems[2], "took VideoFlash/"),
     ] {
-        let told = told(stem);
-        assert!(told.contains("silent") && told.contains(taken), "{told}");
+        let details = details(stem);
+        assert!(
+            details.contains("silent") && details.contains(used),
+            "{details}"
+        );
     }
-    if silent {
+    if has_ffmpeg {
         let row = &found[&stems[3]];
         assert!(!row.has_audio && row.has_video);
         let error = row.error.as_deref().unwrap();
@@ -298,12 +315,14 @@ fn sound_that_is_blank_or_not_there() {
     }
 }
 
+/// Ingests CREMA-D, and returns the manifest and the rows.
 fn rows_of(raw: &Path, out: &Path) -> (serde_json::Value, BTreeMap<String, common::Row>) {
     let outcome = run(run_crema(raw, out).args(["--json", "--max-failures", "100%"]));
     (manifest(outcome.ok()), rows(out))
 }
 
-fn without_sound(clip: &Path) {
+/// Removes the audio stream of a clip.
+fn remove_audio_stream(clip: &Path) {
     let silent = clip.with_file_name(format!(
         "silent.{}",
         clip.extension().unwrap().to_str().unwrap()
@@ -318,20 +337,21 @@ fn without_sound(clip: &Path) {
     fs::rename(silent, clip).unwrap();
 }
 
-/// Kinetics-Sound: sound beside the clip or in it, clips that hold none, none at all, or only their beginning.
+/// Clips of Kinetics-Sound with audio in the clip, in a file beside it, or without audio; empty,
+/// truncated and missing clips.
 #[test]
-fn kinetics_clips_of_every_kind() {
-    if !have("ffmpeg") {
+fn kinetics_clips_of_every_kind_become_rows_or_failures() {
+    if !is_installed("ffmpeg") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let made = folder.path().join("made");
+    let synthetic = folder.path().join("synthetic");
     let mut command = ingest();
     command
         .args(["synth", "kinetics-sound", "--samples", "24", "--out"])
-        .arg(&made);
+        .arg(&synthetic);
     run(&mut command).ok();
-    let mut clips: Vec<_> = files(&made.join("train"))
+    let mut clips: Vec<_> = files(&synthetic.join("train"))
         .into_values()
         .filter(|bytes| !bytes.is_empty())
         .collect();
@@ -345,7 +365,7 @@ fn kinetics_clips_of_every_kind() {
         path
     };
     let tone: Vec<u8> = {
-        // One second of a 200 Hz square wave at 16 kHz, behind the plain header of a WAV file.
+        // One second of a 200 Hz square wave at 16 kHz, after the header of a WAV file.
         let data: Vec<u8> = (0..16_000)
             .flat_map(|i| (if i / 40 % 2 == 0 { 9_000i16 } else { -9_000 }).to_le_bytes())
             .collect();
@@ -355,14 +375,14 @@ fn kinetics_clips_of_every_kind() {
     put("INSIDE_____", "mp4", &clips[0]);
     put("BESIDE_____", "mp4", &clips[0]);
     put("BESIDE_____", "wav", &tone);
-    without_sound(&put("ONLYBESIDE_", "mp4", &clips[1]));
+    remove_audio_stream(&put("ONLYBESIDE_", "mp4", &clips[1]));
     put("ONLYBESIDE_", "wav", &tone);
-    without_sound(&put("-SILENT____", "mp4", &clips[1]));
+    remove_audio_stream(&put("-SILENT____", "mp4", &clips[1]));
     put("CUTOFF_____", "mp4", &clips[0][..clips[0].len() / 2]);
     put("NOTHING____", "mp4", b"");
     put("NOTHINGBUT_", "mp4", b"");
     put("NOTHINGBUT_", "wav", &tone);
-    // id, seconds of sound, whether there is a picture, words of the error.
+    // The id, the seconds of audio, whether the row has video, and words of the error.
     let table = [
         ("INSIDE_____", Some(10.0), true, None),
         ("BESIDE_____", Some(1.0), true, None),
