@@ -37,7 +37,8 @@ fn main() {
     println!("cargo:libraries={}", toolkit.join("lib64").display());
 }
 
-/// Compiles `cuda/driver.c` for every entry point in the toolkit's `cuda.h` and links the whole of it.
+/// Compiles `cuda/driver.c` for every entry point in the toolkit's `cuda.h` and links the whole of
+/// it.
 fn link_driver(toolkit: &Path, out: &Path) {
     let header = toolkit.join("include/cuda.h");
     let text = std::fs::read_to_string(&header)
@@ -65,8 +66,8 @@ fn link_driver(toolkit: &Path, out: &Path) {
         .arg(out.join("libu2a_driver.a"))
         .arg(object));
     println!("cargo:rustc-link-search=native={}", out.display());
-    // The whole archive is linked, so that the linker knows its names before it comes to libcuda.so, which
-    // it then leaves out.
+    // The whole archive is linked, so that the linker knows its names before it comes to
+    // libcuda.so, which it then leaves out.
     println!("cargo:rustc-link-lib=static:+whole-archive=u2a_driver");
 }
 

@@ -1,11 +1,11 @@
 // Multi-head attention over packed sequences that never stores its scores (FlashAttention, Dao 2022
-// and 2023): a block handles a tile of one head's queries (or, for the gradients of keys and values, of
-// its keys) and goes over the other side tile by tile.
+// and 2023): a block handles a tile of one head's queries (or, for the gradients of keys and
+// values, of its keys) and goes over the other side tile by tile.
 //
 // `qkv` is `n x 3d`: queries, keys, values side by side, heads side by side in each, D numbers to a
 // head. The forward pass saves `lse`, the logarithm of the softmax's denominator, per head and row.
-// Gradients of queries and of keys and values are two kernels, so that every sum has one owner and a
-// fixed order. Grid: (tiles of the longest sequence, heads, sequences).
+// Gradients of queries and of keys and values are two kernels, so that every sum has one owner and
+// a fixed order. Grid: (tiles of the longest sequence, heads, sequences).
 #pragma once
 #include "mma.h"
 
@@ -40,7 +40,8 @@ DEVICE BlockTile block_tile(const Attention& h, int tile) {
     return p;
 }
 
-/// Returns the dropout factor of the probability of `query` and `key`, as `src/cpu/attention.rs` draws it.
+/// Returns the dropout factor of the probability of `query` and `key`, as `src/cpu/attention.rs`
+/// draws it.
 DEVICE float probability_factor(const Attention& h, const BlockTile& p, int query, int key) {
     if (!h.drop.threshold) return 1.f;
     unsigned words[4];
@@ -70,7 +71,8 @@ DEVICE float quad_sum(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-/// delta[head, row] = out . d_out of that head: the sum of p dp over a row. One warp per row and head.
+/// delta[head, row] = out . d_out of that head: the sum of p dp over a row. One warp per row and
+/// head.
 template <class T>
 DEVICE void attention_delta(const T* out, const T* d_out, float* delta, int n, int d, int heads) {
     int index = warp_row(), row = index / heads, head = index % heads, dim = d / heads;
@@ -84,12 +86,13 @@ DEVICE void attention_delta(const T* out, const T* d_out, float* delta, int n, i
     if (lane() == 0) delta[size_t(head) * n + row] = sum;
 }
 
-// Brain floating point, on tensor cores: four warps of 16 rows; 64 rows of the other side at a time.
+// Brain floating point, on tensor cores: four warps of 16 rows; 64 rows of the other side at a
+// time.
 
 constexpr int WARPS = 4;
 constexpr int TILE_BF16 = 64;
-/// Rows in shared memory are 16 bytes longer than D numbers, so that eight of them, which a warp reads
-/// at once, lie in different banks.
+/// Rows in shared memory are 16 bytes longer than D numbers, so that eight of them, which a warp
+/// reads at once, lie in different banks.
 constexpr int TILE_PADDING = 8;
 
 /// One step of 16 columns: out (16 x 16, two halves) += A times 16 rows of the tile, transposed.

@@ -1,17 +1,17 @@
 // Layer normalisation, adapters, activations and dropout: everything around the matrix products.
 //
-// Token matrices are packed, `n x d` with d a multiple of 8, sequence after sequence; `positions` holds
-// (sample, position) of each row. Weights and activations are of type T, everything learnable, every
-// statistic and every sum is in single precision. Sums have a fixed order, so that the same input gives
-// the same bits.
+// Token matrices are packed, `n x d` with d a multiple of 8, sequence after sequence; `positions`
+// holds (sample, position) of each row. Weights and activations are of type T, everything
+// learnable, every statistic and every sum is in single precision. Sums have a fixed order, so that
+// the same input gives the same bits.
 #pragma once
 #include "numbers.h"
 
 /// Rows that one block of `column_sums` adds up.
 constexpr int SUM_ROWS = 128;
 
-/// y = (x - mean) rstd * scale + shift. The statistics (mean, rstd) of each row are computed and written if
-/// `compute_stats`, else read. One warp per row.
+/// y = (x - mean) rstd * scale + shift. The statistics (mean, rstd) of each row are computed and
+/// written if `compute_stats`, else read. One warp per row.
 template <class T>
 DEVICE void layer_norm(const T* x, const float* scale, const float* shift, T* y, float* stats, int n, int d,
                        float eps, bool compute_stats) {
@@ -43,8 +43,8 @@ DEVICE void layer_norm(const T* x, const float* scale, const float* shift, T* y,
     }
 }
 
-/// dx = residual + rstd (g - mean(g) - h mean(g h)), g = dy scale, h = (x - mean) rstd; `residual` may be
-/// null. One warp per row.
+/// dx = residual + rstd (g - mean(g) - h mean(g h)), g = dy scale, h = (x - mean) rstd; `residual`
+/// may be null. One warp per row.
 template <class T>
 DEVICE void layer_norm_backward(const T* dy, const T* x, const float* scale, const float* stats,
                                 const T* residual, T* dx, int n, int d) {
@@ -78,7 +78,8 @@ struct Factors {
     DEVICE const float* of(int part) const { return part == 0 ? first : part == 1 ? second : third; }
 };
 
-/// u[row, part * rank + r] = dropout(x) . A_part[r]; part i draws from module + i. One warp per row.
+/// u[row, part * rank + r] = dropout(x) . A_part[r]; part i draws from module + i. One warp per
+/// row.
 template <class T>
 DEVICE void lora_down(const T* x, Factors a, float* u, const unsigned* positions, int n, int d, int parts, int rank,
                       Dropout drop) {
@@ -195,7 +196,7 @@ DEVICE void lora_down_backward(T* dx, Factors a, const float* du, const unsigned
     store8(dx + size_t(row) * d + c, sum);
 }
 
-/// partial[chunk, k, c] = sum over the chunk's rows of weights[row, k] * mask * x[row, start(k) + c]:
+/// partial[chunk, k, c] = sum over the chunk's rows of weights[row, k] mask x[row, start(k) + c]:
 /// both factors' gradients. `step` is 0 if all parts read the same columns of x, `width` if
 /// each reads its own. Block: (eight columns per thread, chunk of SUM_ROWS rows, k).
 template <class T>

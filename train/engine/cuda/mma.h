@@ -7,8 +7,9 @@
 #pragma once
 #include "numbers.h"
 
-/// Loads four 8 x 8 matrices: lane l points to row l % 8 of matrix l / 8 and receives, of each matrix, the two
-/// neighbours at (l / 4, 2 (l % 4)), or with `transposed` at (2 (l % 4), l / 4) down a column.
+/// Loads four 8 x 8 matrices: lane l points to row l % 8 of matrix l / 8 and receives, of each
+/// matrix, the two neighbours at (l / 4, 2 (l % 4)), or with `transposed` at (2 (l % 4), l / 4)
+/// down a column.
 template <bool transposed>
 DEVICE void load_matrices(unsigned r[4], const bf16* row) {
 #ifdef __CUDACC__
@@ -72,8 +73,8 @@ DEVICE void load_a(unsigned a[4], const bf16* tile, int stride, int row, int col
     load_matrices<false>(a, tile + (row + lane % 16) * stride + col + lane / 16 * 8);
 }
 
-/// Loads two B side by side (b[0..2], b[2..4]) whose columns are the tile's rows, for a product with
-/// the transposed tile.
+/// Loads two B side by side (b[0..2], b[2..4]) whose columns are the tile's rows, for a product
+/// with the transposed tile.
 DEVICE void load_b_rows(unsigned b[4], const bf16* tile, int stride, int row, int col) {
     int lane = threadIdx.x % 32;
     load_matrices<false>(b, tile + (row + lane % 8 + lane / 16 * 8) * stride + col + lane / 8 % 2 * 8);

@@ -49,7 +49,8 @@ DEVICE float load(const bf16* p) { return bits_to_float(unsigned(p->bits) << 16)
 DEVICE void store(float* p, float x) { *p = x; }
 DEVICE void store(bf16* p, float x) { p->bits = pack(x, 0.f); }
 
-/// The numbers that a thread loads at once: 16 bytes of bf16. The width of every matrix is a multiple.
+/// The numbers that a thread loads at once: 16 bytes of bf16. The width of every matrix is a
+/// multiple.
 constexpr int VECTOR_WIDTH = 8;
 
 struct alignas(16) Quad {
@@ -95,8 +96,8 @@ DEVICE float warp_sum(float x) {
     return x;
 }
 
-/// The dropout of one module in one step, as in `src/cpu/dropout.rs`; a `threshold` of 0 drops nothing.
-/// `scale` is 1 / (1 - rate).
+/// The dropout of one module in one step, as in `src/cpu/dropout.rs`; a `threshold` of 0 drops
+/// nothing. `scale` is 1 / (1 - rate).
 struct Dropout {
     unsigned threshold;
     float scale;
@@ -118,8 +119,8 @@ DEVICE void philox(unsigned counter[4], unsigned k0, unsigned k1) {
     }
 }
 
-/// Computes the random words of columns `8 group .. 8 group + 8` of row `row`, which is `width` wide: 16 bits for
-/// each column.
+/// Computes the random words of columns `8 group .. 8 group + 8` of row `row`, which is `width`
+/// wide: 16 bits for each column.
 DEVICE void random_words(const Dropout& drop, unsigned module, unsigned sample, unsigned row, unsigned width,
                          unsigned group, unsigned words[4]) {
     words[0] = row * ((width + 7) / 8) + group;

@@ -1,8 +1,8 @@
 // The platform of the kernels: CUDA itself, or an emulator that runs a grid on the host.
 //
-// The emulator is for tests: it runs the very source that a GPU runs, one block after the other, each
-// thread of a block as a coroutine that yields at every barrier and warp exchange. It is slow, and its
-// results are exact; it does not always show races and missing barriers.
+// The emulator is for tests: it runs the very source that a GPU runs, one block after the other,
+// each thread of a block as a coroutine that yields at every barrier and warp exchange. It is slow,
+// and its results are exact; it does not always show races and missing barriers.
 #pragma once
 
 #ifdef __CUDACC__

@@ -100,8 +100,8 @@ impl Compute {
         Compute::open_for(asked, threads, 0, 1)
     }
 
-    /// [`Compute::open`] for one of several workers, each of which has a GPU of its own, from the given one on,
-    /// and its part of the cores.
+    /// [`Compute::open`] for one of several workers, each of which has a GPU of its own, from the
+    /// given one on, and its part of the cores.
     ///
     /// # Errors
     /// They are those of [`Compute::open`].
@@ -202,8 +202,8 @@ impl Compute {
     }
 }
 
-/// Makes the C library keep memory that is freed: every step allocates activations of the same sizes,
-/// and fresh pages from the system would cost a tenth of a step.
+/// Makes the C library keep memory that is freed: every step allocates activations of the same
+/// sizes, and fresh pages from the system would cost a tenth of a step.
 fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: sets two numbers of the allocator; no memory is touched.
@@ -222,7 +222,8 @@ enum Selected<D> {
     Cpu(Option<String>),
 }
 
-/// Selects the device of worker `rank`; `open` opens the GPU of a number or returns the reason why it cannot.
+/// Selects the device of worker `rank`; `open` opens the GPU of a number or returns the reason why
+/// it cannot.
 fn select<D>(
     asked: DeviceChoice,
     rank: usize,
@@ -246,7 +247,8 @@ fn select<D>(
     }
 }
 
-/// Returns whether an NVIDIA driver runs here: natively, in a container, or through Windows (WSL 2).
+/// Returns whether an NVIDIA driver runs here: natively, in a container, or through Windows (WSL
+/// 2).
 fn has_driver() -> bool {
     let signs = [
         "/proc/driver/nvidia/version",

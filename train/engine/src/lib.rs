@@ -2,9 +2,9 @@
 //! on CPU and GPU. Knows no model, no data and no settings.
 //!
 //! From the bottom: `cpu` (functions on slices), `params` and `rows` (what layers are made of),
-//! [`cuda`] (the layers on a GPU), [`layers`] (the layers on tensors, on any device), `optim` (AdamW
-//! and its schedule), `device` (device, precision, threads). [`parity`] holds layers with inputs on
-//! which two devices are compared.
+//! [`cuda`] (the layers on a GPU), [`layers`] (the layers on tensors, on any device), `optim`
+//! (AdamW and its schedule), `device` (device, precision, threads). [`parity`] holds layers with
+//! inputs on which two devices are compared.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod cpu;

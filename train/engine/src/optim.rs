@@ -1,8 +1,8 @@
 //! AdamW whose state can be saved, and the paper's learning-rate schedule.
 //!
-//! [`AdamW`] implements candle's trait `candle_nn::Optimizer`. candle's own AdamW does not expose its moments, so
-//! that no run could be resumed with them, and counts steps once for all tensors, which differs from PyTorch if a
-//! tensor had no gradient in some steps.
+//! [`AdamW`] implements candle's trait `candle_nn::Optimizer`. candle's own AdamW does not expose
+//! its moments, so that no run could be resumed with them, and counts steps once for all tensors,
+//! which differs from PyTorch if a tensor had no gradient in some steps.
 
 use crate::cuda::{self, AdamWTensor, Gpu};
 use candle_core::DType;
@@ -43,8 +43,8 @@ pub struct Moments {
     pub m: Vec<f32>,
     /// The second moment.
     pub v: Vec<f32>,
-    /// The number of updates of this tensor, which is counted for each tensor because a step without a
-    /// gradient does not change it.
+    /// The number of updates of this tensor, which is counted for each tensor because a step
+    /// without a gradient does not change it.
     pub steps: u64,
 }
 
@@ -55,7 +55,8 @@ pub struct AdamW {
     lr: f64,
     /// The learnable tensors, in the model's order.
     vars: Vec<Var>,
-    /// The moments of each variable. On a GPU they are as the last [`AdamW::fetch_moments`] copied them.
+    /// The moments of each variable. On a GPU they are as the last [`AdamW::fetch_moments`] copied
+    /// them.
     pub moments: Vec<Moments>,
     /// Both moments of the variables whose moments are on a device, by the variable's index.
     on_device: BTreeMap<usize, [Tensor; 2]>,
@@ -120,7 +121,8 @@ impl Optimizer for AdamW {
 }
 
 impl AdamW {
-    /// Returns the gradients of the variables, given in their order, as [`Optimizer::step`] reads them.
+    /// Returns the gradients of the variables, given in their order, as [`Optimizer::step`] reads
+    /// them.
     pub fn gradients(&self, grads: Vec<Option<Tensor>>) -> GradStore {
         let mut store = GradStore::default();
         for (var, grad) in self.vars.iter().zip(grads) {
@@ -265,8 +267,8 @@ impl Schedule {
     /// The paper's exponent.
     pub const POWER: f64 = 0.9;
 
-    /// Returns the rate of step `step` (from 0) in a run of `epochs` epochs of `steps_per_epoch` steps:
-    /// `lr (1 - t / T)^power` with `t` and `T` counted from the end of the warm-up.
+    /// Returns the rate of step `step` (from 0) in a run of `epochs` epochs of `steps_per_epoch`
+    /// steps: `lr (1 - t / T)^power` with `t` and `T` counted from the end of the warm-up.
     pub fn rate(&self, step: u64, steps_per_epoch: u64, epochs: u64) -> f64 {
         let warmup = (self.warmup_epochs as u64).min(epochs) * steps_per_epoch;
         if step < warmup {

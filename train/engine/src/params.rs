@@ -37,8 +37,8 @@ pub struct Adapter {
     pub b: Tensor,
 }
 
-/// A frozen linear layer. Several layers that read the same input (query, key, value) may be stacked
-/// into one.
+/// A frozen linear layer. Several layers that read the same input (query, key, value) may be
+/// stacked into one.
 #[derive(Clone, Debug)]
 pub struct Linear {
     /// The weight, `out x in`.

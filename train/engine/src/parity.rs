@@ -14,8 +14,8 @@ pub struct LayerCase {
     layer: Box<Layer>,
 }
 
-/// A function from inputs to all results of a layer, in a fixed order. The layer's parameters are among the
-/// inputs or are copied to the device of the first.
+/// A function from inputs to all results of a layer, in a fixed order. The layer's parameters are
+/// among the inputs or are copied to the device of the first.
 type Layer = dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>;
 
 impl LayerCase {
@@ -48,7 +48,8 @@ pub fn noise(seed: u32, shape: (usize, usize)) -> Result<Tensor> {
     Tensor::from_vec(numbers.collect::<Vec<f32>>(), shape, &Device::Cpu)
 }
 
-/// Returns the largest difference, relative to the largest number of `want`, or infinity if there is a NaN.
+/// Returns the largest difference, relative to the largest number of `want`, or infinity if there
+/// is a NaN.
 ///
 /// # Errors
 /// The shapes differ.
@@ -75,7 +76,8 @@ pub const DROPOUT: Dropout = Dropout {
     module: 12,
 };
 
-/// Returns the layout of three sequences: one of several tiles, one of one token, one of a tile's length.
+/// Returns the layout of three sequences: one of several tiles, one of one token, one of a tile's
+/// length.
 pub fn rows() -> Rows {
     Rows::new(vec![0, 70, 71, 135], vec![3, 0, 9])
 }

@@ -10,11 +10,12 @@ pub enum Precision {
     /// Single precision.
     #[default]
     F32,
-    /// Single precision, whose matrix products round their operands: to ten bits on a GPU, to 16 on a
-    /// CPU with AMX.
+    /// Single precision, whose matrix products round their operands: to ten bits on a GPU, to 16 on
+    /// a CPU with AMX.
     Tf32,
-    /// Brain floating point for weights and activations on a GPU, for the operands of the encoders' matrix
-    /// products on a CPU with AMX or with AVX-512's bf16; what learns, statistics and sums stay in single precision.
+    /// Brain floating point for weights and activations on a GPU, for the operands of the encoders'
+    /// matrix products on a CPU with AMX or with AVX-512's bf16; what learns, statistics and sums
+    /// stay in single precision.
     Bf16,
 }
 

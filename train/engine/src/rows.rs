@@ -25,8 +25,8 @@ pub struct DeviceTables {
 }
 
 impl Rows {
-    /// Makes the layout in which sequence `s` is rows `offsets[s]..offsets[s + 1]` and belongs to sample
-    /// `samples[s]`.
+    /// Makes the layout in which sequence `s` is rows `offsets[s]..offsets[s + 1]` and belongs to
+    /// sample `samples[s]`.
     pub fn new(offsets: Vec<usize>, samples: Vec<u32>) -> Rows {
         Rows {
             packed: PackedRows::new(offsets, samples),
@@ -34,7 +34,8 @@ impl Rows {
         }
     }
 
-    /// Returns the tables on a device. They are made on the first call, for the device of that call.
+    /// Returns the tables on a device. They are made on the first call, for the device of that
+    /// call.
     pub fn tables(&self, device: &Device) -> Result<DeviceTables> {
         if let Some(tables) = self.tables.get() {
             return Ok(tables.clone());

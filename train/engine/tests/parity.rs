@@ -1,4 +1,5 @@
-//! Compares every layer with the GPU's kernels, run by the host emulator, with the CPU's own kernels.
+//! Compares every layer with the GPU's kernels, run by the host emulator, with the CPU's own
+//! kernels.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! The GPU's kernels on the host, for tests: `train/engine/cuda/kernels.cu`, compiled by the C++ compiler with the
-//! emulator in `platform.h`. It is slow, but the source is the same line by line.
+//! The GPU's kernels on the host, for tests: `train/engine/cuda/kernels.cu`, compiled by the C++
+//! compiler with the emulator in `platform.h`. It is slow, but the source is the same line by line.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,8 +31,8 @@ pub fn launcher() -> Option<&'static dyn Launch> {
     loaded().map(|e| e as &dyn Launch)
 }
 
-/// Runs `body` with the GPU's kernels in place of the CPU's on this thread. Returns `None` and reports a skipped
-/// test if there is no C++ compiler.
+/// Runs `body` with the GPU's kernels in place of the CPU's on this thread. Returns `None` and
+/// reports a skipped test if there is no C++ compiler.
 pub fn emulate<R>(body: impl FnOnce() -> R) -> Option<R> {
     let Some(launcher) = launcher() else {
         let reason = "no C++ compiler to build the GPU's kernels for the host";

@@ -79,7 +79,9 @@ simd! {
     fn gelu_backward<T: Real>(z: &[T], dy: &mut [T]) {
         // d/dz z Phi(z) = Phi(z) + z phi(z)
         let (half, root_half) = (T::of(0.5), T::of(std::f64::consts::FRAC_1_SQRT_2));
-        let density = T::of(0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2);
+        const DENSITY: f64 =
+            0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+        let density = T::of(DENSITY);
         for (dy, z) in dy.iter_mut().zip(z) {
             let phi = density * Real::exp(T::zero() - half * *z * *z);
             *dy *= half * (T::one() + (*z * root_half).erf()) + *z * phi;

@@ -118,8 +118,8 @@ impl Attention<'_> {
 
     /// Returns `softmax(q k^T / sqrt(dim)) v` for each sequence and head, `n x d`.
     ///
-    /// `qkv` is `n x 3d`: queries, keys and values side by side, heads side by side in each. Dropout,
-    /// if any, falls on the probabilities.
+    /// `qkv` is `n x 3d`: queries, keys and values side by side, heads side by side in each.
+    /// Dropout, if any, falls on the probabilities.
     pub fn forward<T: Real>(&self, qkv: &[T]) -> (Vec<T>, Saved<T>) {
         let (n, d, dim) = (self.rows.len(), self.d, self.dim());
         let mut out = zeros(n * d);
@@ -266,15 +266,18 @@ impl Attention<'_> {
                 multiply(scale, &tile.q_t, &ds, from > 0, dk);
                 multiply(1.0, &tile.d_o_t, &p, from > 0, dv);
             }
-            for (which, transposed) in [(1, &*dk), (2, &*dv)] {
-                let mut to = d_part(which, key, width);
-                for i in 0..width {
-                    let column = transposed[i..].iter().step_by(width);
-                    let row = to.row(i).iter_mut();
-                    row.zip(column).for_each(|(to, v)| *to = *v);
-                }
-            }
+            write_transposed(dk, width, d_part(1, key, width));
+            write_transposed(dv, width, d_part(2, key, width));
         }
+    }
+}
+
+/// Writes the transpose of a row-major matrix of `width` columns.
+fn write_transposed<T: Real>(from: &[T], width: usize, mut to: MatMut<T>) {
+    for i in 0..width {
+        let column = from[i..].iter().step_by(width);
+        let row = to.row(i).iter_mut();
+        row.zip(column).for_each(|(to, v)| *to = *v);
     }
 }
 

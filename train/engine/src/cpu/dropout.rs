@@ -39,8 +39,8 @@ impl Dropout {
         self.fill_part(sample, row, mask.len(), 0, mask);
     }
 
-    /// Fills `mask` with the columns of [`Dropout::fill`] from `first` on, a multiple of 8, of a row of
-    /// `width`.
+    /// Fills `mask` with the columns of [`Dropout::fill`] from `first` on, a multiple of 8, of a
+    /// row of `width`.
     pub fn fill_part<T: Real>(
         &self,
         sample: u32,
@@ -62,7 +62,8 @@ simd! {
     /// Draws a mask from a block of random bits on, [`LANES`] blocks side by side.
     fn draw<T: Real>(counter: [u32; 4], key: [u32; 2], threshold: u32, scale: T, mask: &mut [T]) {
         for (group, mask) in mask.chunks_mut(8 * LANES).enumerate() {
-            let blocks: [u32; LANES] = std::array::from_fn(|lane| counter[0] + (group * LANES + lane) as u32);
+            let first = counter[0] + (group * LANES) as u32;
+            let blocks: [u32; LANES] = std::array::from_fn(|lane| first + lane as u32);
             let words = philox4x32_lanes(blocks, [counter[1], counter[2], counter[3]], key);
             let mut halves = [0u16; 8 * LANES];
             for (halves, word) in halves.chunks_exact_mut(2).zip(words.as_flattened()) {

@@ -60,7 +60,8 @@ impl<'a, T> Mat<'a, T> {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// Views the start of the slice as a `rows` x `cols` matrix with `stride` elements between rows.
+    /// Views the start of the slice as a `rows` x `cols` matrix with `stride` elements between
+    /// rows.
     pub fn strided(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         if rows > 0 && cols > 0 {
             assert!(
@@ -183,8 +184,8 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
-    /// Cuts the matrix into blocks of `rows` x `cols`, those at the ends perhaps smaller, and returns
-    /// each with its first row and column.
+    /// Cuts the matrix into blocks of `rows` x `cols`, those at the ends perhaps smaller, and
+    /// returns each with its first row and column.
     pub(super) fn blocks(self, rows: usize, cols: usize) -> Vec<(usize, usize, MatMut<'a, T>)> {
         let starts = (0..self.rows).step_by(rows);
         let starts = starts.flat_map(|row| (0..self.cols).step_by(cols).map(move |col| (row, col)));

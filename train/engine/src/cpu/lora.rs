@@ -1,8 +1,8 @@
 //! Low-rank adapters of frozen linear layers: `y = W x + b + scale B A dropout(x)`.
 //!
 //! The paper's rank is 1, so `B A` is never formed: `u = A dropout(x)` is a few dot products per
-//! token, and `scale B u` is added to the frozen product as its [`Epilogue`]. The backward pass draws
-//! the dropout masks again.
+//! token, and `scale B u` is added to the frozen product as its [`Epilogue`]. The backward pass
+//! draws the dropout masks again.
 
 use super::Real;
 use super::dropout::Dropout;
@@ -26,8 +26,8 @@ pub struct Epilogue<'a, T> {
 impl<'a, T: Real> Epilogue<'a, T> {
     /// Makes the epilogue of stacked layers, whose outputs lie side by side in a row.
     ///
-    /// `ups` holds the B of each layer, `out x rank`, and `u` is `n x layers*rank`; both are empty for
-    /// the bias alone.
+    /// `ups` holds the B of each layer, `out x rank`, and `u` is `n x layers*rank`; both are empty
+    /// for the bias alone.
     pub fn new(
         bias: &'a [T],
         scale: T,
@@ -93,7 +93,15 @@ impl<'a, T: Real> Epilogue<'a, T> {
 
 simd! {
     /// Writes `bias + scale b u` into the first columns of rows of `stride`.
-    fn up_rows<T: Real>(bias: &[T], scale: T, b: &[T], u: &[T], u_stride: usize, y: &mut [T], stride: usize) {
+    fn up_rows<T: Real>(
+        bias: &[T],
+        scale: T,
+        b: &[T],
+        u: &[T],
+        u_stride: usize,
+        y: &mut [T],
+        stride: usize,
+    ) {
         let rank = b.len() / bias.len();
         for (y, u) in y.chunks_mut(stride).zip(u.chunks(u_stride)) {
             let (y, u) = (&mut y[..bias.len()], &u[..rank]);
@@ -179,12 +187,12 @@ impl<T: Real> Lora<'_, T> {
             });
     }
 
-    /// Adds the adapter's part of the input's gradient to `dx`, `n x d`, and returns the gradients of
-    /// its factors.
+    /// Adds the adapter's part of the input's gradient to `dx`, `n x d`, and returns the gradients
+    /// of its factors.
     ///
     /// `dy` is the gradient of the layer's output, `u` as [`Lora::down`] has computed it. Sums over
-    /// rows are formed in chunks of fixed size and added in order, so that they do not depend on the
-    /// number of threads.
+    /// rows are formed in chunks of fixed size and added in order, so that they do not depend on
+    /// the number of threads.
     pub fn backward(&self, dy: Columns<T>, u: Columns<T>, dx: &mut [T]) -> LoraGradients<T> {
         let d = self.d;
         let partial: Vec<LoraGradients<T>> = dx
@@ -201,7 +209,8 @@ impl<T: Real> Lora<'_, T> {
         sum
     }
 
-    /// [`Lora::backward`] of the rows from `first` on, whose inputs are `x` and whose gradients `dx`.
+    /// [`Lora::backward`] of the rows from `first` on, whose inputs are `x` and whose gradients
+    /// `dx`.
     fn backward_rows(
         &self,
         first: usize,

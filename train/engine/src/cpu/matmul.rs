@@ -71,11 +71,11 @@ pub fn multiply<T: Real>(
     }
 }
 
-/// Returns the kernel for products of `f32` in this precision, or `None` if the `gemm` crate computes
-/// them, in single precision.
+/// Returns the kernel for products of `f32` in this precision, or `None` if the `gemm` crate
+/// computes them, in single precision.
 ///
-/// The terms are those of an operand's element: three bf16 hold the 24 significant bits of an `f32`,
-/// two hold 16.
+/// The terms are those of an operand's element: three bf16 hold the 24 significant bits of an
+/// `f32`, two hold 16.
 #[cfg(target_arch = "x86_64")]
 fn kernel(precision: Precision) -> Option<Kernel> {
     Kernel::with_terms(match precision {
@@ -85,8 +85,8 @@ fn kernel(precision: Precision) -> Option<Kernel> {
     })
 }
 
-/// Returns whether the processor has instructions for products in this precision. Where it has none,
-/// they are computed in single precision.
+/// Returns whether the processor has instructions for products in this precision. Where it has
+/// none, they are computed in single precision.
 pub fn is_supported(precision: Precision) -> bool {
     #[cfg(target_arch = "x86_64")]
     let has_kernel = kernel(precision).is_some();
@@ -138,7 +138,8 @@ fn product_by<T: Real>(
 ) -> Vec<T> {
     let (rows, cols) = (a.rows, b.cols);
     let mut made: Vec<T> = Vec::with_capacity(rows * cols);
-    // SAFETY: there is room for all of it, which no one else knows of; it is written before it is read.
+    // SAFETY: there is room for all of it, which no one else knows of; it is written before it is
+    // read.
     let c = unsafe { MatMut::from_raw(made.as_mut_ptr(), rows, cols, cols) };
     // Fails if `T` is not `f32`.
     let c = c.into_f32();

@@ -8,8 +8,8 @@
 //! instructions for the precision that is asked for, all others from the `gemm` crate, which picks
 //! its own widest instructions.)
 //!
-//! `unsafe` is confined to [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found at
-//! run time), [`bf16`] (AVX-512 and AMX), [`layout`] (views of matrices), [`attention`] and
+//! `unsafe` is confined to [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found
+//! at run time), [`bf16`] (AVX-512 and AMX), [`layout`] (views of matrices), [`attention`] and
 //! [`parallel`] (threads that write disjoint parts of one buffer).
 
 pub(crate) mod activation;

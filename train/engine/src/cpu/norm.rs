@@ -12,7 +12,8 @@ pub type RowStats<T> = Vec<[T; 2]>;
 /// Rows that one task handles, enough to outweigh the cost of starting it.
 const ROWS_PER_TASK: usize = 32;
 
-/// Returns `(x - mean) / sqrt(var + eps) * scale + shift`, row by row, and the statistics; x is `n x d`.
+/// Returns `(x - mean) / sqrt(var + eps) * scale + shift`, row by row, and the statistics; x is
+/// `n x d`.
 ///
 /// The variance is the biased one, as in every encoder here.
 pub fn layer_norm<T: Real>(x: &[T], scale: &[T], shift: &[T], eps: f64) -> (Vec<T>, RowStats<T>) {
@@ -75,7 +76,13 @@ pub fn layer_norm_weight_gradient<T: Real>(
 }
 
 simd! {
-    fn weight_gradient_row<T: Real>(dy: &[T], x: &[T], stats: [T; 2], scale: &mut [T], shift: &mut [T]) {
+    fn weight_gradient_row<T: Real>(
+        dy: &[T],
+        x: &[T],
+        stats: [T; 2],
+        scale: &mut [T],
+        shift: &mut [T],
+    ) {
         let [mean, rstd] = stats;
         for (((dy, x), scale), shift) in dy.iter().zip(x).zip(scale).zip(shift) {
             *scale += *dy * ((*x - mean) * rstd);

@@ -1,4 +1,5 @@
-//! Buffers that several threads write in disjoint places: fresh memory, chunk by chunk, and matrices.
+//! Buffers that several threads write in disjoint places: fresh memory, chunk by chunk, and
+//! matrices.
 //!
 //! Heads of attention write interleaved columns of one matrix, which no safe split of a slice can
 //! express. The matrix views made here carry their own bounds; what the caller owes is that no
@@ -30,7 +31,8 @@ pub fn build<T: Real>(len: usize, chunk: usize, fill: impl Fn(usize, &mut [T]) +
         fill(i * chunk, part);
     });
     let mut made = ManuallyDrop::new(made);
-    // SAFETY: a vector's own parts; all elements have been written, and `MaybeUninit<T>` lies as `T`.
+    // SAFETY: a vector's own parts; all elements have been written, and `MaybeUninit<T>` lies as
+    // `T`.
     unsafe { Vec::from_raw_parts(made.as_mut_ptr().cast(), made.len(), made.capacity()) }
 }
 
@@ -61,10 +63,12 @@ impl<'a, T> DisjointViews<'a, T> {
         }
     }
 
-    /// Returns the `rows` x `cols` matrix that starts at `start` and has `stride` elements between rows.
+    /// Returns the `rows` x `cols` matrix that starts at `start` and has `stride` elements between
+    /// rows.
     ///
     /// # Safety
-    /// No other live view may touch any of its elements (the columns `start..start+cols` of its rows).
+    /// No other live view may touch any of its elements (the columns `start..start+cols` of its
+    /// rows).
     pub unsafe fn matrix(
         &self,
         start: usize,

@@ -96,9 +96,9 @@ fn attention_equals_candles_for_sequences_of_different_lengths() {
     assert_close(&ours, &all, 1e-12);
 }
 
-/// The reason why the encoders have layers of their own: candle's fused layer norm and softmax give their input no gradient,
-/// without an error, and the product with a frozen matrix computes that matrix's gradient, which is as much work as
-/// the input's.
+/// The reason why the encoders have layers of their own: candle's fused layer norm and softmax give
+/// their input no gradient, without an error, and the product with a frozen matrix computes that
+/// matrix's gradient, which is as much work as the input's.
 #[test]
 fn candles_layers_do_not_serve_frozen_encoders() {
     // Layer norm is fused in single precision only.

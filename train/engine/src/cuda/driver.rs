@@ -13,8 +13,8 @@ use std::sync::Mutex;
 
 /// The kernels, compiled by `build.rs`.
 const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
-/// The compute capability that the kernels were compiled for, as nvcc writes it: 90 is 9.0. Later cards
-/// translate them when they are loaded, earlier ones cannot run them.
+/// The compute capability that the kernels were compiled for, as nvcc writes it: 90 is 9.0. Later
+/// cards translate them when they are loaded, earlier ones cannot run them.
 const ARCH: &str = env!("U2A_CUDA_ARCH");
 /// The first compute capability whose tensor cores multiply bf16.
 const BF16_ARCH: u32 = 80;
@@ -25,7 +25,8 @@ struct Cuda {
     functions: Mutex<BTreeMap<String, usize>>,
 }
 
-// SAFETY: a module's handle may be used from any thread that has the context bound, and `launch` binds it.
+// SAFETY: a module's handle may be used from any thread that has the context bound, and `launch`
+// binds it.
 unsafe impl Sync for Cuda {}
 // SAFETY: as above.
 unsafe impl Send for Cuda {}
@@ -91,8 +92,8 @@ impl Launch for Cuda {
         stream.context().bind_to_thread().w()?;
         let function = self.function(kernel)?;
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
-        // SAFETY: the arguments are those that the kernel declares (tests run every kernel with them
-        // on the host); the tensors they point to are freed on this same stream, so after it.
+        // SAFETY: the arguments are those that the kernel declares (tests run every kernel with
+        // them on the host); the tensors they point to are freed on this same stream, so after it.
         unsafe {
             result::launch_kernel(
                 function,
@@ -141,8 +142,8 @@ pub fn has_bf16(device: &CudaDevice) -> bool {
     capability.is_ok_and(|(major, _)| major * 10 >= BF16_ARCH as i32) && arch() >= BF16_ARCH
 }
 
-/// Prepares a device that was just opened. Only one stream uses its tensors, so candle need not track their
-/// uses by events, and the pool keeps freed memory for the next step.
+/// Prepares a device that was just opened. Only one stream uses its tensors, so candle need not
+/// track their uses by events, and the pool keeps freed memory for the next step.
 ///
 /// # Errors
 /// The GPU is older than the compute capability that the kernels were compiled for.

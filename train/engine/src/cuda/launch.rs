@@ -4,7 +4,8 @@ use candle_core::{Result, Tensor};
 
 /// Something that runs kernels: the driver of a GPU, or the host emulator.
 pub trait Launch: Sync {
-    /// Launches `kernel` over a grid of blocks of `threads`, each with `shared` bytes of shared memory.
+    /// Launches `kernel` over a grid of blocks of `threads`, each with `shared` bytes of shared
+    /// memory.
     fn launch(
         &self,
         kernel: &str,

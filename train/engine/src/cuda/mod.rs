@@ -1,11 +1,13 @@
-//! The layers of [`crate::layers`] on a GPU: the kernel of `train/engine/cuda` that each one launches,
-//! its arguments and its grid.
+//! The layers of [`crate::layers`] on a GPU: the kernel of `train/engine/cuda` that each one
+//! launches, its arguments and its grid.
 //!
 //! Matrix products are candle's (cuBLAS); everything around them is a kernel of ours. The same code
-//! runs in tests on the host, where an emulator runs the very same kernels (the crate `host_emulator`).
-//! Tensors are f32 or bf16; statistics, adapters and their gradients are always f32.
+//! runs in tests on the host, where an emulator runs the very same kernels (the crate
+//! `host_emulator`). Tensors are f32 or bf16; statistics, adapters and their gradients are always
+//! f32.
 //!
-//! The driver and the upload of batches need a CUDA toolkit to build; the rest is part of every build.
+//! The driver and the upload of batches need a CUDA toolkit to build; the rest is part of every
+//! build.
 
 #[cfg(feature = "cuda")]
 pub mod driver;
@@ -259,8 +261,8 @@ impl Gpu {
         Ok(dx)
     }
 
-    /// Returns `dropout(x W^T + b + scale B u) + residual`, `u` if there are adapters, and the activation
-    /// of the first if the epilogue has one.
+    /// Returns `dropout(x W^T + b + scale B u) + residual`, `u` if there are adapters, and the
+    /// activation of the first if the epilogue has one.
     pub(crate) fn linear(
         &self,
         linear: &Linear,
@@ -389,7 +391,8 @@ impl Gpu {
         Ok((dx, grads.collect::<Result<_>>()?))
     }
 
-    /// Returns, for each `k`, the sum over rows of `weights[row, k] * dropout(x)[row, columns of k's part]`.
+    /// Returns, for each `k`, the sum over rows of `weights[row, k] * dropout(x)[row, columns of
+    /// k's part]`.
     #[allow(clippy::too_many_arguments, reason = "a kernel's operands are many")]
     fn column_sums(
         &self,
@@ -582,9 +585,9 @@ impl Gpu {
         Ok(y)
     }
 
-    /// Returns the patches of images as rows of the number type `dtype`; `input` is
-    /// `inputs x (channels * rows * cols)`, f32. `sizes` are channels, rows, columns, patch size, row
-    /// stride, column stride, patches down and patches across.
+    /// Returns the patches of images as rows of the number type `dtype`; `input` is `inputs x
+    /// (channels * rows * cols)`, f32. `sizes` are channels, rows, columns, patch size, row stride,
+    /// column stride, patches down and patches across.
     pub fn cut_patches(
         &self,
         input: &Tensor,
@@ -614,7 +617,8 @@ impl Gpu {
         Ok(out)
     }
 
-    /// Makes one AdamW step of all tensors in the table, whose values and moments it updates in place.
+    /// Makes one AdamW step of all tensors in the table, whose values and moments it updates in
+    /// place.
     pub(crate) fn adamw(
         &self,
         table: &[AdamWTensor],
@@ -694,7 +698,8 @@ impl AttentionKernels {
     }
 }
 
-/// Returns the dropout of the first adapter, from whose random stream the kernels count the others'.
+/// Returns the dropout of the first adapter, from whose random stream the kernels count the
+/// others'.
 fn adapters_dropout(adapters: &Adapters) -> Result<DropoutArgument> {
     let first = adapters.dropout.first();
     for (i, dropout) in adapters.dropout.iter().enumerate() {

@@ -1,9 +1,9 @@
 //! Copies to a GPU while it works: from page-locked memory, on a stream of their own.
 //!
-//! An uploader is a ring of slots, each with a buffer on the host and one on the device. Its functions
-//! are called in this order, again and again: [`Uploader::begin`] (or [`Uploader::skip`]) fills the next
-//! slot; [`Uploader::ready`] makes the GPU's work wait for the oldest filled one; [`Uploader::finish`]
-//! marks the work on it as queued.
+//! An uploader is a ring of slots, each with a buffer on the host and one on the device. Its
+//! functions are called in this order, again and again: [`Uploader::begin`] (or [`Uploader::skip`])
+//! fills the next slot; [`Uploader::ready`] makes the GPU's work wait for the oldest filled one;
+//! [`Uploader::finish`] marks the work on it as queued.
 
 use candle_core::cuda_backend::cudarc::driver::{result, sys};
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
@@ -60,8 +60,8 @@ impl Uploader {
         })
     }
 
-    /// Begins to copy `values` and returns the tensor of `rows` rows that will hold them, which may be read after
-    /// [`Uploader::ready`] only.
+    /// Begins to copy `values` and returns the tensor of `rows` rows that will hold them, which may
+    /// be read after [`Uploader::ready`] only.
     pub fn begin(&mut self, values: &[f32], rows: usize) -> Result<Tensor> {
         let count = self.slots.len();
         let slot = &mut self.slots[self.begun % count];
@@ -83,7 +83,8 @@ impl Uploader {
             working.synchronize().w()?;
             slot.on_device = Some(buffer);
         } else {
-            // SAFETY: the event was made in `new`; the host's buffer is free once the last copy is done.
+            // SAFETY: the event was made in `new`; the host's buffer is free once the last copy is
+            // done.
             unsafe { sys::cuEventSynchronize(slot.copied) }
                 .result()
                 .w()?;
@@ -91,7 +92,8 @@ impl Uploader {
         let Some(buffer) = &slot.on_device else {
             candle_core::bail!("an upload without a buffer")
         };
-        // SAFETY: page-locked memory of at least this size, used by nobody else until the copy is queued.
+        // SAFETY: page-locked memory of at least this size, used by nobody else until the copy is
+        // queued.
         let host = unsafe { std::slice::from_raw_parts_mut(slot.host, values.len()) };
         host.par_chunks_mut(CHUNK)
             .zip(values.par_chunks(CHUNK))
@@ -129,7 +131,8 @@ impl Uploader {
         Ok(())
     }
 
-    /// Marks the work on all slots that were made ready as queued, so that they may be filled again after it.
+    /// Marks the work on all slots that were made ready as queued, so that they may be filled again
+    /// after it.
     pub fn finish(&mut self) -> Result<()> {
         let working = self.device.cuda_stream();
         working.context().bind_to_thread().w()?;
@@ -160,7 +163,8 @@ impl Slot {
 
 impl Drop for Uploader {
     fn drop(&mut self) {
-        // No copy and no kernel may still use the buffers. An error means that the device is gone, and its memory with it.
+        // No copy and no kernel may still use the buffers. An error means that the device is gone,
+        // and its memory with it.
         self.device.cuda_stream().synchronize().ok();
         for slot in &mut self.slots {
             slot.release().ok();

@@ -56,7 +56,9 @@ impl Attention<'_> {
         saved: &AttentionSaved,
         d_out: &Tensor,
     ) -> Result<Tensor> {
-        on_device!(qkv, gpu => gpu.attention_backward(self, qkv, out, cuda::saved_of(saved)?, d_out));
+        on_device!(qkv, gpu => {
+            gpu.attention_backward(self, qkv, out, cuda::saved_of(saved)?, d_out)
+        });
         let d = qkv.dim(1)? / 3;
         typed!(qkv, T => {
             let (qkv, out, d_out) = (slice(qkv)?, slice(out)?, slice(d_out)?);

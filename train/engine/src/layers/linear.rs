@@ -29,7 +29,8 @@ impl Linear {
         let (n, d) = x.dims2()?;
         let out = self.weight.dim(0)?;
         typed!(x, T => {
-            let (xs, weight, bias) = (slice::<T>(x)?, slice::<T>(&self.weight)?, slice::<T>(&self.bias)?);
+            let (xs, bias) = (slice::<T>(x)?, slice::<T>(&self.bias)?);
+            let weight = slice::<T>(&self.weight)?;
             let (input, weight) = (Mat::new(&xs, n, d), Mat::new(&weight, out, d).t());
             let Some(adapters) = adapters else {
                 let epilogue = Epilogue::new(&bias, T::of(1.0), &[], &[], n);
@@ -38,7 +39,8 @@ impl Linear {
             };
             let rank = adapters.parts[0].a.dim(0)?;
             let width = adapters.parts.len() * rank;
-            let ups = adapters.parts.iter().map(|part| slice::<T>(&part.b)).collect::<Result<Vec<_>>>()?;
+            let ups = adapters.parts.iter().map(|part| slice::<T>(&part.b));
+            let ups = ups.collect::<Result<Vec<_>>>()?;
             let ups: Vec<&[T]> = ups.iter().map(|b| &**b).collect();
             let mut u: Vec<T> = vec![0.0; n * width];
             for (i, part) in adapters.parts.iter().enumerate() {
@@ -69,7 +71,11 @@ impl Linear {
         residual: &Tensor,
     ) -> Result<(Tensor, Option<Tensor>)> {
         on_device!(x, gpu => {
-            let epilogue = LinearEpilogue { dropout: drop, residual: Some(residual), activation: None };
+            let epilogue = LinearEpilogue {
+                dropout: drop,
+                residual: Some(residual),
+                activation: None,
+            };
             let (y, u, _) = gpu.linear(self, x, rows, adapters, epilogue)?;
             Ok((y, u))
         });
@@ -103,7 +109,8 @@ impl Linear {
         let d = self.weight.dim(1)?;
         typed!(dy, T => {
             let (dys, weight) = (slice::<T>(dy)?, slice::<T>(&self.weight)?);
-            let dx = product(Mat::new(&dys, n, out), Mat::new(&weight, out, d), None, self.precision);
+            let (dys, weight) = (Mat::new(&dys, n, out), Mat::new(&weight, out, d));
+            let dx = product(dys, weight, None, self.precision);
             tensor(dx, (n, d))
         })
     }
@@ -127,7 +134,8 @@ impl Linear {
         let d = self.weight.dim(1)?;
         typed!(dy, T => {
             let (dys, weight) = (slice::<T>(dy)?, slice::<T>(&self.weight)?);
-            let mut dx = product(Mat::new(&dys, n, out), Mat::new(&weight, out, d), None, self.precision);
+            let (dys_mat, weight) = (Mat::new(&dys, n, out), Mat::new(&weight, out, d));
+            let mut dx = product(dys_mat, weight, None, self.precision);
             let (xs, us) = (slice::<T>(x)?, slice::<T>(u)?);
             let parts = adapters.parts.len();
             let rank = adapters.parts[0].a.dim(0)?;
@@ -161,7 +169,8 @@ impl Linear {
         });
         typed!(dy, T => {
             let (dys, xs) = (slice::<T>(dy)?, slice::<T>(x)?);
-            let weight = product(Mat::new(&dys, n, out).t(), Mat::new(&xs, n, d), None, self.precision);
+            let (dys_t, xs) = (Mat::new(&dys, n, out).t(), Mat::new(&xs, n, d));
+            let weight = product(dys_t, xs, None, self.precision);
             let mut bias: Vec<T> = vec![0.0; out];
             for row in dys.chunks_exact(out) {
                 bias.iter_mut().zip(row).for_each(|(b, v)| *b += *v);

@@ -3,8 +3,9 @@
 //! No graph is recorded here: a layer takes tensors and returns tensors, and its backward pass is a
 //! function beside it that returns the gradients of the input and of the adapters. The gradients of
 //! weights and norms are functions of their own, which only full fine-tuning calls. (candle's fused
-//! layer norm and softmax return no gradient, without an error, and its product computes the gradient
-//! of a frozen weight too: the test `candles_layers_do_not_serve_frozen_encoders` shows both.)
+//! layer norm and softmax return no gradient, without an error, and its product computes the
+//! gradient of a frozen weight too: the test `candles_layers_do_not_serve_frozen_encoders` shows
+//! both.)
 //!
 //! Token matrices are packed: `n x d`, sequence after sequence, see [`crate::Rows`].
 //!

@@ -48,8 +48,8 @@ impl Norm {
         })
     }
 
-    /// Computes the output of [`Norm::forward`] once more from its statistics, which is cheaper than
-    /// to store it for the backward pass.
+    /// Computes the output of [`Norm::forward`] once more from its statistics, which is cheaper
+    /// than to store it for the backward pass.
     pub fn recompute(&self, x: &Tensor, stats: &NormStats) -> Result<Tensor> {
         on_device!(x, gpu => Ok(gpu.norm(self, x, Some(cuda::stats_of(stats)?))?.0));
         typed!(x, T => {

@@ -1,11 +1,12 @@
 //! Products of panels by AMX, the tile unit of Xeons since Sapphire Rapids.
 //!
 //! The unit multiplies bf16 only, sixteen times as many numbers a cycle as AVX-512 multiplies f32.
-//! An f32 is the sum of three bf16 (8 + 8 + 8 significant bits), `x = x1 + x2 + x3`, so a product of
-//! f32 is the sum of six products of bf16: `x1 y1 + x1 y2 + x2 y1 + x2 y2 + x1 y3 + x3 y1`. The
-//! omitted terms are below 2^-24 of `x y`, that is below the rounding of single precision (Henry, Tang
-//! and Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision
-//! Computations"). With one term the same code computes in bf16, with two about as TF32.
+//! An f32 is the sum of three bf16 (8 + 8 + 8 significant bits), `x = x1 + x2 + x3`, so a product
+//! of f32 is the sum of six products of bf16: `x1 y1 + x1 y2 + x2 y1 + x2 y2 + x1 y3 + x3 y1`. The
+//! omitted terms are below 2^-24 of `x y`, that is below the rounding of single precision (Henry,
+//! Tang and Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype For
+//! Higher-Precision Computations"). With one term the same code computes in bf16, with two about as
+//! TF32.
 //!
 //! The unit is reached by `asm!`, since its intrinsics are not stable Rust.
 
@@ -46,7 +47,8 @@ fn permitted() -> bool {
     false
 }
 
-/// The unit's eight tiles of 16 rows of 64 bytes, configured on this thread until this value is dropped.
+/// The unit's eight tiles of 16 rows of 64 bytes, configured on this thread until this value is
+/// dropped.
 pub struct Tiles;
 
 impl Tiles {
@@ -60,8 +62,8 @@ impl Tiles {
             config.0[16 + 2 * tile] = 64; // bytes per row
             config.0[48 + tile] = 16; // rows
         }
-        // SAFETY: packed operands for AMX exist only where `is_available` has found the unit and the
-        // operating system has granted it, and they are what is multiplied.
+        // SAFETY: packed operands for AMX exist only where `is_available` has found the unit and
+        // the operating system has granted it, and they are what is multiplied.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly, preserves_flags));
         }
@@ -98,14 +100,21 @@ macro_rules! load {
     };
 }
 
-/// The instructions that multiply a term of the left operand (tmm4, tmm5) by one of the right (tmm6, tmm7).
+/// The instructions that multiply a term of the left operand (tmm4, tmm5) by one of the right
+/// (tmm6, tmm7).
 macro_rules! products {
     () => {
-        "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7\n"
+        concat!(
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            "tdpbf16ps tmm1, tmm4, tmm7\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n",
+            "tdpbf16ps tmm3, tmm5, tmm7\n",
+        )
     };
 }
 
-/// The loop over all steps of `$step` bytes, which sums up the four quarters of the result in tmm0 to tmm3.
+/// The loop over all steps of `$step` bytes, which sums up the four quarters of the result in tmm0
+/// to tmm3.
 macro_rules! all_steps {
     ($left:ident, $right:ident, $steps:ident, $sums:ident, $step:literal, $($body:expr),+) => {
         asm!(
@@ -133,11 +142,12 @@ macro_rules! all_steps {
     };
 }
 
-/// Computes the 32 x 32 products of two panels of `terms` terms. Small products are added first, and each change
-/// of terms loads one operand only.
+/// Computes the 32 x 32 products of two panels of `terms` terms. Small products are added first,
+/// and each change of terms loads one operand only.
 ///
 /// # Safety
-/// [`Tiles`] are configured on this thread, and both panels hold the same number of steps of `terms` terms.
+/// [`Tiles`] are configured on this thread, and both panels hold the same number of steps of
+/// `terms` terms.
 pub unsafe fn multiply(left: &[u8], right: &[u8], terms: usize, sums: &mut Sums) {
     let steps = left.len() / (terms * 2 * TILE);
     let (left, right, sums) = (left.as_ptr(), right.as_ptr(), sums.0.as_mut_ptr());

@@ -1,16 +1,16 @@
-//! Products of panels by AVX-512's dot products of pairs of bf16, which make twice as many multiplications in an
-//! instruction as with f32.
+//! Products of panels by AVX-512's dot products of pairs of bf16, which make twice as many
+//! multiplications in an instruction as with f32.
 //!
-//! Eight rows by 32 columns of sums stay in registers. Vectors of the right panel are loaded one after the other,
-//! and each pair of the left one is broadcast to a vector.
+//! Eight rows by 32 columns of sums stay in registers. Vectors of the right panel are loaded one
+//! after the other, and each pair of the left one is broadcast to a vector.
 
 use super::layout::{PANEL_LINES, Sums, TILE};
 use std::arch::x86_64::*;
 
 /// Rows whose sums are in registers at a time, which takes 16 of 32 registers.
 const ROWS: usize = 8;
-/// Steps that are computed for all rows before the next ones, so that 16 KiB of the right panel stay in the
-/// first-level cache.
+/// Steps that are computed for all rows before the next ones, so that 16 KiB of the right panel
+/// stay in the first-level cache.
 const STEPS: usize = 8;
 /// Elements of a step that are prefetched for each row, so that 32 rows prefetch all of it.
 const PREFETCHED: usize = STEP / PANEL_LINES;
@@ -59,12 +59,13 @@ pub unsafe fn multiply(left: &[u8], right: &[u8], rows: usize, sums: &mut Sums) 
     }
 }
 
-/// Computes eight rows of products of some steps, or adds them to the values of `sums`. `ahead` is this block's
-/// part of the next steps: prefetching it into the first-level cache saves a fifth of the time.
+/// Computes eight rows of products of some steps, or adds them to the values of `sums`. `ahead` is
+/// this block's part of the next steps: prefetching it into the first-level cache saves a fifth of
+/// the time.
 ///
 /// # Safety
-/// `ahead` may be anything, `left` is at the first of eight rows of a tile, `right` at a step, `sums` at eight
-/// rows of 32; all steps lie within both panels.
+/// `ahead` may be anything, `left` is at the first of eight rows of a tile, `right` at a step,
+/// `sums` at eight rows of 32; all steps lie within both panels.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn block(
@@ -75,8 +76,8 @@ unsafe fn block(
     accumulate: bool,
     sums: *mut f32,
 ) {
-    // SAFETY: all addresses lie within the steps and rows that the caller vouches for; buffers and sums are aligned
-    // to vectors.
+    // SAFETY: all addresses lie within the steps and rows that the caller vouches for; buffers and
+    // sums are aligned to vectors.
     unsafe {
         let mut registers = [[_mm512_setzero_ps(); 2]; ROWS];
         if accumulate {

@@ -1,8 +1,8 @@
 //! The layout of packed operands.
 //!
-//! A panel is 32 lines (rows of the left operand, columns of the right one), cut along its depth into steps
-//! of 32. A step is two tiles of 1 KiB for each bf16 term of an element, one of the first 16 lines and one of
-//! the others. A tile has 16 rows of 64 bytes:
+//! A panel is 32 lines (rows of the left operand, columns of the right one), cut along its depth
+//! into steps of 32. A step is two tiles of 1 KiB for each bf16 term of an element, one of the
+//! first 16 lines and one of the others. A tile has 16 rows of 64 bytes:
 //!
 //! | operand | a tile's row |
 //! |---|---|

@@ -1,12 +1,13 @@
 //! Products of f32 matrices by instructions that multiply bf16 and add up in f32.
 //!
-//! An f32 has 24 significant bits, a bf16 has 8. An operand is therefore written as a sum of one to three
-//! bf16 terms, `x = x1 + x2 + x3`: three terms give single precision, two about 16 bits, one is bf16 itself.
-//! The more terms, the more products: six of bf16 for one of f32 in single precision.
+//! An f32 has 24 significant bits, a bf16 has 8. An operand is therefore written as a sum of one to
+//! three bf16 terms, `x = x1 + x2 + x3`: three terms give single precision, two about 16 bits, one
+//! is bf16 itself. The more terms, the more products: six of bf16 for one of f32 in single
+//! precision.
 //!
-//! This module is the interface to the rest of the crate. [`panel`] packs operands in the order in which the
-//! instructions read them (see [`layout`]), [`amx`] and [`avx512`] multiply two such panels. The `gemm` crate
-//! computes the products that none of them does, see [`super::matmul`].
+//! This module is the interface to the rest of the crate. [`panel`] packs operands in the order in
+//! which the instructions read them (see [`layout`]), [`amx`] and [`avx512`] multiply two such
+//! panels. The `gemm` crate computes the products that none of them does, see [`super::matmul`].
 
 mod amx;
 mod avx512;
@@ -29,7 +30,8 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Returns whether this processor has the instructions and the operating system lets this program use them.
+    /// Returns whether this processor has the instructions and the operating system lets this
+    /// program use them.
     pub fn is_available(self) -> bool {
         match self {
             Isa::Avx512Bf16 => avx512::is_available(),
@@ -47,9 +49,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Returns the fastest kernel of this machine that splits an f32 into `terms` bf16 terms (one to three), or
-    /// `None` if the `gemm` crate is faster: with more than one term AVX-512's dot products are slower than its
-    /// f32 multiply-adds.
+    /// Returns the fastest kernel of this machine that splits an f32 into `terms` bf16 terms (one
+    /// to three), or `None` if the `gemm` crate is faster: with more than one term AVX-512's dot
+    /// products are slower than its f32 multiply-adds.
     pub fn with_terms(terms: usize) -> Option<Kernel> {
         let isa = match terms {
             _ if Isa::AmxBf16.is_available() => Isa::AmxBf16,
@@ -62,17 +64,18 @@ impl Kernel {
 
 /// The numbers of panels of the left operand that one task may keep in its second-level cache.
 const PANELS_PER_TASK: std::ops::RangeInclusive<usize> = 3..=6;
-/// The depth of a block, chosen so that the left operand's panels of a task fit the second-level cache: five panels of
-/// three terms take 960 KiB, where cores with AMX have 2 MiB.
+/// The depth of a block, chosen so that the left operand's panels of a task fit the second-level
+/// cache: five panels of three terms take 960 KiB, where cores with AMX have 2 MiB.
 const BLOCK_DEPTH: usize = 1024;
 
-/// Returns whether a product of `rows x depth` by `depth x cols` is large enough for packing its operands to pay.
+/// Returns whether a product of `rows x depth` by `depth x cols` is large enough for packing its
+/// operands to pay.
 pub fn is_profitable(rows: usize, cols: usize, depth: usize) -> bool {
     rows >= 8 && cols >= 16 && depth >= 16 && rows * cols * depth >= 1 << 15
 }
 
-/// Computes `c = a b`, or the sum of `a b` and the matrix that `addend` writes, on all threads. Every element of
-/// `c` is written, and none is read before.
+/// Computes `c = a b`, or the sum of `a b` and the matrix that `addend` writes, on all threads.
+/// Every element of `c` is written, and none is read before.
 ///
 /// Shapes: a `m x k` with `k > 0`, b `k x n`, c `m x n`.
 ///
@@ -109,8 +112,8 @@ pub fn matmul(
     }
 }
 
-/// Returns the rows and columns of `c` that one task computes: as many panels as fit the cache and give
-/// all threads the same number of tasks. Columns are cut if there are too few rows for that.
+/// Returns the rows and columns of `c` that one task computes: as many panels as fit the cache and
+/// give all threads the same number of tasks. Columns are cut if there are too few rows for that.
 fn task_size(rows: usize, cols: usize, workers: usize) -> (usize, usize) {
     let panels = rows.div_ceil(PANEL_LINES);
     let longest = |size: &usize| panels.div_ceil(*size).div_ceil(workers) * size;
@@ -127,7 +130,8 @@ fn task_size(rows: usize, cols: usize, workers: usize) -> (usize, usize) {
     )
 }
 
-/// Computes `c = alpha a b`, or `c += alpha a b` with `accumulate`, of packed operands on this thread.
+/// Computes `c = alpha a b`, or `c += alpha a b` with `accumulate`, of packed operands on this
+/// thread.
 pub fn matmul_packed(alpha: f32, a: &Packed, b: &Packed, accumulate: bool, c: MatMut<f32>) {
     assert_eq!(
         (a.lines(), b.lines()),

@@ -73,8 +73,9 @@ impl Packed {
     }
 }
 
-/// Writes a tile of the matrix that a product is added to: called as `(first row, first column, columns,
-/// tile)`, it writes the columns of all rows of the tile, which are [`PANEL_LINES`] elements apart.
+/// Writes a tile of the matrix that a product is added to: called as `(first row, first column,
+/// columns, tile)`, it writes the columns of all rows of the tile, which are [`PANEL_LINES`]
+/// elements apart.
 pub type WriteTile<'a> = &'a (dyn Fn(usize, usize, usize, &mut [f32]) + Sync);
 
 /// The matrix that a product is added to.
@@ -88,7 +89,8 @@ pub enum Addend<'a> {
     Tile(WriteTile<'a>, usize, usize),
 }
 
-/// Computes `c = addend + alpha left right` on this thread, with the columns of `right` from panel `first` on.
+/// Computes `c = addend + alpha left right` on this thread, with the columns of `right` from panel
+/// `first` on.
 pub fn multiply(
     alpha: f32,
     left: &Packed,
@@ -142,11 +144,12 @@ fn lanes(n: usize) -> __mmask16 {
     ((1u32 << n.min(16)) - 1) as __mmask16
 }
 
-/// Computes `c = base + alpha sums` for the first rows and columns; `base`, a pointer and the elements between its
-/// rows, may be `c`.
+/// Computes `c = base + alpha sums` for the first rows and columns; `base`, a pointer and the
+/// elements between its rows, may be `c`.
 ///
 /// # Safety
-/// `c`, with `stride` elements between rows, and `base` must be valid for `rows` x `cols`; needs AVX-512.
+/// `c`, with `stride` elements between rows, and `base` must be valid for `rows` x `cols`; needs
+/// AVX-512.
 #[target_feature(enable = "avx512f")]
 unsafe fn add_sums(
     alpha: f32,
@@ -181,8 +184,8 @@ unsafe fn add_sums(
 
 /// Packs up to 32 lines; the rest of the panel, beyond them and beyond their depth, becomes zero.
 ///
-/// Pair `i` of a row of bf16 consists of depths `i` and `16 + i`: any pairing is correct as long as both operands
-/// use the same, and this one needs no shuffle.
+/// Pair `i` of a row of bf16 consists of depths `i` and `16 + i`: any pairing is correct as long as
+/// both operands use the same, and this one needs no shuffle.
 ///
 /// # Safety
 /// Needs AVX-512.
@@ -192,10 +195,11 @@ unsafe fn pack_panel(lines: Mat<f32>, side: Side, terms: usize, panel: &mut [u8]
     assert_eq!(panel.len(), panel_bytes(lines.cols, terms));
     // Neighbours in memory belong to one line, or to one depth.
     let along_depth = lines.col_stride == 1;
-    // The rows of a tile are lines on the left and pairs of depths on the right, but are loaded as they lie.
+    // The rows of a tile are lines on the left and pairs of depths on the right, but are loaded as
+    // they lie.
     let transpose = along_depth == (side == Side::Right);
-    // There are too many lines side by side for the processor's own prefetcher: without this one, four fifths of
-    // the time would be waiting for memory.
+    // There are too many lines side by side for the processor's own prefetcher: without this one,
+    // four fifths of the time would be waiting for memory.
     let ahead = 2 * STEP_DEPTH * lines.col_stride;
     for (step, panel) in panel.chunks_exact_mut(terms * 2 * TILE).enumerate() {
         let depth = step * STEP_DEPTH;
@@ -203,7 +207,8 @@ unsafe fn pack_panel(lines: Mat<f32>, side: Side, terms: usize, panel: &mut [u8]
         for half in 0..2 {
             let first = half * 16;
             let count = lines.rows.saturating_sub(first).min(16);
-            // Loads half of row `i` of 16: half of 32 depths of line `i`, or depth `i` or `16 + i` of 16 lines.
+            // Loads half of row `i` of 16: half of 32 depths of line `i`, or depth `i` or `16 + i`
+            // of 16 lines.
             let load = |i: usize, second: usize| {
                 let (line, depth_at, lanes_read) = match along_depth {
                     true if i < count => (first + i, second * 16, deep.saturating_sub(second * 16)),
@@ -293,11 +298,13 @@ thread_local! {
     static POOL: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Memory that returns to a pool of its thread for the next product, because fresh pages cost more than packing.
+/// Memory that returns to a pool of its thread for the next product, because fresh pages cost more
+/// than packing.
 struct Buffer(Vec<Line>);
 
 impl Buffer {
-    /// Takes the smallest buffer of at least `len` bytes from the pool, so that large ones stay few, or allocates one.
+    /// Takes the smallest buffer of at least `len` bytes from the pool, so that large ones stay
+    /// few, or allocates one.
     fn take(len: usize) -> Buffer {
         let lines = len.div_ceil(64);
         let found = POOL.with_borrow_mut(|pool| {
