@@ -635,11 +635,11 @@ impl Shared {
             let mut rng = Rng::new(u64::from_le_bytes(key_bytes), &[]);
             let view = Augmentation::draw(&mut rng);
             for i in random_frames(images.len(), wanted, &mut rng) {
-                media::image::view_of(&images[i], &t.image, View::Train(&view), out)?;
+                media::image::view_of_file(&images[i], &t.image, View::Training(&view), out)?;
             }
         } else {
             for i in segment_centres(images.len(), wanted) {
-                media::image::view_of(&images[i], &t.image, View::Test, out)?;
+                media::image::view_of_file(&images[i], &t.image, View::Evaluation, out)?;
             }
         }
         Ok(wanted)

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use media::Error;
 use media::image::{
     Augmentation, CLIP_MEAN, CLIP_STD, CROP_AREA, CROP_ASPECT, FRAME_SHORTER_SIDE, ImageTransform,
-    JPEG_QUALITY, MAX_SIDE, PixelFormat, Rgb, View, decode, encode_jpeg, shrink_to_jpeg, test_view,
-    train_view, view_of,
+    JPEG_QUALITY, MAX_SIDE, PixelFormat, Rgb, View, decode, encode_jpeg, evaluation_view,
+    shrink_to_jpeg, training_view, view_of_file,
 };
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
@@ -47,7 +47,7 @@ fn difference(ours: &[f32], theirs: &[u8]) -> (f32, f32) {
 
 fn viewed(image: &Rgb) -> Vec<f32> {
     let mut out = Vec::new();
-    test_view(image, &ImageTransform::clip(SIZE), &mut out).unwrap();
+    evaluation_view(image, &ImageTransform::clip(SIZE), &mut out).unwrap();
     out
 }
 
@@ -173,7 +173,7 @@ fn normalised_as_clip_expects() {
 fn cutting(image: &Rgb, [left, top, right, bottom]: [f64; 4], flip: bool) -> Augmentation {
     let (w, h) = (right - left, bottom - top);
     let aspect = w * image.width as f64 / (h * image.height as f64);
-    let place = |start: f64, length: f64| {
+    let position = |start: f64, length: f64| {
         if length < 1.0 {
             start / (1.0 - length)
         } else {
@@ -182,7 +182,7 @@ fn cutting(image: &Rgb, [left, top, right, bottom]: [f64; 4], flip: bool) -> Aug
     };
     Augmentation {
         shapes: [(w * h * (1.0 - 1e-12), aspect); 10],
-        place: (place(left, w), place(top, h)),
+        position: (position(left, w), position(top, h)),
         flip,
     }
 }
@@ -197,7 +197,7 @@ fn crops_and_mirrors_as_pillow() {
         .enumerate()
     {
         let mut ours = Vec::new();
-        train_view(
+        training_view(
             &image,
             &ImageTransform::clip(SIZE),
             &cutting(&image, area, n == 1),
@@ -293,7 +293,7 @@ fn augmentations_stay_inside_and_in_range() {
     for i in 0..200 {
         let drawn = Augmentation::draw(&mut Rng::new(2, &[i]));
         out.clear();
-        train_view(&image, &ImageTransform::clip(SIZE), &drawn, &mut out).unwrap();
+        training_view(&image, &ImageTransform::clip(SIZE), &drawn, &mut out).unwrap();
         assert!(out.len() == 3 * SIZE * SIZE && out.iter().all(|v| v.is_finite()));
     }
 }
@@ -305,22 +305,27 @@ fn a_files_view_is_the_view_of_its_picture() {
         let file = shrink_to_jpeg(&picture(name), 100, JPEG_QUALITY).unwrap();
         let image = decode(&file).unwrap();
         let (mut whole, mut part) = (Vec::new(), Vec::new());
-        test_view(&image, &transform, &mut whole).unwrap();
-        view_of(&file, &transform, View::Test, &mut part).unwrap();
+        evaluation_view(&image, &transform, &mut whole).unwrap();
+        view_of_file(&file, &transform, View::Evaluation, &mut part).unwrap();
         for i in 0..40 {
             let drawn = Augmentation::draw(&mut Rng::new(3, &[i]));
-            train_view(&image, &transform, &drawn, &mut whole).unwrap();
-            view_of(&file, &transform, View::Train(&drawn), &mut part).unwrap();
+            training_view(&image, &transform, &drawn, &mut whole).unwrap();
+            view_of_file(&file, &transform, View::Training(&drawn), &mut part).unwrap();
         }
         assert!(whole == part, "{name}");
         // Another kind of file goes the general way.
         let other = std::fs::read(golden().join("image").join(name)).unwrap();
         whole.clear();
         part.clear();
-        test_view(&picture(name), &transform, &mut whole).unwrap();
-        view_of(&other, &transform, View::Test, &mut part).unwrap();
+        evaluation_view(&picture(name), &transform, &mut whole).unwrap();
+        view_of_file(&other, &transform, View::Evaluation, &mut part).unwrap();
         assert!(whole == part, "{name}");
-        let error = view_of(&file[..file.len() / 3], &transform, View::Test, &mut part);
+        let error = view_of_file(
+            &file[..file.len() / 3],
+            &transform,
+            View::Evaluation,
+            &mut part,
+        );
         assert!(error.is_err(), "{name}");
     }
 }

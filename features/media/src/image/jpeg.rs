@@ -1,21 +1,24 @@
-//! JPEG files by libjpeg-turbo: decoded to the same bytes as by Pillow, but strictly; and written.
+//! JPEG files by libjpeg-turbo: decoded to the same bytes as by Pillow, but strictly, and encoded.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::markers::{APP1, EOI, RST0, SOI, SOS, TEM};
+use super::rgb::{Rgb, check_size};
 use super::turbo::{self, Decoder, PixelFormat, Problem};
-use super::{Rgb, check_size};
 use crate::error::Error;
 
-/// Decodes; errors as [`super::decode`]'s.
+/// Decodes a file. The errors are those of [`super::decode`].
 ///
-/// The library fills in image data that is damaged or missing and warns; here such a warning is an error. What it warns
-/// of in the header is harmless and found in the wild: stray bytes between the segments, an unknown version.
+/// The library fills in image data that is damaged or missing, and warns; here such a warning is an
+/// error. Its warnings about the header are harmless and found in the wild: stray bytes between the
+/// segments, an unknown version.
 pub(super) fn decode(file: &[u8]) -> Result<Rgb, Error> {
     let (mut decoder, mut tolerated) = Decoder::new(file).map_err(error)?;
     let tidy;
     if tolerated.is_some() {
-        // Only a file's first warning is told, and the next one may be about the image data.
+        // The library reports a file's first warning only, and the next one may be about the image
+        // data.
         tidy = without_stray_bytes(file);
         (decoder, tolerated) = Decoder::new(&tidy).map_err(error)?;
     }
@@ -36,7 +39,8 @@ pub(super) fn decode(file: &[u8]) -> Result<Rgb, Error> {
     })
 }
 
-/// Compresses `width * height` pixels, sides at most [`super::MAX_SIDE`]; errors as [`super::encode_jpeg`]'s.
+/// Encodes `width * height` pixels, sides at most [`super::MAX_SIDE`]. The errors are those of
+/// [`super::encode_jpeg`].
 pub(super) fn encode(
     pixels: &[u8],
     width: usize,
@@ -47,7 +51,7 @@ pub(super) fn encode(
     turbo::compress(pixels, [width, height], format, quality).map_err(error)
 }
 
-/// The library's message as an error of one line.
+/// Turns the library's message into an error of one line.
 fn error(problem: Problem) -> Error {
     let message = problem.message();
     if message.starts_with("Premature end of JPEG file") {
@@ -61,9 +65,10 @@ fn error(problem: Problem) -> Error {
     }
 }
 
-/// As Pillow converts Adobe's CMYK, which is stored inverted: each colour is darkened by the black share.
+/// Converts Adobe's CMYK, which is stored inverted, as Pillow does: each colour is darkened by the
+/// share of black.
 fn rgb_of_inverted_cmyk(pixels: &[u8]) -> Vec<u8> {
-    /// `a * b / 255`, rounded; Pillow's `MULDIV255`.
+    /// Returns `a * b / 255`, rounded: Pillow's `MULDIV255`.
     fn product(a: u8, b: u8) -> u8 {
         let product = u32::from(a) * u32::from(b) + 128;
         (((product >> 8) + product) >> 8) as u8
@@ -74,19 +79,14 @@ fn rgb_of_inverted_cmyk(pixels: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-const SOI: u8 = 0xD8;
-const SOS: u8 = 0xDA;
-const EOI: u8 = 0xD9;
-const APP1: u8 = 0xE1;
-
-/// A header segment: its marker, and where it stands in the file, marker and length included.
+/// A header segment: its marker and its bytes in the file, marker and length included.
 struct Segment {
     marker: u8,
     range: Range<usize>,
 }
 
-/// The segments from the start of the file to the first scan's header or the end, stray bytes between them skipped
-/// (ITU-T T.81 B.1.1).
+/// Iterates over the segments from the start of the file to the first scan header or the end (ITU-T
+/// T.81, B.1.1). Stray bytes between segments are skipped.
 struct Segments<'a> {
     file: &'a [u8],
     at: usize,
@@ -100,8 +100,8 @@ impl Iterator for Segments<'_> {
         let start = self.at + self.file.get(self.at..)?.windows(2).position(found)?;
         let marker = self.file[start + 1];
         let length = match marker {
-            // Markers without a segment: TEM, RSTn, SOI, EOI.
-            0x01 | 0xD0..=0xD9 => 0,
+            // Markers without a segment: TEM, RST0 to RST7, SOI, EOI.
+            TEM | RST0..=EOI => 0,
             _ => usize::from(u16::from_be_bytes(
                 *self.file.get(start + 2..)?.first_chunk()?,
             )),
@@ -118,7 +118,8 @@ impl Iterator for Segments<'_> {
     }
 }
 
-/// The EXIF data of a JPEG (a TIFF file within an APP1 segment), if the file is one and has any.
+/// Returns the EXIF data of a JPEG file, which is a TIFF file within an APP1 segment. `None` if the
+/// file is no JPEG or has none.
 pub fn exif(file: &[u8]) -> Option<&[u8]> {
     if !file.starts_with(&[0xFF, SOI]) {
         return None;
@@ -128,7 +129,7 @@ pub fn exif(file: &[u8]) -> Option<&[u8]> {
         .find_map(|segment| file[segment.range].get(4..)?.strip_prefix(b"Exif\0\0"))
 }
 
-/// The file without the bytes that stand between its header segments and belong to none.
+/// Returns the file without the stray bytes between its header segments.
 fn without_stray_bytes(file: &[u8]) -> Cow<'_, [u8]> {
     let mut tidy = Vec::with_capacity(file.len());
     for Segment { marker, range } in (Segments { file, at: 0 }) {
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn stray_bytes_in_the_header_hide_no_damage() {
+    fn truncation_is_detected_behind_stray_header_bytes() {
         let file = encode(&waves(40, 30), 40, 30, PixelFormat::Rgb, 95).unwrap();
         let image = decode(&file).unwrap();
         let segments: Vec<Segment> = Segments { file: &file, at: 0 }.collect();
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn exif_is_found_behind_other_segments() {
+    fn exif_is_found_after_other_segments() {
         let file = encode(&[0; 192], 8, 8, PixelFormat::Rgb, 95).unwrap();
         assert_eq!(exif(&file), None);
         let mut tagged = file.clone();

@@ -1,26 +1,27 @@
-//! libjpeg-turbo through its TurboJPEG interface: the calls that this crate needs, behind safe functions.
+//! libjpeg-turbo through its TurboJPEG interface: the calls that this crate needs, behind safe
+//! functions.
 //!
-//! The library is linked statically and keeps its state in a handle, which is made for one file and then destroyed.
-//! Errors leave it by `longjmp` inside the library, never through Rust code.
+//! The library is linked statically and keeps its state in a handle, which is created for one file
+//! and then destroyed. Its errors jump by `longjmp` inside the library, never through Rust code.
 
 use std::ffi::{CStr, c_int, c_uchar};
 use std::ptr;
 
 use turbojpeg_sys as ffi;
 
-/// The samples of a pixel, each 8 bits.
+/// The format of a pixel; each sample has 8 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PixelFormat {
-    /// One value.
+    /// One sample.
     Gray,
     /// Red, green, blue.
     Rgb,
-    /// Cyan, magenta, yellow, black; as stored in the file, which in Adobe's files means inverted.
+    /// Cyan, magenta, yellow, black, as stored in the file: Adobe's files store them inverted.
     Cmyk,
 }
 
 impl PixelFormat {
-    /// Bytes of a pixel.
+    /// Returns the number of bytes of a pixel.
     pub fn size(self) -> usize {
         match self {
             PixelFormat::Gray => 1,
@@ -38,10 +39,10 @@ impl PixelFormat {
     }
 }
 
-/// What the library says about a file, in one line.
+/// The library's message about a file, in one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
-    /// The file breaks the standard, but the library went on: it filled in what is damaged.
+    /// The file violates the standard, but the library decoded it: it filled in what is damaged.
     Warning(String),
     /// Nothing usable was decoded.
     Error(String),
@@ -78,12 +79,13 @@ impl Handle {
         unsafe { ffi::tj3Get(self.0, parameter as c_int) }
     }
 
-    /// Turns a call's status into the problem that it stands for.
+    /// Returns the problem that a call's status reports.
     fn check(&self, status: c_int) -> Result<(), Problem> {
         if status == 0 {
             return Ok(());
         }
-        // SAFETY: the handle is valid; the string ends with 0 and is copied before the next call can change it.
+        // SAFETY: the handle is valid; the string ends with 0 and is copied before the next call can
+        // change it.
         let (code, message) = unsafe {
             let message = CStr::from_ptr(ffi::tj3GetErrorStr(self.0));
             (ffi::tj3GetErrorCode(self.0), message.to_string_lossy())
@@ -98,13 +100,13 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: the handle is valid and nobody uses it after this.
+        // SAFETY: the handle is valid and not used after this.
         unsafe { ffi::tj3Destroy(self.0) }
     }
 }
 
-/// Scans that a progressive file may have. Encoders write about ten; each costs a pass over the whole image, so that a
-/// small file with thousands would take hours.
+/// The most scans that a progressive file may have. Encoders write about ten. Each costs a pass over
+/// the whole image, so that a small file with thousands would take hours.
 const MAX_SCANS: c_int = 200;
 
 /// A file whose header has been read.
@@ -117,10 +119,11 @@ pub(super) struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    /// Reads the header; the second value is a warning that it gave.
+    /// Reads the header. The second value is the warning that the library gave, if any.
     ///
     /// # Errors
-    /// [`Problem::Error`] if the file has no complete header, or is of a kind that the library cannot decode.
+    /// [`Problem::Error`] if the file has no complete header, or is of a kind that the library
+    /// cannot decode.
     pub fn new(file: &'a [u8]) -> Result<(Decoder<'a>, Option<Problem>), Problem> {
         let mut handle = Handle::new(ffi::TJINIT_TJINIT_DECOMPRESS)?;
         handle.set(ffi::TJPARAM_TJPARAM_SCANLIMIT, MAX_SCANS)?;
@@ -155,17 +158,18 @@ impl<'a> Decoder<'a> {
         Ok((decoder, warning))
     }
 
-    /// Pixels per row.
+    /// Returns the number of pixels per row.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Rows.
+    /// Returns the number of rows.
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// How [`Decoder::decode`] stores pixels: CMYK where the file has four components, otherwise RGB.
+    /// Returns the format in which [`Decoder::decode`] stores pixels: CMYK where the file has four
+    /// components, otherwise RGB.
     pub fn format(&self) -> PixelFormat {
         self.format
     }
@@ -173,15 +177,16 @@ impl<'a> Decoder<'a> {
     /// Decodes to `width * height` pixels in [`Decoder::format`], row by row.
     ///
     /// # Errors
-    /// [`Problem::Warning`] if the image data is damaged or ends too early and was filled in; [`Problem::Error`] if it
-    /// cannot be decoded.
+    /// [`Problem::Warning`] if the image data is damaged or ends too early and was filled in;
+    /// [`Problem::Error`] if it cannot be decoded.
     ///
     /// # Panics
     /// If `pixels` has another length.
     pub fn decode(&mut self, pixels: &mut [u8]) -> Result<(), Problem> {
         assert_eq!(pixels.len(), self.width * self.height * self.format.size());
-        // SAFETY: the file is the slice whose header gave width and height, and the library reads the same header
-        // again, so it writes `height` rows of `width` pixels without a gap (pitch 0): the length checked above.
+        // SAFETY: the file is the slice whose header gave width and height, and the library reads the
+        // same header again, so it writes `height` rows of `width` pixels without a gap (pitch 0):
+        // the length checked above.
         let status = unsafe {
             ffi::tj3Decompress8(
                 self.handle.0,
@@ -196,8 +201,8 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Compresses `width * height` pixels to a baseline JPEG without subsampling: gray, YCbCr from RGB, or YCCK from CMYK.
-/// Each row of blocks is a restart interval. `quality` is libjpeg's, 1 to 100.
+/// Encodes `width * height` pixels as a baseline JPEG without subsampling: gray, YCbCr from RGB, or
+/// YCCK from CMYK. Each row of MCUs is a restart interval. `quality` is libjpeg's, 1 to 100.
 ///
 /// # Errors
 /// [`Problem::Error`] if a side is 0 or above 65,500, or `quality` is out of range.
@@ -227,8 +232,8 @@ pub(super) fn compress(
         start: ptr::null_mut(),
         length: 0,
     };
-    // SAFETY: the library reads `height` rows of `width` pixels without a gap (pitch 0), which is the length checked
-    // above. It allocates the output and grows it as it needs; `output` frees it.
+    // SAFETY: the library reads `height` rows of `width` pixels without a gap (pitch 0), which is the
+    // length checked above. It allocates the output and grows it as it needs; `output` frees it.
     let status = unsafe {
         ffi::tj3Compress8(
             handle.0,

@@ -1,25 +1,27 @@
-//! The two passes of [`super::Pass`] with the 16-bit multiply-adds of AVX2, and the same bytes as the plain loops.
+//! The two passes of [`super::Pass`] with the 16-bit multiply-adds of AVX2, and the same bytes as
+//! the portable loops.
 //!
-//! `_mm256_madd_epi16` multiplies sixteen pairs of 16-bit numbers and adds neighbours, so it takes two source pixels at a
-//! time. A weight has 24 bits; it is split into two parts of 16 bits, w = 4096 high + low, and a sum takes two
-//! multiply-adds. All sums are exact modulo 2^32, and the result fits 32 bits.
+//! `_mm256_madd_epi16` multiplies sixteen pairs of 16-bit numbers and adds neighbours, so it takes
+//! two source pixels at a time. A weight has 24 bits. It is split into two parts of 16 bits,
+//! w = 4096 high + low, and a sum takes two multiply-adds. All sums are exact modulo 2^32, and the
+//! result fits 32 bits.
 //!
-//! `unsafe` is the call after asking for AVX2, and the loads and stores, each through a reference to as many bytes as it
-//! touches.
+//! `unsafe` is the call after AVX2 was detected, and the loads and stores, each through a reference
+//! to as many bytes as it touches.
 
 use std::arch::x86_64::*;
 
 use super::{Axis, BITS, HALF, Pass};
 
-/// Bits of the lower part of a weight.
+/// The bits of the lower part of a weight.
 const LOW_BITS: i32 = 12;
-/// Source rows that the horizontal pass takes at once, two in each vector.
+/// The source rows that the horizontal pass takes at once, two in each vector.
 const ROWS: usize = 4;
-/// Resized pixels of a row that the horizontal pass writes at once.
+/// The result pixels of a row that the horizontal pass writes at once.
 const PIXELS: usize = 4;
-/// Bytes that the vertical pass takes at once.
+/// The bytes that the vertical pass takes at once.
 const CHUNK: usize = 32;
-/// Bytes of a load in the horizontal pass.
+/// The bytes of a load in the horizontal pass.
 const LOAD: usize = 16;
 
 /// The weights of two adjacent source pixels, the first one in the lower 16 bits.
@@ -30,7 +32,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// Weights that are not there are 0.
+    /// Splits one or two weights; a missing second one is 0.
     fn new(weights: &[i32]) -> Pair {
         let part = |of: fn(i32) -> i32| {
             let second = weights.get(1).map_or(0, |weight| of(*weight));
@@ -43,13 +45,14 @@ impl Pair {
     }
 }
 
-/// Buffers that are kept from image to image.
+/// The buffers that are kept from image to image.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// Where each resized pixel's window begins in a row, in bytes.
+    /// The offset in a row of each result pixel's window, in bytes.
     starts: Vec<usize>,
-    /// `pairs` weights for each resized pixel.
+    /// `pairs` pairs of weights for each result pixel.
     weights: Vec<Pair>,
+    /// The number of pairs that the longest window has.
     pairs: usize,
     /// Copies of [`ROWS`] rows where a load would reach beyond the image.
     rows: Vec<u8>,
@@ -69,15 +72,15 @@ impl Scratch {
             self.weights
                 .resize(self.starts.len() * self.pairs, Pair::default());
         }
-        // Pixels beyond the row, which nobody reads.
+        // Pixels beyond the row, which are not read.
         let whole = self.starts.len().next_multiple_of(PIXELS);
         self.starts.resize(whole, 0);
         self.weights.resize(whole * self.pairs, Pair::default());
     }
 }
 
-/// Fills `out` and returns true, or returns false where the processor has no AVX2. `narrowed` is what the horizontal pass
-/// writes, each row padded to whole chunks.
+/// Fills `out` and returns true, or returns false where the processor has no AVX2. The horizontal
+/// pass writes to `narrowed`, each row padded to whole chunks.
 pub(super) fn run(
     pass: &Pass,
     scratch: &mut Scratch,
@@ -88,19 +91,19 @@ pub(super) fn run(
         return false;
     }
     // SAFETY: the processor has AVX2.
-    unsafe { both(pass, scratch, narrowed, out) };
+    unsafe { run_passes(pass, scratch, narrowed, out) };
     true
 }
 
 #[target_feature(enable = "avx2")]
-fn both(pass: &Pass, scratch: &mut Scratch, narrowed: &mut Vec<u8>, out: &mut [u8]) {
+fn run_passes(pass: &Pass, scratch: &mut Scratch, narrowed: &mut Vec<u8>, out: &mut [u8]) {
     scratch.set_columns(pass.columns);
     let row = 3 * pass.width;
     let new_row = 3 * pass.columns.len();
-    // Whole chunks, and room for the last store of the horizontal pass.
+    // Whole chunks, with room for the last store of the horizontal pass.
     let stride = (3 * scratch.starts.len() + LOAD).next_multiple_of(CHUNK);
     narrowed.resize((pass.source.len() / row).next_multiple_of(ROWS) * stride, 0);
-    // The farthest that a load reaches from the start of a row.
+    // The last byte that a load reaches, from the start of a row.
     let padded = row + 6 * scratch.pairs + LOAD;
     let mut copies = std::mem::take(&mut scratch.rows);
     let blocks = narrowed.chunks_exact_mut(ROWS * stride);
@@ -130,7 +133,7 @@ fn both(pass: &Pass, scratch: &mut Scratch, narrowed: &mut Vec<u8>, out: &mut [u
     }
 }
 
-/// The horizontal pass over [`ROWS`] rows of packed RGB, which have the same length.
+/// Runs the horizontal pass over [`ROWS`] rows of packed RGB, which have the same length.
 #[target_feature(enable = "avx2")]
 fn horizontal(scratch: &Scratch, rows: [&[u8]; ROWS], to: &mut [u8], stride: usize) {
     // R, G and B of two pixels side by side, widened to 16 bits.
@@ -180,7 +183,7 @@ fn horizontal(scratch: &Scratch, rows: [&[u8]; ROWS], to: &mut [u8], stride: usi
     }
 }
 
-/// One row of the vertical pass; `rows` are the rows that it is made of, `stride` bytes and one weight each.
+/// Computes one row of the vertical pass from `rows`, which have `stride` bytes and one weight each.
 #[target_feature(enable = "avx2")]
 fn vertical(weights: &[Pair], rows: &[u8], stride: usize, to: &mut [u8]) {
     let zero = _mm256_setzero_si256();
@@ -217,19 +220,21 @@ fn vertical(weights: &[Pair], rows: &[u8], stride: usize, to: &mut [u8]) {
     }
 }
 
-/// The whole part of each sum, given as its high and low parts.
+/// Returns the whole part of each sum, given as its high and low parts.
 #[target_feature(enable = "avx2")]
 fn level([high, low]: [__m256i; 2]) -> __m256i {
     let sum = _mm256_add_epi32(_mm256_slli_epi32::<LOW_BITS>(high), low);
     _mm256_srai_epi32::<{ BITS as i32 }>(_mm256_add_epi32(sum, _mm256_set1_epi32(HALF)))
 }
 
-/// Levels to bytes, those below 0 to 0 and those above 255 to 255; four vectors' lower halves, then their upper ones.
+/// Converts levels to bytes, limited to 0..=255: the lower halves of four vectors, then their upper
+/// ones.
 #[target_feature(enable = "avx2")]
 fn pack([a, b, c, d]: [__m256i; 4]) -> __m256i {
     _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d))
 }
 
+/// Stores 16 bytes at the start of a slice.
 #[target_feature(enable = "avx2")]
 fn store16(to: &mut [u8], bytes: __m128i) {
     let to = &mut to[..16];
@@ -237,7 +242,7 @@ fn store16(to: &mut [u8], bytes: __m128i) {
     unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), bytes) }
 }
 
-/// As many bytes as fit, at most 32.
+/// Stores as many bytes as fit, at most 32.
 #[target_feature(enable = "avx2")]
 fn store32(to: &mut [u8], bytes: __m256i) {
     if let Some(to) = to.first_chunk_mut::<CHUNK>() {
@@ -256,7 +261,7 @@ mod tests {
     use util::rng::Rng;
 
     #[test]
-    fn parts_make_the_weight() {
+    fn split_weights_add_up() {
         for weight in (-6_000_000..6_000_000)
             .step_by(997)
             .chain([-1, 0, 4095, 4096])
@@ -268,7 +273,7 @@ mod tests {
         }
     }
 
-    /// Both passes of a view against the plain loops.
+    /// Compares both passes with the portable loops.
     fn compare(rng: &mut Rng, [width, height]: [usize; 2], view: [f32; 4], new: [usize; 2]) {
         // Mostly noise, then mostly black and white, where the filter overshoots.
         for share in [16, 240] {
@@ -284,7 +289,7 @@ mod tests {
             let [new_width, new_height] = new;
             let columns = Axis::new(width, [left, right], new_width, 0..new_width);
             let rows = Axis::new(height, [top, bottom], new_height, 0..new_height);
-            let used = rows.reach();
+            let used = rows.source();
             let pass = Pass {
                 source: &source[used.start * width * 3..used.end * width * 3],
                 width,
@@ -292,21 +297,21 @@ mod tests {
                 rows: &rows,
                 first_row: used.start,
             };
-            let mut plain = vec![0; new_width * new_height * 3];
-            let mut fast = plain.clone();
-            pass.run(&mut Vec::new(), &mut Vec::new(), &mut plain);
+            let mut portable = vec![0; new_width * new_height * 3];
+            let mut fast = portable.clone();
+            pass.run(&mut Vec::new(), &mut Vec::new(), &mut portable);
             assert!(run(
                 &pass,
                 &mut Scratch::default(),
                 &mut Vec::new(),
                 &mut fast
             ));
-            assert!(plain == fast, "{width} x {height}, {view:?} to {new:?}");
+            assert!(portable == fast, "{width} x {height}, {view:?} to {new:?}");
         }
     }
 
     #[test]
-    fn equals_the_plain_loops() {
+    fn avx2_equals_portable_loops() {
         if !is_x86_feature_detected!("avx2") {
             util::skip::skip(util::skip::Missing::Platform, "no AVX2");
             return;
