@@ -1,14 +1,15 @@
-//! The `ingest` program as a child: this crate decodes no media, it starts the program that does.
+//! The program `ingest` as a child process, which decodes media. This crate decodes none.
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use util::cli::EXIT_FINDINGS;
 
-/// Exit code of a run that finished with something to look at.
-const LOOK: i32 = 1;
-
-/// `ingest` beside this program.
+/// The path of `ingest`, in the folder of this program.
+///
+/// # Errors
+/// There is no such file.
 pub fn program() -> Result<PathBuf> {
     let own = std::env::current_exe().context("this program's own path is unknown")?;
     let path = own
@@ -16,14 +17,17 @@ pub fn program() -> Result<PathBuf> {
         .with_extension(std::env::consts::EXE_EXTENSION);
     if !path.is_file() {
         bail!(
-            "{}: is not there; decoding media takes `ingest` beside `train`, built by `just build`",
+            "{}: is missing; media are decoded by `ingest`, which `just build` puts beside `train`",
             path.display()
         );
     }
     Ok(path)
 }
 
-/// Runs `ingest` to its end. Its standard output comes back, its progress is kept for the error.
+/// Runs `ingest` and returns its standard output.
+///
+/// # Errors
+/// `ingest` fails; the error is the one that it prints.
 pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<String> {
     let program = program()?;
     let mut command = Command::new(&program);
@@ -32,7 +36,7 @@ pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Result<St
         .output()
         .with_context(|| format!("{}: cannot be started", program.display()))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    if output.status.success() || output.status.code() == Some(LOOK) {
+    if output.status.success() || output.status.code() == Some(EXIT_FINDINGS.into()) {
         return Ok(stdout);
     }
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -1,5 +1,5 @@
-//! What a run reads: opened shards, the transforms that fit the encoders, masks; and the model
-//! built from a run's configuration.
+//! The data of a run (shards, masks, and transforms that fit the encoders), and its model before any
+//! training.
 
 use crate::settings::{ClipFeatures, RunConfig, Settings};
 use anyhow::{Result, bail};
@@ -20,44 +20,40 @@ use model::variant::MissingToken;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Twenty-odd batches of 128 clips.
+/// Bytes of batches that are loaded ahead for a GPU: more than twenty batches of 128 clips. Batches
+/// for a GPU are large, and each thread works on one of its own.
 const GPU_BYTE_BUDGET: usize = 8 << 30;
 
-/// Bytes of batches that may be decoded ahead: a GPU's batches are large, and each thread needs one in
-/// its hands.
-pub fn byte_budget(compute: &Compute) -> usize {
-    match compute.device.is_cpu() {
-        true => BYTE_BUDGET,
-        false => GPU_BYTE_BUDGET,
-    }
-}
-
-/// Mel frames and pixels where no encoder of the pair asks for them.
+/// Mel frames and pixels of a modality that the run does not have.
 const UNUSED: usize = 1;
 
-/// The data side of a run.
+/// The data of a run.
 pub struct Session {
-    /// Opened shards.
+    /// The shards.
     pub shards: Arc<Shards>,
-    /// What each training sample shows, in file order, where that is less than it has.
-    pub train_mask: Option<Arc<Vec<[bool; 2]>>>,
-    /// SHA-256 over that mask.
-    pub train_mask_sha256: Option<String>,
-    /// Decoding threads.
-    pub threads: usize,
-    /// Bytes of batches that may be decoded ahead.
-    pub byte_budget: usize,
+    /// For each training sample, in the order of the shards, which modalities the model gets. `None`
+    /// if these are all that the sample has.
+    pub(crate) train_mask: Option<Arc<Vec<[bool; 2]>>>,
+    /// SHA-256 of the training split's missing-modality mask.
+    pub(crate) train_mask_sha256: Option<String>,
+    /// Threads that load batches.
+    threads: usize,
+    /// Bytes of batches that are loaded ahead.
+    byte_budget: usize,
     transforms: Transforms,
 }
 
 impl Session {
-    /// Opens what the configuration names. `settings` and `encoders` are those of the run.
-    pub fn open(
+    /// The data of a run with these settings, encoders and weights.
+    ///
+    /// # Errors
+    /// The mask cannot be used, the vocabulary cannot be read, or an encoder does not fit the data.
+    pub fn new(
         shards: Shards,
         settings: &Settings,
         encoders: &[EncoderConfig; 2],
         weights: &WeightSource,
-        threads: usize,
+        compute: &Compute,
     ) -> Result<Session> {
         let shards = Arc::new(shards);
         let transforms = transforms(settings, encoders, weights)?;
@@ -65,48 +61,55 @@ impl Session {
             shards,
             train_mask: None,
             train_mask_sha256: None,
-            threads,
-            byte_budget: BYTE_BUDGET,
+            threads: compute.threads,
+            byte_budget: match compute.device.is_cpu() {
+                true => BYTE_BUDGET,
+                false => GPU_BYTE_BUDGET,
+            },
             transforms,
         };
         if let Some(mask) = &settings.train_mask {
             let mask = session.mask(mask, settings.train_mask_rate, settings.seed)?;
             let present = mask.present(&session.shards, Split::Train)?;
-            session.train_mask_sha256 = Some(hash(&present));
+            session.train_mask_sha256 = Some(mask_hash(&present));
             session.train_mask = Some(Arc::new(present));
         }
-        if let Some(present) = session.only(settings.modality, Split::Train) {
+        if let Some(present) = session.restrict_to(settings.modality, Split::Train) {
             let mask = session.train_mask.as_deref();
-            let joined = present.iter().enumerate().map(|(i, shown)| {
-                let masked = mask.map_or([true, true], |mask| mask[i]);
-                [0, 1].map(|m| shown[m] && masked[m])
+            let joined = present.iter().enumerate().map(|(i, present)| {
+                let unmasked = mask.map_or([true, true], |mask| mask[i]);
+                [0, 1].map(|m| present[m] && unmasked[m])
             });
             session.train_mask = Some(Arc::new(joined.collect()));
         }
         Ok(session)
     }
 
-    /// The data side of a run with these shards.
-    pub fn of(shards: Shards, config: &RunConfig, threads: usize) -> Result<Session> {
-        Session::open(
+    /// The data of a run with this configuration.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub fn from_config(shards: Shards, config: &RunConfig, compute: &Compute) -> Result<Session> {
+        Session::new(
             shards,
             &config.settings,
             &config.encoders,
             &config.weights,
-            threads,
+            compute,
         )
     }
 
-    /// What the samples of a split show where one modality alone is used.
-    fn only(&self, modality: Option<Modality>, split: Split) -> Option<Vec<[bool; 2]>> {
+    /// Which modalities the samples of a split have if only one modality is used.
+    fn restrict_to(&self, modality: Option<Modality>, split: Split) -> Option<Vec<[bool; 2]>> {
         let modality = modality?;
         let used = self.shards.spec().modalities.map(|m| m == modality);
-        let shown = |has: &[bool; 2]| [0, 1].map(|m| has[m] && used[m]);
-        Some(self.shards.split(split).present.iter().map(shown).collect())
+        let restrict = |present: &[bool; 2]| [0, 1].map(|m| present[m] && used[m]);
+        let present = &self.shards.split(split).present;
+        Some(present.iter().map(restrict).collect())
     }
 
-    /// Empty inputs, where the missing token is made from them.
-    pub fn placeholders(&self, missing: MissingToken) -> Result<Option<Placeholders>> {
+    /// Empty inputs for missing modalities, if their class tokens stand for the missing ones.
+    pub(crate) fn placeholders(&self, missing: MissingToken) -> Result<Option<Placeholders>> {
         if missing != MissingToken::Input {
             return Ok(None);
         }
@@ -114,22 +117,25 @@ impl Session {
         Ok(Some(Placeholders::new(modalities, &self.transforms)?))
     }
 
-    /// A mask file, or a protocol drawn on the spot.
-    pub fn mask(&self, what: &str, rate: f64, seed: u64) -> Result<Mask> {
-        let path = Path::new(what);
+    /// Reads a mask file, or draws a mask by a protocol.
+    ///
+    /// # Errors
+    /// `source` is neither the path of a mask file nor the name of a protocol that fits the data.
+    pub(crate) fn mask(&self, source: &str, rate: f64, seed: u64) -> Result<Mask> {
+        let path = Path::new(source);
         if path.is_file() {
             return Ok(Mask::read(path)?);
         }
-        let Ok(protocol) = what.parse::<Protocol>() else {
+        let Ok(protocol) = source.parse::<Protocol>() else {
             bail!(
-                "{what}: is neither a mask file nor a protocol (missing-audio, missing-video, missing-image, missing-text, missing-both)"
+                "{source}: is neither a mask file nor a protocol (missing-audio, missing-video, missing-image, missing-text, missing-both)"
             );
         };
         Ok(Mask::draw(&self.shards, protocol, rate, seed)?)
     }
 
-    /// The training split as the settings ask for it.
-    pub fn train_stream(&self, settings: &Settings) -> LoaderOptions {
+    /// The options of the training split's loader.
+    pub(crate) fn train_loader(&self, settings: &Settings) -> LoaderOptions {
         LoaderOptions {
             split: Split::Train,
             shuffle: settings.shuffle,
@@ -143,8 +149,9 @@ impl Session {
         }
     }
 
-    /// A split in file order without augmentation.
-    pub fn test_stream(
+    /// The options of a loader of a split in the order of the shards, without augmentation. `present`
+    /// says which modalities of each sample the model gets, if these are not all.
+    pub(crate) fn eval_loader(
         &self,
         split: Split,
         batch_size: usize,
@@ -164,12 +171,13 @@ impl Session {
     }
 }
 
-/// SHA-256 over a mask, in hex.
-pub fn hash(present: &[[bool; 2]]) -> String {
+/// The SHA-256 of a mask, in hexadecimal.
+fn mask_hash(present: &[[bool; 2]]) -> String {
     let bytes: Vec<u8> = present.iter().flatten().map(|b| u8::from(*b)).collect();
     util::hash::sha256(bytes)
 }
 
+/// The transforms that make inputs of the sizes that the encoders read.
 fn transforms(
     settings: &Settings,
     encoders: &[EncoderConfig; 2],
@@ -217,8 +225,12 @@ fn transforms(
     })
 }
 
-/// The encoders' configurations for a pair of modalities.
-pub fn encoder_configs(
+/// The configurations of the encoders for a pair of modalities. With `tiny`, encoders without
+/// pretrained weights are small.
+///
+/// # Errors
+/// A `config.json` cannot be read.
+pub(crate) fn encoder_configs(
     modalities: [Modality; 2],
     weights: &WeightSource,
     tiny: bool,
@@ -234,8 +246,11 @@ pub fn encoder_configs(
     Ok([config(modalities[0])?, config(modalities[1])?])
 }
 
-/// The model of a run before any training: the encoders' weights, new learnable tensors from the
-/// seed.
+/// The model of a run before any training: the encoders' weights, and learnable parameters that are
+/// initialised with the seed.
+///
+/// # Errors
+/// The weights cannot be read, or do not fit the device.
 pub fn build_model(config: &RunConfig, compute: &Compute) -> Result<U2a> {
     let arithmetic = compute.arithmetic(config.settings.precision);
     let encoder = |i: usize| -> Result<(Encoder, Weights)> {

@@ -417,7 +417,7 @@ pub fn run_config(bytes: &[u8]) -> bool {
         black_box(config.settings.schedule());
         config
             .settings
-            .check_for([Modality::Audio, Modality::Video], false)
+            .check_data([Modality::Audio, Modality::Video], false)
             .is_ok()
     })
 }

@@ -1,49 +1,56 @@
-//! `train predict`: labels new media files, once or as they come.
+//! `train predict`: labels new media files, once or as they arrive in a folder.
 
-use super::{announce, say, stop_flag};
-use crate::evaluation::predict::{self, Answer};
+use super::shared::{ComputeArgs, print_device, stop_flag};
+use crate::evaluation::predict::{Classification, MediaSample, classify, group_files};
+use crate::ingest_process;
 use crate::session;
 use crate::settings::RunConfig;
 use crate::training::checkpoint;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use engine::{Compute, DeviceChoice};
+use engine::Compute;
 use model::u2a::U2a;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use util::cli::EXIT_FINDINGS;
+use util::outln;
 
-/// How often a watched folder is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Time between two listings of a watched folder.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
+const EXAMPLES: &str = "\
+Examples:
+  train predict runs/first clip.mp4 voice.wav
+  train predict runs/food photo.jpg --text 'a bowl of ramen'
+  train predict runs/first --watch incoming/ --json";
+
+/// Label new media files with the model of a run; any modality may be missing
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct PredictArgs {
     /// Run folder
     run: PathBuf,
-    /// Media files; those of one name but for the ending are one sample
+    /// Media files; files that differ only in their extension are one sample
     files: Vec<PathBuf>,
-    /// Words for every sample that has no text file
+    /// Text of each sample that has no text file
     #[arg(long)]
     text: Option<String>,
-    /// Label the files of this folder and those that come later, until interrupted
+    /// Label the files of this folder, and each one that arrives later, until interrupted
     #[arg(long, value_name = "DIR")]
     watch: Option<PathBuf>,
-    /// Classes shown per sample
+    /// Classes that are printed for each sample
     #[arg(long, default_value_t = 3)]
     top: usize,
-    /// Checkpoint folder name in the run [default: best, else the newest]
+    /// Name of a checkpoint's folder in the run folder [default: best, else the newest]
     #[arg(long)]
     checkpoint: Option<String>,
-    /// Threads for arithmetic and decoding [default: all cores]
-    #[arg(long)]
-    threads: Option<usize>,
-    /// auto (the first GPU where build and machine have one, else the CPU), cpu, or cuda:N
-    #[arg(long, default_value_t)]
-    device: DeviceChoice,
-    /// Machine-readable output: one list, or with --watch one line per sample
+    #[command(flatten)]
+    compute: ComputeArgs,
+    /// Print the result as JSON: one list, or with --watch one line per sample
     #[arg(long)]
     json: bool,
 }
@@ -52,42 +59,39 @@ pub struct PredictArgs {
 struct Predictor {
     config: RunConfig,
     model: U2a,
-    threads: usize,
+    compute: Compute,
 }
 
 impl Predictor {
-    /// Classifies the samples that the files and the text make up.
-    fn predict(&self, files: &[PathBuf], text: Option<&str>) -> Result<Vec<Answer>> {
-        let subjects = predict::subjects(files, text, self.config.modalities)?;
-        let folder = Scratch::new()?;
-        predict::predict(
-            &subjects,
-            &self.config,
-            &self.model,
-            &folder.0,
-            self.threads,
-        )
+    fn predict(&self, files: &[PathBuf], text: Option<&str>) -> Result<Vec<Classification>> {
+        let samples = group_files(files, text, self.config.modalities)?;
+        self.classify(&samples)
+    }
+
+    fn classify(&self, samples: &[MediaSample]) -> Result<Vec<Classification>> {
+        let folder = TemporaryFolder::new()?;
+        classify(samples, &self.config, &self.model, &folder.0, &self.compute)
     }
 }
 
-/// A folder that goes with the value.
-struct Scratch(PathBuf);
+/// A folder that is removed when the value is dropped.
+struct TemporaryFolder(PathBuf);
 
-impl Scratch {
-    fn new() -> Result<Scratch> {
-        static NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+impl TemporaryFolder {
+    fn new() -> Result<TemporaryFolder> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("u2a-predict-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path)
             .with_context(|| format!("{}: cannot be made", path.display()))?;
-        Ok(Scratch(path))
+        Ok(TemporaryFolder(path))
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TemporaryFolder {
     fn drop(&mut self) {
-        // Nothing more can be done about a temporary folder.
+        // Nothing can be done about a temporary folder that cannot be removed.
         drop(std::fs::remove_dir_all(&self.0));
     }
 }
@@ -98,130 +102,152 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     if args.files.is_empty() && args.text.is_none() && args.watch.is_none() {
         bail!("{}: give files, --text or --watch DIR", args.run.display());
     }
-    // Before the model is built: a wrong file should not take a minute to be named.
-    predict::subjects(&args.files, args.text.as_deref(), config.modalities)?;
-    crate::ingest_process::program()?;
-    let compute = Compute::open(args.device, args.threads)?;
-    let folder = match &args.checkpoint {
+    // Wrong files are reported before the model is built, which may take a minute.
+    let samples = group_files(&args.files, args.text.as_deref(), config.modalities)?;
+    ingest_process::program()?;
+    let compute = args.compute.open()?;
+    let checkpoint = match &args.checkpoint {
         Some(name) => args.run.join(name),
         None => checkpoint::best_or_latest(&args.run)?,
     };
     let mut model = session::build_model(&config, &compute)?;
-    checkpoint::read_model(&folder, &mut model)?;
-    announce(&compute);
+    checkpoint::read_model(&checkpoint, &mut model)?;
+    print_device(&compute);
     let predictor = Predictor {
         config,
         model,
-        threads: compute.threads,
+        compute,
     };
-    let mut unread = false;
+    let mut unreadable = false;
     if !args.files.is_empty() || args.text.is_some() {
-        let answers = predictor.predict(&args.files, args.text.as_deref())?;
-        unread = answers.iter().any(|a| a.seen.is_empty());
+        let classifications = predictor.classify(&samples)?;
+        unreadable = classifications.iter().any(|c| c.modalities.is_empty());
         if args.json && args.watch.is_none() {
-            say(json!(answers))?;
+            outln!("{}", json!(classifications))?;
         } else {
-            show(&answers, args)?;
+            print(&classifications, args)?;
         }
     }
     if let Some(folder) = &args.watch {
         watch(folder, &predictor, args)?;
     }
-    Ok(ExitCode::from(u8::from(unread)))
+    Ok(match unreadable {
+        true => ExitCode::from(EXIT_FINDINGS),
+        false => ExitCode::SUCCESS,
+    })
 }
 
-/// One line per sample.
-fn show(answers: &[Answer], args: &PredictArgs) -> Result<()> {
-    for answer in answers {
+/// Prints one line per sample.
+fn print(classifications: &[Classification], args: &PredictArgs) -> Result<()> {
+    for classification in classifications {
         if args.json {
-            say(json!(answer))?;
+            outln!("{}", json!(classification))?;
             continue;
         }
-        let name = match &answer.files[..] {
+        let name = match &classification.files[..] {
             [] => "(text)".to_string(),
             files => files
                 .iter()
-                .map(|f| f.display().to_string())
+                .map(|file| file.display().to_string())
                 .collect::<Vec<_>>()
                 .join(" + "),
         };
-        if answer.seen.is_empty() {
-            let why = answer.problem.as_deref().unwrap_or("nothing in it");
-            say(format!("{name}  cannot be read: {why}"))?;
+        if classification.modalities.is_empty() {
+            let problem = classification.problem.as_deref();
+            let problem = problem.unwrap_or("it holds none of the run's modalities");
+            outln!("{name}  cannot be read: {problem}")?;
             continue;
         }
-        let seen: Vec<&str> = answer.seen.iter().map(|m| m.as_str()).collect();
-        let top: Vec<String> = answer
+        let modalities: Vec<&str> = classification
+            .modalities
+            .iter()
+            .map(|m| m.as_str())
+            .collect();
+        let top: Vec<String> = classification
             .probabilities
             .iter()
             .take(args.top.max(1))
             .map(|(label, p)| format!("{label} {:.1} %", 100.0 * p))
             .collect();
-        let problem = answer
+        let problem = classification
             .problem
             .as_ref()
-            .map_or_else(String::new, |p| format!("  ({p})"));
-        say(format!(
+            .map_or_else(String::new, |problem| format!("  ({problem})"));
+        outln!(
             "{name}  {}  {}{problem}",
-            seen.join("+"),
+            modalities.join("+"),
             top.join(", ")
-        ))?;
+        )?;
     }
     Ok(())
 }
 
-/// Looks at the folder until interrupted; a file is taken once its size has stayed the same between
-/// two looks, and is answered once.
+/// Labels the files of a folder until interrupted. A file is complete once its size is the same in
+/// two listings, and is labelled once.
 fn watch(folder: &Path, predictor: &Predictor, args: &PredictArgs) -> Result<()> {
     let stop = stop_flag()?;
-    let mut sizes: BTreeMap<PathBuf, Option<u64>> = BTreeMap::new();
+    let mut states = BTreeMap::new();
     eprintln!("watching {}; interrupt to stop", folder.display());
     while !stop.load(Ordering::Relaxed) {
-        let mut ready = Vec::new();
-        let entries = std::fs::read_dir(folder)
-            .with_context(|| format!("{}: cannot be listed", folder.display()))?;
-        let mut files: Vec<(PathBuf, u64)> = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            // A file may go between the two calls.
-            let Ok(meta) = std::fs::metadata(entry.path()) else {
-                continue;
-            };
-            let hidden = entry.file_name().to_string_lossy().starts_with('.');
-            if meta.is_file() && !hidden {
-                files.push((entry.path(), meta.len()));
-            }
-        }
-        files.sort();
-        for (path, size) in files {
-            match sizes.get_mut(&path) {
-                Some(None) => {}
-                Some(known) if *known == Some(size) && size > 0 => {
-                    *known = None;
-                    ready.push(path);
-                }
-                _ => drop(sizes.insert(path, Some(size))),
-            }
-        }
-        // One file that is of no use must not keep the others from an answer.
-        ready.retain(|file| {
-            let usable = predict::subjects(
-                std::slice::from_ref(file),
-                None,
-                predictor.config.modalities,
-            );
+        let mut complete = complete_files(folder, &mut states)?;
+        // A file that cannot be used must not keep the others from being labelled.
+        complete.retain(|file| {
+            let file = std::slice::from_ref(file);
+            let usable = group_files(file, None, predictor.config.modalities);
             if let Err(error) = &usable {
-                eprintln!("passed over: {error:#}");
+                eprintln!("skipped: {error:#}");
             }
             usable.is_ok()
         });
-        if !ready.is_empty() {
-            match predictor.predict(&ready, args.text.as_deref()) {
-                Ok(answers) => show(&answers, args)?,
+        if !complete.is_empty() {
+            match predictor.predict(&complete, args.text.as_deref()) {
+                Ok(classifications) => print(&classifications, args)?,
                 Err(error) => eprintln!("error: {error:#}"),
             }
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(WATCH_INTERVAL);
     }
     Ok(())
+}
+
+/// What is known of a file in a watched folder.
+enum FileState {
+    /// The file may still be growing; it had this size in the last listing.
+    Growing(u64),
+    /// The file has been returned as complete.
+    Complete,
+}
+
+/// Lists a folder, and returns the files that have become complete since the last listing.
+fn complete_files(
+    folder: &Path,
+    states: &mut BTreeMap<PathBuf, FileState>,
+) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)
+        .with_context(|| format!("{}: cannot be listed", folder.display()))?;
+    let mut files: Vec<(PathBuf, u64)> = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        // A file may be removed after it was listed.
+        let Ok(metadata) = std::fs::metadata(entry.path()) else {
+            continue;
+        };
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if metadata.is_file() && !hidden {
+            files.push((entry.path(), metadata.len()));
+        }
+    }
+    files.sort();
+    let mut complete = Vec::new();
+    for (path, size) in files {
+        match states.get(&path) {
+            Some(FileState::Complete) => {}
+            Some(FileState::Growing(last)) if *last == size && size > 0 => {
+                complete.push(path.clone());
+                states.insert(path, FileState::Complete);
+            }
+            _ => drop(states.insert(path, FileState::Growing(size))),
+        }
+    }
+    Ok(complete)
 }

@@ -1,17 +1,22 @@
 //! `train reproduce`: the runs behind a table or figure of the paper, and its page.
 
-use super::{announce, say, stop_flag};
-use crate::logging::clock;
+use super::shared::{ComputeArgs, print_device, stop_flag};
+use crate::logging::format_duration;
 use crate::reproduce::{self, Options, Plan};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use engine::{Compute, DeviceChoice};
 use model::encoder::weights::WeightSource;
 use report::artefact::Artefact;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use util::data_root;
+use util::cli::EXIT_FINDINGS;
+use util::{data_root, outln};
+
+const EXAMPLES: &str = "\
+Examples:
+  train reproduce table4 --dataset crema-d --dry-run
+  train reproduce figure5 --scale small";
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Scale {
@@ -21,47 +26,45 @@ enum Scale {
     Small,
 }
 
+/// Train what a table or figure of the paper needs, and print it beside the published numbers
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ReproduceArgs {
-    /// Which table or figure
+    /// The table or figure
     artefact: Artefact,
-    /// Another dataset than the paper's; may be given several times
+    /// A dataset, instead of those of the paper; may be given several times
     #[arg(long = "dataset", value_name = "D")]
     datasets: Vec<String>,
-    /// Runs per line, with seeds 0, 1, ...
+    /// Runs for each number, with seeds 0, 1, ...
     #[arg(long, default_value_t = reproduce::SEEDS, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// How big
+    /// Size of the data and the encoders
     #[arg(long, default_value = "full")]
     scale: Scale,
     /// Samples of each synthetic dataset of the small scale
     #[arg(long, default_value_t = reproduce::SMALL_SAMPLES)]
     samples: usize,
-    /// Folder for runs and pages [default: runs/reproduce, or runs/reproduce-small]
+    /// Folder of the runs and the pages [default: runs/reproduce, or runs/reproduce-small]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Folder that holds a shard folder per dataset [default: data/shards]
+    /// Folder with a folder of shards for each dataset [default: data/shards]
     #[arg(long)]
     shards: Option<PathBuf>,
-    /// Folder with the encoders' checkpoints [default: the Hugging Face hub or its cache]
+    /// Folder with the encoders' pretrained weights [default: the Hugging Face hub or its cache]
     #[arg(long)]
     weights: Option<PathBuf>,
-    /// Random encoders of full size from this seed instead of pretrained ones
+    /// Random weights of full-size encoders from this seed instead of pretrained ones
     #[arg(long, value_name = "SEED", conflicts_with = "weights")]
     random_weights: Option<u64>,
     /// A setting of every run, as in config.toml; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Threads for arithmetic and decoding [default: all cores]
-    #[arg(long)]
-    threads: Option<usize>,
-    /// auto (the first GPU where build and machine have one, else the CPU), cpu, or cuda:N
-    #[arg(long, default_value_t)]
-    device: DeviceChoice,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// List the runs with an estimate of their time, and stop
     #[arg(long)]
     dry_run: bool,
-    /// Machine-readable output
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -98,49 +101,55 @@ pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
             .shards
             .clone()
             .unwrap_or_else(|| data_root().join("shards")),
-        compute: Compute::open(args.device, args.threads)?,
+        compute: args.compute.open()?,
     };
     if args.dry_run {
         let mut plan = options.plan(Default::default())?;
         options.estimate(&mut plan)?;
-        return listed(args, &plan);
+        return print_runs(args, &plan);
     }
     let stop = stop_flag()?;
     let missing = options.prepare();
     let mut plan = options.plan(missing)?;
-    announce(&options.compute);
-    let whole = options.execute(&mut plan, &stop)?;
+    print_device(&options.compute);
+    let finished = options.execute(&mut plan, &stop)?;
     let paths = options.write_pages(&plan)?;
     if args.json {
-        say(
-            json!({"finished": whole, "files": paths, "runs": plan.runs, "missing": plan.missing}),
+        outln!(
+            "{}",
+            json!({"finished": finished, "files": paths, "runs": plan.runs, "missing": plan.missing})
         )?;
     } else {
-        say(std::fs::read_to_string(&paths[0])?.trim_end())?;
-        say("")?;
+        outln!("{}\n", std::fs::read_to_string(&paths[0])?.trim_end())?;
         for path in &paths {
-            say(path.display())?;
+            outln!("{}", path.display())?;
         }
     }
-    if !whole {
-        eprintln!("stopped by a signal; the same command goes on");
+    if !finished {
+        eprintln!("stopped by a signal; the same command continues");
     }
     for (dataset, why) in &plan.missing {
         eprintln!("without {dataset}: {why}");
     }
-    Ok(ExitCode::from(u8::from(!whole || !plan.missing.is_empty())))
+    Ok(match finished && plan.missing.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(EXIT_FINDINGS),
+    })
 }
 
-/// The plan, line by line.
-fn listed(args: &ReproduceArgs, plan: &Plan) -> Result<ExitCode> {
-    // From 0: the sum of nothing is -0 otherwise.
-    let seconds = plan.runs.iter().filter_map(|r| r.seconds);
+/// Prints the runs of a plan with estimates of their time.
+fn print_runs(args: &ReproduceArgs, plan: &Plan) -> Result<ExitCode> {
+    // The sum starts at 0, because that of an empty iterator is -0.
+    let seconds = plan.runs.iter().filter_map(|run| run.seconds);
     let seconds = seconds.fold(0.0, |sum, s| sum + s);
     if args.json {
-        say(json!({"runs": plan.runs, "seconds": seconds, "missing": plan.missing}))?;
+        outln!(
+            "{}",
+            json!({"runs": plan.runs, "seconds": seconds, "missing": plan.missing})
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
-    say(args.artefact.title())?;
+    outln!("{}", args.artefact.title())?;
     for run in &plan.runs {
         let settings = run.training.settings.join(" ");
         let state = match (run.finished, run.evaluations.len()) {
@@ -153,19 +162,19 @@ fn listed(args: &ReproduceArgs, plan: &Plan) -> Result<ExitCode> {
             ),
         };
         let line = format!("{} {} {settings}", run.dataset, run.training.method);
-        say(format!("{} seed {}: {state}", line.trim_end(), run.seed))?;
+        outln!("{} seed {}: {state}", line.trim_end(), run.seed)?;
     }
     for (dataset, why) in &plan.missing {
-        say(format!("{dataset}: {why}"))?;
+        outln!("{dataset}: {why}")?;
     }
-    say(format!(
+    outln!(
         "{} runs, about {} on this machine",
         plan.runs.len(),
-        clock(seconds)
-    ))?;
+        format_duration(seconds)
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn time(seconds: Option<f64>) -> String {
-    seconds.map_or_else(|| "unknown time".to_string(), clock)
+    seconds.map_or_else(|| "unknown time".to_string(), format_duration)
 }

@@ -1,29 +1,39 @@
 //! `train selftest` and `train bench`.
 
-use super::{announce, say};
-use crate::diagnostics::selftest::{self, Task};
+use super::shared::{ComputeArgs, print_device};
+use crate::diagnostics::bench::{self, BenchTask};
+use crate::diagnostics::selftest;
 use anyhow::Result;
 use candle_core::DType;
 use clap::{Args, ValueEnum};
-use engine::Precision;
-use engine::{Compute, DeviceChoice};
+use engine::{Compute, DeviceChoice, Precision};
 use model::encoder::StoredActivations;
 use model::parity::{AUDIO_VIDEO, IMAGE_TEXT};
 use serde_json::json;
 use std::process::ExitCode;
+use util::cli::EXIT_FINDINGS;
+use util::outln;
 
-/// Side of the product that stands in for the peak with small encoders.
+/// Side of the matrices whose product is timed with `--tiny`.
 const TINY_SIDE: usize = 256;
 
+const EXAMPLES: &str = "\
+Examples:
+  train selftest --device cuda:0
+  train selftest --device cpu --tiny";
+
+/// Compare the results of a device with those of the CPU: each layer, and training steps
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub struct SelftestArgs {
-    /// auto (the first GPU where build and machine have one, else the CPU), cpu, or cuda:N
+    /// Device: auto (the first GPU if this build and this machine have one, else the CPU), cpu or
+    /// cuda:N
     #[arg(long, default_value_t)]
     device: DeviceChoice,
-    /// Small encoders: a matter of seconds
+    /// Small encoders, for a test that takes seconds
     #[arg(long)]
     tiny: bool,
-    /// Machine-readable output
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
@@ -42,99 +52,100 @@ enum Mode {
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Which encoders
+    /// The two encoders
     pair: PairName,
-    /// Training steps, or scoring
+    /// Training steps, or batches of an evaluation
     mode: Mode,
-    /// Samples of a step
+    /// Samples per step
     #[arg(long, default_value_t = 4)]
     batch: usize,
-    /// Samples at once [default: the whole batch]
+    /// Samples that are computed at once [default: the whole batch]
     #[arg(long)]
     micro_batch: Option<usize>,
-    /// Steps per line of input
+    /// Steps for each line of stdin
     #[arg(long, default_value_t = 1)]
     steps: usize,
-    /// What the forward pass keeps
+    /// Activations that the forward pass stores
     #[arg(long, value_enum, default_value = "all")]
     keep: StoredActivations,
-    /// auto (the first GPU where build and machine have one, else the CPU), cpu, or cuda:N
-    #[arg(long, default_value_t)]
-    device: DeviceChoice,
-    /// f32, tf32 or bf16
+    #[command(flatten)]
+    compute: ComputeArgs,
+    /// Number format of the matrix products [default: bf16 on a GPU that has it, else f32]
     #[arg(long)]
     precision: Option<Precision>,
-    /// Threads for arithmetic [default: all cores]
-    #[arg(long)]
-    threads: Option<usize>,
     /// Small encoders
     #[arg(long)]
     tiny: bool,
 }
 
-/// Holds the device against the CPU; ends with 1 where it is wrong.
-pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
+/// Runs `train selftest`. The exit code says whether the device is accurate.
+pub fn run(args: &SelftestArgs) -> Result<ExitCode> {
     let compute = Compute::open(args.device, None)?;
-    announce(&compute);
-    let mut findings = selftest::layers(&compute.device)?;
-    findings.extend(selftest::steps(&compute.device, args.tiny)?);
+    print_device(&compute);
+    let mut comparisons = selftest::compare_layers(&compute.device)?;
+    comparisons.extend(selftest::compare_steps(&compute.device, args.tiny)?);
     let side = args.tiny.then_some(TINY_SIDE);
     let mut peaks = vec![(
         "f32",
-        selftest::peak_flops(&compute.device, DType::F32, side)?,
+        bench::matmul_flops(&compute.device, DType::F32, side)?,
     )];
     if compute.default_precision() == Precision::Bf16 {
         peaks.push((
             "bf16",
-            selftest::peak_flops(&compute.device, DType::BF16, side)?,
+            bench::matmul_flops(&compute.device, DType::BF16, side)?,
         ));
     }
-    let wrong = findings.iter().filter(|finding| !finding.holds()).count();
+    let wrong = comparisons.iter().filter(|c| !c.passes()).count();
     if args.json {
         let peaks: serde_json::Map<_, _> = peaks
             .iter()
             .map(|(name, flops)| ((*name).to_string(), json!(flops)))
             .collect();
-        say(
-            json!({"device": compute.used, "findings": findings, "wrong": wrong, "matmul_flops": peaks}),
+        outln!(
+            "{}",
+            json!({"device": compute.used, "findings": comparisons, "wrong": wrong, "matmul_flops": peaks})
         )?;
     } else {
-        for finding in &findings {
-            let verdict = if finding.holds() { "ok" } else { "WRONG" };
-            say(format!(
+        for comparison in &comparisons {
+            let verdict = if comparison.passes() { "ok" } else { "WRONG" };
+            outln!(
                 "{verdict:<6} {:<4} {:.1e} of {:.0e}  {}",
-                finding.precision, finding.error, finding.limit, finding.name
-            ))?;
+                comparison.precision,
+                comparison.error,
+                comparison.limit,
+                comparison.name
+            )?;
         }
         for (precision, flops) in peaks {
-            say(format!(
-                "matrix products in {precision}: {:.2} TFLOP/s",
-                flops / 1e12
-            ))?;
+            let teraflops = flops / 1e12;
+            outln!("matrix products in {precision}: {teraflops:.2} TFLOP/s")?;
         }
-        say(format!("{} comparisons, {wrong} wrong", findings.len()))?;
+        outln!("{} comparisons, {wrong} wrong", comparisons.len())?;
     }
-    Ok(ExitCode::from(u8::from(wrong > 0)))
+    Ok(match wrong {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(EXIT_FINDINGS),
+    })
 }
 
-/// Works when told to, for `tests/bench` and the GPU check.
+/// Runs `train bench`, for `tests/bench` and the GPU check.
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
-    let compute = Compute::open(args.device, args.threads)?;
+    let compute = args.compute.open()?;
     let precision = args.precision.unwrap_or(compute.default_precision());
     compute.check_precision(precision)?;
-    announce(&compute);
-    let task = Task {
+    print_device(&compute);
+    let task = BenchTask {
         pair: match args.pair {
             PairName::AudioVideo => AUDIO_VIDEO,
             PairName::ImageText => IMAGE_TEXT,
         },
         evaluate: args.mode == Mode::Eval,
-        batch: args.batch,
-        at_once: args.micro_batch.unwrap_or(args.batch),
+        batch_size: args.batch,
+        micro_batch: args.micro_batch.unwrap_or(args.batch),
         tiny: args.tiny,
         stored: args.keep,
         steps: args.steps,
     };
-    selftest::serve(&task, &compute.device, compute.arithmetic(precision))?;
+    bench::serve(&task, &compute.device, compute.arithmetic(precision))?;
     Ok(ExitCode::SUCCESS)
 }

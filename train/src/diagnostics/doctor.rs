@@ -1,12 +1,12 @@
-//! `train doctor`: what this machine has, what a GPU build would lack here, what to change.
+//! `train doctor`: the GPUs and CUDA libraries of this machine, and what a GPU build lacks on it.
 
 use serde::Serialize;
 use std::path::Path;
 use std::process::Command;
 
-/// The first driver that runs programs of CUDA 13.
-const DRIVER: u32 = 580;
-/// What a GPU build loads beside the driver when it starts.
+/// The first version of the driver that runs programs of CUDA 13.
+const MIN_DRIVER: u32 = 580;
+/// The shared libraries of a GPU build.
 const LIBRARIES: [&str; 4] = [
     "libcuda.so.1",
     "libcudart.so.13",
@@ -14,16 +14,16 @@ const LIBRARIES: [&str; 4] = [
     "libcurand.so.10",
 ];
 
-/// One GPU as `nvidia-smi` lists it.
+/// One GPU, as `nvidia-smi` lists it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gpu {
-    /// Its name.
+    /// The product name.
     pub name: String,
-    /// Compute capability: major, minor.
+    /// The compute capability: major and minor number.
     pub capability: (u32, u32),
-    /// Memory in MiB.
+    /// The memory in MiB.
     pub memory_mib: u64,
-    /// The driver's version.
+    /// The version of the driver.
     pub driver: String,
 }
 
@@ -34,39 +34,40 @@ pub struct SystemReport {
     pub built: bool,
     /// The GPUs in the driver's order.
     pub gpus: Vec<Gpu>,
-    /// The message of `nvidia-smi` where it listed no GPU.
-    pub trouble: Option<String>,
-    /// Libraries of a GPU build that the loader does not find.
+    /// The message of `nvidia-smi` if it lists no GPU.
+    #[serde(rename = "trouble")]
+    pub problem: Option<String>,
+    /// The libraries of a GPU build that the loader does not find.
     pub missing: Vec<String>,
 }
 
 /// Asks the NVIDIA driver for its GPUs and the loader for the CUDA libraries.
 pub fn probe() -> SystemReport {
     let query = "--query-gpu=name,compute_cap,memory.total,driver_version";
-    let asked = Command::new("nvidia-smi")
+    let listing = Command::new("nvidia-smi")
         .args([query, "--format=csv,noheader,nounits"])
         .output();
-    let (gpus, trouble) = match asked {
+    let (gpus, problem) = match listing {
         Ok(output) => parse_gpus(
             output.status.success(),
             &String::from_utf8_lossy(&[output.stdout, output.stderr].concat()),
         ),
         Err(_) => (Vec::new(), Some("nvidia-smi is not installed".to_string())),
     };
-    let known = Command::new("ldconfig").arg("-p").output();
-    let known = known
+    let libraries = Command::new("ldconfig").arg("-p").output();
+    let libraries = libraries
         .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
         .unwrap_or_default();
     let path = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
     SystemReport {
         built: cfg!(feature = "cuda"),
         gpus,
-        trouble,
-        missing: missing_libraries(&known, &path),
+        problem,
+        missing: missing_libraries(&libraries, &path),
     }
 }
 
-/// The GPUs that `nvidia-smi` lists, or its message where there are none.
+/// Parses the output of `nvidia-smi`: the GPUs that it lists, or its message if there are none.
 fn parse_gpus(success: bool, output: &str) -> (Vec<Gpu>, Option<String>) {
     let parse = |line: &str| -> Option<Gpu> {
         let mut fields = line.rsplitn(4, ',').map(str::trim);
@@ -82,32 +83,34 @@ fn parse_gpus(success: bool, output: &str) -> (Vec<Gpu>, Option<String>) {
     };
     let gpus: Vec<Gpu> = output.lines().filter_map(parse).collect();
     let message = output.lines().map(str::trim).find(|line| !line.is_empty());
-    let trouble = match (success, gpus.is_empty(), message) {
+    let problem = match (success, gpus.is_empty(), message) {
         (true, false, _) => None,
         (_, _, Some(message)) => Some(message.to_string()),
         (..) => Some("nvidia-smi printed nothing".to_string()),
     };
-    (gpus, trouble)
+    (gpus, problem)
 }
 
-/// What neither `ldconfig -p` lists nor a folder of LD_LIBRARY_PATH holds.
+/// The libraries that are neither in the output of `ldconfig -p` nor in a folder of LD_LIBRARY_PATH.
 fn missing_libraries(ldconfig: &str, path: &str) -> Vec<String> {
-    let listed = |name: &str| {
+    let in_cache = |name: &str| {
         let mut names = ldconfig
             .lines()
             .filter_map(|line| line.split_whitespace().next());
         names.any(|listed| listed == name)
     };
-    let held = |name: &str| {
+    let in_path = |name: &str| {
         path.split(':')
             .any(|folder| !folder.is_empty() && Path::new(folder).join(name).exists())
     };
-    let missing = LIBRARIES.iter().filter(|name| !listed(name) && !held(name));
+    let missing = LIBRARIES
+        .iter()
+        .filter(|name| !in_cache(name) && !in_path(name));
     missing.map(ToString::to_string).collect()
 }
 
 impl SystemReport {
-    /// A line for each GPU or for none, then what to change.
+    /// One line for each GPU, or one that there is none, and one for each piece of advice.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = self
             .gpus
@@ -123,8 +126,8 @@ impl SystemReport {
                 )
             })
             .collect();
-        if let Some(trouble) = &self.trouble {
-            lines.push(format!("GPU       none: {trouble}"));
+        if let Some(problem) = &self.problem {
+            lines.push(format!("GPU       none: {problem}"));
         }
         lines.extend(
             self.advice()
@@ -134,7 +137,7 @@ impl SystemReport {
         lines
     }
 
-    /// What stands between this machine and training on its GPUs; nothing where it has none.
+    /// What to change for training on the GPUs of this machine; nothing if it has none.
     pub fn advice(&self) -> Vec<String> {
         let mut advice = Vec::new();
         if self.gpus.is_empty() {
@@ -157,16 +160,16 @@ impl SystemReport {
                 .split('.')
                 .next()
                 .and_then(|n| n.parse::<u32>().ok());
-            if major.is_some_and(|major| major < DRIVER) {
+            if major.is_some_and(|major| major < MIN_DRIVER) {
                 advice.push(format!(
-                    "cuda:{i}: update the driver {} to {DRIVER} or newer: CUDA 13 needs it",
+                    "cuda:{i}: update the driver {} to {MIN_DRIVER} or newer: CUDA 13 needs it",
                     gpu.driver
                 ));
             }
             let (major, minor) = gpu.capability;
             if (major, minor) < (7, 5) {
                 advice.push(format!(
-                    "cuda:{i}: sm_{major}{minor} is too old for CUDA 13; 7.5 is the least"
+                    "cuda:{i}: sm_{major}{minor} is too old for CUDA 13; the oldest that it supports is 7.5"
                 ));
             } else if major < 8 {
                 advice.push(format!(
@@ -191,13 +194,13 @@ mod tests {
     const LDCONFIG: &str = "1200 libs found in cache\n\tlibcuda.so.1 (libc6,x86-64) => /lib/libcuda.so.1\n\tlibcurand.so.10 (libc6,x86-64) => /usr/lib/libcurand.so.10\n\tlibcublas.so.12 (libc6,x86-64) => /usr/lib/libcublas.so.12\n";
 
     #[test]
-    fn a_machine_with_an_h200() {
-        let (gpus, trouble) = parse_gpus(true, "NVIDIA H200, 9.0, 143771, 580.95.05\n");
-        assert_eq!(trouble, None);
+    fn gpus_are_parsed_from_nvidia_smi() {
+        let (gpus, problem) = parse_gpus(true, "NVIDIA H200, 9.0, 143771, 580.95.05\n");
+        assert_eq!(problem, None);
         let report = SystemReport {
             built: true,
             gpus,
-            trouble,
+            problem,
             missing: Vec::new(),
         };
         assert_eq!(
@@ -207,12 +210,12 @@ mod tests {
     }
 
     #[test]
-    fn an_old_card_with_an_old_driver() {
+    fn advice_names_old_drivers_and_missing_libraries() {
         let (gpus, _) = parse_gpus(true, "NVIDIA GeForce RTX 2080 Ti, 7.5, 11264, 535.183.01\n");
         let report = SystemReport {
             built: false,
             gpus,
-            trouble: None,
+            problem: None,
             missing: missing_libraries(LDCONFIG, ""),
         };
         let advice = report.advice().join("\n");
@@ -227,29 +230,29 @@ mod tests {
     }
 
     #[test]
-    fn no_driver() {
-        let said = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n";
-        let (gpus, trouble) = parse_gpus(false, said);
+    fn machines_without_a_driver_or_a_gpu() {
+        let message = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n";
+        let (gpus, problem) = parse_gpus(false, message);
         assert!(
             gpus.is_empty()
-                && trouble
+                && problem
                     .as_ref()
                     .unwrap()
                     .starts_with("NVIDIA-SMI has failed")
         );
-        let (gpus, trouble) = parse_gpus(true, "No devices were found\n");
+        let (gpus, problem) = parse_gpus(true, "No devices were found\n");
         let report = SystemReport {
             built: false,
             gpus,
-            trouble,
+            problem,
             missing: missing_libraries("", ""),
         };
-        // A machine without a GPU lacks nothing: it trains on the CPU.
+        // A machine without a GPU trains on the CPU and lacks nothing for it.
         assert_eq!(report.lines(), ["GPU       none: No devices were found"]);
     }
 
     #[test]
-    fn libraries_on_the_path_count() {
+    fn libraries_are_found_on_ld_library_path() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("libcublas.so.13"), "").unwrap();
         let path = format!("/nowhere:{}", folder.path().display());

@@ -1,4 +1,5 @@
-//! What a machine can do: its hardware and libraries, and a comparison of devices.
+//! Checks of a machine: its hardware and libraries, the accuracy of its devices and their speed.
 
-pub(crate) mod doctor;
-pub(crate) mod selftest;
+pub mod bench;
+pub mod doctor;
+pub mod selftest;

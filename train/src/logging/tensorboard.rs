@@ -1,6 +1,6 @@
-//! TensorBoard event files with scalars: TFRecord framing around hand-encoded protocol buffers.
+//! TensorBoard event files with scalars: protocol buffers in TFRecord framing.
 //!
-//! Only what a training curve needs. Format: `tensorflow/core/lib/io/record_writer.h` (length,
+//! It has only what a training curve needs. The format is that of `tensorflow/core/lib/io/record_writer.h` (length,
 //! masked CRC-32C of the length, data, masked CRC-32C of the data) and `event.proto` /
 //! `summary.proto` for the field numbers.
 
@@ -9,12 +9,12 @@ use std::io::{BufWriter, Result, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Writes one event file.
+/// A writer of one event file.
 pub struct EventWriter {
     file: BufWriter<File>,
 }
 
-/// CRC-32C (Castagnoli), bit by bit: a few records a second are not worth a table.
+/// Computes a CRC-32C (Castagnoli) bit by bit. A few records per second need no table.
 fn crc32c(data: &[u8]) -> u32 {
     let mut crc = !0u32;
     for byte in data {
@@ -26,11 +26,12 @@ fn crc32c(data: &[u8]) -> u32 {
     !crc
 }
 
+/// Masks a CRC, as TFRecord wants it for a CRC of data that may hold CRCs.
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xA282_EAD8)
 }
 
-/// Protocol-buffer encoding of the few field types used.
+/// An encoded protocol buffer. Its methods append the few types of fields that events have.
 #[derive(Default)]
 struct Message(Vec<u8>);
 
@@ -70,7 +71,7 @@ impl Message {
 }
 
 impl EventWriter {
-    /// Creates an event file in `folder`, with a name that sorts after earlier ones.
+    /// Creates an event file in `folder`, whose name sorts after those of earlier ones.
     pub fn create(folder: &Path) -> Result<EventWriter> {
         std::fs::create_dir_all(folder)?;
         let mut number = 0;
@@ -95,7 +96,7 @@ impl EventWriter {
         Ok(writer)
     }
 
-    /// Adds one scalar at a step.
+    /// Writes a scalar of a step.
     pub fn scalar(&mut self, tag: &str, step: u64, value: f64) -> Result<()> {
         let value = Message::default()
             .bytes(1, tag.as_bytes())
@@ -114,6 +115,7 @@ impl EventWriter {
         self.file.flush()
     }
 
+    /// Writes a record: length, masked CRC of the length, data, masked CRC of the data.
     fn record(&mut self, event: Message) -> Result<()> {
         let length = (event.0.len() as u64).to_le_bytes();
         self.file.write_all(&length)?;
@@ -135,14 +137,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn check_value_of_crc32c() {
-        // RFC 3720, appendix B.4.
+    fn crc32c_matches_rfc_3720() {
+        // The check values of RFC 3720, appendix B.4.
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
     }
 
     #[test]
-    fn a_scalar_as_bytes() {
+    fn fields_are_encoded_as_protocol_buffers() {
         let value = Message::default().bytes(1, b"loss").float(2, 0.5);
         assert_eq!(
             value.0,

@@ -21,11 +21,7 @@ pub fn estimate(options: &Options, plan: &mut Plan) -> Result<()> {
     for run in &mut plan.runs {
         let opened = datasets::open(&run.dataset)?;
         let info = opened.info();
-        let mut overrides = run.training.settings.clone();
-        if options.small {
-            overrides.splice(0..0, super::SMALL_SETTINGS.map(String::from));
-        }
-        overrides.extend(options.settings.iter().cloned());
+        let overrides = options.overrides(&run.training)?;
         let settings = Settings::resolve(&run.dataset, info.modalities, &overrides)?;
         // A plan needs no weights: the published sizes of the encoders are known.
         let encoders = session::encoder_configs(info.modalities, &options.weights, options.tiny)

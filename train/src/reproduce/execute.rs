@@ -1,14 +1,14 @@
 //! Trains and evaluates the runs of a plan.
 
 use super::{Options, Plan, PlannedRun};
-use crate::evaluation;
+use crate::evaluation::{self, Evaluator};
 use crate::session;
-use crate::settings::CONFIG_FILE;
 use crate::training::checkpoint;
 use crate::training::job::{Job, claim};
-use crate::training::trainer::End;
+use crate::training::trainer::Outcome;
 use crate::training::workers::Workers;
 use anyhow::Result;
+use report::CONFIG_FILE;
 use report::artefact::Training;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,13 +36,13 @@ impl Options {
             }
             let job = self.job(&run.dataset, &run.training, run.seed)?;
             if !run.finished {
-                let (end, _) = if folder.join(CONFIG_FILE).is_file() {
+                let (outcome, _) = if folder.join(CONFIG_FILE).is_file() {
                     let _lock = claim(&folder)?;
-                    job.resume(&folder, stop, Workers::alone())?
+                    job.resume(&folder, stop, Workers::single())?
                 } else {
-                    job.start(&folder, stop, Workers::alone())?
+                    job.start(&folder, stop, Workers::single())?
                 };
-                if end == End::Stopped {
+                if outcome == Outcome::Stopped {
                     return Ok(false);
                 }
                 run.finished = true;
@@ -78,7 +78,7 @@ fn evaluate(run: &mut PlannedRun, folder: &Path, job: &Job, stop: &AtomicBool) -
         if stop.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let result = evaluation::evaluate(&job.session, &job.config, &model, options)?;
+        let result = Evaluator::new(&job.session, &job.config, options)?.run(&model)?;
         evaluation::write(folder, &job.config, options, &best, &result)?;
         run.evaluations.retain(|left| *left != name);
     }

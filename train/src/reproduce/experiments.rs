@@ -1,7 +1,7 @@
 //! What each table and figure of the paper needs: which runs, how they are tested, and the scores
 //! that the paper reports for them.
 
-use crate::evaluation::EvalOptions;
+use crate::evaluation::{EvalOptions, MaskSource};
 use anyhow::{Result, bail};
 use datasets::Info;
 use features::mask::{Protocol, RATE};
@@ -13,7 +13,10 @@ use report::paper::PaperTable;
 /// Returns the options that evaluate a run of this seed, which was trained with `token`.
 pub fn eval_options(testing: &Testing, seed: u64, token: MissingToken) -> EvalOptions {
     EvalOptions {
-        mask: testing.protocol.clone().map(|(p, rate)| (p, rate, seed)),
+        mask: testing
+            .protocol
+            .clone()
+            .map(|(source, rate)| MaskSource { source, rate, seed }),
         missing: testing.missing,
         missing_token: match testing.token {
             Some("zeros") => MissingToken::Zeros,

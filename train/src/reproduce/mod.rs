@@ -16,7 +16,7 @@ mod synthetic_data;
 
 pub use plan::{Plan, PlannedRun};
 
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsOverrides};
 use crate::training::job::Job;
 use anyhow::Result;
 use datasets::Modality;
@@ -116,15 +116,20 @@ impl Options {
         self.shards.join(dataset)
     }
 
+    /// Returns the settings of runs that are trained in this way, beside those of the dataset.
+    fn overrides(&self, training: &Training) -> Result<SettingsOverrides> {
+        let mut pairs: Vec<String> = Vec::new();
+        if self.small {
+            pairs.extend(SMALL_SETTINGS.map(String::from));
+        }
+        pairs.extend(training.settings.iter().chain(&self.settings).cloned());
+        SettingsOverrides::parse(&pairs)
+    }
+
     /// Returns the job that trains on a dataset with a seed.
     fn job(&self, dataset: &str, training: &Training, seed: u64) -> Result<Job> {
-        let mut overrides: Vec<String> = Vec::new();
-        if self.small {
-            overrides.extend(SMALL_SETTINGS.map(String::from));
-        }
-        overrides.extend(training.settings.iter().cloned());
-        overrides.extend(self.settings.iter().cloned());
-        overrides.push(format!("seed={seed}"));
+        let mut overrides = self.overrides(training)?;
+        overrides.seed = Some(seed);
         Job::new(
             dataset,
             &self.shards(dataset),
@@ -144,7 +149,8 @@ impl Options {
         let folder = self.out.join(self.artefact.name());
         if self.artefact == Artefact::Table5 {
             let defaults = |name: &str, modalities| -> Result<Value> {
-                let settings = Settings::resolve(name, modalities, &[])?;
+                let overrides = SettingsOverrides::default();
+                let settings = Settings::resolve(name, modalities, &overrides)?;
                 Ok(serde_json::to_value(settings)?)
             };
             let image_text = defaults("food-101", [Modality::Image, Modality::Text])?;

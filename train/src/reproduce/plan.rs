@@ -1,7 +1,7 @@
 //! The plan of a reproduction: the rows of its page, and the runs that they need.
 
+use super::Options;
 use super::experiments::{self, eval_options, token_of};
-use super::{Options, SMALL_SETTINGS};
 use crate::evaluation::EvalOptions;
 use crate::settings::{RunConfig, Settings};
 use crate::training::checkpoint;
@@ -133,11 +133,7 @@ impl Options {
             run.folder = Some(folder);
         } else {
             let info = datasets::open(&row.dataset)?.info().clone();
-            let mut overrides: Vec<String> = Vec::new();
-            if self.small {
-                overrides.extend(SMALL_SETTINGS.map(String::from));
-            }
-            overrides.extend(row.training.settings.iter().chain(&self.settings).cloned());
+            let overrides = self.overrides(&row.training)?;
             let settings = Settings::resolve(&row.dataset, info.modalities, &overrides)?;
             let samples = if self.small {
                 self.samples

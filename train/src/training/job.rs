@@ -1,48 +1,51 @@
-//! A run as a whole: from data and settings to a configuration, from a configuration to a trained
-//! folder, begun or continued.
+//! A run as a whole: from a dataset and settings to a configuration, and from a configuration to a
+//! trained run folder.
 
 use crate::session::{self, Session};
-use crate::settings::{CONFIG_FILE, RunConfig, RunDevice, Settings};
+use crate::settings::{RunConfig, RunDevice, Settings, SettingsOverrides};
 use crate::training::checkpoint::{self, State};
-use crate::training::lock::Lock;
-use crate::training::trainer::{End, Trainer};
+use crate::training::lock::RunLock;
+use crate::training::trainer::{Outcome, Trainer};
 use crate::training::workers::Workers;
 use anyhow::{Context, Result, bail};
 use engine::Compute;
 use features::Shards;
 use model::encoder::weights::WeightSource;
+use report::CONFIG_FILE;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 /// A run that can be trained.
 pub struct Job {
-    /// Everything that makes it.
+    /// Everything that determines the run.
     pub config: RunConfig,
-    /// Its data.
+    /// The data of the run.
     pub session: Session,
-    /// What it runs on.
+    /// The device and the threads.
     pub compute: Compute,
-    /// A line for stderr that says what the run trains on. It is printed with the estimated time of the run, once
-    /// that is known.
+    /// A line about the device, which is printed on stderr with the estimated time of the run.
     pub announcement: Option<String>,
 }
 
-/// Claims a run folder to go on in it, and mends what a kill has left there.
+/// Locks a run folder that is to be continued, and recovers it if the previous process was killed.
 ///
 /// # Errors
-/// Somebody else trains in it; it cannot be written.
-pub fn claim(run: &Path) -> Result<Lock> {
-    let lock = Lock::take(run)?;
+/// Another process trains in the folder, or it cannot be written.
+pub fn claim(run: &Path) -> Result<RunLock> {
+    let lock = RunLock::acquire(run)?;
     checkpoint::recover(run)?;
     Ok(lock)
 }
 
 impl Job {
-    /// A run of dataset `name` on the shards in `folder`; `tiny` is the size of random encoders.
+    /// A new run on the shards of dataset `name` in `folder`. With `tiny`, random encoders are small.
+    ///
+    /// # Errors
+    /// The shards are those of another dataset, or the settings do not fit the data or the device.
     pub fn new(
         name: &str,
         folder: &Path,
-        overrides: &[String],
+        overrides: &SettingsOverrides,
         weights: WeightSource,
         tiny: bool,
         compute: &Compute,
@@ -57,11 +60,10 @@ impl Job {
             );
         }
         let settings = Settings::resolve(name, spec.modalities, overrides)?;
-        settings.check_for(spec.modalities, spec.multi_label)?;
+        settings.check_data(spec.modalities, spec.multi_label)?;
         settings.check_device(compute)?;
         let encoders = session::encoder_configs(spec.modalities, &weights, tiny)?;
-        let mut session = Session::open(shards, &settings, &encoders, &weights, compute.threads)?;
-        session.byte_budget = session::byte_budget(compute);
+        let session = Session::new(shards, &settings, &encoders, &weights, compute)?;
         let config = RunConfig {
             version: env!("CARGO_PKG_VERSION").to_string(),
             dataset: name.to_string(),
@@ -90,9 +92,12 @@ impl Job {
         })
     }
 
-    /// The run in a folder with its data, which must be what it was trained on.
-    pub fn reopen(config: RunConfig, moved: Option<&Path>, compute: &Compute) -> Result<Job> {
-        let folder = moved.unwrap_or(&config.shards);
+    /// An existing run, with shards from another folder if `shards` is given.
+    ///
+    /// # Errors
+    /// The shards hold other samples than those that the run was trained on.
+    pub fn reopen(config: RunConfig, shards: Option<&Path>, compute: &Compute) -> Result<Job> {
+        let folder = shards.unwrap_or(&config.shards);
         let shards = Shards::open(folder)?;
         if shards.fingerprint() != config.fingerprint {
             bail!(
@@ -100,8 +105,7 @@ impl Job {
                 folder.display()
             );
         }
-        let mut session = Session::of(shards, &config, compute.threads)?;
-        session.byte_budget = session::byte_budget(compute);
+        let session = Session::from_config(shards, &config, compute)?;
         Ok(Job {
             config,
             session,
@@ -110,8 +114,8 @@ impl Job {
         })
     }
 
-    /// SHA-256 over settings, data and encoders, in hex: two runs of one hash are the same run.
-    /// Neither the folder of the shards nor the device enters; what the shards hold does.
+    /// The SHA-256 of settings, samples and encoders, in hexadecimal: two runs with the same hash are
+    /// the same run. The folder of the shards and the device do not count.
     pub fn hash(&self) -> Result<String> {
         let config = RunConfig {
             shards: PathBuf::new(),
@@ -121,16 +125,24 @@ impl Job {
         Ok(util::hash::sha256(config.to_toml()?))
     }
 
-    /// Makes a new run folder and trains.
-    pub fn start(&self, out: &Path, stop: &AtomicBool, workers: Workers) -> Result<(End, State)> {
+    /// Makes a new run folder and trains, to the end or until `stop` is set.
+    ///
+    /// # Errors
+    /// The folder is a run already or cannot be written, or training fails.
+    pub fn start(
+        &self,
+        out: &Path,
+        stop: &AtomicBool,
+        workers: Workers,
+    ) -> Result<(Outcome, State)> {
         let model = session::build_model(&self.config, &self.compute)?;
         let mut _lock = None;
-        if workers.writes() {
+        if workers.is_first() {
             std::fs::create_dir_all(out)
                 .with_context(|| format!("{}: cannot be made", out.display()))?;
-            _lock = Some(Lock::take(out)?);
+            _lock = Some(RunLock::acquire(out)?);
             let path = out.join(CONFIG_FILE);
-            // Two may have been started at once, and the other one is done already.
+            // Another process may have started the same run, and finished it before the lock was free.
             if path.exists() {
                 bail!(
                     "{}: is a run already; continue it with --resume {0}, or give another --out",
@@ -142,21 +154,29 @@ impl Job {
         }
         let config = self.config.clone();
         let mut trainer = Trainer::start(out, config, &self.session, model, workers)?;
-        let end = trainer.train(stop, self.announcement.as_deref())?;
-        Ok((end, trainer.state().clone()))
+        let outcome = trainer.train(stop, self.announcement.as_deref())?;
+        Ok((outcome, trainer.state().clone()))
     }
 
-    /// Goes on from the newest checkpoint of the run folder, which the caller has claimed ([`claim`]).
-    pub fn resume(&self, run: &Path, stop: &AtomicBool, workers: Workers) -> Result<(End, State)> {
+    /// Continues from the newest checkpoint of a run folder that the caller has locked ([`claim`]).
+    ///
+    /// # Errors
+    /// The checkpoint cannot be read, or training fails.
+    pub fn resume(
+        &self,
+        run: &Path,
+        stop: &AtomicBool,
+        workers: Workers,
+    ) -> Result<(Outcome, State)> {
         self.config.settings.check_device(&self.compute)?;
         let model = session::build_model(&self.config, &self.compute)?;
         let config = self.config.clone();
-        // None: killed before the initial checkpoint was whole.
+        // A run that was killed before its initial checkpoint was complete has none.
         let mut trainer = match checkpoint::list(run)?.is_empty() {
             true => Trainer::start(run, config, &self.session, model, workers)?,
             false => Trainer::resume(run, config, &self.session, model, workers)?,
         };
-        let end = trainer.train(stop, self.announcement.as_deref())?;
-        Ok((end, trainer.state().clone()))
+        let outcome = trainer.train(stop, self.announcement.as_deref())?;
+        Ok((outcome, trainer.state().clone()))
     }
 }

@@ -1,33 +1,34 @@
-//! One trainer per run folder. Readers (`eval`, `predict`, `report`) need no lock.
+//! The lock of a run folder, which only one process may train in. `eval`, `predict` and `report` only
+//! read and take no lock.
 
 use anyhow::{Result, anyhow};
 use std::path::Path;
 use util::lock::{FileLock, LockError, LockMode};
 
-const FILE: &str = ".train.lock";
+const LOCK_FILE: &str = ".train.lock";
 
-/// A run folder that nobody else trains in, until this is dropped.
+/// The lock of a run folder, until it is dropped.
 #[derive(Debug)]
-pub struct Lock {
-    _held: FileLock,
+pub struct RunLock {
+    _lock: FileLock,
 }
 
-impl Lock {
-    /// Claims a run folder, which must be there.
+impl RunLock {
+    /// Locks a run folder, which must exist.
     ///
     /// # Errors
-    /// Somebody else trains in it; it cannot be written.
-    pub fn take(run: &Path) -> Result<Lock> {
+    /// Another process trains in the folder, or it cannot be written.
+    pub fn acquire(run: &Path) -> Result<RunLock> {
         let run_folder = run.display();
-        let lock = FileLock::acquire(&run.join(FILE), LockMode::Exclusive);
-        let held = lock.map_err(|error| match error {
+        let lock = FileLock::acquire(&run.join(LOCK_FILE), LockMode::Exclusive);
+        let lock = lock.map_err(|error| match error {
             LockError::Held(holder) => anyhow!(
                 "{run_folder}: another train{holder} is training here; wait for it, or give another --out"
             ),
             LockError::Io(error) => anyhow::Error::new(error)
                 .context(format!("{run_folder}: cannot be written; give another --out")),
         })?;
-        Ok(Lock { _held: held })
+        Ok(RunLock { _lock: lock })
     }
 }
 
@@ -37,19 +38,19 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn one_at_a_time_and_no_stale_locks() {
+    fn only_one_process_holds_the_lock() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        // Of a killed run: nobody holds it.
-        fs::write(folder.join(FILE), "1234567").unwrap();
-        let lock = Lock::take(folder).unwrap();
-        let refused = Lock::take(folder).unwrap_err().to_string();
+        // The file of a process that was killed locks nothing.
+        fs::write(folder.join(LOCK_FILE), "1234567").unwrap();
+        let lock = RunLock::acquire(folder).unwrap();
+        let refused = RunLock::acquire(folder).unwrap_err().to_string();
         let own = format!("process {}", std::process::id());
         assert!(refused.contains(&own), "{refused}");
         drop(lock);
         assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
-        drop(Lock::take(folder).unwrap());
-        let gone = Lock::take(&folder.join("nowhere")).unwrap_err();
-        assert!(gone.to_string().contains("nowhere"));
+        drop(RunLock::acquire(folder).unwrap());
+        let missing = RunLock::acquire(&folder.join("nowhere")).unwrap_err();
+        assert!(missing.to_string().contains("nowhere"));
     }
 }

@@ -1,4 +1,4 @@
-//! Batches on their way to the device: the next ones are uploaded while the GPU works on this one.
+//! Prefetch: the next batches are uploaded while the GPU computes this one.
 
 use anyhow::Result;
 use candle_core::Device;
@@ -10,63 +10,68 @@ use features::{Batch, Loader};
 use model::u2a::Uploaded;
 use std::collections::VecDeque;
 
-/// Batches that are uploaded before they are asked for.
+/// Batches that are uploaded ahead.
 #[cfg(feature = "cuda")]
-const AHEAD: usize = 2;
+const PREFETCH_BATCHES: usize = 2;
 
-/// A batch, and those of its inputs that are on the device already.
-pub struct Fed {
-    /// As the stream gave it.
+/// A batch, with those of its inputs that are already on the device.
+pub struct PrefetchedBatch {
+    /// The batch of the loader.
     pub batch: Batch,
     uploaded: [Option<Uploaded>; 2],
 }
 
-impl Fed {
-    /// By modality.
+impl PrefetchedBatch {
+    /// The uploaded inputs of the two modalities.
     pub fn uploaded(&self) -> [Option<&Uploaded>; 2] {
         [self.uploaded[0].as_ref(), self.uploaded[1].as_ref()]
     }
 }
 
-/// A stream whose batches come with their inputs on the device; on the CPU, the stream.
-pub struct Feed {
-    stream: Loader,
-    waiting: VecDeque<Result<Fed>>,
+/// A loader whose batches have their inputs on the GPU when they are taken. On the CPU it does no
+/// more than the loader.
+pub struct Prefetcher {
+    loader: Loader,
+    ready: VecDeque<Result<PrefetchedBatch>>,
     #[cfg(feature = "cuda")]
     uploaders: Option<[Uploader; 2]>,
 }
 
-impl Feed {
-    /// Feeds `device` from a stream.
-    pub fn new(stream: Loader, device: &Device) -> Result<Feed> {
+impl Prefetcher {
+    /// Prefetches the batches of a loader for a device.
+    pub fn new(loader: Loader, device: &Device) -> Result<Prefetcher> {
         #[cfg(feature = "cuda")]
         let uploaders = match device {
-            Device::Cuda(cuda) => Some([Uploader::new(cuda, AHEAD)?, Uploader::new(cuda, AHEAD)?]),
+            Device::Cuda(cuda) => Some([
+                Uploader::new(cuda, PREFETCH_BATCHES)?,
+                Uploader::new(cuda, PREFETCH_BATCHES)?,
+            ]),
             _ => None,
         };
         let _ = device;
-        Ok(Feed {
-            stream,
-            waiting: VecDeque::new(),
+        Ok(Prefetcher {
+            loader,
+            ready: VecDeque::new(),
             #[cfg(feature = "cuda")]
             uploaders,
         })
     }
 
-    /// Takes a batch that is done with, as [`Stream::reuse`].
-    pub fn reuse(&self, fed: Fed) {
-        self.stream.reuse(fed.batch.inputs);
+    /// Takes back a batch that is no longer needed, so that its memory is used for a later one.
+    pub fn reuse(&self, prefetched: PrefetchedBatch) {
+        self.loader.reuse(prefetched.batch.inputs);
     }
 
+    /// Batches that are taken from the loader before they are asked for.
     fn ahead(&self) -> usize {
         #[cfg(feature = "cuda")]
         if self.uploaders.is_some() {
-            return AHEAD;
+            return PREFETCH_BATCHES;
         }
         0
     }
 
-    fn upload(&mut self, batch: Batch) -> Result<Fed> {
+    fn upload(&mut self, batch: Batch) -> Result<PrefetchedBatch> {
         #[allow(unused_mut, reason = "filled in a build with CUDA")]
         let mut uploaded = [None, None];
         #[cfg(feature = "cuda")]
@@ -75,7 +80,7 @@ impl Feed {
             for ((uploader, uploaded), input) in slots.zip(&batch.inputs) {
                 let values = input.as_ref().map(|input| (&input.data, &input.rows));
                 *uploaded = match values {
-                    // Word pieces are few; they go up with the step.
+                    // Word pieces are few, and are uploaded by the step itself.
                     Some((
                         ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. },
                         rows,
@@ -83,37 +88,37 @@ impl Feed {
                         rows: rows.clone(),
                         values: uploader.begin(values, rows.len())?,
                     }),
-                    // Keeps both in step.
+                    // Keeps the two uploaders at the same batch.
                     _ => uploader.skip().map(|()| None)?,
                 };
             }
         }
-        Ok(Fed { batch, uploaded })
+        Ok(PrefetchedBatch { batch, uploaded })
     }
 }
 
-impl Iterator for Feed {
-    type Item = Result<Fed>;
+impl Iterator for Prefetcher {
+    type Item = Result<PrefetchedBatch>;
 
-    /// What was handed out before is done with: its memory may be filled anew.
-    fn next(&mut self) -> Option<Result<Fed>> {
+    /// Returns the next batch. The GPU memory of the previous one is used for a later one.
+    fn next(&mut self) -> Option<Result<PrefetchedBatch>> {
         #[cfg(feature = "cuda")]
         if let Some(uploaders) = &mut self.uploaders {
-            let done = uploaders.iter_mut().try_for_each(Uploader::finish);
-            if let Err(error) = done {
+            let finished = uploaders.iter_mut().try_for_each(Uploader::finish);
+            if let Err(error) = finished {
                 return Some(Err(error.into()));
             }
         }
-        while self.waiting.len() <= self.ahead() {
-            let Some(batch) = self.stream.next() else {
+        while self.ready.len() <= self.ahead() {
+            let Some(batch) = self.loader.next() else {
                 break;
             };
-            let fed = batch
+            let prefetched = batch
                 .map_err(Into::into)
                 .and_then(|batch| self.upload(batch));
-            self.waiting.push_back(fed);
+            self.ready.push_back(prefetched);
         }
-        let next = self.waiting.pop_front()?;
+        let next = self.ready.pop_front()?;
         #[cfg(feature = "cuda")]
         if let (Some(uploaders), Ok(_)) = (&mut self.uploaders, &next) {
             let ready = uploaders.iter_mut().try_for_each(Uploader::ready);

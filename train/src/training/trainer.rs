@@ -3,12 +3,12 @@
 //! All that is random is a function of (seed, epoch or step, sample), so a run is described by its
 //! configuration and its position: resuming reads a checkpoint and goes on, bit for bit on the CPU.
 
-use crate::evaluation::{self, EvalOptions};
-use crate::logging::{Announcement, RunLog, Step};
+use crate::evaluation::{EvalOptions, Evaluator};
+use crate::logging::{RunLog, StartMessage, StepRecord};
 use crate::session::Session;
 use crate::settings::{RunConfig, Settings};
 use crate::training::checkpoint::{self, State};
-use crate::training::prefetch::{Fed, Feed};
+use crate::training::prefetch::{PrefetchedBatch, Prefetcher};
 use crate::training::workers::Workers;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
@@ -34,10 +34,10 @@ const PROBE: f32 = 1e-3;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// All epochs, or `max_steps`, are done.
-    Done,
-    /// A signal asked to stop; a checkpoint was written.
+pub enum Outcome {
+    /// All epochs, or `max_steps`, are finished.
+    Finished,
+    /// A signal stopped the run, after a checkpoint was written.
     Stopped,
 }
 
@@ -69,7 +69,7 @@ impl<'a> Trainer<'a> {
         };
         let mut trainer =
             Trainer::assemble(run, config, session, model, optimiser, state, workers)?;
-        if trainer.workers.writes() {
+        if trainer.workers.is_first() {
             trainer.write_checkpoint()?;
         }
         Ok(trainer)
@@ -88,7 +88,7 @@ impl<'a> Trainer<'a> {
         let mut optimiser = model.optimiser(config.settings.adamw())?;
         let state = checkpoint::read_state(&checkpoint, &model, &mut optimiser)?;
         // A kill may have come between this checkpoint and its copy, or the end of an older one.
-        if workers.writes() {
+        if workers.is_first() {
             if state.best.is_some_and(|(_, step)| step == state.step) {
                 checkpoint::mark_best(run, &checkpoint)?;
             }
@@ -130,7 +130,7 @@ impl<'a> Trainer<'a> {
 
     /// Trains to the end, or until `stop` is set. An `announcement` goes to stderr with the estimated time of the
     /// run, after the first few steps.
-    pub fn train(&mut self, stop: &AtomicBool, announcement: Option<&str>) -> Result<End> {
+    pub fn train(&mut self, stop: &AtomicBool, announcement: Option<&str>) -> Result<Outcome> {
         let settings = self.settings().clone();
         let samples = self.session.shards.split(Split::Train).len() as u64;
         if samples == 0 {
@@ -142,7 +142,7 @@ impl<'a> Trainer<'a> {
         let steps_per_epoch = samples.div_ceil(settings.batch_size as u64);
         let total = (settings.epochs * steps_per_epoch).min(settings.max_steps.unwrap_or(u64::MAX));
         // Files are the first worker's.
-        let mut log = match self.workers.writes() {
+        let mut log = match self.workers.is_first() {
             true => Some(RunLog::open(&self.run, self.state.step, total)?),
             false => None,
         };
@@ -150,19 +150,19 @@ impl<'a> Trainer<'a> {
             return self.finish(&mut log);
         }
         let mut announcement =
-            announcement.map(|text| Announcement::new(text, self.state.step, total));
+            announcement.map(|text| StartMessage::new(text, self.state.step, total));
         let loss = settings.loss(self.config.multi_label);
         let schedule = settings.schedule();
         let placeholders = self.session.placeholders(settings.missing_token)?;
         let mut unread = Vec::new();
         while self.state.epoch < settings.epochs {
-            let stream = Loader::new(
+            let loader = Loader::new(
                 &self.session.shards,
-                self.session.train_stream(&settings),
+                self.session.train_loader(&settings),
                 self.state.epoch,
                 self.state.consumed,
             )?;
-            let mut feed = Feed::new(stream, self.model.device())?;
+            let mut feed = Prefetcher::new(loader, self.model.device())?;
             loop {
                 let begun = Instant::now();
                 let Some(fed) = feed.next() else { break };
@@ -181,13 +181,13 @@ impl<'a> Trainer<'a> {
                 let (losses, stopped) = self.step(&fed, &loss, lr, stop.load(Ordering::Relaxed))?;
                 self.state.step += 1;
                 self.state.consumed = fed.batch.consumed;
-                let step = Step {
+                let step = StepRecord {
                     step: self.state.step,
                     epoch: self.state.epoch,
                     lr,
                     samples: fed.batch.ids.len(),
-                    took: begun.elapsed(),
-                    waited,
+                    elapsed: begun.elapsed(),
+                    data_wait: waited,
                 };
                 feed.reuse(fed);
                 unread.push((losses, step));
@@ -219,7 +219,7 @@ impl<'a> Trainer<'a> {
                         && let Some(line) =
                             announcement.as_mut().and_then(|a| a.line(self.state.step))
                     {
-                        log.note(&line);
+                        log.print(&line);
                         announcement = None;
                     }
                 }
@@ -227,7 +227,7 @@ impl<'a> Trainer<'a> {
                     return self.finish(&mut log);
                 }
                 if stopped {
-                    return Ok(End::Stopped);
+                    return Ok(Outcome::Stopped);
                 }
             }
         }
@@ -236,9 +236,9 @@ impl<'a> Trainer<'a> {
 
     /// After the last epoch: without a validation split to choose by, the last checkpoint is the
     /// best, and the test split is scored once for the log.
-    fn finish(&self, log: &mut Option<RunLog>) -> Result<End> {
+    fn finish(&self, log: &mut Option<RunLog>) -> Result<Outcome> {
         let Some(log) = log else {
-            return Ok(End::Done);
+            return Ok(Outcome::Finished);
         };
         let all_epochs = self.state.epoch >= self.settings().epochs;
         let chosen = !self.session.shards.split(Split::Val).is_empty()
@@ -250,14 +250,14 @@ impl<'a> Trainer<'a> {
             log.flush()?;
             checkpoint::mark_best(&self.run, &checkpoint::latest(&self.run)?)?;
         }
-        Ok(End::Done)
+        Ok(Outcome::Finished)
     }
 
     /// One optimiser step on this worker's part of a batch, taken in parts of `micro_batch` samples:
     /// the losses, and whether any worker has been asked to stop.
     fn step(
         &mut self,
-        fed: &Fed,
+        fed: &PrefetchedBatch,
         loss: &LossConfig,
         lr: f64,
         stop: bool,
@@ -312,7 +312,7 @@ impl<'a> Trainer<'a> {
         let flags = numbers.len();
         numbers.extend(took_part);
         numbers.push(if stop { 1.0 } else { 0.0 });
-        self.workers.sum(&mut numbers)?;
+        self.workers.all_reduce(&mut numbers)?;
         let stop = numbers.last().is_some_and(|asked| *asked > 0.0);
         let summed = Tensor::from_slice(&numbers[..flags], flags, &device)?;
         let mut next = 3;
@@ -338,8 +338,8 @@ impl<'a> Trainer<'a> {
 
     /// Fetches the losses of the steps since the last time, logs them, and stops at one that is no
     /// number: before any checkpoint can hold what came of it.
-    fn read(&self, unread: &mut Vec<(Tensor, Step)>, log: &mut Option<RunLog>) -> Result<()> {
-        let (losses, steps): (Vec<Tensor>, Vec<Step>) = unread.drain(..).unzip();
+    fn read(&self, unread: &mut Vec<(Tensor, StepRecord)>, log: &mut Option<RunLog>) -> Result<()> {
+        let (losses, steps): (Vec<Tensor>, Vec<StepRecord>) = unread.drain(..).unzip();
         for (losses, step) in Losses::read(&losses)?.into_iter().zip(steps) {
             if !losses.loss.is_finite() {
                 bail!(
@@ -412,7 +412,8 @@ impl<'a> Trainer<'a> {
             missing_token: self.settings().missing_token,
             ..EvalOptions::default()
         };
-        let evaluation = evaluation::evaluate(self.session, &self.config, &self.model, &options)?;
+        let evaluator = Evaluator::new(self.session, &self.config, &options)?;
+        let evaluation = evaluator.run(&self.model)?;
         log.evaluation(
             self.state.step,
             self.state.epoch,

@@ -1,10 +1,10 @@
-//! Data-parallel training: one process per GPU, each with a part of every batch.
+//! Data-parallel training: one process per GPU, each of which computes a part of every batch.
 //!
 //! The first process starts the others as copies of itself and keeps a socket to each. After every
-//! step gradients and losses (under a megabyte) go to the first one, which adds them up in the order
-//! of the workers and sends the sum back; everyone then makes the same update. Only the first writes
-//! files. Workers draw the same random numbers as one process would: the losses are those of one
-//! process with the whole batch, but for the order in which sums are formed.
+//! step, the others send it their gradients and losses (less than a megabyte). It adds them in the
+//! order of the workers and sends the sum back, and all make the same update. Only the first process
+//! writes files. Workers draw the same random numbers as a single process, so that the losses are
+//! those of a single process with the whole batch, except for the order of the additions.
 
 use anyhow::{Context, Result, bail};
 use engine::DeviceChoice;
@@ -13,23 +13,24 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
-/// Tells a worker its number; its socket is its standard input.
-pub const RANK_FLAG: &str = "--worker";
+/// The flag that gives a worker its rank. The socket of a worker is its standard input.
+const RANK_FLAG: &str = "--worker";
 
-/// This process among those that train together.
+/// The place of this process among the processes that train together.
 pub struct Workers {
-    /// Its number; 0 is the first process.
+    /// The number of this process; 0 is the first.
     pub rank: usize,
-    /// How many there are.
+    /// The number of processes.
     pub count: usize,
-    /// The first process: to the others, in order. Another: to the first.
+    /// In the first process the sockets to the others in the order of their ranks, in another process
+    /// the socket to the first.
     sockets: Vec<UnixStream>,
     children: Vec<Child>,
 }
 
 impl Workers {
-    /// A process that trains alone.
-    pub fn alone() -> Workers {
+    /// The only process of a run.
+    pub fn single() -> Workers {
         Workers {
             rank: 0,
             count: 1,
@@ -38,14 +39,18 @@ impl Workers {
         }
     }
 
-    /// Starts `count - 1` copies of this program with the same arguments, but for the device: `device` is what the
-    /// first process trains on.
-    pub fn start(count: usize, device: DeviceChoice) -> Result<Workers> {
-        let mut workers = Workers::alone();
+    /// Starts `count - 1` copies of this program, with the same arguments except for the device:
+    /// `device` is that of the first process.
+    ///
+    /// # Errors
+    /// A process cannot be started.
+    pub fn spawn(count: usize, device: DeviceChoice) -> Result<Workers> {
+        let mut workers = Workers::single();
         workers.count = count;
         let program = std::env::current_exe().context("this program's own path is not known")?;
         for rank in 1..count {
-            let (ours, theirs) = UnixStream::pair().context("no socket for a worker")?;
+            let (ours, theirs) =
+                UnixStream::pair().context("the socket of a worker cannot be made")?;
             let child = Command::new(&program)
                 .args(std::env::args_os().skip(1))
                 .args([
@@ -64,7 +69,10 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Worker `rank`, which [`Workers::start`] started.
+    /// The place of a process that [`Workers::spawn`] has started as worker `rank`.
+    ///
+    /// # Errors
+    /// Standard input is closed.
     pub fn join(rank: usize, count: usize) -> Result<Workers> {
         let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
         Ok(Workers {
@@ -75,20 +83,23 @@ impl Workers {
         })
     }
 
-    /// Whether this process writes the run's files.
-    pub fn writes(&self) -> bool {
+    /// Whether this is the first process, which writes the files of the run.
+    pub fn is_first(&self) -> bool {
         self.rank == 0
     }
 
-    /// Replaces the numbers by their sum over all workers, the same bits in each.
-    pub fn sum(&mut self, numbers: &mut [f32]) -> Result<()> {
+    /// Replaces the numbers by their sums over all workers (all-reduce), with the same bits in each.
+    ///
+    /// # Errors
+    /// Another worker has ended.
+    pub fn all_reduce(&mut self, numbers: &mut [f32]) -> Result<()> {
         if self.count == 1 {
             return Ok(());
         }
         let mut bytes = vec![0u8; numbers.len() * 4];
         if self.rank > 0 {
             let socket = &mut self.sockets[0];
-            fill(&mut bytes, numbers);
+            encode(numbers, &mut bytes);
             let exchanged = socket
                 .write_all(&bytes)
                 .and_then(|()| socket.read_exact(&mut bytes));
@@ -109,7 +120,7 @@ impl Workers {
                 *number += f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
             }
         }
-        fill(&mut bytes, numbers);
+        encode(numbers, &mut bytes);
         for (i, socket) in self.sockets.iter_mut().enumerate() {
             let sent = socket.write_all(&bytes);
             sent.with_context(|| format!("worker {} has ended; see its message above", i + 1))?;
@@ -118,18 +129,18 @@ impl Workers {
     }
 }
 
-fn fill(bytes: &mut [u8], numbers: &[f32]) {
+fn encode(numbers: &[f32], bytes: &mut [u8]) {
     for (bytes, number) in bytes.chunks_exact_mut(4).zip(numbers) {
         bytes.copy_from_slice(&number.to_le_bytes());
     }
 }
 
 impl Drop for Workers {
-    /// Workers see the closed socket at their next step and end; none is left behind.
+    /// The other workers find their socket closed at their next step, and end.
     fn drop(&mut self) {
         self.sockets.clear();
         for child in &mut self.children {
-            // A worker that has ended already is no fault here.
+            // A worker may have ended already, which is no error.
             child.wait().ok();
         }
     }
@@ -140,10 +151,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_are_the_same_everywhere() {
+    fn all_workers_get_the_same_sums() {
         let (a, b) = UnixStream::pair().unwrap();
         let (c, d) = UnixStream::pair().unwrap();
-        let of = |rank, sockets| Workers {
+        let worker = |rank, sockets| Workers {
             rank,
             count: 3,
             sockets,
@@ -152,20 +163,20 @@ mod tests {
         let run = |mut workers: Workers| {
             std::thread::spawn(move || {
                 let mut numbers = [1.0 + workers.rank as f32, 0.1];
-                workers.sum(&mut numbers).unwrap();
-                workers.sum(&mut numbers).unwrap();
+                workers.all_reduce(&mut numbers).unwrap();
+                workers.all_reduce(&mut numbers).unwrap();
                 numbers
             })
         };
-        let (second, third) = (run(of(1, vec![b])), run(of(2, vec![d])));
-        let first = run(of(0, vec![a, c])).join().unwrap();
+        let (second, third) = (run(worker(1, vec![b])), run(worker(2, vec![d])));
+        let first = run(worker(0, vec![a, c])).join().unwrap();
         assert_eq!(first[0], 18.0);
         assert_eq!(second.join().unwrap(), first);
         assert_eq!(third.join().unwrap(), first);
     }
 
     #[test]
-    fn a_worker_that_ends_is_named() {
+    fn the_error_names_the_worker_that_ended() {
         let (a, b) = UnixStream::pair().unwrap();
         drop(b);
         let mut first = Workers {
@@ -174,7 +185,7 @@ mod tests {
             sockets: vec![a],
             children: Vec::new(),
         };
-        let error = first.sum(&mut [0.0]).unwrap_err().to_string();
+        let error = first.all_reduce(&mut [0.0]).unwrap_err().to_string();
         assert!(error.contains("worker 1 of 2 has ended"), "{error}");
     }
 }

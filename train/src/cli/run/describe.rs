@@ -1,0 +1,57 @@
+//! `train run --describe`: the parameter table.
+
+use super::args::RunArgs;
+use crate::logging::thousands;
+use crate::session;
+use crate::settings::Settings;
+use anyhow::Result;
+use features::Shards;
+use model::parameter_table::parameter_table;
+use serde_json::json;
+use std::process::ExitCode;
+use util::outln;
+
+/// Prints the number of parameters of each part of the model, and how many of them are learnable.
+pub fn describe(args: &RunArgs) -> Result<ExitCode> {
+    let (modalities, classes) = match &args.shards {
+        Some(folder) => {
+            let shards = Shards::open(folder)?;
+            (shards.spec().modalities, shards.spec().classes.len())
+        }
+        None => {
+            let dataset = datasets::open(&args.dataset)?;
+            (dataset.info().modalities, dataset.info().classes.len())
+        }
+    };
+    let settings = Settings::resolve(&args.dataset, modalities, &args.overrides()?)?;
+    let encoders = session::encoder_configs(modalities, &args.weights(), args.tiny_encoders())?;
+    let table = parameter_table(
+        modalities,
+        &encoders,
+        classes,
+        settings.lora_rank,
+        &settings.variant(),
+    );
+    let total: usize = table.iter().map(|row| row.total).sum();
+    let learnable: usize = table.iter().map(|row| row.learnable).sum();
+    if args.json {
+        let parts: Vec<_> = table
+            .iter()
+            .map(|row| json!({"part": row.part, "parameters": row.total, "learnable": row.learnable}))
+            .collect();
+        outln!(
+            "{}",
+            json!({"parts": parts, "parameters": total, "learnable": learnable})
+        )?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (name, parameters, learnable) in table
+        .iter()
+        .map(|row| (row.part.as_str(), row.total, row.learnable))
+        .chain([("total", total, learnable)])
+    {
+        let (parameters, learnable) = (thousands(parameters as u64), thousands(learnable as u64));
+        outln!("{name:<28} {parameters:>13} {learnable:>11}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

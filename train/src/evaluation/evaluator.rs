@@ -1,0 +1,158 @@
+//! Evaluation of a model on one split.
+
+use super::EvalOptions;
+use super::alignment::Alignment;
+use super::metrics::{self, Metrics};
+use crate::session::Session;
+use crate::settings::RunConfig;
+use anyhow::{Context, Result, bail};
+use features::Loader;
+use model::u2a::U2a;
+use report::predictions::Prediction;
+
+/// Samples per batch.
+const BATCH_SIZE: usize = 16;
+
+/// The result of an evaluation.
+pub struct Evaluation {
+    /// Metrics of the split.
+    pub metrics: Metrics,
+    /// Predictions, in the order of the shards.
+    pub predictions: Vec<Prediction>,
+    /// Distances between mask tokens and class tokens; `None` without a complete sample.
+    pub alignment: Option<Alignment>,
+    /// Samples that keep the modality that [`EvalOptions::missing`] names, because they have no
+    /// other one.
+    pub kept: usize,
+}
+
+/// An evaluation whose options fit the data: the split has samples, the mask exists, and the run
+/// has the modality that is to be missing.
+pub struct Evaluator<'a> {
+    session: &'a Session,
+    config: &'a RunConfig,
+    options: &'a EvalOptions,
+    /// For each sample of the split, which modalities the model gets.
+    present: Vec<[bool; 2]>,
+    /// See [`Evaluation::kept`].
+    kept: usize,
+}
+
+impl<'a> Evaluator<'a> {
+    /// Checks the options and applies masks. It needs no model, so that wrong usage is reported
+    /// before one is built.
+    ///
+    /// # Errors
+    /// The split is empty, the mask cannot be used, or the run has no such modality.
+    pub fn new(
+        session: &'a Session,
+        config: &'a RunConfig,
+        options: &'a EvalOptions,
+    ) -> Result<Evaluator<'a>> {
+        let index = session.shards.split(options.split);
+        if index.is_empty() {
+            bail!(
+                "{}: the {} split holds no sample",
+                session.shards.folder().display(),
+                options.split
+            );
+        }
+        let mut present = match &options.mask {
+            Some(mask) => session
+                .mask(&mask.source, mask.rate, mask.seed)?
+                .present(&session.shards, options.split)?,
+            None => index.present.clone(),
+        };
+        let mut kept = 0;
+        if let Some(modality) = options.missing {
+            let Some(m) = config.modalities.iter().position(|own| *own == modality) else {
+                bail!(
+                    "--missing {modality}: {} has {} and {}",
+                    config.dataset,
+                    config.modalities[0],
+                    config.modalities[1]
+                );
+            };
+            for (present, stored) in present.iter_mut().zip(&index.present) {
+                if present[1 - m] && stored[1 - m] {
+                    present[m] = false;
+                } else {
+                    kept += 1;
+                }
+            }
+        }
+        if let Some(only) = config.settings.modality {
+            let used = config.modalities.map(|own| own == only);
+            for present in &mut present {
+                *present = [0, 1].map(|m| present[m] && used[m]);
+            }
+        }
+        Ok(Evaluator {
+            session,
+            config,
+            options,
+            present,
+            kept,
+        })
+    }
+
+    /// Evaluates a model.
+    ///
+    /// # Errors
+    /// A shard cannot be read, or a sample of single-label data has no label.
+    pub fn run(self, model: &U2a) -> Result<Evaluation> {
+        let missing_token = self.options.missing_token;
+        let placeholders = self.session.placeholders(missing_token)?;
+        let merged = model.merged_encoders()?;
+        let options = self
+            .session
+            .eval_loader(self.options.split, BATCH_SIZE, Some(self.present));
+        let mut loader = Loader::new(&self.session.shards, options, 0, 0)?;
+        let mut predictions = Vec::new();
+        let mut distances = Vec::new();
+        while let Some(batch) = loader.next() {
+            let mut batch = batch?;
+            if let Some(placeholders) = &placeholders {
+                placeholders.fill(&mut batch);
+            }
+            let scores = model.score(&merged, &batch, missing_token)?;
+            for (sample, distance) in scores.alignment {
+                distances.push((batch.labels[sample].clone(), distance));
+            }
+            loader.reuse(batch.inputs);
+            let samples = batch.ids.into_iter().zip(batch.labels).zip(batch.present);
+            for (((id, labels), present), logits) in samples.zip(scores.logits) {
+                predictions.push(Prediction {
+                    id,
+                    labels,
+                    present,
+                    logits,
+                });
+            }
+        }
+        Ok(Evaluation {
+            metrics: compute_metrics(self.config, &predictions)?,
+            alignment: Alignment::average(&distances, self.config.classes.len()),
+            predictions,
+            kept: self.kept,
+        })
+    }
+}
+
+fn compute_metrics(config: &RunConfig, predictions: &[Prediction]) -> Result<Metrics> {
+    let classes = config.classes.len();
+    let logits: Vec<Vec<f32>> = predictions.iter().map(|p| p.logits.clone()).collect();
+    if config.multi_label {
+        let labels: Vec<Vec<u32>> = predictions.iter().map(|p| p.labels.clone()).collect();
+        return Ok(metrics::multi_label(&logits, &labels, classes));
+    }
+    let label = |p: &Prediction| {
+        let label = p.labels.first().copied();
+        label.with_context(|| format!("sample {} has no label", p.id))
+    };
+    let labels = predictions
+        .iter()
+        .map(label)
+        .collect::<Result<Vec<u32>>>()?;
+    Ok(metrics::single_label(&logits, &labels, classes))
+}
