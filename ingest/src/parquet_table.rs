@@ -31,7 +31,7 @@ pub fn read(path: &Path) -> anyhow::Result<Table> {
     panic::set_hook(Box::new(|_| {}));
     let table = panic::catch_unwind(|| read_columns(path));
     panic::set_hook(hook);
-    table.unwrap_or_else(|_| bail!("its data are damaged"))
+    table.unwrap_or_else(|_| bail!("its data is damaged"))
 }
 
 fn read_columns(path: &Path) -> anyhow::Result<Table> {
@@ -93,7 +93,7 @@ fn cell_text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
     macro_rules! time {
         ($kind:ty) => {{
             let time = column.as_primitive::<$kind>().value_as_datetime(row);
-            time.context("holds a time that no calendar has")?
+            time.context("holds a time that is out of range")?
                 .to_string()
         }};
     }
@@ -122,7 +122,7 @@ fn cell_text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
         }
         DataType::Date32 => {
             let date = column.as_primitive::<Date32Type>().value_as_date(row);
-            date.context("holds a date that no calendar has")?
+            date.context("holds a date that is out of range")?
                 .to_string()
         }
         DataType::Timestamp(TimeUnit::Millisecond, _) => time!(TimestampMillisecondType),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cell_becomes_text_whatever_the_compression() {
+    fn cells_are_read_as_text_with_every_compression() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.parquet");
         for compression in [
@@ -197,7 +197,7 @@ mod tests {
 
     /// A flipped byte anywhere must not cause a panic.
     #[test]
-    fn damaged_tables_are_refused_without_a_panic() {
+    fn damaged_tables_do_not_panic() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.parquet");
         let whole = table(Compression::SNAPPY);

@@ -26,7 +26,7 @@ pub struct Args {
 /// # Errors
 /// The program is missing or cannot be started.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let own = std::env::current_exe().context("this program's own path is unknown")?;
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
     let program = own
         .with_file_name("inspect")
         .with_extension(std::env::consts::EXE_EXTENSION);

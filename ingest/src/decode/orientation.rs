@@ -23,8 +23,8 @@ impl Orientation {
         mirror_y: false,
     };
 
-    /// The orientation nearest to a display matrix (a, b, c, d), which maps (x, y) to (a x + c y, b
-    /// x + d y).
+    /// The orientation nearest to a display matrix (a, b, c, d), which maps (x, y) to
+    /// (a x + c y, b x + d y).
     pub fn from_matrix([a, b, c, d]: [i32; 4]) -> Orientation {
         let size = |value: i32| i64::from(value).abs();
         if size(b) + size(c) > size(a) + size(d) {

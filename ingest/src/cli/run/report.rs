@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use datasets::{Info, Split};
 use serde_json::json;
+use util::{cli, outln};
 
 use super::args::Args;
 use crate::manifest::{self, Manifest};
@@ -15,7 +16,6 @@ use crate::run::output_lock::{OutputLock, Scope};
 use crate::shard_writer;
 use crate::source::Source;
 use crate::workers::pool::PeakCost;
-use util::{cli, outln};
 
 /// `--dry-run`: prints the plan, and for each shard whether it would be written.
 pub fn print_plan(
