@@ -66,12 +66,14 @@ pub fn check() -> Result<(), UnknownLevel> {
 
 /// Whether the instructions of this level may be used, if the processor has them. A value that
 /// [`check`] refuses hides nothing.
+#[inline]
 pub fn allows(level: Level) -> bool {
     level <= *ALLOWED.as_ref().unwrap_or(&Level::Amx)
 }
 
 /// Whether the processor has the AVX-512 of every server since Skylake (F, BW, DQ and VL), and it
 /// may be used.
+#[inline]
 pub fn has_avx512() -> bool {
     #[cfg(target_arch = "x86_64")]
     return allows(Level::Avx512)

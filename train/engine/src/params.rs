@@ -1,4 +1,4 @@
-//! Parameters of layers, and what their forward passes save for the backward passes.
+//! The parameters of layers, and the values that their forward passes save for the backward passes.
 
 use crate::cpu::dropout::Dropout;
 use crate::cpu::{attention, norm};
@@ -72,7 +72,7 @@ pub struct Attention<'a> {
     pub precision: Precision,
 }
 
-/// What the backward pass of [`Attention`] needs beside its inputs and output.
+/// The values that the forward pass of [`Attention`] saves for its backward pass.
 pub enum AttentionSaved {
     /// On the CPU, in single precision.
     F32(attention::Saved<f32>),

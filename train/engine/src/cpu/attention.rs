@@ -24,7 +24,7 @@ const QUERIES: usize = 128;
 /// Keys of a block in the backward pass.
 const KEYS: usize = 256;
 
-/// What attention's backward pass needs beside the inputs and the output.
+/// The values that attention's forward pass saves for its backward pass.
 pub struct Saved<T> {
     /// `ln sum_j exp(score_ij)` of head `h`, row `i` at `h * n + i`.
     log_sum_exp: Vec<T>,
@@ -72,12 +72,12 @@ pub struct Attention<'a> {
 }
 
 impl Attention<'_> {
-    /// The width of a head.
+    /// Returns the width of a head.
     fn dim(&self) -> usize {
         self.d / self.heads
     }
 
-    /// What scores are multiplied by before the softmax.
+    /// Returns the factor of the scores before the softmax.
     fn scale(&self) -> f64 {
         1.0 / (self.dim() as f64).sqrt()
     }
@@ -106,7 +106,7 @@ impl Attention<'_> {
             .collect()
     }
 
-    /// Queries, keys and values of one unit.
+    /// Returns the queries, keys and values of one unit.
     fn qkv<'a, T>(&self, qkv: &'a [T], unit: &Unit) -> [Head<'a, T>; 3] {
         let (d, dim) = (self.d, self.dim());
         [0, 1, 2].map(|which| Head {

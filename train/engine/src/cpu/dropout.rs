@@ -1,8 +1,9 @@
 //! Dropout without stored masks and without state.
 //!
-//! Whether an element is kept is a function of (seed, step, module, sample, row, column) alone, so
-//! the backward pass draws the same mask again, a resumed run draws what an undisturbed one would
-//! have drawn, and neither the batch's other samples nor the number of threads matter.
+//! Whether an element is dropped is a function of (seed, step, module, sample, row, column) alone.
+//! So the backward pass draws the same mask as the forward pass, a resumed run draws the same masks
+//! as an uninterrupted one, and they depend neither on the batch's other samples nor on the number
+//! of threads.
 
 use super::Real;
 use super::layout::PackedRows;

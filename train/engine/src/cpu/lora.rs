@@ -14,7 +14,7 @@ use rayon::prelude::*;
 /// Rows that one task handles.
 const ROWS_PER_TASK: usize = 32;
 
-/// What is added to a frozen layer's product: `n` rows of `bias + scale B u`.
+/// The sum that is added to a frozen layer's product: `n` rows of `bias + scale B u`.
 pub struct Epilogue<'a, T> {
     bias: &'a [T],
     scale: T,

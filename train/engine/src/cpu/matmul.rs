@@ -1,5 +1,5 @@
 //! Matrix products: of `f32` by the kernels of [`super::bf16`] where the processor has instructions
-//! for the precision that is asked for, all others by the `gemm` crate.
+//! for the precision, all others by the `gemm` crate.
 
 use super::Real;
 #[cfg(target_arch = "x86_64")]

@@ -5,8 +5,8 @@
 //! written once, and gives the same bits on every x86-64 machine whatever its vector width,
 //! because no multiply-add is fused and every sum has a fixed order that does not depend on the
 //! number of threads. (Matrix products of `f32` come from [`bf16`] where the processor has
-//! instructions for the precision that is asked for, all others from the `gemm` crate, which picks
-//! its own widest instructions.)
+//! instructions for the layer's precision, all others from the `gemm` crate, which selects the widest
+//! instructions by itself.)
 //!
 //! `unsafe` is confined to [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found
 //! at run time), [`bf16`] (AVX-512 and AMX), [`layout`] (views of matrices), [`attention`] and

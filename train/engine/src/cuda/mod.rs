@@ -26,17 +26,17 @@ use std::cell::Cell;
 pub use launch::{Argument, Launch};
 
 thread_local! {
-    /// Starts the kernels for tensors in host memory, see [`set_host_launcher`].
+    /// Launches the kernels for tensors in host memory, see [`set_host_launcher`].
     static HOST_LAUNCHER: Cell<Option<&'static dyn Launch>> = const { Cell::new(None) };
 }
 
 /// Makes `launcher` run the GPU's kernels for tensors in host memory, on this thread; with `None`
-/// the CPU's own kernels run. Returns what was set before. Tests set the host emulator.
+/// the CPU's own kernels run. Returns the former launcher. Tests set the host emulator.
 pub fn set_host_launcher(launcher: Option<&'static dyn Launch>) -> Option<&'static dyn Launch> {
     HOST_LAUNCHER.replace(launcher)
 }
 
-/// The GPU layers for the device that `tensor` is on; `None` for the CPU.
+/// Returns the layers of the GPU that `tensor` is on, or `None` if it is on the CPU.
 pub fn of(tensor: &Tensor) -> Result<Option<Gpu>> {
     match tensor.device() {
         #[cfg(feature = "cuda")]
@@ -646,7 +646,8 @@ impl Gpu {
     }
 }
 
-/// What follows the product of a linear layer, in this order, in the same kernel as the bias.
+/// The operations after the product of a linear layer, in this order, in the same kernel as the
+/// bias.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct LinearEpilogue<'a> {
     /// The dropout of the layer's output.
@@ -769,7 +770,7 @@ pub(crate) fn stats_of(stats: &NormStats) -> Result<&Tensor> {
     }
 }
 
-/// Returns what the forward pass of attention on a device has saved.
+/// Returns the values that the forward pass of attention on a device has saved.
 pub(crate) fn saved_of(saved: &AttentionSaved) -> Result<&Tensor> {
     match saved {
         AttentionSaved::Device(lse) => Ok(lse),

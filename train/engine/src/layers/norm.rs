@@ -38,7 +38,7 @@ impl Stats for f64 {
 }
 
 impl Norm {
-    /// Normalises each row of `x` (`n x d`) and returns what the other functions need of it.
+    /// Normalises each row of `x` (`n x d`) and returns the statistics for the other functions.
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, NormStats)> {
         on_device!(x, gpu => gpu.norm(self, x, None).map(|(y, s)| (y, NormStats::Device(s))));
         typed!(x, T => {

@@ -63,7 +63,7 @@ impl Tiles {
             config.0[48 + tile] = 16; // rows
         }
         // SAFETY: packed operands for AMX exist only where `is_available` has found the unit and
-        // the operating system has granted it, and they are what is multiplied.
+        // the operating system has granted it, and only they are multiplied.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly, preserves_flags));
         }
