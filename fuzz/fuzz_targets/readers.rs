@@ -6,12 +6,12 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 
-static READER: LazyLock<&readers::Entry> = LazyLock::new(|| {
+static READER: LazyLock<&readers::Reader> = LazyLock::new(|| {
     let name = std::env::var("U2A_READER").expect("U2A_READER names a reader");
-    let found = readers::ENTRIES.iter().find(|entry| entry.name == name);
-    found.expect("one of readers::ENTRIES")
+    let found = readers::READERS.iter().find(|reader| reader.name == name);
+    found.expect("one of readers::READERS")
 });
 
 fuzz_target!(|bytes: &[u8]| {
-    (READER.run)(bytes);
+    (READER.read)(bytes);
 });

@@ -24,98 +24,100 @@ use std::sync::Arc;
 use train::logging::RunLog;
 use train::settings::{RunConfig, Settings};
 
-/// A reader: its name, and what it does with bytes.
-pub struct Entry {
-    /// Names the fuzz target and the seeds.
+/// A reader of foreign files.
+pub struct Reader {
+    /// The name of the reader, which `U2A_READER` and the seeds use.
     pub name: &'static str,
-    /// Feeds the reader; whether it took the bytes for good.
-    pub run: fn(&[u8]) -> bool,
+    /// Reads a file of these bytes; returns whether the reader accepted it.
+    pub read: fn(&[u8]) -> bool,
 }
 
-/// All of them.
-pub const ENTRIES: &[Entry] = &[
-    Entry {
+/// All readers.
+pub const READERS: &[Reader] = &[
+    Reader {
         name: "description",
-        run: description,
+        read: description,
     },
-    Entry {
+    Reader {
         name: "table",
-        run: table,
+        read: table,
     },
-    Entry {
+    Reader {
         name: "annotations",
-        run: annotations,
+        read: annotations,
     },
-    Entry {
-        name: "words",
-        run: words,
+    Reader {
+        name: "text_file",
+        read: text_file,
     },
-    Entry {
-        name: "picture",
-        run: picture,
+    Reader {
+        name: "image",
+        read: image_file,
     },
-    Entry {
+    Reader {
         name: "vocabulary",
-        run: vocabulary,
+        read: vocabulary,
     },
-    Entry {
+    Reader {
         name: "shard",
-        run: shard,
+        read: shard,
     },
-    Entry {
+    Reader {
         name: "mask",
-        run: mask,
+        read: mask,
     },
-    Entry {
+    Reader {
         name: "manifest",
-        run: manifest,
+        read: manifest,
     },
-    Entry {
+    Reader {
         name: "adapter_config",
-        run: adapter_config,
+        read: adapter_config,
     },
-    Entry {
+    Reader {
         name: "adapter_tensors",
-        run: adapter_tensors,
+        read: adapter_tensors,
     },
-    Entry {
+    Reader {
         name: "encoder_config",
-        run: encoder_config,
+        read: encoder_config,
     },
-    Entry {
+    Reader {
         name: "weights",
-        run: weights,
+        read: weights,
     },
-    Entry {
+    Reader {
         name: "pickle",
-        run: pickle,
+        read: pickle,
     },
-    Entry {
+    Reader {
         name: "run_config",
-        run: run_config,
+        read: run_config,
     },
-    Entry {
+    Reader {
         name: "metrics",
-        run: metrics,
+        read: metrics,
     },
-    Entry {
+    Reader {
         name: "evaluation",
-        run: evaluation,
+        read: evaluation,
     },
 ];
 
-/// Runs with a folder of its own, empty at the beginning and gone at the end.
+/// Calls `work` with an empty folder, which is removed afterwards.
 fn in_folder(work: impl FnOnce(&Path) -> bool) -> bool {
-    let folder = tempfile::tempdir().expect("the temporary folder takes another one");
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     work(folder.path())
 }
 
-fn put(path: &Path, bytes: &[u8]) {
+/// Writes a file, and its folder if that is missing.
+fn write_file(path: &Path, bytes: &[u8]) {
     let parent = path.parent().expect("a file in a folder");
     fs::create_dir_all(parent).expect("a folder can be made");
     fs::write(path, bytes).expect("a file can be written");
 }
 
+/// Lists a raw tree, and checks that no path leads out of it.
 fn list(dataset: &str, raw: &Path) -> bool {
     let Ok(dataset) = datasets::open(dataset) else {
         return false;
@@ -141,55 +143,55 @@ fn list(dataset: &str, raw: &Path) -> bool {
     true
 }
 
-/// The `.toml` of a user's own dataset.
+/// Reads the `.toml` of a user's own dataset.
 pub fn description(bytes: &[u8]) -> bool {
     in_folder(|folder| {
-        put(
+        write_file(
             &folder.join("clips.csv"),
             b"id,label,file,part\na,cat,a.mp4,train\nb,dog,b.mp4,test\n",
         );
-        put(&folder.join("a.mp4"), b"media");
-        put(&folder.join("clips.toml"), bytes);
+        write_file(&folder.join("a.mp4"), b"media");
+        write_file(&folder.join("clips.toml"), bytes);
         list(&folder.join("clips.toml").to_string_lossy(), folder)
     })
 }
 
-/// The table of a user's own dataset.
+/// Reads the table of a user's own dataset.
 pub fn table(bytes: &[u8]) -> bool {
     let toml = b"name = \"own\"\ntable = \"clips.csv\"\n[columns]\nid = \"id\"\nlabel = \"label\"\nvideo = \"file\"\nsplit = \"part\"\n";
     in_folder(|folder| {
-        put(&folder.join("a.mp4"), b"media");
-        put(&folder.join("clips.csv"), bytes);
-        put(&folder.join("clips.toml"), toml);
+        write_file(&folder.join("a.mp4"), b"media");
+        write_file(&folder.join("clips.csv"), bytes);
+        write_file(&folder.join("clips.toml"), toml);
         list(&folder.join("clips.toml").to_string_lossy(), folder)
     })
 }
 
-/// The annotation files of the five datasets; the first byte chooses which.
+/// Reads the annotation files of the five datasets; the first byte chooses which.
 pub fn annotations(bytes: &[u8]) -> bool {
     let (&which, bytes) = bytes.split_first().unwrap_or((&0, &[]));
     in_folder(|raw| {
-        let media = |path: &str| put(&raw.join(path), b"some media");
+        let media = |path: &str| write_file(&raw.join(path), b"some media");
         let dataset = match which % 9 {
             0 => {
                 media("AudioWAV/1001_DFA_ANG_XX.wav");
                 media("VideoFlash/1001_DFA_ANG_XX.flv");
-                put(&raw.join("train.csv"), bytes);
-                put(&raw.join("test.csv"), b"1002_DFA_SAD_XX,SAD\n");
+                write_file(&raw.join("train.csv"), bytes);
+                write_file(&raw.join("test.csv"), b"1002_DFA_SAD_XX,SAD\n");
                 "crema-d"
             }
             1 => {
                 media("AVE/---1_cCGK4M.mp4");
-                put(&raw.join("Annotations.txt"), bytes);
-                put(&raw.join("trainSet.txt"), bytes);
-                put(&raw.join("valSet.txt"), b"");
-                put(&raw.join("testSet.txt"), b"");
+                write_file(&raw.join("Annotations.txt"), bytes);
+                write_file(&raw.join("trainSet.txt"), bytes);
+                write_file(&raw.join("valSet.txt"), b"");
+                write_file(&raw.join("testSet.txt"), b"");
                 "ave"
             }
             2 => {
                 media("train/INSIDE____1_000001_000011.mp4");
-                put(&raw.join("my_train.txt"), bytes);
-                put(
+                write_file(&raw.join("my_train.txt"), bytes);
+                write_file(
                     &raw.join("my_test.txt"),
                     b"INSIDE____2_000001_000011,10,4\r\n",
                 );
@@ -197,29 +199,29 @@ pub fn annotations(bytes: &[u8]) -> bool {
             }
             3 => {
                 media("train/INSIDE____1_000001_000011.mp4");
-                put(&raw.join("train.csv"), bytes);
+                write_file(&raw.join("train.csv"), bytes);
                 "kinetics-sound"
             }
             4 => {
                 media("images/train/apple_pie/apple_pie_1.jpg");
-                put(&raw.join("texts/train_titles.csv"), bytes);
+                write_file(&raw.join("texts/train_titles.csv"), bytes);
                 "food-101"
             }
             5 => {
                 media("images/train/apple_pie/apple_pie_1.jpg");
-                put(&raw.join("split.json"), bytes);
-                put(&raw.join("text.json"), bytes);
+                write_file(&raw.join("split.json"), bytes);
+                write_file(&raw.join("text.json"), bytes);
                 "food-101"
             }
             6 => {
                 media("images/train/apple_pie/apple_pie_1.jpg");
-                put(&raw.join("train.jsonl"), bytes);
+                write_file(&raw.join("train.jsonl"), bytes);
                 "food-101"
             }
             7 => {
                 media("dataset/0000001.jpeg");
-                put(&raw.join("dataset/0000001.json"), bytes);
-                put(
+                write_file(&raw.join("dataset/0000001.json"), bytes);
+                write_file(
                     &raw.join("split.json"),
                     b"{\"train\":[\"0000001\"],\"dev\":[],\"test\":[]}",
                 );
@@ -227,11 +229,11 @@ pub fn annotations(bytes: &[u8]) -> bool {
             }
             _ => {
                 media("dataset/0000001.jpeg");
-                put(
+                write_file(
                     &raw.join("dataset/0000001.json"),
                     b"{\"genres\":[\"Drama\"],\"plot\":[\"x\"]}",
                 );
-                put(&raw.join("split.json"), bytes);
+                write_file(&raw.join("split.json"), bytes);
                 "mm-imdb"
             }
         };
@@ -239,11 +241,11 @@ pub fn annotations(bytes: &[u8]) -> bool {
     })
 }
 
-/// A page of text.
-pub fn words(bytes: &[u8]) -> bool {
+/// Reads a text file and tokenizes it.
+pub fn text_file(bytes: &[u8]) -> bool {
     in_folder(|folder| {
         let path = folder.join("page.txt");
-        put(&path, bytes);
+        write_file(&path, bytes);
         let Ok(Some(text)) = datasets::read_text_file(&path) else {
             return false;
         };
@@ -255,32 +257,32 @@ pub fn words(bytes: &[u8]) -> bool {
     })
 }
 
-/// A picture of any format.
-pub fn picture(bytes: &[u8]) -> bool {
-    let Ok(picture) = image::decode(bytes) else {
+/// Decodes an image of any format, shrinks it and transforms it.
+pub fn image_file(bytes: &[u8]) -> bool {
+    let Ok(decoded) = image::decode(bytes) else {
         return false;
     };
-    assert_eq!(picture.pixels.len(), 3 * picture.width * picture.height);
-    black_box(image::shrink_to_jpeg(&picture, 32, image::JPEG_QUALITY).ok());
-    image::evaluation_view(&picture, &ImageTransform::clip(16), &mut Vec::new())
+    assert_eq!(decoded.pixels.len(), 3 * decoded.width * decoded.height);
+    black_box(image::shrink_to_jpeg(&decoded, 32, image::JPEG_QUALITY).ok());
+    image::evaluation_view(&decoded, &ImageTransform::clip(16), &mut Vec::new())
         .expect("it has pixels");
     true
 }
 
-/// A `vocab.txt`.
+/// Reads a `vocab.txt`.
 pub fn vocabulary(bytes: &[u8]) -> bool {
     in_folder(|folder| {
         let path = folder.join("vocab.txt");
-        put(&path, bytes);
+        write_file(&path, bytes);
         let text = TextTransform::from_vocab(&path, 16);
         text.is_ok_and(|text| text.encode("some plain words, and others").is_ok())
     })
 }
 
-/// A shard: opened, and streamed as training does.
+/// Opens a shard and streams it as training does.
 pub fn shard(bytes: &[u8]) -> bool {
     in_folder(|folder| {
-        put(&folder.join("train-00000-of-00001.parquet"), bytes);
+        write_file(&folder.join("train-00000-of-00001.parquet"), bytes);
         let Ok(shards) = Shards::open(folder) else {
             return false;
         };
@@ -305,43 +307,44 @@ pub fn shard(bytes: &[u8]) -> bool {
     })
 }
 
-/// A missing-modality mask.
+/// Reads a missing-modality mask.
 pub fn mask(bytes: &[u8]) -> bool {
     in_folder(|folder| {
         let path = folder.join("mask.parquet");
-        put(&path, bytes);
+        write_file(&path, bytes);
         Mask::read(&path).is_ok()
     })
 }
 
-/// A manifest.
+/// Reads a manifest and verifies a folder against it.
 pub fn manifest(bytes: &[u8]) -> bool {
     in_folder(|folder| {
-        put(&folder.join(features::MANIFEST_FILE), bytes);
-        put(&folder.join("train-00000-of-00001.parquet"), b"a shard");
+        write_file(&folder.join(features::MANIFEST_FILE), bytes);
+        write_file(&folder.join("train-00000-of-00001.parquet"), b"a shard");
         features::verify::verify(folder, 1).is_ok()
     })
 }
 
-/// The small CLIP of the golden values, to which the seeds belong.
-fn small(folder: &Path) -> EncoderConfig {
+/// Reads the configuration of the small CLIP that the golden files and the seeds belong to.
+fn small_clip(folder: &Path) -> EncoderConfig {
     let path = folder.join("config.json");
-    put(
+    write_file(
         &path,
         include_bytes!("../../golden/models/clip-vit-base-patch16/config.json"),
     );
-    EncoderConfig::read(&path, Kind::Clip).expect("the golden values' own")
+    EncoderConfig::read(&path, Kind::Clip).expect("the golden file can be read")
 }
 
+/// Reads a PEFT adapter from its two files.
 fn adapter(config: &[u8], tensors: &[u8]) -> bool {
     in_folder(|folder| {
-        put(&folder.join("adapter_config.json"), config);
-        put(&folder.join("adapter_model.safetensors"), tensors);
-        model::peft::read(folder, &small(folder)).is_ok()
+        write_file(&folder.join("adapter_config.json"), config);
+        write_file(&folder.join("adapter_model.safetensors"), tensors);
+        model::peft::read(folder, &small_clip(folder)).is_ok()
     })
 }
 
-/// A PEFT adapter's settings, beside sound tensors.
+/// Reads the configuration of a PEFT adapter, with golden tensors.
 pub fn adapter_config(bytes: &[u8]) -> bool {
     adapter(
         bytes,
@@ -349,7 +352,7 @@ pub fn adapter_config(bytes: &[u8]) -> bool {
     )
 }
 
-/// A PEFT adapter's tensors; checkpoints hold the same format.
+/// Reads the tensors of a PEFT adapter; checkpoints have the same format.
 pub fn adapter_tensors(bytes: &[u8]) -> bool {
     adapter(
         include_bytes!("../../golden/adapters/clip-r1/adapter_config.json"),
@@ -357,35 +360,35 @@ pub fn adapter_tensors(bytes: &[u8]) -> bool {
     )
 }
 
-/// An encoder's `config.json`; the first byte chooses the encoder.
+/// Reads the `config.json` of an encoder; the first byte chooses which.
 pub fn encoder_config(bytes: &[u8]) -> bool {
     let (&which, bytes) = bytes.split_first().unwrap_or((&0, &[]));
     let kind = [Kind::Clip, Kind::Bert, Kind::Ast][usize::from(which % 3)];
     in_folder(|folder| {
         let path = folder.join("config.json");
-        put(&path, bytes);
+        write_file(&path, bytes);
         let config = EncoderConfig::read(&path, kind);
         config.is_ok_and(|config| black_box(config.patches() + config.parameters()) > 0)
     })
 }
 
-/// Pretrained weights.
+/// Reads pretrained weights in safetensors format.
 pub fn weights(bytes: &[u8]) -> bool {
     in_folder(|folder| {
-        put(&folder.join("model.safetensors"), bytes);
-        Weights::load(folder, &small(folder)).is_ok()
+        write_file(&folder.join("model.safetensors"), bytes);
+        Weights::load(folder, &small_clip(folder)).is_ok()
     })
 }
 
-/// Pretrained weights as PyTorch pickles them.
+/// Reads pretrained weights in PyTorch's pickle format.
 pub fn pickle(bytes: &[u8]) -> bool {
     in_folder(|folder| {
-        put(&folder.join("pytorch_model.bin"), bytes);
-        Weights::load(folder, &small(folder)).is_ok()
+        write_file(&folder.join("pytorch_model.bin"), bytes);
+        Weights::load(folder, &small_clip(folder)).is_ok()
     })
 }
 
-/// What a run's `config.toml` holds.
+/// Returns a valid `config.toml` of a run.
 pub fn run_config_text() -> String {
     let config = RunConfig {
         version: "0".to_owned(),
@@ -407,10 +410,10 @@ pub fn run_config_text() -> String {
     config.to_toml().expect("a configuration is TOML")
 }
 
-/// A run's `config.toml`.
+/// Reads the `config.toml` of a run.
 pub fn run_config(bytes: &[u8]) -> bool {
     in_folder(|folder| {
-        put(&folder.join("config.toml"), bytes);
+        write_file(&folder.join("config.toml"), bytes);
         let Ok(config) = RunConfig::read(folder) else {
             return false;
         };
@@ -422,11 +425,11 @@ pub fn run_config(bytes: &[u8]) -> bool {
     })
 }
 
-/// A run's `metrics.jsonl`, as the report and a resumed run read it.
+/// Reads the `metrics.jsonl` of a run, as the report and a resumed run do.
 pub fn metrics(bytes: &[u8]) -> bool {
     in_folder(|folder| {
-        put(&folder.join("config.toml"), run_config_text().as_bytes());
-        put(&folder.join("metrics.jsonl"), bytes);
+        write_file(&folder.join("config.toml"), run_config_text().as_bytes());
+        write_file(&folder.join("metrics.jsonl"), bytes);
         let Ok(summary) = RunSummary::read(folder) else {
             return false;
         };
@@ -436,11 +439,11 @@ pub fn metrics(bytes: &[u8]) -> bool {
     })
 }
 
-/// A run's evaluation, as the report reads it.
+/// Reads an evaluation of a run, as the report does.
 pub fn evaluation(bytes: &[u8]) -> bool {
     in_folder(|folder| {
-        put(&folder.join("config.toml"), run_config_text().as_bytes());
-        put(&folder.join("eval-test.json"), bytes);
+        write_file(&folder.join("config.toml"), run_config_text().as_bytes());
+        write_file(&folder.join("eval-test.json"), bytes);
         let Ok(summary) = RunSummary::read(folder) else {
             return false;
         };

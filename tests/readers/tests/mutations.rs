@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use util::rng::Rng;
 
-/// No input may take longer: the longest takes milliseconds, on a machine that has other things to do a second.
-const LONGEST: Duration = Duration::from_secs(20);
+/// The time that no input may exceed. Inputs take milliseconds, or up to a second on a busy
+/// machine.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
 
-/// Words that mean something to one reader or another.
-const WORDS: [&str; 16] = [
+/// Tokens that have a meaning to some reader.
+const TOKENS: [&str; 16] = [
     "../",
     "/etc/passwd",
     "\n",
@@ -37,12 +38,13 @@ const WORDS: [&str; 16] = [
     "null",
 ];
 
+/// Whether to test at length, as `just test-faults` does.
 fn full() -> bool {
     std::env::var_os("U2A_FAULTS").is_some()
 }
 
-/// A shard of both kinds, and a mask of the first.
-fn shards(folder: &Path, modalities: [Modality; 2]) -> (Vec<u8>, Vec<u8>) {
+/// Makes a shard of these modalities and a missing-modality mask for it.
+fn shard_and_mask(folder: &Path, modalities: [Modality; 2]) -> (Vec<u8>, Vec<u8>) {
     let multi_label = modalities[0] == Modality::Image;
     let spec = ShardSpec {
         dataset: "made-up".into(),
@@ -55,12 +57,12 @@ fn shards(folder: &Path, modalities: [Modality; 2]) -> (Vec<u8>, Vec<u8>) {
         tool_version: "0".into(),
         settings_hash: "0".into(),
     };
-    let picture = Rgb {
+    let image = Rgb {
         width: 16,
         height: 12,
         pixels: vec![90; 16 * 12 * 3],
     };
-    let jpeg = shrink_to_jpeg(&picture, 12, 80).unwrap();
+    let jpeg = shrink_to_jpeg(&image, 12, 80).unwrap();
     let rows: Vec<Row> = (0..4u32)
         .map(|i| {
             let mut row = Row::new(format!("clip{i}"), Split::Train, vec![i % 2]);
@@ -92,23 +94,24 @@ fn shards(folder: &Path, modalities: [Modality; 2]) -> (Vec<u8>, Vec<u8>) {
     (fs::read(path).unwrap(), fs::read(mask).unwrap())
 }
 
-/// Good files for each reader.
+/// Valid files for each reader.
 fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let folder = tempfile::tempdir().unwrap();
     let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../golden");
     let read = |path: &str| fs::read(golden.join(path)).unwrap();
     let with = |first: u8, text: &str| [&[first], text.as_bytes()].concat();
-    let (clips, mask) = shards(
+    let (clips, mask) = shard_and_mask(
         &folder.path().join("av"),
         [Modality::Audio, Modality::Video],
     );
-    let (pages, other) = shards(&folder.path().join("it"), [Modality::Image, Modality::Text]);
+    let (pages, other) =
+        shard_and_mask(&folder.path().join("it"), [Modality::Image, Modality::Text]);
     let manifest = r#"{"dataset":"x","shards":[{"file":"train-00000-of-00001.parquet","split":"train","rows":4,"bytes":7,"sha256":"00"}]}"#;
     let description = "name = \"own\"\ntitle = \"Own\"\nlicense = \"CC0\"\ntable = \"clips.csv\"\nraw = \".\"\nclasses = [\"cat\", \"dog\"]\n\n[columns]\nid = \"id\"\nlabel = \"label\"\nvideo = \"file\"\n\n[splits]\nval = 0.1\ntest = 0.2\n";
     let step = r#"{"step":1,"epoch":0,"loss":1.5,"task_loss":1.0,"align_loss":0.5,"lr":0.001,"seconds":0.1}"#;
     let scores = r#"{"step":1,"epoch":0,"split":"val","accuracy":0.5,"macro_f1":0.4}"#;
     let evaluation = r#"{"dataset":"crema-d","split":"test","checkpoint":"best","protocol":null,"rate":null,"seed":null,"missing":"audio","missing_token":"mask","metrics":{"accuracy":0.5,"macro_f1":0.4},"main_metric":"accuracy","counts":{"samples":4,"both":2},"classes":[{"class":"cat","scores":{"f1":0.5}}],"confusion":[[1,1],[0,2]],"alignment":null,"chance":0.5,"tool_version":"0"}"#;
-    let pictures = [
+    let images = [
         "420.jpg",
         "422_progressive.jpg",
         "cmyk.jpg",
@@ -156,15 +159,15 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             ],
         ),
         (
-            "words",
+            "text_file",
             vec![
                 "<p>Some &amp; words, caf\u{e9} \u{1f600}</p>".into(),
                 b"\xff\xfeh\0i\0".to_vec(),
             ],
         ),
         (
-            "picture",
-            pictures.map(|name| read(&format!("image/{name}"))).into(),
+            "image",
+            images.map(|name| read(&format!("image/{name}"))).into(),
         ),
         (
             "vocabulary",
@@ -213,12 +216,12 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     ]
 }
 
-/// One change or several, such as a disk, an editor or an attacker makes.
-fn mutated(seed: &[u8], rng: &mut Rng) -> Vec<u8> {
+/// Makes one to four changes such as a disk, an editor or an attacker might make.
+fn mutate(seed: &[u8], rng: &mut Rng) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..1 + rng.below(4) {
         let length = bytes.len().max(1) as u32;
-        // Footers and headers steer more than what lies between them.
+        // Headers and footers steer a reader more than the data between them.
         let at = match rng.below(3) {
             0 => rng.below(length.min(64)),
             1 => length - 1 - rng.below(length.min(600)),
@@ -257,8 +260,8 @@ fn mutated(seed: &[u8], rng: &mut Rng) -> Vec<u8> {
                 bytes.drain(at..end);
             }
             5 => {
-                let word = WORDS[rng.below(WORDS.len() as u32) as usize];
-                bytes.splice(at..at, word.bytes());
+                let token = TOKENS[rng.below(TOKENS.len() as u32) as usize];
+                bytes.splice(at..at, token.bytes());
             }
             6 => {
                 let end = (at + 1 + rng.below(200) as usize).min(bytes.len());
@@ -267,7 +270,7 @@ fn mutated(seed: &[u8], rng: &mut Rng) -> Vec<u8> {
                 bytes.splice(to..to, copy);
             }
             _ => {
-                // A number in text, blown up.
+                // Replaces a digit in text by a huge number.
                 let digit = |i: &usize| bytes[*i].is_ascii_digit();
                 if let Some(i) = (at..bytes.len()).find(digit) {
                     bytes.splice(i..=i, number.to_string().into_bytes());
@@ -278,22 +281,22 @@ fn mutated(seed: &[u8], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// Feeds one input; tells where the reader panicked or took too long.
-fn feed(entry: &readers::Entry, bytes: &[u8], last: &Path) -> Option<String> {
-    // An abort (of an allocation, say) takes this process along: then the input is what this file holds.
+/// Feeds one input to a reader; returns the problem if it panics or takes too long.
+fn feed(reader: &readers::Reader, bytes: &[u8], last: &Path) -> Option<String> {
+    // An abort, as of a huge allocation, ends this process too; the file then holds the input.
     fs::write(last, bytes).unwrap();
     let start = Instant::now();
-    let outcome = catch_unwind(AssertUnwindSafe(|| (entry.run)(bytes)));
-    let took = start.elapsed();
+    let outcome = catch_unwind(AssertUnwindSafe(|| (reader.read)(bytes)));
+    let elapsed = start.elapsed();
     match outcome {
         Err(_) => Some("panics".to_owned()),
-        Ok(_) if took > LONGEST => Some(format!("takes {took:?}")),
+        Ok(_) if elapsed > TIME_LIMIT => Some(format!("takes {elapsed:?}")),
         Ok(_) => None,
     }
 }
 
 #[test]
-fn no_reader_panics_or_hangs() {
+fn readers_survive_mutated_files() {
     let seconds = match std::env::var("U2A_FUZZ_SECONDS") {
         Ok(text) => text.parse().unwrap(),
         Err(_) if full() => 3.0,
@@ -304,27 +307,27 @@ fn no_reader_panics_or_hangs() {
     let seed = std::env::var("U2A_FUZZ_SEED").map_or(0, |text| text.parse().unwrap());
     let (mut tried, mut found) = (0u32, Vec::new());
     for (name, seeds) in seeds() {
-        let entry = readers::ENTRIES
+        let reader = readers::READERS
             .iter()
-            .find(|entry| entry.name == name)
+            .find(|reader| reader.name == name)
             .unwrap();
-        let last = target.join(format!("hostile-{name}"));
-        let mut wrong = |bytes: &[u8]| {
+        let last = target.join(format!("mutation-{name}"));
+        let mut too_many_fail = |bytes: &[u8]| {
             tried += 1;
-            if let Some(what) = feed(entry, bytes, &last) {
-                let kept = target.join(format!("hostile-{name}-{}", found.len()));
+            if let Some(problem) = feed(reader, bytes, &last) {
+                let kept = target.join(format!("mutation-{name}-{}", found.len()));
                 fs::write(&kept, bytes).unwrap();
-                found.push(format!("{name} {what}: {}", kept.display()));
+                found.push(format!("{name} {problem}: {}", kept.display()));
             }
             found.len() > 20
         };
         let start = Instant::now();
-        // Cut at every byte, or as many as there is time for.
+        // Truncates at each byte, or at as many as there is time for.
         for bytes in &seeds {
-            assert!(!wrong(bytes));
+            assert!(!too_many_fail(bytes));
             let step = (bytes.len() / if full() { 2000 } else { 100 }).max(1);
             for end in (0..bytes.len()).step_by(step) {
-                if start.elapsed() > budget || wrong(&bytes[..end]) {
+                if start.elapsed() > budget || too_many_fail(&bytes[..end]) {
                     break;
                 }
             }
@@ -334,7 +337,7 @@ fn no_reader_panics_or_hangs() {
         while start.elapsed() < budget {
             let seed_number = round as usize % seeds.len();
             let mut rng = Rng::new(seed, &[round]);
-            if wrong(&mutated(&seeds[seed_number], &mut rng)) {
+            if too_many_fail(&mutate(&seeds[seed_number], &mut rng)) {
                 break;
             }
             round += 1;
@@ -354,16 +357,16 @@ fn no_reader_panics_or_hangs() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-/// The seeds are good files: otherwise the readers would refuse every mutation at its first byte.
+/// If a seed were no valid file, its reader would refuse every mutation at once and test nothing.
 #[test]
-fn every_reader_takes_its_seeds() {
+fn readers_accept_their_seeds() {
     let seeds = seeds();
     let named: Vec<&str> = seeds.iter().map(|(name, _)| *name).collect();
-    let readers: Vec<&str> = readers::ENTRIES.iter().map(|entry| entry.name).collect();
-    assert_eq!(named, readers);
-    for ((name, seeds), entry) in seeds.iter().zip(readers::ENTRIES) {
+    let names: Vec<&str> = readers::READERS.iter().map(|reader| reader.name).collect();
+    assert_eq!(named, names);
+    for ((name, seeds), reader) in seeds.iter().zip(readers::READERS) {
         for (number, bytes) in seeds.iter().enumerate() {
-            assert!((entry.run)(bytes), "{name} refuses its seed {number}");
+            assert!((reader.read)(bytes), "{name} refuses its seed {number}");
         }
     }
 }
