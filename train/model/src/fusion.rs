@@ -1,9 +1,9 @@
-//! Fusion and prediction (equation 5): from two tokens per sample to logits, by U2A's sum or by one of
-//! the baselines' fusions, with candle's autograd.
+//! Fusion and prediction (equation 5): from two tokens per sample to logits, by U2A's sum or by one
+//! of the baselines' fusions, with candle's autograd.
 //!
-//! The head is always one linear layer. FiLM and the gated bilinear fusion put linear layers of their
-//! own before it. All of them learn, so candle's `Linear` serves, whose backward pass computes the
-//! gradients of input and weight alike.
+//! The head is always one linear layer. FiLM and the gated bilinear fusion put linear layers of
+//! their own before it. All of them learn, so candle's `Linear` serves, whose backward pass
+//! computes the gradients of input and weight alike.
 
 use crate::init::{kaiming_bound, uniform};
 use crate::pair::{Pair, Slot};
@@ -54,8 +54,8 @@ impl Fusion {
         layers.collect()
     }
 
-    /// Computes logits (`n x classes`) from the selected tokens (`n x d` each). `layers` are those of
-    /// [`Fusion::layers`] in that order, then the head.
+    /// Computes logits (`n x classes`) from the selected tokens (`n x d` each). `layers` are those
+    /// of [`Fusion::layers`] in that order, then the head.
     pub(crate) fn logits(self, tokens: &Pair<Tensor>, layers: &[Linear]) -> Result<Tensor> {
         let Pair {
             m1: first,
@@ -79,8 +79,8 @@ impl Fusion {
         Ok(head.forward(&feature)?)
     }
 
-    /// Computes the logits of each modality's token alone, with half the bias (Peng et al. 2022). They
-    /// are defined for sum and concat only.
+    /// Computes the logits of each modality's token alone, with half the bias (Peng et al. 2022).
+    /// They are defined for sum and concat only.
     pub(crate) fn unimodal_logits(
         self,
         tokens: &Pair<Tensor>,

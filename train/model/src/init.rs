@@ -4,8 +4,8 @@ use anyhow::Result;
 use candle_core::{Device, Shape, Tensor};
 use util::rng::Rng;
 
-/// Returns `1 / sqrt(width)`, the bound of PyTorch's `nn.Linear` for layers that read `width` numbers.
-/// It equals that of a Kaiming-uniform initialization with a = sqrt 5.
+/// Returns `1 / sqrt(width)`, the bound of PyTorch's `nn.Linear` for layers that read `width`
+/// numbers. It equals that of a Kaiming-uniform initialization with a = sqrt 5.
 pub(crate) fn kaiming_bound(width: usize) -> f64 {
     1.0 / (width as f64).sqrt()
 }

@@ -25,8 +25,8 @@ pub struct LossConfig {
     pub missing_token: MissingToken,
 }
 
-/// Computes the task loss, a mean over samples: cross-entropy, or for several labels per sample binary
-/// cross-entropy with a mean over classes. `logits` are `n x classes`.
+/// Computes the task loss, a mean over samples: cross-entropy, or for several labels per sample
+/// binary cross-entropy with a mean over classes. `logits` are `n x classes`.
 pub(crate) fn task_loss(logits: &Tensor, labels: &[Vec<u32>], multi_label: bool) -> Result<Tensor> {
     let classes = logits.dim(1)?;
     if multi_label {
@@ -66,8 +66,8 @@ pub(crate) fn alignment_loss(
     Ok(Some((m1 + m2)?))
 }
 
-/// Computes the mean binary cross-entropy of logits against 0/1 targets of the same shape, stable at
-/// any logit: `max(x, 0) - x y + ln(1 + e^-|x|)`.
+/// Computes the mean binary cross-entropy of logits against 0/1 targets of the same shape, stable
+/// at any logit: `max(x, 0) - x y + ln(1 + e^-|x|)`.
 ///
 /// candle's `binary_cross_entropy_with_logit` takes the logarithm of a rounded sigmoid, which is
 /// infinite or not a number at logits of 200, as the test `loss_is_finite_at_any_logit` shows.

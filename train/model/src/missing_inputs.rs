@@ -7,8 +7,8 @@ use datasets::Modality;
 use features::loader::Transforms;
 use features::{Batch, ModalityBatch, ModalityData};
 
-/// The placeholders for a missing modality (section 3, "Multimodal data embedding"): one empty input
-/// of each modality.
+/// The placeholders for a missing modality (section 3, "Multimodal data embedding"): one empty
+/// input of each modality.
 pub struct Placeholders([ModalityData; 2]);
 
 impl Placeholders {
@@ -60,7 +60,8 @@ impl Placeholders {
         Ok(Placeholders([empty(modalities[0])?, empty(modalities[1])?]))
     }
 
-    /// Gives every sample of the batch an input of both modalities; [`Batch::present`] stays as it is.
+    /// Gives every sample of the batch an input of both modalities; [`Batch::present`] stays as it
+    /// is.
     pub fn fill(&self, batch: &mut Batch) {
         let samples = batch.ids.len();
         for (input, empty) in batch.inputs.iter_mut().zip(&self.0) {

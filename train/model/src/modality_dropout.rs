@@ -1,5 +1,5 @@
-//! Modality dropout (section 3, "Training loss"): each training iteration on complete data uses both
-//! modalities or drops one of them, so that the model learns to predict from mask tokens.
+//! Modality dropout (section 3, "Training loss"): each training iteration on complete data uses
+//! both modalities or drops one of them, so that the model learns to predict from mask tokens.
 
 use crate::pair::Slot;
 use features::Batch;
@@ -8,8 +8,8 @@ use util::rng::Rng;
 /// The stream of the random generator for modality dropout.
 const MODALITY_DROPOUT: u32 = 0x4d6f_4472;
 
-/// Drops one modality of the whole batch, or none, with equal probability. A sample that has nothing
-/// else keeps it.
+/// Drops one modality of the whole batch, or none, with equal probability. A sample that has
+/// nothing else keeps it.
 pub fn drop_modality(batch: &mut Batch, seed: u64, step: u64) {
     let key = [MODALITY_DROPOUT, step as u32, (step >> 32) as u32];
     let dropped = match Rng::new(seed, &key).below(3) {

@@ -1,11 +1,12 @@
 //! On-the-fly gradient modulation with generalization enhancement (OGM-GE; Peng, Wei, Deng, Wang
 //! and Hu, CVPR 2022, equations 8 to 12).
 //!
-//! With `s_m` the batch's sum of the true classes' probabilities under modality m alone,
-//! `rho_1 = s_1 / s_2`, `rho_2 = 1 / rho_1` and `k_m = 1 - tanh(alpha rho_m)` where `rho_m > 1`, else 1.
-//! The gradient of encoder m becomes `k_m g + h`, h ~ N(0, std(g)^2) for GE. That paper scales SGD
-//! steps. Under AdamW, which divides by the gradient's own size, a scale that changes from step to
-//! step still shifts the balance; a constant one would not.
+//! Let `s_m` be the batch's sum of the true classes' probabilities under modality m alone,
+//! `rho_1 = s_1 / s_2` and `rho_2 = 1 / rho_1`. Then `k_m = 1 - tanh(alpha rho_m)` where `rho_m > 1`,
+//! else 1, and the gradient of encoder m becomes `k_m g + h`, with h ~ N(0, std(g)^2) for GE.
+//!
+//! That paper scales SGD steps. Under AdamW, which divides by the gradient's own size, a scale that
+//! changes from step to step still shifts the balance; a constant one would not.
 
 use crate::pair::{Pair, Slot};
 use crate::variant::Modulation;

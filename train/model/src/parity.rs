@@ -1,5 +1,5 @@
-//! Models and batches on which a GPU is compared with the CPU: by the tests, which run the kernels of
-//! a GPU on the host, and by `train selftest`, which runs them on the GPU of the machine.
+//! Models and batches on which a GPU is compared with the CPU: by the tests, which run the kernels
+//! of a GPU on the host, and by `train selftest`, which runs them on the GPU of the machine.
 
 use crate::encoder::config::{EncoderConfig, Kind};
 use crate::encoder::weights::Weights;
@@ -48,7 +48,7 @@ pub fn encoders(
     Ok([encoder(0)?, encoder(1)?])
 }
 
-/// Builds a model with random weights on a device. Its parameters are moved away from their initial
+/// Builds a model with random weights on a device. Its parameters are shifted from their initial
 /// values, since B of a new adapter is zero.
 pub fn model(
     pair: EncoderPair,
@@ -71,8 +71,8 @@ pub fn model(
     Ok(model)
 }
 
-/// Builds a batch of `n` samples. With `mixed`, every third sample has the first modality alone, and
-/// every third the second alone.
+/// Builds a batch of `n` samples. With `mixed`, every third sample has the first modality alone,
+/// and every third the second alone.
 pub fn batch(
     pair: EncoderPair,
     configs: &[EncoderConfig; 2],

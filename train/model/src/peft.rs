@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// The file of an adapter folder that holds the adapters.
-pub const MODEL_FILE: &str = "adapter_model.safetensors";
+const MODEL_FILE: &str = "adapter_model.safetensors";
 /// The file of an adapter folder that holds the adapters' settings.
-pub const CONFIG_FILE: &str = "adapter_config.json";
+const CONFIG_FILE: &str = "adapter_config.json";
 /// The prefix that PEFT puts before the base model's module names.
 const PREFIX: &str = "base_model.model.";
 
@@ -94,8 +94,8 @@ fn tensor_names(
     ["A", "B"].map(|factor| format!("{PREFIX}{module}.lora_{factor}.weight"))
 }
 
-/// Lists the tensors of adapters with their names in `adapter_model.safetensors`: block after block,
-/// in each query, key, value and attention output, of each A and B.
+/// Lists the tensors of adapters with their names in `adapter_model.safetensors`: block after
+/// block, in each query, key, value and attention output, of each A and B.
 pub fn named_tensors<'a, B: AsRef<[Adapter]>>(
     config: &EncoderConfig,
     blocks: &'a [B],

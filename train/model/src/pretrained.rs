@@ -73,8 +73,8 @@ fn config_json(config: &EncoderConfig) -> Value {
     json
 }
 
-/// Writes the folder of a trained encoder. Its vocabulary is copied from `source`, the source of the
-/// weights before training.
+/// Writes the folder of a trained encoder. Its vocabulary is copied from `source`, the source of
+/// the weights before training.
 pub fn write(
     folder: &Path,
     config: &EncoderConfig,

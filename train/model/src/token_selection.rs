@@ -1,5 +1,5 @@
-//! Token selection (equation 4): the two tokens of each sample that are fused, and the pairs of mask
-//! token and class token that the alignment loss compares (equation 6).
+//! Token selection (equation 4): the two tokens of each sample that are fused, and the pairs of
+//! mask token and class token that the alignment loss compares (equation 6).
 
 use crate::pair::{Pair, Slot};
 use crate::variant::MissingToken;
@@ -53,7 +53,8 @@ enum Source {
 }
 
 impl SelectionRule {
-    /// Chooses the token that stands for modality `slot` of a sample which `has` that modality or not.
+    /// Chooses the token that stands for modality `slot` of a sample which `has` that modality or
+    /// not.
     fn source(&self, slot: Slot, has: bool) -> Source {
         match (self.only, has, self.missing) {
             (Some(only), ..) if only != slot || !has => Source::Zeros,
@@ -64,8 +65,8 @@ impl SelectionRule {
     }
 }
 
-/// Selects `(T_1, T_2)` for every sample, each `n x d` (equation 4). `mask_token` is any mask token of
-/// the model, `1 x d`: it gives width, number type and device.
+/// Selects `(T_1, T_2)` for every sample, each `n x d` (equation 4). `mask_token` is any mask token
+/// of the model, `1 x d`: it gives width, number type and device.
 pub(crate) fn select(
     present: &[[bool; 2]],
     tokens: &Pair<Option<ModalityTokens>>,
@@ -110,8 +111,8 @@ pub(crate) fn select(
     selected.try_map(|rows| Ok(all.index_select(&Tensor::new(rows, all.device())?, 0)?))
 }
 
-/// A mask token and the class token that it stands for if that modality is missing, of every complete
-/// sample: each `n x d`.
+/// A mask token and the class token that it stands for if that modality is missing, of every
+/// complete sample: each `n x d`.
 pub(crate) struct AlignmentPair {
     /// The mask tokens of one modality's encoder.
     pub(crate) mask: Tensor,
@@ -119,8 +120,8 @@ pub(crate) struct AlignmentPair {
     pub(crate) class: Tensor,
 }
 
-/// Returns the numbers of the complete samples, and for each modality its mask tokens with the other
-/// modality's class tokens: (MT_1, CLS_2) and (MT_2, CLS_1). `None` if no sample is complete.
+/// Returns the numbers of the complete samples, and for each modality its mask tokens with the
+/// other modality's class tokens: (MT_1, CLS_2) and (MT_2, CLS_1). `None` if no sample is complete.
 pub(crate) fn alignment_pairs(
     present: &[[bool; 2]],
     tokens: &Pair<Option<ModalityTokens>>,

@@ -197,11 +197,6 @@ impl U2a {
         &self.lora
     }
 
-    /// Returns the variant.
-    pub fn variant(&self) -> &Variant {
-        &self.variant
-    }
-
     /// Returns the device of everything that learns.
     pub fn device(&self) -> &Device {
         &self.device
@@ -234,7 +229,8 @@ impl U2a {
         parameters.map(|p| p.tensor.clone()).collect()
     }
 
-    /// Replaces all learnable tensors, in the order of [`U2a::parameters`], by tensors of any device.
+    /// Replaces all learnable tensors, in the order of [`U2a::parameters`], by tensors of any
+    /// device.
     pub fn set_parameters(&mut self, values: Vec<Tensor>) -> Result<()> {
         let device = &self.device;
         let mut values = values.into_iter();

@@ -11,9 +11,9 @@ use common::{
 use model::encoder::config::Kind;
 use model::encoder::{DropoutConfig, EncoderInput, StoredActivations};
 
-/// Compares the outputs and the gradients of every adapter tensor and of the mask token, in both number
-/// types, with the adapters beside the weights and merged into them, with all activations stored and
-/// with activation checkpointing.
+/// Compares the outputs and the gradients of every adapter tensor and of the mask token, in both
+/// number types, with the adapters beside the weights and merged into them, with all activations
+/// stored and with activation checkpointing.
 #[test]
 fn outputs_and_gradients_equal_transformers_with_peft() {
     let golden_values = load("encoders.safetensors");

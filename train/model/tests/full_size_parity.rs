@@ -1,7 +1,7 @@
 //! The encoders at the paper's sizes against Hugging Face transformers and PEFT.
 //!
-//! Needs a Python with tests/golden/requirements.txt (`U2A_PYTHON`, as `just test-python` sets it) and 1.5 GB of
-//! temporary space; without that Python the test is skipped.
+//! Needs a Python with tests/golden/requirements.txt (`U2A_PYTHON`, as `just test-python` sets it)
+//! and 1.5 GB of temporary space; without that Python the test is skipped.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,4 +1,5 @@
-//! A training step and the optimiser with the GPU's kernels, run on the host, against the CPU's own.
+//! A training step and the optimizer with the GPU's kernels, run on the host, against the CPU's
+//! own.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -16,7 +17,7 @@ use model::variant::{Adaptation, Variant};
 /// The whole model: losses and all gradients of a training step, through both encoders, with every
 /// case of availability in the batch.
 #[test]
-fn a_training_step() {
+fn training_step_equals_the_cpus() {
     for pair in [AUDIO_VIDEO, IMAGE_TEXT] {
         let mut configs = parity::configs(pair, true);
         configs.iter_mut().for_each(|config| config.layers = 2);
@@ -28,8 +29,8 @@ fn a_training_step() {
                 .unwrap()
         };
         let want = step(DType::F32, StoredActivations::All);
-        optimiser_moves_alike(&model, &batch);
-        uploaded_inputs_are_read(&model(DType::F32), &batch, &want);
+        adamw_equals_the_cpus(&model, &batch);
+        inputs_on_the_device_are_used(&model(DType::F32), &batch, &want);
         for (dtype, limit) in [(DType::F32, 1e-4), (DType::BF16, 0.08)] {
             for stored in [StoredActivations::All, StoredActivations::Inputs] {
                 let Some(got) = emulate(|| step(dtype, stored)) else {
@@ -47,8 +48,9 @@ fn a_training_step() {
     }
 }
 
-/// Inputs that are on the device already are read from there, and of those the batch's samples alone.
-fn uploaded_inputs_are_read(model: &U2a, batch: &Batch, want: &StepResult) {
+/// Inputs that are on the device already are read from there, and of those the batch's samples
+/// alone.
+fn inputs_on_the_device_are_used(model: &U2a, batch: &Batch, want: &StepResult) {
     let mut batch = batch.clone();
     let mut upload = |m: usize| -> Option<Uploaded> {
         let input = batch.inputs[m].as_mut()?;
@@ -86,10 +88,10 @@ fn uploaded_inputs_are_read(model: &U2a, batch: &Batch, want: &StepResult) {
 }
 
 /// Three steps of AdamW: the same parameters, and moments that are fetched back.
-fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
+fn adamw_equals_the_cpus(model: &impl Fn(DType) -> U2a, batch: &Batch) {
     let run = || {
         let mut model = model(DType::F32);
-        let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
+        let mut optimizer = model.optimizer(AdamWConfig::default()).unwrap();
         let step = || {
             model
                 .step(batch, &step_options(2, StoredActivations::All), &LOSS)
@@ -98,10 +100,10 @@ fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
         };
         let grads = on_cpu(step);
         for lr in [1e-3, 2e-3, 5e-4] {
-            model.update(&mut optimiser, grads.clone(), lr).unwrap();
+            model.update(&mut optimizer, grads.clone(), lr).unwrap();
         }
-        optimiser.fetch_moments().unwrap();
-        (model, optimiser.moments)
+        optimizer.fetch_moments().unwrap();
+        (model, optimizer.moments)
     };
     let (want, want_moments) = run();
     let Some((got, got_moments)) = emulate(run) else {
@@ -121,7 +123,8 @@ fn optimiser_moves_alike(model: &impl Fn(DType) -> U2a, batch: &Batch) {
     }
 }
 
-/// Full fine-tuning: the step after an update sees all weights changed, also those of which layers hold copies.
+/// Full fine-tuning: the step after an update sees all weights changed, also those of which layers
+/// hold copies.
 #[test]
 fn updates_reach_all_weights() {
     let mut configs = parity::configs(IMAGE_TEXT, true);
@@ -141,12 +144,12 @@ fn updates_reach_all_weights() {
             .seed(5)
             .build()
             .unwrap();
-        let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
+        let mut optimizer = model.optimizer(AdamWConfig::default()).unwrap();
         let losses = (0..2).map(|step| {
             let options = step_options(step, StoredActivations::All);
             let result = on_cpu(|| model.step(&batch, &options, &LOSS).unwrap());
             let loss = result.losses().unwrap().loss;
-            model.update(&mut optimiser, result.grads, 1e-3).unwrap();
+            model.update(&mut optimizer, result.grads, 1e-3).unwrap();
             loss
         });
         losses.collect::<Vec<f64>>()
@@ -158,7 +161,8 @@ fn updates_reach_all_weights() {
     }
 }
 
-/// `cargo test -p model --test parity loss_curve -- --ignored --nocapture`: the table of docs/gpu.md.
+/// `cargo test -p model --test parity loss_curve -- --ignored --nocapture`: the table of
+/// docs/gpu.md.
 #[test]
 #[ignore = "a minute; prints a table"]
 fn loss_curve_in_bf16() {
@@ -169,13 +173,13 @@ fn loss_curve_in_bf16() {
         let batch = parity::batch(pair, &configs, 4, true).unwrap();
         let run = |dtype| {
             let mut model = parity::model(pair, &configs, &Device::Cpu, dtype).unwrap();
-            let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
+            let mut optimizer = model.optimizer(AdamWConfig::default()).unwrap();
             let losses = (0..STEPS).map(|step| {
                 let result = model
                     .step(&batch, &step_options(step, StoredActivations::All), &LOSS)
                     .unwrap();
                 let loss = result.losses().unwrap().loss;
-                model.update(&mut optimiser, result.grads, 3e-3).unwrap();
+                model.update(&mut optimizer, result.grads, 3e-3).unwrap();
                 loss
             });
             losses.collect::<Vec<f64>>()

@@ -110,7 +110,7 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
         .unwrap();
     let start = parameters(&golden, "initial", &model);
     model.set_parameters(start).unwrap();
-    let mut optimiser = model.optimiser(AdamWConfig::default()).unwrap();
+    let mut optimizer = model.optimizer(AdamWConfig::default()).unwrap();
     let schedule = Schedule {
         lr: 0.005,
         warmup_epochs: 5,
@@ -172,7 +172,7 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
                 measured.check("first gradients", &p.name, far, 3e-5);
             }
         }
-        model.update(&mut optimiser, result.grads, rate).unwrap();
+        model.update(&mut optimizer, result.grads, rate).unwrap();
         if let Some(stage) = [(0, "after1"), (3, "after4"), (19, "final")]
             .iter()
             .find(|(at, _)| *at == step)

@@ -1,5 +1,5 @@
-//! The gradients of the variants against finite differences in f64, and the tensors that each variant
-//! leaves alone.
+//! The gradients of the variants against finite differences in f64, and the tensors that each
+//! variant leaves alone.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -119,8 +119,8 @@ fn loss(missing_token: MissingToken) -> LossConfig {
     }
 }
 
-/// Compares each tensor's gradient along a random direction with the loss's central difference. Returns
-/// the tensors without a gradient.
+/// Compares each tensor's gradient along a random direction with the loss's central difference.
+/// Returns the tensors without a gradient.
 fn check(
     modalities: [Modality; 2],
     variant: Variant,

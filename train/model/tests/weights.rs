@@ -46,7 +46,7 @@ fn reread(kind: Kind, tensors: &HashMap<String, Tensor>) -> Result<Vec<Vec<f32>>
 }
 
 #[test]
-fn names_of_transformers_4_and_5() {
+fn names_of_transformers_4_and_5_are_read() {
     let text = std::fs::read_to_string(golden().join("models/layouts.json")).unwrap();
     let layouts: Value = serde_json::from_str(&text).unwrap();
     let mut seen = 0;
@@ -67,7 +67,7 @@ fn names_of_transformers_4_and_5() {
 }
 
 #[test]
-fn pytorchs_own_file() {
+fn pickled_pytorch_file_is_read() {
     let temporary = tempfile::tempdir().unwrap();
     let kind = Kind::Clip;
     let file = "pytorch_model.bin";
@@ -79,7 +79,7 @@ fn pytorchs_own_file() {
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn missing_misshapen_and_extra_tensors_are_named() {
     for (kind, name) in [
         (
             Kind::Clip,
@@ -149,7 +149,7 @@ fn truncated_files_are_named() {
 
 /// Checkpoints in half precision are read as f32.
 #[test]
-fn half_precision_becomes_single() {
+fn half_precision_is_read_as_f32() {
     let kind = Kind::Bert;
     let cast = |dtype| -> HashMap<String, Tensor> {
         let cast = |t: &Tensor| t.to_dtype(dtype).unwrap();

@@ -40,7 +40,7 @@ pub struct BenchTask {
 pub fn serve(task: &BenchTask, device: &Device, arithmetic: Arithmetic) -> Result<()> {
     let configs = parity::configs(task.pair, task.tiny);
     let mut model = parity::model(task.pair, &configs, device, arithmetic)?;
-    let mut optimizer = model.optimiser(AdamWConfig::default())?;
+    let mut optimizer = model.optimizer(AdamWConfig::default())?;
     let batch = parity::batch(task.pair, &configs, task.batch_size, false)?;
     let merged = match task.evaluate {
         true => Some(model.merged_encoders()?),

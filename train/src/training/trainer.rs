@@ -62,7 +62,7 @@ impl<'a> Trainer<'a> {
         model: U2a,
         workers: Workers,
     ) -> Result<Trainer<'a>> {
-        let optimiser = model.optimiser(config.settings.adamw())?;
+        let optimiser = model.optimizer(config.settings.adamw())?;
         let state = State {
             seed: config.settings.seed,
             ..State::default()
@@ -85,7 +85,7 @@ impl<'a> Trainer<'a> {
     ) -> Result<Trainer<'a>> {
         let checkpoint = checkpoint::latest(run)?;
         checkpoint::read_model(&checkpoint, &mut model)?;
-        let mut optimiser = model.optimiser(config.settings.adamw())?;
+        let mut optimiser = model.optimizer(config.settings.adamw())?;
         let state = checkpoint::read_state(&checkpoint, &model, &mut optimiser)?;
         // A kill may have come between this checkpoint and its copy, or the end of an older one.
         if workers.is_first() {

@@ -94,7 +94,8 @@ impl DropoutConfig {
 }
 
 /// The rows of the last block's output that are used, two per sequence: class token and mask token.
-/// Attention reads all tokens; what comes after it works row by row and need not run for the others.
+/// Attention reads all tokens; what comes after it works row by row and need not run for the
+/// others.
 pub(super) struct RowSelection {
     ids: Tensor,
     rows: Rows,
@@ -403,8 +404,8 @@ impl Block {
         self.fc1.input_gradient(&dz)
     }
 
-    /// Computes the gradients of the stacked projections' `input` and of the adapters, given that of
-    /// the output layer's result.
+    /// Computes the gradients of the stacked projections' `input` and of the adapters, given that
+    /// of the output layer's result.
     fn attention_backward(
         &self,
         dy: &Tensor,

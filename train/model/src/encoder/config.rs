@@ -241,8 +241,8 @@ impl EncoderConfig {
 
     /// Reads the `config.json` of an encoder of the given kind.
     ///
-    /// Absent keys take the defaults of Hugging Face's configuration classes. Of a whole CLIP model,
-    /// the vision part is taken. Errors name the file and the key.
+    /// Absent keys take the defaults of Hugging Face's configuration classes. Of a whole CLIP
+    /// model, the vision part is taken. Errors name the file and the key.
     pub fn read(path: &Path, kind: Kind) -> Result<EncoderConfig> {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!(
@@ -373,7 +373,7 @@ impl EncoderConfig {
 
     /// Returns the canonical name of a layer of block number `block`, to which `.weight` or `.bias`
     /// is to be appended.
-    pub fn layer_name(&self, block: usize, layer: BlockLayer) -> String {
+    pub(crate) fn layer_name(&self, block: usize, layer: BlockLayer) -> String {
         let (prefix, name) = match self.kind {
             Kind::Clip => (
                 "encoder.layers",
@@ -508,7 +508,7 @@ impl EncoderConfig {
 
 /// The layers of a block that have weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockLayer {
+pub(crate) enum BlockLayer {
     /// The query projection.
     Query,
     /// The key projection.

@@ -2,8 +2,8 @@
 //! tokens, with the mask token appended (equation 2).
 //!
 //! A sequence is `[class (, distillation), tokens ..., mask token]`. The mask token comes last and
-//! gets no position or type embedding. Padding of text is left out of the sequence altogether, which
-//! equals attending to no padding.
+//! gets no position or type embedding. Padding of text is left out of the sequence altogether,
+//! which equals attending to no padding.
 
 use super::EncoderInput;
 use super::block::DropoutConfig;
@@ -86,7 +86,8 @@ impl PatchGrid {
         self.channels * self.patch * self.patch
     }
 
-    /// Returns the numbers of `count` inputs, if they have the sizes that the encoder was built for.
+    /// Returns the numbers of `count` inputs, if they have the sizes that the encoder was built
+    /// for.
     fn values<'a>(&self, data: &'a ModalityData, count: usize) -> Result<&'a [f32]> {
         let values = match data {
             ModalityData::Mel { frames, bins, .. }
@@ -189,7 +190,8 @@ impl Embedding {
         })
     }
 
-    /// Embeds all inputs: packed tokens `n x d`, with the mask token (`1 x d`) last in each sequence.
+    /// Embeds all inputs: packed tokens `n x d`, with the mask token (`1 x d`) last in each
+    /// sequence.
     pub(super) fn tokens(
         &self,
         input: &EncoderInput,

@@ -1,9 +1,9 @@
 //! Full fine-tuning: the gradients of every weight of an encoder, under their canonical names.
 //!
 //! The forward pass is the usual one without adapters. This backward pass goes through the same
-//! blocks, collects the gradient of each layer's weights on the way and ends in the embedding layer,
-//! whose patches it cuts again. Weights that take no part (BERT's pooler, a final norm that is left
-//! out) have no entry.
+//! blocks, collects the gradient of each layer's weights on the way and ends in the embedding
+//! layer, whose patches it cuts again. Weights that take no part (BERT's pooler, a final norm that
+//! is left out) have no entry.
 
 use super::block::{DropoutConfig, StackedLayer};
 use super::config::{BlockLayer, InputSize, Kind};
@@ -20,11 +20,11 @@ use std::collections::BTreeMap;
 type NamedGradients = BTreeMap<String, Tensor>;
 
 /// The gradients of an encoder's weights and of its mask token.
-pub struct FullGradients {
+pub(crate) struct FullGradients {
     /// The gradients of the weights by canonical name.
-    pub weights: NamedGradients,
+    pub(crate) weights: NamedGradients,
     /// The gradient of the mask token, `1 x d`.
-    pub mask_token: Tensor,
+    pub(crate) mask_token: Tensor,
 }
 
 /// Adds the gradients of weight and bias under a layer's name.
@@ -36,7 +36,7 @@ fn insert(named: &mut NamedGradients, layer: &str, [weight, bias]: [Tensor; 2]) 
 impl Encoder {
     /// Computes the gradients of all weights and of the mask token, given those of the two outputs.
     /// `data` is the input of the forward pass, which ran without adapters.
-    pub fn backward_full(
+    pub(crate) fn backward_full(
         &self,
         tape: Tape,
         data: &ModalityData,

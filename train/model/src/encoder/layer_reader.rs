@@ -1,4 +1,4 @@
-//! Takes an encoder's weights apart into layers.
+//! Builds the layers of an encoder from its weights.
 
 use super::block::Block;
 use super::config::{BlockLayer, EncoderConfig};
@@ -30,8 +30,8 @@ impl LayerReader {
         self.arithmetic.precision
     }
 
-    /// Takes the tensor of this name. Norms and biases stay in single precision where matrices are in
-    /// bf16.
+    /// Takes the tensor of this name. Norms and biases stay in single precision where matrices are
+    /// in bf16.
     pub(super) fn tensor(&mut self, name: &str) -> Result<Tensor> {
         let tensor = self.weights.take(name)?;
         let dtype = match (tensor.rank(), self.arithmetic.dtype) {

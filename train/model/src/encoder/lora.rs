@@ -1,5 +1,5 @@
-//! LoRA adapters: low-rank updates of frozen linear layers (Hu et al. 2022), which the paper puts on
-//! the query, key, value and attention-output layers of every block (section 4.2).
+//! LoRA adapters: low-rank updates of frozen linear layers (Hu et al. 2022), which the paper puts
+//! on the query, key, value and attention-output layers of every block (section 4.2).
 
 use super::config::{BlockLayer, EncoderConfig};
 use crate::init::{kaiming_bound, uniform};
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use util::rng::Rng;
 
 /// The number of adapters in a block.
-pub const ADAPTERS: usize = 4;
+pub(crate) const ADAPTERS: usize = 4;
 
 /// The layers with an adapter, in the order of the adapters.
-pub const ADAPTED: [BlockLayer; ADAPTERS] = [
+pub(crate) const ADAPTED: [BlockLayer; ADAPTERS] = [
     BlockLayer::Query,
     BlockLayer::Key,
     BlockLayer::Value,
@@ -62,8 +62,8 @@ pub struct LoraAdapters {
 }
 
 impl LoraAdapters {
-    /// Draws new adapters as PEFT does: A Kaiming-uniform with a = sqrt 5, B zero. `encoder` numbers
-    /// the encoder to the random generator.
+    /// Draws new adapters as PEFT does: A Kaiming-uniform with a = sqrt 5, B zero. `encoder`
+    /// numbers the encoder to the random generator.
     pub fn new(
         config: &EncoderConfig,
         lora: &LoraConfig,

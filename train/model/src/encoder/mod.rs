@@ -15,7 +15,6 @@ pub mod lora;
 pub mod weights;
 
 pub use block::DropoutConfig;
-pub use full_fine_tuning::FullGradients;
 
 use anyhow::{Result, ensure};
 use block::{Block, BlockActivations, BlockCall, BlockConfig, GradientSink, RowSelection};
@@ -257,8 +256,8 @@ impl Encoder {
         Ok((output, tape))
     }
 
-    /// Computes the gradients of the adapters and of the mask token, given those of the two outputs.
-    /// Frees the tape as it goes.
+    /// Computes the gradients of the adapters and of the mask token, given those of the two
+    /// outputs. Frees the tape as it goes.
     pub fn backward(
         &self,
         tape: Tape,
@@ -294,8 +293,8 @@ impl Encoder {
     }
 
     /// Goes from the last block's output back to the first block's input: computes the gradient of
-    /// that input and those of the adapters, in the order of the blocks. In full fine-tuning `sinks`
-    /// gets one entry per block, in the same order.
+    /// that input and those of the adapters, in the order of the blocks. In full fine-tuning
+    /// `sinks` gets one entry per block, in the same order.
     fn blocks_backward(
         &self,
         mut dx: Tensor,

@@ -132,7 +132,7 @@ impl Weights {
     }
 
     /// Lists all tensors in the order of [`Weights::iter`], to be replaced.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.0.values_mut()
     }
 

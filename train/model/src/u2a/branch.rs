@@ -104,7 +104,8 @@ impl Branch {
         weights + adapters * ADAPTERS * 2 + 1
     }
 
-    /// Replaces the learnable tensors by calling `set` on each in the order of [`Branch::parameters`].
+    /// Replaces the learnable tensors by calling `set` on each in the order of
+    /// [`Branch::parameters`].
     pub(super) fn set_parameters(
         &mut self,
         set: &mut impl FnMut(&mut Tensor) -> Result<()>,

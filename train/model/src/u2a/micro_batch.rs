@@ -1,5 +1,5 @@
-//! Micro-batches: the parts of a batch that are computed one after another (gradient accumulation) or
-//! by several workers. Their losses and gradients add up to those of the whole batch.
+//! Micro-batches: the parts of a batch that are computed one after another (gradient accumulation)
+//! or by several workers. Their losses and gradients add up to those of the whole batch.
 
 use super::{MicroBatch, StepOptions, U2a, Uploaded};
 use crate::loss::LossConfig;
@@ -8,7 +8,8 @@ use candle_core::Tensor;
 use features::Batch;
 use std::ops::Range;
 
-/// Returns the samples of worker `rank` of `count`: consecutive, and of one number as far as possible.
+/// Returns the samples of worker `rank` of `count`: consecutive, and of one number as far as
+/// possible.
 pub fn worker_range(samples: usize, rank: usize, count: usize) -> Range<usize> {
     samples * rank / count..samples * (rank + 1) / count
 }
@@ -50,8 +51,8 @@ fn part(batch: &Batch, range: Range<usize>) -> Batch {
 pub type GradientsAndLosses = (Vec<Option<Tensor>>, Tensor);
 
 /// Computes one training step on the samples `range` of a batch, in micro-batches of at most `size`
-/// samples, and adds up their gradients and losses. `None` if the range is empty. A whole batch at once
-/// is not copied.
+/// samples, and adds up their gradients and losses. `None` if the range is empty. A whole batch at
+/// once is not copied.
 pub fn accumulate(
     model: &U2a,
     batch: &Batch,

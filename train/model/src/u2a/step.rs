@@ -38,7 +38,8 @@ pub struct StepOptions {
 /// The place of a micro-batch in its batch, and its contribution to the losses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MicroBatch {
-    /// The number of its first sample in the batch, by which the random generator knows the samples.
+    /// The number of its first sample in the batch, by which the random generator knows the
+    /// samples.
     pub first: usize,
     /// Its share of the samples, over which the task loss is a mean.
     pub task: f64,
@@ -64,8 +65,8 @@ pub struct Uploaded {
 }
 
 impl Uploaded {
-    /// Selects the values of `rows`, which are counted from sample `first`; `None` if one of them is
-    /// missing.
+    /// Selects the values of `rows`, which are counted from sample `first`; `None` if one of them
+    /// is missing.
     fn select(&self, rows: &[usize], first: usize) -> Result<Option<Tensor>> {
         let place = |row: &usize| {
             self.rows
@@ -98,8 +99,8 @@ pub struct StepResult {
     pub losses: Tensor,
     /// The logits, `n x classes`.
     pub logits: Tensor,
-    /// The gradients in the order of [`U2a::parameters`]; `None` where the tensor took no part in the
-    /// step.
+    /// The gradients in the order of [`U2a::parameters`]; `None` where the tensor took no part in
+    /// the step.
     pub grads: Vec<Option<Tensor>>,
 }
 
@@ -141,8 +142,8 @@ impl StepResult {
 pub struct Scores {
     /// The logits, `n x classes`.
     pub logits: Vec<Vec<f32>>,
-    /// For each complete sample its number in the batch, and the squared distances, mean over width,
-    /// of MT_1 to CLS_2 and of MT_2 to CLS_1.
+    /// For each complete sample its number in the batch, and the squared distances, mean over
+    /// width, of MT_1 to CLS_2 and of MT_2 to CLS_1.
     pub alignment: Vec<(usize, [f64; 2])>,
 }
 
@@ -210,8 +211,8 @@ impl U2a {
         })
     }
 
-    /// Runs the encoder of one modality; `None` if the batch has no such input or the variant does not
-    /// use it.
+    /// Runs the encoder of one modality; `None` if the batch has no such input or the variant does
+    /// not use it.
     fn encode<'a>(
         &self,
         slot: Slot,
@@ -362,8 +363,8 @@ impl U2a {
         layers.chain([&self.weight, &self.bias])
     }
 
-    /// Runs an encoder's backward pass and appends the gradients of [`Branch::parameters`]; `None` for
-    /// each if the encoder did not run or does not learn.
+    /// Runs an encoder's backward pass and appends the gradients of [`Branch::parameters`]; `None`
+    /// for each if the encoder did not run or does not learn.
     fn encoder_gradients(
         &self,
         branch: &Branch,
@@ -415,8 +416,8 @@ impl U2a {
         Ok(())
     }
 
-    /// Computes OGM's coefficients of the two encoders from the complete samples; `None` if there is
-    /// no such sample or no modulation.
+    /// Computes OGM's coefficients of the two encoders from the complete samples; `None` if there
+    /// is no such sample or no modulation.
     fn modulation_coefficients(
         &self,
         batch: &Batch,
@@ -445,7 +446,7 @@ impl U2a {
     }
 
     /// Creates an optimizer that starts from the parameters as they are now.
-    pub fn optimiser(&self, config: AdamWConfig) -> Result<AdamW> {
+    pub fn optimizer(&self, config: AdamWConfig) -> Result<AdamW> {
         let parameters = self.parameters();
         let vars = parameters.iter().map(|p| Var::from_tensor(p.tensor));
         Ok(AdamW::new(
@@ -454,18 +455,18 @@ impl U2a {
         )?)
     }
 
-    /// Updates every learnable tensor that has a gradient; the others stay as they are. The gradients
-    /// are in the order of [`U2a::parameters`]. The values are the optimizer's from now on: what
-    /// [`U2a::set_parameters`] puts into the model later is lost at the next update.
+    /// Updates every learnable tensor that has a gradient; the others stay as they are. The
+    /// gradients are in the order of [`U2a::parameters`]. The values are the optimizer's from now
+    /// on: what [`U2a::set_parameters`] puts into the model later is lost at the next update.
     pub fn update(
         &mut self,
-        optimiser: &mut AdamW,
+        optimizer: &mut AdamW,
         grads: Vec<Option<Tensor>>,
         lr: f64,
     ) -> Result<()> {
-        optimiser.set_learning_rate(lr);
-        optimiser.step(&optimiser.gradients(grads))?;
-        self.set_parameters(optimiser.values())
+        optimizer.set_learning_rate(lr);
+        optimizer.step(&optimizer.gradients(grads))?;
+        self.set_parameters(optimizer.values())
     }
 
     /// Scores a batch with the encoders of [`U2a::merged_encoders`], without any dropout.
@@ -522,8 +523,8 @@ fn alignment_distances(
         .collect())
 }
 
-/// Returns the first module number of an encoder's dropout; the two are so far apart that the modules
-/// of no depth meet.
+/// Returns the first module number of an encoder's dropout; the two are so far apart that the
+/// modules of no depth meet.
 fn first_dropout_module(slot: Slot) -> u32 {
     match slot {
         Slot::M1 => 0,
