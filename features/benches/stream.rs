@@ -32,9 +32,7 @@ fn main() {
             let batch = batch.unwrap();
             samples += batch.ids.len();
             for input in batch.inputs.iter().flatten() {
-                if let ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } =
-                    &input.data
-                {
+                if let ModalityData::Dense { values, .. } = &input.data {
                     sum += values[values.len() / 2];
                 }
             }

@@ -1,114 +1,112 @@
-//! What the stream hands to a model: one batch, each modality's present samples side by side.
+//! One batch of a loader: the present samples of each modality side by side.
 
 /// A batch of samples in the epoch's order.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Sample ids.
+    /// The samples' ids.
     pub ids: Vec<String>,
-    /// Class indices per sample: one for single-label data, any number for multi-label.
+    /// The class indices of each sample: one for single-label data, any number for multi-label.
     pub labels: Vec<Vec<u32>>,
-    /// Per sample, which of the two modalities it has.
+    /// Which of the two modalities each sample has.
     pub present: Vec<[bool; 2]>,
-    /// Per modality, the samples that have it; none where no sample has.
+    /// The inputs of each modality; `None` where no sample of the batch has it.
     pub inputs: [Option<ModalityBatch>; 2],
-    /// Samples of this epoch that are consumed once this batch is used.
+    /// The number of samples of this epoch that are consumed once this batch is used.
     pub consumed: u64,
 }
 
 /// One modality of a batch.
 #[derive(Clone, Debug)]
 pub struct ModalityBatch {
-    /// Which samples of the batch have it, ascending; `data` holds these only.
+    /// The samples of the batch that have the modality, ascending. `data` holds these only.
     pub rows: Vec<usize>,
-    /// Their values, in the order of `rows`.
+    /// The samples' values, in the order of `rows`.
     pub data: ModalityData,
 }
 
-/// Model-ready values, row-major.
+/// What an encoder reads.
 #[derive(Clone, Debug)]
 pub enum ModalityData {
-    /// `[rows, frames, bins]`: log-mel, zero-padded, then normalised.
-    Mel {
-        /// Values.
+    /// Images, frames of a video or spectrograms, normalized.
+    Dense {
+        /// The values of all samples, row-major.
         values: Vec<f32>,
-        /// Frames after padding.
-        frames: usize,
-        /// Mel bins.
-        bins: usize,
+        /// The shape of one sample: `[images, 3, size, size]`, where images is the number of a
+        /// video's frames and 1 for an image, or `[mel frames, mel bins]`.
+        shape: Vec<usize>,
     },
-    /// `[rows, images_per_sample, 3, size, size]`: normalised RGB.
-    Pixels {
-        /// Values.
-        values: Vec<f32>,
-        /// Frames of a video, 1 for an image.
-        images_per_sample: usize,
-        /// Side in pixels.
-        size: usize,
-    },
-    /// `[rows, max_len]`: word pieces, padded with 0.
+    /// Text as word pieces, `[rows, max_len]`, padded with 0.
     Tokens {
-        /// Word-piece ids.
+        /// The ids of the word pieces.
         ids: Vec<u32>,
-        /// Word pieces per row, class and separator included.
+        /// The number of word pieces of each row, `[CLS]` and `[SEP]` included.
         lengths: Vec<usize>,
-        /// Columns.
+        /// The number of ids of each row, padding included.
         max_len: usize,
     },
 }
 
+impl ModalityData {
+    /// Returns the number of images of one sample: the frames of a video, 1 for everything else.
+    pub fn images_per_sample(&self) -> usize {
+        match self {
+            ModalityData::Dense { shape, .. } => match shape[..] {
+                [images, _, _, _] => images,
+                _ => 1,
+            },
+            ModalityData::Tokens { .. } => 1,
+        }
+    }
+}
+
 impl ModalityBatch {
-    /// The part of the given samples of the batch; none if none of them has the modality.
+    /// Returns the shape of the values of all rows.
+    pub fn shape(&self) -> Vec<usize> {
+        let sample = match &self.data {
+            ModalityData::Dense { shape, .. } => shape.as_slice(),
+            ModalityData::Tokens { max_len, .. } => std::slice::from_ref(max_len),
+        };
+        [&[self.rows.len()], sample].concat()
+    }
+
+    /// Returns the part that belongs to the given samples of the batch; `None` if none of them has
+    /// the modality.
     pub fn pick(&self, samples: &[usize]) -> Option<ModalityBatch> {
-        let places: Vec<usize> = samples
+        let positions: Vec<usize> = samples
             .iter()
             .filter_map(|s| self.rows.binary_search(s).ok())
             .collect();
-        if places.is_empty() {
+        if positions.is_empty() {
             return None;
         }
-        let part = |values: &[f32]| -> Vec<f32> {
-            let each = values.len() / self.rows.len();
-            places
-                .iter()
-                .flat_map(|at| &values[at * each..(at + 1) * each])
-                .copied()
-                .collect()
-        };
         let data = match &self.data {
-            ModalityData::Mel {
-                values,
-                frames,
-                bins,
-            } => ModalityData::Mel {
-                values: part(values),
-                frames: *frames,
-                bins: *bins,
-            },
-            ModalityData::Pixels {
-                values,
-                images_per_sample,
-                size,
-            } => ModalityData::Pixels {
-                values: part(values),
-                images_per_sample: *images_per_sample,
-                size: *size,
-            },
+            ModalityData::Dense { values, shape } => {
+                let each = values.len() / self.rows.len();
+                ModalityData::Dense {
+                    values: positions
+                        .iter()
+                        .flat_map(|at| &values[at * each..(at + 1) * each])
+                        .copied()
+                        .collect(),
+                    shape: shape.clone(),
+                }
+            }
             ModalityData::Tokens {
                 ids,
                 lengths,
                 max_len,
             } => ModalityData::Tokens {
-                ids: places
+                ids: positions
                     .iter()
                     .flat_map(|at| &ids[at * max_len..(at + 1) * max_len])
                     .copied()
                     .collect(),
-                lengths: places.iter().map(|at| lengths[*at]).collect(),
+                lengths: positions.iter().map(|at| lengths[*at]).collect(),
                 max_len: *max_len,
             },
         };
         Some(ModalityBatch {
-            rows: places.iter().map(|at| self.rows[*at]).collect(),
+            rows: positions.iter().map(|at| self.rows[*at]).collect(),
             data,
         })
     }

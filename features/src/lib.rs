@@ -28,6 +28,7 @@ pub mod rows;
 pub mod schema;
 mod shard_name;
 pub mod shards;
+pub mod transforms;
 pub mod verify;
 
 pub use media::image::{Augmentation, ImageTransform};
@@ -36,8 +37,9 @@ pub use media::text::TextTransform;
 pub use media::{Error, image, mel, text};
 
 pub use batch::{Batch, ModalityBatch, ModalityData};
-pub use loader::{Loader, LoaderBuilder, LoaderOptions, MelTransform, Transforms};
+pub use loader::{Loader, LoaderBuilder, LoaderOptions};
 pub use rows::{Row, record_batch};
 pub use schema::{MelDtype, SCHEMA_VERSION, ShardSpec, writer_properties};
 pub use shard_name::{FAILURES_FILE, MANIFEST_FILE, ShardName};
 pub use shards::{Shards, SplitIndex};
+pub use transforms::{MelTransform, Transforms};

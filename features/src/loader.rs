@@ -9,12 +9,12 @@
 use crate::batch::{Batch, ModalityBatch, ModalityData};
 use crate::order::{epoch_order, rank};
 use crate::shards::{Content, RowReader, Shards};
+use crate::transforms::{Transforms, random_frames, segment_centres};
 use arrow_buffer::Buffer;
 use datasets::{Modality, Split};
 use media::Error;
-use media::image::{Augmentation, ImageTransform, View};
-use media::mel::Mel;
-use media::text::TextTransform;
+use media::image::{Augmentation, View};
+use media::mel::MEL_BINS;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -24,72 +24,6 @@ use util::rng::Rng;
 pub const BYTE_BUDGET: usize = 256 << 20;
 /// The default batch size.
 pub const BATCH_SIZE: usize = 16;
-/// The frames that a video contributes by default, as in the paper (section 4.2).
-pub const FRAMES: usize = 3;
-/// The side of images and frames by default, in pixels: the input of CLIP ViT-B/16.
-pub const IMAGE_SIZE: usize = 224;
-/// The mel frames of a spectrogram by default: the input of AST.
-pub const MEL_FRAMES: usize = 1024;
-
-/// How a log-mel spectrogram is padded and normalized: `(x - mean) / (2 std)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MelTransform {
-    /// The frames of the output; shorter spectrograms are padded with 0, longer ones cut.
-    pub frames: usize,
-    /// The mean that is subtracted.
-    pub mean: f32,
-    /// The standard deviation; twice this is the divisor, as AST has it.
-    pub std: f32,
-}
-
-impl MelTransform {
-    /// AST's normalization, from the feature extractor of `MIT/ast-finetuned-audioset-10-10-0.4593`.
-    pub fn ast(frames: usize) -> Self {
-        MelTransform {
-            frames,
-            mean: -4.267_739_3,
-            std: 4.568_997_4,
-        }
-    }
-
-    /// Appends the padded and normalized spectrogram. It is padded first, as AST does it, so the padding is
-    /// not 0 afterwards.
-    fn apply(&self, mel: &Mel, out: &mut Vec<f32>) {
-        let kept = mel.values.len().min(self.frames * mel.bins);
-        let scale = 2.0 * self.std;
-        out.extend(mel.values[..kept].iter().map(|v| (v - self.mean) / scale));
-        out.extend(std::iter::repeat_n(
-            (0.0 - self.mean) / scale,
-            self.frames * mel.bins - kept,
-        ));
-    }
-}
-
-/// What turns the stored content of each modality into model input.
-#[derive(Clone)]
-pub struct Transforms {
-    /// The frames of a video.
-    pub frames: usize,
-    /// Decodes, crops, resizes and normalizes images and frames: JPEG to f32 `[3, size, size]`.
-    pub image: ImageTransform,
-    /// Pads and normalizes spectrograms to f32 `[frames, 128]`.
-    pub mel: MelTransform,
-    /// Turns text into the ids of word pieces. A dataset with text needs it.
-    pub text: Option<TextTransform>,
-}
-
-/// The input of CLIP ViT-B/16 and AST, and no tokenizer.
-impl Default for Transforms {
-    fn default() -> Self {
-        Transforms {
-            frames: FRAMES,
-            image: ImageTransform::clip(IMAGE_SIZE),
-            mel: MelTransform::ast(MEL_FRAMES),
-            text: None,
-        }
-    }
-}
-
 /// What to load and how. [`Loader::builder`] sets each of these by name.
 #[derive(Clone)]
 pub struct LoaderOptions {
@@ -219,28 +153,6 @@ impl LoaderBuilder {
     }
 }
 
-/// The frames of an evaluation view, from a pool of `n`: the centres of `k` equal segments.
-pub fn segment_centres(n: usize, k: usize) -> Vec<usize> {
-    // floor((i + 1/2) n / k) in whole numbers.
-    (0..k).map(|i| (2 * i + 1) * n / (2 * k)).collect()
-}
-
-/// Draws `k` distinct frames in time order; if the pool has fewer, takes those of the evaluation view.
-fn random_frames(n: usize, k: usize, rng: &mut Rng) -> Vec<usize> {
-    if n < k {
-        return segment_centres(n, k);
-    }
-    let mut chosen: Vec<usize> = Vec::with_capacity(k);
-    while chosen.len() < k {
-        let i = rng.below(n as u32) as usize;
-        if !chosen.contains(&i) {
-            chosen.push(i);
-        }
-    }
-    chosen.sort_unstable();
-    chosen
-}
-
 /// What the threads share.
 struct Shared {
     shards: Arc<Shards>,
@@ -350,7 +262,7 @@ impl Loader {
     /// memory from the system is slow to write to. A loop that drops its batches works too, but is slower.
     pub fn reuse(&self, inputs: [Option<ModalityBatch>; 2]) {
         let values = inputs.into_iter().flatten().filter_map(|i| match i.data {
-            ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } => Some(values),
+            ModalityData::Dense { values, .. } => Some(values),
             ModalityData::Tokens { .. } => None,
         });
         let free = &mut self.shared.lock().free_buffers;
@@ -370,21 +282,22 @@ impl Loader {
 /// Returns the bytes of a full batch's values.
 fn batch_bytes(shards: &Shards, options: &LoaderOptions) -> usize {
     let t = &options.transforms;
-    let sample = |modality: &Modality| match modality {
-        Modality::Text => t.text.as_ref().map_or(0, |t| t.max_len() * 4),
-        other => sample_values(*other, t) * 4,
+    let sample = |modality: Modality| match modality {
+        Modality::Text => t.text.as_ref().map_or(0, |t| t.max_len()),
+        dense => sample_shape(dense, t).iter().product(),
     };
-    options.batch_size * shards.spec().modalities.iter().map(sample).sum::<usize>()
+    let modalities = shards.spec().modalities;
+    4 * options.batch_size * modalities.into_iter().map(sample).sum::<usize>()
 }
 
-/// Returns the number of f32 values of a sample's audio, video or image; 0 for text.
-fn sample_values(modality: Modality, t: &Transforms) -> usize {
-    let image = 3 * t.image.size * t.image.size;
+/// Returns the shape of a sample's audio, video or image in a batch; empty for text.
+fn sample_shape(modality: Modality, t: &Transforms) -> Vec<usize> {
+    let (frames, size) = (t.frames, t.image.size);
     match modality {
-        Modality::Audio => t.mel.frames * media::mel::MEL_BINS,
-        Modality::Video => t.frames * image,
-        Modality::Image => image,
-        Modality::Text => 0,
+        Modality::Audio => vec![t.mel.frames, MEL_BINS],
+        Modality::Video => vec![frames, 3, size, size],
+        Modality::Image => vec![1, 3, size, size],
+        Modality::Text => Vec::new(),
     }
 }
 
@@ -406,11 +319,7 @@ impl Iterator for Loader {
                 self.shared.changed.notify_all();
                 return Some(batch);
             }
-            state = self
-                .shared
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.wait(state);
         }
     }
 }
@@ -432,29 +341,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What each thread runs: claims batches and decodes them until the epoch ends or the loader is dropped.
+    /// Waits until the state changes.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let changed = self.changed.wait(state);
+        changed.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What each thread runs: claims batches and decodes them until the epoch ends or the loader is
+    /// dropped.
     fn work(&self) {
         let mut reader = RowReader::new(&self.shards);
-        loop {
-            let number = {
-                let mut state = self.lock();
-                loop {
-                    if state.stop
-                        || state.next_claimed * self.options.batch_size >= self.order.len()
-                    {
-                        return;
-                    }
-                    if state.next_claimed < state.next_returned + self.window {
-                        break;
-                    }
-                    state = self
-                        .changed
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner);
-                }
-                state.next_claimed += 1;
-                state.next_claimed - 1
-            };
+        while let Some(number) = self.claim() {
             let batch = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 self.batch(&mut reader, number)
             }));
@@ -465,6 +362,23 @@ impl Shared {
             });
             self.lock().ready.insert(number, batch);
             self.changed.notify_all();
+        }
+    }
+
+    /// Waits until another batch may be in flight and returns its number. `None` if the epoch has
+    /// no such batch, or the loader is dropped.
+    fn claim(&self) -> Option<usize> {
+        let mut state = self.lock();
+        loop {
+            let number = state.next_claimed;
+            if state.stop || number * self.options.batch_size >= self.order.len() {
+                return None;
+            }
+            if number < state.next_returned + self.window {
+                state.next_claimed += 1;
+                return Some(number);
+            }
+            state = self.wait(state);
         }
     }
 
@@ -489,17 +403,17 @@ impl Shared {
             if rows.is_empty() {
                 continue;
             }
-            let values = sample_values(self.shards.spec().modalities[m], &options.transforms);
             let contents = rows.iter().map(|row| {
                 (
                     index.ids[samples[*row] as usize].as_str(),
                     fetched[*row].contents[m].as_ref(),
                 )
             });
-            *input = Some(ModalityBatch {
-                data: self.transform(contents, rows.len() * values)?,
-                rows,
-            });
+            let data = match self.shards.spec().modalities[m] {
+                Modality::Text => self.tokens(contents)?,
+                dense => self.dense(dense, contents, rows.len())?,
+            };
+            *input = Some(ModalityBatch { rows, data });
         }
         Ok(Batch {
             ids: samples
@@ -530,95 +444,71 @@ impl Shared {
         }
     }
 
-    /// Transforms the contents of one modality, side by side; `count` is the number of f32 values in all.
-    fn transform<'a>(
+    /// Transforms the audio, video or image of `rows` samples, given as (id, content).
+    fn dense<'a>(
         &self,
+        modality: Modality,
         contents: impl Iterator<Item = (&'a str, Option<&'a Content>)>,
-        count: usize,
+        rows: usize,
     ) -> Result<ModalityData, Error> {
-        let t = &self.options.transforms;
-        let mut values = self.buffer(count);
-        let (mut ids, mut lengths) = (Vec::new(), Vec::new());
-        let mut shape = None;
+        let transforms = &self.options.transforms;
+        let shape = sample_shape(modality, transforms);
+        let mut values = self.buffer(rows * shape.iter().product::<usize>());
         for (id, content) in contents {
             match content {
-                Some(Content::Mel(mel)) => {
-                    t.mel.apply(mel, &mut values);
-                    shape = Some(ModalityData::Mel {
-                        values: Vec::new(),
-                        frames: t.mel.frames,
-                        bins: mel.bins,
-                    });
-                }
-                Some(Content::Images(images)) => {
-                    let per = self
-                        .append_views(id, images, &mut values)
-                        .map_err(|e| e.at_sample(id))?;
-                    shape = Some(ModalityData::Pixels {
-                        values: Vec::new(),
-                        images_per_sample: per,
-                        size: t.image.size,
-                    });
-                }
-                Some(Content::Text(text)) => {
-                    let Some(text_transform) = &t.text else {
-                        return Err(Error::Invalid(
-                            "this dataset has text, and the loader has no text transform".into(),
-                        ));
-                    };
-                    let mut encoded = text_transform.encode(text).map_err(|e| e.at_sample(id))?;
-                    lengths.push(encoded.len());
-                    encoded.resize(text_transform.max_len(), 0);
-                    ids.extend(encoded);
-                    shape = Some(ModalityData::Tokens {
-                        ids: Vec::new(),
-                        lengths: Vec::new(),
-                        max_len: text_transform.max_len(),
-                    });
-                }
-                None => return Err(Error::Invalid(format!("sample '{id}' was not fetched"))),
+                Some(Content::Mel(mel)) => transforms.mel.append(mel, &mut values),
+                Some(Content::Images(images)) => self
+                    .append_views(id, images, shape[0], &mut values)
+                    .map_err(|e| e.at_sample(id))?,
+                Some(Content::Text(_)) | None => return Err(not_fetched(id)),
             }
         }
-        match shape {
-            Some(ModalityData::Mel { frames, bins, .. }) => Ok(ModalityData::Mel {
-                values,
-                frames,
-                bins,
-            }),
-            Some(ModalityData::Pixels {
-                images_per_sample,
-                size,
-                ..
-            }) => Ok(ModalityData::Pixels {
-                values,
-                images_per_sample,
-                size,
-            }),
-            Some(ModalityData::Tokens { max_len, .. }) => Ok(ModalityData::Tokens {
-                ids,
-                lengths,
-                max_len,
-            }),
-            None => Err(Error::Invalid("a modality without contents".into())),
-        }
+        Ok(ModalityData::Dense { values, shape })
     }
 
-    /// Appends the views of a sample's image, or of frames from its pool; returns how many.
+    /// Turns the texts of samples, given as (id, content), into word pieces.
+    fn tokens<'a>(
+        &self,
+        contents: impl Iterator<Item = (&'a str, Option<&'a Content>)>,
+    ) -> Result<ModalityData, Error> {
+        let Some(transform) = &self.options.transforms.text else {
+            return Err(Error::Invalid(
+                "this dataset has text, and the loader has no text transform".into(),
+            ));
+        };
+        let max_len = transform.max_len();
+        let (mut ids, mut lengths) = (Vec::new(), Vec::new());
+        for (id, content) in contents {
+            let Some(Content::Text(text)) = content else {
+                return Err(not_fetched(id));
+            };
+            let mut encoded = transform.encode(text).map_err(|e| e.at_sample(id))?;
+            lengths.push(encoded.len());
+            encoded.resize(max_len, 0);
+            ids.extend(encoded);
+        }
+        Ok(ModalityData::Tokens {
+            ids,
+            lengths,
+            max_len,
+        })
+    }
+
+    /// Appends the view of a sample's image, or the views of `wanted` frames from its pool. An image
+    /// is a pool of one frame, of which one is wanted.
     fn append_views(
         &self,
         id: &str,
         images: &[Buffer],
+        wanted: usize,
         out: &mut Vec<f32>,
-    ) -> Result<usize, Error> {
+    ) -> Result<(), Error> {
         let LoaderOptions {
             augment,
             seed,
             transforms: t,
             ..
         } = &self.options;
-        // An image is a pool of one frame.
-        let is_video = self.shards.spec().modalities.contains(&Modality::Video);
-        let wanted = if is_video { t.frames } else { 1 };
         if images.is_empty() {
             return Err(Error::unusable(
                 "its frames column holds no frame",
@@ -642,62 +532,10 @@ impl Shared {
                 media::image::view_of_file(&images[i], &t.image, View::Evaluation, out)?;
             }
         }
-        Ok(wanted)
+        Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn centres_of_segments() {
-        assert_eq!(segment_centres(10, 3), [1, 5, 8]);
-        assert_eq!(segment_centres(3, 3), [0, 1, 2]);
-        assert_eq!(segment_centres(1, 3), [0, 0, 0]);
-        assert_eq!(segment_centres(2, 3), [0, 1, 1]);
-        for n in 1..50 {
-            for (i, at) in segment_centres(n, 3).into_iter().enumerate() {
-                assert_eq!(at, ((i as f64 + 0.5) * n as f64 / 3.0).floor() as usize);
-            }
-        }
-    }
-
-    #[test]
-    fn random_frames_are_distinct_and_in_order() {
-        let mut seen = [0; 10];
-        for seed in 0..300 {
-            let chosen = random_frames(10, 3, &mut Rng::new(seed, &[]));
-            assert!(chosen[0] < chosen[1] && chosen[1] < chosen[2]);
-            chosen.iter().for_each(|i| seen[*i] += 1);
-        }
-        assert!(seen.iter().all(|n| (60..120).contains(n)), "{seen:?}");
-        assert_eq!(random_frames(2, 3, &mut Rng::new(0, &[])), [0, 1, 1]);
-    }
-
-    #[test]
-    fn padding_comes_before_normalization() {
-        let t = MelTransform::ast(3);
-        let mut out = Vec::new();
-        t.apply(
-            &Mel {
-                bins: 2,
-                values: vec![1.0, -4.267_739_3],
-            },
-            &mut out,
-        );
-        let pad = 4.267_739_3 / (2.0 * 4.568_997_4);
-        assert_eq!(out.len(), 6);
-        assert!((out[0] - 5.267_739_3 / (2.0 * 4.568_997_4)).abs() < 1e-6 && out[1] == 0.0);
-        assert!(out[2..].iter().all(|v| (v - pad).abs() < 1e-6));
-        out.clear();
-        t.apply(
-            &Mel {
-                bins: 2,
-                values: vec![0.0; 20],
-            },
-            &mut out,
-        );
-        assert_eq!(out.len(), 6);
-    }
+fn not_fetched(id: &str) -> Error {
+    Error::Invalid(format!("sample '{id}' was not fetched"))
 }

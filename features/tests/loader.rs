@@ -4,9 +4,9 @@
 
 use datasets::{Modality, Split};
 use features::image::{CLIP_MEAN, CLIP_STD, ImageTransform, Rgb, shrink_to_jpeg};
-use features::loader::{Loader, LoaderOptions, MelTransform, Transforms};
 use features::{
-    Batch, Mel, MelDtype, ModalityData, Row, ShardSpec, Shards, record_batch, writer_properties,
+    Batch, Loader, LoaderOptions, Mel, MelDtype, MelTransform, ModalityData, Row, ShardSpec,
+    Shards, Transforms, record_batch, writer_properties,
 };
 use parquet::arrow::ArrowWriter;
 use std::collections::BTreeSet;
@@ -183,9 +183,7 @@ fn reused_buffers_change_no_batch() {
             batches.push(batch.clone());
             // What a batch left behind must not show in another.
             for input in batch.inputs.iter_mut().flatten() {
-                if let ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } =
-                    &mut input.data
-                {
+                if let ModalityData::Dense { values, .. } = &mut input.data {
                     values.fill(f32::NAN);
                 }
             }
@@ -241,12 +239,8 @@ fn values_belong_to_their_samples() {
             assert_eq!(batch.labels[i], wanted.labels);
             if let Some(mel) = wanted.mel {
                 let input = batch.inputs[0].as_ref().unwrap().pick(&[i]).unwrap();
-                let ModalityData::Mel {
-                    values,
-                    frames: 8,
-                    bins: 128,
-                } = input.data
-                else {
+                assert_eq!(input.shape(), [1, 8, 128]);
+                let ModalityData::Dense { values, .. } = input.data else {
                     panic!("{input:?}")
                 };
                 for (k, got) in values.iter().enumerate() {
@@ -259,12 +253,8 @@ fn values_belong_to_their_samples() {
             }
             if wanted.frames.is_some() {
                 let input = batch.inputs[1].as_ref().unwrap().pick(&[i]).unwrap();
-                let ModalityData::Pixels {
-                    values,
-                    images_per_sample: 3,
-                    size: 16,
-                } = input.data
-                else {
+                assert_eq!(input.shape(), [1, 3, 3, 16, 16]);
+                let ModalityData::Dense { values, .. } = input.data else {
                     panic!("{input:?}")
                 };
                 // Green tells the frame: numbers 0, 2, 4 are the centres of three segments of five.
@@ -302,7 +292,7 @@ fn half_precision_mels_come_back_close() {
         .unwrap()
         .data
     {
-        ModalityData::Mel { values, .. } => values,
+        ModalityData::Dense { values, .. } => values,
         other => panic!("{other:?}"),
     };
     let (a, b) = (mel(&half), mel(&full));

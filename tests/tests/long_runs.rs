@@ -12,8 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use datasets::Split;
-use features::loader::{LoaderOptions, MelTransform, Transforms};
-use features::{ImageTransform, Loader, Shards};
+use features::{ImageTransform, Loader, LoaderOptions, MelTransform, Shards, Transforms};
 use tests::{
     CremaD, EXIT_DONE, binary, command, is_full_length, kill_when, names, process_usage,
     report_figure, run, temp, weights,

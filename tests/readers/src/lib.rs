@@ -11,9 +11,8 @@
 
 use datasets::{Input, ListOptions, Modality, Split};
 use features::image::{self, ImageTransform};
-use features::loader::{LoaderOptions, MelTransform, Transforms};
 use features::mask::Mask;
-use features::{Loader, Shards, TextTransform};
+use features::{Loader, LoaderOptions, MelTransform, Shards, TextTransform, Transforms};
 use model::encoder::config::{EncoderConfig, Kind};
 use model::encoder::weights::{WeightSource, Weights};
 use report::{RunSummary, text_table, write_page};

@@ -4,8 +4,7 @@
 
 use anyhow::Result;
 use datasets::Modality;
-use features::loader::Transforms;
-use features::{Batch, ModalityBatch, ModalityData};
+use features::{Batch, ModalityBatch, ModalityData, Transforms};
 
 /// The placeholders for a missing modality (section 3, "Multimodal data embedding"): one empty
 /// input of each modality.
@@ -19,10 +18,9 @@ impl Placeholders {
                 Modality::Audio => {
                     let (mel, bins) = (&transforms.mel, features::mel::MEL_BINS);
                     let silence = (0.0 - mel.mean) / (2.0 * mel.std);
-                    ModalityData::Mel {
+                    ModalityData::Dense {
                         values: vec![silence; mel.frames * bins],
-                        frames: mel.frames,
-                        bins,
+                        shape: vec![mel.frames, bins],
                     }
                 }
                 Modality::Video | Modality::Image => {
@@ -35,10 +33,9 @@ impl Placeholders {
                         std::iter::repeat_n((0.0 - mean) / std, image.size * image.size)
                     });
                     let black: Vec<f32> = black.collect();
-                    ModalityData::Pixels {
+                    ModalityData::Dense {
                         values: black.repeat(frames),
-                        images_per_sample: frames,
-                        size: image.size,
+                        shape: vec![frames, 3, image.size, image.size],
                     }
                 }
                 Modality::Text => {
@@ -85,37 +82,18 @@ fn gather<'a>(
     rows: impl Iterator<Item = (&'a ModalityData, usize)>,
     like: &ModalityData,
 ) -> ModalityData {
-    let each = |data: &'a ModalityData, at: usize, size: usize| match data {
-        ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } => {
-            &values[at * size..(at + 1) * size]
-        }
-        ModalityData::Tokens { .. } => &[],
-    };
     match like {
-        ModalityData::Mel {
-            values: one,
-            frames,
-            bins,
-        } => ModalityData::Mel {
-            values: rows
-                .flat_map(|(data, at)| each(data, at, one.len()))
-                .copied()
-                .collect(),
-            frames: *frames,
-            bins: *bins,
-        },
-        ModalityData::Pixels {
-            values: one,
-            images_per_sample,
-            size,
-        } => ModalityData::Pixels {
-            values: rows
-                .flat_map(|(data, at)| each(data, at, one.len()))
-                .copied()
-                .collect(),
-            images_per_sample: *images_per_sample,
-            size: *size,
-        },
+        ModalityData::Dense { values: one, shape } => {
+            let each = one.len();
+            let row = |data: &'a ModalityData, at: usize| match data {
+                ModalityData::Dense { values, .. } => &values[at * each..(at + 1) * each],
+                ModalityData::Tokens { .. } => &[],
+            };
+            ModalityData::Dense {
+                values: rows.flat_map(|(data, at)| row(data, at)).copied().collect(),
+                shape: shape.clone(),
+            }
+        }
         ModalityData::Tokens { max_len, .. } => {
             let (mut all, mut all_lengths) = (Vec::new(), Vec::new());
             for (data, at) in rows {
@@ -136,8 +114,7 @@ fn gather<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use features::image::ImageTransform;
-    use features::loader::MelTransform;
+    use features::{ImageTransform, MelTransform};
 
     #[test]
     fn placeholders_fill_missing_inputs_only() {
@@ -157,10 +134,9 @@ mod tests {
             inputs: [
                 Some(ModalityBatch {
                     rows: vec![1],
-                    data: ModalityData::Mel {
+                    data: ModalityData::Dense {
                         values: vec![7.0; mel],
-                        frames: 3,
-                        bins: 128,
+                        shape: vec![3, 128],
                     },
                 }),
                 None,
@@ -171,7 +147,7 @@ mod tests {
         assert_eq!(batch.present[0], [false, true], "`present` stays as it is");
         let audio = batch.inputs[0].as_ref().unwrap();
         assert_eq!(audio.rows, [0, 1, 2]);
-        let ModalityData::Mel { values, .. } = &audio.data else {
+        let ModalityData::Dense { values, .. } = &audio.data else {
             panic!("a spectrogram")
         };
         assert_eq!(values.len(), 3 * mel);
@@ -179,18 +155,13 @@ mod tests {
         // AST's padding: (0 + 4.2677393) / (2 * 4.5689974).
         assert!((values[0] - 0.467_03).abs() < 1e-4 && values[0] == values[2 * mel]);
         let Some(ModalityBatch {
-            data:
-                ModalityData::Pixels {
-                    values,
-                    images_per_sample,
-                    ..
-                },
+            data: ModalityData::Dense { values, shape },
             ..
         }) = &batch.inputs[1]
         else {
             panic!("images")
         };
-        assert_eq!((values.len(), *images_per_sample), (3 * 2 * 3 * 16, 2));
+        assert_eq!((values.len(), shape[0]), (3 * 2 * 3 * 16, 2));
         // CLIP's black: -0.48145466 / 0.26862954 in the red plane.
         assert!((values[0] + 1.792_26).abs() < 1e-4, "{}", values[0]);
     }

@@ -37,10 +37,9 @@ mod tests {
     fn batch() -> Batch {
         let mel = |rows: Vec<usize>| {
             Some(ModalityBatch {
-                data: ModalityData::Mel {
+                data: ModalityData::Dense {
                     values: vec![0.0; rows.len()],
-                    frames: 1,
-                    bins: 1,
+                    shape: vec![1, 1],
                 },
                 rows,
             })

@@ -95,20 +95,18 @@ pub fn batch(
                 .to_vec1()
         };
         let data = match configs[m].input {
-            InputSize::Mel { frames, bins, .. } => ModalityData::Mel {
+            InputSize::Mel { frames, bins, .. } => ModalityData::Dense {
                 values: numbers(frames * bins)?,
-                frames,
-                bins,
+                shape: vec![frames, bins],
             },
             InputSize::Image { size, .. } => {
                 let images_per_sample = match pair[m].0 {
                     Modality::Video => FRAMES,
                     _ => 1,
                 };
-                ModalityData::Pixels {
+                ModalityData::Dense {
                     values: numbers(images_per_sample * 3 * size * size)?,
-                    images_per_sample,
-                    size,
+                    shape: vec![images_per_sample, 3, size, size],
                 }
             }
             InputSize::Text { .. } => ModalityData::Tokens {

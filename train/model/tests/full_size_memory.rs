@@ -42,18 +42,16 @@ fn a_step_of_batch_4_stays_below_6_gb() {
         inputs: [
             Some(ModalityBatch {
                 rows: rows.clone(),
-                data: ModalityData::Mel {
+                data: ModalityData::Dense {
                     values: noise(BATCH * 1024 * 128, 1),
-                    frames: 1024,
-                    bins: 128,
+                    shape: vec![1024, 128],
                 },
             }),
             Some(ModalityBatch {
                 rows,
-                data: ModalityData::Pixels {
+                data: ModalityData::Dense {
                     values: noise(BATCH * 3 * 3 * 224 * 224, 2),
-                    images_per_sample: 3,
-                    size: 224,
+                    shape: vec![3, 3, 224, 224],
                 },
             }),
         ],

@@ -54,9 +54,7 @@ fn inputs_on_the_device_are_used(model: &U2a, batch: &Batch, want: &StepResult) 
     let mut batch = batch.clone();
     let mut upload = |m: usize| -> Option<Uploaded> {
         let input = batch.inputs[m].as_mut()?;
-        let (ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. }) =
-            &mut input.data
-        else {
+        let ModalityData::Dense { values, .. } = &mut input.data else {
             return None;
         };
         let each = values.len() / input.rows.len();

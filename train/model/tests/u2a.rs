@@ -39,20 +39,17 @@ fn golden_batch(
         let floats = || flat(&t).into_iter().map(|v| v as f32).collect();
         let dims = t.dims();
         let data = match modalities[m] {
-            Modality::Audio => ModalityData::Mel {
+            Modality::Audio => ModalityData::Dense {
                 values: floats(),
-                frames: dims[1],
-                bins: dims[2],
+                shape: vec![dims[1], dims[2]],
             },
-            Modality::Video => ModalityData::Pixels {
+            Modality::Video => ModalityData::Dense {
                 values: floats(),
-                images_per_sample: dims[1],
-                size: dims[4],
+                shape: vec![dims[1], 3, dims[4], dims[4]],
             },
-            Modality::Image => ModalityData::Pixels {
+            Modality::Image => ModalityData::Dense {
                 values: floats(),
-                images_per_sample: 1,
-                size: dims[3],
+                shape: vec![1, 3, dims[3], dims[3]],
             },
             Modality::Text => ModalityData::Tokens {
                 ids: flat(&t).into_iter().map(|v| v as u32).collect(),

@@ -33,10 +33,9 @@ fn batch(modalities: [Modality; 2]) -> Batch {
         let rows: Vec<usize> = (0..SAMPLES).filter(|i| present[*i][m]).collect();
         let n = rows.len();
         let data = match modalities[m] {
-            Modality::Audio => ModalityData::Mel {
+            Modality::Audio => ModalityData::Dense {
                 values: noise(n * 64 * 128, 1),
-                frames: 64,
-                bins: 128,
+                shape: vec![64, 128],
             },
             Modality::Video | Modality::Image => {
                 let frames = if modalities[m] == Modality::Video {
@@ -44,10 +43,9 @@ fn batch(modalities: [Modality; 2]) -> Batch {
                 } else {
                     1
                 };
-                ModalityData::Pixels {
+                ModalityData::Dense {
                     values: noise(n * frames * 3 * 32 * 32, 2),
-                    images_per_sample: frames,
-                    size: 32,
+                    shape: vec![frames, 3, 32, 32],
                 }
             }
             // The same word twice: its gradient is a sum.

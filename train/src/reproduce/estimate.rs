@@ -121,16 +121,14 @@ fn constant_batch(
                     Modality::Video => settings.frames,
                     _ => 1,
                 };
-                ModalityData::Pixels {
+                ModalityData::Dense {
                     values: vec![0.5; n * images * 3 * size * size],
-                    images_per_sample: images,
-                    size,
+                    shape: vec![images, 3, size, size],
                 }
             }
-            InputSize::Mel { frames, bins, .. } => ModalityData::Mel {
+            InputSize::Mel { frames, bins, .. } => ModalityData::Dense {
                 values: vec![0.5; n * frames * bins],
-                frames,
-                bins,
+                shape: vec![frames, bins],
             },
             InputSize::Text {
                 vocab, positions, ..

@@ -81,10 +81,7 @@ impl Prefetcher {
                 let values = input.as_ref().map(|input| (&input.data, &input.rows));
                 *uploaded = match values {
                     // Word pieces are few, and are uploaded by the step itself.
-                    Some((
-                        ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. },
-                        rows,
-                    )) => Some(Uploaded {
+                    Some((ModalityData::Dense { values, .. }, rows)) => Some(Uploaded {
                         rows: rows.clone(),
                         values: uploader.begin(values, rows.len())?,
                     }),

@@ -89,26 +89,26 @@ impl PatchGrid {
     /// Returns the numbers of `count` inputs, if they have the sizes that the encoder was built
     /// for.
     fn values<'a>(&self, data: &'a ModalityData, count: usize) -> Result<&'a [f32]> {
-        let values = match data {
-            ModalityData::Mel { frames, bins, .. }
-                if self.channels != 1 || (*frames, *bins) != (self.cols, self.rows) =>
-            {
+        let ModalityData::Dense { values, shape } = data else {
+            return wrong_modality();
+        };
+        match shape[..] {
+            [frames, bins] if self.channels != 1 || (frames, bins) != (self.cols, self.rows) => {
                 bail!(
                     "a spectrogram of {frames} x {bins} does not fit an encoder for {} x {}",
                     self.cols,
                     self.rows
                 )
             }
-            ModalityData::Pixels { size, .. } if self.channels != 3 || *size != self.rows => {
+            [_, _, size, _] if self.channels != 3 || size != self.rows => {
                 bail!(
                     "images of {size} x {size} do not fit an encoder for {} x {}",
                     self.rows,
                     self.cols
                 )
             }
-            ModalityData::Mel { values, .. } | ModalityData::Pixels { values, .. } => values,
-            ModalityData::Tokens { .. } => return wrong_modality(),
-        };
+            _ => {}
+        }
         let input = self.input_len();
         if values.len() != count * input {
             bail!("{} numbers are not {count} inputs of {input}", values.len());

@@ -73,10 +73,9 @@ impl Encoder {
             .index_select(&mask_rows(rows, dx.device())?, 0)?
             .sum_keepdim(0)?;
         match (&self.embedding, data) {
-            (
-                Embedding::Patches(patches),
-                ModalityData::Pixels { values, .. } | ModalityData::Mel { values, .. },
-            ) => self.patch_gradients(patches, &dx, values, rows, &mut named)?,
+            (Embedding::Patches(patches), ModalityData::Dense { values, .. }) => {
+                self.patch_gradients(patches, &dx, values, rows, &mut named)?
+            }
             (Embedding::Words(words), ModalityData::Tokens { ids, max_len, .. }) => {
                 let texts = ids.chunks_exact(*max_len);
                 self.word_gradients(words, &dx, texts, rows, &tape.dropout, &mut named)?;

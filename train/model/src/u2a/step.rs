@@ -18,7 +18,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{Linear, Optimizer};
 use engine::{AdamW, AdamWConfig};
-use features::{Batch, ModalityBatch, ModalityData};
+use features::{Batch, ModalityBatch};
 
 /// The settings of one training step.
 #[derive(Clone, Copy, Debug)]
@@ -377,7 +377,7 @@ impl U2a {
             grads.extend((0..branch.parameter_count()).map(|_| None));
             return Ok(());
         };
-        let images = images_per_sample(&input.data);
+        let images = input.data.images_per_sample();
         let d_class = spread_over_frames(d.class, images)?;
         let d_mask = spread_over_frames(d.mask, images)?;
         let encoder = branch.encoder();
@@ -549,20 +549,10 @@ fn scaled(loss: Tensor, weight: f64) -> Result<Tensor> {
     })
 }
 
-/// Returns the number of images that the encoder reads for one sample: several for a video.
-fn images_per_sample(data: &ModalityData) -> usize {
-    match data {
-        ModalityData::Pixels {
-            images_per_sample, ..
-        } => *images_per_sample,
-        _ => 1,
-    }
-}
-
 /// Numbers each sequence for the random generator, by its sample's number in the whole batch and by
 /// the frame. `first` is the number of the first sample at hand.
 fn sequence_names(input: &ModalityBatch, first: usize) -> Vec<u32> {
-    let images = images_per_sample(&input.data);
+    let images = input.data.images_per_sample();
     input
         .rows
         .iter()
@@ -572,7 +562,7 @@ fn sequence_names(input: &ModalityBatch, first: usize) -> Vec<u32> {
 
 /// Averages an encoder's outputs over the frames of each sample.
 fn mean_over_frames(input: &ModalityBatch, output: EncoderOutput) -> Result<ModalityTokens<'_>> {
-    let images = images_per_sample(&input.data);
+    let images = input.data.images_per_sample();
     let mean = |t: Tensor| -> Result<Tensor> {
         if images == 1 {
             return Ok(t.contiguous()?);

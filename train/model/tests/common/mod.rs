@@ -60,15 +60,13 @@ pub fn input(kind: Kind, golden: &HashMap<String, Tensor>) -> (ModalityData, usi
     let floats = || t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let ints = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<i64>().unwrap();
     let data = match kind {
-        Kind::Clip => ModalityData::Pixels {
+        Kind::Clip => ModalityData::Dense {
             values: floats(),
-            images_per_sample: 1,
-            size: t.dims()[3],
+            shape: vec![1, 3, t.dims()[3], t.dims()[3]],
         },
-        Kind::Ast => ModalityData::Mel {
+        Kind::Ast => ModalityData::Dense {
             values: floats(),
-            frames: t.dims()[1],
-            bins: t.dims()[2],
+            shape: vec![t.dims()[1], t.dims()[2]],
         },
         Kind::Bert => ModalityData::Tokens {
             ids: ints(t).into_iter().map(|i| i as u32).collect(),
