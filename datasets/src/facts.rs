@@ -41,7 +41,7 @@ pub(crate) fn mm_imdb() -> Info {
     }
 }
 
-/// Kinetics-Sound: the 31 classes of Kinetics-400 that can be told both by eye and by ear.
+/// Kinetics-Sound: the 31 classes of Kinetics-400 that are both visible and audible.
 pub(crate) fn kinetics_sound() -> Info {
     Info {
         name: "kinetics-sound".to_owned(),

@@ -1,4 +1,4 @@
-//! Kinetics-Sound: the 31 classes of Kinetics-400 that can be told both by eye and by ear.
+//! Kinetics-Sound: the 31 classes of Kinetics-400 that are both visible and audible.
 //!
 //! Clips are `<id>_<start>_<end>.mp4`, with the audio in the video or in a `.wav` of the same name.
 //! They are found by id and start anywhere below the raw root: in the flat folders of CVDF, in

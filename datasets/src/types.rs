@@ -138,13 +138,6 @@ pub struct Info {
     pub license: String,
 }
 
-impl Info {
-    /// The position of a modality in [`Info::modalities`] and [`Sample::inputs`].
-    pub fn position(&self, modality: Modality) -> Option<usize> {
-        self.modalities.iter().position(|&one| one == modality)
-    }
-}
-
 /// Where one modality of one sample comes from.
 ///
 /// Paths are relative to the raw root, so that a listing does not depend on where the tree lies;

@@ -1,4 +1,4 @@
-//! Every reader of files that may come from somebody else, as a function of the file's bytes.
+//! Every reader of files from unknown sources, as a function of the bytes of a file.
 //!
 //! Two drivers use these functions: the cargo-fuzz target in `fuzz/` (nightly; `just fuzz`), and
 //! the seeded mutation test in `tests/mutations.rs` (stable; one of the ordinary tests). A reader
