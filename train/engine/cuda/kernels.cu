@@ -1,5 +1,5 @@
 // The kernels by name: each template of layers.cuh and attention.cuh for the number types and head
-// sizes that occur. `src/cuda/mod.rs` launches them.
+// sizes that occur. `src/cuda` launches them.
 #include "attention.cuh"
 #include "layers.cuh"
 

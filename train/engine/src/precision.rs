@@ -14,8 +14,8 @@ pub enum Precision {
     /// a CPU with AMX.
     Tf32,
     /// Brain floating point for weights and activations on a GPU, for the operands of the encoders'
-    /// matrix products on a CPU with AMX or with AVX-512's bf16; what learns, statistics and sums
-    /// stay in single precision.
+    /// matrix products on a CPU with AMX or with AVX-512's bf16; learnable parameters, statistics and
+    /// sums stay in single precision.
     Bf16,
 }
 
