@@ -1,8 +1,8 @@
-//! Checkpoints: whole folders that appear under their final name only when every byte is on disk.
+//! Checkpoints: folders that get their final names only when every byte is on disk.
 //!
 //! ```text
 //! RUN/checkpoint-00000120/   audio/ video/ (or image/ text/): PEFT adapters
-//!                            weights/KIND/: whole encoders, in full fine-tuning instead of adapters
+//!                            weights/KIND/: whole encoders instead, in full fine-tuning
 //!                            head.safetensors  optimizer.safetensors  state.json
 //! RUN/best/                  the same files, of the best checkpoint so far
 //! ```
@@ -26,31 +26,35 @@ const PREFIX: &str = "checkpoint-";
 const HEAD_FILE: &str = "head.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const STATE_FILE: &str = "state.json";
-/// Whole encoders: a folder that `--weights` takes.
-pub const WEIGHTS: &str = "weights";
-/// Name of the folder that holds the best checkpoint.
+/// The folder of whole encoders in a checkpoint, which `--weights` takes.
+const WEIGHTS_FOLDER: &str = "weights";
+/// The folder of the best checkpoint.
 pub const BEST: &str = "best";
 
-/// Where a run stands.
+/// The position of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// Optimiser steps done.
+    /// Steps that are finished.
     pub step: u64,
-    /// The epoch in progress, from 0.
+    /// The current epoch, from 0.
     pub epoch: u64,
-    /// Samples of that epoch consumed.
+    /// Samples of the current epoch that have been used.
     pub consumed: u64,
-    /// Best validation score so far, and its step.
+    /// The best validation score so far, and its step.
     pub best: Option<(f64, u64)>,
-    /// The key of the counter-based generator: with `step` it is the whole random state.
+    /// The key of the counter-based generator. With `step` it is the whole random state.
     pub seed: u64,
 }
 
-/// Writes `RUN/checkpoint-STEP` and removes the oldest beyond `settings.keep_checkpoints`.
+/// Writes `RUN/checkpoint-STEP` and removes the oldest checkpoints, except for the newest
+/// `settings.keep_checkpoints`. `source` is where the encoders' weights come from.
+///
+/// # Errors
+/// A file cannot be written.
 pub fn write(
     run: &Path,
     model: &U2a,
-    optimiser: &AdamW,
+    optimizer: &AdamW,
     state: &State,
     settings: &Settings,
     source: &WeightSource,
@@ -60,7 +64,7 @@ pub fn write(
         for branch in model.branches() {
             let config = branch.encoder().config();
             if let Some(weights) = branch.weights() {
-                let sub = folder.join(WEIGHTS).join(config.kind.folder());
+                let sub = folder.join(WEIGHTS_FOLDER).join(config.kind.folder());
                 pretrained::write(&sub, config, weights, source)?;
             }
             if let Some(adapters) = branch.adapters() {
@@ -75,23 +79,10 @@ pub fn write(
             .map(|p| (p.name.clone(), p.tensor.clone()))
             .collect();
         save(&folder.join(HEAD_FILE), &head)?;
-        let mut tensors = HashMap::new();
-        for (p, moments) in model.parameters().iter().zip(&optimiser.moments) {
-            let shape = p.tensor.dims();
-            tensors.insert(
-                format!("m.{}", p.name),
-                Tensor::from_slice(&moments.m, shape, &Device::Cpu)?,
-            );
-            tensors.insert(
-                format!("v.{}", p.name),
-                Tensor::from_slice(&moments.v, shape, &Device::Cpu)?,
-            );
-            tensors.insert(
-                format!("steps.{}", p.name),
-                Tensor::from_slice(&[moments.steps as i64], 1, &Device::Cpu)?,
-            );
-        }
-        save(&folder.join(OPTIMIZER_FILE), &tensors)?;
+        save(
+            &folder.join(OPTIMIZER_FILE),
+            &optimizer_tensors(model, optimizer)?,
+        )?;
         let text = serde_json::to_string_pretty(state)? + "\n";
         fs::write(folder.join(STATE_FILE), text)?;
         Ok(())
@@ -100,13 +91,29 @@ pub fn write(
     Ok(path)
 }
 
-/// Removes the oldest checkpoints beyond `keep`, at least one stays. What goes loses its name
-/// first: a kill leaves no half of one behind.
+/// The optimizer state: for each parameter the two moments (`m.NAME`, `v.NAME`) and the number of its
+/// updates (`steps.NAME`).
+fn optimizer_tensors(model: &U2a, optimizer: &AdamW) -> Result<HashMap<String, Tensor>> {
+    let mut tensors = HashMap::new();
+    for (p, moments) in model.parameters().iter().zip(&optimizer.moments) {
+        let (name, shape) = (&p.name, p.tensor.dims());
+        let m = Tensor::from_slice(&moments.m, shape, &Device::Cpu)?;
+        let v = Tensor::from_slice(&moments.v, shape, &Device::Cpu)?;
+        let steps = Tensor::from_slice(&[moments.steps as i64], 1, &Device::Cpu)?;
+        tensors.insert(format!("m.{name}"), m);
+        tensors.insert(format!("v.{name}"), v);
+        tensors.insert(format!("steps.{name}"), steps);
+    }
+    Ok(tensors)
+}
+
+/// Removes the oldest checkpoints, except for the newest `keep` and at least one. A checkpoint is
+/// renamed before it is removed, so that a kill leaves no incomplete one.
 pub fn prune(run: &Path, keep: usize) -> Result<()> {
     let all = list(run)?;
     for (_, old) in &all[..all.len().saturating_sub(keep.max(1))] {
         let problem = || format!("{}: an old checkpoint cannot be removed", old.display());
-        let aside = beside(old, "tmp");
+        let aside = hidden_name(old, "tmp");
         remove(&aside).with_context(problem)?;
         fs::rename(old, &aside).with_context(problem)?;
         remove(&aside).with_context(problem)?;
@@ -119,18 +126,18 @@ pub fn mark_best(run: &Path, checkpoint: &Path) -> Result<()> {
     publish(&run.join(BEST), |folder| copy_tree(checkpoint, folder))
 }
 
-/// Fills a folder under a temporary name, brings it to disk and renames it into place.
+/// Fills a folder under a temporary name, writes it to the disk and gives it its final name.
 fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
-    let temporary = beside(path, "tmp");
+    let temporary = hidden_name(path, "tmp");
     remove(&temporary)?;
     let problem = || format!("{}: cannot be written; is the disk full?", path.display());
     fs::create_dir_all(&temporary).with_context(problem)?;
     fill(&temporary).with_context(problem)?;
     sync_tree(&temporary).with_context(problem)?;
-    // A folder cannot be renamed over a full one: the old one steps aside first, and a reader that
-    // comes between the two renames finds it there (see `recover`).
-    let aside = beside(path, "old");
+    // A folder cannot be renamed to the name of one with files. The old one gets a hidden name first,
+    // under which a reader finds it between the two renames (see `best_or_latest`).
+    let aside = hidden_name(path, "old");
     remove(&aside)?;
     if path.exists() {
         fs::rename(path, &aside).with_context(problem)?;
@@ -140,14 +147,15 @@ fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     remove(&aside)
 }
 
-/// The hidden name beside `path` that a folder has on its way in (`tmp`) or out (`old`).
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The hidden name in the same folder that is used while a folder is written (`tmp`) or replaced
+/// (`old`).
+fn hidden_name(path: &Path, suffix: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{suffix}"))
 }
 
-/// Puts back a folder that [`publish`] had set aside when the process was killed, and removes
-/// half-written ones. For the process that is going to write to the run, before it reads.
+/// Restores a folder that [`publish`] was replacing when the process was killed, and removes
+/// incomplete ones. To be called before a run is continued, by the process that writes to it.
 pub fn recover(run: &Path) -> Result<()> {
     for entry in fs::read_dir(run)
         .with_context(|| format!("{}: cannot be listed; is it a run folder?", run.display()))?
@@ -207,7 +215,7 @@ fn save(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<()> {
         .with_context(|| format!("{}: cannot be written", path.display()))
 }
 
-/// All checkpoints of a run by step, oldest first.
+/// Lists the checkpoints of a run with their steps, the oldest first.
 pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(run)
@@ -234,19 +242,22 @@ pub fn latest(run: &Path) -> Result<PathBuf> {
     })
 }
 
-/// The checkpoint to evaluate: `best` where there is one, else the newest. Changes nothing: the
-/// run may still be training, and `best` just be set aside (see [`publish`]).
+/// The checkpoint to evaluate: `best` if there is one, else the newest. Nothing is changed, because
+/// the run may still be training; `best` may have its hidden name at the moment (see [`publish`]).
 pub fn best_or_latest(run: &Path) -> Result<PathBuf> {
     let best = run.join(BEST);
-    let aside = beside(&best, "old");
+    let aside = hidden_name(&best, "old");
     match [best, aside].into_iter().find(|folder| folder.is_dir()) {
         Some(folder) => Ok(folder),
         None => latest(run),
     }
 }
 
-/// Loads everything that learns into the model: adapters or encoder weights, mask tokens, fusion layers
-/// and head.
+/// Loads all learnable parameters into the model: adapters or the encoders' weights, mask tokens,
+/// fusion layers and head.
+///
+/// # Errors
+/// A file cannot be read, or does not fit the model.
 pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
     let path = checkpoint.join(HEAD_FILE);
     let mut named = load(&path)?;
@@ -256,7 +267,7 @@ pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
             named.insert(format!("{modality}/{name}"), tensor.clone());
         };
         if branch.weights().is_some() {
-            let folder = checkpoint.join(WEIGHTS).join(config.kind.folder());
+            let folder = checkpoint.join(WEIGHTS_FOLDER).join(config.kind.folder());
             let weights = Weights::load(&folder, config)?;
             weights.iter().for_each(|(name, tensor)| add(name, tensor));
         }
@@ -282,21 +293,24 @@ pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
     let values = model
         .parameters()
         .iter()
-        .map(|p| take(&named, &p.name, p.tensor.dims(), &path))
+        .map(|p| tensor(&named, &p.name, p.tensor.dims(), &path))
         .collect::<Result<Vec<_>>>()?;
     model.set_parameters(values)
 }
 
-/// Loads the optimiser's state and the run's position.
-pub fn read_state(checkpoint: &Path, model: &U2a, optimiser: &mut AdamW) -> Result<State> {
+/// Loads the optimizer state and the position of the run.
+///
+/// # Errors
+/// A file cannot be read, or does not fit the model.
+pub fn read_state(checkpoint: &Path, model: &U2a, optimizer: &mut AdamW) -> Result<State> {
     let path = checkpoint.join(OPTIMIZER_FILE);
     let tensors = load(&path)?;
-    optimiser.moments = model
+    optimizer.moments = model
         .parameters()
         .iter()
         .map(|p| {
             let flat = |kind: &str| -> Result<Vec<f32>> {
-                Ok(take(
+                Ok(tensor(
                     &tensors,
                     &format!("{kind}.{}", p.name),
                     p.tensor.dims(),
@@ -306,7 +320,7 @@ pub fn read_state(checkpoint: &Path, model: &U2a, optimiser: &mut AdamW) -> Resu
                 .to_vec1()?)
             };
             let steps: Vec<i64> =
-                take(&tensors, &format!("steps.{}", p.name), &[1], &path)?.to_vec1()?;
+                tensor(&tensors, &format!("steps.{}", p.name), &[1], &path)?.to_vec1()?;
             Ok(Moments {
                 m: flat("m")?,
                 v: flat("v")?,
@@ -329,7 +343,8 @@ fn load(path: &Path) -> Result<HashMap<String, Tensor>> {
     })
 }
 
-fn take(
+/// The tensor of this name and shape in a file.
+fn tensor(
     tensors: &HashMap<String, Tensor>,
     name: &str,
     shape: &[usize],

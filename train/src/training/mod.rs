@@ -1,6 +1,11 @@
-//! Training of a run: [`job`] begins or continues a run folder, [`trainer`] is the loop.
+//! Training of a run.
+//!
+//! [`job`] begins or continues a run folder, and [`trainer`] is the training loop. The loop takes its
+//! batches from the prefetcher, adds gradients over [`workers`], and writes [`checkpoint`]s.
 
 pub mod checkpoint;
+mod gradient_check;
+mod gradient_sum;
 pub mod job;
 mod lock;
 pub(crate) mod memory;

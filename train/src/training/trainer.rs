@@ -1,36 +1,38 @@
-//! The training loop: stream, step, update, log, checkpoint; exact resume.
+//! The training loop: loads batches, makes steps and updates, logs, writes checkpoints, and resumes
+//! exactly.
 //!
-//! All that is random is a function of (seed, epoch or step, sample), so a run is described by its
-//! configuration and its position: resuming reads a checkpoint and goes on, bit for bit on the CPU.
+//! Everything random is a function of (seed, epoch or step, sample), so that a run is determined by
+//! its configuration and its position. A resumed run reads a checkpoint and continues, bit for bit on
+//! the CPU.
 
+use super::checkpoint::{self, State};
+use super::gradient_check::check_gradients;
+use super::gradient_sum::all_reduce_gradients;
+use super::prefetch::{PrefetchedBatch, Prefetcher};
+use super::workers::Workers;
 use crate::evaluation::{EvalOptions, Evaluator};
 use crate::logging::{RunLog, StartMessage, StepRecord};
 use crate::session::Session;
 use crate::settings::{RunConfig, Settings};
-use crate::training::checkpoint::{self, State};
-use crate::training::prefetch::{PrefetchedBatch, Prefetcher};
-use crate::training::workers::Workers;
-use anyhow::{Context, Result, bail};
-use candle_core::{DType, Tensor};
+use anyhow::{Result, bail};
+use candle_core::Tensor;
 use datasets::Split;
-use engine::AdamW;
+use engine::{AdamW, Schedule};
 use features::{Batch, Loader};
 use model::loss::LossConfig;
+use model::missing_inputs::Placeholders;
 use model::modality_dropout::drop_modality;
 use model::u2a::{Losses, MicroBatch, StepOptions, U2a, micro_batch};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// A training split counts as complete, for modality dropout, while at most this share of its
-/// samples lacks a modality: a handful of unreadable clips does not change the method.
-pub const COMPLETE_SHARE: f64 = 0.05;
+/// The largest share of samples that lack a modality in a training split that counts as complete for
+/// modality dropout. A few unreadable clips do not change the method.
+const MAX_INCOMPLETE_SHARE: f64 = 0.05;
 
-/// Steps on a GPU between two looks at the losses.
-const READ_EVERY: usize = 16;
-
-/// How far the gradient check moves an adapter's B away from zero.
-const PROBE: f32 = 1e-3;
+/// Steps on a GPU after which their losses are read. Reading them waits for the GPU.
+const GPU_LOSS_READ_INTERVAL: usize = 16;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,19 +44,37 @@ pub enum Outcome {
 }
 
 /// A run in progress.
-pub struct Trainer<'a> {
+pub(crate) struct Trainer<'a> {
     run: PathBuf,
     config: RunConfig,
     session: &'a Session,
     model: U2a,
-    optimiser: AdamW,
+    optimizer: AdamW,
     state: State,
     modality_dropout: bool,
     workers: Workers,
 }
 
+/// What the steps of a run have in common, and what they hand on to later ones.
+struct LoopState {
+    /// Samples of the training split.
+    samples: u64,
+    steps_per_epoch: u64,
+    /// The number of the last step.
+    last_step: u64,
+    loss: LossConfig,
+    schedule: Schedule,
+    placeholders: Option<Placeholders>,
+    /// The log; only the first worker has one.
+    log: Option<RunLog>,
+    /// A message that has not been printed yet.
+    start_message: Option<StartMessage>,
+    /// Losses that have not been read from the device yet.
+    unread: Vec<(Tensor, StepRecord)>,
+}
+
 impl<'a> Trainer<'a> {
-    /// A new run in `run`, which gets its initial checkpoint.
+    /// Begins a run in the folder `run`, and writes its initial checkpoint.
     pub fn start(
         run: &Path,
         config: RunConfig,
@@ -62,20 +82,19 @@ impl<'a> Trainer<'a> {
         model: U2a,
         workers: Workers,
     ) -> Result<Trainer<'a>> {
-        let optimiser = model.optimizer(config.settings.adamw())?;
+        let optimizer = model.optimizer(config.settings.adamw())?;
         let state = State {
             seed: config.settings.seed,
             ..State::default()
         };
-        let mut trainer =
-            Trainer::assemble(run, config, session, model, optimiser, state, workers)?;
+        let mut trainer = Trainer::assemble(run, config, session, model, optimizer, state, workers);
         if trainer.workers.is_first() {
             trainer.write_checkpoint()?;
         }
         Ok(trainer)
     }
 
-    /// Goes on from the newest checkpoint of `run`.
+    /// Continues from the newest checkpoint in the folder `run`.
     pub fn resume(
         run: &Path,
         config: RunConfig,
@@ -85,16 +104,18 @@ impl<'a> Trainer<'a> {
     ) -> Result<Trainer<'a>> {
         let checkpoint = checkpoint::latest(run)?;
         checkpoint::read_model(&checkpoint, &mut model)?;
-        let mut optimiser = model.optimizer(config.settings.adamw())?;
-        let state = checkpoint::read_state(&checkpoint, &model, &mut optimiser)?;
-        // A kill may have come between this checkpoint and its copy, or the end of an older one.
+        let mut optimizer = model.optimizer(config.settings.adamw())?;
+        let state = checkpoint::read_state(&checkpoint, &model, &mut optimizer)?;
+        // The process may have been killed before it copied this checkpoint to `best`, or before it
+        // removed an old one.
         if workers.is_first() {
             if state.best.is_some_and(|(_, step)| step == state.step) {
                 checkpoint::mark_best(run, &checkpoint)?;
             }
             checkpoint::prune(run, config.settings.keep_checkpoints)?;
         }
-        Trainer::assemble(run, config, session, model, optimiser, state, workers)
+        let trainer = Trainer::assemble(run, config, session, model, optimizer, state, workers);
+        Ok(trainer)
     }
 
     fn assemble(
@@ -102,24 +123,24 @@ impl<'a> Trainer<'a> {
         config: RunConfig,
         session: &'a Session,
         model: U2a,
-        optimiser: AdamW,
+        optimizer: AdamW,
         state: State,
         workers: Workers,
-    ) -> Result<Trainer<'a>> {
-        let modality_dropout = modality_dropout_is_on(&config.settings, session)?;
-        Ok(Trainer {
+    ) -> Trainer<'a> {
+        let modality_dropout = uses_modality_dropout(&config.settings, session);
+        Trainer {
             run: run.to_path_buf(),
             config,
             session,
             model,
-            optimiser,
+            optimizer,
             state,
             modality_dropout,
             workers,
-        })
+        }
     }
 
-    /// Where the run stands.
+    /// The position of the run.
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -128,10 +149,9 @@ impl<'a> Trainer<'a> {
         &self.config.settings
     }
 
-    /// Trains to the end, or until `stop` is set. An `announcement` goes to stderr with the estimated time of the
-    /// run, after the first few steps.
-    pub fn train(&mut self, stop: &AtomicBool, announcement: Option<&str>) -> Result<Outcome> {
-        let settings = self.settings().clone();
+    /// Trains to the end, or until `stop` is set. After the first few steps, `start_message` is
+    /// printed on stderr with the estimated time of the run.
+    pub fn train(&mut self, stop: &AtomicBool, start_message: Option<&str>) -> Result<Outcome> {
         let samples = self.session.shards.split(Split::Train).len() as u64;
         if samples == 0 {
             bail!(
@@ -139,111 +159,161 @@ impl<'a> Trainer<'a> {
                 self.config.shards.display()
             );
         }
+        let settings = self.settings();
         let steps_per_epoch = samples.div_ceil(settings.batch_size as u64);
-        let total = (settings.epochs * steps_per_epoch).min(settings.max_steps.unwrap_or(u64::MAX));
-        // Files are the first worker's.
+        let last_step =
+            (settings.epochs * steps_per_epoch).min(settings.max_steps.unwrap_or(u64::MAX));
         let mut log = match self.workers.is_first() {
-            true => Some(RunLog::open(&self.run, self.state.step, total)?),
+            true => Some(RunLog::open(&self.run, self.state.step, last_step)?),
             false => None,
         };
-        if self.state.step >= total {
+        if self.state.step >= last_step {
             return self.finish(&mut log);
         }
-        let mut announcement =
-            announcement.map(|text| StartMessage::new(text, self.state.step, total));
-        let loss = settings.loss(self.config.multi_label);
-        let schedule = settings.schedule();
-        let placeholders = self.session.placeholders(settings.missing_token)?;
-        let mut unread = Vec::new();
-        while self.state.epoch < settings.epochs {
-            let loader = Loader::new(
-                &self.session.shards,
-                self.session.train_loader(&settings),
-                self.state.epoch,
-                self.state.consumed,
-            )?;
-            let mut feed = Prefetcher::new(loader, self.model.device())?;
-            loop {
-                let begun = Instant::now();
-                let Some(fed) = feed.next() else { break };
-                let waited = begun.elapsed();
-                let mut fed = fed?;
-                if self.state.step == 0 {
-                    self.check_gradients(&fed.batch, &loss)?;
-                }
-                if self.modality_dropout {
-                    drop_modality(&mut fed.batch, settings.seed, self.state.step);
-                }
-                if let Some(placeholders) = &placeholders {
-                    placeholders.fill(&mut fed.batch);
-                }
-                let lr = schedule.rate(self.state.step, steps_per_epoch, settings.epochs);
-                let (losses, stopped) = self.step(&fed, &loss, lr, stop.load(Ordering::Relaxed))?;
-                self.state.step += 1;
-                self.state.consumed = fed.batch.consumed;
-                let step = StepRecord {
-                    step: self.state.step,
-                    epoch: self.state.epoch,
-                    lr,
-                    samples: fed.batch.ids.len(),
-                    elapsed: begun.elapsed(),
-                    data_wait: waited,
-                };
-                feed.reuse(fed);
-                unread.push((losses, step));
-                if unread.len() >= self.read_every() {
-                    self.read(&mut unread, &mut log)?;
-                }
-                let at_end = self.state.step >= total;
-                if self.state.consumed >= samples {
-                    self.read(&mut unread, &mut log)?;
-                    self.state.epoch += 1;
-                    self.state.consumed = 0;
-                    if let Some(log) = &mut log {
-                        self.end_of_epoch(log)?;
-                    }
-                } else if stopped
-                    || at_end
-                    || (settings.checkpoint_every > 0
-                        && self.state.step.is_multiple_of(settings.checkpoint_every))
-                {
-                    self.read(&mut unread, &mut log)?;
-                    if let Some(log) = &mut log {
-                        self.checkpoint(log)?;
-                    }
-                }
-                if let Some(log) = &mut log {
-                    log.flush()?;
-                    // The steps are done only when their losses are known: a GPU works behind the loop.
-                    if unread.is_empty()
-                        && let Some(line) =
-                            announcement.as_mut().and_then(|a| a.line(self.state.step))
-                    {
-                        log.print(&line);
-                        announcement = None;
-                    }
-                }
-                if at_end {
-                    return self.finish(&mut log);
-                }
-                if stopped {
-                    return Ok(Outcome::Stopped);
-                }
+        let start_message =
+            start_message.map(|text| StartMessage::new(text, self.state.step, last_step));
+        let mut loop_state = LoopState {
+            samples,
+            steps_per_epoch,
+            last_step,
+            loss: settings.loss(self.config.multi_label),
+            schedule: settings.schedule(),
+            placeholders: self.session.placeholders(settings.missing_token)?,
+            log,
+            start_message,
+            unread: Vec::new(),
+        };
+        while self.state.epoch < self.settings().epochs {
+            if let Some(outcome) = self.train_epoch(&mut loop_state, stop)? {
+                return Ok(outcome);
             }
         }
-        self.finish(&mut log)
+        self.finish(&mut loop_state.log)
     }
 
-    /// After the last epoch: without a validation split to choose by, the last checkpoint is the
-    /// best, and the test split is scored once for the log.
+    /// Trains on what is left of an epoch. Returns the outcome if the run ends in it.
+    fn train_epoch(
+        &mut self,
+        loop_state: &mut LoopState,
+        stop: &AtomicBool,
+    ) -> Result<Option<Outcome>> {
+        let loader = Loader::new(
+            &self.session.shards,
+            self.session.train_loader(self.settings()),
+            self.state.epoch,
+            self.state.consumed,
+        )?;
+        let mut batches = Prefetcher::new(loader, self.model.device())?;
+        loop {
+            let start = Instant::now();
+            let Some(prefetched) = batches.next() else {
+                return Ok(None);
+            };
+            let data_wait = start.elapsed();
+            let mut prefetched = prefetched?;
+            self.prepare_batch(&mut prefetched.batch, loop_state)?;
+            let epochs = self.settings().epochs;
+            let lr = loop_state
+                .schedule
+                .rate(self.state.step, loop_state.steps_per_epoch, epochs);
+            let asked_to_stop = stop.load(Ordering::Relaxed);
+            let (losses, stopped) = self.step(&prefetched, &loop_state.loss, lr, asked_to_stop)?;
+            self.state.step += 1;
+            self.state.consumed = prefetched.batch.consumed;
+            let record = StepRecord {
+                step: self.state.step,
+                epoch: self.state.epoch,
+                lr,
+                samples: prefetched.batch.ids.len(),
+                elapsed: start.elapsed(),
+                data_wait,
+            };
+            batches.reuse(prefetched);
+            loop_state.unread.push((losses, record));
+            let outcome = self.after_step(loop_state, stopped)?;
+            if outcome.is_some() {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Checks the gradients before the first step, applies modality dropout, and fills in empty
+    /// inputs for missing modalities where the method needs them.
+    fn prepare_batch(&mut self, batch: &mut Batch, loop_state: &LoopState) -> Result<()> {
+        if self.state.step == 0 {
+            let (options, loss) = (self.step_options(), &loop_state.loss);
+            let weights = &self.config.weights;
+            check_gradients(
+                &mut self.model,
+                self.session,
+                batch,
+                &options,
+                loss,
+                weights,
+            )?;
+        }
+        if self.modality_dropout {
+            drop_modality(batch, self.settings().seed, self.state.step);
+        }
+        if let Some(placeholders) = &loop_state.placeholders {
+            placeholders.fill(batch);
+        }
+        Ok(())
+    }
+
+    /// Reads losses, logs, evaluates and writes a checkpoint, each if it is due. Returns the outcome
+    /// if the run ends with this step.
+    fn after_step(&mut self, loop_state: &mut LoopState, stopped: bool) -> Result<Option<Outcome>> {
+        if loop_state.unread.len() >= self.loss_read_interval() {
+            self.read_losses(loop_state)?;
+        }
+        let at_end = self.state.step >= loop_state.last_step;
+        if self.state.consumed >= loop_state.samples {
+            self.read_losses(loop_state)?;
+            self.state.epoch += 1;
+            self.state.consumed = 0;
+            if let Some(log) = &mut loop_state.log {
+                self.end_epoch(log)?;
+            }
+        } else if stopped || at_end || self.checkpoint_is_due() {
+            self.read_losses(loop_state)?;
+            if let Some(log) = &mut loop_state.log {
+                self.checkpoint(log)?;
+            }
+        }
+        if let Some(log) = &mut loop_state.log {
+            log.flush()?;
+            // A GPU may still be computing steps whose losses are not read. These are not finished.
+            if loop_state.unread.is_empty()
+                && let Some(message) = &mut loop_state.start_message
+                && let Some(line) = message.line(self.state.step)
+            {
+                log.print(&line);
+                loop_state.start_message = None;
+            }
+        }
+        if at_end {
+            return self.finish(&mut loop_state.log).map(Some);
+        }
+        Ok(stopped.then_some(Outcome::Stopped))
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        let interval = self.settings().checkpoint_every;
+        interval > 0 && self.state.step.is_multiple_of(interval)
+    }
+
+    /// Ends a run that has made its last step. If all epochs are finished and there is no validation
+    /// split to choose the best checkpoint by, the last one becomes `best`, and the test split is
+    /// evaluated once for the log.
     fn finish(&self, log: &mut Option<RunLog>) -> Result<Outcome> {
         let Some(log) = log else {
             return Ok(Outcome::Finished);
         };
         let all_epochs = self.state.epoch >= self.settings().epochs;
-        let chosen = !self.session.shards.split(Split::Val).is_empty()
+        let has_best = !self.session.shards.split(Split::Val).is_empty()
             || self.run.join(checkpoint::BEST).is_dir();
-        if all_epochs && !chosen {
+        if all_epochs && !has_best {
             if !self.session.shards.split(Split::Test).is_empty() {
                 self.evaluate(Split::Test, log)?;
             }
@@ -253,159 +323,114 @@ impl<'a> Trainer<'a> {
         Ok(Outcome::Finished)
     }
 
-    /// One optimiser step on this worker's part of a batch, taken in parts of `micro_batch` samples:
-    /// the losses, and whether any worker has been asked to stop.
+    /// Makes one step on this worker's part of a batch, in micro-batches. Returns the losses, and
+    /// whether any worker is to stop.
     fn step(
         &mut self,
-        fed: &PrefetchedBatch,
+        prefetched: &PrefetchedBatch,
         loss: &LossConfig,
         lr: f64,
         stop: bool,
     ) -> Result<(Tensor, bool)> {
-        let samples = fed.batch.ids.len();
-        let mine = micro_batch::worker_range(samples, self.workers.rank, self.workers.count);
-        let at_once = self.settings().micro_batch.unwrap_or(samples);
-        let options = self.step_options(MicroBatch::WHOLE);
-        let (batch, uploaded) = (&fed.batch, fed.uploaded());
+        let (batch, uploaded) = (&prefetched.batch, prefetched.uploaded());
+        let samples = batch.ids.len();
+        let range = micro_batch::worker_range(samples, self.workers.rank, self.workers.count);
+        let size = self.settings().micro_batch.unwrap_or(samples);
+        let options = self.step_options();
         let summed =
-            micro_batch::accumulate(&self.model, batch, uploaded, mine, at_once, &options, loss)?;
+            micro_batch::accumulate(&self.model, batch, uploaded, range, size, &options, loss)?;
         let (mut grads, losses) = summed.unzip();
         let (losses, stop) = match losses {
             Some(losses) if self.workers.count == 1 => (losses, stop),
-            losses => self.add_up(grads.get_or_insert_default(), losses, stop)?,
+            losses => {
+                let grads = grads.get_or_insert_default();
+                all_reduce_gradients(&mut self.workers, &self.model, grads, losses, stop)?
+            }
         };
         let grads = grads.unwrap_or_default();
-        self.model.update(&mut self.optimiser, grads, lr)?;
+        self.model.update(&mut self.optimizer, grads, lr)?;
         Ok((losses, stop))
     }
 
-    /// Sums gradients and losses over the workers; one without a sample adds nothing.
-    fn add_up(
-        &mut self,
-        grads: &mut Vec<Option<Tensor>>,
-        losses: Option<Tensor>,
-        stop: bool,
-    ) -> Result<(Tensor, bool)> {
-        let device = self.model.device().clone();
-        let shapes: Vec<_> = self
-            .model
-            .parameters()
-            .iter()
-            .map(|p| p.tensor.shape().clone())
-            .collect();
-        grads.resize_with(shapes.len(), || None);
-        let losses = match losses {
-            Some(losses) => losses,
-            None => Tensor::zeros(3, DType::F32, &device)?,
-        };
-        let mut flat = vec![losses];
-        for (grad, shape) in grads.iter().zip(&shapes) {
-            flat.push(match grad {
-                Some(grad) => grad.flatten_all()?.to_dtype(DType::F32)?,
-                None => Tensor::zeros(shape.elem_count(), DType::F32, &device)?,
-            });
-        }
-        let mut numbers: Vec<f32> = Tensor::cat(&flat, 0)?.to_vec1()?;
-        let took_part = grads
-            .iter()
-            .map(|grad| if grad.is_some() { 1.0 } else { 0.0 });
-        let flags = numbers.len();
-        numbers.extend(took_part);
-        numbers.push(if stop { 1.0 } else { 0.0 });
-        self.workers.all_reduce(&mut numbers)?;
-        let stop = numbers.last().is_some_and(|asked| *asked > 0.0);
-        let summed = Tensor::from_slice(&numbers[..flags], flags, &device)?;
-        let mut next = 3;
-        for (i, (grad, shape)) in grads.iter_mut().zip(&shapes).enumerate() {
-            let n = shape.elem_count();
-            *grad = match numbers[flags + i] > 0.0 {
-                true => Some(summed.narrow(0, next, n)?.reshape(shape)?),
-                false => None,
-            };
-            next += n;
-        }
-        Ok((summed.narrow(0, 0, 3)?, stop))
-    }
-
-    /// Steps between two looks at the losses: a GPU would have to be waited for at each.
-    fn read_every(&self) -> usize {
-        if self.model.device().is_cpu() {
-            1
-        } else {
-            READ_EVERY
+    /// Steps after which their losses are read.
+    fn loss_read_interval(&self) -> usize {
+        match self.model.device().is_cpu() {
+            true => 1,
+            false => GPU_LOSS_READ_INTERVAL,
         }
     }
 
-    /// Fetches the losses of the steps since the last time, logs them, and stops at one that is no
-    /// number: before any checkpoint can hold what came of it.
-    fn read(&self, unread: &mut Vec<(Tensor, StepRecord)>, log: &mut Option<RunLog>) -> Result<()> {
-        let (losses, steps): (Vec<Tensor>, Vec<StepRecord>) = unread.drain(..).unzip();
-        for (losses, step) in Losses::read(&losses)?.into_iter().zip(steps) {
+    /// Reads the losses of all steps since the last time and logs them. A loss that is not finite is
+    /// an error, before any checkpoint can contain its effect.
+    fn read_losses(&self, loop_state: &mut LoopState) -> Result<()> {
+        let (losses, records): (Vec<Tensor>, Vec<StepRecord>) = loop_state.unread.drain(..).unzip();
+        for (losses, record) in Losses::read(&losses)?.into_iter().zip(records) {
             if !losses.loss.is_finite() {
                 bail!(
                     "{}: the loss is {} at step {}; lower lr (it is {:e}) or look at the data with `ingest inspect`",
                     self.run.display(),
                     losses.loss,
-                    step.step,
-                    step.lr
+                    record.step,
+                    record.lr
                 );
             }
-            if let Some(log) = log {
-                log.step(&step, &losses)?;
+            if let Some(log) = &mut loop_state.log {
+                log.step(&record, &losses)?;
             }
         }
         Ok(())
     }
 
-    fn step_options(&self, micro_batch: MicroBatch) -> StepOptions {
+    fn step_options(&self) -> StepOptions {
         let settings = self.settings();
         StepOptions {
             seed: settings.seed,
             step: self.state.step as u32,
             encoder_dropout: settings.encoder_dropout,
             stored: settings.keep,
-            micro_batch,
+            micro_batch: MicroBatch::WHOLE,
         }
     }
 
-    /// The log is on disk first: a run goes on after the step that the checkpoint holds, and the
-    /// lines up to that step are not made again.
+    /// Writes the log to the disk, then a checkpoint. A resumed run does not write the lines up to
+    /// its checkpoint again.
     fn checkpoint(&mut self, log: &mut RunLog) -> Result<PathBuf> {
         log.sync()?;
         self.write_checkpoint()
     }
 
     fn write_checkpoint(&mut self) -> Result<PathBuf> {
-        self.optimiser.fetch_moments()?;
+        self.optimizer.fetch_moments()?;
         checkpoint::write(
             &self.run,
             &self.model,
-            &self.optimiser,
+            &self.optimizer,
             &self.state,
             self.settings(),
             &self.config.weights,
         )
     }
 
-    /// Scores the validation split where there is one; the best checkpoint by it becomes `best`.
-    fn end_of_epoch(&mut self, log: &mut RunLog) -> Result<()> {
+    /// Evaluates the validation split, if there is one, and writes a checkpoint. The checkpoint with
+    /// the best score becomes `best`.
+    fn end_epoch(&mut self, log: &mut RunLog) -> Result<()> {
         if self.session.shards.split(Split::Val).is_empty() {
             self.checkpoint(log)?;
             return Ok(());
         }
         let score = self.evaluate(Split::Val, log)?;
-        let better = self.state.best.is_none_or(|(best, _)| score > best);
-        if better {
+        let is_best = self.state.best.is_none_or(|(best, _)| score > best);
+        if is_best {
             self.state.best = Some((score, self.state.step));
         }
         let path = self.checkpoint(log)?;
-        if better {
+        if is_best {
             checkpoint::mark_best(&self.run, &path)?;
         }
         Ok(())
     }
 
-    /// Scores a split for the log; returns the main metric.
+    /// Evaluates a split, logs the metrics and returns the main one.
     fn evaluate(&self, split: Split, log: &mut RunLog) -> Result<f64> {
         let options = EvalOptions {
             split,
@@ -422,84 +447,19 @@ impl<'a> Trainer<'a> {
         )?;
         Ok(evaluation.metrics.values[report::main_metric(self.config.multi_label)])
     }
-
-    /// Before the first step: with every adapter's B away from zero, each learnable tensor must
-    /// get a finite gradient that is not zero throughout.
-    fn check_gradients(&mut self, batch: &Batch, loss: &LossConfig) -> Result<()> {
-        let start: Vec<Tensor> = self
-            .model
-            .parameters()
-            .iter()
-            .map(|p| p.tensor.clone())
-            .collect();
-        let probe = self.model.parameters().into_iter().map(|p| {
-            if p.name.ends_with("lora_B.weight") {
-                // Uneven: below a layer norm a gradient's elements add up to zero, which an even
-                // step would not tell from no gradient.
-                let n = p.tensor.elem_count();
-                let step: Vec<f32> = (0..n).map(|i| PROBE * ((i % 7) as f32 - 2.5)).collect();
-                p.tensor + Tensor::from_vec(step, p.tensor.dims(), p.tensor.device())?
-            } else {
-                Ok(p.tensor.clone())
-            }
-        });
-        let moved = probe.collect::<candle_core::Result<Vec<_>>>()?;
-        self.model.set_parameters(moved)?;
-        let mut probe = first_complete(batch).unwrap_or_else(|| batch.clone());
-        if let Some(placeholders) = self.session.placeholders(loss.missing_token)? {
-            placeholders.fill(&mut probe);
-        }
-        let options = self.step_options(MicroBatch::WHOLE);
-        let result = self.model.step(&probe, &options, loss)?;
-        for (p, grad) in self.model.parameters().iter().zip(&result.grads) {
-            // A batch without a complete sample leaves an encoder out; its turn comes unchecked.
-            let Some(grad) = grad else { continue };
-            let numbers: Vec<f32> = grad.flatten_all()?.to_vec1()?;
-            if numbers.iter().any(|g| !g.is_finite()) || numbers.iter().all(|g| *g == 0.0) {
-                bail!(
-                    "{} gets no usable gradient from the first batch (zero or not finite throughout); the weights of {:?} may be damaged",
-                    p.name,
-                    self.config.weights
-                );
-            }
-        }
-        self.model
-            .set_parameters(start)
-            .context("after the gradient check")
-    }
 }
 
-/// Whether modality dropout is on: as set, or where the training data are complete.
-fn modality_dropout_is_on(settings: &Settings, session: &Session) -> Result<bool> {
+/// Whether modality dropout is on: as the settings say, else if the model uses two modalities and the
+/// training split is complete.
+fn uses_modality_dropout(settings: &Settings, session: &Session) -> bool {
     if let Some(on) = settings.modality_dropout {
-        return Ok(on);
+        return on;
     }
-    if settings.modality.is_some() {
-        return Ok(false);
+    if settings.modality.is_some() || session.train_mask.is_some() {
+        return false;
     }
     let split = session.shards.split(Split::Train);
-    let lacking = split
-        .present
-        .iter()
-        .filter(|has| **has != [true, true])
-        .count();
-    Ok(session.train_mask.is_none() && lacking as f64 <= COMPLETE_SHARE * split.len() as f64)
-}
-
-/// The first sample of a batch that has both modalities, as a batch of its own.
-fn first_complete(batch: &Batch) -> Option<Batch> {
-    let sample = batch.present.iter().position(|has| *has == [true, true])?;
-    let mut one = Batch {
-        ids: vec![batch.ids[sample].clone()],
-        labels: vec![batch.labels[sample].clone()],
-        present: vec![[true, true]],
-        inputs: [None, None],
-        consumed: 0,
-    };
-    for m in 0..2 {
-        let mut input = batch.inputs[m].as_ref()?.pick(&[sample])?;
-        input.rows = vec![0];
-        one.inputs[m] = Some(input);
-    }
-    Some(one)
+    let is_incomplete = |present: &&[bool; 2]| **present != [true, true];
+    let incomplete = split.present.iter().filter(is_incomplete).count();
+    incomplete as f64 <= MAX_INCOMPLETE_SHARE * split.len() as f64
 }
