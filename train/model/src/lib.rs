@@ -34,7 +34,7 @@
 //! let model = U2a::builder([Modality::Audio, Modality::Video], encoders, 28).build()?;
 //!
 //! // A sample without video: the mask token of the audio encoder stands for it.
-//! let audio = ModalityData::Mel { values: vec![0.0; 256 * 128], frames: 256, bins: 128 };
+//! let audio = ModalityData::Dense { values: vec![0.0; 256 * 128], shape: vec![256, 128] };
 //! let batch = Batch {
 //!     ids: vec!["clip".to_string()],
 //!     labels: vec![vec![3]],

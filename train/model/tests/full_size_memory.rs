@@ -1,5 +1,5 @@
-//! One full-size audio-video step within the memory that `README.md` promises. Alone in its file:
-//! peak memory is a figure of the whole process.
+//! The peak memory of one audio-video training step at the paper's sizes. The test is alone in its
+//! file, because peak memory is a figure of the whole process.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -25,7 +25,7 @@ fn noise(n: usize, seed: u32) -> Vec<f32> {
 }
 
 #[test]
-fn a_step_of_batch_4_stays_below_6_gb() {
+fn training_step_of_batch_4_stays_below_6_gb() {
     let encoder = |kind| {
         let config = EncoderConfig::base(kind);
         let weights = Weights::random(0, &config).unwrap();
