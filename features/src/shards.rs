@@ -10,16 +10,30 @@ mod reader;
 use crate::schema::ShardSpec;
 use crate::shard_name::ShardName;
 use arrow_array::{ArrayRef, RecordBatch};
+use arrow_buffer::Buffer;
 use datasets::Split;
 pub use index::SplitIndex;
 use media::Error;
+use media::mel::Mel;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::PageIndexPolicy;
-pub use reader::{Content, Fetched, RowReader};
+pub use reader::{Fetched, RowReader};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+/// The content of one modality, as stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// A log-mel spectrogram.
+    Mel(Mel),
+    /// JPEG files, shared with the memory that was read: the frames of a video in time
+    /// order, or one image.
+    Images(Vec<Buffer>),
+    /// Cleaned text.
+    Text(String),
+}
 
 /// One shard, its footer read.
 struct Shard {

@@ -4,8 +4,7 @@
 //! pages read here are those that [`crate::schema::writer_properties`] asks for: one row per page, no dictionary,
 //! one encoding per column. Everything else is left to Arrow.
 
-use super::Shard;
-use super::reader::Content;
+use super::{Content, Shard};
 use crate::schema::content_column;
 use arrow_buffer::Buffer;
 use bytes::{Buf, Bytes};

@@ -1,6 +1,6 @@
 //! Reads the media and texts of single rows.
 
-use super::{Shard, Shards, column, pages, parquet_error};
+use super::{Content, Shard, Shards, column, pages, parquet_error};
 use crate::schema::{content_column, has_column};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type};
@@ -19,17 +19,6 @@ use std::path::Path;
 /// The files that one reader keeps open. The usual limit of a process is 1024, a machine may have 64 threads with
 /// a reader each, and a dataset hundreds of shards.
 const OPEN_FILES: usize = 8;
-
-/// The content of one modality, as stored.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Content {
-    /// A log-mel spectrogram.
-    Mel(Mel),
-    /// JPEG files, shared with the memory that was read: the frames of a video in time order, or one image.
-    Images(Vec<Buffer>),
-    /// Cleaned text.
-    Text(String),
-}
 
 /// The wanted contents of one row.
 #[derive(Clone, Debug, Default)]
