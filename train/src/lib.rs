@@ -1,25 +1,27 @@
 //! Training and evaluation of U2A on shards.
 //!
-//! The model is the crate `model`, its arithmetic the crate `engine`. To read this crate, begin
-//! at the top of this list; each module uses only those above it.
+//! The model is the crate `model`, its arithmetic the crate `engine`. Each module of this list uses
+//! only those above it, so that the list is also an order to read them in.
 //!
 //! | module | concept |
 //! |---|---|
 //! | [`settings`] | hyperparameters, and the `config.toml` of a run folder |
 //! | [`session`] | the data and the untrained model that a configuration describes |
+//! | `ingest_process` | the program `ingest` as a child process, which decodes media |
 //! | [`evaluation`] | metrics of a split, and labels for new media files |
 //! | [`logging`] | `metrics.jsonl`, TensorBoard events and the progress line |
 //! | [`training`] | the training loop, checkpoints, data-parallel workers |
-//! | [`reproduce`] | the paper's tables and figures |
+//! | `reproduce` | the runs behind the paper's tables and figures |
+//! | `diagnostics` | the machine, the accuracy of its devices and their speed |
 //! | [`cli`] | the subcommands of `train` |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cli;
 mod diagnostics;
 pub mod evaluation;
-pub mod ingest_process;
+mod ingest_process;
 pub mod logging;
-pub mod reproduce;
+mod reproduce;
 pub mod session;
 pub mod settings;
 pub mod training;

@@ -1,5 +1,5 @@
-//! The data of a run (shards, masks, and transforms that fit the encoders), and its model before any
-//! training.
+//! The data of a run (shards, masks, and transforms that fit the encoders), and its model before
+//! any training.
 
 use crate::settings::{ClipFeatures, RunConfig, Settings};
 use anyhow::{Result, bail};
@@ -29,8 +29,8 @@ const UNUSED: usize = 1;
 pub struct Session {
     /// The shards.
     pub shards: Arc<Shards>,
-    /// For each training sample, in the order of the shards, which modalities the model gets. `None`
-    /// if these are all that the sample has.
+    /// For each training sample, in the order of the shards, which modalities the model gets.
+    /// `None` if these are all that the sample has.
     pub(crate) train_mask: Option<Arc<Vec<[bool; 2]>>>,
     /// SHA-256 of the training split's missing-modality mask.
     pub(crate) train_mask_sha256: Option<String>,
@@ -147,8 +147,8 @@ impl Session {
         }
     }
 
-    /// The options of a loader of a split in the order of the shards, without augmentation. `present`
-    /// says which modalities of each sample the model gets, if these are not all.
+    /// The options of a loader of a split in the order of the shards, without augmentation.
+    /// `present` says which modalities of each sample the model gets, if these are not all.
     pub(crate) fn eval_loader(
         &self,
         split: Split,

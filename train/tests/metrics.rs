@@ -1,12 +1,12 @@
-//! Scores against scikit-learn's: golden values of `tests/golden/metrics.py`, 100 random cases of
-//! each kind, with empty classes and samples without labels.
+//! Metrics against the golden values of scikit-learn from `tests/golden/metrics.py`: 100 random
+//! cases of single-label and of multi-label data, with empty classes and samples without labels.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use serde_json::Value;
 use train::evaluation::metrics::{Metrics, multi_label, single_label};
 
-/// The tolerance; the golden values carry ten digits.
+/// The largest difference. The golden values have ten digits.
 const TOLERANCE: f64 = 1e-6;
 
 fn numbers(value: &Value) -> Vec<f64> {
@@ -57,7 +57,7 @@ fn logits(case: &Value) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn single_label_scores_equal_scikit_learns() {
+fn single_label_metrics_match_scikit_learn() {
     let all = cases("single");
     assert_eq!(all.len(), 100);
     for (i, case) in all.iter().enumerate() {
@@ -71,7 +71,7 @@ fn single_label_scores_equal_scikit_learns() {
 }
 
 #[test]
-fn multi_label_scores_equal_scikit_learns() {
+fn multi_label_metrics_match_scikit_learn() {
     let all = cases("multi");
     assert_eq!(all.len(), 100);
     for (i, case) in all.iter().enumerate() {

@@ -91,7 +91,8 @@ fn parse_gpus(success: bool, output: &str) -> (Vec<Gpu>, Option<String>) {
     (gpus, problem)
 }
 
-/// The libraries that are neither in the output of `ldconfig -p` nor in a folder of LD_LIBRARY_PATH.
+/// The libraries that are neither in the output of `ldconfig -p` nor in a folder of
+/// LD_LIBRARY_PATH.
 fn missing_libraries(ldconfig: &str, path: &str) -> Vec<String> {
     let in_cache = |name: &str| {
         let mut names = ldconfig

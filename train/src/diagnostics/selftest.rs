@@ -67,8 +67,8 @@ pub fn compare_layers(device: &Device) -> Result<Vec<Comparison>> {
     Ok(comparisons)
 }
 
-/// Compares a training step of each pair of encoders: its losses, and the gradients of all learnable
-/// parameters by the norm of their difference.
+/// Compares a training step of each pair of encoders: its losses, and the gradients of all
+/// learnable parameters by the norm of their difference.
 pub fn compare_steps(device: &Device, tiny: bool) -> Result<Vec<Comparison>> {
     let mut comparisons = Vec::new();
     for pair in [AUDIO_VIDEO, IMAGE_TEXT] {

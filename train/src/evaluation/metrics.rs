@@ -1,41 +1,43 @@
-//! Scores of predictions, by scikit-learn's definitions; where a ratio has a zero denominator it
-//! counts as 0.
+//! Metrics of predictions, by the definitions of scikit-learn. A ratio with a denominator of zero
+//! is 0.
 
 use report::predictions::{above_threshold, argmax};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Counts of one class.
+/// Counts and metrics of one class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct ClassScore {
     /// Samples that have the class.
     pub support: usize,
-    /// Samples predicted to have it.
+    /// Samples that are predicted to have the class.
     pub predicted: usize,
-    /// Both.
+    /// Samples that have the class and are predicted to have it.
     pub correct: usize,
     /// `correct / predicted`.
     pub precision: f64,
-    /// `correct / support`; for single-label data this is the class's accuracy.
+    /// `correct / support`. For single-label data this is the accuracy of the class.
     pub recall: f64,
-    /// Harmonic mean of the two.
+    /// The harmonic mean of precision and recall.
     pub f1: f64,
-    /// Area under the precision-recall curve, multi-label only.
+    /// The area under the precision-recall curve; `None` for single-label data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub average_precision: Option<f64>,
 }
 
-/// All scores of one set of predictions.
+/// The metrics of a set of predictions.
 #[derive(Clone, Debug, Serialize)]
 pub struct Metrics {
-    /// Number of samples.
+    /// The number of samples.
     pub samples: usize,
-    /// Named values: `accuracy`, `balanced_accuracy`, `f1_macro`, `f1_micro`, `f1_weighted`, and
-    /// for multi-label data `f1_samples`, `average_precision_macro` and `accuracy` as exact match.
+    /// The values by name: `accuracy`, `balanced_accuracy`, `f1_macro`, `f1_micro`, `f1_weighted`,
+    /// and for multi-label data `f1_samples`, `average_precision_macro` and `accuracy` as exact
+    /// match.
     pub values: BTreeMap<&'static str, f64>,
-    /// Per class, in canonical order.
+    /// The metrics of each class, in canonical order.
     pub classes: Vec<ClassScore>,
-    /// Row: true class, column: predicted class. Single-label only.
+    /// The confusion matrix, a row for each true class and a column for each predicted one; `None`
+    /// for multi-label data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confusion: Option<Vec<Vec<usize>>>,
 }
@@ -44,11 +46,13 @@ fn ratio(a: f64, b: f64) -> f64 {
     if b == 0.0 { 0.0 } else { a / b }
 }
 
+/// The mean, or 0 without a value.
 fn mean(x: impl Iterator<Item = f64>) -> f64 {
     let (sum, n) = x.fold((0.0, 0usize), |(sum, n), v| (sum + v, n + 1));
     ratio(sum, n as f64)
 }
 
+/// The metrics of classes with these counts: support, predicted, correct.
 fn class_scores(counts: Vec<(usize, usize, usize)>) -> Vec<ClassScore> {
     counts
         .into_iter()
@@ -64,8 +68,8 @@ fn class_scores(counts: Vec<(usize, usize, usize)>) -> Vec<ClassScore> {
         .collect()
 }
 
-/// The F1 averages that both kinds of data share. `counted` says which classes enter the macro
-/// average: scikit-learn leaves out single-label classes that are neither true nor predicted.
+/// The F1 averages of both kinds of data. `counted` says which classes count in the macro average:
+/// scikit-learn leaves out single-label classes that are neither true nor predicted.
 fn f1_averages(
     classes: &[ClassScore],
     counted: impl Fn(&ClassScore) -> bool,
@@ -92,7 +96,8 @@ fn f1_averages(
     ])
 }
 
-/// Scores of single-label predictions.
+/// Computes the metrics of single-label predictions. `logits` has one number per class for each
+/// sample.
 pub fn single_label(logits: &[Vec<f32>], labels: &[u32], classes: usize) -> Metrics {
     let mut confusion = vec![vec![0usize; classes]; classes];
     for (logits, label) in logits.iter().zip(labels) {
@@ -123,23 +128,27 @@ pub fn single_label(logits: &[Vec<f32>], labels: &[u32], classes: usize) -> Metr
     }
 }
 
-/// Scores of multi-label predictions.
+/// Computes the metrics of multi-label predictions. `logits` has one number per class for each
+/// sample.
 pub fn multi_label(logits: &[Vec<f32>], labels: &[Vec<u32>], classes: usize) -> Metrics {
     let mut counts = vec![(0, 0, 0); classes];
     let (mut exact, mut sample_f1) = (0usize, 0.0);
     for (logits, labels) in logits.iter().zip(labels) {
         let predicted = above_threshold(logits);
-        let mut both = 0;
+        let mut correct = 0;
         for c in 0..classes as u32 {
-            let (is, says) = (labels.contains(&c), predicted.contains(&c));
+            let (is_true, is_predicted) = (labels.contains(&c), predicted.contains(&c));
             let count = &mut counts[c as usize];
-            count.0 += usize::from(is);
-            count.1 += usize::from(says);
-            count.2 += usize::from(is && says);
-            both += usize::from(is && says);
+            count.0 += usize::from(is_true);
+            count.1 += usize::from(is_predicted);
+            count.2 += usize::from(is_true && is_predicted);
+            correct += usize::from(is_true && is_predicted);
         }
-        exact += usize::from(both == labels.len() && both == predicted.len());
-        sample_f1 += ratio(2.0 * both as f64, (labels.len() + predicted.len()) as f64);
+        exact += usize::from(correct == labels.len() && correct == predicted.len());
+        sample_f1 += ratio(
+            2.0 * correct as f64,
+            (labels.len() + predicted.len()) as f64,
+        );
     }
     let mut scores = class_scores(counts);
     for (c, score) in scores.iter_mut().enumerate() {
@@ -166,20 +175,21 @@ pub fn multi_label(logits: &[Vec<f32>], labels: &[Vec<u32>], classes: usize) -> 
     }
 }
 
-/// Sum over thresholds of precision times the rise in recall; equal scores are one threshold.
+/// Computes the sum over thresholds of the precision times the increase in recall. Equal scores are
+/// one threshold. `column` has the score of each sample and whether it has the class.
 fn average_precision(mut column: Vec<(f32, bool)>) -> f64 {
     column.sort_by(|a, b| b.0.total_cmp(&a.0));
     let positives = column.iter().filter(|c| c.1).count() as f64;
-    let (mut hits, mut seen, mut area, mut i) = (0.0, 0.0, 0.0, 0);
+    let (mut hits, mut predicted, mut area, mut i) = (0.0, 0.0, 0.0, 0);
     while i < column.len() {
         let threshold = column[i].0;
         let before = hits;
         while i < column.len() && column[i].0 == threshold {
             hits += f64::from(u8::from(column[i].1));
-            seen += 1.0;
+            predicted += 1.0;
             i += 1;
         }
-        area += (hits - before) * hits / seen;
+        area += (hits - before) * hits / predicted;
     }
     ratio(area, positives)
 }
@@ -193,8 +203,8 @@ mod tests {
     }
 
     #[test]
-    fn single_label_by_hand() {
-        // True 0 0 1 2, predicted 0 1 1 0; class 3 never occurs.
+    fn single_label_metrics_computed_by_hand() {
+        // The true classes are 0 0 1 2, the predicted ones 0 1 1 0. Class 3 does not occur.
         let logits = [
             [1., 0., 0., 0.],
             [0., 1., 0., 0.],
@@ -213,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn multi_label_by_hand() {
+    fn multi_label_metrics_computed_by_hand() {
         let logits = vec![
             vec![2.0, -1.0, 0.5],
             vec![-3.0, 1.0, -0.5],
@@ -224,7 +234,8 @@ mod tests {
         near(m.values["f1_micro"], 2.0 * 3.0 / (4.0 + 4.0));
         near(m.values["f1_macro"], (1.0 + 1.0 + 0.0) / 3.0);
         near(m.values["f1_samples"], (2.0 / 3.0 + 2.0 / 3.0 + 1.0) / 3.0);
-        // Class 2: ranked 0.5 (wrong), -0.5 (right), -1.0 (wrong): precision 1/2 at the only hit.
+        // The scores of class 2 in order are 0.5 (wrong), -0.5 (right), -1.0 (wrong), so that the
+        // precision at the only hit is 1/2.
         near(m.classes[2].average_precision.unwrap(), 0.5);
     }
 }

@@ -52,8 +52,8 @@ impl Default for EvalOptions {
 
 impl EvalOptions {
     /// The name of the evaluation in the names of its files: `test`, `test-no-audio`,
-    /// `test-missing-both-0.7-seed0`, with `-zeros` or `-input` at the end for another missing token
-    /// than the mask token.
+    /// `test-missing-both-0.7-seed0`, with `-zeros` or `-input` at the end for another missing
+    /// token than the mask token.
     pub fn name(&self) -> String {
         let mut name = self.split.to_string();
         if let Some(MaskSource { source, rate, seed }) = &self.mask {

@@ -1,10 +1,10 @@
 //! Labels for new media files.
 //!
-//! The files become a small dataset, which `ingest` writes as shards. The model then evaluates these
-//! with whichever modalities each sample has.
+//! The files become a small dataset, which `ingest` writes as shards. The model then evaluates
+//! these with whichever modalities each sample has.
 //!
-//! Files of one folder and one stem are one sample (`a.wav` with `a.flv`, `a.jpg` with `a.txt`). The
-//! audio of a video without an audio file is that of the video.
+//! Files of one folder and one stem are one sample (`a.wav` with `a.flv`, `a.jpg` with `a.txt`).
+//! The audio of a video without an audio file is that of the video.
 
 use super::{EvalOptions, Evaluator};
 use crate::ingest_process;
@@ -191,8 +191,8 @@ fn ingest_samples(
     Ok((shards, errors))
 }
 
-/// Lays the samples out as the raw tree of a dataset: links to the media files, a CSV table with the
-/// number of each sample as its id, and a description. Returns the path of the description.
+/// Lays the samples out as the raw tree of a dataset: links to the media files, a CSV table with
+/// the number of each sample as its id, and a description. Returns the path of the description.
 fn write_raw_tree(folder: &Path, samples: &[MediaSample], config: &RunConfig) -> Result<PathBuf> {
     let media = folder.join("media");
     fs::create_dir_all(&media)?;

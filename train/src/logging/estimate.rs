@@ -3,8 +3,8 @@
 use super::format::{format_duration, thousands};
 use std::time::Instant;
 
-/// Steps that are timed. The steps before the first call of [`StartMessage::line`] are not: they fill
-/// buffers and start threads.
+/// Steps that are timed. The steps before the first call of [`StartMessage::line`] are not: they
+/// fill buffers and start threads.
 const TIMED_STEPS: u64 = 3;
 
 /// A message about a run that is printed together with the estimated time of the run.
@@ -30,8 +30,8 @@ impl StartMessage {
     }
 
     /// Returns the line to print once enough steps are timed. `step` has just been finished, with
-    /// its losses known. The estimate is for all steps that are left, at the pace of those since the
-    /// first call.
+    /// its losses known. The estimate is for all steps that are left, at the pace of those since
+    /// the first call.
     pub fn line(&mut self, step: u64) -> Option<String> {
         if self.short || step >= self.total {
             return Some(self.text.clone());

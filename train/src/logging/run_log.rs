@@ -24,8 +24,8 @@ pub struct RunLog {
 }
 
 impl RunLog {
-    /// Opens the log of a run that has finished `step` of `total` steps. Lines of later steps, which
-    /// were written before a crash and will be written again, are removed.
+    /// Opens the log of a run that has finished `step` of `total` steps. Lines of later steps,
+    /// which were written before a crash and will be written again, are removed.
     ///
     /// # Errors
     /// A file cannot be read or written.

@@ -1,8 +1,8 @@
 //! TensorBoard event files with scalars: protocol buffers in TFRecord framing.
 //!
-//! It has only what a training curve needs. The format is that of `tensorflow/core/lib/io/record_writer.h` (length,
-//! masked CRC-32C of the length, data, masked CRC-32C of the data) and `event.proto` /
-//! `summary.proto` for the field numbers.
+//! It has only what a training curve needs. The format is that of
+//! `tensorflow/core/lib/io/record_writer.h` (length, masked CRC-32C of the length, data, masked
+//! CRC-32C of the data) and `event.proto` / `summary.proto` for the field numbers.
 
 use std::fs::File;
 use std::io::{BufWriter, Result, Write};

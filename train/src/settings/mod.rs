@@ -73,8 +73,8 @@ pub struct Settings {
     pub align_weight: f64,
     /// Whether the alignment loss sends no gradient into the class tokens.
     pub align_stop_gradient: bool,
-    /// Modality dropout: whether one modality of a whole batch is hidden at random. Without a value,
-    /// it is on if the training split is complete.
+    /// Modality dropout: whether one modality of a whole batch is hidden at random. Without a
+    /// value, it is on if the training split is complete.
     pub modality_dropout: Option<bool>,
     /// Whether the encoders' own dropout is on (BERT's is 0.1).
     pub encoder_dropout: bool,

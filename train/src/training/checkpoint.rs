@@ -91,8 +91,8 @@ pub fn write(
     Ok(path)
 }
 
-/// The optimizer state: for each parameter the two moments (`m.NAME`, `v.NAME`) and the number of its
-/// updates (`steps.NAME`).
+/// The optimizer state: for each parameter the two moments (`m.NAME`, `v.NAME`) and the number of
+/// its updates (`steps.NAME`).
 fn optimizer_tensors(model: &U2a, optimizer: &AdamW) -> Result<HashMap<String, Tensor>> {
     let mut tensors = HashMap::new();
     for (p, moments) in model.parameters().iter().zip(&optimizer.moments) {
@@ -135,8 +135,8 @@ fn publish(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     fs::create_dir_all(&temporary).with_context(problem)?;
     fill(&temporary).with_context(problem)?;
     sync_tree(&temporary).with_context(problem)?;
-    // A folder cannot be renamed to the name of one with files. The old one gets a hidden name first,
-    // under which a reader finds it between the two renames (see `best_or_latest`).
+    // A folder cannot be renamed to the name of one with files. The old one gets a hidden name
+    // first, under which a reader finds it between the two renames (see `best_or_latest`).
     let aside = hidden_name(path, "old");
     remove(&aside)?;
     if path.exists() {
@@ -154,7 +154,7 @@ fn hidden_name(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(format!(".{name}.{suffix}"))
 }
 
-/// Restores a folder that [`publish`] was replacing when the process was killed, and removes
+/// Restores a folder that `publish` was replacing when the process was killed, and removes
 /// incomplete ones. To be called before a run is continued, by the process that writes to it.
 pub fn recover(run: &Path) -> Result<()> {
     for entry in fs::read_dir(run)
@@ -243,7 +243,7 @@ pub fn latest(run: &Path) -> Result<PathBuf> {
 }
 
 /// The checkpoint to evaluate: `best` if there is one, else the newest. Nothing is changed, because
-/// the run may still be training; `best` may have its hidden name at the moment (see [`publish`]).
+/// the run may still be training; `best` may have its hidden name at the moment (see `publish`).
 pub fn best_or_latest(run: &Path) -> Result<PathBuf> {
     let best = run.join(BEST);
     let aside = hidden_name(&best, "old");

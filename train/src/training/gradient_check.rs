@@ -11,8 +11,8 @@ use model::u2a::{StepOptions, U2a};
 /// Size of the numbers that the check puts into B of the LoRA adapters, which starts as zero.
 const PROBE: f32 = 1e-3;
 
-/// Checks that each learnable parameter gets a finite gradient that is not zero throughout. B of the
-/// LoRA adapters is not zero during the check, because A would get no gradient.
+/// Checks that each learnable parameter gets a finite gradient that is not zero throughout. B of
+/// the LoRA adapters is not zero during the check, because A would get no gradient.
 ///
 /// # Errors
 /// A parameter gets no usable gradient, which the error blames on `weights`, the source of the

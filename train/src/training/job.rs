@@ -38,7 +38,8 @@ pub fn claim(run: &Path) -> Result<RunLock> {
 }
 
 impl Job {
-    /// A new run on the shards of dataset `name` in `folder`. With `tiny`, random encoders are small.
+    /// A new run on the shards of dataset `name` in `folder`. With `tiny`, random encoders are
+    /// small.
     ///
     /// # Errors
     /// The shards are those of another dataset, or the settings do not fit the data or the device.
@@ -114,8 +115,8 @@ impl Job {
         })
     }
 
-    /// The SHA-256 of settings, samples and encoders, in hexadecimal: two runs with the same hash are
-    /// the same run. The folder of the shards and the device do not count.
+    /// The SHA-256 of settings, samples and encoders, in hexadecimal: two runs with the same hash
+    /// are the same run. The folder of the shards and the device do not count.
     pub fn hash(&self) -> Result<String> {
         let config = RunConfig {
             shards: PathBuf::new(),
@@ -142,7 +143,8 @@ impl Job {
                 .with_context(|| format!("{}: cannot be made", out.display()))?;
             _lock = Some(RunLock::acquire(out)?);
             let path = out.join(CONFIG_FILE);
-            // Another process may have started the same run, and finished it before the lock was free.
+            // Another process may have started the same run, and finished it before the lock was
+            // free.
             if path.exists() {
                 bail!(
                     "{}: is a run already; continue it with --resume {0}, or give another --out",

@@ -1,5 +1,5 @@
-//! The lock of a run folder, which only one process may train in. `eval`, `predict` and `report` only
-//! read and take no lock.
+//! The lock of a run folder, which only one process may train in. `eval`, `predict` and `report`
+//! only read and take no lock.
 
 use anyhow::{Result, anyhow};
 use std::path::Path;

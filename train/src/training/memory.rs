@@ -6,8 +6,8 @@ use datasets::Modality;
 use model::encoder::StoredActivations;
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
 
-/// Bytes for what is not counted: the head, the optimizer, tables, and what allocators and libraries
-/// take for themselves.
+/// Bytes for what is not counted: the head, the optimizer, tables, and what allocators and
+/// libraries take for themselves.
 const UNCOUNTED_BYTES: u64 = 400_000_000;
 
 /// How a step is computed.
@@ -19,8 +19,8 @@ pub struct StepPlan {
     pub micro_batch: usize,
 }
 
-/// The most bytes that a training step takes: frozen weights, stored activations of both encoders, the
-/// buffers of one block, the inputs. `bytes` is the size of a number.
+/// The most bytes that a training step takes: frozen weights, stored activations of both encoders,
+/// the buffers of one block, the inputs. `bytes` is the size of a number.
 pub fn step_bytes(
     encoders: &[EncoderConfig; 2],
     modalities: [Modality; 2],
@@ -71,9 +71,9 @@ pub fn step_bytes(
     weights + activations + buffers + inputs + UNCOUNTED_BYTES
 }
 
-/// Finds the fastest plan that takes at most `limit` bytes, and returns it with its bytes. It stores
-/// all activations if it can, else the inputs of blocks, and then halves the micro-batch. Limits in
-/// the settings are kept.
+/// Finds the fastest plan that takes at most `limit` bytes, and returns it with its bytes. It
+/// stores all activations if it can, else the inputs of blocks, and then halves the micro-batch.
+/// Limits in the settings are kept.
 ///
 /// # Errors
 /// A single sample takes more.

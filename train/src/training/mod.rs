@@ -1,7 +1,7 @@
 //! Training of a run.
 //!
-//! [`job`] begins or continues a run folder, and [`trainer`] is the training loop. The loop takes its
-//! batches from the prefetcher, adds gradients over [`workers`], and writes [`checkpoint`]s.
+//! [`job`] begins or continues a run folder, and [`trainer`] is the training loop. The loop takes
+//! its batches from the prefetcher, adds gradients over [`workers`], and writes [`checkpoint`]s.
 
 pub mod checkpoint;
 mod gradient_check;

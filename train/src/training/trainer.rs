@@ -2,8 +2,8 @@
 //! exactly.
 //!
 //! Everything random is a function of (seed, epoch or step, sample), so that a run is determined by
-//! its configuration and its position. A resumed run reads a checkpoint and continues, bit for bit on
-//! the CPU.
+//! its configuration and its position. A resumed run reads a checkpoint and continues, bit for bit
+//! on the CPU.
 
 use super::checkpoint::{self, State};
 use super::gradient_check::check_gradients;
@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// The largest share of samples that lack a modality in a training split that counts as complete for
-/// modality dropout. A few unreadable clips do not change the method.
+/// The largest share of samples that lack a modality in a training split that counts as complete
+/// for modality dropout. A few unreadable clips do not change the method.
 const MAX_INCOMPLETE_SHARE: f64 = 0.05;
 
 /// Steps on a GPU after which their losses are read. Reading them waits for the GPU.
@@ -261,8 +261,8 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Reads losses, logs, evaluates and writes a checkpoint, each if it is due. Returns the outcome
-    /// if the run ends with this step.
+    /// Reads losses, logs, evaluates and writes a checkpoint, each if it is due. Returns the
+    /// outcome if the run ends with this step.
     fn after_step(&mut self, loop_state: &mut LoopState, stopped: bool) -> Result<Option<Outcome>> {
         if loop_state.unread.len() >= self.loss_read_interval() {
             self.read_losses(loop_state)?;
@@ -303,9 +303,9 @@ impl<'a> Trainer<'a> {
         interval > 0 && self.state.step.is_multiple_of(interval)
     }
 
-    /// Ends a run that has made its last step. If all epochs are finished and there is no validation
-    /// split to choose the best checkpoint by, the last one becomes `best`, and the test split is
-    /// evaluated once for the log.
+    /// Ends a run that has made its last step. If all epochs are finished and there is no
+    /// validation split to choose the best checkpoint by, the last one becomes `best`, and the test
+    /// split is evaluated once for the log.
     fn finish(&self, log: &mut Option<RunLog>) -> Result<Outcome> {
         let Some(log) = log else {
             return Ok(Outcome::Finished);
@@ -360,8 +360,8 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Reads the losses of all steps since the last time and logs them. A loss that is not finite is
-    /// an error, before any checkpoint can contain its effect.
+    /// Reads the losses of all steps since the last time and logs them. A loss that is not finite
+    /// is an error, before any checkpoint can contain its effect.
     fn read_losses(&self, loop_state: &mut LoopState) -> Result<()> {
         let (losses, records): (Vec<Tensor>, Vec<StepRecord>) = loop_state.unread.drain(..).unzip();
         for (losses, record) in Losses::read(&losses)?.into_iter().zip(records) {
@@ -411,8 +411,8 @@ impl<'a> Trainer<'a> {
         )
     }
 
-    /// Evaluates the validation split, if there is one, and writes a checkpoint. The checkpoint with
-    /// the best score becomes `best`.
+    /// Evaluates the validation split, if there is one, and writes a checkpoint. The checkpoint
+    /// with the best score becomes `best`.
     fn end_epoch(&mut self, log: &mut RunLog) -> Result<()> {
         if self.session.shards.split(Split::Val).is_empty() {
             self.checkpoint(log)?;
@@ -449,8 +449,8 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Whether modality dropout is on: as the settings say, else if the model uses two modalities and the
-/// training split is complete.
+/// Whether modality dropout is on: as the settings say, else if the model uses two modalities and
+/// the training split is complete.
 fn uses_modality_dropout(settings: &Settings, session: &Session) -> bool {
     if let Some(on) = settings.modality_dropout {
         return on;

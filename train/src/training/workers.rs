@@ -2,9 +2,10 @@
 //!
 //! The first process starts the others as copies of itself and keeps a socket to each. After every
 //! step, the others send it their gradients and losses (less than a megabyte). It adds them in the
-//! order of the workers and sends the sum back, and all make the same update. Only the first process
-//! writes files. Workers draw the same random numbers as a single process, so that the losses are
-//! those of a single process with the whole batch, except for the order of the additions.
+//! order of the workers and sends the sum back, and all make the same update. Only the first
+//! process writes files. Workers draw the same random numbers as a single process, so that the
+//! losses are those of a single process with the whole batch, except for the order of the
+//! additions.
 
 use anyhow::{Context, Result, bail};
 use engine::DeviceChoice;
@@ -22,8 +23,8 @@ pub struct Workers {
     pub rank: usize,
     /// The number of processes.
     pub count: usize,
-    /// In the first process the sockets to the others in the order of their ranks, in another process
-    /// the socket to the first.
+    /// In the first process the sockets to the others in the order of their ranks, in another
+    /// process the socket to the first.
     sockets: Vec<UnixStream>,
     children: Vec<Child>,
 }
@@ -88,7 +89,8 @@ impl Workers {
         self.rank == 0
     }
 
-    /// Replaces the numbers by their sums over all workers (all-reduce), with the same bits in each.
+    /// Replaces the numbers by their sums over all workers (all-reduce), with the same bits in
+    /// each.
     ///
     /// # Errors
     /// Another worker has ended.

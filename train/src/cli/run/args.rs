@@ -58,7 +58,7 @@ pub struct RunArgs {
     /// cuda:N
     #[arg(long, default_value_t, overrides_with = "device")]
     pub device: DeviceChoice,
-    /// Processes that train together (data-parallel), each on a GPU of its own from the given one on
+    /// Processes that train together (data-parallel), on consecutive GPUs from the given one
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
     /// Number of this process among the workers; the first process sets it
@@ -138,8 +138,8 @@ impl RunArgs {
         }
     }
 
-    /// The place of this process among the workers. The first process starts the others, on the kind
-    /// of device that it has itself.
+    /// The place of this process among the workers. The first process starts the others, on the
+    /// kind of device that it has itself.
     pub fn join_workers(&self, compute: &Compute) -> Result<Workers> {
         match self.worker {
             None => Workers::spawn(self.workers, compute.used),
