@@ -1,4 +1,5 @@
-//! Log-mel of 10 s of sound on one thread, for `tests/bench/bench.py`: one line in, one unit of work, one line of JSON out.
+//! Measures the log-mel spectrogram of 10 s of audio on one thread, for `tests/bench/bench.py`: for
+//! each line of input it does one unit of work and prints one line of JSON.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 

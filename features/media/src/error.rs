@@ -1,60 +1,63 @@
-//! What can go wrong in this crate, sorted by what the caller should do about it.
+//! The errors of `media` and `features`, by what the caller should do about them.
 //!
-//! Every message is one line that names the thing, the problem and the remedy, so that a binary can print it as it is.
+//! Every message is one line that names the file or sample, the problem and the remedy, so that a
+//! binary can print it as it is.
 
 use std::path::{Path, PathBuf};
 
-/// The error of everything public in this crate.
+/// The error of every public function of `media` and `features`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system refused to read or write. Worth a retry once the cause (rights, space, cable) is gone.
+    /// The system cannot read or write a file. A retry may succeed once the cause (rights, space,
+    /// connection) is removed.
     #[error("{}: cannot {action}: {cause}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What was being done, as an infinitive: "read", "create".
+        /// The action that failed, as an infinitive: "read", "create".
         action: &'static str,
-        /// What the system said. Shown in the message, so no `source`: it would be printed twice.
+        /// The system's error. It is part of the message, so it is no `source`: it would be printed
+        /// twice.
         cause: std::io::Error,
     },
-    /// The input cannot work as it is. The user must change something.
+    /// The input cannot be used as it is. The user must change something.
     #[error("{problem}; {remedy}")]
     Unusable {
-        /// What is wrong.
+        /// The problem.
         problem: String,
-        /// What to do.
+        /// The remedy.
         remedy: String,
     },
-    /// One medium cannot be decoded. Quarantine it and go on.
+    /// One image, audio or text cannot be decoded. Record the failure and go on.
     #[error("{0}")]
     Media(String),
-    /// One medium is beyond a limit that guards memory. Quarantine it and go on.
+    /// One image, audio or text exceeds a limit that guards memory. Record the failure and go on.
     #[error("{0}")]
     Limit(String),
-    /// The calling code contradicts itself. A bug in the caller.
+    /// The arguments contradict each other: a bug in the calling code.
     #[error("{0}")]
     Invalid(String),
-    /// Any of the above, in one file.
+    /// One of the above, with the file.
     #[error("{}: {cause}", path.display())]
     InFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error.
         cause: Box<Error>,
     },
-    /// Any of the above, at one sample.
+    /// One of the above, with the sample.
     #[error("sample '{id}': {cause}")]
     AtSample {
         /// The sample's id.
         id: String,
-        /// What is wrong with it.
+        /// The error.
         cause: Box<Error>,
     },
 }
 
 impl Error {
-    /// An [`Error::Unusable`].
+    /// Returns an [`Error::Unusable`].
     pub fn unusable(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Error::Unusable {
             problem: problem.into(),
@@ -62,7 +65,7 @@ impl Error {
         }
     }
 
-    /// Says in which file it went wrong.
+    /// Adds the file to the message.
     #[must_use]
     pub fn in_file(self, path: &Path) -> Self {
         Error::InFile {
@@ -71,7 +74,7 @@ impl Error {
         }
     }
 
-    /// Says at which sample it went wrong.
+    /// Adds the sample to the message.
     #[must_use]
     pub fn at_sample(self, id: &str) -> Self {
         Error::AtSample {
@@ -80,7 +83,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Io`], for `map_err`.
+    /// Returns a function that creates an [`Error::Io`], for `map_err`.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |cause| Error::Io {

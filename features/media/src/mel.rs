@@ -1,19 +1,22 @@
-//! The mel front end: 16 kHz samples in, log-mel frames out, as AST was trained on them.
+//! The mel front end: from 16 kHz samples to the log-mel spectrogram that AST reads.
 //!
-//! The recipe is Kaldi's filter bank with the settings AST was trained with: 25 ms symmetric Hann window, 10 ms hop,
-//! no padding at the edges, DC offset removed per frame, pre-emphasis 0.97, 512-point power spectrum, 128 triangular
-//! filters on the HTK mel scale from 20 Hz to 8 kHz, natural log with a floor. Not here: resampling, mixing to mono,
-//! zero-padding to 1024 frames and normalisation.
+//! The recipe is Kaldi's `compute-fbank-feats` with the settings AST was trained with: 25 ms
+//! symmetric Hann window, 10 ms hop, no padding at the edges, DC offset removed per frame,
+//! pre-emphasis 0.97, 512-point power spectrum, 128 triangular filters on the HTK mel scale from
+//! 20 Hz to 8 kHz, natural logarithm with a floor. Resampling and mixing to mono belong to `ingest`,
+//! zero-padding to 1024 frames and normalization to `features`.
 //!
-//! What makes it fast without changing the numbers:
-//! - Subtracting a frame's mean m and then pre-emphasising is the same as pre-emphasising first and subtracting
-//!   (1 - 0.97) m, so two frames share their pre-emphasised samples. The whole clip's mean cancels the same way. (Only
-//!   sample 0 of a frame has no predecessor, and the window is 0 there.)
+//! Three identities make it fast and keep the values:
+//! - Subtracting a frame's mean m and then pre-emphasizing equals pre-emphasizing first and
+//!   subtracting (1 - 0.97) m, so overlapping frames share their pre-emphasized samples. The whole
+//!   clip's mean cancels the same way. (Only sample 0 of a frame has no predecessor, and the window
+//!   is 0 there.)
 //! - Two frames are the real and the imaginary part of one complex transform.
 //! - A filter is applied only to the few bins it covers, to several frames at once.
 //!
-//! All of it is float64 up to the logarithm: in float32 a loud bin drowns the quiet ones (torchaudio's own float32
-//! result is up to 1e-2 away from its float64 one), and two frames in one transform would disturb each other.
+//! All of it is float64 up to the logarithm: in float32 a loud bin drowns the quiet ones
+//! (torchaudio's own float32 result is up to 1e-2 away from its float64 one), and two frames in one
+//! transform would disturb each other.
 
 use std::f64::consts::PI;
 use std::sync::Arc;
@@ -21,61 +24,62 @@ use std::sync::Arc;
 use rustfft::num_complex::Complex;
 use rustfft::{Fft, FftPlannerScalar, FftPlannerSse};
 
-/// Mel bins per frame.
+/// The number of mel bins per frame.
 pub const MEL_BINS: usize = 128;
 
-/// Most frames kept of a clip: 10.24 s, what AST takes in.
+/// The most frames that are kept of a clip: 10.24 s, the input of AST.
 pub const MAX_MEL_FRAMES: usize = 1024;
 
-/// Samples per second of the input.
+/// The sample rate of the input in Hz.
 pub const SAMPLE_RATE: usize = 16_000;
 
-/// Samples in a frame: 25 ms.
+/// The number of samples in a frame: 25 ms.
 pub const WINDOW: usize = 400;
 
-/// Samples from one frame to the next: 10 ms.
+/// The number of samples from one frame to the next: 10 ms.
 pub const HOP: usize = 160;
 
-/// Names the recipe in the shards' metadata; any change of the numbers changes this.
+/// The name of the recipe in the shards' metadata. It changes with any change of the values.
 pub const MEL_RECIPE: &str =
     "kaldi-fbank-16k-128-hann25ms-hop10ms-fft512-pre0.97-htk20..8000-ln-v1";
 
-/// Points of a transform; a frame is padded with zeros to this length.
+/// The number of points of a transform; a frame is padded with zeros to this length.
 const FFT: usize = 512;
 
-/// Divides both [`WINDOW`] and [`HOP`], so that sums over this many samples add up to every frame's mean.
+/// The number of samples that are summed at once. It divides both [`WINDOW`] and [`HOP`], so that
+/// these sums add up to every frame's mean.
 const CHUNK: usize = 80;
 
-/// Frames that are worked on together; even.
+/// The number of frames that are computed together; even.
 const BLOCK: usize = 8;
 
-/// Samples that a block covers.
+/// The number of samples that a block of frames covers.
 const SPAN: usize = WINDOW + (BLOCK - 1) * HOP;
 
 const PRE_EMPHASIS: f64 = 0.97;
 const LOW_HZ: f32 = 20.0;
 const HIGH_HZ: f32 = 8_000.0;
-/// Energies below this are taken as this: the smallest step of float32 at 1, as in Kaldi.
+/// The least energy, which smaller ones are raised to: float32's epsilon, as in Kaldi.
 const FLOOR: f32 = f32::EPSILON;
 
-/// Log-mel frames of one clip: natural log, unpadded, unnormalised.
+/// The log-mel spectrogram of one clip: natural logarithms, not padded, not normalized.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mel {
-    /// Values per frame, [`MEL_BINS`].
+    /// The number of values per frame, [`MEL_BINS`].
     pub bins: usize,
-    /// Frame-major: frames x bins.
+    /// The values, `[frames, bins]`.
     pub values: Vec<f32>,
 }
 
 impl Mel {
-    /// Number of frames.
+    /// Returns the number of frames.
     pub fn frames(&self) -> usize {
         self.values.len() / self.bins
     }
 }
 
-/// Frames that so many samples give, at most [`MAX_MEL_FRAMES`]: only whole windows count, so fewer than [`WINDOW`]
-/// samples give none.
+/// Returns the number of frames of a clip, at most [`MAX_MEL_FRAMES`]. Only whole windows count, so
+/// a clip of fewer than [`WINDOW`] samples has none.
 pub fn mel_frames(samples: usize) -> usize {
     match samples.checked_sub(WINDOW) {
         Some(rest) => (1 + rest / HOP).min(MAX_MEL_FRAMES),
@@ -83,22 +87,23 @@ pub fn mel_frames(samples: usize) -> usize {
     }
 }
 
-/// Tables and buffers. Make one per thread and use it for many clips.
+/// Computes log-mel spectrograms. It holds tables and buffers: create one per thread and use it for
+/// many clips.
 pub struct MelFrontEnd {
-    /// Half a Hann window, see [`MelFrontEnd::set_power`].
+    /// A Hann window times 1/2, which [`MelFrontEnd::set_power`] relies on.
     window: Vec<f64>,
     filters: Vec<Filter>,
     fft: Arc<dyn Fft<f64>>,
-    emphasised: Vec<f64>,
+    emphasized: Vec<f64>,
     /// Two windowed frames, padded with zeros: one in the real parts, one in the imaginary parts.
     frames: Vec<Complex<f64>>,
     spectrum: Vec<Complex<f64>>,
     scratch: Vec<Complex<f64>>,
-    /// The power of a block's frames in each bin.
+    /// The power of a block's frames in each bin of the transform.
     power: Vec<[f64; BLOCK]>,
 }
 
-/// One triangle: its weights, from its first bin on.
+/// A triangular filter: its weights, from its first bin on.
 struct Filter {
     first: usize,
     weights: Vec<f64>,
@@ -111,9 +116,9 @@ impl Default for MelFrontEnd {
 }
 
 impl MelFrontEnd {
-    /// Makes the tables.
+    /// Computes the tables.
     pub fn new() -> Self {
-        Self::with_fft(plan())
+        Self::with_fft(plan_fft())
     }
 
     fn with_fft(fft: Arc<dyn Fft<f64>>) -> Self {
@@ -123,7 +128,7 @@ impl MelFrontEnd {
                 .map(|i| 0.25 - 0.25 * (2.0 * PI * i as f64 / (WINDOW - 1) as f64).cos())
                 .collect(),
             filters: filters(),
-            emphasised: vec![0.0; SPAN],
+            emphasized: vec![0.0; SPAN],
             frames: vec![zero; FFT],
             spectrum: vec![zero; FFT],
             scratch: vec![zero; fft.get_immutable_scratch_len()],
@@ -132,10 +137,11 @@ impl MelFrontEnd {
         }
     }
 
-    /// The log-mel frames of mono samples at 16 kHz in [-1, 1], [`mel_frames`] of them.
+    /// Computes the [`mel_frames`] frames of mono samples at 16 kHz in [-1, 1].
     ///
-    /// Fewer than [`WINDOW`] samples give no frame at all: the caller decides what a clip that short is worth (no
-    /// shard row takes a mel without frames). Frames with samples that are not finite hold no usable values.
+    /// Fewer than [`WINDOW`] samples give no frame: the caller handles a clip that short (a row of a
+    /// shard has no spectrogram without frames). Frames with samples that are not finite hold no
+    /// usable values.
     pub fn compute(&mut self, samples_16k_mono: &[f32]) -> Mel {
         let frames = mel_frames(samples_16k_mono.len());
         let mut values = vec![0.0; frames * MEL_BINS];
@@ -155,22 +161,22 @@ impl MelFrontEnd {
         }
     }
 
-    /// [`MelFrontEnd::log_mel`], compiled for AVX2 and without fused multiply-adds: the same operations in the same
-    /// order, so the same bits, four float64 values at a time instead of two.
+    /// Runs [`MelFrontEnd::log_mel`], compiled for AVX2 and without fused multiply-adds: the same
+    /// operations in the same order, so the same bits, four float64 values at a time instead of two.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn log_mel_avx2(&mut self, samples: &[f32], out: &mut [f32]) {
         self.log_mel(samples, out);
     }
 
-    /// Fills `out`, [`MEL_BINS`] values per frame of [`mel_frames`]. Inlined, as are its parts, so that they are
-    /// compiled for the instructions of the caller.
+    /// Fills `out`, [`MEL_BINS`] values per frame of [`mel_frames`]. Inlined, as are its parts, so
+    /// that they are compiled for the instructions of the caller.
     #[inline(always)]
     fn log_mel(&mut self, samples: &[f32], out: &mut [f32]) {
         for (i, out) in out.chunks_mut(BLOCK * MEL_BINS).enumerate() {
             let samples = &samples[BLOCK * HOP * i..];
             let samples = &samples[..samples.len().min(SPAN)];
-            let offsets = self.emphasise(samples);
+            let offsets = self.pre_emphasize(samples);
             for frame in (0..BLOCK).step_by(2) {
                 self.set_frames(frame, &offsets);
                 self.fft.process_immutable_with_scratch(
@@ -184,12 +190,12 @@ impl MelFrontEnd {
         }
     }
 
-    /// Pre-emphasises a block's samples. Returns what remains of each frame's mean afterwards.
+    /// Pre-emphasizes a block's samples. Returns the offset of each frame: (1 - 0.97) times its mean.
     ///
     /// Samples beyond the end of the clip count as 0, and frames with such samples are not used.
     #[inline(always)]
-    fn emphasise(&mut self, samples: &[f32]) -> [f64; BLOCK] {
-        let (first, rest) = self.emphasised.split_at_mut(samples.len());
+    fn pre_emphasize(&mut self, samples: &[f32]) -> [f64; BLOCK] {
+        let (first, rest) = self.emphasized.split_at_mut(samples.len());
         for (out, pair) in first[1..].iter_mut().zip(samples.windows(2)) {
             *out = f64::from(pair[1]) - PRE_EMPHASIS * f64::from(pair[0]);
         }
@@ -208,15 +214,16 @@ impl MelFrontEnd {
     #[inline(always)]
     fn set_frames(&mut self, frame: usize, offsets: &[f64; BLOCK]) {
         let [even, odd] = [frame, frame + 1]
-            .map(|frame| (&self.emphasised[frame * HOP..][..WINDOW], offsets[frame]));
+            .map(|frame| (&self.emphasized[frame * HOP..][..WINDOW], offsets[frame]));
         let frames = self.frames.iter_mut().zip(&self.window);
         for ((z, w), (re, im)) in frames.zip(even.0.iter().zip(odd.0)) {
             *z = Complex::new(w * (re - even.1), w * (im - odd.1));
         }
     }
 
-    /// Separates the power spectra of a frame and the one after it. With Z the transform of (x + iy) / 2, Z[k] + conj
-    /// Z[N-k] is the transform of x, and Z[k] - conj Z[N-k] is i times that of y. The last bin, 8 kHz, is in no filter.
+    /// Separates the power spectra of a frame and the one after it. With Z the transform of
+    /// (x + iy) / 2, Z[k] + conj Z[N-k] is the transform of x, and Z[k] - conj Z[N-k] is i times that
+    /// of y. The last bin, 8 kHz, is in no filter.
     #[inline(always)]
     fn set_power(&mut self, frame: usize) {
         let separate = |powers: &mut [f64; BLOCK], a: &Complex<f64>, b: &Complex<f64>| {
@@ -232,7 +239,7 @@ impl MelFrontEnd {
         }
     }
 
-    /// Writes the log-mel values of a block's first frames.
+    /// Writes the log-mel values of a block's frames, as many as `out` holds.
     #[inline(always)]
     fn apply_filters(&self, out: &mut [f32]) {
         for (bin, filter) in self.filters.iter().enumerate() {
@@ -252,18 +259,20 @@ impl MelFrontEnd {
     }
 }
 
-/// A transform of [`FFT`] points that gives the same bits on every x86-64 processor with SSE 4.1, that is since 2008.
+/// Returns a transform of [`FFT`] points that gives the same bits on every x86-64 processor with
+/// SSE 4.1, that is since 2008.
 ///
-/// `rustfft::FftPlanner` would use AVX and fused multiply-adds where the processor has them, so that shards would differ
-/// by machine.
-fn plan() -> Arc<dyn Fft<f64>> {
+/// `rustfft::FftPlanner` would use AVX and fused multiply-adds where the processor has them, so that
+/// shards would differ by machine.
+fn plan_fft() -> Arc<dyn Fft<f64>> {
     match FftPlannerSse::new() {
         Ok(mut planner) => planner.plan_fft_forward(FFT),
         Err(()) => FftPlannerScalar::new().plan_fft_forward(FFT),
     }
 }
 
-/// Eight sums side by side: in a single sum, each addition would wait for the one before it.
+/// Returns the sum of samples, as eight sums side by side: in a single sum, each addition would wait
+/// for the one before it.
 #[inline(always)]
 fn sum_of(samples: &[f32]) -> f64 {
     let (eights, rest) = samples.as_chunks::<8>();
@@ -279,16 +288,16 @@ fn sum_of(samples: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
-/// Natural logarithm of a positive normal number, within a step of float32. Branch-free, unlike the library's, so it
-/// vectorises.
+/// Returns the natural logarithm of a positive normal number, within a step of float32. Unlike the
+/// library's it has no branches, so that the compiler vectorizes it.
 ///
-/// x = 2^e m with m in [sqrt 1/2, sqrt 2), and ln m = 2 artanh s with s = (m - 1) / (m + 1), |s| < 0.172: four terms of
-/// the series leave 3e-9.
+/// x = 2^e m with m in [sqrt 1/2, sqrt 2), and ln m = 2 artanh s with s = (m - 1) / (m + 1),
+/// |s| < 0.172: four terms of the series leave an error of 3e-9.
 #[inline(always)]
 fn ln(x: f32) -> f32 {
-    /// Bits of sqrt 1/2.
+    /// The bits of sqrt 1/2.
     const ROOT: u32 = 0x3F35_04F3;
-    /// ln 2 in two parts: the first has so few digits that its product with e is exact.
+    /// ln 2 as a sum: the first part has so few digits that its product with e is exact.
     const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
     let from_root = x.to_bits().wrapping_sub(ROOT);
     let e = (from_root as i32 >> 23) as f32;
@@ -299,10 +308,12 @@ fn ln(x: f32) -> f32 {
     e * LN_2.0 + (e * LN_2.1 + 2.0 * (s + s * series))
 }
 
-/// The triangles, centred at even distances on the mel scale, each reaching to its neighbours' centres.
+/// Returns the triangular filters, centred at even distances on the mel scale, each reaching to its
+/// neighbours' centres.
 ///
-/// In float32, because Kaldi and torchaudio form them so and AST saw nothing else; a low triangle covers one or two
-/// bins, and an exact weight there would be up to 2e-4 off in the logarithm.
+/// In float32, because Kaldi and torchaudio compute them so and AST was trained with them. A low
+/// triangle covers one or two bins, and an exact weight there would be up to 2e-4 off in the
+/// logarithm.
 fn filters() -> Vec<Filter> {
     let mel = |hz: f64| 1127.0 * (1.0 + hz / 700.0).ln();
     let low = mel(f64::from(LOW_HZ));
@@ -339,7 +350,7 @@ mod tests {
     use super::*;
     use std::path::{Path, PathBuf};
 
-    /// Samples of a 16-bit PCM wav.
+    /// Reads the samples of a 16-bit PCM WAV file.
     fn wav(path: &Path) -> Vec<f32> {
         let bytes = std::fs::read(path).unwrap();
         let data = bytes.windows(4).position(|w| w == b"data").unwrap() + 8;
@@ -349,7 +360,7 @@ mod tests {
             .collect()
     }
 
-    /// The samples that tests/golden/mel.py makes.
+    /// Returns the samples that `tests/golden/mel.py` computes.
     fn synthetic() -> Vec<f32> {
         let mut state = 1u32;
         let mut sample = |i: usize| {
@@ -373,8 +384,8 @@ mod tests {
             .join(name)
     }
 
-    /// Holds every `step`-th frame against torchaudio: 1e-5 on average against both its float64 results, and nowhere
-    /// further off than its own float32 by more than 1e-4.
+    /// Compares every `step`-th frame with torchaudio: 1e-5 on average against both its float64
+    /// results, and nowhere further off than its own float32 by more than 1e-4.
     fn compare(name: &str, samples: &[f32], step: usize) {
         let bytes = std::fs::read(golden(&format!("mel_{name}.f32"))).unwrap();
         let stored: Vec<f32> = bytes
@@ -426,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_torchaudio_on_real_sound() {
+    fn equals_torchaudio_on_real_audio() {
         let Some(path) = util::skip::shared("media/audio/mmaction2_test_2ch_16k.wav") else {
             return;
         };
@@ -438,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_whole_windows() {
+    fn only_whole_windows_are_frames() {
         let mut front_end = MelFrontEnd::new();
         for (samples, frames) in [
             (0, 0),
@@ -461,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_depends_on_its_samples_alone() {
+    fn frames_depend_only_on_their_own_samples() {
         let samples = synthetic();
         let mut front_end = MelFrontEnd::new();
         let whole = front_end.compute(&samples);
@@ -475,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_and_dc_give_the_floor() {
+    fn silence_and_dc_offset_give_the_floor() {
         for level in [0.0, 0.5] {
             let mel = MelFrontEnd::new().compute(&[level; 4000]);
             assert!(mel.values.iter().all(|&v| v == FLOOR.ln()), "{level}");
@@ -483,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn powers_are_those_of_the_defining_sum() {
+    fn powers_equal_the_direct_dft() {
         let (mut front_end, samples) = (MelFrontEnd::new(), synthetic());
         for first in [0, 6, 205, 450] {
             front_end.compute(&samples[first * HOP..][..SPAN]);
@@ -515,7 +526,7 @@ mod tests {
     /// The planner that uses AVX where it can rounds differently.
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn the_transform_is_the_same_on_every_processor() {
+    fn fft_gives_the_same_bits_on_every_processor() {
         let spectrum = |fft: Arc<dyn Fft<f64>>| {
             let samples = synthetic();
             let pairs = samples[..FFT].iter().zip(&samples[FFT..]);
@@ -526,16 +537,16 @@ mod tests {
             points
         };
         if let Ok(mut sse) = FftPlannerSse::new() {
-            assert!(spectrum(plan()) == spectrum(sse.plan_fft_forward(FFT)));
+            assert!(spectrum(plan_fft()) == spectrum(sse.plan_fft_forward(FFT)));
         }
         if std::arch::is_x86_feature_detected!("fma") {
             let mut widest = rustfft::FftPlanner::new();
-            assert!(spectrum(plan()) != spectrum(widest.plan_fft_forward(FFT)));
+            assert!(spectrum(plan_fft()) != spectrum(widest.plan_fft_forward(FFT)));
         }
     }
 
     #[test]
-    fn logarithms_are_close() {
+    fn fast_logarithm_is_within_1e_6() {
         let (mut worst, mut x) = (0.0f64, f32::EPSILON);
         while x < 1e6 {
             worst = worst.max((f64::from(ln(x)) - f64::from(x).ln()).abs());

@@ -1,8 +1,8 @@
-//! Text as the encoder reads it: BERT's word pieces, without padding.
+//! Text as BERT reads it: the ids of its word pieces, without padding.
 //!
-//! Ids equal those of Hugging Face's `BertTokenizerFast` (uncased) with `truncation=True`: control characters dropped,
-//! lower case, accents stripped, punctuation and Chinese characters on their own, longest match first. Padding is the
-//! stream's business.
+//! Ids equal those of Hugging Face's `BertTokenizerFast` (uncased) with `truncation=True`: control
+//! characters dropped, lower case, accents stripped, punctuation and Chinese characters split off,
+//! longest match first. The loader pads.
 
 use std::fmt;
 use std::path::Path;
@@ -18,20 +18,22 @@ use tokenizers::{
 
 use crate::error::Error;
 
-/// Tokens that every vocabulary must have: unknown, start, end, padding.
+/// The tokens that every vocabulary must have: unknown, start, end, padding.
 const REQUIRED: [&str; 4] = ["[UNK]", "[CLS]", "[SEP]", "[PAD]"];
 
-/// Tokens that stand for themselves where the text spells them out, as in `BertTokenizerFast`.
+/// The tokens that are not split where the text spells them out, as in `BertTokenizerFast`.
 const SPECIAL: [&str; 5] = ["[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"];
 
-/// `[CLS]` of `bert-base-uncased`, for [`TextTransform::hashed`].
+/// The id of `[CLS]` in `bert-base-uncased`, for [`TextTransform::hashed`].
 const HASHED_START: u32 = 101;
-/// `[SEP]` of `bert-base-uncased`, for [`TextTransform::hashed`].
+/// The id of `[SEP]` in `bert-base-uncased`, for [`TextTransform::hashed`].
 const HASHED_END: u32 = 102;
-/// First id of `bert-base-uncased` that is neither special nor unused, for [`TextTransform::hashed`].
+/// The first id of `bert-base-uncased` that is neither special nor unused, for
+/// [`TextTransform::hashed`].
 const HASHED_FIRST: u32 = 999;
 
-/// Turns text into ids: `[CLS]`, the pieces of its words, `[SEP]`. Cheap to clone, shared between threads.
+/// Turns text into ids: `[CLS]`, its word pieces, `[SEP]`. Clones share the vocabulary, also between
+/// threads.
 #[derive(Clone)]
 pub struct TextTransform {
     words: Arc<Words>,
@@ -41,19 +43,21 @@ pub struct TextTransform {
 }
 
 enum Words {
-    /// Boxed for its size alone.
+    /// A vocabulary of word pieces. Boxed because of its size.
     Pieces(Box<Tokenizer>),
+    /// Whole words, numbered by a hash.
     Hashed {
-        /// How many ids there are from [`HASHED_FIRST`] on.
+        /// The number of ids from [`HASHED_FIRST`] on.
         ids: u32,
     },
 }
 
 impl TextTransform {
-    /// The word pieces listed in a `vocab.txt`, one a line, the line's number being the id.
+    /// Reads a `vocab.txt`: one word piece per line, whose id is the line's number from 0.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read; [`Error::Unusable`] if it is no such file or `max_len` is below 2.
+    /// [`Error::Io`] if the file cannot be read; [`Error::Unusable`] if it is no such list or
+    /// `max_len` is below 2.
     pub fn from_vocab(path: &Path, max_len: usize) -> Result<Self, Error> {
         check_length(max_len)?;
         let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
@@ -61,7 +65,7 @@ impl TextTransform {
             let error = error.to_string().replace('\n', " ");
             unusable(path, format!("is no list of word pieces ({error})"))
         };
-        // A piece listed twice has its last number, as in transformers.
+        // A word piece that is listed twice has the id of its last line, as in transformers.
         let ids = WordPiece::read_bytes(&bytes).map_err(wrong)?;
         if let Some(token) = REQUIRED.iter().find(|token| !ids.contains_key(**token)) {
             return Err(unusable(path, format!("has no line {token}")));
@@ -91,9 +95,10 @@ impl TextTransform {
         })
     }
 
-    /// For runs with random weights where no vocabulary is at hand: whole words, split and cleaned as BERT does it,
-    /// numbered by a hash (64-bit FNV-1a) from 999 on, so different words may share an id. `[CLS]` is 101, `[SEP]` 102.
-    /// Never for pretrained weights: their embeddings mean other words.
+    /// Returns a transform for encoders with random weights, which needs no vocabulary: whole words,
+    /// split and cleaned as BERT does it, numbered by a hash (64-bit FNV-1a) from 999 on, so that
+    /// different words may share an id. `[CLS]` is 101, `[SEP]` 102. It does not fit pretrained
+    /// weights, whose embeddings belong to other words.
     ///
     /// # Errors
     /// [`Error::Unusable`] if `vocab_size` leaves no ids for words or `max_len` is below 2.
@@ -117,28 +122,33 @@ impl TextTransform {
         })
     }
 
-    /// The most ids a text becomes, the two at its ends included.
+    /// Returns the most ids that a text becomes, `[CLS]` and `[SEP]` included.
     pub fn max_len(&self) -> usize {
         self.max_len
     }
 
-    /// The ids of a text, between 2 and [`TextTransform::max_len`] of them. What is too much falls off at the end.
+    /// Returns the ids of a text, from 2 to [`TextTransform::max_len`] of them. Longer texts are
+    /// truncated at the end.
     ///
     /// # Errors
-    /// [`Error::Media`] if the tokenizer refuses; no text is known to cause it.
+    /// [`Error::Media`] if the tokenizer fails; no text is known to cause it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         let mut out = vec![self.start];
         let room = self.max_len - 2;
         match &*self.words {
             Words::Pieces(tokenizer) => {
-                let encoding = tokenizer.encode_fast(text, false).map_err(refused)?;
+                let encoding = tokenizer
+                    .encode_fast(text, false)
+                    .map_err(tokenizer_error)?;
                 out.extend(encoding.get_ids().iter().take(room));
             }
             Words::Hashed { ids } => {
                 let mut text = NormalizedString::from(text);
-                normalizer().normalize(&mut text).map_err(refused)?;
+                normalizer().normalize(&mut text).map_err(tokenizer_error)?;
                 let mut words = PreTokenizedString::from(text);
-                BertPreTokenizer.pre_tokenize(&mut words).map_err(refused)?;
+                BertPreTokenizer
+                    .pre_tokenize(&mut words)
+                    .map_err(tokenizer_error)?;
                 let splits = words.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
                 let id =
                     |word: &str| HASHED_FIRST + (fnv1a(word.as_bytes()) % u64::from(*ids)) as u32;
@@ -160,11 +170,12 @@ impl fmt::Debug for TextTransform {
     }
 }
 
-/// Cleaned, Chinese characters set apart, lower case and therefore without accents.
+/// Returns BERT's normalizer: cleans text, splits off Chinese characters, lower case, no accents.
 fn normalizer() -> BertNormalizer {
     BertNormalizer::new(true, true, None, true)
 }
 
+/// Returns the 64-bit FNV-1a hash.
 fn fnv1a(bytes: &[u8]) -> u64 {
     // Offset basis and prime of the 64-bit variant.
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
@@ -189,9 +200,9 @@ fn unusable(path: &Path, problem: String) -> Error {
     )
 }
 
-fn refused(error: tokenizers::Error) -> Error {
+fn tokenizer_error(error: tokenizers::Error) -> Error {
     Error::Media(format!(
-        "the text cannot be tokenised: {}",
+        "the text cannot be tokenized: {}",
         error.to_string().replace('\n', " ")
     ))
 }

@@ -1,4 +1,5 @@
-//! Pictures against Pillow and Hugging Face's `CLIPImageProcessor`, from the values that `tests/golden/image.py` made.
+//! Compares images with Pillow and Hugging Face's `CLIPImageProcessor`, by the values that
+//! `tests/golden/image.py` computed.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -14,27 +15,27 @@ use sha2::{Digest, Sha256};
 use util::rng::Rng;
 use util::skip::shared;
 
-/// Side of the golden views; `SIZE` in the script.
+/// The side of the golden views; `SIZE` in the script.
 const SIZE: usize = 32;
-/// Shorter side of the golden shrunk picture; `SHRUNK` in the script.
+/// The shorter side of the golden shrunk image; `SHRUNK` in the script.
 const SHRUNK: usize = 48;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
 }
 
-fn picture(name: &str) -> Rgb {
+fn golden_image(name: &str) -> Rgb {
     decode(&std::fs::read(golden().join("image").join(name)).unwrap()).unwrap()
 }
 
-/// The view's values before rescaling, in 0..=255.
+/// Returns a view's values before normalization, in 0..=255.
 fn levels(view: &[f32]) -> Vec<f32> {
     let plane = view.len() / 3;
     let level = |(i, v): (usize, &f32)| (v * CLIP_STD[i / plane] + CLIP_MEAN[i / plane]) * 255.0;
     view.iter().enumerate().map(level).collect()
 }
 
-/// (mean, largest) absolute difference in levels of 255.
+/// Returns the mean and the largest absolute difference in levels of 255.
 fn difference(ours: &[f32], theirs: &[u8]) -> (f32, f32) {
     assert_eq!(ours.len(), theirs.len());
     let off = ours
@@ -45,14 +46,14 @@ fn difference(ours: &[f32], theirs: &[u8]) -> (f32, f32) {
     (sum / ours.len() as f32, most)
 }
 
-fn viewed(image: &Rgb) -> Vec<f32> {
+fn view(image: &Rgb) -> Vec<f32> {
     let mut out = Vec::new();
     evaluation_view(image, &ImageTransform::clip(SIZE), &mut out).unwrap();
     out
 }
 
 #[test]
-fn views_of_every_format() {
+fn views_of_every_format_equal_clip_image_processor() {
     let file = std::fs::read(golden().join("image.safetensors")).unwrap();
     let values = SafeTensors::deserialize(&file).unwrap();
     let mut names: Vec<_> = values
@@ -67,7 +68,7 @@ fn views_of_every_format() {
     );
     for name in names {
         let theirs = values.tensor(&format!("view.{name}")).unwrap();
-        let (mean, most) = difference(&levels(&viewed(&picture(name))), theirs.data());
+        let (mean, most) = difference(&levels(&view(&golden_image(name))), theirs.data());
         println!("{name}: mean {mean:.4}, largest {most:.2} levels");
         assert!(
             mean < 1e-5 && most < 1e-4,
@@ -77,20 +78,22 @@ fn views_of_every_format() {
 }
 
 #[test]
-fn views_of_real_photos() {
+fn views_of_photos_equal_clip_image_processor() {
     let Some(folder) = shared("media/images") else {
         return;
     };
     let file = std::fs::read(golden().join("image.safetensors")).unwrap();
     let values = SafeTensors::deserialize(&file).unwrap();
-    for name in values
-        .names()
-        .into_iter()
+    let names = values.names();
+    let photos: Vec<_> = names
+        .iter()
         .filter_map(|name| name.strip_prefix("photo."))
-    {
+        .collect();
+    assert_eq!(photos.len(), 5);
+    for name in photos {
         let theirs = values.tensor(&format!("photo.{name}")).unwrap();
         let photo = decode(&std::fs::read(folder.join(name)).unwrap()).unwrap();
-        let (mean, most) = difference(&levels(&viewed(&photo)), theirs.data());
+        let (mean, most) = difference(&levels(&view(&photo)), theirs.data());
         println!("{name}: mean {mean:.4}, largest {most:.2} levels");
         assert!(
             mean < 1e-5 && most < 1e-4,
@@ -108,9 +111,10 @@ fn sha256(bytes: &[u8]) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Subsampled, progressive, gray, RGB, CMYK and YCCK files, with and without restart markers, and real photos.
+/// Subsampled, progressive, gray, RGB, CMYK and YCCK files, with and without restart markers, and
+/// photos.
 #[test]
-fn every_jpeg_decodes_to_the_bytes_of_pillow() {
+fn jpeg_decodes_to_the_bytes_of_pillow() {
     let hashes = hashes();
     let mut folders = vec![("sha256", golden().join("image"), 12)];
     if let Some(photos) = shared("media/images") {
@@ -127,8 +131,8 @@ fn every_jpeg_decodes_to_the_bytes_of_pillow() {
 }
 
 #[test]
-fn a_stored_jpeg_is_the_file_that_pillow_writes() {
-    let image = picture("square.png");
+fn jpeg_encodes_to_the_file_of_pillow() {
+    let image = golden_image("square.png");
     let stored = shrink_to_jpeg(&image, SIZE, JPEG_QUALITY).unwrap();
     assert_eq!(sha256(&stored), hashes()["stored_sha256"]);
     let format = PixelFormat::Rgb;
@@ -151,7 +155,7 @@ fn a_stored_jpeg_is_the_file_that_pillow_writes() {
 }
 
 #[test]
-fn normalised_as_clip_expects() {
+fn normalization_equals_clip_image_processor() {
     let file = std::fs::read(golden().join("image.safetensors")).unwrap();
     let values = SafeTensors::deserialize(&file).unwrap();
     let theirs = values.tensor("pixels").unwrap();
@@ -159,7 +163,7 @@ fn normalised_as_clip_expects() {
         .data()
         .chunks_exact(4)
         .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    let ours = viewed(&picture("square.png"));
+    let ours = view(&golden_image("square.png"));
     let off = ours
         .iter()
         .zip(theirs)
@@ -169,8 +173,9 @@ fn normalised_as_clip_expects() {
     assert!(ours.len() == 3 * SIZE * SIZE && off < 1e-6, "{off}");
 }
 
-/// An augmentation whose crop in `landscape.png` is (left, top, right, bottom), given as shares of it.
-fn cutting(image: &Rgb, [left, top, right, bottom]: [f64; 4], flip: bool) -> Augmentation {
+/// Returns an augmentation whose crop of an image is (left, top, right, bottom), given as shares of
+/// its sides.
+fn augmentation(image: &Rgb, [left, top, right, bottom]: [f64; 4], flip: bool) -> Augmentation {
     let (w, h) = (right - left, bottom - top);
     let aspect = w * image.width as f64 / (h * image.height as f64);
     let position = |start: f64, length: f64| {
@@ -188,10 +193,10 @@ fn cutting(image: &Rgb, [left, top, right, bottom]: [f64; 4], flip: bool) -> Aug
 }
 
 #[test]
-fn crops_and_mirrors_as_pillow() {
+fn crops_and_flips_equal_pillow() {
     let file = std::fs::read(golden().join("image.safetensors")).unwrap();
     let values = SafeTensors::deserialize(&file).unwrap();
-    let image = picture("landscape.png");
+    let image = golden_image("landscape.png");
     for (n, area) in [[0.1, 0.2, 0.85, 0.9], [0.0, 0.0, 1.0, 0.75]]
         .into_iter()
         .enumerate()
@@ -200,7 +205,7 @@ fn crops_and_mirrors_as_pillow() {
         training_view(
             &image,
             &ImageTransform::clip(SIZE),
-            &cutting(&image, area, n == 1),
+            &augmentation(&image, area, n == 1),
             &mut ours,
         )
         .unwrap();
@@ -212,11 +217,11 @@ fn crops_and_mirrors_as_pillow() {
 }
 
 #[test]
-fn what_a_shard_stores_is_the_shrunk_picture() {
+fn shrunk_jpeg_is_close_to_pillow_resize() {
     let file = std::fs::read(golden().join("image.safetensors")).unwrap();
     let values = SafeTensors::deserialize(&file).unwrap();
     let theirs = values.tensor("shrunk").unwrap();
-    let image = picture("landscape.png");
+    let image = golden_image("landscape.png");
     let ours = decode(&shrink_to_jpeg(&image, SHRUNK, JPEG_QUALITY).unwrap()).unwrap();
     assert_eq!(theirs.shape(), [ours.height, ours.width, 3]);
     let ours: Vec<f32> = ours.pixels.iter().map(|v| f32::from(*v)).collect();
@@ -255,7 +260,7 @@ fn what_a_shard_stores_is_the_shrunk_picture() {
 }
 
 #[test]
-fn augmentations_stay_inside_and_in_range() {
+fn random_crops_stay_inside_and_in_range() {
     let (mut flips, mut small, mut left) = (0, 0, 0.0);
     let draws = 4000;
     for i in 0..draws {
@@ -279,16 +284,16 @@ fn augmentations_stay_inside_and_in_range() {
     let (flips, small, left) = (flips as f64 / n, small as f64 / n, left / n);
     println!("flips {flips:.3}, below 3/4 of the area {small:.3}, mean place {left:.3}");
     assert!((flips - 0.5).abs() < 0.03 && (left - 0.5).abs() < 0.03);
-    // Large shares fit less often, so that more than half are small.
+    // Large shares fit less often, so more than half are small.
     assert!((0.5..0.75).contains(&small));
 
-    // Frames of one clip are cut alike, whatever their size.
+    // Frames of one clip are cropped alike, whatever their size.
     let drawn = Augmentation::draw(&mut Rng::new(1, &[7]));
     let (a, b) = (drawn.crop(320, 180), drawn.crop(640, 360));
     assert!(a.iter().zip(b).all(|(a, b)| (2.0 * a - b).abs() < 1e-9));
 
     // Every drawn crop can be resized.
-    let image = picture("strip.png");
+    let image = golden_image("strip.png");
     let mut out = Vec::new();
     for i in 0..200 {
         let drawn = Augmentation::draw(&mut Rng::new(2, &[i]));
@@ -299,10 +304,10 @@ fn augmentations_stay_inside_and_in_range() {
 }
 
 #[test]
-fn a_files_view_is_the_view_of_its_picture() {
+fn view_of_a_file_equals_view_of_the_decoded_image() {
     let transform = ImageTransform::clip(SIZE);
     for name in ["landscape.png", "strip.png"] {
-        let file = shrink_to_jpeg(&picture(name), 100, JPEG_QUALITY).unwrap();
+        let file = shrink_to_jpeg(&golden_image(name), 100, JPEG_QUALITY).unwrap();
         let image = decode(&file).unwrap();
         let (mut whole, mut part) = (Vec::new(), Vec::new());
         evaluation_view(&image, &transform, &mut whole).unwrap();
@@ -313,11 +318,11 @@ fn a_files_view_is_the_view_of_its_picture() {
             view_of_file(&file, &transform, View::Training(&drawn), &mut part).unwrap();
         }
         assert!(whole == part, "{name}");
-        // Another kind of file goes the general way.
+        // Another kind of file is decoded whole.
         let other = std::fs::read(golden().join("image").join(name)).unwrap();
         whole.clear();
         part.clear();
-        evaluation_view(&picture(name), &transform, &mut whole).unwrap();
+        evaluation_view(&golden_image(name), &transform, &mut whole).unwrap();
         view_of_file(&other, &transform, View::Evaluation, &mut part).unwrap();
         assert!(whole == part, "{name}");
         let error = view_of_file(
@@ -331,7 +336,7 @@ fn a_files_view_is_the_view_of_its_picture() {
 }
 
 #[test]
-fn damage_is_an_error_of_one_line() {
+fn damaged_files_give_an_error_of_one_line() {
     let one_line = |error: &Error| {
         let text = error.to_string();
         assert!(!text.contains('\n') && !text.is_empty(), "{text:?}");
@@ -386,7 +391,7 @@ fn damage_is_an_error_of_one_line() {
 
 #[test]
 fn sizes_are_checked_before_pixels_are_decoded() {
-    // A PNG whose header lies is an error whatever comes after it, but its size must be what is complained about.
+    // A PNG with a wrong size in its header is an error anyway, but the error must be the size.
     let png = std::fs::read(golden().join("image/tiny.png")).unwrap();
     let jpeg = std::fs::read(golden().join("image/444.jpg")).unwrap();
     let frame = jpeg
@@ -415,7 +420,7 @@ fn sizes_are_checked_before_pixels_are_decoded() {
     }
 }
 
-/// The check sum of PNG chunks, bit by bit.
+/// Returns the checksum of PNG chunks (CRC-32), bit by bit.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |sum, byte| {
         (0..8).fold(sum ^ u32::from(*byte), |sum, _| {

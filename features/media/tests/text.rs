@@ -1,4 +1,5 @@
-//! Word pieces against Hugging Face's `BertTokenizerFast`, from the ids that `tests/golden/text.py` made.
+//! Compares word pieces with Hugging Face's `BertTokenizerFast`, by the ids that
+//! `tests/golden/text.py` computed.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -20,8 +21,8 @@ fn ids(value: &Value) -> Vec<u32> {
         .collect()
 }
 
-/// What truncation leaves: the first ids and the closing one.
-fn cut(ids: &[u32], length: usize) -> Vec<u32> {
+/// Truncates ids: keeps the first ones and the last, `[SEP]`.
+fn truncated(ids: &[u32], length: usize) -> Vec<u32> {
     match ids {
         [first @ .., last] if ids.len() > length => {
             first[..length - 1].iter().chain([last]).copied().collect()
@@ -31,7 +32,7 @@ fn cut(ids: &[u32], length: usize) -> Vec<u32> {
 }
 
 #[test]
-fn ids_of_bert() {
+fn ids_equal_bert_tokenizer() {
     let file = std::fs::read_to_string(golden().join("text.json")).unwrap();
     let golden_ids: Value = serde_json::from_str(&file).unwrap();
     let texts = golden_ids["texts"].as_array().unwrap();
@@ -47,7 +48,7 @@ fn ids_of_bert() {
                 let text = text.as_str().unwrap();
                 assert_eq!(
                     transform.encode(text).unwrap(),
-                    cut(&ids(theirs), length),
+                    truncated(&ids(theirs), length),
                     "{name}, {length}: {text:?}"
                 );
             }
@@ -56,7 +57,7 @@ fn ids_of_bert() {
 }
 
 #[test]
-fn a_vocabulary_that_is_none_says_so() {
+fn malformed_vocabularies_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vocab.txt");
     let problem = |content: &[u8]| {
