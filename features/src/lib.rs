@@ -1,9 +1,11 @@
 //! The shards of an ingested dataset, and the loader that turns them into batches.
 //!
-//! - [`schema`] is the one definition of a shard's columns, [`rows`] turns samples into record batches.
-//! - [`shards`] opens a folder of shards and reads single rows, [`verify`] checks shards against their SHA-256,
-//!   [`mask`] draws missing-modality masks.
-//! - [`loader`] hands out model-ready [`batch`]es in an [`order`] that depends on (seed, epoch, ids) alone.
+//! - [`schema`] is the one definition of a shard's columns, [`rows`] turns samples into record
+//!   batches.
+//! - [`shards`] opens a folder of shards and reads single rows, [`verify`] checks shards against
+//!   their SHA-256, [`mask`] draws missing-modality masks.
+//! - [`loader`] hands out [`batch`]es in an [`order`] that depends only on (seed, epoch, ids), after
+//!   the [`transforms`].
 //! - [`image`], [`mel`] and [`text`] come from the crate `media`.
 //!
 //! ```no_run

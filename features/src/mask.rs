@@ -1,14 +1,15 @@
 //! Missing-modality masks: which samples lose which modality under a protocol.
 //!
-//! A draw is a pure function of (protocol, rate, seed) and each split's SET of ids. The ids are ranked by
-//! [`crate::order::rank`] under the key ("u2a-mask", protocol, seed) and the first floor(rate x N) are touched, so
-//! neither the order of the rows nor the number of shards matters, and what a lower rate takes away, a higher one
-//! takes away too.
+//! A draw is a pure function of (protocol, rate, seed) and the set of each split's ids. The ids are
+//! ranked by [`crate::order::rank`] under the key ("u2a-mask", protocol, seed), and the first
+//! floor(rate x N) lose a modality. So neither the order of the rows nor the number of shards
+//! matters, and what a lower rate hides, a higher one hides too.
 //!
-//! A mask says what a protocol hides, not what is there: that the data itself lacks a modality is in the shards. The
-//! two are joined by [`Mask::present`]; where hiding would leave a sample with nothing, it keeps what it has.
+//! A mask holds what a protocol hides; which modalities a sample has is stored in the shards.
+//! [`Mask::present`] combines the two. Where hiding would leave a sample without a modality, it keeps
+//! what it has.
 //!
-//! Invariant: no sample of a mask has both modalities gone.
+//! Invariant: no sample of a mask has both modalities hidden.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -35,20 +36,21 @@ use media::Error;
 /// The missing rate of the paper's experiments.
 pub const RATE: f64 = 0.7;
 
-/// Absorbs what a decimal rate loses as a double, so that 0.7 of 90 samples are 63, not 62.
+/// Compensates for the rounding of a decimal rate to a double, so that 0.7 of 90 samples are 63, not
+/// 62.
 const RATE_ROUNDING: f64 = 1e-9;
 
-/// Which modality is taken away.
+/// A protocol: which modality is hidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
-    /// This one, from every touched sample.
+    /// The given modality of every chosen sample.
     Missing(Modality),
-    /// Either one, from every other touched sample: in rank order the second modality, the first, the second, ...
+    /// The two modalities in turn: in rank order the second modality, the first, the second, ...
     MissingBoth,
 }
 
 impl Protocol {
-    /// "missing-audio", ..., "missing-both".
+    /// Returns the name: "missing-audio", ..., "missing-both".
     pub fn as_str(self) -> &'static str {
         match self {
             Protocol::Missing(Modality::Audio) => "missing-audio",
@@ -59,7 +61,7 @@ impl Protocol {
         }
     }
 
-    /// The protocols that a dataset of these modalities has.
+    /// Returns the protocols of a dataset with these modalities.
     pub fn of(modalities: [Modality; 2]) -> [Protocol; 3] {
         let [first, second] = modalities;
         [
@@ -93,21 +95,21 @@ impl std::str::FromStr for Protocol {
     }
 }
 
-/// What each sample shows under a protocol, for every split.
+/// The modalities that each sample shows under a protocol, for every split.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     modalities: [Modality; 2],
-    /// What is stored beside the rows: dataset, protocol, rate, seed.
+    /// The metadata of the file: dataset, protocol, rate, seed.
     origin: BTreeMap<String, String>,
-    /// The file it was read from, for messages.
+    /// The file that the mask was read from, for messages.
     path: Option<PathBuf>,
     splits: BTreeMap<Split, BTreeMap<String, [bool; 2]>>,
 }
 
-/// Draws one split: for each id, which of the two modalities it shows.
+/// Draws the mask of one split: which of the two modalities each id shows.
 ///
 /// # Errors
-/// A rate outside 0..=1; a protocol about a modality that is none of the two.
+/// The rate is outside 0..=1, or the protocol hides a modality that is none of the two.
 pub fn draw(
     modalities: [Modality; 2],
     protocol: Protocol,
@@ -117,15 +119,15 @@ pub fn draw(
 ) -> Result<Vec<[bool; 2]>, Error> {
     if !(0.0..=1.0).contains(&rate) {
         return Err(Error::unusable(
-            format!("a missing rate of {rate} makes no sense"),
+            format!("a missing rate of {rate} is no share"),
             "give a number from 0 to 1",
         ));
     }
-    let gone = |rank: usize| match protocol {
+    let hidden = |rank: usize| match protocol {
         Protocol::Missing(modality) => modalities.iter().position(|&m| m == modality),
         Protocol::MissingBoth => Some((rank + 1) % 2),
     };
-    if gone(0).is_none() {
+    if hidden(0).is_none() {
         let [a, b, c] = Protocol::of(modalities);
         return Err(Error::unusable(
             format!(
@@ -135,11 +137,11 @@ pub fn draw(
             format!("use {a}, {b} or {c}"),
         ));
     }
-    let touched = (rate * ids.len() as f64 + RATE_ROUNDING).floor() as usize;
+    let count = (rate * ids.len() as f64 + RATE_ROUNDING).floor() as usize;
     let mut shown = vec![[true; 2]; ids.len()];
     let key = ["u2a-mask", protocol.as_str(), &seed.to_string()];
-    for (rank, sample) in by_rank(&key, ids).into_iter().take(touched).enumerate() {
-        if let Some(modality) = gone(rank) {
+    for (rank, sample) in by_rank(&key, ids).into_iter().take(count).enumerate() {
+        if let Some(modality) = hidden(rank) {
             shown[sample as usize][modality] = false;
         }
     }
@@ -147,10 +149,10 @@ pub fn draw(
 }
 
 impl Mask {
-    /// Draws every split of a shard folder.
+    /// Draws the masks of all splits of a folder of shards.
     ///
     /// # Errors
-    /// As [`draw`].
+    /// The errors of [`draw`].
     pub fn draw(shards: &Shards, protocol: Protocol, rate: f64, seed: u64) -> Result<Mask, Error> {
         let spec = shards.spec();
         let mut splits = BTreeMap::new();
@@ -173,10 +175,11 @@ impl Mask {
         })
     }
 
-    /// What another program hides of one split: per sample in file order, what it shows. `from` names the source.
+    /// Returns the mask of one split from another program: the modalities that each sample shows, in
+    /// file order. `from` names the source.
     ///
     /// # Errors
-    /// Another number of samples than the split has; a sample that shows nothing.
+    /// The number of samples is not that of the split, or a sample shows no modality.
     pub fn imported(
         shards: &Shards,
         split: Split,
@@ -202,15 +205,15 @@ impl Mask {
         })
     }
 
-    /// Where a mask belongs: `FOLDER/masks/PROTOCOL-RATE-seedS.parquet`.
+    /// Returns the path of a mask: `FOLDER/masks/PROTOCOL-RATE-seedS.parquet`.
     pub fn path_in(folder: &Path, protocol: Protocol, rate: f64, seed: u64) -> PathBuf {
         folder
             .join("masks")
             .join(format!("{protocol}-{rate}-seed{seed}.parquet"))
     }
 
-    /// Samples of a split that lose their first and their second modality.
-    pub fn gone(&self, split: Split) -> [usize; 2] {
+    /// Returns how many samples of a split lose their first and their second modality.
+    pub fn hidden_counts(&self, split: Split) -> [usize; 2] {
         let shown = || {
             self.splits
                 .get(&split)
@@ -220,11 +223,11 @@ impl Mask {
         [0, 1].map(|m| shown().filter(|shown| !shown[m]).count())
     }
 
-    /// Per sample of the split in file order, what it has once the mask lies over what the data has. Where that is
-    /// nothing, the sample keeps what it has.
+    /// Returns, for each sample of the split in file order, the modalities that it both has and shows.
+    /// Where that is none, the sample keeps what it has.
     ///
     /// # Errors
-    /// The mask is of another dataset or lacks ids of the split.
+    /// The mask has other modalities than the shards, or lacks ids of the split.
     pub fn present(&self, shards: &Shards, split: Split) -> Result<Vec<[bool; 2]>, Error> {
         let name = || match &self.path {
             Some(path) => path.display().to_string(),
@@ -265,15 +268,15 @@ impl Mask {
         Ok(ids
             .iter()
             .zip(present)
-            .map(|(id, there)| join(*there, [shown[id][first], shown[id][second]]))
+            .map(|(id, has)| join(*has, [shown[id][first], shown[id][second]]))
             .collect())
     }
 
-    /// Writes the mask: `id`, `split`, one bool per modality, sorted by split and id. The file appears whole or not at
-    /// all, and equal masks give equal bytes.
+    /// Writes the mask: `id`, `split`, one bool per modality, sorted by split and id. The write is
+    /// atomic, and equal masks give equal bytes.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
@@ -338,10 +341,11 @@ impl Mask {
         Arc::new(Schema::new_with_metadata(fields, metadata))
     }
 
-    /// Reads a mask: [`Mask::write`]'s, or the user's own with the same columns.
+    /// Reads a mask that [`Mask::write`] wrote, or the user's own with the same columns.
     ///
     /// # Errors
-    /// No Parquet file; a column missing, of another type or null; an id twice; a sample with both modalities gone.
+    /// The file is no Parquet file, a column is missing, of another type or null, an id is listed
+    /// twice, or a sample has both modalities hidden.
     pub fn read(path: &Path) -> Result<Mask, Error> {
         let file = File::open(path).map_err(Error::io(path, "open"))?;
         read(file)
@@ -357,10 +361,10 @@ impl Mask {
     }
 }
 
-/// What is there and shown; all that is there if that would be nothing.
-fn join(there: [bool; 2], shown: [bool; 2]) -> [bool; 2] {
-    let both = [there[0] && shown[0], there[1] && shown[1]];
-    if both == [false; 2] { there } else { both }
+/// Returns the modalities that a sample has and shows, or all that it has if there is no such one.
+fn join(has: [bool; 2], shown: [bool; 2]) -> [bool; 2] {
+    let present = [has[0] && shown[0], has[1] && shown[1]];
+    if present == [false; 2] { has } else { present }
 }
 
 fn read(file: File) -> Result<Mask, String> {
@@ -368,7 +372,8 @@ fn read(file: File) -> Result<Mask, String> {
     let metadata =
         ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(not_parquet)?;
     let schema = metadata.schema().clone();
-    // Without the writer's own Arrow schema every string column is Utf8, be it a dictionary or a view there.
+    // Without the writer's own Arrow schema every string column is Utf8, even if it is a dictionary or
+    // a view there.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
         .map_err(not_parquet)?;
@@ -393,7 +398,7 @@ fn read(file: File) -> Result<Mask, String> {
         path: None,
         splits: BTreeMap::new(),
     };
-    let mut seen = BTreeSet::new();
+    let mut listed = BTreeSet::new();
     for batch in builder.build().map_err(not_parquet)? {
         let batch = batch.map_err(|e| format!("cannot be read as Parquet ({e})"))?;
         let column = |name: &str, kind: DataType| {
@@ -422,10 +427,10 @@ fn read(file: File) -> Result<Mask, String> {
             let split = Split::from_spelling(split).ok_or(format!("no split '{split}'"))?;
             let shown = [0, 1].map(|m| flags[m].as_boolean().value(row));
             if shown == [false; 2] {
-                return Err(format!("sample '{id}' has both modalities gone"));
+                return Err(format!("sample '{id}' has both modalities hidden"));
             }
-            if !seen.insert((split, id.to_owned())) {
-                return Err(format!("sample '{id}' stands there twice"));
+            if !listed.insert((split, id.to_owned())) {
+                return Err(format!("sample '{id}' is listed twice"));
             }
             mask.splits
                 .entry(split)

@@ -1,10 +1,11 @@
-//! Orders that depend on names and seeds alone, not on files, folders or threads.
+//! Orders that depend on ids and seeds only, not on files, folders or threads.
 
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of the parts, each ended by a zero byte: the rank of an item under a key.
+/// Returns the rank of an id under a key: the SHA-256 of the key's parts and the id, each followed by
+/// a zero byte.
 ///
-/// The same in any language: `sha256(b"part\0part\0...id\0")`.
+/// It can be computed in any language: `sha256(b"part\0part\0...id\0")`.
 pub fn rank(parts: &[&str], id: &str) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
@@ -16,7 +17,7 @@ pub fn rank(parts: &[&str], id: &str) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// The positions of `ids` in ascending rank.
+/// Returns the positions in `ids` in ascending rank.
 pub fn by_rank(parts: &[&str], ids: &[impl AsRef<str>]) -> Vec<u32> {
     let mut ranked: Vec<([u8; 32], u32)> = ids
         .iter()
@@ -27,8 +28,8 @@ pub fn by_rank(parts: &[&str], ids: &[impl AsRef<str>]) -> Vec<u32> {
     ranked.into_iter().map(|(_, i)| i).collect()
 }
 
-/// The order of one epoch: a shuffle of the whole split that depends on (seed, epoch, set of ids)
-/// and nothing else. Positions refer to `ids`.
+/// Returns the order of one epoch as positions in `ids`: a shuffle of the whole split that depends
+/// only on (seed, epoch, set of ids).
 pub fn epoch_order(seed: u64, epoch: u64, ids: &[impl AsRef<str>]) -> Vec<u32> {
     by_rank(&["u2a-order", &seed.to_string(), &epoch.to_string()], ids)
 }
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn depends_on_seed_epoch_and_ids_alone() {
+    fn epoch_order_depends_only_on_seed_epoch_and_ids() {
         let ids: Vec<String> = (0..100).map(|i| format!("clip{i}")).collect();
         let names = |ids: &[String], order: Vec<u32>| {
             order
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_do_not_run_into_each_other() {
+    fn key_parts_are_separated() {
         assert_ne!(rank(&["a", "bc"], "d"), rank(&["ab", "c"], "d"));
     }
 }

@@ -1,6 +1,6 @@
-//! Samples as rows: what `ingest` hands over to be written, and how it becomes columns.
+//! Samples as rows: what `ingest` passes to be written, and the columns that it becomes.
 //!
-//! A row is checked against its spec before it is written, so a reader never meets one that contradicts its schema.
+//! A row is checked against its spec before it is written, so no shard contradicts its schema.
 
 use std::sync::Arc;
 
@@ -13,43 +13,43 @@ use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType, Field};
 use datasets::{Modality, Split};
 
-use crate::schema::{MelDtype, ShardSpec, has_column, item, picture_fields};
+use crate::schema::{MelDtype, ShardSpec, has_column, image_fields, item};
 use media::Error;
 use media::mel::{MAX_MEL_FRAMES, MEL_BINS, Mel};
 
-/// One sample, ready to be written.
+/// A sample, ready to be written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// Unique in the dataset.
+    /// The id, unique in the dataset.
     pub id: String,
-    /// Train, val or test.
+    /// The split.
     pub split: Split,
-    /// Class indices; exactly one where the dataset is single-label.
+    /// The class indices; exactly one where the dataset is single-label.
     pub labels: Vec<u32>,
-    /// Log-mel, where the audio is there.
+    /// The log-mel spectrogram of the audio, if the sample has it.
     pub mel: Option<Mel>,
-    /// JPEG frames in time order, where the video is there.
+    /// The frames of the video in time order, as JPEG files, if the sample has it.
     pub frames: Option<Vec<Vec<u8>>>,
-    /// Seconds from the start of the video stream, one per frame.
+    /// The time of each frame, in seconds from the start of the video stream.
     pub frame_times: Vec<f32>,
-    /// JPEG, where the image is there.
+    /// The image as a JPEG file, if the sample has it.
     pub image: Option<Vec<u8>>,
-    /// Cleaned text, where it is there.
+    /// The cleaned text, if the sample has it.
     pub text: Option<String>,
-    /// Decoded duration of the audio in seconds.
+    /// The decoded duration of the audio in seconds.
     pub audio_seconds: Option<f32>,
-    /// Decoded duration of the video in seconds.
+    /// The decoded duration of the video in seconds.
     pub video_seconds: Option<f32>,
-    /// Start and end of the labelled event in seconds.
+    /// The start and end of the labelled event in seconds.
     pub segment: Option<(f32, f32)>,
-    /// Path below the raw root.
+    /// The path of the input, relative to the raw tree.
     pub source: String,
-    /// Why a modality that should be there is not.
+    /// The reason for which the sample lacks a modality that it should have.
     pub error: Option<String>,
 }
 
 impl Row {
-    /// A row without any modality yet.
+    /// Returns a row without a modality.
     pub fn new(id: impl Into<String>, split: Split, labels: Vec<u32>) -> Self {
         Row {
             id: id.into(),
@@ -68,7 +68,7 @@ impl Row {
         }
     }
 
-    /// Whether this modality is there.
+    /// Returns whether the sample has this modality.
     pub fn has(&self, modality: Modality) -> bool {
         match modality {
             Modality::Audio => self.mel.is_some(),
@@ -82,8 +82,9 @@ impl Row {
 /// Turns rows into columns.
 ///
 /// # Errors
-/// [`Error::Invalid`] where a row does not fit the spec: a label out of range or too many, a modality that the dataset
-/// does not have, no modality at all, an empty mel or frame list, times that do not match the frames.
+/// [`Error::Invalid`] where a row does not fit the spec: a label out of range or too many, a modality
+/// that the dataset does not have, no modality at all, an empty mel or frame list, times that do not
+/// match the frames.
 pub fn record_batch(spec: &ShardSpec, rows: &[Row]) -> Result<RecordBatch, Error> {
     for row in rows {
         check(spec, row).map_err(|problem| Error::Invalid(problem).at_sample(&row.id))?;
@@ -98,6 +99,7 @@ pub fn record_batch(spec: &ShardSpec, rows: &[Row]) -> Result<RecordBatch, Error
         .map_err(|e| Error::Invalid(format!("rows do not fit the schema: {e}")))
 }
 
+/// Checks a row against its spec; the error is the problem.
 fn check(spec: &ShardSpec, row: &Row) -> Result<(), String> {
     if !spec.multi_label && row.labels.len() != 1 {
         return Err(format!(
@@ -150,118 +152,74 @@ fn check(spec: &ShardSpec, row: &Row) -> Result<(), String> {
     Ok(())
 }
 
+/// Returns the column of a field of the schema.
 fn column(spec: &ShardSpec, rows: &[Row], field: &Field) -> ArrayRef {
-    let name = |label: u32| spec.classes[label as usize].as_str();
-    let text = |get: &dyn Fn(&Row) -> &str| -> ArrayRef {
-        Arc::new(
-            rows.iter()
-                .map(|row| Some(get(row)))
-                .collect::<StringArray>(),
-        )
+    let text = |get: &dyn Fn(&Row) -> Option<&str>| -> ArrayRef {
+        Arc::new(rows.iter().map(get).collect::<StringArray>())
     };
     let float = |get: &dyn Fn(&Row) -> Option<f32>| -> ArrayRef {
         Arc::new(rows.iter().map(get).collect::<Float32Array>())
     };
     match field.name().as_str() {
-        "id" => text(&|row| &row.id),
-        "split" => text(&|row| row.split.as_str()),
-        "label" => Arc::new(
-            rows.iter()
-                .map(|row| row.labels[0] as i32)
-                .collect::<Int32Array>(),
-        ),
-        "label_name" => Arc::new(
-            rows.iter()
-                .map(|row| Some(name(row.labels[0])))
-                .collect::<StringArray>(),
-        ),
-        "labels" => {
-            let values: Int32Array = rows
-                .iter()
-                .flat_map(|row| &row.labels)
-                .map(|&l| l as i32)
-                .collect();
-            list(
-                field,
-                rows.iter().map(|row| row.labels.len()),
-                Arc::new(values),
-                None,
-            )
-        }
-        "label_names" => {
-            let values: StringArray = rows
-                .iter()
-                .flat_map(|row| &row.labels)
-                .map(|&l| Some(name(l)))
-                .collect();
-            list(
-                field,
-                rows.iter().map(|row| row.labels.len()),
-                Arc::new(values),
-                None,
-            )
-        }
+        "id" => text(&|row| Some(&row.id)),
+        "split" => text(&|row| Some(row.split.as_str())),
+        "label" | "label_name" | "labels" | "label_names" => label_column(spec, rows, field),
         "mel" => mel_column(spec, rows, field),
-        "frames" => {
-            let pictures = pictures(
-                rows.iter()
-                    .flat_map(|row| row.frames.iter().flatten())
-                    .map(Some),
-            );
-            let lengths = rows
-                .iter()
-                .map(|row| row.frames.as_ref().map_or(0, Vec::len));
-            list(
-                field,
-                lengths,
-                pictures,
-                Some(rows.iter().map(|row| row.frames.is_some()).collect()),
-            )
-        }
+        "frames" => frames_column(rows, field),
         "frame_times" => {
-            let values: Float32Array = rows
-                .iter()
-                .flat_map(|row| &row.frame_times)
-                .map(|&t| Some(t))
-                .collect();
-            list(
-                field,
-                rows.iter().map(|row| row.frame_times.len()),
-                Arc::new(values),
-                None,
-            )
+            let times = rows.iter().flat_map(|row| &row.frame_times);
+            let values: Float32Array = times.map(|&t| Some(t)).collect();
+            let lengths = rows.iter().map(|row| row.frame_times.len());
+            list(field, lengths, Arc::new(values), None)
         }
-        "image" => pictures(rows.iter().map(|row| row.image.as_ref())),
-        "text" => Arc::new(
-            rows.iter()
-                .map(|row| row.text.as_deref())
-                .collect::<StringArray>(),
-        ),
+        "image" => images(rows.iter().map(|row| row.image.as_ref())),
+        "text" => text(&|row| row.text.as_deref()),
         "audio_seconds" => float(&|row| row.audio_seconds),
         "video_seconds" => float(&|row| row.video_seconds),
         "event_start" => float(&|row| row.segment.map(|(start, _)| start)),
         "event_end" => float(&|row| row.segment.map(|(_, end)| end)),
-        "source" => text(&|row| &row.source),
-        "error" => Arc::new(
-            rows.iter()
-                .map(|row| row.error.as_deref())
-                .collect::<StringArray>(),
-        ),
-        other => match spec
-            .modalities
-            .into_iter()
-            .find(|&m| has_column(m) == other)
-        {
-            Some(modality) => Arc::new(
-                rows.iter()
-                    .map(|row| Some(row.has(modality)))
-                    .collect::<BooleanArray>(),
-            ),
-            None => unreachable!("no column is called {other}"),
-        },
+        "source" => text(&|row| Some(&row.source)),
+        "error" => text(&|row| row.error.as_deref()),
+        other => {
+            let mut modalities = spec.modalities.into_iter();
+            let Some(modality) = modalities.find(|&m| has_column(m) == other) else {
+                unreachable!("no column is called {other}")
+            };
+            let has = rows.iter().map(|row| Some(row.has(modality)));
+            Arc::new(has.collect::<BooleanArray>())
+        }
     }
 }
 
+/// Returns the column of class indices or class names, one or a list per row.
+fn label_column(spec: &ShardSpec, rows: &[Row], field: &Field) -> ArrayRef {
+    let labels = || rows.iter().flat_map(|row| &row.labels);
+    let indices = || Arc::new(labels().map(|&label| label as i32).collect::<Int32Array>());
+    let names = || {
+        let names = labels().map(|&label| Some(spec.classes[label as usize].as_str()));
+        Arc::new(names.collect::<StringArray>())
+    };
+    let lengths = rows.iter().map(|row| row.labels.len());
+    match field.name().as_str() {
+        // Single-label rows have exactly one label.
+        "label" => indices(),
+        "label_name" => names(),
+        "labels" => list(field, lengths, indices(), None),
+        _ => list(field, lengths, names(), None),
+    }
+}
+
+/// Returns the column of videos: a list of JPEG files per row, null where a row has no video.
+fn frames_column(rows: &[Row], field: &Field) -> ArrayRef {
+    let frames = rows.iter().flat_map(|row| row.frames.iter().flatten());
+    let frame_counts = rows
+        .iter()
+        .map(|row| row.frames.as_ref().map_or(0, Vec::len));
+    let present = rows.iter().map(|row| row.frames.is_some()).collect();
+    list(field, frame_counts, images(frames.map(Some)), Some(present))
+}
+
+/// Returns the column of spectrograms: a list of frames per row, null where a row has no audio.
 fn mel_column(spec: &ShardSpec, rows: &[Row], field: &Field) -> ArrayRef {
     let values = rows
         .iter()
@@ -290,7 +248,8 @@ fn mel_column(spec: &ShardSpec, rows: &[Row], field: &Field) -> ArrayRef {
     )
 }
 
-/// A list column. The field is one of the schema's list fields, so its parts always fit together.
+/// Returns a list column. The field is one of the schema's list fields, so its parts always fit
+/// together.
 fn list(
     field: &Field,
     lengths: impl IntoIterator<Item = usize>,
@@ -309,17 +268,18 @@ fn list(
     ))
 }
 
-fn pictures<'a>(encoded: impl Iterator<Item = Option<&'a Vec<u8>>>) -> ArrayRef {
+/// Returns a column of encoded images, in the struct that Hugging Face `datasets` reads.
+fn images<'a>(encoded: impl Iterator<Item = Option<&'a Vec<u8>>>) -> ArrayRef {
     let (mut bytes, mut paths, mut present) =
         (BinaryBuilder::new(), StringBuilder::new(), Vec::new());
-    for picture in encoded {
-        bytes.append_option(picture);
+    for image in encoded {
+        bytes.append_option(image);
         paths.append_null();
-        present.push(picture.is_some());
+        present.push(image.is_some());
     }
     let children: Vec<ArrayRef> = vec![Arc::new(bytes.finish()), Arc::new(paths.finish())];
     Arc::new(StructArray::new(
-        picture_fields(),
+        image_fields(),
         children,
         Some(NullBuffer::from(present)),
     ))
@@ -386,7 +346,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_shard_reads_back_and_explains_itself() {
+    fn shard_reads_back_with_its_spec() {
         let spec = ShardSpec {
             segment: true,
             ..spec([Modality::Audio, Modality::Video], false)
@@ -400,14 +360,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn bytes_depend_on_spec_and_rows_alone() {
+    fn equal_spec_and_rows_give_equal_bytes() {
         let spec = spec([Modality::Audio, Modality::Video], false);
         let rows: Vec<Row> = (0..5).map(clip).collect();
         assert_eq!(written(&spec, &rows), written(&spec.clone(), &rows));
     }
 
     #[test]
-    fn every_media_cell_is_a_page() {
+    fn every_media_cell_is_one_page() {
         for dtype in [MelDtype::F32, MelDtype::F16] {
             let spec = ShardSpec {
                 mel_dtype: dtype,
@@ -434,7 +394,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn columns_follow_the_modalities() {
+    fn columns_depend_on_the_modalities() {
         let names = |spec: &ShardSpec| -> String {
             let schema = spec.arrow_schema();
             let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
@@ -489,7 +449,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn another_version_is_refused_with_a_remedy() {
+    fn other_schema_versions_are_refused_with_a_remedy() {
         let spec = spec([Modality::Image, Modality::Text], true);
         let schema = spec.arrow_schema();
         let mut metadata = schema.metadata().clone();

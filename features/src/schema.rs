@@ -1,13 +1,14 @@
 //! The shard schema: the one definition that the writer (`ingest`) and the readers share.
 //!
-//! A shard is a plain Parquet file, one row per sample. A [`ShardSpec`] says which columns there are and travels with
-//! every shard as Arrow schema metadata (keys `u2a.*`, and `huggingface` for the `datasets` library), so that a shard
-//! explains itself. No Arrow extension types: Rust polars panics on them.
+//! A shard is a plain Parquet file, one row per sample. A [`ShardSpec`] determines the columns and is
+//! stored in every shard as Arrow schema metadata (keys `u2a.*`, and `huggingface` for the `datasets`
+//! library), so that a shard describes itself. There are no Arrow extension types: Rust polars panics
+//! on them.
 //!
-//! This module writes batches and reads specs. Rows are read back by [`crate::shards`].
+//! Rows become columns in [`crate::rows`] and are read back by [`crate::shards`].
 //!
-//! Invariants: equal specs and rows give equal bytes; a media cell is a page of its own, so that one row can be read
-//! through the page index without its neighbours; a row has at least one modality.
+//! Invariants: equal specs and rows give equal bytes. A media cell is a page of its own, so that one
+//! row can be read through the page index without its neighbours. A row has at least one modality.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,42 +23,45 @@ use serde_json::{Value, json};
 use media::Error;
 use media::mel::{MEL_BINS, MEL_RECIPE};
 
-/// Version of the shard format: the columns, and the bytes that given media become in them. Any change of either raises
-/// it, so that no run mixes old and new; `tests/format.rs` notices a change of the bytes.
+/// The version of the shard format: the columns, and the bytes that given media become in them. Any
+/// change of either raises it, so that no run mixes old and new bytes; `tests/format.rs` detects a
+/// change of the bytes.
 pub const SCHEMA_VERSION: u32 = 2;
 
-/// The oldest version that is read. Version 1 has the same columns; its JPEG files come from another encoder, with or
-/// without restart markers.
+/// The oldest version that can be read. Version 1 has the same columns; its JPEG files come from
+/// another encoder, with or without restart markers.
 const OLDEST_VERSION: u32 = 1;
 
-/// How the pool of frames is drawn and compressed, as stored in the metadata beside its size.
+/// How the stored frames are chosen and encoded. Part of the metadata, beside their number.
 pub const FRAME_POLICY: &str =
     "evenly-spaced;libjpeg-turbo-q95-444-restart-rows-1;shorter-side-256";
 
-/// Encoded bytes after which a row group is closed. It bounds what a writer holds in memory; readers fetch single rows.
+/// The encoded bytes after which a row group is closed. They bound a writer's memory; readers fetch
+/// single rows.
 pub const ROW_GROUP_BYTES: usize = 64 << 20;
 
-/// zstd level of mel and of the small columns. Higher levels gain under 2 % on mel and cost several times the time.
+/// The zstd level of spectrograms and of the small columns. Higher levels gain under 2 % on
+/// spectrograms and take several times as long.
 pub const ZSTD_LEVEL: i32 = 1;
 
-/// Texts per page: small enough to fetch one alone, large enough to compress.
+/// The number of texts per page: small enough to fetch a single one, large enough to compress.
 pub const TEXTS_PER_PAGE: usize = 16;
 
-/// Name of the key that Hugging Face `datasets` reads from the Arrow schema metadata.
+/// The key that Hugging Face `datasets` reads in the Arrow schema metadata.
 const HUGGINGFACE_KEY: &str = "huggingface";
 
-/// How mel values are stored.
+/// The type of stored mel values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MelDtype {
-    /// 4 bytes a value.
+    /// 4 bytes per value.
     #[default]
     F32,
-    /// 2 bytes a value; rounds by at most 0.004 where values lie in -16..8.
+    /// 2 bytes per value; rounds by at most 0.004, as values lie in -16..8.
     F16,
 }
 
 impl MelDtype {
-    /// "f32" or "f16".
+    /// Returns "f32" or "f16".
     pub fn as_str(self) -> &'static str {
         match self {
             MelDtype::F32 => "f32",
@@ -80,30 +84,30 @@ impl std::str::FromStr for MelDtype {
     }
 }
 
-/// Everything that the columns of a shard depend on, and where they came from.
+/// Everything that the columns of a shard depend on, and the tool and settings that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardSpec {
     /// The dataset's name, such as "crema-d".
     pub dataset: String,
-    /// (m1, m2): image and text, or audio and video.
+    /// The two modalities: image and text, or audio and video.
     pub modalities: [Modality; 2],
-    /// Class names in canonical order: `label` indexes them.
+    /// The class names, which labels index.
     pub classes: Vec<String>,
-    /// `labels`/`label_names` instead of `label`/`label_name`.
+    /// Whether the columns are `labels` and `label_names` instead of `label` and `label_name`.
     pub multi_label: bool,
-    /// Type of the mel values.
+    /// The type of the mel values.
     pub mel_dtype: MelDtype,
-    /// Frames kept per clip; 0 where all of them are.
+    /// The number of frames that are stored per clip; 0 for all of them.
     pub frame_pool: u32,
-    /// Whether `event_start` and `event_end` exist.
+    /// Whether there are columns `event_start` and `event_end`.
     pub segment: bool,
-    /// Version of the tool that wrote it.
+    /// The version of the tool that wrote the shard.
     pub tool_version: String,
-    /// Hash over the settings that change the output.
+    /// The hash of the settings that change the output.
     pub settings_hash: String,
 }
 
-/// Name of the column that says whether a modality is there, such as "has_audio".
+/// Returns the name of the column that holds whether a sample has a modality, such as "has_audio".
 pub fn has_column(modality: Modality) -> &'static str {
     match modality {
         Modality::Audio => "has_audio",
@@ -113,7 +117,7 @@ pub fn has_column(modality: Modality) -> &'static str {
     }
 }
 
-/// Name of the column that holds a modality's content: `mel`, `frames`, `image` or `text`.
+/// Returns the name of the column with a modality's content: `mel`, `frames`, `image` or `text`.
 pub fn content_column(modality: Modality) -> &'static str {
     match modality {
         Modality::Audio => "mel",
@@ -124,12 +128,13 @@ pub fn content_column(modality: Modality) -> &'static str {
 }
 
 impl ShardSpec {
-    /// Whether the dataset has this modality.
+    /// Returns whether the dataset has this modality.
     pub fn has(&self, modality: Modality) -> bool {
         self.modalities.contains(&modality)
     }
 
-    /// The columns in order, with the metadata. Columns of modalities that the dataset does not have are absent.
+    /// Returns the columns in order, with the metadata. There are no columns for modalities that the
+    /// dataset does not have.
     pub fn arrow_schema(&self) -> SchemaRef {
         let required = |name: &str, kind: DataType| Field::new(name, kind, false);
         let optional = |name: &str, kind: DataType| Field::new(name, kind, true);
@@ -154,14 +159,14 @@ impl ShardSpec {
             fields.push(optional("mel", DataType::List(item(self.mel_frame_type()))));
         }
         if self.has(Modality::Video) {
-            fields.push(optional("frames", DataType::List(item(picture_type()))));
+            fields.push(optional("frames", DataType::List(item(image_type()))));
             fields.push(required(
                 "frame_times",
                 DataType::List(item(DataType::Float32)),
             ));
         }
         if self.has(Modality::Image) {
-            fields.push(optional("image", picture_type()));
+            fields.push(optional("image", image_type()));
         }
         if self.has(Modality::Text) {
             fields.push(optional("text", DataType::Utf8));
@@ -214,9 +219,10 @@ impl ShardSpec {
         metadata
     }
 
-    /// What Hugging Face `datasets` should make of the columns. It takes a feature over only where its Arrow type is
-    /// the column's own: pictures are; its class labels are int64 and ours int32, so labels show as numbers beside
-    /// their names unless the user casts (`ds.cast_column("label", ClassLabel(names=...))`).
+    /// Returns the features that Hugging Face `datasets` should read the columns as. It uses a feature
+    /// only where its Arrow type is the column's own, as it is for images. Its class labels are int64
+    /// and ours int32, so labels appear as numbers beside their names unless the user casts them
+    /// (`ds.cast_column("label", ClassLabel(names=...))`).
     fn huggingface(&self, fields: &[Field]) -> Value {
         let mut features = serde_json::Map::new();
         for field in fields {
@@ -234,15 +240,15 @@ impl ShardSpec {
     /// Reads the spec back from a shard's schema.
     ///
     /// # Errors
-    /// [`Error::Unusable`] where the metadata is missing, of another version, or does not fit the columns.
+    /// [`Error::Unusable`] if the metadata is missing, of another version, or does not fit the columns.
     pub fn from_schema(schema: &Schema) -> Result<ShardSpec, Error> {
-        let again = "ingest the dataset again with this tool";
+        let remedy = "ingest the dataset again with this tool";
         let optional = |key: &str| schema.metadata().get(&format!("u2a.{key}"));
         let get = |key: &str| {
             optional(key).ok_or_else(|| {
                 Error::unusable(
                     format!("not a shard: its schema metadata lacks u2a.{key}"),
-                    again,
+                    remedy,
                 )
             })
         };
@@ -262,7 +268,7 @@ impl ShardSpec {
         let wrong = |key: &str| {
             Error::unusable(
                 format!("schema metadata u2a.{key} cannot be understood"),
-                again,
+                remedy,
             )
         };
         let flag = |key: &str| get(key)?.parse::<bool>().map_err(|_| wrong(key));
@@ -293,7 +299,7 @@ impl ShardSpec {
                     "mel recipe '{}', but this tool's is '{MEL_RECIPE}'",
                     get("mel_recipe")?
                 ),
-                again,
+                remedy,
             ));
         }
         let expected = spec.arrow_schema();
@@ -312,30 +318,33 @@ impl ShardSpec {
                     columns(schema),
                     columns(&expected)
                 ),
-                again,
+                remedy,
             ));
         }
         Ok(spec)
     }
 }
 
-/// The element of a list. Named and nullable as every other writer has it, so that types compare equal in pyarrow.
+/// Returns the element field of a list. Its name and nullability are those of other writers, so that
+/// types compare equal in pyarrow.
 pub(crate) fn item(kind: DataType) -> Arc<Field> {
     Arc::new(Field::new("item", kind, true))
 }
 
-/// Struct of encoded bytes and a path, which Hugging Face takes for a picture. The path stays null.
-fn picture_type() -> DataType {
-    DataType::Struct(picture_fields())
+/// Returns the struct of encoded bytes and a path that Hugging Face reads as an image. The path is
+/// null.
+fn image_type() -> DataType {
+    DataType::Struct(image_fields())
 }
 
-pub(crate) fn picture_fields() -> Fields {
+pub(crate) fn image_fields() -> Fields {
     Fields::from(vec![
         Field::new("bytes", DataType::Binary, true),
         Field::new("path", DataType::Utf8, true),
     ])
 }
 
+/// Returns the Hugging Face feature of an Arrow type.
 fn feature_of(kind: &DataType) -> Value {
     let value = |name: &str| json!({"dtype": name, "_type": "Value"});
     match kind {
@@ -354,8 +363,10 @@ fn feature_of(kind: &DataType) -> Value {
     }
 }
 
-/// How a shard is encoded: see the module comment. Write rows in any batching; pages do not depend on it, row groups
-/// do a little (the writer checks [`ROW_GROUP_BYTES`] per batch), so write one row per batch for equal bytes.
+/// Returns the encoding of a shard, which the module's documentation describes.
+///
+/// Pages do not depend on the batches that rows are written in. Row groups do a little, because the
+/// writer checks [`ROW_GROUP_BYTES`] per batch: write one row per batch for equal bytes.
 pub fn writer_properties(spec: &ShardSpec) -> WriterProperties {
     let zstd = Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL).unwrap_or_default());
     let mut builder = WriterProperties::builder()
@@ -364,7 +375,8 @@ pub fn writer_properties(spec: &ShardSpec) -> WriterProperties {
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_max_row_group_row_count(None)
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-        // Page limits are checked once per write batch, and a batch never cuts a row: 1 checks after every row.
+        // Page limits are checked once per write batch, and a batch never splits a row: with 1 they
+        // are checked after every row.
         .set_write_batch_size(1);
     let columns = ArrowSchemaConverter::new()
         .convert(&spec.arrow_schema())
@@ -384,7 +396,7 @@ pub fn writer_properties(spec: &ShardSpec) -> WriterProperties {
         };
         builder = builder
             .set_column_data_page_row_count_limit(path.clone(), rows_per_page)
-            // Never cut by size: a row's bytes stay in one page.
+            // Pages are never split by size: a row's bytes stay in one page.
             .set_column_data_page_size_limit(path.clone(), usize::MAX)
             .set_column_compression(path.clone(), compression)
             .set_column_encoding(path.clone(), encoding)

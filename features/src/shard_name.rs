@@ -1,11 +1,11 @@
-//! Names of the files in a folder of shards.
+//! The names of the files in a folder of shards.
 
 use datasets::Split;
 
-/// File name of the manifest, which is written when all shards are there.
+/// The file name of the manifest, which is written once all shards are complete.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
-/// File name of the table of quarantined samples, those that have no modality left.
+/// The file name of the table of samples that have no usable modality, with the causes.
 pub const FAILURES_FILE: &str = "failures.parquet";
 
 /// The name of one shard: `train-00002-of-00014.parquet`. Ordered by split, then by number.
@@ -15,12 +15,12 @@ pub struct ShardName {
     pub split: Split,
     /// The shard's number within the split, from 0.
     pub number: usize,
-    /// How many shards the split has.
+    /// The number of shards of the split.
     pub of: usize,
 }
 
 impl ShardName {
-    /// The file name.
+    /// Returns the file name.
     pub fn file_name(self) -> String {
         format!(
             "{}-{:05}-of-{:05}.parquet",
@@ -28,7 +28,7 @@ impl ShardName {
         )
     }
 
-    /// Recognises a file name that [`ShardName::file_name`] may have made; `None` for every other one.
+    /// Parses a file name. `None` if [`ShardName::file_name`] does not return it for any shard.
     pub fn parse(file_name: &str) -> Option<ShardName> {
         let (split, rest) = file_name.strip_suffix(".parquet")?.split_once('-')?;
         let (number, of) = rest.split_once("-of-")?;
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_that_are_written_are_recognised() {
+    fn only_names_of_shards_are_parsed() {
         let name = ShardName {
             split: Split::Val,
             number: 3,

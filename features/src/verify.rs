@@ -1,4 +1,4 @@
-//! Whether shards are still the bytes that were written: their SHA-256 against `manifest.json`.
+//! Verifies that shards still have the bytes that were written, by their SHA-256 in `manifest.json`.
 
 use crate::Error;
 use crate::shard_name::{MANIFEST_FILE, ShardName};
@@ -10,25 +10,25 @@ use std::path::Path;
 use std::sync::Mutex;
 use util::hash::sha256_of_file;
 
-/// Most bytes of a manifest that are read: a million shards would take less.
+/// The most bytes of a manifest that are read: a million shards would take less.
 const MAX_MANIFEST: u64 = 256 << 20;
 
-/// What came of it.
+/// The result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Shards that the manifest names.
+    /// The number of shards that the manifest lists.
     pub shards: usize,
-    /// Their bytes.
+    /// The sum of their sizes in bytes.
     pub bytes: u64,
-    /// File names of those that are not as they were written, and what is wrong, in order.
+    /// The file names of damaged shards, and the problem of each.
     pub damaged: BTreeMap<String, String>,
 }
 
 impl Verdict {
-    /// An error that names the first damaged shard, if any is.
+    /// Returns an error that names the first damaged shard, if there is one.
     ///
     /// # Errors
-    /// Some shard is damaged.
+    /// A shard is damaged.
     pub fn check(&self, folder: &Path) -> Result<(), Error> {
         match self.damaged.iter().next() {
             None => Ok(()),
@@ -39,16 +39,16 @@ impl Verdict {
                     self.damaged.len(),
                     self.shards
                 ),
-                "delete it and run `ingest run` again, which makes it anew",
+                "delete it and run `ingest run` again, which writes a new one",
             )),
         }
     }
 }
 
-/// Reads every shard that the manifest names, on so many threads. `None` where there is no manifest yet.
+/// Reads every shard that the manifest lists, on `threads` threads. `None` if there is no manifest.
 ///
 /// # Errors
-/// A manifest that is none.
+/// The manifest cannot be read or parsed.
 pub fn verify(folder: &Path, threads: usize) -> Result<Option<Verdict>, Error> {
     let path = folder.join(MANIFEST_FILE);
     let text = match File::open(&path) {
@@ -63,7 +63,7 @@ pub fn verify(folder: &Path, threads: usize) -> Result<Option<Verdict>, Error> {
     let listed = parse(&text).ok_or_else(|| {
         Error::unusable(
             format!("{}: is no manifest", path.display()),
-            "delete it and run `ingest run` again, which writes it anew",
+            "delete it and run `ingest run` again, which writes a new one",
         )
     })?;
     let mut verdict = Verdict {
@@ -76,7 +76,7 @@ pub fn verify(folder: &Path, threads: usize) -> Result<Option<Verdict>, Error> {
         for _ in 0..threads.clamp(1, listed.len().max(1)) {
             scope.spawn(|| {
                 loop {
-                    // A poisoned lock means that another thread panicked, which the scope hands on.
+                    // A poisoned lock means that another thread panicked, which the scope passes on.
                     let next = queue.lock().ok().and_then(|mut queue| queue.next());
                     let Some((file, bytes, sha256)) = next else {
                         break;
@@ -93,7 +93,8 @@ pub fn verify(folder: &Path, threads: usize) -> Result<Option<Verdict>, Error> {
     Ok(Some(verdict))
 }
 
-/// File, size and hash of every shard. Only names of shards: a manifest leads nowhere else.
+/// Returns file name, size and hash of every shard. Other names are refused, so that a manifest leads
+/// to no file outside the folder.
 fn parse(text: &str) -> Option<Vec<(String, u64, String)>> {
     let manifest: Value = serde_json::from_str(text).ok()?;
     let shards = manifest.get("shards")?.as_array()?.iter().map(|shard| {
@@ -106,7 +107,7 @@ fn parse(text: &str) -> Option<Vec<(String, u64, String)>> {
     shards.collect()
 }
 
-/// What is wrong with a shard.
+/// Returns the problem of a shard that is damaged.
 fn problem(path: &Path, bytes: u64, sha256: &str) -> Option<String> {
     let measure = || {
         let length = std::fs::metadata(path)?.len();
@@ -128,7 +129,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn damage_is_found_and_named() {
+    fn damaged_shards_are_found_and_named() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         assert_eq!(verify(folder, 1).unwrap(), None);

@@ -1,5 +1,6 @@
-//! The bytes that a shard holds of fixed input. A change of them is a change of the format: shards made before and after
-//! must not stand in one folder, so `SCHEMA_VERSION`, which a resumed ingest compares, has to be raised with it.
+//! The bytes that a shard stores for fixed input. A change of them is a change of the format: shards
+//! written before and after must not be in one folder, so `SCHEMA_VERSION`, which a resumed ingest
+//! compares, has to be raised with it.
 #![allow(clippy::unwrap_used)]
 
 use features::image::{JPEG_QUALITY, Rgb, shrink_to_jpeg};
@@ -7,7 +8,8 @@ use features::mel::SAMPLE_RATE;
 use features::{MelFrontEnd, SCHEMA_VERSION};
 use sha2::{Digest, Sha256};
 
-/// Per schema version, SHA-256 of the frame and of the spectrogram below. A published row never changes.
+/// The SHA-256 of the frame and of the spectrogram below, for each schema version. A published row
+/// never changes.
 const VERSIONS: [(u32, &str, &str); 2] = [
     (
         1,
@@ -21,7 +23,7 @@ const VERSIONS: [(u32, &str, &str); 2] = [
     ),
 ];
 
-/// Whole numbers from -128 to 127 that look random, the same on every machine.
+/// Returns pseudo-random integers from -128 to 127, the same on every machine.
 fn noise() -> impl Iterator<Item = i32> {
     let mut state = 1u32;
     std::iter::repeat_with(move || {
@@ -30,7 +32,7 @@ fn noise() -> impl Iterator<Item = i32> {
     })
 }
 
-/// A frame of 99 x 53 pixels, no multiple of a block: ramps, hard edges and noise, compressed as stored.
+/// Returns a JPEG file of 99 x 53 pixels, no multiple of a block: ramps, hard edges and noise.
 fn frame() -> Vec<u8> {
     let (width, height) = (99, 53);
     let mut noise = noise();
@@ -52,13 +54,13 @@ fn frame() -> Vec<u8> {
     shrink_to_jpeg(&image, height, JPEG_QUALITY).unwrap()
 }
 
-/// The spectrogram of one second: a tone that falls, and noise that fades; as little-endian f32.
+/// Returns the spectrogram of one second of a falling tone and fading noise, as little-endian f32.
 fn spectrogram() -> Vec<u8> {
     let mut noise = noise();
     let mut phase = 0i32;
     let samples: Vec<f32> = (0..SAMPLE_RATE as i32)
         .map(|i| {
-            // A triangle wave: whole numbers only, since a sine differs between machines.
+            // A triangle wave of integers, since a sine differs between machines.
             phase = (phase + 8_000 - i / 4) % 65_536;
             let tone = (phase - 32_768).abs() - 16_384;
             let rest = noise.next().unwrap() * (SAMPLE_RATE as i32 - i) / 256;
@@ -75,7 +77,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn schema_version_is_raised_with_the_bytes() {
+fn stored_bytes_change_only_with_the_schema_version() {
     let (frame, spectrogram) = (sha256(&frame()), sha256(&spectrogram()));
     let now = (SCHEMA_VERSION, frame.as_str(), spectrogram.as_str());
     assert_eq!(

@@ -30,8 +30,8 @@ fn spec(mel_dtype: MelDtype) -> ShardSpec {
     }
 }
 
-/// Sample `i`: its number is in every value, so a mix-up shows. Every 5th has no audio, every 7th
-/// no video.
+/// Returns sample `i`. Its number is in every value, so that a mix-up is detected. Every 5th has no
+/// audio, every 7th no video.
 fn row(i: usize) -> Row {
     let mut row = Row::new(
         format!("clip{i:03}"),
@@ -71,7 +71,7 @@ fn row(i: usize) -> Row {
     row
 }
 
-/// `samples` rows in shards of `per_shard`, row groups of `per_group`.
+/// Writes `samples` rows in shards of `per_shard` rows and row groups of `per_group` rows.
 fn write(folder: &Path, samples: usize, per_shard: usize, per_group: usize, dtype: MelDtype) {
     let spec = spec(dtype);
     let shards = samples.div_ceil(per_shard);
@@ -94,7 +94,7 @@ fn write(folder: &Path, samples: usize, per_shard: usize, per_group: usize, dtyp
     }
 }
 
-fn made(samples: usize, per_shard: usize, per_group: usize) -> (tempfile::TempDir, Arc<Shards>) {
+fn written(samples: usize, per_shard: usize, per_group: usize) -> (tempfile::TempDir, Arc<Shards>) {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), samples, per_shard, per_group, MelDtype::F32);
     let shards = Arc::new(Shards::open(folder.path()).unwrap());
@@ -131,19 +131,19 @@ fn ids(batches: &[Batch]) -> Vec<String> {
     batches.iter().flat_map(|b| b.ids.clone()).collect()
 }
 
-/// Everything in a batch, as text that compares.
-fn image_of(batches: &[Batch]) -> Vec<String> {
+/// Returns everything in the batches as text, to compare.
+fn debug_text(batches: &[Batch]) -> Vec<String> {
     batches.iter().map(|b| format!("{b:?}")).collect()
 }
 
 #[test]
-fn the_same_batches_whatever_the_threads_and_shards() {
-    let (_a, one) = made(38, 38, 38);
-    let (_b, many) = made(38, 7, 2);
-    let want = image_of(&all(&one, config(1), 0, 0));
+fn batches_do_not_depend_on_threads_or_shards() {
+    let (_a, one) = written(38, 38, 38);
+    let (_b, many) = written(38, 7, 2);
+    let want = debug_text(&all(&one, config(1), 0, 0));
     for (shards, threads) in [(&one, 2), (&one, 5), (&many, 1), (&many, 3)] {
         assert!(
-            image_of(&all(shards, config(threads), 0, 0)) == want,
+            debug_text(&all(shards, config(threads), 0, 0)) == want,
             "{threads} threads"
         );
     }
@@ -151,8 +151,8 @@ fn the_same_batches_whatever_the_threads_and_shards() {
 }
 
 #[test]
-fn every_sample_once_an_epoch_and_every_epoch_another_order() {
-    let (_folder, shards) = made(38, 10, 4);
+fn each_epoch_has_every_sample_once_in_an_order_of_its_own() {
+    let (_folder, shards) = written(38, 10, 4);
     let (first, second) = (
         ids(&all(&shards, config(2), 0, 0)),
         ids(&all(&shards, config(2), 1, 0)),
@@ -174,14 +174,14 @@ fn every_sample_once_an_epoch_and_every_epoch_another_order() {
 
 #[test]
 fn reused_buffers_change_no_batch() {
-    let (_folder, shards) = made(60, 20, 5);
+    let (_folder, shards) = written(60, 20, 5);
     for threads in [1, 3] {
         let mut loader = Loader::new(&shards, config(threads), 1, 0).unwrap();
         let mut batches = Vec::new();
         while let Some(batch) = loader.next() {
             let mut batch = batch.unwrap();
             batches.push(batch.clone());
-            // What a batch left behind must not show in another.
+            // Old values in a buffer must not appear in another batch.
             for input in batch.inputs.iter_mut().flatten() {
                 if let ModalityData::Dense { values, .. } = &mut input.data {
                     values.fill(f32::NAN);
@@ -189,18 +189,21 @@ fn reused_buffers_change_no_batch() {
             }
             loader.reuse(batch.inputs);
         }
-        assert_eq!(image_of(&batches), image_of(&all(&shards, config(1), 1, 0)));
+        assert_eq!(
+            debug_text(&batches),
+            debug_text(&all(&shards, config(1), 1, 0))
+        );
     }
 }
 
 #[test]
 fn resuming_at_any_sample_gives_the_rest() {
-    let (_folder, shards) = made(22, 10, 4);
+    let (_folder, shards) = written(22, 10, 4);
     let whole = all(&shards, config(2), 4, 0);
     for (i, batch) in whole.iter().enumerate() {
         let rest = all(&shards, config(3), 4, batch.consumed);
         assert!(
-            image_of(&rest) == image_of(&whole[i + 1..]),
+            debug_text(&rest) == debug_text(&whole[i + 1..]),
             "after batch {i}"
         );
     }
@@ -213,8 +216,8 @@ fn resuming_at_any_sample_gives_the_rest() {
 }
 
 #[test]
-fn values_belong_to_their_samples() {
-    let (_folder, shards) = made(38, 9, 3);
+fn batches_hold_the_values_of_their_samples() {
+    let (_folder, shards) = written(38, 9, 3);
     let plain = LoaderOptions {
         augment: false,
         ..config(2)
@@ -257,7 +260,7 @@ fn values_belong_to_their_samples() {
                 let ModalityData::Dense { values, .. } = input.data else {
                     panic!("{input:?}")
                 };
-                // Green tells the frame: numbers 0, 2, 4 are the centres of three segments of five.
+                // The green channel identifies the frame: numbers 0, 2, 4 are the centres of three segments of five.
                 for (frame, number) in [0.0f32, 2.0, 4.0].into_iter().enumerate() {
                     let green = values[(frame * 3 + 1) * 256 + 100] * CLIP_STD[1] + CLIP_MEAN[1];
                     assert!(
@@ -272,11 +275,11 @@ fn values_belong_to_their_samples() {
 }
 
 #[test]
-fn half_precision_mels_come_back_close() {
+fn half_precision_mels_are_close() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), 6, 6, 6, MelDtype::F16);
     let half = Arc::new(Shards::open(folder.path()).unwrap());
-    let (_full_folder, full) = made(6, 6, 6);
+    let (_full_folder, full) = written(6, 6, 6);
     let mel = |shards| match all(
         shards,
         LoaderOptions {
@@ -306,8 +309,8 @@ fn half_precision_mels_come_back_close() {
 }
 
 #[test]
-fn a_mask_hides_and_never_shows_what_is_not_there() {
-    let (_folder, shards) = made(20, 20, 20);
+fn mask_hides_modalities_and_shows_no_absent_ones() {
+    let (_folder, shards) = written(20, 20, 20);
     let hidden = Arc::new(
         (0..20)
             .map(|i| {
@@ -334,19 +337,19 @@ fn a_mask_hides_and_never_shows_what_is_not_there() {
 }
 
 #[test]
-fn a_tiny_byte_budget_still_gives_every_batch() {
-    let (_folder, shards) = made(38, 10, 4);
+fn one_byte_budget_still_gives_every_batch() {
+    let (_folder, shards) = written(38, 10, 4);
     let tight = LoaderOptions {
         byte_budget: 1,
         ..config(4)
     };
-    assert!(image_of(&all(&shards, tight, 0, 0)) == image_of(&all(&shards, config(1), 0, 0)));
+    assert!(debug_text(&all(&shards, tight, 0, 0)) == debug_text(&all(&shards, config(1), 0, 0)));
 }
 
 #[test]
 fn the_byte_budget_bounds_prefetched_batches() {
-    let (_folder, shards) = made(38, 10, 4);
-    // What a batch of `config` weighs: 4 samples of 8 mel frames and of 3 frames of 16 x 16 pixels.
+    let (_folder, shards) = written(38, 10, 4);
+    // The bytes of a batch of `config`: 4 samples of 8 mel frames and of 3 frames of 16 x 16 pixels.
     let batch = 4 * (8 * 128 + 3 * 3 * 16 * 16) * 4;
     let fits = |batches| LoaderOptions {
         byte_budget: batches * batch,
@@ -356,7 +359,7 @@ fn the_byte_budget_bounds_prefetched_batches() {
         let mut loader = Loader::new(&shards, fits(batches), 0, 0).unwrap();
         let mut most = 0;
         while loader.next().is_some() {
-            // Time for the threads to run as far ahead as they may.
+            // Time for the threads to prefetch as much as they may.
             std::thread::sleep(std::time::Duration::from_millis(15));
             most = most.max(loader.prefetched());
         }
@@ -365,8 +368,8 @@ fn the_byte_budget_bounds_prefetched_batches() {
 }
 
 #[test]
-fn a_dropped_loader_ends_its_threads() {
-    let (_folder, shards) = made(38, 10, 4);
+fn dropping_a_loader_ends_its_threads() {
+    let (_folder, shards) = written(38, 10, 4);
     let mut loader = Loader::new(&shards, config(4), 0, 0).unwrap();
     loader.next().unwrap().unwrap();
     drop(loader);

@@ -1,5 +1,5 @@
-//! The masks' promises: exact counts, a function of the set of ids alone, lower rates inside higher ones, never a
-//! sample with nothing; and files that come back as they went, or are refused in one line.
+//! Missing-modality masks: exact counts, a function of the set of ids only, lower rates within higher
+//! ones, never a sample without a modality; files that are read back equal, or refused in one line.
 #![allow(clippy::unwrap_used)]
 
 use datasets::{Modality, Split};
@@ -21,15 +21,15 @@ fn by_id(protocol: Protocol, rate: f64, ids: &[String]) -> BTreeMap<String, [boo
     ids.iter().cloned().zip(shown).collect()
 }
 
-/// Samples that lose (the first, the second, both).
-fn gone(shown: &[[bool; 2]]) -> [usize; 3] {
+/// Returns how many samples lose the first modality, the second, and both.
+fn hidden(shown: &[[bool; 2]]) -> [usize; 3] {
     [[false, true], [true, false], [false, false]]
         .map(|kind| shown.iter().filter(|shown| **shown == kind).count())
 }
 
-/// Ranked in Python: sorted(ids, key=lambda i: sha256(b"u2a-mask\0PROTOCOL\x007\0" + i + b"\0").digest()).
+/// The expected ids were ranked in Python: sorted(ids, key=lambda i: sha256(b"u2a-mask\0PROTOCOL\x007\0" + i + b"\0").digest()).
 #[test]
-fn ranks_as_written_down() {
+fn ranks_equal_the_documented_hash() {
     let ids = ids(10);
     let lost = |protocol, modality: usize| -> Vec<String> {
         let shown = draw(PAIR, protocol, 0.4, 7, &ids).unwrap();
@@ -48,7 +48,7 @@ fn counts_are_exact() {
     for n in [0, 1, 2, 9, 10, 90, 100, 744] {
         for (rate, tenths) in (0..=10).map(|tenths| (tenths as f64 / 10.0, tenths)) {
             let touched = n * tenths / 10;
-            let count = |protocol| gone(&draw(PAIR, protocol, rate, 1, &ids(n)).unwrap());
+            let count = |protocol| hidden(&draw(PAIR, protocol, rate, 1, &ids(n)).unwrap());
             assert_eq!(count(Protocol::Missing(Modality::Audio)), [touched, 0, 0]);
             assert_eq!(count(Protocol::Missing(Modality::Video)), [0, touched, 0]);
             let both = [touched / 2, touched.div_ceil(2), 0];
@@ -58,7 +58,7 @@ fn counts_are_exact() {
 }
 
 #[test]
-fn the_order_of_the_ids_does_not_matter() {
+fn mask_does_not_depend_on_the_order_of_ids() {
     let straight = ids(300);
     let mut shuffled = straight.clone();
     shuffled.sort_by_key(|id| id.bytes().rev().collect::<Vec<_>>());
@@ -71,7 +71,7 @@ fn the_order_of_the_ids_does_not_matter() {
 }
 
 #[test]
-fn a_higher_rate_hides_what_a_lower_one_hides() {
+fn higher_rates_include_lower_ones() {
     let ids = ids(250);
     for protocol in Protocol::of(PAIR) {
         let rates: Vec<_> = (0..=20)
@@ -87,7 +87,7 @@ fn a_higher_rate_hides_what_a_lower_one_hides() {
 }
 
 #[test]
-fn seeds_and_protocols_draw_apart() {
+fn seeds_and_protocols_draw_independently() {
     let ids = ids(200);
     let draws: Vec<Vec<usize>> = [
         (Protocol::Missing(Modality::Audio), 1),
@@ -111,7 +111,7 @@ fn seeds_and_protocols_draw_apart() {
 }
 
 #[test]
-fn senseless_draws_are_refused() {
+fn invalid_rates_and_protocols_are_refused() {
     let refused = |protocol: &str, rate| match protocol.parse() {
         Ok(protocol) => draw(PAIR, protocol, rate, 0, &ids(3))
             .unwrap_err()
@@ -129,7 +129,7 @@ fn senseless_draws_are_refused() {
     assert!(refused("missing-sound", 0.5).contains("missing-audio"));
 }
 
-/// `n` samples; of every four, one has no sound and one no picture.
+/// Writes `n` samples; of every four, one has no audio and one no video.
 fn shards(folder: &Path, n: usize) -> Shards {
     let spec = ShardSpec {
         dataset: "made-up".into(),
@@ -163,7 +163,7 @@ fn shards(folder: &Path, n: usize) -> Shards {
 }
 
 #[test]
-fn nothing_is_left_with_nothing() {
+fn no_sample_is_left_without_modality() {
     let folder = tempfile::tempdir().unwrap();
     let shards = shards(folder.path(), 80);
     let there = shards.split(Split::Test).present.clone();
@@ -173,22 +173,22 @@ fn nothing_is_left_with_nothing() {
         for (there, present) in there.iter().zip(&present) {
             assert!(
                 (0..2).all(|m| there[m] || !present[m]),
-                "shows what is not there"
+                "shows a modality that the sample lacks"
             );
-            assert!(present[0] || present[1], "nothing is left");
+            assert!(present[0] || present[1], "no modality is left");
         }
-        assert_eq!(mask.gone(Split::Test).iter().sum::<usize>(), 80);
-        assert_eq!(mask.gone(Split::Train), [0, 0]);
+        assert_eq!(mask.hidden_counts(Split::Test).iter().sum::<usize>(), 80);
+        assert_eq!(mask.hidden_counts(Split::Train), [0, 0]);
     }
     let mask = Mask::draw(&shards, Protocol::Missing(Modality::Audio), 1.0, 3).unwrap();
     let present = mask.present(&shards, Split::Test).unwrap();
     let kept = present.iter().zip(&there).filter(|(p, t)| p == t).count();
-    // A quarter never had sound; another has nothing but sound and keeps it.
+    // A quarter never had audio; another has only audio and keeps it.
     assert_eq!(kept, 40);
 }
 
 #[test]
-fn files_come_back_and_equal_masks_are_equal_files() {
+fn equal_masks_give_equal_files_and_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let shards = shards(folder.path(), 30);
     let path = Mask::path_in(folder.path(), Protocol::MissingBoth, 0.7, 2);
@@ -201,7 +201,7 @@ fn files_come_back_and_equal_masks_are_equal_files() {
     assert_eq!(
         std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
         1,
-        "a leftover"
+        "a temporary file is left"
     );
     let back = Mask::read(&path).unwrap();
     assert_eq!(
@@ -210,8 +210,8 @@ fn files_come_back_and_equal_masks_are_equal_files() {
     );
 }
 
-/// A mask as a user would write one: other column order, other spelling of the split.
-fn own(path: &Path, columns: &[(&str, bool)], id: &str) {
+/// Writes a mask as a user might: other column order, other spelling of the split.
+fn write_user_mask(path: &Path, columns: &[(&str, bool)], id: &str) {
     use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
     use std::sync::Arc;
     let text = |value: &str| -> ArrayRef { Arc::new(StringArray::from(vec![value])) };
@@ -227,11 +227,11 @@ fn own(path: &Path, columns: &[(&str, bool)], id: &str) {
 }
 
 #[test]
-fn the_users_own_mask_and_what_is_wrong_with_some() {
+fn malformed_user_masks_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let shards = shards(folder.path(), 3);
     let path = folder.path().join("own.parquet");
-    own(&path, &[("has_video", false), ("has_audio", true)], "clip0");
+    write_user_mask(&path, &[("has_video", false), ("has_audio", true)], "clip0");
     let problem = Mask::read(&path)
         .unwrap()
         .present(&shards, Split::Test)
@@ -244,7 +244,7 @@ fn the_users_own_mask_and_what_is_wrong_with_some() {
         "{problem}"
     );
     let refused = |columns: &[(&str, bool)]| {
-        own(&path, columns, "clip0");
+        write_user_mask(&path, columns, "clip0");
         let problem = Mask::read(&path)
             .and_then(|mask| mask.present(&shards, Split::Test))
             .unwrap_err()
@@ -256,7 +256,7 @@ fn the_users_own_mask_and_what_is_wrong_with_some() {
         problem
     };
     assert!(
-        refused(&[("has_audio", false), ("has_video", false)]).contains("both modalities gone")
+        refused(&[("has_audio", false), ("has_video", false)]).contains("both modalities hidden")
     );
     assert!(refused(&[("has_audio", true)]).contains("not two"));
     assert!(refused(&[("has_image", true), ("has_text", true)]).contains("image and text"));
@@ -277,7 +277,7 @@ fn the_users_own_mask_and_what_is_wrong_with_some() {
 }
 
 #[test]
-fn columns_are_taken_by_name() {
+fn columns_are_read_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let shards = shards(folder.path(), 3);
     // clip2 has both.

@@ -98,7 +98,7 @@ fn print_result(
     if args.json {
         let counts: serde_json::Map<_, _> = splits()
             .map(|split| {
-                let [one, two] = mask.gone(split);
+                let [one, two] = mask.hidden_counts(split);
                 let count = json!({"samples": shards.split(split).len(), first.as_str(): one, second.as_str(): two});
                 (split.to_string(), count)
             })
@@ -106,7 +106,7 @@ fn print_result(
         return cli::print_json(&json!({"file": path, "written": !args.dry_run, "hidden": counts}));
     }
     for split in splits() {
-        let [one, two] = mask.gone(split);
+        let [one, two] = mask.hidden_counts(split);
         outln!(
             "{split:<5} {} samples: {one} lose {first}, {two} lose {second}",
             shards.split(split).len()
