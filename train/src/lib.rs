@@ -14,6 +14,25 @@
 //! | `reproduce` | the runs behind the paper's tables and figures |
 //! | `diagnostics` | the machine, the accuracy of its devices and their speed |
 //! | [`cli`] | the subcommands of `train` |
+//!
+//! ```no_run
+//! use engine::Compute;
+//! use model::encoder::weights::WeightSource;
+//! use std::path::Path;
+//! use std::sync::atomic::AtomicBool;
+//! use train::settings::SettingsOverrides;
+//! use train::training::{job::Job, workers::Workers};
+//!
+//! let overrides = SettingsOverrides { epochs: Some(3), ..SettingsOverrides::default() };
+//! let shards = Path::new("data/shards/crema-d");
+//! // Small encoders with random weights, on four threads.
+//! let (weights, tiny, compute) = (WeightSource::Random(0), true, Compute::cpu(4));
+//! let job = Job::new("crema-d", shards, &overrides, weights, tiny, &compute)?;
+//! let (run, stop) = (Path::new("runs/first"), AtomicBool::new(false));
+//! let (outcome, state) = job.start(run, &stop, Workers::single())?;
+//! println!("{outcome:?} after {} steps", state.step);
+//! # anyhow::Ok(())
+//! ```
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cli;

@@ -86,7 +86,7 @@ impl Session {
     /// The data of a run with this configuration.
     ///
     /// # Errors
-    /// As [`Session::new`].
+    /// The same as of [`Session::new`].
     pub fn from_config(shards: Shards, config: &RunConfig, compute: &Compute) -> Result<Session> {
         Session::new(
             shards,
