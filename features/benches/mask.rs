@@ -1,5 +1,6 @@
-//! A mask drawn and written over so many samples, for `tests/bench/bench.py`: one line in, one unit of work, one line of
-//! JSON out. `mask COUNT`; the samples are text alone, opening their shards is part of it. Items: samples.
+//! Measures how fast a mask of `COUNT` samples is drawn and written, for `tests/bench/bench.py`:
+//! for each line of input it does one unit of work and prints one line of JSON. `mask COUNT`; the
+//! samples have text only, and opening their shards is part of the work. Items: samples.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 

@@ -1,5 +1,6 @@
-//! An epoch of audio-video batches as training takes them, for `tests/bench/bench.py`: one line in, one unit of work, one
-//! line of JSON out. `stream SHARDS`; two threads, batches of 16, shuffled, augmented. Items: samples.
+//! Measures an epoch of audio-video batches as training loads them, for `tests/bench/bench.py`: for
+//! each line of input it does one unit of work and prints one line of JSON. `stream SHARDS`; two
+//! threads, batches of 16, shuffled, augmented. Items: samples.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 
@@ -11,8 +12,8 @@ use std::time::Instant;
 
 const BATCH: usize = 16;
 const THREADS: usize = 2;
-/// Three batches of 37 MB: one that each thread decodes and one that waits. With room for one, only one
-/// thread would work.
+/// Three batches of 37 MB: one that each thread decodes and one that waits. With room for one, only
+/// one thread would work.
 const BYTES: usize = 120 << 20;
 
 fn main() {

@@ -1,4 +1,5 @@
-//! Streams the training split of a folder of shards: `cargo run --example stream_shards data/shards/ave`.
+//! Streams the training split of a folder of shards: `cargo run --example stream_shards
+//! data/shards/ave`.
 
 use std::{error::Error, path::PathBuf, sync::Arc};
 

@@ -1,11 +1,11 @@
 //! The shards of an ingested dataset, and the loader that turns them into batches.
 //!
-//! - [`schema`] is the one definition of a shard's columns, [`rows`] turns samples into record
-//!   batches.
+//! - [`schema`] is the one definition of a shard's columns, [`record_batch`] turns samples into
+//!   columns.
 //! - [`shards`] opens a folder of shards and reads single rows, [`verify`] checks shards against
 //!   their SHA-256, [`mask`] draws missing-modality masks.
-//! - [`loader`] hands out [`batch`]es in an [`order`] that depends only on (seed, epoch, ids), after
-//!   the [`transforms`].
+//! - [`loader`] applies [`Transforms`] and hands out each [`Batch`] in an [`order`] that depends
+//!   only on (seed, epoch, ids).
 //! - [`image`], [`mel`] and [`text`] come from the crate `media`.
 //!
 //! ```no_run
@@ -22,15 +22,15 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-pub mod batch;
+mod batch;
 pub mod loader;
 pub mod mask;
 pub mod order;
-pub mod rows;
+mod rows;
 pub mod schema;
 mod shard_name;
 pub mod shards;
-pub mod transforms;
+mod transforms;
 pub mod verify;
 
 pub use media::image::{Augmentation, ImageTransform};

@@ -1,10 +1,10 @@
 //! Loads a split as model-ready batches: threads decode ahead, batches come in order.
 //!
-//! The order is a function of (seed, epoch, ids). A batch is the next `batch_size` samples of it; the last
-//! batch of an epoch may be smaller. An epoch can start at any sample, so the number of samples consumed is
-//! all that a resumed run needs. Each thread claims a whole batch by its number, and waits while the
-//! batches between it and the reader would exceed the byte budget: memory is bounded by that budget plus
-//! one batch per thread.
+//! The order is a function of (seed, epoch, ids). A batch is the next `batch_size` samples of it;
+//! the last batch of an epoch may be smaller. An epoch can start at any sample, so the number of
+//! samples consumed is all that a resumed run needs. Each thread claims a whole batch by its
+//! number, and waits while the batches between it and the reader would exceed the byte budget:
+//! memory is bounded by that budget plus one batch per thread.
 
 use crate::batch::{Batch, ModalityBatch, ModalityData};
 use crate::order::{epoch_order, rank};
@@ -29,7 +29,7 @@ pub const BATCH_SIZE: usize = 16;
 pub struct LoaderOptions {
     /// The split; the training split by default.
     pub split: Split,
-    /// Whether the order is shuffled anew in each epoch (default), or is that of the files.
+    /// Whether each epoch has a shuffled order of its own (default), or that of the files.
     pub shuffle: bool,
     /// Whether crops, flips and frames are random; by default they are not, and every image is its
     /// evaluation view.
@@ -44,8 +44,8 @@ pub struct LoaderOptions {
     pub byte_budget: usize,
     /// What turns stored content into model input.
     pub transforms: Transforms,
-    /// A missing-modality mask: which modalities each sample of the split shows, in the order of the files.
-    /// Without it, a sample shows all that it has.
+    /// A missing-modality mask: which modalities each sample of the split shows, in the order of
+    /// the files. Without it, a sample shows all that it has.
     pub present: Option<Arc<Vec<[bool; 2]>>>,
 }
 
@@ -137,7 +137,8 @@ impl LoaderBuilder {
         self
     }
 
-    /// Sets the number of samples at the start of the epoch that are skipped, to resume in its middle.
+    /// Sets the number of samples at the start of the epoch that are skipped, to resume in its
+    /// middle.
     #[must_use]
     pub fn start(mut self, consumed: u64) -> Self {
         self.start = consumed;
@@ -147,7 +148,7 @@ impl LoaderBuilder {
     /// Begins an epoch.
     ///
     /// # Errors
-    /// As [`Loader::new`].
+    /// The errors of [`Loader::new`].
     pub fn epoch(self, epoch: u64) -> Result<Loader, Error> {
         Loader::new(&self.shards, self.options, epoch, self.start)
     }
@@ -201,8 +202,8 @@ impl Loader {
     /// Begins epoch `epoch` after its first `start` samples.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if batch size or number of threads are 0, or if the mask has another length than
-    /// the split.
+    /// [`Error::Invalid`] if batch size or number of threads are 0, or if the mask has another
+    /// length than the split.
     pub fn new(
         shards: &Arc<Shards>,
         options: LoaderOptions,
@@ -258,8 +259,9 @@ impl Loader {
         self.batches
     }
 
-    /// Takes back the inputs of a batch that is no longer used, so that later batches reuse their memory. New
-    /// memory from the system is slow to write to. A loop that drops its batches works too, but is slower.
+    /// Takes back the inputs of a batch that is no longer used, so that later batches reuse their
+    /// memory. New memory from the system is slow to write to. A loop that drops its batches works
+    /// too, but is slower.
     pub fn reuse(&self, inputs: [Option<ModalityBatch>; 2]) {
         let values = inputs.into_iter().flatten().filter_map(|i| match i.data {
             ModalityData::Dense { values, .. } => Some(values),
@@ -271,8 +273,8 @@ impl Loader {
         free.truncate(2 * self.shared.window);
     }
 
-    /// Returns the number of prefetched batches: those that are decoded, or being decoded, and not yet
-    /// returned. The byte budget bounds it.
+    /// Returns the number of prefetched batches: those that are decoded, or being decoded, and not
+    /// yet returned. The byte budget bounds it.
     pub fn prefetched(&self) -> usize {
         let state = self.shared.lock();
         state.next_claimed - state.next_returned
@@ -430,7 +432,8 @@ impl Shared {
         })
     }
 
-    /// Returns an empty buffer for `count` values: the smallest free one that is large enough, or a new one.
+    /// Returns an empty buffer for `count` values: the smallest free one that is large enough, or a
+    /// new one.
     fn buffer(&self, count: usize) -> Vec<f32> {
         let free = &mut self.lock().free_buffers;
         let fits = (0..free.len()).filter(|i| free[*i].capacity() >= count);
@@ -494,8 +497,8 @@ impl Shared {
         })
     }
 
-    /// Appends the view of a sample's image, or the views of `wanted` frames from its pool. An image
-    /// is a pool of one frame, of which one is wanted.
+    /// Appends the view of a sample's image, or the views of `wanted` frames from its pool. An
+    /// image is a pool of one frame, of which one is wanted.
     fn append_views(
         &self,
         id: &str,

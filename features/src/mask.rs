@@ -6,8 +6,8 @@
 //! matters, and what a lower rate hides, a higher one hides too.
 //!
 //! A mask holds what a protocol hides; which modalities a sample has is stored in the shards.
-//! [`Mask::present`] combines the two. Where hiding would leave a sample without a modality, it keeps
-//! what it has.
+//! [`Mask::present`] combines the two. Where hiding would leave a sample without a modality, it
+//! keeps what it has.
 //!
 //! Invariant: no sample of a mask has both modalities hidden.
 
@@ -36,8 +36,8 @@ use media::Error;
 /// The missing rate of the paper's experiments.
 pub const RATE: f64 = 0.7;
 
-/// Compensates for the rounding of a decimal rate to a double, so that 0.7 of 90 samples are 63, not
-/// 62.
+/// Compensates for the rounding of a decimal rate to a double, so that 0.7 of 90 samples are 63,
+/// not 62.
 const RATE_ROUNDING: f64 = 1e-9;
 
 /// A protocol: which modality is hidden.
@@ -175,8 +175,8 @@ impl Mask {
         })
     }
 
-    /// Returns the mask of one split from another program: the modalities that each sample shows, in
-    /// file order. `from` names the source.
+    /// Returns the mask of one split from another program: the modalities that each sample shows,
+    /// in file order. `from` names the source.
     ///
     /// # Errors
     /// The number of samples is not that of the split, or a sample shows no modality.
@@ -223,8 +223,8 @@ impl Mask {
         [0, 1].map(|m| shown().filter(|shown| !shown[m]).count())
     }
 
-    /// Returns, for each sample of the split in file order, the modalities that it both has and shows.
-    /// Where that is none, the sample keeps what it has.
+    /// Returns, for each sample of the split in file order, the modalities that it both has and
+    /// shows. Where that is none, the sample keeps what it has.
     ///
     /// # Errors
     /// The mask has other modalities than the shards, or lacks ids of the split.
@@ -372,8 +372,8 @@ fn read(file: File) -> Result<Mask, String> {
     let metadata =
         ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(not_parquet)?;
     let schema = metadata.schema().clone();
-    // Without the writer's own Arrow schema every string column is Utf8, even if it is a dictionary or
-    // a view there.
+    // Without the writer's own Arrow schema every string column is Utf8, even if it is a dictionary
+    // or a view there.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
         .map_err(not_parquet)?;

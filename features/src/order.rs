@@ -2,8 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-/// Returns the rank of an id under a key: the SHA-256 of the key's parts and the id, each followed by
-/// a zero byte.
+/// Returns the rank of an id under a key: the SHA-256 of the key's parts and the id, each followed
+/// by a zero byte.
 ///
 /// It can be computed in any language: `sha256(b"part\0part\0...id\0")`.
 pub fn rank(parts: &[&str], id: &str) -> [u8; 32] {

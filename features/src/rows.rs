@@ -82,9 +82,9 @@ impl Row {
 /// Turns rows into columns.
 ///
 /// # Errors
-/// [`Error::Invalid`] where a row does not fit the spec: a label out of range or too many, a modality
-/// that the dataset does not have, no modality at all, an empty mel or frame list, times that do not
-/// match the frames.
+/// [`Error::Invalid`] where a row does not fit the spec: a label out of range or too many, a
+/// modality that the dataset does not have, no modality at all, an empty mel or frame list, times
+/// that do not match the frames.
 pub fn record_batch(spec: &ShardSpec, rows: &[Row]) -> Result<RecordBatch, Error> {
     for row in rows {
         check(spec, row).map_err(|problem| Error::Invalid(problem).at_sample(&row.id))?;

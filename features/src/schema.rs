@@ -1,14 +1,15 @@
 //! The shard schema: the one definition that the writer (`ingest`) and the readers share.
 //!
-//! A shard is a plain Parquet file, one row per sample. A [`ShardSpec`] determines the columns and is
-//! stored in every shard as Arrow schema metadata (keys `u2a.*`, and `huggingface` for the `datasets`
-//! library), so that a shard describes itself. There are no Arrow extension types: Rust polars panics
-//! on them.
+//! A shard is a plain Parquet file, one row per sample. A [`ShardSpec`] determines the columns and
+//! is stored in every shard as Arrow schema metadata (keys `u2a.*`, and `huggingface` for the
+//! `datasets` library), so that a shard describes itself. There are no Arrow extension types: Rust
+//! polars panics on them.
 //!
-//! Rows become columns in [`crate::rows`] and are read back by [`crate::shards`].
+//! Rows become columns in [`crate::record_batch`] and are read back by [`crate::shards`].
 //!
-//! Invariants: equal specs and rows give equal bytes. A media cell is a page of its own, so that one
-//! row can be read through the page index without its neighbours. A row has at least one modality.
+//! Invariants: equal specs and rows give equal bytes. A media cell is a page of its own, so that
+//! one row can be read through the page index without its neighbours. A row has at least one
+//! modality.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -133,8 +134,8 @@ impl ShardSpec {
         self.modalities.contains(&modality)
     }
 
-    /// Returns the columns in order, with the metadata. There are no columns for modalities that the
-    /// dataset does not have.
+    /// Returns the columns in order, with the metadata. There are no columns for modalities that
+    /// the dataset does not have.
     pub fn arrow_schema(&self) -> SchemaRef {
         let required = |name: &str, kind: DataType| Field::new(name, kind, false);
         let optional = |name: &str, kind: DataType| Field::new(name, kind, true);
@@ -219,10 +220,10 @@ impl ShardSpec {
         metadata
     }
 
-    /// Returns the features that Hugging Face `datasets` should read the columns as. It uses a feature
-    /// only where its Arrow type is the column's own, as it is for images. Its class labels are int64
-    /// and ours int32, so labels appear as numbers beside their names unless the user casts them
-    /// (`ds.cast_column("label", ClassLabel(names=...))`).
+    /// Returns the features that Hugging Face `datasets` should read the columns as. It uses a
+    /// feature only where its Arrow type is the column's own, as it is for images. Its class labels
+    /// are int64 and ours int32, so labels appear as numbers beside their names unless the user
+    /// casts them (`ds.cast_column("label", ClassLabel(names=...))`).
     fn huggingface(&self, fields: &[Field]) -> Value {
         let mut features = serde_json::Map::new();
         for field in fields {
@@ -240,7 +241,8 @@ impl ShardSpec {
     /// Reads the spec back from a shard's schema.
     ///
     /// # Errors
-    /// [`Error::Unusable`] if the metadata is missing, of another version, or does not fit the columns.
+    /// [`Error::Unusable`] if the metadata is missing, of another version, or does not fit the
+    /// columns.
     pub fn from_schema(schema: &Schema) -> Result<ShardSpec, Error> {
         let remedy = "ingest the dataset again with this tool";
         let optional = |key: &str| schema.metadata().get(&format!("u2a.{key}"));
@@ -252,19 +254,7 @@ impl ShardSpec {
                 )
             })
         };
-        let version = get("schema_version")?;
-        let readable = OLDEST_VERSION..=SCHEMA_VERSION;
-        if !version
-            .parse()
-            .is_ok_and(|version| readable.contains(&version))
-        {
-            return Err(Error::unusable(
-                format!(
-                    "schema version {version}, but this tool reads versions {OLDEST_VERSION} to {SCHEMA_VERSION}"
-                ),
-                "ingest the dataset again with this tool, or read it with the tool that wrote it",
-            ));
-        }
+        check_version(get("schema_version")?)?;
         let wrong = |key: &str| {
             Error::unusable(
                 format!("schema metadata u2a.{key} cannot be understood"),
@@ -325,8 +315,23 @@ impl ShardSpec {
     }
 }
 
-/// Returns the element field of a list. Its name and nullability are those of other writers, so that
-/// types compare equal in pyarrow.
+/// Checks that this tool can read shards of a schema version.
+fn check_version(version: &str) -> Result<(), Error> {
+    let readable = OLDEST_VERSION..=SCHEMA_VERSION;
+    match version.parse().is_ok_and(|v| readable.contains(&v)) {
+        true => Ok(()),
+        false => Err(Error::unusable(
+            format!(
+                "schema version {version}, but this tool reads versions {OLDEST_VERSION} to \
+                 {SCHEMA_VERSION}"
+            ),
+            "ingest the dataset again with this tool, or read it with the tool that wrote it",
+        )),
+    }
+}
+
+/// Returns the element field of a list. Its name and nullability are those of other writers, so
+/// that types compare equal in pyarrow.
 pub(crate) fn item(kind: DataType) -> Arc<Field> {
     Arc::new(Field::new("item", kind, true))
 }

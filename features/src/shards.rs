@@ -1,7 +1,7 @@
 //! A folder of shards: which samples it holds, where each of them lies, and single rows of it.
 //!
-//! Opening reads only footers and the small columns. A row is fetched through the page index, one page per
-//! media cell, so that a shuffled epoch reads what it uses and nothing else.
+//! Opening reads only footers and the small columns. A row is fetched through the page index, one
+//! page per media cell, so that a shuffled epoch reads what it uses and nothing else.
 
 mod index;
 mod pages;
@@ -84,8 +84,8 @@ impl Shards {
     /// Opens the shards `SPLIT-NNNNN-of-MMMMM.parquet` in `folder`.
     ///
     /// # Errors
-    /// There are no shards, one is missing, one has another schema version or dataset, or its footer is
-    /// damaged.
+    /// There are no shards, one is missing, one has another schema version or dataset, or its
+    /// footer is damaged.
     pub fn open(folder: &Path) -> Result<Shards, Error> {
         let names = names(folder)?;
         for split in Split::ALL {
@@ -143,8 +143,8 @@ impl Shards {
         &self.splits[&split]
     }
 
-    /// Returns a SHA-256 in hexadecimal that identifies the samples, their labels and their modalities, but
-    /// not the bytes of the shards.
+    /// Returns a SHA-256 in hexadecimal that identifies the samples, their labels and their
+    /// modalities, but not the bytes of the shards.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }

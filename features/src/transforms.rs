@@ -24,7 +24,8 @@ pub struct MelTransform {
 }
 
 impl MelTransform {
-    /// AST's normalization, from the feature extractor of `MIT/ast-finetuned-audioset-10-10-0.4593`.
+    /// AST's normalization, from the feature extractor of
+    /// `MIT/ast-finetuned-audioset-10-10-0.4593`.
     pub fn ast(frames: usize) -> Self {
         MelTransform {
             frames,
@@ -77,7 +78,8 @@ pub(crate) fn segment_centres(n: usize, k: usize) -> Vec<usize> {
     (0..k).map(|i| (2 * i + 1) * n / (2 * k)).collect()
 }
 
-/// Draws `k` distinct frames in time order; if the pool has fewer, takes those of the evaluation view.
+/// Draws `k` distinct frames in time order; if the pool has fewer, takes those of the evaluation
+/// view.
 pub(crate) fn random_frames(n: usize, k: usize, rng: &mut Rng) -> Vec<usize> {
     if n < k {
         return segment_centres(n, k);

@@ -1,4 +1,5 @@
-//! Verifies that shards still have the bytes that were written, by their SHA-256 in `manifest.json`.
+//! Verifies that shards still have the bytes that were written, by their SHA-256 in
+//! `manifest.json`.
 
 use crate::Error;
 use crate::shard_name::{MANIFEST_FILE, ShardName};
@@ -76,7 +77,8 @@ pub fn verify(folder: &Path, threads: usize) -> Result<Option<Verdict>, Error> {
         for _ in 0..threads.clamp(1, listed.len().max(1)) {
             scope.spawn(|| {
                 loop {
-                    // A poisoned lock means that another thread panicked, which the scope passes on.
+                    // A poisoned lock means that another thread panicked, which the scope passes
+                    // on.
                     let next = queue.lock().ok().and_then(|mut queue| queue.next());
                     let Some((file, bytes, sha256)) = next else {
                         break;
@@ -93,8 +95,8 @@ pub fn verify(folder: &Path, threads: usize) -> Result<Option<Verdict>, Error> {
     Ok(Some(verdict))
 }
 
-/// Returns file name, size and hash of every shard. Other names are refused, so that a manifest leads
-/// to no file outside the folder.
+/// Returns file name, size and hash of every shard. Other names are refused, so that a manifest
+/// leads to no file outside the folder.
 fn parse(text: &str) -> Option<Vec<(String, u64, String)>> {
     let manifest: Value = serde_json::from_str(text).ok()?;
     let shards = manifest.get("shards")?.as_array()?.iter().map(|shard| {

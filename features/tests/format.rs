@@ -1,6 +1,6 @@
-//! The bytes that a shard stores for fixed input. A change of them is a change of the format: shards
-//! written before and after must not be in one folder, so `SCHEMA_VERSION`, which a resumed ingest
-//! compares, has to be raised with it.
+//! The bytes that a shard stores for fixed input. A change of them is a change of the format:
+//! shards written before and after must not be in one folder, so `SCHEMA_VERSION`, which a resumed
+//! ingest compares, has to be raised with it.
 #![allow(clippy::unwrap_used)]
 
 use features::image::{JPEG_QUALITY, Rgb, shrink_to_jpeg};

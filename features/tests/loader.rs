@@ -1,5 +1,6 @@
-//! The loader on small shards that the tests write: one order, exact resume, batches that depend neither
-//! on threads nor on shard sizes, masks, and one clear error for shards that cannot be read.
+//! The loader on small shards that the tests write: one order, exact resume, batches that depend
+//! neither on threads nor on shard sizes, masks, and one clear error for shards that cannot be
+//! read.
 #![allow(clippy::unwrap_used)]
 
 use datasets::{Modality, Split};
@@ -260,7 +261,8 @@ fn batches_hold_the_values_of_their_samples() {
                 let ModalityData::Dense { values, .. } = input.data else {
                     panic!("{input:?}")
                 };
-                // The green channel identifies the frame: numbers 0, 2, 4 are the centres of three segments of five.
+                // The green channel identifies the frame: numbers 0, 2, 4 are the centres of three
+                // segments of five.
                 for (frame, number) in [0.0f32, 2.0, 4.0].into_iter().enumerate() {
                     let green = values[(frame * 3 + 1) * 256 + 100] * CLIP_STD[1] + CLIP_MEAN[1];
                     assert!(
@@ -349,7 +351,8 @@ fn one_byte_budget_still_gives_every_batch() {
 #[test]
 fn the_byte_budget_bounds_prefetched_batches() {
     let (_folder, shards) = written(38, 10, 4);
-    // The bytes of a batch of `config`: 4 samples of 8 mel frames and of 3 frames of 16 x 16 pixels.
+    // The bytes of a batch of `config`: 4 samples of 8 mel frames and of 3 frames of 16 x 16
+    // pixels.
     let batch = 4 * (8 * 128 + 3 * 3 * 16 * 16) * 4;
     let fits = |batches| LoaderOptions {
         byte_budget: batches * batch,

@@ -1,5 +1,6 @@
-//! Missing-modality masks: exact counts, a function of the set of ids only, lower rates within higher
-//! ones, never a sample without a modality; files that are read back equal, or refused in one line.
+//! Missing-modality masks: exact counts, a function of the set of ids only, lower rates within
+//! higher ones, never a sample without a modality; files that are read back equal, or refused in
+//! one line.
 #![allow(clippy::unwrap_used)]
 
 use datasets::{Modality, Split};
@@ -27,7 +28,8 @@ fn hidden(shown: &[[bool; 2]]) -> [usize; 3] {
         .map(|kind| shown.iter().filter(|shown| **shown == kind).count())
 }
 
-/// The expected ids were ranked in Python: sorted(ids, key=lambda i: sha256(b"u2a-mask\0PROTOCOL\x007\0" + i + b"\0").digest()).
+/// The expected ids were ranked in Python: sorted(ids, key=lambda i:
+/// sha256(b"u2a-mask\0PROTOCOL\x007\0" + i + b"\0").digest()).
 #[test]
 fn ranks_equal_the_documented_hash() {
     let ids = ids(10);

@@ -5,7 +5,7 @@
 //! ignored, as `PIL.Image.open` and the processor do; [`exif`] finds them. There is no colour
 //! management: profiles are ignored too.
 //!
-//! Invariant: whatever the bytes are, [`decode`] returns an image within [`MAX_SIDE`] and
+//! Invariant: whatever the bytes are, [`decode()`] returns an image within [`MAX_SIDE`] and
 //! [`MAX_PIXELS`], or an error of one line. It never panics, and checks the header's size before it
 //! allocates pixels.
 

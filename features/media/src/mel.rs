@@ -2,8 +2,8 @@
 //!
 //! The recipe is Kaldi's `compute-fbank-feats` with the settings AST was trained with: 25 ms
 //! symmetric Hann window, 10 ms hop, no padding at the edges, DC offset removed per frame,
-//! pre-emphasis 0.97, 512-point power spectrum, 128 triangular filters on the HTK mel scale from
-//! 20 Hz to 8 kHz, natural logarithm with a floor. Resampling and mixing to mono belong to `ingest`,
+//! pre-emphasis 0.97, 512-point power spectrum, 128 triangular filters on the HTK mel scale from 20
+//! Hz to 8 kHz, natural logarithm with a floor. Resampling and mixing to mono belong to `ingest`,
 //! zero-padding to 1024 frames and normalization to `features`.
 //!
 //! Three identities make it fast and keep the values:
@@ -139,8 +139,8 @@ impl MelFrontEnd {
 
     /// Computes the [`mel_frames`] frames of mono samples at 16 kHz in [-1, 1].
     ///
-    /// Fewer than [`WINDOW`] samples give no frame: the caller handles a clip that short (a row of a
-    /// shard has no spectrogram without frames). Frames with samples that are not finite hold no
+    /// Fewer than [`WINDOW`] samples give no frame: the caller handles a clip that short (a row of
+    /// a shard has no spectrogram without frames). Frames with samples that are not finite hold no
     /// usable values.
     pub fn compute(&mut self, samples_16k_mono: &[f32]) -> Mel {
         let frames = mel_frames(samples_16k_mono.len());
@@ -162,7 +162,8 @@ impl MelFrontEnd {
     }
 
     /// Runs [`MelFrontEnd::log_mel`], compiled for AVX2 and without fused multiply-adds: the same
-    /// operations in the same order, so the same bits, four float64 values at a time instead of two.
+    /// operations in the same order, so the same bits, four float64 values at a time instead of
+    /// two.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     fn log_mel_avx2(&mut self, samples: &[f32], out: &mut [f32]) {
@@ -190,7 +191,8 @@ impl MelFrontEnd {
         }
     }
 
-    /// Pre-emphasizes a block's samples. Returns the offset of each frame: (1 - 0.97) times its mean.
+    /// Pre-emphasizes a block's samples. Returns the offset of each frame: (1 - 0.97) times its
+    /// mean.
     ///
     /// Samples beyond the end of the clip count as 0, and frames with such samples are not used.
     #[inline(always)]
@@ -221,9 +223,9 @@ impl MelFrontEnd {
         }
     }
 
-    /// Separates the power spectra of a frame and the one after it. With Z the transform of
-    /// (x + iy) / 2, Z[k] + conj Z[N-k] is the transform of x, and Z[k] - conj Z[N-k] is i times that
-    /// of y. The last bin, 8 kHz, is in no filter.
+    /// Separates the power spectra of a frame and the one after it. With Z the transform of (x +
+    /// iy) / 2, Z[k] + conj Z[N-k] is the transform of x, and Z[k] - conj Z[N-k] is i times that of
+    /// y. The last bin, 8 kHz, is in no filter.
     #[inline(always)]
     fn set_power(&mut self, frame: usize) {
         let separate = |powers: &mut [f64; BLOCK], a: &Complex<f64>, b: &Complex<f64>| {
@@ -262,8 +264,8 @@ impl MelFrontEnd {
 /// Returns a transform of [`FFT`] points that gives the same bits on every x86-64 processor with
 /// SSE 4.1, that is since 2008.
 ///
-/// `rustfft::FftPlanner` would use AVX and fused multiply-adds where the processor has them, so that
-/// shards would differ by machine.
+/// `rustfft::FftPlanner` would use AVX and fused multiply-adds where the processor has them, so
+/// that shards would differ by machine.
 fn plan_fft() -> Arc<dyn Fft<f64>> {
     match FftPlannerSse::new() {
         Ok(mut planner) => planner.plan_fft_forward(FFT),
@@ -271,8 +273,8 @@ fn plan_fft() -> Arc<dyn Fft<f64>> {
     }
 }
 
-/// Returns the sum of samples, as eight sums side by side: in a single sum, each addition would wait
-/// for the one before it.
+/// Returns the sum of samples, as eight sums side by side: in a single sum, each addition would
+/// wait for the one before it.
 #[inline(always)]
 fn sum_of(samples: &[f32]) -> f64 {
     let (eights, rest) = samples.as_chunks::<8>();

@@ -32,8 +32,8 @@ const HASHED_END: u32 = 102;
 /// [`TextTransform::hashed`].
 const HASHED_FIRST: u32 = 999;
 
-/// Turns text into ids: `[CLS]`, its word pieces, `[SEP]`. Clones share the vocabulary, also between
-/// threads.
+/// Turns text into ids: `[CLS]`, its word pieces, `[SEP]`. Clones share the vocabulary, also
+/// between threads.
 #[derive(Clone)]
 pub struct TextTransform {
     words: Arc<Words>,
@@ -95,10 +95,10 @@ impl TextTransform {
         })
     }
 
-    /// Returns a transform for encoders with random weights, which needs no vocabulary: whole words,
-    /// split and cleaned as BERT does it, numbered by a hash (64-bit FNV-1a) from 999 on, so that
-    /// different words may share an id. `[CLS]` is 101, `[SEP]` 102. It does not fit pretrained
-    /// weights, whose embeddings belong to other words.
+    /// Returns a transform for encoders with random weights, which needs no vocabulary: whole
+    /// words, split and cleaned as BERT does it, numbered by a hash (64-bit FNV-1a) from 999 on, so
+    /// that different words may share an id. `[CLS]` is 101, `[SEP]` 102. It does not fit
+    /// pretrained weights, whose embeddings belong to other words.
     ///
     /// # Errors
     /// [`Error::Unusable`] if `vocab_size` leaves no ids for words or `max_len` is below 2.

@@ -1,8 +1,8 @@
 //! Reads spectrograms and images straight from the data pages of a Parquet file.
 //!
-//! Arrow builds a list of lists value by value and copies every image, which takes several times as long. The
-//! pages read here are those that [`crate::schema::writer_properties`] asks for: one row per page, no dictionary,
-//! one encoding per column. Everything else is left to Arrow.
+//! Arrow builds a list of lists value by value and copies every image, which takes several times as
+//! long. The pages read here are those that [`crate::schema::writer_properties`] asks for: one row
+//! per page, no dictionary, one encoding per column. Everything else is left to Arrow.
 
 use super::{Content, Shard};
 use crate::schema::content_column;
@@ -17,8 +17,8 @@ use parquet::file::serialized_reader::SerializedPageReader;
 use std::fs::File;
 use std::sync::Arc;
 
-/// Reads a modality's contents in the given rows of a row group, ascending. Returns `None` if its pages are
-/// of another kind than described above, or hold text.
+/// Reads a modality's contents in the given rows of a row group, ascending. Returns `None` if its
+/// pages are of another kind than described above, or hold text.
 ///
 /// # Errors
 /// A page cannot be read.
@@ -86,8 +86,8 @@ pub(super) fn read(
     Ok(Some(contents))
 }
 
-/// Returns the values of a page, which follow its repetition and definition levels. Each kind of level that the
-/// column has is preceded by its length in 4 bytes (Parquet's encoding RLE).
+/// Returns the values of a page, which follow its repetition and definition levels. Each kind of
+/// level that the column has is preceded by its length in 4 bytes (Parquet's encoding RLE).
 fn without_levels(mut page: Bytes, levels: [i16; 2]) -> Option<Bytes> {
     for _ in levels.into_iter().filter(|highest| *highest > 0) {
         let length = u32::from_le_bytes(*page.first_chunk()?) as usize;
@@ -99,8 +99,8 @@ fn without_levels(mut page: Bytes, levels: [i16; 2]) -> Option<Bytes> {
     Some(page)
 }
 
-/// Decodes `count` f32 values in the encoding BYTE_STREAM_SPLIT: the first bytes of all values, then the second
-/// ones, and so on. Returns `None` if there are more or fewer bytes.
+/// Decodes `count` f32 values in the encoding BYTE_STREAM_SPLIT: the first bytes of all values,
+/// then the second ones, and so on. Returns `None` if there are more or fewer bytes.
 fn mel(bytes: &[u8], count: usize) -> Option<Content> {
     if bytes.len() != 4 * count || !count.is_multiple_of(MEL_BINS) {
         return None;
@@ -115,8 +115,8 @@ fn mel(bytes: &[u8], count: usize) -> Option<Content> {
     }))
 }
 
-/// Decodes `count` images in the encoding PLAIN of byte arrays: each after its length. Returns `None` if there
-/// are more or fewer bytes.
+/// Decodes `count` images in the encoding PLAIN of byte arrays: each after its length. Returns
+/// `None` if there are more or fewer bytes.
 fn images(bytes: &Bytes, count: usize) -> Option<Content> {
     let (mut images, mut at) = (Vec::new(), 0);
     while at < bytes.len() {

@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-/// The files that one reader keeps open. The usual limit of a process is 1024, a machine may have 64 threads with
-/// a reader each, and a dataset hundreds of shards.
+/// The files that one reader keeps open. The usual limit of a process is 1024, a machine may have
+/// 64 threads with a reader each, and a dataset hundreds of shards.
 const OPEN_FILES: usize = 8;
 
 /// The wanted contents of one row.
@@ -27,7 +27,8 @@ pub struct Fetched {
     pub contents: [Option<Content>; 2],
 }
 
-/// Fetches rows. Each thread needs its own, because a file handle shares its position with its clones.
+/// Fetches rows. Each thread needs its own, because a file handle shares its position with its
+/// clones.
 pub struct RowReader<'a> {
     shards: &'a Shards,
     files: BTreeMap<u32, File>,
@@ -42,8 +43,8 @@ impl<'a> RowReader<'a> {
         }
     }
 
-    /// Fetches samples of a split by their numbers in its index; `wanted` says for each sample which
-    /// modalities to read. The result has the order of `samples`, which must be distinct.
+    /// Fetches samples of a split by their numbers in its index; `wanted` says for each sample
+    /// which modalities to read. The result has the order of `samples`, which must be distinct.
     ///
     /// # Errors
     /// A shard cannot be read, or lacks a content that its row says it has.
@@ -154,7 +155,7 @@ fn contents(
 fn empty(modality: Modality, path: &Path) -> Error {
     Error::unusable(
         format!(
-            "{}: column {} is empty where {} says it is there",
+            "{}: column {} is empty where {} is true",
             path.display(),
             content_column(modality),
             has_column(modality)

@@ -1,5 +1,5 @@
-//! Pillow's bicubic resize (`libImaging/Resample.c`) with the same bytes, as CLIP's own preprocessing
-//! resizes images.
+//! Pillow's bicubic resize (`libImaging/Resample.c`) with the same bytes, as CLIP's own
+//! preprocessing resizes images.
 //!
 //! A horizontal pass, then a vertical one. Each sums bytes times weights of 22 fractional bits and
 //! rounds to a byte. All of that is in integers, so the result is the same on every processor. (For
@@ -43,9 +43,9 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// Returns the weights of the result pixels `wanted`, where the interval from `start` to `end` of
-    /// `side` source pixels becomes `scaled` pixels. Bounds are single precision, as Pillow's `box`
-    /// is.
+    /// Returns the weights of the result pixels `wanted`, where the interval from `start` to `end`
+    /// of `side` source pixels becomes `scaled` pixels. Bounds are single precision, as Pillow's
+    /// `box` is.
     pub fn new(side: usize, [start, end]: [f32; 2], scaled: usize, wanted: Range<usize>) -> Axis {
         let scale = f64::from(end - start) / scaled as f64;
         let stretch = scale.max(1.0);

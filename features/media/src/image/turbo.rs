@@ -84,8 +84,8 @@ impl Handle {
         if status == 0 {
             return Ok(());
         }
-        // SAFETY: the handle is valid; the string ends with 0 and is copied before the next call can
-        // change it.
+        // SAFETY: the handle is valid; the string ends with 0 and is copied before the next call
+        // can change it.
         let (code, message) = unsafe {
             let message = CStr::from_ptr(ffi::tj3GetErrorStr(self.0));
             (ffi::tj3GetErrorCode(self.0), message.to_string_lossy())
@@ -105,8 +105,8 @@ impl Drop for Handle {
     }
 }
 
-/// The most scans that a progressive file may have. Encoders write about ten. Each costs a pass over
-/// the whole image, so that a small file with thousands would take hours.
+/// The most scans that a progressive file may have. Encoders write about ten. Each costs a pass
+/// over the whole image, so that a small file with thousands would take hours.
 const MAX_SCANS: c_int = 200;
 
 /// A file whose header has been read.
@@ -184,9 +184,9 @@ impl<'a> Decoder<'a> {
     /// If `pixels` has another length.
     pub fn decode(&mut self, pixels: &mut [u8]) -> Result<(), Problem> {
         assert_eq!(pixels.len(), self.width * self.height * self.format.size());
-        // SAFETY: the file is the slice whose header gave width and height, and the library reads the
-        // same header again, so it writes `height` rows of `width` pixels without a gap (pitch 0):
-        // the length checked above.
+        // SAFETY: the file is the slice whose header gave width and height, and the library reads
+        // the same header again, so it writes `height` rows of `width` pixels without a gap (pitch
+        // 0): the length checked above.
         let status = unsafe {
             ffi::tj3Decompress8(
                 self.handle.0,
@@ -232,8 +232,9 @@ pub(super) fn compress(
         start: ptr::null_mut(),
         length: 0,
     };
-    // SAFETY: the library reads `height` rows of `width` pixels without a gap (pitch 0), which is the
-    // length checked above. It allocates the output and grows it as it needs; `output` frees it.
+    // SAFETY: the library reads `height` rows of `width` pixels without a gap (pitch 0), which is
+    // the length checked above. It allocates the output and grows it as it needs; `output` frees
+    // it.
     let status = unsafe {
         ffi::tj3Compress8(
             handle.0,
@@ -261,7 +262,8 @@ impl Output {
         if self.start.is_null() {
             return Vec::new();
         }
-        // SAFETY: the library wrote `length` bytes from `start` on, and nothing else refers to them.
+        // SAFETY: the library wrote `length` bytes from `start` on, and nothing else refers to
+        // them.
         unsafe { std::slice::from_raw_parts(self.start, self.length as usize) }.to_vec()
     }
 }

@@ -1,5 +1,5 @@
-//! From the dequantized coefficients of blocks to RGB, bit for bit as libjpeg-turbo's `islow` method
-//! (`jidctint.c`, `jdcolor.c`): the IDCT (ITU-T T.81, A.3.3), then JFIF's colour conversion.
+//! From the dequantized coefficients of blocks to RGB, bit for bit as libjpeg-turbo's `islow`
+//! method (`jidctint.c`, `jdcolor.c`): the IDCT (ITU-T T.81, A.3.3), then JFIF's colour conversion.
 //!
 //! With AVX2 sixteen values at a time; a test compares that with the portable loops.
 //!

@@ -183,7 +183,8 @@ fn horizontal(scratch: &Scratch, rows: [&[u8]; ROWS], to: &mut [u8], stride: usi
     }
 }
 
-/// Computes one row of the vertical pass from `rows`, which have `stride` bytes and one weight each.
+/// Computes one row of the vertical pass from `rows`, which have `stride` bytes and one weight
+/// each.
 #[target_feature(enable = "avx2")]
 fn vertical(weights: &[Pair], rows: &[u8], stride: usize, to: &mut [u8]) {
     let zero = _mm256_setzero_si256();
