@@ -130,7 +130,7 @@ pub fn matmul_flops(device: &Device, dtype: DType, side: Option<usize>) -> Resul
 fn peak_memory(device: &Device) -> Result<f64> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(cuda) = device {
-        return Ok(engine::cuda::peak_memory(cuda)? as f64);
+        return Ok(engine::cuda::driver::peak_memory(cuda)? as f64);
     }
     let _ = device;
     let peak = util::memory::peak(std::process::id());
