@@ -25,7 +25,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-pub mod error;
+mod error;
 pub mod image;
 pub mod mel;
 pub mod text;

@@ -2,8 +2,8 @@
 //!
 //! The recipe is Kaldi's `compute-fbank-feats` with the settings AST was trained with: 25 ms
 //! symmetric Hann window, 10 ms hop, no padding at the edges, DC offset removed per frame,
-//! pre-emphasis 0.97, 512-point power spectrum, 128 triangular filters on the HTK mel scale from 20
-//! Hz to 8 kHz, natural logarithm with a floor. Resampling and mixing to mono belong to `ingest`,
+//! pre-emphasis 0.97, 512-point power spectrum, 128 triangular filters on the HTK mel scale from
+//! 20 Hz to 8 kHz, natural logarithm with a floor. Resampling and mixing to mono belong to `ingest`,
 //! zero-padding to 1024 frames and normalization to `features`.
 //!
 //! Three identities make it fast and keep the values:
@@ -223,9 +223,9 @@ impl MelFrontEnd {
         }
     }
 
-    /// Separates the power spectra of a frame and the one after it. With Z the transform of (x +
-    /// iy) / 2, Z[k] + conj Z[N-k] is the transform of x, and Z[k] - conj Z[N-k] is i times that of
-    /// y. The last bin, 8 kHz, is in no filter.
+    /// Separates the power spectra of a frame and the one after it. With Z the transform of
+    /// (x + iy) / 2, Z[k] + conj Z[N-k] is the transform of x, and Z[k] - conj Z[N-k] is i times
+    /// that of y. The last bin, 8 kHz, is in no filter.
     #[inline(always)]
     fn set_power(&mut self, frame: usize) {
         let separate = |powers: &mut [f64; BLOCK], a: &Complex<f64>, b: &Complex<f64>| {

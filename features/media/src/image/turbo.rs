@@ -185,8 +185,8 @@ impl<'a> Decoder<'a> {
     pub fn decode(&mut self, pixels: &mut [u8]) -> Result<(), Problem> {
         assert_eq!(pixels.len(), self.width * self.height * self.format.size());
         // SAFETY: the file is the slice whose header gave width and height, and the library reads
-        // the same header again, so it writes `height` rows of `width` pixels without a gap (pitch
-        // 0): the length checked above.
+        // the same header again, so it writes `height` rows of `width` pixels without a gap
+        // (pitch 0): the length checked above.
         let status = unsafe {
             ffi::tj3Decompress8(
                 self.handle.0,
