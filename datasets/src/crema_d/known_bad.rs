@@ -27,7 +27,7 @@ pub(super) const KNOWN_BAD: [KnownBad; 8] = [
         bytes: 35_166..=35_166,
         audio: false,
         video: true,
-        message: "the flv is very short and silent; its picture is used, its sound is not",
+        message: "the flv is very short and silent; its video is used, its audio is not",
     },
     KnownBad {
         stem: "1076_MTI_NEU_XX",
@@ -51,7 +51,7 @@ pub(super) const KNOWN_BAD: [KnownBad; 8] = [
         bytes: 201_958..=201_958,
         audio: false,
         video: false,
-        message: "the flv shows an error picture and is silent; it is not used",
+        message: "the flv shows an error image and is silent; it is not used",
     },
     KnownBad {
         stem: "1064_TIE_SAD_XX",

@@ -203,7 +203,7 @@ fn malformed_trees_are_listed_with_notes() {
             "known-bad audio and video",
             "1076_MTI_SAD_XX",
             "! known to be bad: the wav is silent; it is not used",
-            "! known to be bad: the flv shows an error picture and is silent; it is not used",
+            "! known to be bad: the flv shows an error image and is silent; it is not used",
         ),
         (
             "no file of the test split",

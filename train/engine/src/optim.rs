@@ -215,7 +215,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// Updates the value of variable `index` on the CPU.
+    /// Makes the AdamW update of variable `index` on the CPU (algorithm 2 of Loshchilov and Hutter 2019).
     fn update(&mut self, index: usize, value: &mut [f32], grad: &[f32]) -> Result<()> {
         let AdamWConfig {
             beta1, beta2, eps, ..

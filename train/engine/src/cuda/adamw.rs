@@ -42,7 +42,7 @@ impl AdamWTensor {
 }
 
 impl Gpu {
-    /// Makes one AdamW step of all tensors in the table, whose values and moments it updates in
+    /// Makes one AdamW update of all tensors in the table, whose values and moments it updates in
     /// place.
     pub(crate) fn adamw(
         &self,
