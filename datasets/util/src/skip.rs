@@ -104,6 +104,6 @@ mod tests {
 
     fn test_name_in_thread(name: &str) -> String {
         let thread = std::thread::Builder::new().name(name.to_owned());
-        thread.spawn(test_name).unwrap().join().unwrap()
+        thread.spawn(|| test_name()).unwrap().join().unwrap()
     }
 }
