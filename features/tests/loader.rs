@@ -394,10 +394,11 @@ fn unreadable_shards_are_named() {
             Err(error) => error.to_string(),
         }
     };
-    let gone = refused(&|f| std::fs::remove_file(f.join("train-00001-of-00003.parquet")).unwrap());
+    let missing =
+        refused(&|f| std::fs::remove_file(f.join("train-00001-of-00003.parquet")).unwrap());
     assert!(
-        gone.contains("train-00001-of-00003.parquet is missing"),
-        "{gone}"
+        missing.contains("train-00001-of-00003.parquet is missing"),
+        "{missing}"
     );
     let cut = refused(&|f| {
         let path = f.join("train-00002-of-00003.parquet");

@@ -3,8 +3,8 @@
 //! The recipe is Kaldi's `compute-fbank-feats` with the settings AST was trained with: 25 ms
 //! symmetric Hann window, 10 ms hop, no padding at the edges, DC offset removed per frame,
 //! pre-emphasis 0.97, 512-point power spectrum, 128 triangular filters on the HTK mel scale from
-//! 20 Hz to 8 kHz, natural logarithm with a floor. Resampling and mixing to mono belong to `ingest`,
-//! zero-padding to 1024 frames and normalization to `features`.
+//! 20 Hz to 8 kHz, natural logarithm with a floor. Resampling and mixing to mono belong to
+//! `ingest`, zero-padding to 1024 frames and normalization to `features`.
 //!
 //! Three identities make it fast and keep the values:
 //! - Subtracting a frame's mean m and then pre-emphasizing equals pre-emphasizing first and
@@ -27,7 +27,7 @@ use rustfft::{Fft, FftPlannerScalar, FftPlannerSse};
 /// The number of mel bins per frame.
 pub const MEL_BINS: usize = 128;
 
-/// The most frames that are kept of a clip: 10.24 s, the input of AST.
+/// The most frames that are computed of a clip: 10.24 s, the input of AST.
 pub const MAX_MEL_FRAMES: usize = 1024;
 
 /// The sample rate of the input in Hz.
@@ -56,8 +56,11 @@ const BLOCK: usize = 8;
 /// The number of samples that a block of frames covers.
 const SPAN: usize = WINDOW + (BLOCK - 1) * HOP;
 
+/// The coefficient of the pre-emphasis filter, `y[t] = x[t] - 0.97 x[t - 1]`.
 const PRE_EMPHASIS: f64 = 0.97;
+/// The lower edge of the first filter.
 const LOW_HZ: f32 = 20.0;
+/// The upper edge of the last filter.
 const HIGH_HZ: f32 = 8_000.0;
 /// The least energy, which smaller ones are raised to: float32's epsilon, as in Kaldi.
 const FLOOR: f32 = f32::EPSILON;

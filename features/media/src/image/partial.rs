@@ -2,7 +2,7 @@
 //! subsampling, one restart interval per row of MCUs. The values are those of libjpeg-turbo, bit
 //! for bit.
 //!
-//! Of most frames a training crop shows half. libjpeg-turbo can skip the IDCT of what lies beside
+//! A training crop shows about half of a frame. libjpeg-turbo can skip the IDCT of what lies beside
 //! it, but has to decode the Huffman codes of whole rows, which is most of the work. With restart
 //! intervals, the rows above and below the part and the blocks right of it need no decoding at
 //! all. Two intervals are decoded in turns, because each code begins where the one before it ends:

@@ -119,7 +119,7 @@ thread_local! {
     static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 
-/// The buffers that are kept from image to image.
+/// The buffers that are reused from image to image.
 #[derive(Default)]
 struct Buffers {
     /// The image after the horizontal pass.

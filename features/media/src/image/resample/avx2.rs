@@ -45,7 +45,7 @@ impl Pair {
     }
 }
 
-/// The buffers that are kept from image to image.
+/// The buffers that are reused from image to image.
 #[derive(Default)]
 pub(super) struct Scratch {
     /// The offset in a row of each result pixel's window, in bytes.
