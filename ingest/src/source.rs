@@ -44,19 +44,9 @@ pub fn open(args: &Select) -> anyhow::Result<Source> {
     let raw = match (&args.raw, dataset.default_raw()) {
         (Some(raw), _) => raw.clone(),
         (None, Some(raw)) => raw.to_owned(),
-        (None, None) => util::data_root().join("raw").join(&dataset.info().name),
+        (None, None) => util::default_raw(&dataset.info().name),
     };
     Ok(Source { dataset, raw })
-}
-
-/// The default folder of a dataset's shards.
-pub fn default_shards(name: &str) -> PathBuf {
-    util::data_root().join("shards").join(name)
-}
-
-/// The default folder of a dataset's raw tree.
-pub fn default_raw(name: &str) -> PathBuf {
-    util::data_root().join("raw").join(name)
 }
 
 /// Reads a Parquet table as text. The elements of a list are joined by "|".
@@ -79,7 +69,7 @@ pub fn shards_folder(argument: &str) -> anyhow::Result<PathBuf> {
     if is_path {
         bail!("{argument}: no such folder; give a folder of shards or a dataset's name");
     }
-    let folder = default_shards(
+    let folder = util::default_shards(
         &open(&Select {
             dataset: argument.to_owned(),
             raw: None,

@@ -41,6 +41,19 @@ pub fn warn(message: &str) {
     drop(writeln!(io::stderr(), "warning: {message}"));
 }
 
+/// Runs a program: parses its command line, checks the environment variable of
+/// [`cpu`](crate::cpu), calls `run`, and reports an error of any of these.
+pub fn run_program<C: clap::Parser>(run: impl FnOnce(C) -> anyhow::Result<ExitCode>) -> ExitCode {
+    let cli = match C::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return report_usage(&error),
+    };
+    crate::cpu::check()
+        .map_err(anyhow::Error::from)
+        .and_then(|()| run(cli))
+        .unwrap_or_else(|error| report_error(&error))
+}
+
 /// Prints an error as one line on stderr and returns its exit code. A closed pipe counts as
 /// success, because the reader of the output wanted no more of it.
 pub fn report_error(error: &anyhow::Error) -> ExitCode {

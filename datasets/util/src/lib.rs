@@ -56,3 +56,13 @@ pub fn data_root() -> PathBuf {
         .filter(|value| !value.is_empty())
         .map_or_else(|| "data".into(), PathBuf::from)
 }
+
+/// Returns the default folder of a dataset's raw tree.
+pub fn default_raw(dataset: &str) -> PathBuf {
+    data_root().join("raw").join(dataset)
+}
+
+/// Returns the default folder of a dataset's shards.
+pub fn default_shards(dataset: &str) -> PathBuf {
+    data_root().join("shards").join(dataset)
+}

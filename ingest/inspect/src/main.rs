@@ -134,7 +134,7 @@ fn shards_folder(argument: &str) -> anyhow::Result<PathBuf> {
         bail!("{argument}: no such folder; give a folder of shards or a dataset's name");
     }
     let name = datasets::open(argument)?.info().name.clone();
-    let folder = util::data_root().join("shards").join(name);
+    let folder = util::default_shards(&name);
     if !folder.is_dir() {
         bail!(
             "{}: no such folder; run `ingest run {argument}` first, or give the folder of the shards",

@@ -10,7 +10,7 @@ mod synth;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use util::cli::{report_error, report_usage};
+use util::cli::run_program;
 
 use crate::workers::worker;
 
@@ -44,20 +44,12 @@ enum Command {
 
 /// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return report_usage(&error),
-    };
-    if let Err(error) = util::cpu::check() {
-        return report_error(&error.into());
-    }
-    let outcome = match &cli.command {
+    run_program(|cli: Cli| match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Check(args) => check::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Mask(args) => mask::run(args),
         Command::DecodeWorker(args) => worker::run(*args),
-    };
-    outcome.unwrap_or_else(|error| report_error(&error))
+    })
 }

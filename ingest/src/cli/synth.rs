@@ -11,7 +11,6 @@ use util::{cli, outln};
 
 use crate::decode::libav;
 use crate::progress::Progress;
-use crate::source;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,7 +54,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let out = args
         .out
         .clone()
-        .unwrap_or_else(|| source::default_raw(&tree.info().name));
+        .unwrap_or_else(|| util::default_raw(&tree.info().name));
     let complete = tree.is_complete(&out)?;
     if !args.dry_run && !complete {
         // Masks the vector instructions that the user excluded, before any encoder exists.

@@ -12,7 +12,7 @@ mod shared;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use util::cli::{report_error, report_usage};
+use util::cli::run_program;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,14 +44,7 @@ enum Command {
 
 /// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return report_usage(&error),
-    };
-    if let Err(error) = util::cpu::check() {
-        return report_error(&error.into());
-    }
-    let outcome = match &cli.command {
+    run_program(|cli: Cli| match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Predict(args) => predict::run(args),
@@ -60,8 +53,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Bench(args) => selftest::bench(args),
-    };
-    outcome.unwrap_or_else(|error| report_error(&error))
+    })
 }
 
 #[cfg(test)]

@@ -3,10 +3,9 @@
 use anyhow::Result;
 use clap::Args;
 use engine::{Compute, DeviceChoice};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use util::data_root;
 
 /// `--device` and `--threads`.
 #[derive(Args)]
@@ -41,11 +40,6 @@ pub fn dataset_name(dataset: &str) -> Result<String> {
         return Ok(datasets::open(dataset)?.info().name.clone());
     }
     Ok(dataset.to_string())
-}
-
-/// The folder of a dataset's shards, if no other one is given: `data/shards/NAME`.
-pub fn default_shards(name: &str) -> PathBuf {
-    data_root().join("shards").join(name)
 }
 
 /// Holds the shards in a folder against the SHA-256 in their manifest, if there is one.

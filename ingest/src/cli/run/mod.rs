@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let out = args
         .out
         .clone()
-        .unwrap_or_else(|| source::default_shards(&info.name));
+        .unwrap_or_else(|| util::default_shards(&info.name));
     if args.finish {
         return finish_only(args, info, &out);
     }

@@ -5,7 +5,7 @@ mod describe;
 
 pub use args::RunArgs;
 
-use super::shared::{dataset_name, default_shards, stop_flag, verify_shards};
+use super::shared::{dataset_name, stop_flag, verify_shards};
 use crate::settings::RunConfig;
 use crate::training::checkpoint::State;
 use crate::training::job::{self, Job};
@@ -55,7 +55,7 @@ fn start(args: &RunArgs, compute: &Compute) -> Result<ExitCode> {
         datasets::open(&args.dataset)?;
     }
     let shards = args.shards.clone();
-    let shards = shards.unwrap_or_else(|| default_shards(&name));
+    let shards = shards.unwrap_or_else(|| util::default_shards(&name));
     let out = args.out.clone().unwrap_or_else(|| {
         let time = chrono::Local::now().format("%Y%m%d-%H%M%S");
         PathBuf::from("runs").join(format!("{name}-{time}"))
