@@ -47,7 +47,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 /// The checksum in the masked form that TFRecord stores.
-pub fn masked(crc: u32) -> u32 {
+pub fn masked_crc(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
@@ -62,7 +62,8 @@ pub fn records(mut bytes: &[u8]) -> Result<Vec<&[u8]>, FormatError> {
             return invalid("ends within a record's head");
         };
         let length = u64::from_le_bytes(head[..8].try_into().expect("8 bytes"));
-        if masked(crc32c(&head[..8])) != u32::from_le_bytes(head[8..].try_into().expect("4 bytes"))
+        if masked_crc(crc32c(&head[..8]))
+            != u32::from_le_bytes(head[8..].try_into().expect("4 bytes"))
         {
             return invalid(format!(
                 "record {}: the length's checksum is wrong",
@@ -78,7 +79,7 @@ pub fn records(mut bytes: &[u8]) -> Result<Vec<&[u8]>, FormatError> {
         let Some((crc, rest)) = rest.split_at_checked(4) else {
             return invalid("ends within a checksum");
         };
-        if masked(crc32c(data)) != u32::from_le_bytes(crc.try_into().expect("4 bytes")) {
+        if masked_crc(crc32c(data)) != u32::from_le_bytes(crc.try_into().expect("4 bytes")) {
             return invalid(format!(
                 "record {}: the data's checksum is wrong",
                 out.len()
@@ -227,9 +228,9 @@ mod tests {
     fn any_flipped_bit_is_an_error() {
         let data = b"\x09\0\0\0\0\0\0\xf0\x41";
         let mut bytes = (data.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(masked(crc32c(&bytes)).to_le_bytes());
+        bytes.extend(masked_crc(crc32c(&bytes)).to_le_bytes());
         bytes.extend(data);
-        bytes.extend(masked(crc32c(data)).to_le_bytes());
+        bytes.extend(masked_crc(crc32c(data)).to_le_bytes());
         assert_eq!(records(&bytes).unwrap(), [data]);
         for i in 0..bytes.len() * 8 {
             let mut other = bytes.clone();

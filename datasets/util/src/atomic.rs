@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn published_files_are_whole() {
+    fn published_files_are_complete() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("manifest.json");
         write(&path, "old").unwrap();

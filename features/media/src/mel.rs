@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_windows_are_frames() {
+    fn incomplete_windows_give_no_frame() {
         let mut front_end = MelFrontEnd::new();
         for (samples, frames) in [
             (0, 0),

@@ -19,7 +19,7 @@ const MAX_ERRORS: usize = 20;
 
 /// What the schema metadata of a shard says.
 pub struct ShardSchema {
-    /// The settings of the shard.
+    /// The dataset, its classes and the ingest settings that the shard names.
     spec: ShardSpec,
     /// The version of the shard format that the shard was written in.
     version: u32,
@@ -52,7 +52,7 @@ pub fn read_schema(file: &Path) -> anyhow::Result<Option<ShardSchema>> {
 /// are in `files`.
 ///
 /// # Errors
-/// A file cannot be read.
+/// A shard or `failures.parquet` cannot be read as Parquet.
 pub fn overview(
     files: &[PathBuf],
     folder: Option<&Path>,

@@ -215,7 +215,7 @@ DEVICE void column_sums(const T* x, const float* weights, float* partial, const 
     store8(partial + (size_t(blockIdx.y) * parts * rank + k) * width + c, sum);
 }
 
-/// y = f(z).
+/// Applies the activation function: y = f(z), eight values per thread.
 template <class T>
 DEVICE void activate(const T* z, T* y, unsigned groups, int quick_gelu) {
     size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x;

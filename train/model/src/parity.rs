@@ -154,6 +154,6 @@ pub fn step_options(step: u32, stored: StoredActivations) -> StepOptions {
         step,
         encoder_dropout: true,
         stored,
-        micro_batch: MicroBatch::WHOLE,
+        micro_batch: MicroBatch::FULL_BATCH,
     }
 }

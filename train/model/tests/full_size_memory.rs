@@ -62,7 +62,7 @@ fn training_step_of_batch_4_stays_below_6_gb() {
         step: 0,
         encoder_dropout: true,
         stored: StoredActivations::All,
-        micro_batch: MicroBatch::WHOLE,
+        micro_batch: MicroBatch::FULL_BATCH,
     };
     let start = std::time::Instant::now();
     let result = model.step(&batch, &options, &LOSS).unwrap();

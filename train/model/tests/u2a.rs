@@ -140,7 +140,7 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
             } else {
                 StoredActivations::Inputs
             },
-            micro_batch: MicroBatch::WHOLE,
+            micro_batch: MicroBatch::FULL_BATCH,
         };
         let result = model.step(&batch, &options, &config).unwrap();
         let losses = result.losses().unwrap();

@@ -105,7 +105,7 @@ const OPTIONS: StepOptions = StepOptions {
     step: 2,
     encoder_dropout: false,
     stored: StoredActivations::All,
-    micro_batch: MicroBatch::WHOLE,
+    micro_batch: MicroBatch::FULL_BATCH,
 };
 
 fn loss(missing_token: MissingToken) -> LossConfig {

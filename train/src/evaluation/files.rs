@@ -14,7 +14,7 @@ use util::atomic;
 /// that of [`EvalOptions::name`].
 ///
 /// # Errors
-/// A file cannot be written.
+/// The evaluation or the predictions cannot be written.
 pub fn write(
     run: &Path,
     config: &RunConfig,

@@ -20,7 +20,7 @@ use std::path::Path;
 pub struct EvalOptions {
     /// The split.
     pub split: Split,
-    /// A missing-modality mask.
+    /// The missing-modality mask that hides inputs of the split; `None` hides nothing.
     pub mask: Option<MaskSource>,
     /// A modality that is missing from every sample that has the other one.
     pub missing: Option<Modality>,
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell_evaluations_apart() {
+    fn evaluation_names_are_distinct() {
         let name = |protocol: Option<&str>, missing, missing_token| {
             let options = EvalOptions {
                 mask: protocol.map(|source| MaskSource {

@@ -27,7 +27,7 @@ fn crc32c(data: &[u8]) -> u32 {
 }
 
 /// Masks a CRC, as TFRecord wants it for a CRC of data that may hold CRCs.
-fn masked(crc: u32) -> u32 {
+fn masked_crc(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xA282_EAD8)
 }
 
@@ -120,9 +120,10 @@ impl EventWriter {
         let length = (event.0.len() as u64).to_le_bytes();
         self.file.write_all(&length)?;
         self.file
-            .write_all(&masked(crc32c(&length)).to_le_bytes())?;
+            .write_all(&masked_crc(crc32c(&length)).to_le_bytes())?;
         self.file.write_all(&event.0)?;
-        self.file.write_all(&masked(crc32c(&event.0)).to_le_bytes())
+        self.file
+            .write_all(&masked_crc(crc32c(&event.0)).to_le_bytes())
     }
 }
 

@@ -53,12 +53,12 @@ pub fn estimate(options: &Options, plan: &mut Plan) -> Result<()> {
     Ok(())
 }
 
-/// Durations in seconds.
+/// The measured durations from which the time of a run is estimated, in seconds.
 #[derive(Clone, Copy)]
 struct Timing {
-    /// A training step.
+    /// The duration of a training step of one batch.
     step: f64,
-    /// The evaluation of one sample.
+    /// The duration of the evaluation of one sample.
     sample: f64,
 }
 
@@ -89,7 +89,7 @@ fn measure(
         step: 0,
         encoder_dropout: settings.encoder_dropout,
         stored: StoredActivations::All,
-        micro_batch: MicroBatch::WHOLE,
+        micro_batch: MicroBatch::FULL_BATCH,
     };
     let loss = settings.loss(false);
     // The first step allocates buffers and starts threads.

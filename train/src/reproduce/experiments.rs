@@ -51,7 +51,7 @@ fn u2a() -> Training {
 }
 
 /// U2A, trained under a protocol's mask.
-fn masked_u2a(protocol: Protocol) -> Training {
+fn u2a_trained_with_mask(protocol: Protocol) -> Training {
     let settings = [
         format!("train_mask={protocol}"),
         format!("train_mask_rate={RATE:?}"),
@@ -239,7 +239,7 @@ impl Rows<'_> {
                 ];
                 Ok(Row {
                     paper: table.scores_in_row(&wanted),
-                    ..self.masked_row(protocol, protocol)?
+                    ..self.missing_modality_row(protocol, protocol)?
                 })
             })
             .collect()
@@ -262,7 +262,7 @@ impl Rows<'_> {
                 ];
                 rows.push(Row {
                     paper: table.scores_in_row(&wanted),
-                    ..self.masked_row(train, test)?
+                    ..self.missing_modality_row(train, test)?
                 });
             }
         }
@@ -280,7 +280,7 @@ impl Rows<'_> {
     }
 
     /// U2A, trained under one protocol and tested under another, each at the paper's rate.
-    fn masked_row(&self, train: Protocol, test: Protocol) -> Result<Row> {
+    fn missing_modality_row(&self, train: Protocol, test: Protocol) -> Result<Row> {
         let [m1, m2] = self.info.modalities;
         let words = |protocol| -> Result<String> {
             let [first, second] = self.percentages(protocol)?;
@@ -289,7 +289,7 @@ impl Rows<'_> {
         let testing = Testing::masked(test.to_string(), RATE);
         Ok(Row {
             trained_on: words(train)?,
-            ..self.row(&masked_u2a(train), testing, &words(test)?)
+            ..self.row(&u2a_trained_with_mask(train), testing, &words(test)?)
         })
     }
 

@@ -10,7 +10,7 @@ use report::CONFIG_FILE;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// The device of a run.
+/// The device that a run was asked to use, and the one that it used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunDevice {
     /// The value of `--device`.

@@ -50,7 +50,7 @@ pub struct State {
 /// `settings.keep_checkpoints`. `source` is where the encoders' weights come from.
 ///
 /// # Errors
-/// A file cannot be written.
+/// The checkpoint cannot be written, or an old one cannot be removed.
 pub fn write(
     run: &Path,
     model: &U2a,

@@ -388,7 +388,7 @@ impl<'a> Trainer<'a> {
             step: self.state.step as u32,
             encoder_dropout: settings.encoder_dropout,
             stored: settings.keep,
-            micro_batch: MicroBatch::WHOLE,
+            micro_batch: MicroBatch::FULL_BATCH,
         }
     }
 

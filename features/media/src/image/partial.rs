@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn part_equals_crop_of_whole_image() {
+    fn partial_decoding_equals_crop_of_full_decoding() {
         let (width, height) = (61, 50);
         let file = encode(&waves(width, height), width, height, 95);
         let whole = decode(&file).unwrap();

@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn vision_part_of_a_whole_clip_config_is_taken() {
+    fn vision_config_is_read_from_a_full_clip_config() {
         let json = serde_json::json!({
             "model_type": "clip",
             "vision_config": {"patch_size": 16, "hidden_act": "quick_gelu"},

@@ -49,7 +49,7 @@ pub struct MicroBatch {
 
 impl MicroBatch {
     /// A batch that is computed at once.
-    pub const WHOLE: MicroBatch = MicroBatch {
+    pub const FULL_BATCH: MicroBatch = MicroBatch {
         first: 0,
         task: 1.0,
         align: 1.0,
