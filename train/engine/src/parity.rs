@@ -187,11 +187,15 @@ fn linear(parts: usize, rank: usize, dropped: bool) -> Result<LayerCase> {
         let (y, u) = linear.forward(&t[0], &rows, adapters)?;
         let drop = dropped.then_some(&DROPOUT);
         let (y_residual, _) = linear.forward_residual(&t[0], &rows, adapters, drop, &t[2])?;
-        let (z, a) = linear.forward_activated(&t[0], &rows, Activation::Gelu)?;
+        let activated =
+            |return_z| linear.forward_activated(&t[0], &rows, Activation::Gelu, return_z);
+        let (a, z) = activated(true)?;
+        let (a_alone, _) = activated(false)?;
         let (dx, grads) = linear.backward(&t[1], &t[0], u.as_ref(), &rows, adapters)?;
         let single = |t: &Tensor| t.to_dtype(DType::F32);
         let [dw, db] = linear.weight_gradient(&single(&t[1])?, &single(&t[0])?)?;
-        let mut all = vec![y, y_residual, z, a, dx, dw, db];
+        let mut all = vec![y, y_residual, a, a_alone, dx, dw, db];
+        all.extend(z);
         all.extend(u);
         all.extend(grads.into_iter().flat_map(|g| [g.a, g.b]));
         Ok(all)

@@ -39,7 +39,11 @@ fn outputs_and_gradients_equal_transformers_with_peft() {
                     samples: &samples,
                     uploaded: None,
                 };
-                for stored in [StoredActivations::All, StoredActivations::Inputs] {
+                for stored in [
+                    StoredActivations::All,
+                    StoredActivations::Selective,
+                    StoredActivations::Inputs,
+                ] {
                     let (out, tape) = encoder
                         .forward(
                             &read,

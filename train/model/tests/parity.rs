@@ -32,7 +32,11 @@ fn training_step_equals_the_cpus() {
         adamw_equals_the_cpus(&model, &batch);
         inputs_on_the_device_are_used(&model(DType::F32), &batch, &want);
         for (dtype, limit) in [(DType::F32, 1e-4), (DType::BF16, 0.08)] {
-            for stored in [StoredActivations::All, StoredActivations::Inputs] {
+            for stored in [
+                StoredActivations::All,
+                StoredActivations::Selective,
+                StoredActivations::Inputs,
+            ] {
                 let Some(got) = emulate(|| step(dtype, stored)) else {
                     return;
                 };

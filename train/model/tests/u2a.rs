@@ -135,10 +135,10 @@ fn trajectory(name: &str, modalities: [Modality; 2], classes: usize, multi_label
             seed: 0,
             step: step as u32,
             encoder_dropout: false,
-            stored: if step % 2 == 0 {
-                StoredActivations::All
-            } else {
-                StoredActivations::Inputs
+            stored: match step % 3 {
+                0 => StoredActivations::All,
+                1 => StoredActivations::Selective,
+                _ => StoredActivations::Inputs,
             },
             micro_batch: MicroBatch::FULL_BATCH,
         };

@@ -192,6 +192,11 @@ fn full_fine_tuning_gradients_of_all_three_encoders() {
         ..Variant::default()
     };
     assert_eq!(check(AV, full, MissingToken::Mask, &OPTIONS), [""; 0]);
+    let selective = StepOptions {
+        stored: StoredActivations::Selective,
+        ..OPTIONS
+    };
+    assert_eq!(check(AV, full, MissingToken::Mask, &selective), [""; 0]);
     let inputs = StepOptions {
         stored: StoredActivations::Inputs,
         encoder_dropout: true,

@@ -65,9 +65,9 @@ pub struct BenchArgs {
     /// Steps for each line of stdin
     #[arg(long, default_value_t = 1)]
     steps: usize,
-    /// Activations that the forward pass stores
-    #[arg(long, value_enum, default_value = "all")]
-    keep: StoredActivations,
+    /// Activations that the forward pass stores [default: selective on a GPU, else all]
+    #[arg(long, value_enum)]
+    keep: Option<StoredActivations>,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Number format of the matrix products [default: bf16 on a GPU that has it, else f32]
@@ -143,7 +143,9 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         batch_size: args.batch,
         micro_batch: args.micro_batch.unwrap_or(args.batch),
         tiny: args.tiny,
-        stored: args.keep,
+        stored: args
+            .keep
+            .unwrap_or_else(|| StoredActivations::default_on(&compute.device)),
         steps: args.steps,
     };
     bench::serve(&task, &compute.device, compute.arithmetic(precision))?;

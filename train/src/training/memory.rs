@@ -57,11 +57,13 @@ pub fn step_bytes(
         // The block's input, the query, key and value projections, the output of attention, the sum
         // after it (BERT stores a second one), and the input of the activation function.
         let sums = if config.kind == Kind::Bert { 2 } else { 1 };
-        let block = rows * bytes * (d + 3 * d + d + sums * d + m);
+        let narrow = rows * bytes * (d + 3 * d + d + sums * d);
+        let hidden = rows * bytes * m;
         let layers = config.layers as u64;
         activations += match plan.stored {
-            StoredActivations::All => layers * block,
-            StoredActivations::Inputs => layers * rows * bytes * d + block,
+            StoredActivations::All => layers * (narrow + hidden),
+            StoredActivations::Selective => layers * narrow + hidden,
+            StoredActivations::Inputs => layers * rows * bytes * d + narrow + hidden,
         };
         // The output of the activation function and the gradients on both sides of it, or the
         // gradients of the projections.
@@ -72,7 +74,7 @@ pub fn step_bytes(
 }
 
 /// Finds the fastest plan that takes at most `limit` bytes, and returns it with its bytes. It
-/// stores all activations if it can, else the inputs of blocks, and then halves the micro-batch.
+/// stores all activations if it can, else fewer of them, and then halves the micro-batch.
 /// Limits in the settings are kept.
 ///
 /// # Errors
@@ -84,10 +86,15 @@ pub fn fit(
     bytes: u64,
     limit: u64,
 ) -> Result<(StepPlan, u64)> {
-    let choices = match settings.keep {
-        StoredActivations::All => vec![StoredActivations::All, StoredActivations::Inputs],
-        StoredActivations::Inputs => vec![StoredActivations::Inputs],
-    };
+    let by_memory = [
+        StoredActivations::All,
+        StoredActivations::Selective,
+        StoredActivations::Inputs,
+    ];
+    let choices: Vec<_> = by_memory
+        .into_iter()
+        .skip_while(|stored| *stored != settings.keep)
+        .collect();
     let mut micro_batch = settings
         .micro_batch
         .unwrap_or(settings.batch_size)
@@ -180,6 +187,7 @@ mod tests {
                 micro_batch: 64
             }
         );
+        assert_eq!(plan(16_000_000_000).stored, StoredActivations::Selective);
         let tight = plan(11_000_000_000);
         assert_eq!(tight.stored, StoredActivations::Inputs);
         assert!(plan(4_000_000_000).micro_batch < tight.micro_batch);

@@ -83,23 +83,25 @@ impl Linear {
         Ok((add(&dropout(&y, drop, rows)?, residual)?, u))
     }
 
-    /// Returns the output `z` of [`Linear::forward`] without adapters, and `f(z)`.
+    /// Returns `f(z)` of the output `z` of [`Linear::forward`] without adapters, and `z` itself if
+    /// `return_z`.
     pub fn forward_activated(
         &self,
         x: &Tensor,
         rows: &Rows,
         f: Activation,
-    ) -> Result<(Tensor, Tensor)> {
+        return_z: bool,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         on_device!(x, gpu => {
             let epilogue = LinearEpilogue { activation: Some(f), ..LinearEpilogue::default() };
             match gpu.linear(self, x, rows, None, epilogue)? {
-                (z, _, Some(y)) => Ok((z, y)),
+                (z, _, Some(y)) => Ok((y, return_z.then_some(z))),
                 _ => bail!("a linear layer without the activation that was asked for"),
             }
         });
         let (z, _) = self.forward(x, rows, None)?;
         let y = activate(f, &z)?;
-        Ok((z, y))
+        Ok((y, return_z.then_some(z)))
     }
 
     /// Returns the gradient of the input through the frozen weight alone, given that of the output.

@@ -135,6 +135,8 @@ pub(super) struct BlockCall<'a> {
     pub(super) scale: f64,
     /// The dropout of this step.
     pub(super) dropout: &'a DropoutConfig,
+    /// Whether [`BlockActivations`] hold the hidden activations of the feed-forward part.
+    pub(super) store_hidden: bool,
 }
 
 impl<'a> BlockCall<'a> {
@@ -215,8 +217,9 @@ pub(super) struct BlockActivations {
     /// The sum of `x` and attention's output; with post-norm, `norm1` reads it.
     sum1: Tensor,
     stats2: NormStats,
-    /// The output of `fc1`, before the activation.
-    z: Tensor,
+    /// The output of `fc1`, before the activation function; `None` if the backward pass computes
+    /// it again.
+    z: Option<Tensor>,
     /// With post-norm only, the sum that `norm2` reads.
     sum2: Option<Tensor>,
 }
@@ -297,12 +300,14 @@ impl Block {
             self.out
                 .forward_residual(&selected, rows, a, drop0.as_ref(), &residual)
         })?;
-        let feed_forward = |input: &Tensor, residual: &Tensor| -> Result<(Tensor, Tensor)> {
-            let (z, a) = self.fc1.forward_activated(input, rows, activation)?;
+        let feed_forward = |input: &Tensor, residual: &Tensor| {
+            let (a, z) = self
+                .fc1
+                .forward_activated(input, rows, activation, call.store_hidden)?;
             let (sum, _) = self
                 .fc2
                 .forward_residual(&a, rows, None, drop1.as_ref(), residual)?;
-            Ok((z, sum))
+            Ok::<_, candle_core::Error>((z, sum))
         };
         let (y, stats1, stats2, z, sum2) = match normed {
             Some((_, stats1)) => {
@@ -383,7 +388,8 @@ impl Block {
         }
     }
 
-    /// Computes the gradient of the feed-forward part's `input`, which is formed only for the sink.
+    /// Computes the gradient of the feed-forward part's `input`, which is formed only where it is
+    /// read: for hidden activations that are not stored, and for the sink.
     fn feed_forward_backward(
         &self,
         dy: &Tensor,
@@ -395,11 +401,20 @@ impl Block {
         let activation = call.config.activation;
         let dy = layers::dropout(dy, call.hidden_dropout(1).as_ref(), call.rows_out())?;
         let da = self.fc2.input_gradient(&dy)?;
-        let dz = layers::activate_backward(activation, &saved.z, &da)?;
-        if let Some(sink) = sink {
-            let a = layers::activate(activation, &saved.z)?;
+        let (input, z) = match (&saved.z, &sink) {
+            (Some(z), None) => (None, z.clone()),
+            (Some(z), Some(_)) => (Some(input()?), z.clone()),
+            (None, _) => {
+                let input = input()?;
+                let (z, _) = self.fc1.forward(&input, call.rows_out(), None)?;
+                (Some(input), z)
+            }
+        };
+        let dz = layers::activate_backward(activation, &z, &da)?;
+        if let (Some(sink), Some(input)) = (sink, input) {
+            let a = layers::activate(activation, &z)?;
             sink.linear(StackedLayer::Fc2, &self.fc2, &dy, &a)?;
-            sink.linear(StackedLayer::Fc1, &self.fc1, &dz, &input()?)?;
+            sink.linear(StackedLayer::Fc1, &self.fc1, &dz, &input)?;
         }
         self.fc1.input_gradient(&dz)
     }

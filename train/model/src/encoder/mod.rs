@@ -36,9 +36,24 @@ pub enum StoredActivations {
     /// Everything that the backward pass reads, except attention probabilities.
     #[default]
     All,
+    /// All but the hidden activations of the feed-forward part, two fifths of the memory, which the
+    /// backward pass computes again with one more product for every ten (selective activation
+    /// recomputation, Korthikanti et al. 2022).
+    Selective,
     /// The input of each block, whose other activations the backward pass computes again:
     /// activation checkpointing.
     Inputs,
+}
+
+impl StoredActivations {
+    /// Returns the default for a device. A GPU has less memory than its speed could use, and one
+    /// product more costs it little.
+    pub fn default_on(device: &Device) -> StoredActivations {
+        match device.is_cpu() {
+            true => StoredActivations::All,
+            false => StoredActivations::Selective,
+        }
+    }
 }
 
 /// The input of an encoder.
@@ -90,7 +105,7 @@ pub struct Tape {
 /// What is stored of one block: see [`StoredActivations`].
 enum BlockTape {
     Input(Tensor),
-    All(Box<BlockActivations>),
+    Activations(Box<BlockActivations>),
 }
 
 /// The gradients of an encoder's LoRA adapters and mask token.
@@ -179,6 +194,7 @@ impl Encoder {
         selection: &'a RowSelection,
         adapters: Option<&'a LoraAdapters>,
         dropout: &'a DropoutConfig,
+        store_hidden: bool,
     ) -> BlockCall<'a> {
         BlockCall {
             index,
@@ -192,6 +208,7 @@ impl Encoder {
             },
             adapters: adapters.map(|adapters| &adapters.blocks[index]),
             scale: adapters.map_or(0.0, |adapters| adapters.scale),
+            store_hidden,
         }
     }
 
@@ -215,15 +232,16 @@ impl Encoder {
             x = y;
         }
         let selection = RowSelection::class_and_mask_tokens(&rows, x.device())?;
+        let store_hidden = stored == Some(StoredActivations::All);
         let mut blocks = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
-            let call = self.block_call(i, &rows, &selection, adapters, dropout);
+            let call = self.block_call(i, &rows, &selection, adapters, dropout, store_hidden);
             let (y, activations) = block.forward(&x, &call)?;
             match stored {
                 None => {}
                 Some(StoredActivations::Inputs) => blocks.push(BlockTape::Input(x)),
-                Some(StoredActivations::All) => {
-                    blocks.push(BlockTape::All(Box::new(activations)));
+                Some(StoredActivations::All | StoredActivations::Selective) => {
+                    blocks.push(BlockTape::Activations(Box::new(activations)));
                 }
             }
             x = y;
@@ -305,9 +323,9 @@ impl Encoder {
     ) -> Result<(Tensor, Vec<Vec<Adapter>>)> {
         let mut gradients = Vec::with_capacity(self.blocks.len());
         for (i, block) in self.blocks.iter().enumerate().rev() {
-            let call = self.block_call(i, rows, selection, adapters, dropout);
+            let call = self.block_call(i, rows, selection, adapters, dropout, true);
             let activations = match tapes.pop() {
-                Some(BlockTape::All(activations)) => activations,
+                Some(BlockTape::Activations(activations)) => activations,
                 Some(BlockTape::Input(x)) => Box::new(block.forward(&x, &call)?.1),
                 None => anyhow::bail!("backward after a forward pass that stored nothing"),
             };

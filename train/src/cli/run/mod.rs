@@ -70,6 +70,9 @@ fn start(args: &RunArgs, compute: &Compute) -> Result<ExitCode> {
     overrides
         .precision
         .get_or_insert(compute.default_precision());
+    overrides
+        .keep
+        .get_or_insert(StoredActivations::default_on(&compute.device));
     let mut job = Job::new(
         &name,
         &shards,
@@ -158,6 +161,7 @@ fn limit_memory(job: &mut Job, limit: u64) -> Result<()> {
         plan.micro_batch,
         match plan.stored {
             StoredActivations::All => "all activations",
+            StoredActivations::Selective => "all activations but the feed-forward parts'",
             StoredActivations::Inputs => "only the inputs of blocks",
         }
     );
