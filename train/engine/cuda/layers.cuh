@@ -91,7 +91,7 @@ DEVICE void lora_down(const T* x, Factors a, float* u, const unsigned* positions
         float sum = 0.f, v[VECTOR_WIDTH], w[VECTOR_WIDTH];
         for (int c = lane() * VECTOR_WIDTH; c < d; c += 32 * VECTOR_WIDTH) {
             load8(x + c, v), load8(factor + c, w);
-            apply_dropout(drop, k / rank, positions[2 * row], positions[2 * row + 1], d, c / VECTOR_WIDTH, v);
+            apply_dropout(drop, k / rank, positions + 2 * row, d, c / VECTOR_WIDTH, v);
             for (int i = 0; i < VECTOR_WIDTH; ++i) sum += v[i] * w[i];
         }
         sum = warp_sum(sum);
@@ -120,35 +120,34 @@ DEVICE float activation_derivative(float z, int quick_gelu) {
 /// `parts` is 0 without adapters; `residual` may be null. A thread handles eight columns.
 template <class T>
 DEVICE void linear_epilogue(T* y, const float* bias, Factors b, const float* u, const T* residual, T* activated,
-                          const unsigned* positions, int n, int out, int parts, int rank, float scale, Dropout drop,
-                          int quick_gelu) {
-    size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    int groups = out / VECTOR_WIDTH;
-    if (index >= size_t(n) * groups) return;
-    int row = index / groups, c = index % groups * VECTOR_WIDTH;
-    size_t at = size_t(row) * out + c;
+                            const unsigned* positions, int n, int out, int parts, int rank, float scale,
+                            Dropout drop, int quick_gelu) {
+    unsigned index = element_group(), groups = out / VECTOR_WIDTH, row = index / groups;
+    if (row >= unsigned(n)) return;
+    unsigned c = (index - row * groups) * VECTOR_WIDTH;
+    size_t at = size_t(index) * VECTOR_WIDTH;
     float v[VECTOR_WIDTH], w[VECTOR_WIDTH];
     load8(y + at, v), load8(bias + c, w);
     for (int i = 0; i < VECTOR_WIDTH; ++i) v[i] += w[i];
     if (parts) {
-        int width = out / parts, part = c / width;
-        const float* factor = b.of(part) + size_t(c % width) * rank;
-        const float* own_u = u + (size_t(row) * parts + part) * rank;
+        unsigned width = out / parts, part = c / width;
+        const float* factor = b.of(part) + (c - part * width) * rank;
+        const float* own_u = u + size_t(row * parts + part) * rank;
         for (int i = 0; i < VECTOR_WIDTH; ++i) {
             float sum = 0.f;
             for (int r = 0; r < rank; ++r) sum += factor[i * rank + r] * own_u[r];
             v[i] += scale * sum;
         }
     }
-    apply_dropout(drop, 0, positions[2 * row], positions[2 * row + 1], out, c / VECTOR_WIDTH, v);
+    apply_dropout(drop, 0, positions + 2 * row, out, c / VECTOR_WIDTH, v);
     if (residual) {
         load8(residual + at, w);
         for (int i = 0; i < VECTOR_WIDTH; ++i) v[i] += w[i];
     }
     store8(y + at, v);
     if (activated) {
-        // The backward pass reads what is stored, so the activation is that of the rounded number.
-        load8(y + at, v);
+        // The backward pass has y as it is stored, so the activation is that of the rounded number.
+        round8(y, v);
         for (int i = 0; i < VECTOR_WIDTH; ++i) v[i] = activation(v[i], quick_gelu);
         store8(activated + at, v);
     }
@@ -177,23 +176,22 @@ DEVICE void lora_up_backward(const T* dy, Factors b, float* du, int n, int out, 
 template <class T>
 DEVICE void lora_down_backward(T* dx, Factors a, const float* du, const unsigned* positions, int n, int d, int parts,
                                int rank, Dropout drop) {
-    size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    int groups = d / VECTOR_WIDTH;
-    if (index >= size_t(n) * groups) return;
-    int row = index / groups, c = index % groups * VECTOR_WIDTH;
+    unsigned index = element_group(), groups = d / VECTOR_WIDTH, row = index / groups;
+    if (row >= unsigned(n)) return;
+    unsigned c = (index - row * groups) * VECTOR_WIDTH;
     float sum[VECTOR_WIDTH], v[VECTOR_WIDTH], w[VECTOR_WIDTH];
-    load8(dx + size_t(row) * d + c, sum);
+    load8(dx + size_t(index) * VECTOR_WIDTH, sum);
     for (int part = 0; part < parts; ++part) {
         for (int i = 0; i < VECTOR_WIDTH; ++i) v[i] = 0.f;
         for (int r = 0; r < rank; ++r) {
-            float factor = du[(size_t(row) * parts + part) * rank + r];
+            float factor = du[size_t(row * parts + part) * rank + r];
             load8(a.of(part) + size_t(r) * d + c, w);
             for (int i = 0; i < VECTOR_WIDTH; ++i) v[i] += factor * w[i];
         }
-        apply_dropout(drop, part, positions[2 * row], positions[2 * row + 1], d, c / VECTOR_WIDTH, v);
+        apply_dropout(drop, part, positions + 2 * row, d, c / VECTOR_WIDTH, v);
         for (int i = 0; i < VECTOR_WIDTH; ++i) sum[i] += v[i];
     }
-    store8(dx + size_t(row) * d + c, sum);
+    store8(dx + size_t(index) * VECTOR_WIDTH, sum);
 }
 
 /// partial[chunk, k, c] = sum over the chunk's rows of weights[row, k] mask x[row, start(k) + c]:
@@ -208,7 +206,7 @@ DEVICE void column_sums(const T* x, const float* weights, float* partial, const 
     int first = blockIdx.y * SUM_ROWS, last = first + SUM_ROWS < n ? first + SUM_ROWS : n;
     for (int row = first; row < last; ++row) {
         load8(x + size_t(row) * stride + part * step + c, v);
-        apply_dropout(drop, part, positions[2 * row], positions[2 * row + 1], width, c / VECTOR_WIDTH, v);
+        apply_dropout(drop, part, positions + 2 * row, width, c / VECTOR_WIDTH, v);
         float weight = scale * weights[size_t(row) * parts * rank + k];
         for (int i = 0; i < VECTOR_WIDTH; ++i) sum[i] += weight * v[i];
     }
@@ -218,7 +216,7 @@ DEVICE void column_sums(const T* x, const float* weights, float* partial, const 
 /// Applies the activation function: y = f(z), eight values per thread.
 template <class T>
 DEVICE void activate(const T* z, T* y, unsigned groups, int quick_gelu) {
-    size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    size_t index = element_group();
     if (index >= groups) return;
     float v[VECTOR_WIDTH];
     load8(z + index * VECTOR_WIDTH, v);
@@ -229,7 +227,7 @@ DEVICE void activate(const T* z, T* y, unsigned groups, int quick_gelu) {
 /// dz = dy f'(z).
 template <class T>
 DEVICE void activate_backward(const T* z, const T* dy, T* dz, unsigned groups, int quick_gelu) {
-    size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    size_t index = element_group();
     if (index >= groups) return;
     float v[VECTOR_WIDTH], g[VECTOR_WIDTH];
     load8(z + index * VECTOR_WIDTH, v), load8(dy + index * VECTOR_WIDTH, g);
@@ -240,14 +238,12 @@ DEVICE void activate_backward(const T* z, const T* dy, T* dz, unsigned groups, i
 /// y = dropout(x), `n x d`.
 template <class T>
 DEVICE void dropout(const T* x, T* y, const unsigned* positions, int n, int d, Dropout drop) {
-    size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    int groups = d / VECTOR_WIDTH;
-    if (index >= size_t(n) * groups) return;
-    int row = index / groups;
+    unsigned index = element_group(), groups = d / VECTOR_WIDTH, row = index / groups;
+    if (row >= unsigned(n)) return;
     float v[VECTOR_WIDTH];
-    load8(x + index * VECTOR_WIDTH, v);
-    apply_dropout(drop, 0, positions[2 * row], positions[2 * row + 1], d, index % groups, v);
-    store8(y + index * VECTOR_WIDTH, v);
+    load8(x + size_t(index) * VECTOR_WIDTH, v);
+    apply_dropout(drop, 0, positions + 2 * row, d, index - row * groups, v);
+    store8(y + size_t(index) * VECTOR_WIDTH, v);
 }
 
 /// Patches of `planes` images or spectrograms as rows (`inputs * down * across` x

@@ -86,9 +86,24 @@ DEVICE void store8(bf16* p, const float x[VECTOR_WIDTH]) {
     *reinterpret_cast<Quad*>(p) = quad;
 }
 
+/// Rounds eight numbers as storing and loading them would.
+DEVICE void round8(const float*, float[VECTOR_WIDTH]) {}
+DEVICE void round8(const bf16*, float x[VECTOR_WIDTH]) {
+    for (int j = 0; j < 4; ++j) {
+        unsigned both = pack(x[2 * j], x[2 * j + 1]);
+        x[2 * j] = bits_to_float(both << 16);
+        x[2 * j + 1] = bits_to_float(both & 0xffff0000u);
+    }
+}
+
 /// The row that a warp handles, where each warp handles one.
 DEVICE int warp_row() { return blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; }
 DEVICE int lane() { return threadIdx.x % 32; }
+
+/// The group of eight numbers that a thread handles, where each thread handles one. A matrix has
+/// fewer groups than 2^32, and the GPU divides numbers of 32 bits several times faster than those
+/// of 64.
+DEVICE unsigned element_group() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
 /// Returns the sum over the lanes of a warp, in every lane.
 DEVICE float warp_sum(float x) {
@@ -135,11 +150,12 @@ DEVICE float dropout_factor(const Dropout& drop, const unsigned words[4], int i)
     return ((words[i / 2] >> (16 * (i % 2))) & 0xffff) < drop.threshold ? 0.f : drop.scale;
 }
 
-/// Multiplies the eight columns of a group by their mask.
-DEVICE void apply_dropout(const Dropout& drop, unsigned module, unsigned sample, unsigned row, unsigned width,
+/// Multiplies the eight columns of a group by their mask. `position`, the (sample, position) of the
+/// row, is read only if something is dropped.
+DEVICE void apply_dropout(const Dropout& drop, unsigned module, const unsigned* position, unsigned width,
                           unsigned group, float x[VECTOR_WIDTH]) {
     if (!drop.threshold) return;
     unsigned words[4];
-    random_words(drop, module, sample, row, width, group, words);
+    random_words(drop, module, position[0], position[1], width, group, words);
     for (int i = 0; i < VECTOR_WIDTH; ++i) x[i] *= dropout_factor(drop, words, i);
 }

@@ -91,9 +91,13 @@ impl Gpu {
             .launch(kernel, grid, threads, shared as u32, arguments)
     }
 
-    /// Launches one thread for every [`VECTOR_WIDTH`] elements.
+    /// Launches one thread for every [`VECTOR_WIDTH`] elements. The kernels number the threads in
+    /// 32 bits.
     fn launch_elements(&self, kernel: &str, elements: usize, arguments: &[Argument]) -> Result<()> {
         let blocks = (elements / VECTOR_WIDTH).div_ceil(THREADS as usize);
+        if blocks * THREADS as usize > u32::MAX as usize {
+            bail!("{elements} numbers are too many for the kernel {kernel}: use a smaller micro-batch");
+        }
         self.launch(kernel, [blocks, 1, 1], THREADS, 0, arguments)
     }
 
