@@ -36,9 +36,10 @@
         lora_down_backward(dx, a, du, positions, n, d, parts, rank, drop);                                           \
     }                                                                                                                \
     EXPORT(lora_down_backward_##suffix)                                                                              \
-    KERNEL column_sums_##suffix(const T* x, const float* weights, float* partial, const unsigned* positions, int n,  \
-                                int stride, int width, int step, int parts, int rank, float scale, Dropout drop) {   \
-        column_sums(x, weights, partial, positions, n, stride, width, step, parts, rank, scale, drop);               \
+    KERNEL __launch_bounds__(SUM_GROUPS* SUM_LANES, SUM_BLOCKS) column_sums_##suffix(                                \
+        const T* x, const float* weights, float* partial, const unsigned* positions, int n, int columns,             \
+        int width, int chunk, int parts, int rank, float scale, Dropout drop) {                                      \
+        column_sums(x, weights, partial, positions, n, columns, width, chunk, parts, rank, scale, drop);             \
     }                                                                                                                \
     EXPORT(column_sums_##suffix)                                                                                     \
     KERNEL activate_##suffix(const T* z, T* y, unsigned groups, int quick_gelu) {                                    \
@@ -89,13 +90,35 @@ ATTENTION(bf16, bf16, 16)
 ATTENTION(bf16, bf16, 32)
 ATTENTION(bf16, bf16, 64)
 
-/// sum[i] = partial[0, i] + partial[1, i] + ...
-KERNEL add_chunks(const float* partial, float* sum, int chunks, int width) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= width) return;
+/// The partial sums of one call of `column_sums`, and where their sum goes.
+struct PartialSums {
+    const float* partial;
+    float* sum;
+    /// Chunks, and numbers in each of them.
+    int chunks, numbers;
+    /// The sum is `numbers / (rank * width)` matrices `rank x width`, and is written transposed.
+    int width, rank;
+};
+
+/// Threads that add up the chunks of one number.
+constexpr int CHUNK_LANES = 8;
+
+/// sum[i] = partial[0, i] + partial[1, i] + ... in a fixed order, over a table of sums. Block: (32
+/// numbers, sum), with a warp for every eighth chunk.
+KERNEL add_chunks(const PartialSums* table) {
+    SHARED(float, chunk_sums);
+    PartialSums s = table[blockIdx.y];
+    int i = blockIdx.x * 32 + lane(), first = threadIdx.x / 32;
     float total = 0.f;
-    for (int chunk = 0; chunk < chunks; ++chunk) total += partial[size_t(chunk) * width + i];
-    sum[i] = total;
+    if (i < s.numbers)
+        for (int chunk = first; chunk < s.chunks; chunk += CHUNK_LANES)
+            total += s.partial[size_t(chunk) * s.numbers + i];
+    chunk_sums[threadIdx.x] = total;
+    __syncthreads();
+    if (first || i >= s.numbers) return;
+    for (int other = 1; other < CHUNK_LANES; ++other) total += chunk_sums[other * 32 + lane()];
+    int k = i / s.width, c = i % s.width;
+    s.sum[(k / s.rank * s.width + c) * s.rank + k % s.rank] = total;
 }
 EXPORT(add_chunks)
 

@@ -7,8 +7,16 @@
 #pragma once
 #include "numbers.h"
 
-/// Rows that one block of `column_sums` adds up.
-constexpr int SUM_ROWS = 128;
+/// A block of `column_sums` has `SUM_LANES` threads for each of `SUM_GROUPS` groups of columns.
+constexpr int SUM_GROUPS = 96, SUM_LANES = 4;
+/// Blocks of `column_sums` that a multiprocessor can hold, whose registers allow more numbers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int SUM_BLOCKS = 2;
+#else
+constexpr int SUM_BLOCKS = 3;
+#endif
+/// Parts of a stacked layer, at most.
+constexpr int MAX_PARTS = 3;
 
 /// y = (x - mean) rstd * scale + shift. The statistics (mean, rstd) of each row are computed and
 /// written if `compute_stats`, else read. One warp per row.
@@ -194,23 +202,52 @@ DEVICE void lora_down_backward(T* dx, Factors a, const float* du, const unsigned
     store8(dx + size_t(index) * VECTOR_WIDTH, sum);
 }
 
-/// partial[chunk, k, c] = sum over the chunk's rows of weights[row, k] mask x[row, start(k) + c]:
-/// both factors' gradients. `step` is 0 if all parts read the same columns of x, `width` if
-/// each reads its own. Block: (eight columns per thread, chunk of SUM_ROWS rows, k).
+/// partial[chunk, part * rank + r, c] = scale * sum over the chunk's rows of
+/// weights[row, part * rank + r] mask x[row, start(part) + c]: both factors' gradients. `x` is
+/// `n x columns`, of which each part reads `width`: all of them, or a slice of its own. Block:
+/// (SUM_GROUPS groups of columns, chunk of `chunk` rows, r), so that x is read once for all parts.
+/// Each lane adds up every SUM_LANES-th row; the lanes' sums are added in their order.
 template <class T>
-DEVICE void column_sums(const T* x, const float* weights, float* partial, const unsigned* positions, int n, int stride,
-                        int width, int step, int parts, int rank, float scale, Dropout drop) {
-    int c = (blockIdx.x * blockDim.x + threadIdx.x) * VECTOR_WIDTH, k = blockIdx.z, part = k / rank;
-    if (c >= width) return;
-    float sum[VECTOR_WIDTH] = {}, v[VECTOR_WIDTH];
-    int first = blockIdx.y * SUM_ROWS, last = first + SUM_ROWS < n ? first + SUM_ROWS : n;
-    for (int row = first; row < last; ++row) {
-        load8(x + size_t(row) * stride + part * step + c, v);
-        apply_dropout(drop, part, positions + 2 * row, width, c / VECTOR_WIDTH, v);
-        float weight = scale * weights[size_t(row) * parts * rank + k];
-        for (int i = 0; i < VECTOR_WIDTH; ++i) sum[i] += weight * v[i];
+DEVICE void column_sums(const T* x, const float* weights, float* partial, const unsigned* positions, int n,
+                        int columns, int width, int chunk, int parts, int rank, float scale, Dropout drop) {
+    SHARED(float, lane_sums);
+    int at = threadIdx.x % SUM_GROUPS, lane = threadIdx.x / SUM_GROUPS;
+    int c = (blockIdx.x * SUM_GROUPS + at) * VECTOR_WIDTH, r = blockIdx.z;
+    int part = c / width, count = columns == width ? parts : 1;
+    bool inside = c < columns;
+    float sum[MAX_PARTS][VECTOR_WIDTH] = {};
+    int first = blockIdx.y * chunk, last = first + chunk < n ? first + chunk : n;
+    if (inside) {
+        for (int row = first + lane; row < last; row += SUM_LANES) {
+            float v[VECTOR_WIDTH];
+            load8(x + size_t(row) * columns + c, v);
+            UNROLL for (int p = 0; p < MAX_PARTS; ++p) {
+                if (p >= count) continue;
+                float weight = weights[size_t(row * parts + part + p) * rank + r], w[VECTOR_WIDTH];
+                for (int i = 0; i < VECTOR_WIDTH; ++i) w[i] = v[i];
+                apply_dropout(drop, part + p, positions + 2 * row, width, (c - part * width) / VECTOR_WIDTH, w);
+                for (int i = 0; i < VECTOR_WIDTH; ++i) sum[p][i] += weight * w[i];
+            }
+        }
     }
-    store8(partial + (size_t(blockIdx.y) * parts * rank + k) * width + c, sum);
+    UNROLL for (int p = 0; p < MAX_PARTS; ++p) {
+        if (p >= count) continue;
+        // The first lane has read the last part's sums.
+        if (p) __syncthreads();
+        if (lane) {
+            for (int i = 0; i < VECTOR_WIDTH; ++i)
+                lane_sums[((lane - 1) * VECTOR_WIDTH + i) * SUM_GROUPS + at] = sum[p][i];
+        }
+        __syncthreads();
+        if (lane || !inside) continue;
+        for (int i = 0; i < VECTOR_WIDTH; ++i) {
+            for (int other = 0; other < SUM_LANES - 1; ++other)
+                sum[p][i] += lane_sums[(other * VECTOR_WIDTH + i) * SUM_GROUPS + at];
+            sum[p][i] *= scale;
+        }
+        size_t k = (size_t(blockIdx.y) * parts + part + p) * rank + r;
+        store8(partial + k * width + c - part * width, sum[p]);
+    }
 }
 
 /// Applies the activation function: y = f(z), eight values per thread.

@@ -8,6 +8,7 @@
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
+//! use engine::layers::AdapterGradients;
 //! use engine::{Adapter, Adapters, Linear, Precision, Rows};
 //!
 //! # fn main() -> candle_core::Result<()> {
@@ -26,9 +27,10 @@
 //! let (y, u) = layer.forward(&x, &rows, Some(&adapters))?;
 //! assert_eq!(y.to_vec2::<f32>()?[0], [8.0; 8]);
 //! // The gradients of the input and of the adapter, given the gradient of the output.
-//! let (dx, grads) = layer.backward(&ones((3, 8))?, &x, u.as_ref(), &rows, Some(&adapters))?;
+//! let (dy, mut grads) = (ones((3, 8))?, AdapterGradients::default());
+//! let dx = layer.backward(&dy, &x, u.as_ref(), &rows, Some(&adapters), &mut grads)?;
 //! assert_eq!(dx.dims(), [3, 4]);
-//! assert_eq!(grads[0].a.dims(), lora.a.dims());
+//! assert_eq!(grads.finish()?[0].a.dims(), lora.a.dims());
 //! # Ok(())
 //! # }
 //! ```

@@ -1,7 +1,7 @@
 //! Layers with inputs on which a GPU is compared with the CPU: by the tests, which run a GPU's
 //! kernels on the host, and by `train selftest`, which runs them on the GPU at hand.
 
-use crate::layers::{activate, activate_backward, dropout};
+use crate::layers::{AdapterGradients, activate, activate_backward, dropout};
 use crate::{Activation, Adapter, Adapters, Attention, Dropout, Linear, Norm, Precision, Rows};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use util::rng::Rng;
@@ -97,9 +97,19 @@ pub fn layer_cases() -> Result<Vec<LayerCase>> {
     cases.push(LayerCase::new("dropout", vec![noise(1, (135, 72))?], |t| {
         Ok(vec![dropout(&t[0], Some(&DROPOUT), &rows())?])
     }));
-    for (parts, rank) in [(1, 1), (3, 1), (3, 2), (1, 4)] {
+    // Parts, rank, input and output width of a part.
+    let sizes = [
+        (1, 1, 40, 24),
+        (3, 1, 40, 24),
+        (3, 2, 40, 24),
+        (1, 4, 40, 24),
+        (3, 16, 8, 8),
+        // Wider than the columns that one block of threads adds up.
+        (3, 1, 776, 264),
+    ];
+    for (parts, rank, d, width) in sizes {
         for dropped in [false, true] {
-            cases.push(linear(parts, rank, dropped)?);
+            cases.push(linear((parts, rank), (d, width), dropped)?);
         }
     }
     for dim in [16, 32, 64] {
@@ -137,8 +147,11 @@ fn norm() -> Result<LayerCase> {
     ))
 }
 
-fn linear(parts: usize, rank: usize, dropped: bool) -> Result<LayerCase> {
-    let (d, width) = (40, 24);
+fn linear(
+    (parts, rank): (usize, usize),
+    (d, width): (usize, usize),
+    dropped: bool,
+) -> Result<LayerCase> {
     let out = parts * width;
     let adapters = (0..parts as u32).map(|i| {
         Ok(Adapter {
@@ -154,7 +167,8 @@ fn linear(parts: usize, rank: usize, dropped: bool) -> Result<LayerCase> {
         noise(5, (135, out))?,
         noise(3, (out, d))?,
     ];
-    let name = format!("linear with {parts} adapters of rank {rank}, dropout {dropped}");
+    let name =
+        format!("linear {d} to {out} with {parts} adapters of rank {rank}, dropout {dropped}");
     Ok(LayerCase::new(name, inputs, move |t| {
         let device = t[0].device();
         let on_device = adapters.iter().map(|adapter| {
@@ -191,13 +205,14 @@ fn linear(parts: usize, rank: usize, dropped: bool) -> Result<LayerCase> {
             |return_z| linear.forward_activated(&t[0], &rows, Activation::Gelu, return_z);
         let (a, z) = activated(true)?;
         let (a_alone, _) = activated(false)?;
-        let (dx, grads) = linear.backward(&t[1], &t[0], u.as_ref(), &rows, adapters)?;
+        let mut grads = AdapterGradients::default();
+        let dx = linear.backward(&t[1], &t[0], u.as_ref(), &rows, adapters, &mut grads)?;
         let single = |t: &Tensor| t.to_dtype(DType::F32);
         let [dw, db] = linear.weight_gradient(&single(&t[1])?, &single(&t[0])?)?;
         let mut all = vec![y, y_residual, a, a_alone, dx, dw, db];
         all.extend(z);
         all.extend(u);
-        all.extend(grads.into_iter().flat_map(|g| [g.a, g.b]));
+        all.extend(grads.finish()?.into_iter().flat_map(|g| [g.a, g.b]));
         Ok(all)
     }))
 }

@@ -3,17 +3,12 @@
 use super::dropout::DropoutArgument;
 use super::elementwise::activation_number;
 use super::launch::Argument;
-use super::{
-    Gpu, ROW_THREADS, THREADS, VECTOR_WIDTH, dims, empty_f32, empty_like, kernel_name, product,
-};
+use super::{Gpu, VECTOR_WIDTH, dims, empty_f32, empty_like, kernel_name, product};
 use crate::cpu::activation::Activation;
 use crate::cpu::dropout::Dropout;
 use crate::params::{Adapter, Adapters, Linear};
 use crate::rows::Rows;
 use candle_core::{Result, Tensor, bail};
-
-/// Rows that one block of the kernel `column_sums` adds up, `SUM_ROWS` in its source.
-const SUM_ROWS: usize = 128;
 
 /// The operations after the product of a linear layer, in this order, in the same kernel as the
 /// bias.
@@ -100,7 +95,7 @@ impl Gpu {
         Ok((y, u, activated))
     }
 
-    /// [`Linear::backward`].
+    /// [`Linear::backward`]. The gradients of the adapters are filled by [`Gpu::add_sums`].
     pub(crate) fn linear_backward(
         &self,
         linear: &Linear,
@@ -109,12 +104,11 @@ impl Gpu {
         u: &Tensor,
         rows: &Rows,
         adapters: &Adapters,
-    ) -> Result<(Tensor, Vec<Adapter>)> {
+    ) -> Result<(Tensor, Vec<Adapter>, [PartialSums; 2])> {
         let (n, out) = dims(dy)?;
         let d = linear.weight.dim(1)?;
         let dx = product(dy, &linear.weight, linear.precision)?;
         let (count, rank) = (adapters.parts.len(), adapters.parts[0].a.dim(0)?);
-        let part_width = out / count;
         let positions = rows.tables(x.device())?.positions;
         let sizes = [Argument::new(count as i32), Argument::new(rank as i32)];
         let du = empty_f32((n, count * rank), x)?;
@@ -148,77 +142,152 @@ impl Gpu {
                 Argument::new(drop),
             ],
         )?;
-        let a = self.column_sums(x, &du, &positions, (d, 0), (count, rank), 1.0, drop)?;
-        let b = self.column_sums(
-            dy,
-            u,
-            &positions,
-            (part_width, part_width),
-            (count, rank),
-            adapters.scale,
-            DropoutArgument::new(None),
-        )?;
+        let a = self.column_sums(&ColumnSums {
+            x,
+            weights: &du,
+            positions: &positions,
+            width: d,
+            rank,
+            scale: 1.0,
+            drop,
+            transposed: false,
+        })?;
+        let b = self.column_sums(&ColumnSums {
+            x: dy,
+            weights: u,
+            positions: &positions,
+            width: out / count,
+            rank,
+            scale: adapters.scale,
+            drop: DropoutArgument::new(None),
+            transposed: true,
+        })?;
         let grads = (0..count).map(|i| {
+            let (a, b) = (a.sum.narrow(0, i, 1)?, b.sum.narrow(0, i, 1)?);
             Ok(Adapter {
-                a: a.narrow(0, i * rank, rank)?,
-                b: b.narrow(0, i * rank, rank)?.t()?.contiguous()?,
+                a: a.reshape((rank, d))?,
+                b: b.reshape((out / count, rank))?,
             })
         });
-        Ok((dx, grads.collect::<Result<_>>()?))
+        Ok((dx, grads.collect::<Result<_>>()?, [a, b]))
     }
 
-    /// Returns, for each `k`, the sum over rows of `weights[row, k] * dropout(x)[row, columns of
-    /// k's part]`.
-    #[allow(clippy::too_many_arguments, reason = "a kernel's operands are many")]
-    fn column_sums(
-        &self,
-        x: &Tensor,
-        weights: &Tensor,
-        positions: &Tensor,
-        (columns, step): (usize, usize),
-        (count, rank): (usize, usize),
-        scale: f64,
-        drop: DropoutArgument,
-    ) -> Result<Tensor> {
-        let (n, stride) = dims(x)?;
-        let (chunks, total) = (n.div_ceil(SUM_ROWS), count * rank);
-        let partial = empty_f32((chunks, total * columns), x)?;
-        let blocks = (columns / VECTOR_WIDTH).div_ceil(ROW_THREADS as usize);
+    /// Sums over the rows of each chunk.
+    fn column_sums(&self, sums: &ColumnSums) -> Result<PartialSums> {
+        let (n, columns) = dims(sums.x)?;
+        let (width, rank) = (sums.width, sums.rank);
+        let total = sums.weights.dim(1)?;
+        let blocks = columns.div_ceil(SUM_GROUPS * VECTOR_WIDTH);
+        let chunk = (n * blocks * rank).div_ceil(TARGET_BLOCKS);
+        let chunk = chunk
+            .next_multiple_of(SUM_LANES)
+            .clamp(MIN_CHUNK, MAX_CHUNK);
+        let chunks = n.div_ceil(chunk);
+        let partial = empty_f32((chunks, total * width), sums.x)?;
         self.launch(
-            &kernel_name("column_sums", x)?,
-            [blocks, chunks, total],
-            ROW_THREADS,
-            0,
+            &kernel_name("column_sums", sums.x)?,
+            [blocks, chunks, rank],
+            (SUM_GROUPS * SUM_LANES) as u32,
+            (SUM_LANES - 1) * VECTOR_WIDTH * SUM_GROUPS * size_of::<f32>(),
             &[
-                self.address(x)?,
-                self.address(weights)?,
+                self.address(sums.x)?,
+                self.address(sums.weights)?,
                 self.address(&partial)?,
-                self.address(positions)?,
+                self.address(sums.positions)?,
                 Argument::new(n as i32),
-                Argument::new(stride as i32),
                 Argument::new(columns as i32),
-                Argument::new(step as i32),
-                Argument::new(count as i32),
+                Argument::new(width as i32),
+                Argument::new(chunk as i32),
+                Argument::new((total / rank) as i32),
                 Argument::new(rank as i32),
-                Argument::new(scale as f32),
-                Argument::new(drop),
+                Argument::new(sums.scale as f32),
+                Argument::new(sums.drop),
             ],
         )?;
-        let sum = empty_f32((total, columns), x)?;
+        let sum = empty_f32((total / rank, rank * width), sums.x)?;
+        let transposed_rank = if sums.transposed { rank } else { 1 };
+        Ok(PartialSums {
+            partial,
+            sum,
+            width,
+            transposed_rank,
+        })
+    }
+
+    /// Fills the gradients of adapters, in one launch for all of them.
+    pub(crate) fn add_sums(&self, sums: &[PartialSums]) -> Result<()> {
+        let Some(first) = sums.first() else {
+            return Ok(());
+        };
+        let mut words = Vec::with_capacity(sums.len() * PartialSums::WORDS);
+        let mut largest = 0;
+        for sum in sums {
+            for tensor in [&sum.partial, &sum.sum] {
+                let address = self.0.address(tensor)?;
+                words.extend([address as u32, (address >> 32) as u32]);
+            }
+            let (chunks, numbers) = sum.partial.dims2()?;
+            words.extend([chunks, numbers, sum.width, sum.transposed_rank].map(|n| n as u32));
+            largest = largest.max(numbers);
+        }
+        let device = first.sum.device();
+        let table = Tensor::from_vec(words, (sums.len(), PartialSums::WORDS), device)?;
         self.launch(
             "add_chunks",
-            [(total * columns).div_ceil(THREADS as usize), 1, 1],
-            THREADS,
-            0,
-            &[
-                self.address(&partial)?,
-                self.address(&sum)?,
-                Argument::new(chunks as i32),
-                Argument::new((total * columns) as i32),
-            ],
-        )?;
-        Ok(sum)
+            [largest.div_ceil(WARP), sums.len(), 1],
+            (WARP * CHUNK_LANES) as u32,
+            WARP * CHUNK_LANES * size_of::<f32>(),
+            &[self.address(&table)?],
+        )
     }
+}
+
+/// Groups of columns of a block of the kernel `column_sums`, as in its source.
+const SUM_GROUPS: usize = 96;
+/// Threads for each group of columns, as in the kernel's source.
+const SUM_LANES: usize = 4;
+/// Blocks that a launch of `column_sums` should have: a few for each multiprocessor of the largest
+/// GPUs. It is the same on all of them, so that sums have the same order.
+const TARGET_BLOCKS: usize = 512;
+/// Rows of a chunk at least: with fewer, the partial sums take longer to add up than the rows.
+const MIN_CHUNK: usize = 16;
+/// Rows of a chunk at most: the partial sums of so many are a few per cent of the rows' bytes.
+const MAX_CHUNK: usize = 256;
+/// Threads of a warp.
+const WARP: usize = 32;
+/// Warps of a block of the kernel `add_chunks`, as in its source.
+const CHUNK_LANES: usize = 8;
+
+/// For each part and `r`, the sum over rows of `scale * weights[row, part * rank + r] *
+/// dropout(x)[row, columns of the part]`.
+struct ColumnSums<'a> {
+    x: &'a Tensor,
+    /// `n x parts*rank`.
+    weights: &'a Tensor,
+    positions: &'a Tensor,
+    /// The columns of a part: all of `x`, or a slice of its own.
+    width: usize,
+    rank: usize,
+    scale: f64,
+    drop: DropoutArgument,
+    /// Whether a part's sum is written as `width x rank` instead of `rank x width`.
+    transposed: bool,
+}
+
+/// Sums over chunks of rows, whose total [`Gpu::add_sums`] writes.
+pub(crate) struct PartialSums {
+    /// `chunks x parts*rank*width`.
+    partial: Tensor,
+    /// `parts x rank*width`.
+    sum: Tensor,
+    width: usize,
+    /// The rank if each part is written transposed, otherwise 1.
+    transposed_rank: usize,
+}
+
+impl PartialSums {
+    /// The size of the kernel's struct `PartialSums` in words.
+    const WORDS: usize = 8;
 }
 
 /// Returns the dropout of the first adapter, from whose random stream the kernels count the

@@ -28,7 +28,7 @@ use std::cell::Cell;
 
 pub(crate) use adamw::AdamWTensor;
 pub use launch::{Argument, Launch};
-pub(crate) use linear::LinearEpilogue;
+pub(crate) use linear::{LinearEpilogue, PartialSums};
 
 thread_local! {
     /// Launches the kernels for tensors in host memory, see [`set_host_launcher`].
@@ -96,7 +96,9 @@ impl Gpu {
     fn launch_elements(&self, kernel: &str, elements: usize, arguments: &[Argument]) -> Result<()> {
         let blocks = (elements / VECTOR_WIDTH).div_ceil(THREADS as usize);
         if blocks * THREADS as usize > u32::MAX as usize {
-            bail!("{elements} numbers are too many for the kernel {kernel}: use a smaller micro-batch");
+            bail!(
+                "{elements} numbers are too many for the kernel {kernel}: use a smaller micro-batch"
+            );
         }
         self.launch(kernel, [blocks, 1, 1], THREADS, 0, arguments)
     }

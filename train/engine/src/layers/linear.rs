@@ -8,10 +8,31 @@ use crate::cpu::dropout::Dropout;
 use crate::cpu::layout::{Columns, Mat};
 use crate::cpu::lora::{Epilogue, Lora, LoraGradients};
 use crate::cpu::matmul::product;
-use crate::cuda::{self, LinearEpilogue};
+use crate::cuda::{self, LinearEpilogue, PartialSums};
 use crate::params::{Adapter, Adapters, Linear};
 use crate::rows::Rows;
 use candle_core::{DType, Device, Result, Tensor, bail};
+
+/// The gradients of adapters, collected over the layers of a backward pass. A GPU computes them in
+/// part where a layer is, and in one launch for all layers at the end.
+#[derive(Default)]
+pub struct AdapterGradients {
+    adapters: Vec<Adapter>,
+    /// The sums that fill them.
+    sums: Vec<PartialSums>,
+}
+
+impl AdapterGradients {
+    /// Returns the gradients in the order in which [`Linear::backward`] has added them.
+    pub fn finish(self) -> Result<Vec<Adapter>> {
+        if let Some(adapter) = self.adapters.first()
+            && let Some(gpu) = cuda::of(&adapter.a)?
+        {
+            gpu.add_sums(&self.sums)?;
+        }
+        Ok(self.adapters)
+    }
+}
 
 impl Linear {
     /// Returns `y = x W^T + b + scale dropout(x) A^T B^T` and, if there are adapters,
@@ -117,9 +138,9 @@ impl Linear {
         })
     }
 
-    /// Returns the gradient of the input through the frozen weight and the adapters, and the
-    /// gradients of the adapters, given that of the output. `u` is what [`Linear::forward`] has
-    /// returned.
+    /// Returns the gradient of the input through the frozen weight and the adapters, given that of
+    /// the output, and adds the gradients of the adapters to `grads`. `u` is what
+    /// [`Linear::forward`] has returned.
     pub fn backward(
         &self,
         dy: &Tensor,
@@ -127,11 +148,17 @@ impl Linear {
         u: Option<&Tensor>,
         rows: &Rows,
         adapters: Option<&Adapters>,
-    ) -> Result<(Tensor, Vec<Adapter>)> {
+        grads: &mut AdapterGradients,
+    ) -> Result<Tensor> {
         let (Some(adapters), Some(u)) = (adapters, u) else {
-            return Ok((self.input_gradient(dy)?, Vec::new()));
+            return self.input_gradient(dy);
         };
-        on_device!(dy, gpu => gpu.linear_backward(self, dy, x, u, rows, adapters));
+        on_device!(dy, gpu => {
+            let (dx, adapters, sums) = gpu.linear_backward(self, dy, x, u, rows, adapters)?;
+            grads.adapters.extend(adapters);
+            grads.sums.extend(sums);
+            Ok(dx)
+        });
         let (n, out) = dy.dims2()?;
         let d = self.weight.dim(1)?;
         typed!(dy, T => {
@@ -142,7 +169,6 @@ impl Linear {
             let parts = adapters.parts.len();
             let rank = adapters.parts[0].a.dim(0)?;
             let width = out / parts;
-            let mut grads = Vec::with_capacity(parts);
             for (i, part) in adapters.parts.iter().enumerate() {
                 let lora = Lora {
                     a: &slice(&part.a)?,
@@ -156,9 +182,10 @@ impl Linear {
                 let dy = Columns { data: &dys[..], stride: out, start: i * width };
                 let u = Columns { data: &us[..], stride: parts * rank, start: i * rank };
                 let LoraGradients { a, b } = lora.backward(dy, u, &mut dx);
-                grads.push(Adapter { a: tensor(a, (rank, d))?, b: tensor(b, (width, rank))? });
+                let (a, b) = (tensor(a, (rank, d))?, tensor(b, (width, rank))?);
+                grads.adapters.push(Adapter { a, b });
             }
-            Ok((tensor(dx, (n, d))?, grads))
+            tensor(dx, (n, d))
         })
     }
 

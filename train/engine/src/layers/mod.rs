@@ -19,3 +19,4 @@ mod linear;
 mod norm;
 
 pub use elementwise::{activate, activate_backward, add, dropout};
+pub use linear::AdapterGradients;

@@ -6,6 +6,7 @@
 
 use super::lora::ADAPTERS;
 use candle_core::{Device, Result, Tensor};
+use engine::layers::AdapterGradients;
 use engine::{Activation, Dropout};
 use engine::{Adapter, Adapters, Attention, AttentionSaved, Linear, Norm, NormStats, Rows, layers};
 use std::ops::Range;
@@ -338,15 +339,17 @@ impl Block {
         Ok((y, activations))
     }
 
-    /// Computes the gradients of the block's input and of its adapters (query, key, value, output),
-    /// given that of its output. Those of the weights go into `sink`, where there is one.
+    /// Computes the gradient of the block's input, given that of its output. The gradients of the
+    /// adapters go into `grads` (output, query, key, value), those of the weights into `sink`, where
+    /// there is one.
     pub(super) fn backward(
         &self,
         dy: &Tensor,
         saved: &BlockActivations,
         call: &BlockCall,
+        grads: &mut AdapterGradients,
         mut sink: Option<&mut GradientSink>,
-    ) -> Result<(Tensor, Vec<Adapter>)> {
+    ) -> Result<Tensor> {
         let BlockActivations {
             x,
             stats1,
@@ -367,8 +370,8 @@ impl Block {
                 sink.norm(StackedLayer::Norm1, &self.norm1, &dh, sum1, stats1)?;
             }
             let d_sum1 = self.norm1.backward(&dh, sum1, stats1, None)?;
-            let (dx, grads) = self.attention_backward(&d_sum1, x, saved, call, &mut sink)?;
-            Ok((layers::add(&dx, &call.scatter_rows(&d_sum1)?)?, grads))
+            let dx = self.attention_backward(&d_sum1, x, saved, call, grads, &mut sink)?;
+            layers::add(&dx, &call.scatter_rows(&d_sum1)?)
         } else {
             let input = || self.norm2.recompute(sum1, stats2);
             let d_fed = self.feed_forward_backward(dy, saved, call, input, &mut sink)?;
@@ -377,14 +380,13 @@ impl Block {
             }
             let d_sum1 = self.norm2.backward(&d_fed, sum1, stats2, Some(dy))?;
             let input = self.norm1.recompute(x, stats1)?;
-            let (d_input, grads) =
-                self.attention_backward(&d_sum1, &input, saved, call, &mut sink)?;
+            let d_input =
+                self.attention_backward(&d_sum1, &input, saved, call, grads, &mut sink)?;
             if let Some(sink) = &mut sink {
                 sink.norm(StackedLayer::Norm1, &self.norm1, &d_input, x, stats1)?;
             }
             let residual = call.scatter_rows(&d_sum1)?;
-            let dx = self.norm1.backward(&d_input, x, stats1, Some(&residual))?;
-            Ok((dx, grads))
+            self.norm1.backward(&d_input, x, stats1, Some(&residual))
         }
     }
 
@@ -419,21 +421,22 @@ impl Block {
         self.fc1.input_gradient(&dz)
     }
 
-    /// Computes the gradients of the stacked projections' `input` and of the adapters, given that
-    /// of the output layer's result.
+    /// Computes the gradient of the stacked projections' `input` and adds those of the adapters to
+    /// `grads`, given that of the output layer's result.
     fn attention_backward(
         &self,
         dy: &Tensor,
         input: &Tensor,
         saved: &BlockActivations,
         call: &BlockCall,
+        grads: &mut AdapterGradients,
         sink: &mut Option<&mut GradientSink>,
-    ) -> Result<(Tensor, Vec<Adapter>)> {
+    ) -> Result<Tensor> {
         let (rows, attended) = (call.rows_out(), call.select_rows(&saved.attended)?);
         let dy = layers::dropout(dy, call.hidden_dropout(0).as_ref(), rows)?;
-        let (d_attended, out_grads) = call.with_adapters(OUT_ADAPTER, |a| {
+        let d_attended = call.with_adapters(OUT_ADAPTER, |a| {
             self.out
-                .backward(&dy, &attended, saved.out_u.as_ref(), rows, a)
+                .backward(&dy, &attended, saved.out_u.as_ref(), rows, a, grads)
         })?;
         let dropout = call.attention_dropout();
         let d_qkv = self.attention(call, dropout.as_ref()).backward(
@@ -446,12 +449,10 @@ impl Block {
             sink.linear(StackedLayer::Out, &self.out, &dy, &attended)?;
             sink.linear(StackedLayer::Qkv, &self.qkv, &d_qkv, input)?;
         }
-        let (dx, mut grads) = call.with_adapters(QKV_ADAPTERS, |a| {
+        call.with_adapters(QKV_ADAPTERS, |a| {
             self.qkv
-                .backward(&d_qkv, input, saved.qkv_u.as_ref(), call.rows, a)
-        })?;
-        grads.extend(out_grads);
-        Ok((dx, grads))
+                .backward(&d_qkv, input, saved.qkv_u.as_ref(), call.rows, a, grads)
+        })
     }
 
     /// Returns the block's attention over the sequences of a call.

@@ -21,10 +21,11 @@ use block::{Block, BlockActivations, BlockCall, BlockConfig, GradientSink, RowSe
 use candle_core::{DType, Device, Tensor};
 use config::{EncoderConfig, Kind};
 use embeddings::Embedding;
+use engine::layers::AdapterGradients;
 use engine::{Adapter, Arithmetic, Norm, NormStats, Precision, Rows};
 use features::ModalityData;
 use layer_reader::LayerReader;
-use lora::LoraAdapters;
+use lora::{ADAPTERS, LoraAdapters};
 use serde::{Deserialize, Serialize};
 use weights::Weights;
 
@@ -321,7 +322,7 @@ impl Encoder {
         adapters: Option<&LoraAdapters>,
         mut sinks: Option<&mut Vec<GradientSink>>,
     ) -> Result<(Tensor, Vec<Vec<Adapter>>)> {
-        let mut gradients = Vec::with_capacity(self.blocks.len());
+        let mut grads = AdapterGradients::default();
         for (i, block) in self.blocks.iter().enumerate().rev() {
             let call = self.block_call(i, rows, selection, adapters, dropout, true);
             let activations = match tapes.pop() {
@@ -330,18 +331,23 @@ impl Encoder {
                 None => anyhow::bail!("backward after a forward pass that stored nothing"),
             };
             let mut sink = sinks.is_some().then(GradientSink::default);
-            let (d, block_gradients) = block.backward(&dx, &activations, &call, sink.as_mut())?;
-            dx = d;
-            gradients.push(block_gradients);
+            dx = block.backward(&dx, &activations, &call, &mut grads, sink.as_mut())?;
             if let (Some(sinks), Some(sink)) = (&mut sinks, sink) {
                 sinks.push(sink);
             }
         }
-        gradients.reverse();
         if let Some(sinks) = sinks {
             sinks.reverse();
         }
-        Ok((dx, gradients))
+        // The gradients come as the layers were gone through: the last block first, and in each
+        // the adapter of the output layer before the others.
+        let grads = grads.finish()?;
+        let blocks = grads.rchunks_exact(ADAPTERS).map(|block| {
+            let mut block = block.to_vec();
+            block.rotate_left(1);
+            block
+        });
+        Ok((dx, blocks.collect()))
     }
 }
 
