@@ -1,0 +1,656 @@
+"""The table of the kernels: for each one its arguments, its grid, what it is to compute, and the shapes at which it is run.
+
+A function below describes a kernel: it makes inputs of a shape, and returns a `Case`. `small_entries` and `real_entries` list all
+of them, the most important first. Shapes are those of a training step: 12 heads of 64 numbers; 4, 32 and 128 spectrograms of 1215 tokens (4860, 38880
+and 155520 rows), images of 198 and texts of 41. The small shapes have an odd number of rows, a sequence of one token, and heads of
+each size.
+"""
+
+import functools
+from dataclasses import dataclass, field
+
+import kernel_peers as peers
+import kernel_reference as reference
+import torch
+
+F32, BF16 = torch.float32, torch.bfloat16
+SUFFIXES = {F32: "f32", BF16: "bf16"}
+# The limits of the largest difference, relative to the largest number of the result; 8e-7 was measured in f32. The significand of a
+# bf16 has 8 bits: rounding a result changes it by up to 2^-8. Attention in bf16 also rounds the probabilities.
+LIMITS = {F32: 5e-6, BF16: 5e-3}
+ATTENTION_LIMIT = 1.5e-2
+# Elements around each tensor that a kernel must neither use nor change: more than a tile of attention at the small shapes.
+GUARD = 1 << 15
+LARGE_INDEX = 0x7FFFFFFF
+THREADS, ROW_THREADS, ROWS_PER_BLOCK = 256, 128, 4
+WIDTH, HEADS, HEAD_SIZE, EPS = 768, 12, 64, 1e-5
+SMALL = ((64, 1, 70), (3, 0, 9))
+OFF = {"threshold": 0, "scale": 1.0, "key": (0, 0), "module": 0, "step": 0}
+RATE = 0.1
+ON = {"threshold": round(RATE * 65536), "scale": 1 / (1 - RATE), "key": (0x23456789, 0x1), "module": 12, "step": 5}
+
+
+def div_ceil(a, b):
+    return -(-a // b)
+
+
+@dataclass
+class Case:
+    """A launch of a kernel and what is expected of it."""
+
+    kernel: str
+    grid: tuple
+    threads: int
+    # Arguments by name; tensors that the kernel writes are also in `outputs`.
+    values: dict
+    outputs: dict
+    # Returns the expected outputs by name, in double precision.
+    expected: object
+    shared: int = 0
+    limits: dict = field(default_factory=dict)
+    # What the kernel reads and writes at least, and computes.
+    bytes: int = 0
+    flops: int = 0
+
+
+class Inputs:
+    """Makes the tensors of a case, each between two guards of NaN or of a large index."""
+
+    def __init__(self, source, device, dtype, seed=0):
+        self.source, self.device, self.dtype = source, device, dtype
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.guarded = []
+
+    def empty(self, *shape, dtype=None):
+        """A tensor of which every element is wrong until it is written."""
+        dtype = dtype or self.dtype
+        size = torch.Size(shape).numel()
+        wrong = float("nan") if dtype.is_floating_point else LARGE_INDEX
+        buffer = torch.full((size + 2 * GUARD,), wrong, dtype=dtype, device=self.device)
+        self.guarded.append(buffer)
+        return buffer[GUARD : GUARD + size].view(shape)
+
+    def normal(self, *shape, dtype=None, scale=1.0):
+        tensor = self.empty(*shape, dtype=dtype)
+        return tensor.copy_(torch.randn(shape, generator=self.generator, device=self.device).mul_(scale))
+
+    def table(self, numbers):
+        tensor = self.empty(*torch.Size(torch.as_tensor(numbers).shape), dtype=torch.int32)
+        return tensor.copy_(torch.as_tensor(numbers))
+
+    def copy(self, tensor):
+        return self.empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor)
+
+    def guards_hold(self):
+        """Whether no kernel has written outside of its tensors."""
+        ends = (end for buffer in self.guarded for end in (buffer[:GUARD], buffer[-GUARD:]))
+        return all(bool(end.isnan().all() if end.is_floating_point() else (end == LARGE_INDEX).all()) for end in ends)
+
+    def factors(self, count, *shape):
+        """One factor of each adapter, and the struct `Factors` of them."""
+        made = [self.normal(*shape, dtype=F32) for _ in range(count)]
+        return made, dict(zip(("first", "second", "third"), made + [None] * (3 - count)))
+
+
+class Layout:
+    """Packed sequences and the tables that describe them."""
+
+    def __init__(self, inputs, lengths, samples):
+        self.lengths, self.longest = lengths, max(lengths)
+        self.starts = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+        self.n = self.starts[-1]
+        numbers = torch.repeat_interleave(torch.tensor(samples), torch.tensor(lengths))
+        within = torch.cat([torch.arange(length) for length in lengths])
+        self.positions = inputs.table(torch.stack([numbers, within], 1))
+        self.offsets, self.samples = inputs.table(self.starts), inputs.table(samples)
+
+
+def name(kernel, inputs):
+    return f"{kernel}_{SUFFIXES[inputs.dtype]}"
+
+
+def rows_grid(rows):
+    """One warp for every row."""
+    return {"grid": (div_ceil(rows, ROWS_PER_BLOCK), 1, 1), "threads": ROW_THREADS}
+
+
+def elements_grid(inputs, elements):
+    """One thread for every eight elements."""
+    return {"grid": (div_ceil(elements // inputs.source.constants["VECTOR_WIDTH"], THREADS), 1, 1), "threads": THREADS}
+
+
+def size(*tensors):
+    """Bytes of all tensors."""
+    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+
+# Normalisation.
+
+
+def layer_norm(inputs, layout, d=WIDTH, again=False, scale=3.0):
+    """`again` reads the statistics, which here are not those of the rows. At a `scale` of 0.01 the variance is not far above `EPS`."""
+    n = layout.n
+    x, weight, bias = inputs.normal(n, d, scale=scale), inputs.normal(d, dtype=F32), inputs.normal(d, dtype=F32)
+    stats = inputs.normal(n, 2, dtype=F32) if again else inputs.empty(n, 2, dtype=F32)
+    given = stats.clone()
+    y = inputs.empty(n, d)
+
+    def expected():
+        if again:
+            return {"y": reference.normalized(x, given[:, 0], given[:, 1], weight, bias)}
+        y, stats = reference.layer_norm(x, weight, bias, EPS)
+        return {"y": y, "mean": stats[:, 0], "rstd": stats[:, 1]}
+
+    values = {"x": x, "scale": weight, "shift": bias, "y": y, "stats": stats, "n": n, "d": d, "eps": EPS, "compute_stats": int(not again)}
+    outputs = {"y": y} if again else {"y": y, "mean": stats[:, 0], "rstd": stats[:, 1]}
+    return Case(name("layer_norm", inputs), values=values, outputs=outputs, expected=expected, bytes=size(x, y, stats), **rows_grid(n))
+
+
+def layer_norm_backward(inputs, layout, d=WIDTH, residual=True):
+    n = layout.n
+    dy, x, weight = inputs.normal(n, d), inputs.normal(n, d, scale=3.0), inputs.normal(d, dtype=F32)
+    added = inputs.normal(n, d) if residual else None
+    stats = inputs.empty(n, 2, dtype=F32).copy_(reference.layer_norm(x, weight, weight, EPS)[1])
+    dx = inputs.empty(n, d)
+    values = {"dy": dy, "x": x, "scale": weight, "stats": stats, "residual": added, "dx": dx, "n": n, "d": d}
+    return Case(
+        name("layer_norm_backward", inputs),
+        values=values,
+        outputs={"dx": dx},
+        expected=lambda: {"dx": reference.layer_norm_backward(dy, x, weight, EPS, added)},
+        bytes=size(dy, x, added, dx, stats),
+        **rows_grid(n),
+    )
+
+
+# Linear layers.
+
+
+def lora_down(inputs, layout, d=WIDTH, parts=3, rank=1, drop=ON):
+    n = layout.n
+    x, (a, a_struct) = inputs.normal(n, d), inputs.factors(parts, rank, d)
+    u = inputs.empty(n, parts * rank, dtype=F32)
+    values = {"x": x, "a": a_struct, "u": u, "positions": layout.positions, "n": n, "d": d, "parts": parts, "rank": rank, "drop": drop}
+
+    def expected():
+        return {"u": torch.cat([reference.dropped(x, drop, i, layout.positions) @ a[i].double().T for i in range(parts)], 1)}
+
+    return Case(name("lora_down", inputs), values=values, outputs={"u": u}, expected=expected, bytes=size(x, u), **rows_grid(n))
+
+
+def linear_epilogue(inputs, layout, out=WIDTH, parts=1, rank=1, residual=False, activation=None, drop=OFF):
+    """`activation` is None, "gelu" or "quick gelu"."""
+    n, scale = layout.n, 0.7
+    y, bias = inputs.normal(n, out), inputs.normal(out, dtype=F32)
+    product = y.clone()
+    b, b_struct = inputs.factors(parts, out // max(parts, 1), rank)
+    u = inputs.normal(n, parts * rank, dtype=F32) if parts else None
+    added = inputs.normal(n, out) if residual else None
+    activated = inputs.empty(n, out) if activation else None
+    quick = activation == "quick gelu"
+
+    def expected():
+        x = product.double() + bias.double()
+        if parts:
+            ups = [u[:, i * rank : (i + 1) * rank].double() @ b[i].double().T for i in range(parts)]
+            x += scale * torch.cat(ups, 1)
+        x = reference.dropped(x, drop, 0, layout.positions)
+        if residual:
+            x += added.double()
+        return {"y": x, "activated": reference.activation(x, quick)} if activation else {"y": x}
+
+    values = {"y": y, "bias": bias, "b": b_struct, "u": u, "residual": added, "activated": activated, "positions": layout.positions}
+    values |= {"n": n, "out": out, "parts": parts, "rank": rank, "scale": scale, "drop": drop, "quick_gelu": int(quick)}
+    outputs = {"y": y, "activated": activated} if activation else {"y": y}
+    moved = 2 * size(y) + size(added, activated, u)
+    return Case(
+        name("linear_epilogue", inputs), values=values, outputs=outputs, expected=expected, bytes=moved, **elements_grid(inputs, n * out)
+    )
+
+
+def lora_up_backward(inputs, layout, out=WIDTH, parts=3, rank=1):
+    n, scale, width = layout.n, 0.7, out // parts
+    dy, (b, b_struct) = inputs.normal(n, out), inputs.factors(parts, width, rank)
+    du = inputs.empty(n, parts * rank, dtype=F32)
+    values = {"dy": dy, "b": b_struct, "du": du, "n": n, "out": out, "parts": parts, "rank": rank, "scale": scale}
+
+    def expected():
+        return {"du": scale * torch.cat([dy[:, i * width : (i + 1) * width].double() @ b[i].double() for i in range(parts)], 1)}
+
+    return Case(name("lora_up_backward", inputs), values=values, outputs={"du": du}, expected=expected, bytes=size(dy, du), **rows_grid(n))
+
+
+def lora_down_backward(inputs, layout, d=WIDTH, parts=3, rank=1, drop=ON):
+    n = layout.n
+    dx, (a, a_struct) = inputs.normal(n, d), inputs.factors(parts, rank, d)
+    product = dx.clone()
+    du = inputs.normal(n, parts * rank, dtype=F32)
+    values = {"dx": dx, "a": a_struct, "du": du, "positions": layout.positions, "n": n, "d": d, "parts": parts, "rank": rank, "drop": drop}
+
+    def expected():
+        total = product.double()
+        for i in range(parts):
+            own = du[:, i * rank : (i + 1) * rank].double() @ a[i].double()
+            total += reference.dropped(own, drop, i, layout.positions)
+        return {"dx": total}
+
+    return Case(
+        name("lora_down_backward", inputs),
+        values=values,
+        outputs={"dx": dx},
+        expected=expected,
+        bytes=2 * size(dx) + size(du),
+        **elements_grid(inputs, n * d),
+    )
+
+
+def column_sums(inputs, layout, width=WIDTH, parts=3, rank=1, own=False, drop=OFF):
+    """`own`: each part has columns of its own, as the gradient of B needs; else all read the same, as that of A."""
+    n, scale, total = layout.n, 0.7, parts * rank
+    stride, step = (parts * width, width) if own else (width, 0)
+    x, weights = inputs.normal(n, stride), inputs.normal(n, total, dtype=F32)
+    rows = inputs.source.constants["SUM_ROWS"]
+    chunks = div_ceil(n, rows)
+    partial = inputs.empty(chunks, total, width, dtype=F32)
+    values = {"x": x, "weights": weights, "partial": partial, "positions": layout.positions, "n": n, "stride": stride, "width": width}
+    values |= {"step": step, "parts": parts, "rank": rank, "scale": scale, "drop": drop}
+
+    def expected():
+        sums = []
+        for i in range(parts):
+            x_part = reference.dropped(x[:, i * step : i * step + width], drop, i, layout.positions)
+            weight = scale * weights[:, i * rank : (i + 1) * rank].double()
+            both = [torch.nn.functional.pad(t, (0, 0, 0, chunks * rows - n)).view(chunks, rows, -1) for t in (weight, x_part)]
+            sums.append(both[0].mT @ both[1])
+        return {"partial": torch.cat(sums, 1)}
+
+    blocks = div_ceil(width // inputs.source.constants["VECTOR_WIDTH"], ROW_THREADS)
+    return Case(
+        name("column_sums", inputs),
+        grid=(blocks, chunks, total),
+        threads=ROW_THREADS,
+        values=values,
+        outputs={"partial": partial},
+        expected=expected,
+        bytes=size(x, weights, partial),
+    )
+
+
+def add_chunks(inputs, layout, width=3 * WIDTH):
+    chunks = div_ceil(layout.n, inputs.source.constants["SUM_ROWS"])
+    partial, total = inputs.normal(chunks, width, dtype=F32), inputs.empty(width, dtype=F32)
+    return Case(
+        "add_chunks",
+        grid=(div_ceil(width, THREADS), 1, 1),
+        threads=THREADS,
+        values={"partial": partial, "sum": total, "chunks": chunks, "width": width},
+        outputs={"sum": total},
+        expected=lambda: {"sum": partial.double().sum(0)},
+        bytes=size(partial, total),
+    )
+
+
+# Element by element.
+
+
+def activate(inputs, layout, width=4 * WIDTH, quick=False):
+    z, y = inputs.normal(layout.n, width, scale=3.0), inputs.empty(layout.n, width)
+    return Case(
+        name("activate", inputs),
+        values={"z": z, "y": y, "groups": z.numel() // 8, "quick_gelu": int(quick)},
+        outputs={"y": y},
+        expected=lambda: {"y": reference.activation(z, quick)},
+        bytes=size(z, y),
+        **elements_grid(inputs, z.numel()),
+    )
+
+
+def activate_backward(inputs, layout, width=4 * WIDTH, quick=False):
+    z, dy, dz = inputs.normal(layout.n, width, scale=3.0), inputs.normal(layout.n, width), inputs.empty(layout.n, width)
+    return Case(
+        name("activate_backward", inputs),
+        values={"z": z, "dy": dy, "dz": dz, "groups": z.numel() // 8, "quick_gelu": int(quick)},
+        outputs={"dz": dz},
+        expected=lambda: {"dz": reference.activation_backward(z, dy, quick)},
+        bytes=size(z, dy, dz),
+        **elements_grid(inputs, z.numel()),
+    )
+
+
+def dropout(inputs, layout, d=WIDTH, drop=ON):
+    x, y = inputs.normal(layout.n, d), inputs.empty(layout.n, d)
+    return Case(
+        name("dropout", inputs),
+        values={"x": x, "y": y, "positions": layout.positions, "n": layout.n, "d": d, "drop": drop},
+        outputs={"y": y},
+        expected=lambda: {"y": reference.dropped(x, drop, 0, layout.positions)},
+        bytes=size(x, y),
+        **elements_grid(inputs, x.numel()),
+    )
+
+
+def cut_patches(inputs, layout, count=2, channels=3, rows=32, cols=48, patch=16, strides=(16, 16), transposed=False):
+    """Patches of `count` images; it needs no layout."""
+    down, across = (rows - patch) // strides[0] + 1, (cols - patch) // strides[1] + 1
+    image = inputs.normal(count, channels * rows * cols, dtype=F32)
+    out = inputs.empty(count * down * across, channels * patch * patch)
+    values = {"input": image, "out": out, "total": out.numel(), "channels": channels, "rows": rows, "cols": cols, "patch": patch}
+    values |= {"row_stride": strides[0], "col_stride": strides[1], "down": down, "across": across, "transposed": int(transposed)}
+    return Case(
+        name("cut_patches", inputs),
+        grid=(div_ceil(out.numel(), THREADS), 1, 1),
+        threads=THREADS,
+        values=values,
+        outputs={"out": out},
+        expected=lambda: {"out": reference.cut_patches(image, channels, rows, cols, patch, *strides, transposed)},
+        bytes=size(image, out),
+    )
+
+
+# Attention.
+
+
+class AttentionProblem:
+    """Inputs and expected results that the attention kernels of one shape share."""
+
+    def __init__(self, inputs, layout, heads, dim, drop):
+        n, d = layout.n, heads * dim
+        self.heads, self.dim, self.drop, self.n, self.d = heads, dim, drop, n, d
+        self.layout, self.inputs = layout, inputs
+        self.qkv, self.d_out = inputs.normal(n, 3 * d), inputs.normal(n, d)
+        wide = {"dtype": torch.float64, "device": inputs.device}
+        self.out, self.d_qkv = torch.empty(n, d, **wide), torch.empty(n, 3 * d, **wide)
+        self.lse, self.delta = torch.empty(heads, n, **wide), torch.empty(heads, n, **wide)
+        for start, length, sample in zip(layout.starts, layout.lengths, layout.samples.tolist()):
+            at = slice(start, start + length)
+
+            def by_heads(x):
+                return x[at].view(length, -1, dim).transpose(0, 1)
+
+            rows = torch.arange(heads * length, device=inputs.device)
+            factors = reference.dropout_factors(drop, 0, torch.full_like(rows, sample), rows, length)
+            q, k, v = by_heads(self.qkv).split(heads)
+            factors = None if factors is None else factors.view(heads, length, length)
+            out, lse, delta, *gradients = reference.attention(q, k, v, by_heads(self.d_out), factors)
+            self.out[at] = out.transpose(0, 1).reshape(length, d)
+            self.lse[:, at], self.delta[:, at] = lse, delta
+            self.d_qkv[at] = torch.cat(gradients).transpose(0, 1).reshape(length, 3 * d)
+
+    def case(self, kernel, outputs, expected, values, products, moved, bf16_tile="TILE_BF16", f32_tile="TILE_F32"):
+        """A case of an attention kernel; `products` is the number of matrix products of length x length x dim."""
+        inputs, layout, constants = self.inputs, self.layout, self.inputs.source.constants
+        values = values | {"qkv": self.qkv, "h": self.struct()}
+        if inputs.dtype == BF16:
+            tile = constants[bf16_tile]
+            shared = 2 * tile * ((self.dim + constants["TILE_PADDING"]) * 2 + 4)
+        else:
+            tile = constants[f32_tile]
+            shared = 2 * tile * (self.dim + 1) * 4
+        return Case(
+            f"{name(kernel, inputs)}_{self.dim}",
+            grid=(div_ceil(layout.longest, tile), self.heads, len(layout.lengths)),
+            threads=128,
+            shared=shared,
+            values=values,
+            outputs=outputs,
+            expected=expected,
+            limits={} if inputs.dtype == F32 else {output: ATTENTION_LIMIT for output in outputs},
+            flops=products * 2 * self.d * sum(length**2 for length in layout.lengths),
+            bytes=moved,
+        )
+
+    def struct(self):
+        layout = self.layout
+        shared = {"offsets": layout.offsets, "samples": layout.samples, "n": self.n, "d": self.d}
+        return shared | {"scale": self.dim**-0.5, "drop": self.drop}
+
+    def saved(self):
+        """What the backward kernels read of the forward pass and of `attention_delta`."""
+        lse, delta = (self.inputs.empty(self.heads, self.n, dtype=F32).copy_(t) for t in (self.lse, self.delta))
+        return {"d_out": self.d_out, "lse": lse, "delta": delta}
+
+
+def attention_forward(problem):
+    inputs = problem.inputs
+    out, lse = inputs.empty(problem.n, problem.d), inputs.empty(problem.heads, problem.n, dtype=F32)
+    outputs = {"out": out, "lse": lse}
+    expected = {"out": problem.out, "lse": problem.lse}
+    return problem.case("attention_forward", outputs, lambda: expected, outputs, 2, size(problem.qkv, out, lse))
+
+
+def attention_delta(problem):
+    inputs = problem.inputs
+    out = inputs.empty(problem.n, problem.d).copy_(problem.out)
+    delta = inputs.empty(problem.heads, problem.n, dtype=F32)
+
+    def expected():
+        product = out.double() * problem.d_out.double()
+        return {"delta": product.view(problem.n, problem.heads, problem.dim).sum(2).T}
+
+    values = {"out": out, "d_out": problem.d_out, "delta": delta, "n": problem.n, "d": problem.d, "heads": problem.heads}
+    return Case(
+        name("attention_delta", inputs),
+        values=values,
+        outputs={"delta": delta},
+        expected=expected,
+        bytes=size(out, problem.d_out, delta),
+        **rows_grid(problem.n * problem.heads),
+    )
+
+
+def attention_backward_q(problem):
+    d_qkv, d = problem.inputs.empty(problem.n, 3 * problem.d), problem.d
+    values = problem.saved() | {"d_qkv": d_qkv}
+    moved = size(problem.qkv, problem.d_out) + size(d_qkv) // 3
+    return problem.case("attention_backward_q", {"dq": d_qkv[:, :d]}, lambda: {"dq": problem.d_qkv[:, :d]}, values, products=3, moved=moved)
+
+
+def attention_backward_kv(problem):
+    d_qkv, d = problem.inputs.empty(problem.n, 3 * problem.d), problem.d
+    values = problem.saved() | {"d_qkv": d_qkv}
+    moved = size(problem.qkv, problem.d_out) + size(d_qkv) * 2 // 3
+    # The two gradients have limits of their own, because their sizes differ.
+    outputs = {"dk": d_qkv[:, d : 2 * d], "dv": d_qkv[:, 2 * d :]}
+    expected = {"dk": problem.d_qkv[:, d : 2 * d], "dv": problem.d_qkv[:, 2 * d :]}
+    return problem.case("attention_backward_kv", outputs, lambda: expected, values, products=4, moved=moved)
+
+
+ATTENTION = (attention_forward, attention_delta, attention_backward_q, attention_backward_kv)
+
+
+# The optimizer.
+
+
+def adamw(inputs, layout, sizes=(5, 1000, 300), step=7):
+    """A table of tensors. The first has gradients so small that `eps` counts, the third has no weight decay."""
+    lr, betas, eps = 1e-3, (0.9, 0.999), 1e-8
+    decays = [0.02] * len(sizes)
+    decays[2:3] = [0.0]
+    tensors = []
+    for i, n in enumerate(sizes):
+        scale = 0.1 if i else 1e-8
+        value, m, gradient = (inputs.normal(n, dtype=F32, scale=s) for s in (1.0, scale, scale))
+        v = inputs.empty(n, dtype=F32).copy_(inputs.normal(n, dtype=F32, scale=scale) ** 2)
+        tensors.append((value, m, v, gradient))
+    before = [[t.clone() for t in of] for of in tensors]
+    struct, packed = inputs.source.struct("AdamWTensor"), b""
+    for n, decay, (value, m, v, gradient) in zip(sizes, decays, tensors):
+        fields = {"value": value, "m": m, "v": v, "gradient": gradient, "n": n, "step": lr / (1 - betas[0] ** step)}
+        fields |= {"root_correction": (1 - betas[1] ** step) ** 0.5, "decay": 1 - lr * decay}
+        packed += bytes(inputs.source.value("table", struct, fields))
+    table = inputs.table(torch.frombuffer(bytearray(packed), dtype=torch.int32))
+    outputs = {f"{what} {i}": of[j] for i, of in enumerate(tensors) for j, what in enumerate(("value", "m", "v"))}
+
+    def expected():
+        found = {}
+        for i, (decay, of) in enumerate(zip(decays, before)):
+            results = reference.adamw(*of, step, lr, betas, eps, decay)
+            found |= {f"{what} {i}": result for what, result in zip(("value", "m", "v"), results)}
+        return found
+
+    values = {"one_minus_beta1": 1 - betas[0], "beta2": betas[1], "one_minus_beta2": 1 - betas[1], "eps": eps}
+    return Case(
+        "adamw",
+        grid=(min(div_ceil(max(sizes), THREADS), 1024), len(sizes), 1),
+        threads=THREADS,
+        # The struct's pointers are read as 32-bit words of one table.
+        values=values | {"table": table},
+        outputs=outputs,
+        expected=expected,
+        bytes=28 * sum(sizes),
+    )
+
+
+# The list of cases.
+
+
+@dataclass
+class Entry:
+    """A case that can be made: the kernel, for `--only`, and a shape in words."""
+
+    kernel: str
+    shape: str
+    dtype: torch.dtype
+    small: bool
+    # Returns the case and the inputs that it was made of.
+    make: object
+    # What it is compared with, see kernel_peers.py; kernels with the same key are added up.
+    key: str = ""
+
+    @property
+    def id(self):
+        return f"{self.kernel} {self.shape}"
+
+
+def describe(settings):
+    words = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            value = RATE if value["threshold"] else 0
+        words.append(f"{key} {value}")
+    return ", ".join(words)
+
+
+def entry(function, dtype, lengths, samples, small, key="", label=None, **settings):
+    kernel = function.__name__
+    if kernel not in ("add_chunks", "adamw"):
+        kernel += f"_{SUFFIXES[dtype]}"
+
+    def make(source, device):
+        inputs = Inputs(source, device, dtype)
+        return function(inputs, Layout(inputs, lengths, samples), **settings), inputs
+
+    shape = f"{sum(lengths)} rows" if label is None else label
+    return Entry(kernel, ", ".join(filter(None, [shape, describe(settings)])), dtype, small, make, key)
+
+
+# Two, one for each build of the kernels.
+@functools.lru_cache(maxsize=2)
+def problem(source, device, dtype, lengths, samples, heads, dim, dropped):
+    inputs = Inputs(source, device, dtype)
+    return AttentionProblem(inputs, Layout(inputs, lengths, samples), heads, dim, ON if dropped else OFF)
+
+
+def attention_key(way, dtype, shape):
+    return f"attention {way}, {SUFFIXES[dtype]}, {shape}"
+
+
+def attention_entries(dtype, lengths, samples, heads, dim, dropped, small=False):
+    words = f"{len(lengths)} x {lengths[0]}" if len(set(lengths)) == 1 else f"lengths {lengths}"
+    rate = RATE if dropped else 0.0
+    shape = f"{words}, {heads} heads of {dim}, dropout {rate}"
+    for function in ATTENTION:
+        kernel = f"{function.__name__}_{SUFFIXES[dtype]}"
+        if function is not attention_delta:
+            kernel += f"_{dim}"
+
+        def make(source, device, function=function):
+            of = problem(source, device, dtype, tuple(lengths), tuple(samples), heads, dim, dropped)
+            return function(of), of.inputs
+
+        way = "forward" if function is attention_forward else "backward"
+        yield Entry(kernel, shape, dtype, small, make, attention_key(way, dtype, shape))
+    if not small and dtype == BF16:
+        yield from peers.attention(len(lengths), lengths[0], heads, dim, rate, lambda way: attention_key(way, dtype, shape))
+
+
+def equal(count, length):
+    """`count` sequences of the same length, of samples in order."""
+    return (length,) * count, tuple(range(count))
+
+
+def small_entries():
+    """Every kernel, in both number types, with each of its options; on a GPU and on the host."""
+    for dtype in (BF16, F32):
+        for dim in (64, 32, 16):
+            for dropped in (True, False):
+                yield from attention_entries(dtype, *SMALL, 2, dim, dropped, small=True)
+        of = functools.partial(entry, dtype=dtype, lengths=SMALL[0], samples=SMALL[1], small=True)
+        for parts, rank in ((1, 1), (3, 1), (3, 2), (1, 4)):
+            yield of(linear_epilogue, out=parts * 24, parts=parts, rank=rank)
+            yield of(linear_epilogue, out=parts * 24, parts=parts, rank=rank, residual=True, drop=ON)
+            yield of(lora_up_backward, out=parts * 24, parts=parts, rank=rank)
+            for drop in (OFF, ON):
+                yield of(lora_down, d=40, parts=parts, rank=rank, drop=drop)
+                yield of(lora_down_backward, d=40, parts=parts, rank=rank, drop=drop)
+                yield of(column_sums, width=40, parts=parts, rank=rank, drop=drop)
+            yield of(column_sums, width=40, parts=parts, rank=rank, own=True)
+        for activation in ("gelu", "quick gelu"):
+            yield of(linear_epilogue, out=72, parts=0, activation=activation)
+        for d in (72, 768):
+            yield of(layer_norm, d=d, scale=3.0)
+            yield of(layer_norm, d=d, scale=0.01)
+            yield of(layer_norm, d=d, again=True)
+            yield of(layer_norm_backward, d=d, residual=True)
+            yield of(layer_norm_backward, d=d, residual=False)
+        for quick in (False, True):
+            yield of(activate, width=72, quick=quick)
+            yield of(activate_backward, width=72, quick=quick)
+        yield of(dropout, d=72)
+        yield of(cut_patches, label="")
+        yield of(cut_patches, label="", channels=1, rows=32, cols=44, strides=(10, 7), transposed=True)
+    yield entry(add_chunks, F32, *SMALL, small=True, width=104)
+    yield entry(adamw, F32, *SMALL, small=True, label="")
+
+
+def real_entries():
+    """The kernels of a training step, at its shapes."""
+    attention = [(4, 1215, False), (32, 1215, False), (96, 198, False), (32, 41, True), (128, 1215, False), (12, 198, True)]
+    for count, length, dropped in attention:
+        yield from attention_entries(BF16, *equal(count, length), HEADS, HEAD_SIZE, dropped)
+    for count in (4, 32, 128):
+        yield from layer_entries(BF16, count)
+    yield from attention_entries(F32, *equal(4, 1215), HEADS, HEAD_SIZE, False)
+    yield from layer_entries(F32, 4)
+
+
+def layer_entries(dtype, count):
+    of = functools.partial(entry, dtype=dtype, lengths=equal(count, 1215)[0], samples=equal(count, 1215)[1], small=False)
+    rows = f"{count * 1215} rows, {SUFFIXES[dtype]}"
+    yield of(linear_epilogue, key=f"linear 768 to 2304, {rows}", out=3 * WIDTH, parts=3)
+    yield of(linear_epilogue, key=f"linear 768 to 768, {rows}", out=WIDTH, parts=1, residual=True)
+    yield of(linear_epilogue, key=f"linear 768 to 3072, {rows}", out=4 * WIDTH, parts=0, activation="gelu")
+    yield of(linear_epilogue, key=f"linear 3072 to 768, {rows}", out=WIDTH, parts=0, residual=True, drop=ON)
+    yield of(column_sums, parts=3, drop=ON)
+    yield of(column_sums, parts=3, own=True)
+    yield of(column_sums, parts=1, drop=ON)
+    yield of(add_chunks)
+    yield of(layer_norm, key=f"layer norm forward, {rows}")
+    yield of(layer_norm, again=True)
+    yield of(layer_norm_backward, key=f"layer norm backward, {rows}", residual=False)
+    yield of(layer_norm_backward, residual=True)
+    yield of(lora_down, parts=3)
+    yield of(lora_down_backward, parts=3)
+    yield of(lora_up_backward, out=3 * WIDTH, parts=3)
+    yield of(activate_backward)
+    yield of(activate)
+    yield of(dropout)
+    yield of(cut_patches, label=f"{3 * count} images", count=3 * count, rows=224, cols=224)
+    spectrogram = {"channels": 1, "rows": 128, "cols": 1024, "strides": (10, 10), "transposed": True}
+    yield of(cut_patches, label=f"{count} spectrograms", count=count, **spectrogram)
+    if dtype == BF16:
+        for d, out in ((WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)):
+            yield from peers.linear(count * 1215, d, out, f"linear {d} to {out}, {rows}")
+        yield from peers.layer_norm(count * 1215, WIDTH, lambda way: f"layer norm {way}, {rows}")
+        # The adapters, mask tokens and head of an audio-video model: 12 blocks of 6 factors for each encoder.
+        yield of(adamw, label="", sizes=(WIDTH,) * 12 * 6 * 2 + (28 * WIDTH, 28))
