@@ -233,7 +233,7 @@ class Cubin:
         ):
             found.append(size.value)
         wanted = [ctypes.sizeof(value) for value in packed]
-        if found != wanted:
+        if found and found != wanted:
             raise Problem(f"arguments of {wanted} bytes were packed, the compiled kernel takes {found}")
 
     def launcher(self, name, grid, threads, shared, packed):

@@ -549,8 +549,8 @@ def entry(function, dtype, lengths, samples, small, key="", label=None, **settin
         inputs = Inputs(source, device, dtype)
         return function(inputs, Layout(inputs, lengths, samples), **settings), inputs
 
-    shape = f"{sum(lengths)} rows" if label is None else label
-    return Entry(kernel, ", ".join(filter(None, [shape, describe(settings)])), dtype, small, make, key)
+    shape = label or ", ".join(filter(None, [f"{sum(lengths)} rows", describe(settings)]))
+    return Entry(kernel, shape, dtype, small, make, key)
 
 
 # Two, one for each build of the kernels.
@@ -616,10 +616,10 @@ def small_entries():
             yield of(activate, width=72, quick=quick)
             yield of(activate_backward, width=72, quick=quick)
         yield of(dropout, d=72)
-        yield of(cut_patches, label="")
-        yield of(cut_patches, label="", channels=1, rows=32, cols=44, strides=(10, 7), transposed=True)
+        yield of(cut_patches, label="2 images of 32 x 48")
+        yield of(cut_patches, label="2 spectrograms of 32 x 44", channels=1, rows=32, cols=44, strides=(10, 7), transposed=True)
     yield entry(add_chunks, F32, *SMALL, small=True, width=104)
-    yield entry(adamw, F32, *SMALL, small=True, label="")
+    yield entry(adamw, F32, *SMALL, small=True, label="tensors of 5, 1000 and 300")
 
 
 def real_entries():
@@ -654,12 +654,12 @@ def layer_entries(dtype, count):
     yield of(activate_backward)
     yield of(activate)
     yield of(dropout)
-    yield of(cut_patches, label=f"{3 * count} images", count=3 * count, rows=224, cols=224)
+    yield of(cut_patches, label=f"{3 * count} images of 224 x 224", count=3 * count, rows=224, cols=224)
     spectrogram = {"channels": 1, "rows": 128, "cols": 1024, "strides": (10, 10), "transposed": True}
-    yield of(cut_patches, label=f"{count} spectrograms", count=count, **spectrogram)
+    yield of(cut_patches, label=f"{count} spectrograms of 128 x 1024", count=count, **spectrogram)
     if dtype == BF16:
         for d, out in ((WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)):
             yield from peers.linear(count * 1215, d, out, f"linear {d} to {out}, {rows}")
         yield from peers.layer_norm(count * 1215, WIDTH, lambda way: f"layer norm {way}, {rows}")
         # The adapters, mask tokens and head of an audio-video model: 12 blocks of 6 factors for each encoder.
-        yield of(adamw, label="", sizes=(WIDTH,) * 12 * 6 * 2 + (28 * WIDTH, 28))
+        yield of(adamw, label="audio-video", sizes=(WIDTH,) * 12 * 6 * 2 + (28 * WIDTH, 28))
