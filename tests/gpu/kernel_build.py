@@ -99,11 +99,12 @@ class Source:
             raise Problem(f"{path} does not preprocess: {done.stderr.strip()[-2000:]}")
         self.text = " ".join(done.stdout.split())
         self.constants = {}
-        for name, value in re.findall(r"constexpr int ([A-Z_0-9]+) = ([A-Z_0-9 +*/()-]+);", self.text):
-            try:
-                self.constants.setdefault(name, eval(value.replace("/", "//"), {}, self.constants))
-            except NameError:
-                continue  # It depends on the parameters of a template.
+        for declared in re.findall(r"constexpr int ([A-Z_0-9 =,+*/()-]+);", self.text):
+            for name, value in re.findall(r"(\w+) = ([^,]+)", declared):
+                try:
+                    self.constants.setdefault(name, eval(value.replace("/", "//"), {}, self.constants))
+                except NameError:
+                    continue  # It depends on the parameters of a template.
         signatures = dict(re.findall(r"static void (\w+)\(([^()]*)\)", self.text))
         exported = re.findall(r'emulated::add\("(\w+)"', self.text)
         self.kernels = {name: [self.parameter(p) for p in signatures[name].split(",")] for name in exported if name in signatures}

@@ -95,6 +95,12 @@ class Inputs:
         """Whether no kernel has written outside of its tensors; a written NaN is not noticed among others."""
         return all(bool((guard == value).all()) for guard in self.guards())
 
+    def structs(self, name, rows):
+        """A table of structs, as the words of their bytes."""
+        struct = self.source.struct(name)
+        packed = b"".join(bytes(self.source.value(name, struct, row)) for row in rows)
+        return self.table(torch.frombuffer(bytearray(packed), dtype=torch.int32))
+
     def factors(self, count, *shape):
         """One factor of each adapter, and the struct `Factors` of them."""
         made = [self.normal(*shape, dtype=F32) for _ in range(count)]
@@ -253,31 +259,39 @@ def lora_down_backward(inputs, layout, d=WIDTH, parts=3, rank=1, drop=ON):
     )
 
 
+def chunk_rows(n, columns, rank, constants):
+    """Rows of a chunk of `column_sums`, as the engine chooses them: about 512 blocks, of 16 to 256 rows."""
+    groups, lanes = constants["SUM_GROUPS"], constants["SUM_LANES"]
+    blocks = div_ceil(columns, groups * constants["VECTOR_WIDTH"])
+    return blocks, min(max(div_ceil(div_ceil(n * blocks * rank, 512), lanes) * lanes, 16), 256)
+
+
 def column_sums(inputs, layout, width=WIDTH, parts=3, rank=1, own=False, drop=OFF):
     """`own`: each part has columns of its own, as the gradient of B needs; else all read the same, as that of A."""
-    n, scale, total = layout.n, 0.7, parts * rank
-    stride, step = (parts * width, width) if own else (width, 0)
-    x, weights = inputs.normal(n, stride), inputs.normal(n, total, dtype=F32)
-    rows = inputs.source.constants["SUM_ROWS"]
-    chunks = div_ceil(n, rows)
-    partial = inputs.empty(chunks, total, width, dtype=F32)
-    values = {"x": x, "weights": weights, "partial": partial, "positions": layout.positions, "n": n, "stride": stride, "width": width}
-    values |= {"step": step, "parts": parts, "rank": rank, "scale": scale, "drop": drop}
+    n, scale, constants = layout.n, 0.7, inputs.source.constants
+    columns, step = (parts * width, width) if own else (width, 0)
+    x, weights = inputs.normal(n, columns), inputs.normal(n, parts * rank, dtype=F32)
+    blocks, chunk = chunk_rows(n, columns, rank, constants)
+    chunks = div_ceil(n, chunk)
+    partial = inputs.empty(chunks, parts * rank, width, dtype=F32)
+    values = {"x": x, "weights": weights, "partial": partial, "positions": layout.positions, "n": n, "columns": columns, "width": width}
+    values |= {"chunk": chunk, "parts": parts, "rank": rank, "scale": scale, "drop": drop}
 
     def expected():
         sums = []
         for i in range(parts):
             x_part = reference.dropped(x[:, i * step : i * step + width], drop, i, layout.positions)
             weight = scale * weights[:, i * rank : (i + 1) * rank].double()
-            both = [torch.nn.functional.pad(t, (0, 0, 0, chunks * rows - n)).view(chunks, rows, -1) for t in (weight, x_part)]
+            both = [torch.nn.functional.pad(t, (0, 0, 0, chunks * chunk - n)).view(chunks, chunk, -1) for t in (weight, x_part)]
             sums.append(both[0].mT @ both[1])
         return {"partial": torch.cat(sums, 1)}
 
-    blocks = div_ceil(width // inputs.source.constants["VECTOR_WIDTH"], ROW_THREADS)
+    lanes, groups = constants["SUM_LANES"], constants["SUM_GROUPS"]
     return Case(
         name("column_sums", inputs),
-        grid=(blocks, chunks, total),
-        threads=ROW_THREADS,
+        grid=(blocks, chunks, rank),
+        threads=groups * lanes,
+        shared=(lanes - 1) * constants["VECTOR_WIDTH"] * groups * 4,
         values=values,
         outputs={"partial": partial},
         expected=expected,
@@ -285,17 +299,32 @@ def column_sums(inputs, layout, width=WIDTH, parts=3, rank=1, own=False, drop=OF
     )
 
 
-def add_chunks(inputs, layout, width=3 * WIDTH):
-    chunks = div_ceil(layout.n, inputs.source.constants["SUM_ROWS"])
-    partial, total = inputs.normal(chunks, width, dtype=F32), inputs.empty(width, dtype=F32)
+def add_chunks(inputs, layout, sums=None):
+    """A table of sums, each (chunks, parts, rank, width); the sums of a rank above 1 are written transposed. By default those of an
+    audio-video step: in each of 12 blocks of both encoders, the gradients of A and B of three parts and of one."""
+    if sums is None:
+        chunks = div_ceil(layout.n, chunk_rows(layout.n, WIDTH, 1, inputs.source.constants)[1])
+        sums = [(chunks, parts, 1, WIDTH) for parts in (3, 3, 1, 1)] * 24
+    made, rows = [], []
+    for chunks, parts, rank, width in sums:
+        partial, total = inputs.normal(chunks, parts * rank * width, dtype=F32), inputs.empty(parts, width, rank, dtype=F32)
+        made.append((partial, total))
+        rows.append({"partial": partial, "sum": total, "chunks": chunks, "numbers": parts * rank * width, "width": width, "rank": rank})
+
+    def expected():
+        totals = (partial.double().sum(0).view(total.shape[0], total.shape[2], -1).mT for partial, total in made)
+        return {f"sum {i}": total for i, total in enumerate(totals)}
+
+    lanes = inputs.source.constants["CHUNK_LANES"]
     return Case(
         "add_chunks",
-        grid=(div_ceil(width, THREADS), 1, 1),
-        threads=THREADS,
-        values={"partial": partial, "sum": total, "chunks": chunks, "width": width},
-        outputs={"sum": total},
-        expected=lambda: {"sum": partial.double().sum(0)},
-        bytes=size(partial, total),
+        grid=(div_ceil(max(row["numbers"] for row in rows), 32), len(rows), 1),
+        threads=32 * lanes,
+        shared=32 * lanes * 4,
+        values={"table": inputs.structs("PartialSums", rows)},
+        outputs={f"sum {i}": total for i, (_, total) in enumerate(made)},
+        expected=expected,
+        bytes=sum(size(*pair) for pair in made),
     )
 
 
@@ -482,12 +511,10 @@ def adamw(inputs, layout, sizes=(5, 1000, 300), step=7):
         v = inputs.empty(n, dtype=F32).copy_(inputs.normal(n, dtype=F32, scale=scale) ** 2)
         tensors.append((value, m, v, gradient))
     before = [[t.clone() for t in of] for of in tensors]
-    struct, packed = inputs.source.struct("AdamWTensor"), b""
+    rows = []
     for n, decay, (value, m, v, gradient) in zip(sizes, decays, tensors):
         fields = {"value": value, "m": m, "v": v, "gradient": gradient, "n": n, "step": lr / (1 - betas[0] ** step)}
-        fields |= {"root_correction": (1 - betas[1] ** step) ** 0.5, "decay": 1 - lr * decay}
-        packed += bytes(inputs.source.value("table", struct, fields))
-    table = inputs.table(torch.frombuffer(bytearray(packed), dtype=torch.int32))
+        rows.append(fields | {"root_correction": (1 - betas[1] ** step) ** 0.5, "decay": 1 - lr * decay})
     outputs = {f"{what} {i}": of[j] for i, of in enumerate(tensors) for j, what in enumerate(("value", "m", "v"))}
 
     def expected():
@@ -502,8 +529,7 @@ def adamw(inputs, layout, sizes=(5, 1000, 300), step=7):
         "adamw",
         grid=(min(div_ceil(max(sizes), THREADS), 1024), len(sizes), 1),
         threads=THREADS,
-        # The struct's pointers are read as 32-bit words of one table.
-        values=values | {"table": table},
+        values=values | {"table": inputs.structs("AdamWTensor", rows)},
         outputs=outputs,
         expected=expected,
         bytes=28 * sum(sizes),
@@ -603,7 +629,7 @@ def small_entries():
                 yield of(lora_down, d=40, parts=parts, rank=rank, drop=drop)
                 yield of(lora_down_backward, d=40, parts=parts, rank=rank, drop=drop)
                 yield of(column_sums, width=40, parts=parts, rank=rank, drop=drop)
-            yield of(column_sums, width=40, parts=parts, rank=rank, own=True)
+            yield of(column_sums, width=264, parts=parts, rank=rank, own=True)
         for activation in ("gelu", "quick gelu"):
             yield of(linear_epilogue, out=72, parts=0, activation=activation)
         for d in (72, 768):
@@ -618,7 +644,7 @@ def small_entries():
         yield of(dropout, d=72)
         yield of(cut_patches, label="2 images of 32 x 48")
         yield of(cut_patches, label="2 spectrograms of 32 x 44", channels=1, rows=32, cols=44, strides=(10, 7), transposed=True)
-    yield entry(add_chunks, F32, *SMALL, small=True, width=104)
+    yield entry(add_chunks, F32, *SMALL, small=True, label="3 sums", sums=((9, 3, 1, 104), (1, 3, 2, 72), (70, 1, 4, 24)))
     yield entry(adamw, F32, *SMALL, small=True, label="tensors of 5, 1000 and 300")
 
 
@@ -643,7 +669,6 @@ def layer_entries(dtype, count):
     yield of(column_sums, parts=3, drop=ON)
     yield of(column_sums, parts=3, own=True)
     yield of(column_sums, parts=1, drop=ON)
-    yield of(add_chunks)
     yield of(layer_norm, key=f"layer norm forward, {rows}")
     yield of(layer_norm, again=True)
     yield of(layer_norm_backward, key=f"layer norm backward, {rows}", residual=False)
@@ -661,5 +686,7 @@ def layer_entries(dtype, count):
         for d, out in ((WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)):
             yield from peers.linear(count * 1215, d, out, f"linear {d} to {out}, {rows}")
         yield from peers.layer_norm(count * 1215, WIDTH, lambda way: f"layer norm {way}, {rows}")
-        # The adapters, mask tokens and head of an audio-video model: 12 blocks of 6 factors for each encoder.
-        yield of(adamw, label="audio-video", sizes=(WIDTH,) * 12 * 6 * 2 + (28 * WIDTH, 28))
+        yield of(add_chunks)
+    if dtype == BF16 and count == 4:
+        # The adapters of 12 blocks of both encoders, two mask tokens and the head.
+        yield of(adamw, label="audio-video", sizes=(WIDTH,) * (12 * 8 * 2 + 2) + (28 * WIDTH, 28))

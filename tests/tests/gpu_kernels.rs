@@ -84,14 +84,14 @@ fn faults_are_findings() {
             ),
             (
                 "kernels.cu",
-                "int chunks, int width",
-                "int chunks, int width, int more",
+                "adamw(const AdamWTensor* table,",
+                "adamw(const AdamWTensor* table, int more,",
             ),
         ],
     );
     let source = folder.path().join("kernels.cu");
     let mut flags = vec!["--source", source.to_str().unwrap()];
-    for name in ["dropout_f32 135", "add_chunks", "activate_f32"] {
+    for name in ["dropout_f32 135", "adamw", "activate_f32"] {
         flags.extend(["--only", name]);
     }
     let Some((output, lines)) = kernels(&flags) else {
@@ -101,7 +101,7 @@ fn faults_are_findings() {
     for part in [
         "dropout_f32 135 rows, d 72: y differs by ",
         "unknown: a kernel without a case",
-        "add_chunks 135 rows, width 104: its case lacks the arguments ['more']",
+        "adamw tensors of 5, 1000 and 300: its case lacks the arguments ['more']",
     ] {
         let found = |line: &Value| {
             line["text"]
