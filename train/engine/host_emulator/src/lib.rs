@@ -8,16 +8,19 @@
 
 use candle_core::{DType, Result, Storage, Tensor, bail};
 use engine::cuda::{Argument, Launch, set_host_launcher};
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
+#[cfg(test)]
+mod tests;
+
 /// The type of the function `emulate` of `platform.h`.
 type Emulate =
-    unsafe extern "C" fn(*const c_char, *const u32, u32, u32, *const *mut c_void) -> bool;
+    unsafe extern "C" fn(*const c_char, *const u32, u32, u32, *const *mut c_void) -> *const c_char;
 
-/// The kernels, loaded into this process.
+/// Compiled kernels, loaded into this process.
 struct HostEmulator {
     function: Emulate,
     // The library stays loaded as long as its function can be called.
@@ -55,13 +58,14 @@ pub fn on_cpu<R>(body: impl FnOnce() -> R) -> R {
 
 fn loaded() -> Option<&'static HostEmulator> {
     static LOADED: OnceLock<Option<HostEmulator>> = OnceLock::new();
-    LOADED.get_or_init(load).as_ref()
+    LOADED.get_or_init(|| load("../cuda/kernels.cu")).as_ref()
 }
 
-fn load() -> Option<HostEmulator> {
+/// Compiles a source file, named relative to this crate's folder, and loads it.
+fn load(source: &str) -> Option<HostEmulator> {
     let folder = tempfile::tempdir().unwrap();
     let library = folder.path().join("kernels.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cuda/kernels.cu");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
     let mut command = Command::new(compiler);
     command.args(["-std=c++17", "-O2", "-shared", "-fPIC", "-x", "c++"]);
@@ -90,9 +94,12 @@ impl Launch for HostEmulator {
         let name = CString::new(kernel).map_err(candle_core::Error::wrap)?;
         let pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         let _running = self.running.lock().unwrap();
+        if threads % 32 != 0 {
+            bail!("{kernel}: a block of {threads} threads, which are not whole warps");
+        }
         // SAFETY: name and arguments live through the call; the arguments are those that the kernel
         // of that name declares, which the tests of every kernel show.
-        let known = unsafe {
+        let error = unsafe {
             (self.function)(
                 name.as_ptr(),
                 grid.as_ptr(),
@@ -101,10 +108,11 @@ impl Launch for HostEmulator {
                 pointers.as_ptr(),
             )
         };
-        if !known {
-            bail!("no kernel {kernel}");
+        if error.is_null() {
+            return Ok(());
         }
-        Ok(())
+        // SAFETY: a string that lives until the next call, which `running` excludes.
+        bail!("{}", unsafe { CStr::from_ptr(error) }.to_string_lossy())
     }
 
     fn address(&self, tensor: &Tensor) -> Result<u64> {

@@ -24,7 +24,8 @@ pub trait Launch: Sync {
 pub struct Argument([u64; 8]);
 
 impl Argument {
-    pub(super) fn new<T: Copy>(value: T) -> Argument {
+    /// Lays out a value of at most 64 bytes.
+    pub fn new<T: Copy>(value: T) -> Argument {
         const { assert!(size_of::<T>() <= 64 && align_of::<T>() <= 8) };
         let mut words = [0u64; 8];
         // SAFETY: the value fits in and is not stricter aligned, as was just checked.
