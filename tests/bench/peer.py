@@ -23,12 +23,23 @@ def peak():
     return 0.0
 
 
-def serve(unit, items, memory=None):
+def serve(unit, items, memory=None, resize=None, refusals=()):
     """Runs `unit()` for each line of input and reports its time. `items` is the number of items in a unit; `memory()`
-    returns the peak in bytes if that is not this process's own memory."""
+    returns the peak in bytes if that is not this process's own memory. A dictionary that `unit()` returns joins the report.
+
+    A line `go N` asks for units of another size: `resize(N)`, which is not timed, returns the new number of items. An
+    exception of one of the types `refusals` in either function is reported as a result, and the next line is read.
+    """
     print(json.dumps({"ready": True}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        unit()
-        seconds = time.perf_counter() - start
-        print(json.dumps({"seconds": seconds, "items": items, "peak_mb": memory() / 1e6 if memory else peak()}), flush=True)
+    for line in sys.stdin:
+        words = line.split()
+        try:
+            if len(words) > 1:
+                items = resize(int(words[1]))
+            start = time.perf_counter()
+            found = unit() or {}
+            seconds = time.perf_counter() - start
+            report = {"seconds": seconds, "items": items, "peak_mb": memory() / 1e6 if memory else peak(), **found}
+        except refusals as problem:
+            report = {"error": str(problem), "kind": "out of memory"}
+        print(json.dumps(report), flush=True)

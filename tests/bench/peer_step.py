@@ -1,18 +1,23 @@
-"""One training step, or one evaluation batch, of U2A with transformers and PEFT at full size.
+"""One training step, or one evaluation batch, of U2A with transformers and PEFT.
 
-`peer_step.py audio-video|image-text train|eval eager|sdpa f32|bf16|autocast [--device cuda] [--batch N] [--steps N] [--compile]`.
-The default batches are 4 for audio-video and 8 for image-text; frozen weights have no gradient, and all samples are complete.
-`autocast` has f32 weights. `bf16` is autocast over bf16 weights with f32 adapters on a GPU; on the CPU, whose autocast refuses
-bf16 norms, everything is bf16. Items: samples.
+`peer_step.py audio-video|image-text train|eval eager|sdpa f32|bf16|autocast [--device cuda] [--batch N] [--steps N] [--compile] [--tiny]`.
+The default batches are 4 for audio-video and 8 for image-text; a line `go N` of the input asks for batches of N samples. Frozen
+weights have no gradient, and all samples are complete. `autocast` has f32 weights. `bf16` is autocast over bf16 weights with f32
+adapters on a GPU; on the CPU, whose autocast refuses bf16 norms, everything is bf16. `--compile` puts torch.compile on each
+transformer layer. `--tiny` has small encoders. Items: samples. On a GPU `enqueue_seconds` is the time after which all work was
+queued, before it was waited for.
 """
 
 import argparse
+import gc
 import sys
+import time
 from pathlib import Path
 
 from peer import THREADS, serve
 
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from transformers import ASTConfig, BertConfig, CLIPVisionConfig
 
@@ -22,25 +27,49 @@ from peft import LoraConfig, get_peft_model  # noqa: E402
 
 CLASS_COUNT, TEXT_LENGTH = 28, 40
 KINDS = {"audio-video": ("ast", "clip"), "image-text": ("clip", "bert")}
+CONFIGS = {"clip": CLIPVisionConfig, "ast": ASTConfig, "bert": BertConfig}
+# The settings that differ from the defaults of the configuration classes.
+BASE = {"clip": {"patch_size": 16}, "ast": {}, "bert": {}}
+SMALL = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+TINY = {
+    "clip": {"patch_size": 16, "image_size": 64, **SMALL},
+    "ast": {"max_length": 256, "frequency_stride": 16, "time_stride": 16, **SMALL},
+    "bert": SMALL,
+}
+# Every batch size is compiled for itself, so that no kernel is slower for being general.
+torch._dynamo.config.recompile_limit = 64
 
 
-def encoder(kind, attention, compiled):
+def config(kind, attention, tiny):
+    made = CONFIGS[kind](**(TINY if tiny else BASE)[kind])
+    made._attn_implementation = attention
+    return made
+
+
+def layers(base):
+    """The transformer layers: AST has them as `.layers`, CLIP as `.encoder.layers`, BERT as `.encoder.layer`."""
+    inner = getattr(base, "encoder", base)
+    return inner.layer if hasattr(inner, "layer") else inner.layers
+
+
+def encoder(kind, config, compiled):
     torch.manual_seed(0)
-    config = {"clip": lambda: CLIPVisionConfig(patch_size=16), "ast": ASTConfig, "bert": BertConfig}[kind]()
-    config._attn_implementation = attention
     lora = LoraConfig(r=1, lora_alpha=1, lora_dropout=0.1, bias="none", target_modules=TARGETS[kind])
     model = get_peft_model(CLASSES[kind](config), lora)
     if compiled:
-        model.get_base_model().encoder.compile()
+        # One by one: the second layer of a kind takes what was compiled for the first.
+        for layer in layers(model.get_base_model()):
+            layer.compile(dynamic=False)
     return Encoder(kind, model)
 
 
-def inputs(kind, batch, video):
+def inputs(kind, config, batch, video, device):
     if kind == "clip":
-        return torch.randn(batch * (3 if video else 1), 3, 224, 224), None
+        return torch.randn(batch * (3 if video else 1), 3, config.image_size, config.image_size, device=device), None
     if kind == "ast":
-        return torch.randn(batch, 1024, 128) * 0.5, None
-    return torch.randint(1000, 30000, (batch, TEXT_LENGTH)), torch.full((batch,), TEXT_LENGTH)
+        return torch.randn(batch, config.max_length, config.num_mel_bins, device=device) * 0.5, None
+    lengths = torch.full((batch,), TEXT_LENGTH, device=device)
+    return torch.randint(1000, 30000, (batch, TEXT_LENGTH), device=device), lengths
 
 
 def main():
@@ -53,6 +82,7 @@ def main():
     parser.add_argument("--batch", type=int)
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     mode, precision, device = args.mode, args.precision, torch.device(args.device)
     cuda = device.type == "cuda"
@@ -61,28 +91,43 @@ def main():
     whole = precision == "bf16" and not cuda
     cast = precision != "f32" and not whole
     video = args.pair == "audio-video"
-    batch = args.batch or (4 if video else 8)
-    encoders = [encoder(kind, args.attention, args.compile) for kind in KINDS[args.pair]]
+    kinds = KINDS[args.pair]
+    configs = [config(kind, args.attention, args.tiny) for kind in kinds]
+    encoders = [encoder(kind, c, args.compile) for kind, c in zip(kinds, configs)]
     for e in encoders:
         e.model.to(device)
         if precision == "bf16":
             for name, p in e.model.named_parameters():
                 p.data = p.data.to(torch.float32 if cuda and ".lora_" in name else torch.bfloat16)
-    masks = [torch.nn.Parameter(torch.randn(1, 768, device=device) * 0.02) for _ in encoders]
-    head = torch.nn.Linear(768, CLASS_COUNT).to(device)
-    xs = [[t if t is None else t.to(device) for t in inputs(kind, batch, video)] for kind in KINDS[args.pair]]
+    width = configs[0].hidden_size
+    masks = [torch.nn.Parameter(torch.randn(1, width, device=device) * 0.02) for _ in encoders]
+    head = torch.nn.Linear(width, CLASS_COUNT).to(device)
     if whole:
         masks, head = [torch.nn.Parameter(m.data.bfloat16()) for m in masks], head.bfloat16()
-        xs = [[t if t is None or not t.is_floating_point() else t.bfloat16() for t in ts] for ts in xs]
-    labels = torch.randint(0, CLASS_COUNT, (batch,)).to(device)
     learnable = [p for e in encoders for p in e.model.parameters() if p.requires_grad] + masks + list(head.parameters())
     optimiser = torch.optim.AdamW(learnable, lr=1e-3, weight_decay=0.02)
+    xs, labels = [], None
+
+    def resize(batch):
+        """Draws inputs of another batch size, after everything of the former one is freed. Returns the samples of a unit."""
+        nonlocal xs, labels
+        xs, labels = [], None
+        optimiser.zero_grad(set_to_none=True)
+        gc.collect()
+        if cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        xs = [inputs(kind, c, batch, video, device) for kind, c in zip(kinds, configs)]
+        if whole:
+            xs = [[t if t is None or not t.is_floating_point() else t.bfloat16() for t in ts] for ts in xs]
+        labels = torch.randint(0, CLASS_COUNT, (batch,), device=device)
+        return batch * args.steps
 
     def tokens():
         out = []
         for e, m, (x, lengths) in zip(encoders, masks, xs):
             cls, mt = e.tokens(x, lengths, m)
-            out.append((cls.reshape(batch, -1, 768).mean(1), mt.reshape(batch, -1, 768).mean(1)))
+            out.append((cls.reshape(len(labels), -1, width).mean(1), mt.reshape(len(labels), -1, width).mean(1)))
         return out
 
     def step():
@@ -107,12 +152,17 @@ def main():
     unit = step if mode == "train" else evaluate
 
     def work():
+        start = time.perf_counter()
         for _ in range(args.steps):
             unit()
-        if cuda:
-            torch.cuda.synchronize()
+        if not cuda:
+            return {}
+        queued = time.perf_counter() - start
+        torch.cuda.synchronize()
+        return {"enqueue_seconds": queued}
 
-    serve(work, batch * args.steps, torch.cuda.max_memory_allocated if cuda else None)
+    items = resize(args.batch or (4 if video else 8))
+    serve(work, items, torch.cuda.max_memory_allocated if cuda else None, resize, torch.OutOfMemoryError)
 
 
 if __name__ == "__main__":
