@@ -76,6 +76,17 @@ impl Rng {
         }
     }
 
+    /// Returns the sequence from a block of four words on, in which two numbers of
+    /// [`Rng::normal`] are drawn. So several threads can draw parts of one sequence.
+    pub fn at_block(self, block: u32) -> Self {
+        Rng {
+            block,
+            used: 4,
+            spare: None,
+            ..self
+        }
+    }
+
     /// Draws 32 random bits.
     pub fn bits(&mut self) -> u32 {
         if self.used == 4 {
@@ -145,6 +156,14 @@ mod tests {
             ),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
+    }
+
+    #[test]
+    fn a_sequence_can_be_entered_at_any_block() {
+        let mut rng = Rng::new(1, &[2]);
+        let whole: Vec<f64> = (0..10).map(|_| rng.normal()).collect();
+        let mut rng = rng.at_block(3);
+        assert_eq!(whole[6..], [(); 4].map(|()| rng.normal()));
     }
 
     #[test]

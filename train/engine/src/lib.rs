@@ -44,6 +44,7 @@ mod optim;
 mod params;
 pub mod parity;
 mod precision;
+mod random;
 mod rows;
 
 pub use cpu::activation::Activation;
@@ -54,4 +55,5 @@ pub use device::{Compute, DeviceChoice, has_bf16};
 pub use optim::{AdamW, AdamWConfig, Moments, Schedule};
 pub use params::{Adapter, Adapters, Attention, AttentionSaved, Linear, Norm, NormStats};
 pub use precision::{Arithmetic, Precision};
+pub use random::normals;
 pub use rows::Rows;

@@ -2,9 +2,10 @@
 //! kernels on the host, and by `train selftest`, which runs them on the GPU at hand.
 
 use crate::layers::{AdapterGradients, activate, activate_backward, dropout};
-use crate::{Activation, Adapter, Adapters, Attention, Dropout, Linear, Norm, Precision, Rows};
+use crate::{
+    Activation, Adapter, Adapters, Attention, Dropout, Linear, Norm, Precision, Rows, normals,
+};
 use candle_core::{DType, Device, Result, Tensor, bail};
-use util::rng::Rng;
 
 /// A layer with inputs, forward and backward.
 pub struct LayerCase {
@@ -43,9 +44,8 @@ impl LayerCase {
 
 /// Returns normally distributed numbers, f32, on the CPU.
 pub fn noise(seed: u32, shape: (usize, usize)) -> Result<Tensor> {
-    let mut rng = Rng::new(7, &[seed]);
-    let numbers = (0..shape.0 * shape.1).map(|_| rng.normal() as f32);
-    Tensor::from_vec(numbers.collect::<Vec<f32>>(), shape, &Device::Cpu)
+    let numbers = normals(7, &[seed], 1.0, shape.0 * shape.1);
+    Tensor::from_vec(numbers, shape, &Device::Cpu)
 }
 
 /// Returns the largest difference, relative to the largest number of `want`, or infinity if there

@@ -8,10 +8,10 @@ use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
+use engine::normals;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use util::rng::Rng;
 
 /// The source of the encoders' weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,8 +110,8 @@ impl Weights {
                     } else {
                         1.0
                     };
-                    let mut rng = Rng::new(seed, &[RANDOM_WEIGHTS, config.kind as u32, i as u32]);
-                    (0..n).map(|_| (std * rng.normal()) as f32).collect()
+                    let name = [RANDOM_WEIGHTS, config.kind as u32, i as u32];
+                    normals(seed, &name, std, n)
                 }
             };
             weights.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
