@@ -1,10 +1,9 @@
 //! `train selftest` and `train bench`.
 
 use super::shared::{ComputeArgs, print_device};
-use crate::diagnostics::bench::{self, BenchTask};
-use crate::diagnostics::selftest;
-use anyhow::Result;
-use candle_core::DType;
+use crate::diagnostics::bench::{self, BenchTask, StepSize};
+use crate::diagnostics::selftest::{self, Finding, SelftestOptions};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use engine::{Compute, DeviceChoice, Precision};
 use model::encoder::StoredActivations;
@@ -14,15 +13,15 @@ use std::process::ExitCode;
 use util::cli::EXIT_FINDINGS;
 use util::outln;
 
-/// Side of the matrices whose product is timed with `--tiny`.
-const TINY_SIDE: usize = 256;
-
 const EXAMPLES: &str = "\
 Examples:
   train selftest --device cuda:0
+  train selftest --device cuda:0 --only \"layer norm\" --json
   train selftest --device cpu --tiny";
 
 /// Compare the results of a device with those of the CPU: each layer, and training steps
+///
+/// A result is printed as soon as it is known. An error in a case counts as a wrong result.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct SelftestArgs {
@@ -33,7 +32,10 @@ pub struct SelftestArgs {
     /// Small encoders, for a test that takes seconds
     #[arg(long)]
     tiny: bool,
-    /// Print the result as JSON
+    /// Run only the cases with this text in their name, such as `attention` or `audio and video`
+    #[arg(long, default_value = "", hide_default_value = true)]
+    only: String,
+    /// Print each result as a line of JSON
     #[arg(long)]
     json: bool,
 }
@@ -56,7 +58,7 @@ pub struct BenchArgs {
     pair: PairName,
     /// Training steps, or batches of an evaluation
     mode: Mode,
-    /// Samples per step
+    /// Samples per step, unless a line of stdin has another number
     #[arg(long, default_value_t = 4)]
     batch: usize,
     /// Samples that are computed at once [default: the whole batch]
@@ -82,45 +84,33 @@ pub struct BenchArgs {
 pub fn run(args: &SelftestArgs) -> Result<ExitCode> {
     let compute = Compute::open(args.device, None)?;
     print_device(&compute);
-    let mut comparisons = selftest::compare_layers(&compute.device)?;
-    comparisons.extend(selftest::compare_steps(&compute.device, args.tiny)?);
-    let side = args.tiny.then_some(TINY_SIDE);
-    let mut peaks = vec![(
-        "f32",
-        bench::matmul_flops(&compute.device, DType::F32, side)?,
-    )];
-    if compute.default_precision() == Precision::Bf16 {
-        peaks.push((
-            "bf16",
-            bench::matmul_flops(&compute.device, DType::BF16, side)?,
-        ));
+    let (mut findings, mut wrong) = (0, 0);
+    let mut report = |finding: Finding| -> Result<()> {
+        findings += 1;
+        wrong += usize::from(!finding.ok);
+        match args.json {
+            true => outln!("{}", json!(finding)),
+            false => outln!("{}", finding.line()),
+        }?;
+        Ok(())
+    };
+    let options = SelftestOptions {
+        tiny: args.tiny,
+        only: args.only.clone(),
+    };
+    let cases = selftest::run(&compute.device, &options, &mut report)?;
+    if cases == 0 {
+        bail!(
+            "--only {:?}: no case has this in its name; without --only all are run and named",
+            args.only
+        );
     }
-    let wrong = comparisons.iter().filter(|c| !c.passes()).count();
     if args.json {
-        let peaks: serde_json::Map<_, _> = peaks
-            .iter()
-            .map(|(name, flops)| ((*name).to_string(), json!(flops)))
-            .collect();
-        outln!(
-            "{}",
-            json!({"device": compute.used, "findings": comparisons, "wrong": wrong, "matmul_flops": peaks})
-        )?;
+        let summary =
+            json!({"device": compute.used, "cases": cases, "findings": findings, "wrong": wrong});
+        outln!("{}", json!({"summary": summary}))?;
     } else {
-        for comparison in &comparisons {
-            let verdict = if comparison.passes() { "ok" } else { "WRONG" };
-            outln!(
-                "{verdict:<6} {:<4} {:.1e} of {:.0e}  {}",
-                comparison.precision,
-                comparison.error,
-                comparison.limit,
-                comparison.name
-            )?;
-        }
-        for (precision, flops) in peaks {
-            let teraflops = flops / 1e12;
-            outln!("matrix products in {precision}: {teraflops:.2} TFLOP/s")?;
-        }
-        outln!("{} comparisons, {wrong} wrong", comparisons.len())?;
+        outln!("{cases} cases, {findings} results, {wrong} wrong")?;
     }
     Ok(match wrong {
         0 => ExitCode::SUCCESS,
@@ -140,13 +130,15 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
             PairName::ImageText => IMAGE_TEXT,
         },
         evaluate: args.mode == Mode::Eval,
-        batch_size: args.batch,
-        micro_batch: args.micro_batch.unwrap_or(args.batch),
         tiny: args.tiny,
-        stored: args
-            .keep
-            .unwrap_or_else(|| StoredActivations::default_on(&compute.device)),
         steps: args.steps,
+        size: StepSize {
+            batch: args.batch,
+            micro_batch: args.micro_batch,
+            stored: args
+                .keep
+                .unwrap_or_else(|| StoredActivations::default_on(&compute.device)),
+        },
     };
     bench::serve(&task, &compute.device, compute.arithmetic(precision))?;
     Ok(ExitCode::SUCCESS)

@@ -2,19 +2,23 @@
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
+use engine::parity::noise;
 use engine::{AdamW, AdamWConfig, Arithmetic};
-use features::Batch;
-use model::encoder::StoredActivations;
+use features::{Batch, ModalityData};
+use model::encoder::config::EncoderConfig;
+use model::encoder::{Encoder, StoredActivations};
 use model::parity::{self, EncoderPair, LOSS, step_options};
-use model::u2a::{U2a, micro_batch};
+use model::u2a::{U2a, Uploaded, micro_batch};
 use model::variant::MissingToken;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{BufRead, Write};
 use std::time::Instant;
 
-/// Side of the square matrices of [`matmul_flops`], and how many products are timed.
-const MATMUL_SIDE: usize = 8192;
-const MATMUL_PRODUCTS: usize = 20;
+/// Sides of the square matrices of [`matmul_flops`] on a GPU and on a CPU.
+const MATMUL_SIDES: [usize; 2] = [8192, 1024];
+/// The products of a round of [`matmul_flops`], and how many rounds are timed.
+const MATMUL_PRODUCTS: usize = 10;
+const MATMUL_ROUNDS: usize = 3;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
@@ -23,110 +27,243 @@ pub struct BenchTask {
     pub pair: EncoderPair,
     /// Whether batches are evaluated instead of trained on.
     pub evaluate: bool,
-    /// Samples per step.
-    pub batch_size: usize,
-    /// Samples that are computed at once.
-    pub micro_batch: usize,
     /// Whether the encoders are small.
     pub tiny: bool,
-    /// Activations that the forward pass stores.
-    pub stored: StoredActivations,
     /// Steps for each line of input. A GPU is waited for after the last one.
     pub steps: usize,
+    /// The size of a step that is asked for without one.
+    pub size: StepSize,
 }
 
-/// For each line of stdin, computes `task.steps` steps and prints a line of JSON with their time.
-/// Returns at the end of stdin.
-pub fn serve(task: &BenchTask, device: &Device, arithmetic: Arithmetic) -> Result<()> {
-    let configs = parity::configs(task.pair, task.tiny);
-    let mut model = parity::model(task.pair, &configs, device, arithmetic)?;
-    let mut optimizer = model.optimizer(AdamWConfig::default())?;
-    let batch = parity::batch(task.pair, &configs, task.batch_size, false)?;
-    let merged = match task.evaluate {
-        true => Some(model.merged_encoders()?),
-        false => None,
-    };
-    let mut out = std::io::stdout();
-    writeln!(out, "{}", json!({"ready": true}))?;
-    let mut step = 0;
-    for line in std::io::stdin().lock().lines() {
-        line?;
-        let start = Instant::now();
-        let mut loss = 0.0;
-        for i in 0..task.steps {
-            match &merged {
-                // Fetching the scores waits for the device.
-                Some(merged) => drop(model.score(merged, &batch, MissingToken::Mask)?),
-                None => {
-                    let losses = train(task, &mut model, &mut optimizer, &batch, step)?;
-                    if i + 1 == task.steps {
-                        loss = losses.to_dtype(DType::F64)?.to_vec1::<f64>()?[0];
-                    }
-                    step += 1;
+/// The size of a step: what a line of input may change.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepSize {
+    /// Samples per step.
+    pub batch: usize,
+    /// Samples that are computed at once; `None` is the whole batch.
+    pub micro_batch: Option<usize>,
+    /// Activations that the forward pass stores.
+    pub stored: StoredActivations,
+}
+
+impl StepSize {
+    /// Parses a line of input: `go`, then a batch size, `micro-batch=N` and `keep=all|inputs` in
+    /// any order. What it does not name is as in `self`.
+    fn parse(self, line: &str) -> Result<StepSize> {
+        let mut size = self;
+        let mut words = line.split_whitespace();
+        let parse = || {
+            if words.next() != Some("go") {
+                return None;
+            }
+            for word in words {
+                match word.split_once('=') {
+                    None => size.batch = word.parse().ok().filter(|n| *n > 0)?,
+                    Some(("micro-batch", n)) => size.micro_batch = Some(n.parse().ok()?),
+                    Some(("keep", "all")) => size.stored = StoredActivations::All,
+                    Some(("keep", "inputs")) => size.stored = StoredActivations::Inputs,
+                    Some(_) => return None,
                 }
             }
-        }
-        let line = json!({
-            "seconds": start.elapsed().as_secs_f64(),
-            "items": task.batch_size * task.steps,
-            "peak_mb": peak_memory(device)? / 1e6,
-            "loss": loss,
+            Some(())
+        };
+        parse().with_context(|| {
+            format!("{line:?}: expected `go [BATCH] [micro-batch=N] [keep=all|inputs]`")
+        })?;
+        Ok(size)
+    }
+}
+
+/// For each line of stdin, computes `task.steps` steps and prints a line of JSON with their time:
+///
+/// - `seconds`, and `enqueue_seconds`, after which all work was handed to the device and nothing
+///   but waiting was left (in training only);
+/// - `items`, the samples of all these steps, `peak_mb` and the last `loss`.
+///
+/// The batch and its copy on the device are made before the clock starts. An error, such as a batch
+/// that does not fit into memory, is a result: a line with `error` and its `kind`. Returns at the
+/// end of stdin.
+///
+/// # Errors
+/// The model cannot be built, or a line of input cannot be parsed.
+pub fn serve(task: &BenchTask, device: &Device, arithmetic: Arithmetic) -> Result<()> {
+    let mut bench = Bench::new(task, device, arithmetic)?;
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", json!({"ready": true}))?;
+    for line in std::io::stdin().lock().lines() {
+        let size = task.size.parse(&line?)?;
+        let answer = bench.run(size).unwrap_or_else(|error| {
+            let message = format!("{error:#}");
+            json!({"error": message, "kind": error_kind(&message), "batch": size.batch})
         });
-        writeln!(out, "{line}")?;
+        writeln!(out, "{answer}")?;
     }
     Ok(())
 }
 
-/// Computes one training step and returns its losses.
-fn train(
-    task: &BenchTask,
-    model: &mut U2a,
-    optimizer: &mut AdamW,
-    batch: &Batch,
+/// Returns `out of memory` for the messages of the driver and of cuBLAS about that.
+fn error_kind(message: &str) -> &'static str {
+    let signs = ["OUT_OF_MEMORY", "out of memory", "ALLOC_FAILED"];
+    match signs.iter().any(|sign| message.contains(sign)) {
+        true => "out of memory",
+        false => "error",
+    }
+}
+
+/// A model and the inputs of the last step size.
+struct Bench<'a> {
+    task: &'a BenchTask,
+    device: &'a Device,
+    configs: [EncoderConfig; 2],
+    model: U2a,
+    optimizer: AdamW,
+    /// The encoders of an evaluation.
+    merged: Option<[Encoder; 2]>,
+    inputs: Option<Inputs>,
     step: u32,
-) -> Result<Tensor> {
-    let options = step_options(step, task.stored);
-    let (samples, uploaded) = (0..task.batch_size, [None, None]);
-    let summed = micro_batch::accumulate(
-        model,
-        batch,
-        uploaded,
-        samples,
-        task.micro_batch,
-        &options,
-        &LOSS,
-    )?;
-    let (grads, losses) = summed.context("an empty batch")?;
-    model.update(optimizer, grads, 1e-4)?;
-    Ok(losses)
+}
+
+/// A batch and its copy on the device.
+struct Inputs {
+    size: StepSize,
+    batch: Batch,
+    uploaded: [Option<Uploaded>; 2],
+}
+
+impl<'a> Bench<'a> {
+    fn new(task: &'a BenchTask, device: &'a Device, arithmetic: Arithmetic) -> Result<Bench<'a>> {
+        let configs = parity::configs(task.pair, task.tiny);
+        let model = parity::model(task.pair, &configs, device, arithmetic)?;
+        let merged = match task.evaluate {
+            true => Some(model.merged_encoders()?),
+            false => None,
+        };
+        Ok(Bench {
+            task,
+            device,
+            configs,
+            optimizer: model.optimizer(AdamWConfig::default())?,
+            model,
+            merged,
+            inputs: None,
+            step: 0,
+        })
+    }
+
+    /// Computes the steps of one line of input.
+    fn run(&mut self, size: StepSize) -> Result<Value> {
+        let inputs = match self.inputs.take() {
+            Some(inputs) if inputs.size == size => inputs,
+            former => {
+                drop(former);
+                reset_peak_memory(self.device)?;
+                self.inputs(size)?
+            }
+        };
+        let start = Instant::now();
+        let mut losses = None;
+        for _ in 0..self.task.steps {
+            match &self.merged {
+                // Fetching the scores waits for the device.
+                Some(merged) => {
+                    self.model
+                        .score(merged, &inputs.batch, MissingToken::Mask)?;
+                }
+                None => losses = Some(self.train(&inputs)?),
+            }
+        }
+        let enqueued = start.elapsed().as_secs_f64();
+        let loss = match losses {
+            // Fetching a loss waits for all steps.
+            Some(losses) => losses.to_dtype(DType::F64)?.to_vec1::<f64>()?[0],
+            None => 0.0,
+        };
+        let mut answer = json!({
+            "seconds": start.elapsed().as_secs_f64(),
+            "items": size.batch * self.task.steps,
+            "peak_mb": peak_memory(self.device)? / 1e6,
+            "loss": loss,
+        });
+        if self.merged.is_none() {
+            answer["enqueue_seconds"] = json!(enqueued);
+        }
+        self.inputs = Some(inputs);
+        Ok(answer)
+    }
+
+    /// Makes a batch of complete samples and copies what is large of it to a GPU.
+    fn inputs(&self, size: StepSize) -> Result<Inputs> {
+        let batch = parity::batch(self.task.pair, &self.configs, size.batch, false)?;
+        let mut uploaded = [None, None];
+        for (uploaded, input) in uploaded.iter_mut().zip(&batch.inputs) {
+            if let (Some(input), false) = (input, self.device.is_cpu())
+                && let ModalityData::Dense { values, .. } = &input.data
+            {
+                let shape = (input.rows.len(), values.len() / input.rows.len());
+                *uploaded = Some(Uploaded {
+                    rows: input.rows.clone(),
+                    values: Tensor::from_slice(values, shape, self.device)?,
+                });
+            }
+        }
+        self.device.synchronize()?;
+        Ok(Inputs {
+            size,
+            batch,
+            uploaded,
+        })
+    }
+
+    /// Computes one training step and returns its losses.
+    fn train(&mut self, inputs: &Inputs) -> Result<Tensor> {
+        let size = inputs.size;
+        let options = step_options(self.step, size.stored);
+        self.step += 1;
+        let summed = micro_batch::accumulate(
+            &self.model,
+            &inputs.batch,
+            inputs.uploaded.each_ref().map(Option::as_ref),
+            0..size.batch,
+            size.micro_batch.unwrap_or(size.batch),
+            &options,
+            &LOSS,
+        )?;
+        let (grads, losses) = summed.context("an empty batch")?;
+        self.model.update(&mut self.optimizer, grads, 1e-4)?;
+        Ok(losses)
+    }
 }
 
 /// Returns the floating-point operations per second of products of large square matrices, which is
-/// the most that the device's matrix units give.
+/// the most that the device's matrix units give: the median of three rounds. The matrices have
+/// normally distributed numbers, since a GPU multiplies equal numbers at a higher clock.
 pub fn matmul_flops(device: &Device, dtype: DType, side: Option<usize>) -> Result<f64> {
-    let side = side.unwrap_or(MATMUL_SIDE);
-    let a = Tensor::ones((side, side), dtype, device)?;
-    let multiply = |n: usize| -> Result<()> {
-        let mut last = a.clone();
-        for _ in 0..n {
-            last = a.matmul(&a)?;
+    let side = side.unwrap_or(MATMUL_SIDES[usize::from(device.is_cpu())]);
+    let [a, b] = [1, 2].map(|seed| -> Result<Tensor> {
+        let numbers = noise(seed, (side, side))?;
+        Ok(numbers.to_device(device)?.to_dtype(dtype)?)
+    });
+    let (a, b) = (a?, b?);
+    let multiply = || -> Result<f64> {
+        let start = Instant::now();
+        for _ in 0..MATMUL_PRODUCTS {
+            a.matmul(&b)?;
         }
-        // Fetching a number waits for all products.
-        last.narrow(0, 0, 1)?
-            .to_dtype(DType::F32)?
-            .sum_all()?
-            .to_scalar::<f32>()?;
-        Ok(())
+        device.synchronize()?;
+        Ok(start.elapsed().as_secs_f64())
     };
-    multiply(3)?;
-    let start = Instant::now();
-    multiply(MATMUL_PRODUCTS)?;
-    let seconds = start.elapsed().as_secs_f64();
-    Ok(2.0 * (side as f64).powi(3) * MATMUL_PRODUCTS as f64 / seconds)
+    multiply()?;
+    let mut seconds = Vec::new();
+    for _ in 0..MATMUL_ROUNDS {
+        seconds.push(multiply()?);
+    }
+    seconds.sort_by(f64::total_cmp);
+    let operations = 2.0 * (side as f64).powi(3) * MATMUL_PRODUCTS as f64;
+    Ok(operations / seconds[MATMUL_ROUNDS / 2])
 }
 
-/// Returns the most bytes that were in use at once so far: of the device's memory, or on the CPU of
-/// this process.
+/// Returns the most bytes that were in use at once since [`reset_peak_memory`]: of the device's
+/// memory, or on the CPU of this process, since its start.
 fn peak_memory(device: &Device) -> Result<f64> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(cuda) = device {
@@ -135,4 +272,59 @@ fn peak_memory(device: &Device) -> Result<f64> {
     let _ = device;
     let peak = util::memory::peak(std::process::id());
     Ok(peak.unwrap_or_default() as f64)
+}
+
+/// Makes [`peak_memory`] forget what was in use so far on a GPU.
+fn reset_peak_memory(device: &Device) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(cuda) = device {
+        return Ok(engine::cuda::driver::reset_peak_memory(cuda)?);
+    }
+    let _ = device;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: StepSize = StepSize {
+        batch: 4,
+        micro_batch: None,
+        stored: StoredActivations::All,
+    };
+
+    #[test]
+    fn a_line_of_input_names_the_size_of_a_step() {
+        for (line, size) in [
+            ("go", SIZE),
+            ("go 32", StepSize { batch: 32, ..SIZE }),
+            (
+                "go 8 keep=inputs micro-batch=2",
+                StepSize {
+                    batch: 8,
+                    micro_batch: Some(2),
+                    stored: StoredActivations::Inputs,
+                },
+            ),
+        ] {
+            assert_eq!(SIZE.parse(line).unwrap(), size, "{line}");
+        }
+        for line in ["", "32", "go many", "go 0", "go keep=some", "go batch=4"] {
+            let error = SIZE.parse(line).unwrap_err().to_string();
+            assert!(error.contains("expected `go [BATCH]"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_told_from_other_errors() {
+        let driver = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        for (message, kind) in [
+            (driver, "out of memory"),
+            ("CublasError(CUBLAS_STATUS_ALLOC_FAILED)", "out of memory"),
+            ("CUDA_ERROR_ILLEGAL_ADDRESS", "error"),
+        ] {
+            assert_eq!(error_kind(message), kind);
+        }
+    }
 }

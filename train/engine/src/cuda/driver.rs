@@ -167,7 +167,8 @@ pub fn prepare(device: &CudaDevice) -> Result<()> {
     }
 }
 
-/// Returns the largest number of bytes that were in use at once since the device was opened.
+/// Returns the largest number of bytes that were in use at once since [`reset_peak_memory`], or
+/// since the device was opened.
 pub fn peak_memory(device: &CudaDevice) -> Result<u64> {
     let mut bytes = 0u64;
     // SAFETY: the attribute is a 64-bit number.
@@ -179,6 +180,19 @@ pub fn peak_memory(device: &CudaDevice) -> Result<u64> {
             .w()?;
     }
     Ok(bytes)
+}
+
+/// Makes [`peak_memory`] count anew from what is in use now.
+pub fn reset_peak_memory(device: &CudaDevice) -> Result<()> {
+    let mut zero = 0u64;
+    // SAFETY: the attribute is a 64-bit number, and 0 is the one value that may be set.
+    unsafe {
+        let pool = memory_pool(device)?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut zero).cast())
+            .result()
+            .w()
+    }
 }
 
 /// Returns the pool that candle allocates from, the device's default one.
