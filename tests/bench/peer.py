@@ -27,15 +27,15 @@ def serve(unit, items, memory=None, resize=None, refusals=()):
     """Runs `unit()` for each line of input and reports its time. `items` is the number of items in a unit; `memory()`
     returns the peak in bytes if that is not this process's own memory. A dictionary that `unit()` returns joins the report.
 
-    A line `go N` asks for units of another size: `resize(N)`, which is not timed, returns the new number of items. An
-    exception of one of the types `refusals` in either function is reported as a result, and the next line is read.
+    A line `go N...` asks for units of another size: `resize(N, ...)`, which is not timed, returns the new number of items.
+    An exception of one of the types `refusals` in either function is reported as a result, and the next line is read.
     """
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         words = line.split()
         try:
             if len(words) > 1:
-                items = resize(int(words[1]))
+                items = resize(*map(int, words[1:]))
             start = time.perf_counter()
             found = unit() or {}
             seconds = time.perf_counter() - start

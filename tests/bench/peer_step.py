@@ -1,9 +1,9 @@
 """One training step, or one evaluation batch, of U2A with transformers and PEFT.
 
 `peer_step.py audio-video|image-text train|eval eager|sdpa f32|bf16|autocast [--device cuda] [--batch N] [--steps N] [--compile] [--tiny]`.
-The default batches are 4 for audio-video and 8 for image-text; a line `go N` of the input asks for batches of N samples. Frozen
-weights have no gradient, and all samples are complete. `autocast` has f32 weights. `bf16` is autocast over bf16 weights with f32
-adapters on a GPU; on the CPU, whose autocast refuses bf16 norms, everything is bf16. `--compile` puts torch.compile on each
+The default batches are 4 for audio-video and 8 for image-text; a line `go N [STEPS]` of the input asks for batches of N samples and as
+many steps. Frozen weights have no gradient, and all samples are complete. `autocast` has f32 weights. `bf16` is autocast over bf16
+weights with f32 adapters on a GPU; on the CPU, whose autocast refuses bf16 norms, everything is bf16. `--compile` puts torch.compile on each
 transformer layer. `--tiny` has small encoders. Items: samples. On a GPU `enqueue_seconds` is the time after which all work was
 queued, before it was waited for.
 """
@@ -106,12 +106,12 @@ def main():
         masks, head = [torch.nn.Parameter(m.data.bfloat16()) for m in masks], head.bfloat16()
     learnable = [p for e in encoders for p in e.model.parameters() if p.requires_grad] + masks + list(head.parameters())
     optimiser = torch.optim.AdamW(learnable, lr=1e-3, weight_decay=0.02)
-    xs, labels = [], None
+    xs, labels, steps = [], None, args.steps
 
-    def resize(batch):
+    def resize(batch, new_steps=None):
         """Draws inputs of another batch size, after everything of the former one is freed. Returns the samples of a unit."""
-        nonlocal xs, labels
-        xs, labels = [], None
+        nonlocal xs, labels, steps
+        xs, labels, steps = [], None, new_steps or steps
         optimiser.zero_grad(set_to_none=True)
         gc.collect()
         if cuda:
@@ -121,7 +121,7 @@ def main():
         if whole:
             xs = [[t if t is None or not t.is_floating_point() else t.bfloat16() for t in ts] for ts in xs]
         labels = torch.randint(0, CLASS_COUNT, (batch,), device=device)
-        return batch * args.steps
+        return batch * steps
 
     def tokens():
         out = []
@@ -153,7 +153,7 @@ def main():
 
     def work():
         start = time.perf_counter()
-        for _ in range(args.steps):
+        for _ in range(steps):
             unit()
         if not cuda:
             return {}

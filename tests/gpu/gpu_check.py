@@ -1,17 +1,22 @@
 """Checks and times this project on a GPU; the machine needs no Rust, libav or network.
 
-    python gpu_check.py --train PATH --shards DIR [--device cuda:0] [--tiny] [--minutes 9] [--out DIR]
+    python gpu_check.py --out DIR [--minutes 8] [--bundle DIR] [--device cuda:0] [--tiny]
 
-It runs these parts as long as time is left: the report of `train doctor`; every layer and whole training steps against the CPU;
-50 training steps of each kind of dataset, in bf16 and in f32; peak memory against the 11 GB of the paper's GPU; steps of batch 4, 8,
-32, 128 against PyTorch (SDPA, bf16, with and without torch.compile) in alternation. It writes gpu-check.json and gpu-check.md to
---out. `--device cpu --tiny` runs all of it without a GPU.
+It needs what `scripts/gpu-check --bundle` makes, and nothing but Python's standard library for our own numbers; for the peers
+PyTorch, transformers and peft, in the Python of U2A_PYTHON or in the running one.
+
+Everything goes into --out: results.jsonl gets a line for each result the moment it is known, gpu-check.json and gpu-check.md are
+the summary of it, programs.txt is what the programs printed, kernels.jsonl and profile.csv are results of single kernels. An error
+is a finding and does not end the check, every wait has a limit, and where time is short the least important part is left out. The
+exit code is 1 if there is a finding. `--device cpu --tiny` rehearses it without a GPU.
 """
 
 import argparse
 import json
+import lzma
 import os
 import shutil
+import signal
 import statistics
 import struct
 import subprocess
@@ -19,270 +24,455 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Callable, NamedTuple
 
-HERE = Path(__file__).resolve().parent
-STEPS = 50
-BATCHES = (4, 8, 32, 128)
-# The number of alternations, and of steps in each; the GPU is synchronised once a round.
-ROUNDS, STEPS_PER_ROUND = 3, 6
-# The memory of the paper's GPU.
-CARD_GB = 11.0
-# For the operations of one sample's training step without gradients of frozen weights: the tokens of each encoder, and
-# 12 blocks of 7.08 M weights.
-WIDTH, BLOCKS, BLOCK_WEIGHTS = 768, 12, 12 * 768 * 768
-TOKENS = {"audio-video": [1215] + 3 * [198], "image-text": [198, 41]}
+from check_process import Failure, Log, Process, Worker, environment
+from check_report import PAIRS, Report, flops
+
+ROOT = Path(__file__).resolve().parents[2]
+# The batch sizes that the peers of torch.compile begin with while correctness is checked, and the larger ones. From
+# the latter on, no two processes hold memory of the GPU.
+EARLY, LATE = (4, 8), (32, 128)
+# Small encoders have one size, so that nothing is compiled twice.
+TINY_EARLY, TINY_LATE = (4,), (4,)
+# The steps of a round by batch size, and the rounds after one that warms up. The GPU is waited for once a round.
+STEPS, ROUNDS = {4: 20, 8: 20, 32: 6, 128: 3}, 3
+TINY_STEPS = 1
+# The batch size and the steps of the times of single kernels.
+TRACED = {"audio-video": (8, 4), "image-text": (8, 4)}
+# The steps of the trainings on shards.
+RUN_STEPS = {"bf16": 50, "f32": 20}
+# The limits of waits in seconds: for a process that begins, for what is compiled, for a round of steps.
+START_SECONDS, COMPILE_SECONDS, ROUND_SECONDS = 60, 120, 40
+# How much longer a CPU may take for everything.
+CPU_PATIENCE = 15
+# Left for the last writes.
+RESERVE_SECONDS = 5
+PEER_MODULES = ("torch", "transformers", "peft", "safetensors", "numpy")
+# Asks a Python for the modules that it lacks and for the CUDA libraries that came with PyTorch.
+PROBE = f"""
+import glob, importlib.util, json, os, sys
+missing = [name for name in {PEER_MODULES} if importlib.util.find_spec(name) is None]
+libraries = [found for folder in sys.path for found in sorted(glob.glob(os.path.join(folder, "nvidia", "*", "lib")))]
+print(json.dumps({{"missing": missing, "libraries": libraries}}))
+"""
 
 
-def flops(pair):
-    """The multiplications and additions of one sample's training step."""
-    total = 0.0
-    for tokens in TOKENS[pair]:
-        products = 2 * 2 * BLOCK_WEIGHTS * tokens  # forward, and backward to the input
-        attention = (2 + 5) * 2 * tokens * tokens * WIDTH  # two products forward, five backward
-        total += BLOCKS * (products + attention)
-    return total
+class Part(NamedTuple):
+    """A part of the check. A part is left out if it and those of a smaller priority number after it do not fit into the time."""
 
-
-class Worker:
-    """A process that does one unit of work per line of input."""
-
-    def __init__(self, command, environment):
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-
-    def read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            self.process.wait()
-            raise RuntimeError(self.process.stderr.read().strip()[-600:] or "ended without a message")
-        return json.loads(line)
-
-    def work(self):
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
+    name: str
+    priority: int
+    # What it is expected to take, and the most that it may take, on a GPU.
+    seconds: float
+    limit: float
+    body: Callable
 
 
 class Check:
-    def __init__(self, args):
-        self.args = args
-        self.end = time.monotonic() + 60 * args.minutes
-        self.device = args.device
+    def __init__(self, args, train, scratch):
+        self.args, self.train, self.scratch = args, train, scratch
+        self.end = time.monotonic() + 60 * args.minutes - RESERVE_SECONDS
+        self.part_end = self.end
         self.cuda = args.device.startswith("cuda")
-        self.result = {"device": args.device, "tiny": args.tiny, "failed": [], "skipped": []}
-        self.environment = dict(os.environ)
-        if self.cuda:
-            folders = [str(p) for p in library_folders()]
-            known = self.environment.get("LD_LIBRARY_PATH", "")
-            self.environment["LD_LIBRARY_PATH"] = ":".join(folders + ([known] if known else []))
+        self.patience = args.patience or (1 if self.cuda else CPU_PATIENCE)
+        self.early, self.late = (TINY_EARLY, TINY_LATE) if args.tiny else (EARLY, LATE)
+        self.out = Path(args.out)
+        self.report = Report(self.out, args.device, args.tiny)
+        self.log = Log(self.out / "programs.txt")
+        self.python = os.environ.get("U2A_PYTHON") or sys.executable
+        self.open = []
+        self.compiling = {}
+        self.failed_cases = []
+        self.environment, self.no_peers = self.probe()
 
-    def left(self):
-        return self.end - time.monotonic()
-
-    def train(self, *arguments, wanted=(0,), lines_wanted=False):
-        command = [str(self.args.train), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, env=self.environment, timeout=max(self.left(), 5))
-        if done.returncode not in wanted:
-            raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}: {done.stderr.strip()[-600:]}")
-        lines = [json.loads(line) for line in done.stdout.splitlines()]
-        return lines if lines_wanted else lines[-1]
-
-    def part(self, name, need, body):
-        """Runs a part, unless it needs more time than is left. A failure does not stop the other parts."""
-        if self.left() < need:
-            self.result["skipped"].append(f"{name}: {self.left():.0f} s left, {need} s needed")
-            return None
-        start = time.monotonic()
+    def probe(self):
+        """The environment of all programs, and why there are no peers, or None."""
         try:
-            found = body()
-        except (RuntimeError, subprocess.TimeoutExpired, OSError, ValueError) as problem:
-            self.result["failed"].append(f"{name}: {problem}")
-            print(f"{name}: FAILED: {problem}", file=sys.stderr)
-            return None
-        print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr)
-        self.result[name] = found
-        self.write()
-        return found
+            done = subprocess.run([self.python, "-c", PROBE], capture_output=True, text=True, timeout=60, check=True)
+            found = json.loads(done.stdout)
+        except (OSError, subprocess.SubprocessError, ValueError) as problem:
+            return environment([]), f"{self.python} does not run: {problem}"
+        lacks = f"{self.python} lacks {', '.join(found['missing'])}" if found["missing"] else None
+        return environment(found["libraries"] if self.cuda else []), lacks
 
-    def selftest(self):
-        flags = ["--tiny"] if self.args.tiny else []
-        lines = self.train("selftest", "--device", self.device, "--json", *flags, wanted=(0, 1), lines_wanted=True)
-        wrong = [line for line in lines if line.get("ok") is False]
-        if wrong:
-            self.result["failed"].append(f"selftest: {len(wrong)} wrong: {wrong}")
-        return {
-            "findings": [{**line, "name": line["case"]} for line in lines if "error" in line],
-            "wrong": len(wrong),
-            "matmul_flops": {line["precision"]: line["flops"] for line in lines if "flops" in line},
-        }
+    # Time.
 
-    def runs(self):
-        """Trains 50 steps on each dataset of the shards folder, in bf16 and f32; returns losses, rates and data waits."""
-        found = {}
-        for shards in sorted(p for p in Path(self.args.shards).iterdir() if (p / "manifest.json").is_file()):
-            curves = {}
-            for precision in ("bf16", "f32") if self.cuda else ("f32",):
-                with tempfile.TemporaryDirectory() as folder:
-                    out = Path(folder) / "run"
-                    size = "tiny" if self.args.tiny else "base"
-                    done = self.train(
-                        "run", shards.name, "--shards", shards, "--out", out, "--random-weights", 0, "--encoders", size,
-                        "--max-steps", STEPS, "--epochs", 100, "--lr", 1e-3, "--set", "warmup_epochs=0", "--device", self.device,
-                        "--precision", precision, "--json",
-                    )  # fmt: skip
-                    lines = [json.loads(line) for line in (out / "metrics.jsonl").open()]
-                    losses = [line["loss"] for line in lines if "task_loss" in line]
-                    curves[precision] = {
-                        "steps": done["step"],
-                        "first": statistics.mean(losses[:10]),
-                        "last": statistics.mean(losses[-10:]),
-                        "losses": losses,
-                        "samples_per_second": scalar(out, "pace/samples_per_second"),
-                        "data_wait_share": scalar(out, "pace/data_wait_share"),
-                    }
-            if len(curves) == 2:
-                pairs = zip(curves["bf16"]["losses"], curves["f32"]["losses"])
-                curves["largest_difference"] = max(abs(a - b) / abs(b) for a, b in pairs)
-            found[shards.name] = curves
-        return found
-
-    def memory(self):
-        """Peak memory of audio-video steps of batch 4: as they are, with activation checkpointing, and in micro-batches."""
-        found = {}
-        for name, flags in {
-            "all kept": [],
-            "inputs kept": ["--keep", "inputs"],
-            "two at once": ["--keep", "inputs", "--micro-batch", "2"],
-        }.items():
-            worker = Worker(self.bench("audio-video", 4, 1) + flags, self.environment)
-            worker.read()
-            worker.work()
-            found[name] = worker.work()["peak_mb"] / 1e3
-            worker.close()
-        return found
-
-    def bench(self, pair, batch, steps, mode="train"):
-        tiny = ["--tiny"] if self.args.tiny else []
-        command = [self.args.train, "bench", pair, mode, "--batch", batch, "--steps", steps, "--device", self.device, *tiny]
-        return [str(word) for word in command]
-
-    def peers(self, pair, batch, steps):
-        if self.args.tiny:
-            return {}
-        script = HERE.parent / "bench" / "peer_step.py"
-        common = [sys.executable, str(script), pair, "train", "sdpa", "bf16", "--device", self.device, "--batch", str(batch)]
-        common += ["--steps", str(steps)]
-        return {"PyTorch": common, "PyTorch compiled": common + ["--compile"]}
-
-    def steps(self, pair, batch):
-        """Samples per second of this project and of the peers, in alternation."""
-        steps = 1 if self.args.tiny else STEPS_PER_ROUND
-        workers = {}
-        lines = {}
-        commands = {"ours": self.bench(pair, batch, steps), **self.peers(pair, batch, steps)}
-        for name, command in commands.items():
-            worker = Worker(command, self.environment)
-            try:
-                worker.read()
-                worker.work()  # Warms up; compiles.
-                workers[name], lines[name] = worker, []
-            except RuntimeError as problem:
-                worker.close()
-                self.result["failed"].append(f"steps {pair} {batch}, {name}: {problem}")
-        for _ in range(ROUNDS):
-            for name, worker in workers.items():
-                lines[name].append(worker.work())
-        for worker in workers.values():
-            worker.close()
-        found = {}
-        for name, of in lines.items():
-            rates = [line["items"] / line["seconds"] for line in of]
-            found[name] = {
-                "samples_per_second": statistics.median(rates),
-                "slowest": min(rates),
-                "fastest": max(rates),
-                "peak_gb": max(line["peak_mb"] for line in of) / 1e3,
-            }
-            found[name]["flops"] = found[name]["samples_per_second"] * flops(pair)
-        return found
+    def limit(self, seconds):
+        """A limit of a wait: at most what is left of the part."""
+        return max(min(seconds * self.patience, self.part_end - time.monotonic()), 0.1)
 
     def run(self):
-        self.part("doctor", 1, lambda: self.train("doctor", "--json"))
-        self.part("selftest", 5, self.selftest)
-        self.part("runs", 20, self.runs)
-        self.part("memory", 10, self.memory)
-        for batch in BATCHES[:1] if self.args.tiny else BATCHES:
-            for pair in TOKENS:
-                self.part(f"steps {pair} {batch}", 25, lambda: self.steps(pair, batch))
-        self.write()
-        for line in self.result["failed"]:
-            print(f"failed: {line}", file=sys.stderr)
-        return 1 if self.result["failed"] else 0
+        plan = self.plan()
+        for number, part in enumerate(plan):
+            left = self.end - time.monotonic()
+            later = sum(other.seconds for other in plan[number + 1 :] if other.priority < part.priority) if self.cuda else 0
+            if left - later < (part.seconds if self.cuda else 1):
+                kept = f", {later:.0f} s of them for more important parts" if later else ""
+                self.report.skipped(part.name, f"{left:.0f} s are left{kept}; {part.seconds} s are needed")
+                continue
+            begun = time.monotonic()
+            self.part_end = begun + min(part.limit * self.patience, left - later)
+            try:
+                part.body()
+            except Failure as problem:
+                self.report.finding(part.name, str(problem))
+            except Exception as problem:  # Whatever went wrong in this part, the others run.
+                self.report.finding(part.name, f"{type(problem).__name__}: {problem}")
+            finally:
+                self.close_all(but=self.compiling.values())
+            self.report.add("part", name=part.name, seconds=round(time.monotonic() - begun, 1))
+        return 1 if self.report.of("finding") else 0
 
-    def write(self):
-        out = Path(self.args.out)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "gpu-check.json").write_text(json.dumps(self.result, indent=1) + "\n")
-        (out / "gpu-check.md").write_text(self.table())
+    def plan(self):
+        """The parts in their order. Beside those up to `compiled, small batches` PyTorch compiles: they measure no time."""
+        parts = [
+            Part("machine", 0, 5, 60, self.machine),
+            Part("selftest", 0, 30, 120, self.selftest),
+            Part("memcheck of what failed", 3, 20, 60, self.memcheck_failed),
+            Part("runs", 3, 40, 80, self.runs),
+            Part("compiled, small batches", 2, 25, 100, self.compiled_early),
+            Part("ours", 0, 35, 120, self.ours),
+            Part("eager", 1, 60, 110, lambda: self.peers("eager", sorted({*self.early, *self.late}))),
+            Part("kernels", 3, 50, 75, self.kernels),
+            Part("compiled, large batches", 1, 90, 150, lambda: self.peers("compiled", self.late)),
+            Part("memory", 3, 10, 40, self.memory),
+            Part("memcheck", 4, 30, 60, self.memcheck),
+            Part("profile", 5, 25, 60, self.profile),
+        ]
+        of_gpus = (self.memcheck_failed, self.kernels, self.memcheck, self.profile)
+        return [part for part in parts if self.cuda or part.body not in of_gpus]
 
-    def table(self):
-        r = self.result
-        lines = ["# GPU check", ""]
-        gpus = r.get("doctor", {}).get("gpu", {}).get("gpus", [])
-        name = ", ".join(g["name"] for g in gpus) or "no GPU"
-        lines += [f"{name}; device {r['device']}{', small encoders' if r['tiny'] else ''}.", ""]
-        selftest = r.get("selftest")
-        peak = None
-        if selftest:
-            for precision in sorted({f["precision"] for f in selftest["findings"]}):
-                of = [f for f in selftest["findings"] if f["precision"] == precision]
-                worst = max(of, key=lambda f: f["error"] / f["limit"])
-                lines.append(
-                    f"- {len(of)} comparisons with the CPU in {precision}; nearest to its limit: {worst['name']}, "
-                    f"{worst['error']:.1e} of {worst['limit']:.0e}"
+    # Processes.
+
+    def start(self, kind, name, command, **flags):
+        process = kind(name, command, self.environment, self.log, **flags)
+        self.open.append(process)
+        return process
+
+    def close_all(self, but=()):
+        kept = list(but)
+        for process in self.open:
+            if process not in kept:
+                process.close()
+        self.open = kept
+
+    def output(self, name, command, seconds, wanted=(0,), **flags):
+        """Runs a program to its end and returns the lines that it printed."""
+        process = self.start(Process, name, command, stdin=subprocess.DEVNULL, **flags)
+        code, lines = process.end(self.limit(seconds))
+        if code not in wanted:
+            said = " | ".join(line.strip() for line in lines[-5:])
+            raise Failure(f"exit code {code}{process.last_words()}" + (f"; it printed: {said[-500:]}" if said else ""))
+        return lines
+
+    def tiny(self):
+        return ["--tiny"] if self.args.tiny else []
+
+    def bench(self, pair, batch, *flags):
+        return [self.train, "bench", pair, "train", "--batch", batch, "--device", self.args.device, *self.tiny(), *flags]
+
+    def peer(self, pair, who, batch):
+        script = ROOT / "tests" / "bench" / "peer_step.py"
+        precision = "bf16" if self.cuda else "f32"
+        command = [self.python, script, pair, "train", "sdpa", precision, "--device", self.args.device, "--batch", batch, *self.tiny()]
+        return command + (["--compile"] if who == "compiled" else [])
+
+    def steps(self, batch):
+        return TINY_STEPS if self.args.tiny else STEPS[batch]
+
+    # Parts.
+
+    def machine(self):
+        """Lets the compiled peers begin, and collects what there is to know of the machine."""
+        if self.no_peers:
+            self.report.skipped("peers", self.no_peers)
+        else:
+            self.start_compiling()
+        for name, command in {
+            "nvidia-smi": ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit", "--format=csv"],
+            "ldd": ["ldd", self.train],
+        }.items():
+            try:
+                text = [line.strip() for line in self.output(name, command, 20)]
+                self.report.add("machine", name=name, text=[line for line in text if name != "ldd" or "not found" in line])
+            except Failure as problem:
+                if self.cuda:
+                    self.report.finding(name, str(problem))
+        doctor = self.output("doctor", [self.train, "doctor", "--json"], 30)
+        self.report.add("machine", name="doctor", found=json.loads("".join(doctor)))
+
+    def start_compiling(self):
+        for pair in PAIRS:
+            worker = self.start(Worker, f"compiled {pair}", self.peer(pair, "compiled", self.early[0]))
+            self.compiling[pair] = worker
+            for batch in self.early:
+                worker.send(f"go {batch} 2")
+
+    def selftest(self):
+        """Every layer and whole steps against the CPU, a line for each comparison."""
+        command = [self.train, "selftest", "--device", self.args.device, "--json", *self.tiny()]
+        process = self.start(Worker, "selftest", command)
+        try:
+            while "summary" not in (line := process.answer(self.limit(60))):
+                self.report.add("selftest", **line)
+                if not line["ok"]:
+                    if line["case"] not in self.failed_cases:
+                        self.failed_cases.append(line["case"])
+                    self.report.finding("selftest", json.dumps(line))
+        finally:
+            process.close()
+        if not self.report.of("selftest"):
+            raise Failure("no comparison was made")
+
+    def sanitizer(self):
+        """The path of compute-sanitizer, or None."""
+        places = [str(path) for path in Path("/usr/local").glob("cuda*/bin/compute-sanitizer")]
+        return next((path for path in [shutil.which("compute-sanitizer"), *places] if path), None)
+
+    def memcheck_of(self, name, arguments, tool="memcheck"):
+        """Runs our program under compute-sanitizer. What it says of wrong accesses is a finding; where it does not work, it is skipped."""
+        sanitizer = self.sanitizer()
+        if not sanitizer:
+            self.report.skipped(name, "there is no compute-sanitizer")
+            return
+        command = [sanitizer, "--tool", tool, "--error-exitcode", 99, self.train, *arguments]
+        lines = self.output(name, command, 60, wanted=range(256))
+        said = [line.strip() for line in lines if line.startswith("=========")]
+        summary = next((line for line in reversed(said) if "ERROR SUMMARY" in line), None)
+        if summary is None or any("not supported" in line for line in said):
+            self.report.skipped(name, f"compute-sanitizer does not work here: {' | '.join(said[:5])}")
+        elif "ERROR SUMMARY: 0 errors" in summary:
+            self.report.add("memcheck", name=name, text=summary)
+        else:
+            self.report.finding(name, " | ".join(said[:25])[:3000])
+
+    def memcheck_failed(self):
+        for case in self.failed_cases[:3]:
+            self.memcheck_of(f"memcheck of {case}", ["selftest", "--device", self.args.device, "--tiny", "--only", case])
+
+    def memcheck(self):
+        """All small cases, and a training, which is the only user of the copies ahead."""
+        self.memcheck_of("memcheck of selftest", ["selftest", "--device", self.args.device, "--tiny"])
+        shards = self.shards()[0]
+        arguments = self.training(shards, self.scratch / "memcheck", "tiny", 10, "bf16")
+        self.memcheck_of(f"memcheck of run {shards.name}", arguments)
+
+    def shards(self):
+        found = sorted(path.parent for path in Path(self.args.shards).glob("*/manifest.json"))
+        if not found:
+            raise Failure(f"{self.args.shards}: no shards in it; `scripts/gpu-check --bundle` makes them")
+        return found
+
+    def training(self, shards, out, size, steps, precision):
+        return [
+            "run", shards.name, "--shards", shards, "--out", out, "--random-weights", 0, "--encoders", size, "--max-steps", steps,
+            "--epochs", 100, "--lr", 1e-3, "--set", "warmup_epochs=0", "--device", self.args.device, "--precision", precision, "--json",
+        ]  # fmt: skip
+
+    def runs(self):
+        """Trains on the shards of each dataset; reports losses, rates and waits for data."""
+        size = "tiny" if self.args.tiny else "base"
+        for shards in self.shards():
+            for precision in ("bf16", "f32") if self.cuda else ("f32",):
+                out = self.scratch / f"run-{shards.name}-{precision}"
+                steps = RUN_STEPS[precision]
+                name = f"run {shards.name} {precision}"
+                try:
+                    done = self.output(name, [self.train, *self.training(shards, out, size, steps, precision)], 60)
+                except Failure as problem:
+                    self.report.finding(name, str(problem))
+                    continue
+                lines = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+                losses = [line["loss"] for line in lines if "task_loss" in line]
+                self.report.add(
+                    "run",
+                    dataset=shards.name,
+                    precision=precision,
+                    steps=json.loads("".join(done))["step"],
+                    first=statistics.mean(losses[:5]),
+                    last=statistics.mean(losses[-5:]),
+                    samples_per_second=scalar(out, "pace/samples_per_second"),
+                    data_wait_share=scalar(out, "pace/data_wait_share"),
+                    losses=losses,
                 )
-            for precision, value in selftest["matmul_flops"].items():
-                lines.append(f"- matrix products in {precision}: {value / 1e12:.1f} TFLOP/s")
-                peak = value
-        for dataset, curves in r.get("runs", {}).items():
-            for precision in ("bf16", "f32"):
-                if precision in curves:
-                    c = curves[precision]
-                    lines.append(
-                        f"- {dataset}, {c['steps']} steps in {precision}: loss {c['first']:.3f} to {c['last']:.3f}, "
-                        f"{c['samples_per_second']:.0f} samples/s, {100 * c['data_wait_share']:.0f} % of the time without data"
-                    )
-            if "largest_difference" in curves:
-                lines.append(f"- {dataset}: bf16 within {100 * curves['largest_difference']:.1f} % of f32's loss at every step")
-        for name, gb in r.get("memory", {}).items():
-            verdict = "fits" if gb < CARD_GB else "does not fit"
-            lines.append(f"- audio-video, batch 4, {name}: peak {gb:.1f} GB, {verdict} the paper's {CARD_GB:.0f} GB card")
-        rows = [(key.split()[1:], value) for key, value in r.items() if key.startswith("steps ")]
-        if rows:
-            lines += ["", "| step | who | samples/s (min to max) | peak GB | of the bf16 peak | ours / this |", "|---|---|---|---|---|---|"]
-        for (pair, batch), found in rows:
-            ours = found.get("ours", {}).get("samples_per_second")
-            for name, f in found.items():
-                share = f"{100 * f['flops'] / peak:.0f} %" if peak and not r["tiny"] else ""
-                ratio = f"{ours / f['samples_per_second']:.2f}" if ours and name != "ours" else ""
-                lines.append(
-                    f"| {pair}, batch {batch} | {name} | {f['samples_per_second']:.1f} ({f['slowest']:.1f} to {f['fastest']:.1f}) "
-                    f"| {f['peak_gb']:.2f} | {share} | {ratio} |"
-                )
-        lines += [""] + [f"Failed: {line}" for line in r["failed"]] + [f"Skipped: {line}" for line in r["skipped"]]
-        return "\n".join(lines).rstrip() + "\n"
+
+    def measure(self, who, pair, worker, batches):
+        """Measures a worker that has said that it is ready. A batch that does not fit into memory is a result."""
+        for batch in batches:
+            try:
+                answers = self.rounds(worker, batch, COMPILE_SECONDS if who == "compiled" else ROUND_SECONDS)
+            except Failure as problem:
+                if not is_out_of_memory(str(problem)):
+                    raise
+                self.report.add("speed", who=who, pair=pair, batch=batch, error=str(problem)[:1000], error_kind="out of memory")
+                return
+            if "error" in answers[-1]:
+                error, kind = answers[-1]["error"][:1000], answers[-1].get("kind", "error")
+                self.report.add("speed", who=who, pair=pair, batch=batch, error=error, error_kind=kind)
+                if kind != "out of memory":
+                    self.report.finding(f"{who} {pair} {batch}", error)
+            else:
+                self.report.add("speed", who=who, pair=pair, batch=batch, **self.speed(pair, answers))
+
+    def rounds(self, worker, batch, first_limit):
+        """The answers of a worker: one that warms up, then one for each round, up to the first error."""
+        request, answers = f"go {batch} {self.steps(batch)}", []
+        while len(answers) <= ROUNDS and "error" not in (answers[-1] if answers else {}):
+            answers.append(worker.ask(request, self.limit(ROUND_SECONDS if answers else first_limit)))
+        return answers
+
+    def speed(self, pair, answers):
+        """The rates of the rounds after the first one."""
+        first, *rounds = answers
+        rates = [line["items"] / line["seconds"] for line in rounds]
+        found = {
+            "samples_per_second": statistics.median(rates),
+            "slowest": min(rates),
+            "fastest": max(rates),
+            "peak_gb": rounds[-1]["peak_mb"] / 1e3,
+            "first_seconds": first["seconds"],
+        }
+        if not self.args.tiny:
+            found["flops"] = found["samples_per_second"] * flops(pair)
+        if "enqueue_seconds" in first:
+            found["enqueue_share"] = statistics.median(line["enqueue_seconds"] / line["seconds"] for line in rounds)
+        return found
+
+    def each_pair(self, who, measure):
+        """Calls `measure(pair)`; a failure is a finding of that pair."""
+        for pair in PAIRS:
+            try:
+                measure(pair)
+            except Failure as problem:
+                self.report.finding(f"{who} {pair}", str(problem))
+            finally:
+                self.close_all(but=self.compiling.values())
+
+    def compiled_early(self):
+        """Measures what was compiled beside the parts before, while nothing else runs."""
+        for pair in PAIRS:
+            worker = self.compiling.get(pair)
+            if not worker:
+                continue
+            try:
+                worker.answer(self.limit(START_SECONDS))  # It is ready.
+                for _ in self.early:
+                    worker.answer(self.limit(COMPILE_SECONDS))
+            except Failure as problem:
+                self.report.finding(f"compiled {pair}", str(problem))
+                del self.compiling[pair]
+                worker.close()
+
+        def measure(pair):
+            if worker := self.compiling.pop(pair, None):
+                self.measure("compiled", pair, worker, self.early)
+
+        self.each_pair("compiled", measure)
+
+    def begin(self, who, pair, command):
+        worker = self.start(Worker, f"{who} {pair}", command)
+        worker.answer(self.limit(START_SECONDS))
+        return worker
+
+    def stop_compiling(self):
+        """Ends what still compiles: it would disturb times and hold memory."""
+        for pair, worker in self.compiling.items():
+            self.report.finding(f"compiled {pair}", "was not ready when times were to be measured")
+            worker.close()
+        self.compiling = {}
+
+    def ours(self):
+        self.stop_compiling()
+        batches = sorted({*self.early, *self.late})
+        self.each_pair("ours", lambda pair: self.measure("ours", pair, self.begin("ours", pair, self.bench(pair, batches[0])), batches))
+
+    def peers(self, who, batches):
+        self.stop_compiling()
+        if self.no_peers:
+            return
+        known = {(line["who"], line["pair"], line["batch"]) for line in self.report.of("speed")}
+
+        def measure(pair):
+            # With those that were not ready before.
+            missing = [batch for batch in self.early if batch not in batches and (who, pair, batch) not in known]
+            all = [*missing, *batches]
+            self.measure(who, pair, self.begin(who, pair, self.peer(pair, who, all[0])), all)
+
+        self.each_pair(who, measure)
+
+    def trace(self):
+        """The times of single kernels and products within a step."""
+        for pair, (batch, steps) in TRACED.items():
+            worker = self.begin("trace", pair, self.bench(pair, batch, "--trace"))
+            worker.ask(f"go {batch} 1", self.limit(ROUND_SECONDS))
+            answer = worker.ask(f"go {batch} {steps}", self.limit(ROUND_SECONDS))
+            worker.close()
+            if "error" in answer:
+                raise Failure(f"{pair}: {answer['error'][:1000]}")
+            self.report.add("trace", pair=pair, batch=batch, steps=steps, seconds=answer["seconds"], rows=answer["trace"])
+
+    def kernels(self):
+        """Each kernel by itself, without our program: tests/gpu/kernels.py."""
+        script = Path(__file__).with_name("kernels.py")
+        seconds = self.limit(70)
+        command = [self.python, script, "--seconds", int(seconds), "--out", self.out / "kernels.jsonl"]
+        try:
+            self.output("kernels", command, seconds + 5, wanted=(0, 1))
+        finally:
+            path = self.out / "kernels.jsonl"
+            for line in path.read_text().splitlines() if path.is_file() else []:
+                found = json.loads(line)
+                if found["kind"] == "finding":
+                    self.report.finding("kernels", found["text"][:1500])
+                elif found["kind"] in ("comparison", "end"):
+                    self.report.add("kernels", **{**found, "kind": "kernels", "what": found["kind"]})
+
+    def memory(self):
+        """Peak memory and rate of audio-video steps of batch 4, by what is kept for the backward pass."""
+        ways = {
+            "all kept": "keep=all",
+            "all but the feed-forward parts": "keep=selective",
+            "inputs kept": "keep=inputs",
+            "two at once": "keep=inputs micro-batch=2",
+        }
+        if not self.cuda:
+            # The peak of a process only grows.
+            ways = dict(reversed(ways.items()))
+        worker = self.begin("memory", "audio-video", self.bench("audio-video", 4))
+        for name, way in ways.items():
+            request = f"go 4 {self.steps(4)} {way}"
+            worker.ask(request, self.limit(ROUND_SECONDS))
+            answer = worker.ask(request, self.limit(ROUND_SECONDS))
+            if "error" in answer:
+                self.report.finding(f"memory, {name}", answer["error"][:1000])
+            else:
+                rate = answer["items"] / answer["seconds"]
+                self.report.add("memory", name=name, peak_gb=answer["peak_mb"] / 1e3, samples_per_second=rate)
+
+    def profile(self):
+        """NVIDIA's profiler on the launches of one step."""
+        profiler = shutil.which("ncu")
+        if not profiler:
+            self.report.skipped("profile", "there is no ncu")
+            return
+        metrics = (
+            "gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed,"
+            "sm__warps_active.avg.pct_of_peak_sustained_active,launch__registers_per_thread"
+        )
+        command = [profiler, "--clock-control", "none", "--csv", "--page", "raw", "--metrics", metrics, "--launch-skip", 1200]
+        command += ["--launch-count", 1000, "--log-file", self.out / "profile.csv", *self.bench("audio-video", 8)]
+        process = self.start(Worker, "profile", command)
+        process.send("go\ngo\ngo")
+        process.process.stdin.close()
+        code, _ = process.end(self.limit(60))
+        if code:
+            raise Failure(f"exit code {code}{process.last_words()}")
+        self.report.add("profile", bytes=(self.out / "profile.csv").stat().st_size)
 
 
-def library_folders():
-    """The folders in which PyTorch's packages have the CUDA runtime."""
-    for folder in map(Path, sys.path):
-        for found in sorted(folder.glob("nvidia/*/lib")):
-            yield found
+def is_out_of_memory(text):
+    return any(sign in text.lower() for sign in ("out of memory", "out_of_memory", "outofmemory", "alloc_failed"))
 
 
 def scalar(run, tag):
@@ -295,30 +485,49 @@ def scalar(run, tag):
     return struct.unpack("<f", data[at + len(tag) + 1 :][:4])[0]
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--train", required=True, help="the program, built by `just build-cuda`; may be packed by xz")
-    parser.add_argument("--shards", required=True, help="a folder of shards, one folder per dataset")
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, help="the folder of the results")
+    parser.add_argument("--bundle", help="what `scripts/gpu-check --bundle` made [default: this folder, or target/gpu-check/bundle]")
+    parser.add_argument("--train", help="the program, which may be packed by xz [default: the bundle's]")
+    parser.add_argument("--shards", help="a folder of shards, one folder per dataset [default: the bundle's]")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--tiny", action="store_true", help="small encoders, without PyTorch")
-    parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--out", default=".")
+    parser.add_argument("--tiny", action="store_true", help="small encoders")
+    parser.add_argument("--minutes", type=float, default=8.0, help="the time that all of it may take")
+    parser.add_argument("--patience", type=float, help=f"a factor on the limits of all waits [default: 1, on a CPU {CPU_PATIENCE}]")
     args = parser.parse_args()
-    unpacked = None
-    if args.train.endswith(".xz"):
-        import lzma
+    bundle = Path(args.bundle) if args.bundle else ROOT if (ROOT / "train.xz").is_file() else ROOT / "target" / "gpu-check" / "bundle"
+    args.train = args.train or str(bundle / "train.xz")
+    args.shards = args.shards or str(bundle / "shards")
+    if not Path(args.train).is_file():
+        parser.error(f"{args.train}: no such file; `scripts/gpu-check --bundle` makes it")
+    return args
 
-        unpacked = Path(tempfile.mkdtemp()) / "train"
-        unpacked.write_bytes(lzma.decompress(Path(args.train).read_bytes()))
-        unpacked.chmod(0o755)
-        args.train = str(unpacked)
-    try:
-        code = Check(args).run()
-    finally:
-        if unpacked:
-            shutil.rmtree(unpacked.parent)
-    print((Path(args.out) / "gpu-check.md").read_text(), end="")
-    sys.exit(code)
+
+def program(path, scratch):
+    """The program as a file that can be started."""
+    if not path.endswith(".xz"):
+        return Path(path).resolve()
+    unpacked = scratch / "train"
+    unpacked.write_bytes(lzma.decompress(Path(path).read_bytes()))
+    unpacked.chmod(0o755)
+    return unpacked
+
+
+def main():
+    args = arguments()
+    # So that an end from outside closes the processes, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory() as folder:
+        check = Check(args, program(args.train, Path(folder)), Path(folder))
+        try:
+            code = check.run()
+        finally:
+            check.close_all()
+        print((check.out / "gpu-check.md").read_text(), end="")
+    sys.stdout.flush()
+    # Threads may still wait for the output of a process that was killed.
+    os._exit(code)
 
 
 if __name__ == "__main__":

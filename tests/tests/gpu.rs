@@ -8,52 +8,193 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::{CremaD, EXIT_DONE, EXIT_USAGE, binary, command, json_lines, run, temp, workspace};
+use tests::{
+    CremaD, EXIT_DONE, EXIT_USAGE, binary, command, json_lines, names, run, temp, workspace,
+};
 use util::skip::{Missing, skip};
 
-#[test]
-fn gpu_check_completes_on_the_cpu() {
-    if Command::new("python3").arg("--version").output().is_err() {
+/// Runs the GPU check on the CPU with small encoders. Returns whether its exit code was 0, the
+/// summary, the table and what it printed; `None` if there is no Python. `peers` is a Python with
+/// PyTorch; without it the peers are skipped.
+fn gpu_check(
+    train: &Path,
+    data: &CremaD,
+    peers: Option<&Path>,
+    flags: &[&str],
+) -> Option<(bool, Value, String, String)> {
+    let python = peers.unwrap_or(Path::new("python3"));
+    if Command::new(python).arg("--version").output().is_err() {
         skip(Missing::Platform, "no python3");
-        return;
+        return None;
     }
-    let data = CremaD::new(24);
     let folder = temp();
     let (shards, out) = (folder.path().join("shards"), folder.path().join("out"));
     fs::create_dir(&shards).unwrap();
     std::os::unix::fs::symlink(data.shards(), shards.join("crema-d")).unwrap();
-    let mut check = Command::new("python3");
+    let mut check = Command::new(python);
     check.arg(workspace().join("tests/gpu/gpu_check.py"));
-    check.arg("--train").arg(binary("train"));
+    check.args(["--device", "cpu", "--tiny"]).args(flags);
+    check.arg("--train").arg(train);
     check.arg("--shards").arg(&shards).arg("--out").arg(&out);
-    check.args(["--device", "cpu", "--tiny"]);
+    check.env("U2A_PYTHON", peers.unwrap_or(Path::new("/nonexistent")));
+    check.env("PYTHONDONTWRITEBYTECODE", "1");
     let ended = check.output().unwrap();
-    let stderr = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success(), "{stderr}");
-    let found: Value =
-        serde_json::from_slice(&fs::read(out.join("gpu-check.json")).unwrap()).unwrap();
-    assert_eq!(found["failed"].as_array().unwrap().len(), 0, "{stderr}");
-    assert_eq!(found["skipped"].as_array().unwrap().len(), 0, "{stderr}");
-    assert_eq!(found["selftest"]["wrong"], 0);
-    let curves = &found["runs"]["crema-d"]["f32"];
-    assert_eq!(curves["steps"], 50);
-    assert!(curves["data_wait_share"].as_f64().unwrap() <= 1.0);
-    assert!(found["memory"]["all kept"].as_f64().unwrap() > 0.0);
-    assert!(
-        found["steps image-text 4"]["ours"]["samples_per_second"]
-            .as_f64()
-            .unwrap()
-            > 0.0
+    let printed = [ended.stdout, ended.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed).into_owned();
+    let read = |name: &str| fs::read_to_string(out.join(name)).expect(&printed);
+    assert!(names(&out).len() <= 8, "{:?}", names(&out));
+    // Every result has a line of its own, and the summary is made from them.
+    let lines = json_lines(&out.join("results.jsonl"));
+    let summary: Value = serde_json::from_str(&read("gpu-check.json")).unwrap();
+    let findings = lines.iter().filter(|line| line["kind"] == "finding");
+    assert_eq!(
+        findings.count(),
+        summary["findings"].as_array().unwrap().len()
     );
-    let table = fs::read_to_string(out.join("gpu-check.md")).unwrap();
+    Some((
+        ended.status.success(),
+        summary,
+        read("gpu-check.md"),
+        printed,
+    ))
+}
+
+/// With a Python that has PyTorch, transformers and PEFT, also the comparison with them.
+#[test]
+fn gpu_check_completes_on_the_cpu() {
+    let data = CremaD::new(24);
+    let python = tests::python();
+    let Some((success, found, table, printed)) = gpu_check(
+        &binary("train"),
+        &data,
+        python.as_deref(),
+        &["--minutes", "20"],
+    ) else {
+        return;
+    };
+    assert!(success, "{printed}");
+    assert_eq!(found["findings"], serde_json::json!([]), "{printed}");
+    assert_eq!(found["selftest"]["wrong"], 0);
+    assert!(found["matmul_flops"]["f32"].as_f64().unwrap() > 0.0);
+    let curve = &found["runs"]["crema-d"]["f32"];
+    assert_eq!(curve["steps"], 20);
+    assert!(curve["data_wait_share"].as_f64().unwrap() <= 1.0);
+    for way in ["all kept", "inputs kept", "two at once"] {
+        let gigabytes = &found["memory"][way]["peak_gb"];
+        assert!(gigabytes.as_f64().unwrap() > 0.0, "{way}");
+    }
+    let skipped: Vec<&str> = found["skipped"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line.as_str().unwrap())
+        .collect();
+    let whos = match &skipped[..] {
+        [] => &["ours", "eager", "compiled"][..],
+        [first, ..] => {
+            assert!(
+                first.starts_with("peers: ") && python.is_none(),
+                "{skipped:?}"
+            );
+            &["ours"]
+        }
+    };
+    for pair in ["audio-video", "image-text"] {
+        for who in whos {
+            let rate = found["speed"][pair]["4"][who]["samples_per_second"].as_f64();
+            assert!(
+                rate.is_some_and(|rate| rate > 0.0),
+                "{pair} {who}: {printed}"
+            );
+        }
+    }
     for part in [
-        "comparisons with the CPU in f32",
-        "crema-d, 50 steps",
-        "| audio-video, batch 4 | ours |",
+        "comparisons in f32",
+        "crema-d, 20 steps",
+        "| audio-video, batch 4 | ",
+        "audio-video, batch 4, two at once",
     ] {
         assert!(table.contains(part), "{part} in {table}");
+    }
+}
+
+/// A program that answers with garbage, hangs, dies or reports errors: each is a finding, memory
+/// that does not suffice is a result, and the check ends.
+#[test]
+fn gpu_check_survives_faults() {
+    const FAULTY: &str = r#"#!/bin/sh
+case "$*" in
+doctor*) echo '{"gpu": {"gpus": []}}' ;;
+selftest*)
+    echo '{"case": "layer norm", "precision": "f32", "failure": "no kernel", "ok": false}'
+    echo '{"case": "Gelu", "prec'
+    ;;
+run*) echo 'error: CUDA_ERROR_ILLEGAL_ADDRESS' >&2; exit 3 ;;
+*--trace*)
+    echo '{"ready": true}'
+    while read -r line; do echo '{"error": "a lost context", "kind": "error"}'; done
+    ;;
+*audio-video*)
+    echo 'a warning of a library'
+    echo '{"ready": true}'
+    while read -r line; do
+        case "$line" in *keep*) exec sleep 1000 ;; esac
+        echo '{"error": "does not fit", "kind": "out of memory"}'
+    done
+    ;;
+*image-text*) echo '{"ready": true}'; read -r line; echo 'CUDA_ERROR_OUT_OF_MEMORY' >&2; exit 2 ;;
+esac
+"#;
+    let folder = temp();
+    let faulty = folder.path().join("train");
+    write_program(&faulty, FAULTY);
+    let data = CremaD::new(24);
+    let begun = Instant::now();
+    let Some((success, found, table, printed)) = gpu_check(
+        &faulty,
+        &data,
+        None,
+        &["--minutes", "2", "--patience", "0.1"],
+    ) else {
+        return;
+    };
+    assert!(!success, "{printed}");
+    assert!(begun.elapsed() < Duration::from_secs(90), "{printed}");
+    let findings: Vec<&str> = found["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line.as_str().unwrap())
+        .collect();
+    for (finding, part) in [
+        ("selftest: ", "no kernel"),
+        ("selftest: ", "which is no JSON"),
+        (
+            "run crema-d f32: ",
+            "exit code 3; its last words: error: CUDA_ERROR_ILLEGAL_ADDRESS",
+        ),
+        ("memory: ", "no answer in 4 s"),
+    ] {
+        assert!(
+            findings
+                .iter()
+                .any(|line| line.starts_with(finding) && line.contains(part)),
+            "{finding}{part} in {findings:#?}"
+        );
+    }
+    assert_eq!(findings.len(), 4, "{findings:#?}");
+    for pair in ["audio-video", "image-text"] {
+        assert_eq!(
+            found["speed"][pair]["4"]["ours"]["error_kind"],
+            "out of memory"
+        );
+        assert!(
+            table.contains(&format!("| {pair}, batch 4 | out of memory |")),
+            "{table}"
+        );
     }
 }
 

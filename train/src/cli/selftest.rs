@@ -1,7 +1,7 @@
 //! `train selftest` and `train bench`.
 
 use super::shared::{ComputeArgs, print_device};
-use crate::diagnostics::bench::{self, BenchTask, StepSize};
+use crate::diagnostics::bench::{self, BenchTask, Request};
 use crate::diagnostics::selftest::{self, Finding, SelftestOptions};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -64,7 +64,7 @@ pub struct BenchArgs {
     /// Samples that are computed at once [default: the whole batch]
     #[arg(long)]
     micro_batch: Option<usize>,
-    /// Steps for each line of stdin
+    /// Steps for each line of stdin that has no number of them
     #[arg(long, default_value_t = 1)]
     steps: usize,
     /// Activations that the forward pass stores [default: selective on a GPU, else all]
@@ -131,9 +131,9 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         },
         evaluate: args.mode == Mode::Eval,
         tiny: args.tiny,
-        steps: args.steps,
-        size: StepSize {
+        request: Request {
             batch: args.batch,
+            steps: args.steps,
             micro_batch: args.micro_batch,
             stored: args
                 .keep

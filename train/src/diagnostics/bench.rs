@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
+use clap::ValueEnum;
 use engine::parity::noise;
 use engine::{AdamW, AdamWConfig, Arithmetic};
 use features::{Batch, ModalityData};
@@ -29,52 +30,54 @@ pub struct BenchTask {
     pub evaluate: bool,
     /// Whether the encoders are small.
     pub tiny: bool,
-    /// Steps for each line of input. A GPU is waited for after the last one.
-    pub steps: usize,
-    /// The size of a step that is asked for without one.
-    pub size: StepSize,
+    /// What a line of input asks for that names nothing.
+    pub request: Request,
 }
 
-/// The size of a step: what a line of input may change.
+/// What a line of input asks for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepSize {
+pub struct Request {
     /// Samples per step.
     pub batch: usize,
+    /// Steps. A GPU is waited for after the last one.
+    pub steps: usize,
     /// Samples that are computed at once; `None` is the whole batch.
     pub micro_batch: Option<usize>,
     /// Activations that the forward pass stores.
     pub stored: StoredActivations,
 }
 
-impl StepSize {
-    /// Parses a line of input: `go`, then a batch size, `micro-batch=N` and `keep=all|inputs` in
-    /// any order. What it does not name is as in `self`.
-    fn parse(self, line: &str) -> Result<StepSize> {
-        let mut size = self;
+impl Request {
+    /// Parses a line of input: `go`, then a batch size and a number of steps, `micro-batch=N` and
+    /// `keep=all|inputs`. What it does not name is as in `self`.
+    fn parse(self, line: &str) -> Result<Request> {
+        let mut request = self;
         let mut words = line.split_whitespace();
         let parse = || {
             if words.next() != Some("go") {
                 return None;
             }
+            let mut numbers = [&mut request.batch, &mut request.steps].into_iter();
             for word in words {
                 match word.split_once('=') {
-                    None => size.batch = word.parse().ok().filter(|n| *n > 0)?,
-                    Some(("micro-batch", n)) => size.micro_batch = Some(n.parse().ok()?),
-                    Some(("keep", "all")) => size.stored = StoredActivations::All,
-                    Some(("keep", "inputs")) => size.stored = StoredActivations::Inputs,
+                    None => *numbers.next()? = word.parse().ok().filter(|n| *n > 0)?,
+                    Some(("micro-batch", n)) => request.micro_batch = Some(n.parse().ok()?),
+                    Some(("keep", way)) => {
+                        request.stored = StoredActivations::from_str(way, false).ok()?;
+                    }
                     Some(_) => return None,
                 }
             }
             Some(())
         };
         parse().with_context(|| {
-            format!("{line:?}: expected `go [BATCH] [micro-batch=N] [keep=all|inputs]`")
+            format!("{line:?}: expected `go [BATCH [STEPS]] [micro-batch=N] [keep=all|inputs]`")
         })?;
-        Ok(size)
+        Ok(request)
     }
 }
 
-/// For each line of stdin, computes `task.steps` steps and prints a line of JSON with their time:
+/// For each line of stdin, computes the steps of a [`Request`] and prints a line of JSON with their time:
 ///
 /// - `seconds`, and `enqueue_seconds`, after which all work was handed to the device and nothing
 ///   but waiting was left (in training only);
@@ -91,10 +94,10 @@ pub fn serve(task: &BenchTask, device: &Device, arithmetic: Arithmetic) -> Resul
     let mut out = std::io::stdout();
     writeln!(out, "{}", json!({"ready": true}))?;
     for line in std::io::stdin().lock().lines() {
-        let size = task.size.parse(&line?)?;
-        let answer = bench.run(size).unwrap_or_else(|error| {
+        let request = task.request.parse(&line?)?;
+        let answer = bench.run(request).unwrap_or_else(|error| {
             let message = format!("{error:#}");
-            json!({"error": message, "kind": error_kind(&message), "batch": size.batch})
+            json!({"error": message, "kind": error_kind(&message), "batch": request.batch})
         });
         writeln!(out, "{answer}")?;
     }
@@ -110,7 +113,7 @@ fn error_kind(message: &str) -> &'static str {
     }
 }
 
-/// A model and the inputs of the last step size.
+/// A model, and the inputs of the last request.
 struct Bench<'a> {
     task: &'a BenchTask,
     device: &'a Device,
@@ -119,13 +122,13 @@ struct Bench<'a> {
     optimizer: AdamW,
     /// The encoders of an evaluation.
     merged: Option<[Encoder; 2]>,
+    request: Option<Request>,
     inputs: Option<Inputs>,
     step: u32,
 }
 
 /// A batch and its copy on the device.
 struct Inputs {
-    size: StepSize,
     batch: Batch,
     uploaded: [Option<Uploaded>; 2],
 }
@@ -145,31 +148,25 @@ impl<'a> Bench<'a> {
             optimizer: model.optimizer(AdamWConfig::default())?,
             model,
             merged,
+            request: None,
             inputs: None,
             step: 0,
         })
     }
 
-    /// Computes the steps of one line of input.
-    fn run(&mut self, size: StepSize) -> Result<Value> {
-        let inputs = match self.inputs.take() {
-            Some(inputs) if inputs.size == size => inputs,
-            former => {
-                drop(former);
-                reset_peak_memory(self.device)?;
-                self.inputs(size)?
-            }
-        };
+    /// Computes the steps of a request.
+    fn run(&mut self, request: Request) -> Result<Value> {
+        let inputs = self.prepare(request)?;
         let start = Instant::now();
         let mut losses = None;
-        for _ in 0..self.task.steps {
+        for _ in 0..request.steps {
             match &self.merged {
                 // Fetching the scores waits for the device.
                 Some(merged) => {
                     self.model
                         .score(merged, &inputs.batch, MissingToken::Mask)?;
                 }
-                None => losses = Some(self.train(&inputs)?),
+                None => losses = Some(self.train(&inputs, request)?),
             }
         }
         let enqueued = start.elapsed().as_secs_f64();
@@ -180,7 +177,7 @@ impl<'a> Bench<'a> {
         };
         let mut answer = json!({
             "seconds": start.elapsed().as_secs_f64(),
-            "items": size.batch * self.task.steps,
+            "items": request.batch * request.steps,
             "peak_mb": peak_memory(self.device)? / 1e6,
             "loss": loss,
         });
@@ -191,9 +188,20 @@ impl<'a> Bench<'a> {
         Ok(answer)
     }
 
+    /// Returns the inputs of a request, after those of another batch size are freed. The peak of
+    /// memory is counted anew if the request is not the last one.
+    fn prepare(&mut self, request: Request) -> Result<Inputs> {
+        let former = self.inputs.take();
+        let inputs = former.filter(|inputs| inputs.batch.ids.len() == request.batch);
+        if self.request.replace(request) != Some(request) {
+            reset_peak_memory(self.device)?;
+        }
+        inputs.map_or_else(|| self.make_inputs(request.batch), Ok)
+    }
+
     /// Makes a batch of complete samples and copies what is large of it to a GPU.
-    fn inputs(&self, size: StepSize) -> Result<Inputs> {
-        let batch = parity::batch(self.task.pair, &self.configs, size.batch, false)?;
+    fn make_inputs(&self, samples: usize) -> Result<Inputs> {
+        let batch = parity::batch(self.task.pair, &self.configs, samples, false)?;
         let mut uploaded = [None, None];
         for (uploaded, input) in uploaded.iter_mut().zip(&batch.inputs) {
             if let (Some(input), false) = (input, self.device.is_cpu())
@@ -207,24 +215,19 @@ impl<'a> Bench<'a> {
             }
         }
         self.device.synchronize()?;
-        Ok(Inputs {
-            size,
-            batch,
-            uploaded,
-        })
+        Ok(Inputs { batch, uploaded })
     }
 
     /// Computes one training step and returns its losses.
-    fn train(&mut self, inputs: &Inputs) -> Result<Tensor> {
-        let size = inputs.size;
-        let options = step_options(self.step, size.stored);
+    fn train(&mut self, inputs: &Inputs, request: Request) -> Result<Tensor> {
+        let options = step_options(self.step, request.stored);
         self.step += 1;
         let summed = micro_batch::accumulate(
             &self.model,
             &inputs.batch,
             inputs.uploaded.each_ref().map(Option::as_ref),
-            0..size.batch,
-            size.micro_batch.unwrap_or(size.batch),
+            0..request.batch,
+            request.micro_batch.unwrap_or(request.batch),
             &options,
             &LOSS,
         )?;
@@ -288,31 +291,46 @@ fn reset_peak_memory(device: &Device) -> Result<()> {
 mod tests {
     use super::*;
 
-    const SIZE: StepSize = StepSize {
+    const REQUEST: Request = Request {
         batch: 4,
+        steps: 1,
         micro_batch: None,
         stored: StoredActivations::All,
     };
 
     #[test]
-    fn a_line_of_input_names_the_size_of_a_step() {
-        for (line, size) in [
-            ("go", SIZE),
-            ("go 32", StepSize { batch: 32, ..SIZE }),
+    fn a_line_of_input_names_what_differs_from_the_flags() {
+        let sized = |batch, steps| Request {
+            batch,
+            steps,
+            ..REQUEST
+        };
+        for (line, request) in [
+            ("go", REQUEST),
+            ("go 32", sized(32, 1)),
+            ("go 32 6", sized(32, 6)),
             (
-                "go 8 keep=inputs micro-batch=2",
-                StepSize {
-                    batch: 8,
-                    micro_batch: Some(2),
+                "go 8 2 keep=inputs micro-batch=3",
+                Request {
+                    micro_batch: Some(3),
                     stored: StoredActivations::Inputs,
+                    ..sized(8, 2)
                 },
             ),
         ] {
-            assert_eq!(SIZE.parse(line).unwrap(), size, "{line}");
+            assert_eq!(REQUEST.parse(line).unwrap(), request, "{line}");
         }
-        for line in ["", "32", "go many", "go 0", "go keep=some", "go batch=4"] {
-            let error = SIZE.parse(line).unwrap_err().to_string();
-            assert!(error.contains("expected `go [BATCH]"), "{error}");
+        for line in [
+            "",
+            "32",
+            "go many",
+            "go 0",
+            "go 1 2 3",
+            "go keep=some",
+            "go batch=4",
+        ] {
+            let error = REQUEST.parse(line).unwrap_err().to_string();
+            assert!(error.contains("expected `go [BATCH"), "{error}");
         }
     }
 

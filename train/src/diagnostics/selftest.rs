@@ -301,7 +301,11 @@ impl Step {
         let configs = parity::configs(pair, tiny);
         let batch = parity::batch(pair, &configs, STEP_SAMPLES, true)?;
         let model = parity::model(pair, &configs, device, dtype)?;
-        let result = model.step(&batch, &step_options(1, StoredActivations::All), &LOSS)?;
+        let result = model.step(
+            &batch,
+            &step_options(1, StoredActivations::default_on(device)),
+            &LOSS,
+        )?;
         let grads = model.parameters().into_iter().zip(result.grads);
         let grads = grads.map(|(parameter, grad)| {
             let name = parameter.name;
