@@ -178,14 +178,15 @@ class Emulator:
 
     def __init__(self, path):
         self.library = ctypes.CDLL(str(path))
-        self.library.emulate.restype = ctypes.c_bool
+        self.library.emulate.restype = ctypes.c_char_p
 
     def launcher(self, name, grid, threads, shared, packed):
         pointers, size = arguments(packed), (ctypes.c_uint32 * 3)(*grid)
 
         def launch():
-            if not self.library.emulate(name.encode(), size, ctypes.c_uint32(threads), ctypes.c_uint32(shared), pointers):
-                raise Problem("the emulator does not run it: no such kernel, or a block that is not whole warps")
+            error = self.library.emulate(name.encode(), size, ctypes.c_uint32(threads), ctypes.c_uint32(shared), pointers)
+            if error:
+                raise Problem(error.decode())
 
         return launch
 

@@ -299,6 +299,7 @@ extern "C" const char* emulate(const char* name, const unsigned grid[3], unsigne
     static std::string error;
     auto found = emulated::kernels().find(name);
     if (found == emulated::kernels().end()) return (error = std::string("no kernel ") + name).c_str();
+    if (threads % 32) return (error = std::string("the kernel ") + name + " has blocks that are not whole warps").c_str();
     emulated::Call call{found->second, arguments};
     emulated::body = &call;
     emulated::run_body = emulated::run_call;
