@@ -113,6 +113,12 @@ class Worker(Process):
         except OSError:
             pass  # It has ended; `answer` says how.
 
+    def end_input(self):
+        try:
+            self.process.stdin.close()
+        except OSError:
+            pass  # It has ended.
+
     def answer(self, limit):
         """The next answer. Lines that are no JSON objects, such as a library's warnings, are passed over."""
         deadline = time.monotonic() + limit

@@ -184,6 +184,11 @@ def table(s):
         lines += ["", *speed_table(s)]
     for trace in s["trace"]:
         lines += ["", *trace_table(trace)]
+    if comparisons := [line for line in s["kernels"] if line["what"] == "comparison"]:
+        lines += ["", "| kernels.py | us | beside | us | ratio |", "|---|---|---|---|---|"]
+        for c in comparisons:
+            times = f"{c['microseconds']:.1f} | {c['peer']} | {c['peer_microseconds']:.1f}"
+            lines.append(f"| {c['key']}, {c['build']} | {times} | {c['ratio']:.2f} |")
     if s["targets"]:
         lines += ["", "| target | measured | wanted | |", "|---|---|---|---|"]
         for t in s["targets"]:
@@ -197,10 +202,10 @@ def table(s):
 def run_lines(dataset, curves):
     for precision in ("bf16", "f32"):
         if c := curves.get(precision):
-            yield (
-                f"- {dataset}, {c['steps']} steps in {precision}: loss {c['first']:.3f} to {c['last']:.3f}, "
-                f"{c['samples_per_second']:.0f} samples/s, {100 * c['data_wait_share']:.0f} % of the time without data"
-            )
+            rate, wait = c["samples_per_second"], c["data_wait_share"]
+            pace = f", {rate:.0f} samples/s" if rate is not None else ""
+            pace += f", {100 * wait:.0f} % of the time without data" if wait is not None else ""
+            yield f"- {dataset}, {c['steps']} steps in {precision}: loss {c['first']:.3f} to {c['last']:.3f}{pace}"
     if curves.get("largest_difference") is not None:
         yield f"- {dataset}: bf16 within {100 * curves['largest_difference']:.1f} % of f32's loss at every step"
 

@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from check_process import Failure, Log, Process, Worker, environment
-from check_report import PAIRS, Report, flops
+from check_report import PAIRS, Report, flops, without
 
 ROOT = Path(__file__).resolve().parents[2]
 # The batch sizes that the peers of torch.compile begin with while correctness is checked, and the larger ones. From
 # the latter on, no two processes hold memory of the GPU.
 EARLY, LATE = (4, 8), (32, 128)
 # Small encoders have one size, so that nothing is compiled twice.
-TINY_EARLY, TINY_LATE = (4,), (4,)
+TINY_EARLY, TINY_LATE = (4,), ()
 # The steps of a round by batch size, and the rounds after one that warms up. The GPU is waited for once a round.
 STEPS, ROUNDS = {4: 20, 8: 20, 32: 6, 128: 3}, 3
 TINY_STEPS = 1
@@ -67,6 +67,8 @@ class Part(NamedTuple):
     seconds: float
     limit: float
     body: Callable
+    # Whether there is anything to do.
+    wanted: Callable = lambda: True
 
 
 class Check:
@@ -105,11 +107,14 @@ class Check:
     def run(self):
         plan = self.plan()
         for number, part in enumerate(plan):
+            if not part.wanted():
+                continue
             left = self.end - time.monotonic()
             later = sum(other.seconds for other in plan[number + 1 :] if other.priority < part.priority) if self.cuda else 0
             if left - later < (part.seconds if self.cuda else 1):
                 kept = f", {later:.0f} s of them for more important parts" if later else ""
-                self.report.skipped(part.name, f"{left:.0f} s are left{kept}; {part.seconds} s are needed")
+                say = self.report.skipped if part.priority else self.report.finding
+                say(part.name, f"{left:.0f} s are left{kept}; {part.seconds} s are needed")
                 continue
             begun = time.monotonic()
             self.part_end = begun + min(part.limit * self.patience, left - later)
@@ -129,13 +134,13 @@ class Check:
         parts = [
             Part("machine", 0, 5, 60, self.machine),
             Part("selftest", 0, 30, 120, self.selftest),
-            Part("memcheck of what failed", 3, 20, 60, self.memcheck_failed),
+            Part("memcheck of what failed", 3, 20, 60, self.memcheck_failed, lambda: self.failed_cases),
             Part("runs", 3, 40, 80, self.runs),
-            Part("compiled, small batches", 2, 25, 100, self.compiled_early),
+            Part("compiled, small batches", 2, 25, 100, self.compiled_early, lambda: self.compiling),
             Part("ours", 0, 35, 120, self.ours),
-            Part("eager", 1, 60, 110, lambda: self.peers("eager", sorted({*self.early, *self.late}))),
+            Part("eager", 1, 60, 110, lambda: self.peers("eager"), lambda: not self.no_peers),
             Part("kernels", 3, 50, 75, self.kernels),
-            Part("compiled, large batches", 1, 90, 150, lambda: self.peers("compiled", self.late)),
+            Part("compiled, large batches", 1, 90, 150, lambda: self.peers("compiled"), lambda: not self.no_peers),
             Part("memory", 3, 10, 40, self.memory),
             Part("memcheck", 4, 30, 60, self.memcheck),
             Part("profile", 5, 25, 60, self.profile),
@@ -189,15 +194,13 @@ class Check:
             self.report.skipped("peers", self.no_peers)
         else:
             self.start_compiling()
-        for name, command in {
-            "nvidia-smi": ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit", "--format=csv"],
-            "ldd": ["ldd", self.train],
-        }.items():
-            try:
-                text = [line.strip() for line in self.output(name, command, 20)]
-                self.report.add("machine", name=name, text=[line for line in text if name != "ldd" or "not found" in line])
-            except Failure as problem:
-                if self.cuda:
+        if self.cuda:
+            query = "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit"
+            for name, command in {"nvidia-smi": ["nvidia-smi", query, "--format=csv"], "ldd": ["ldd", self.train]}.items():
+                try:
+                    text = [line.strip() for line in self.output(name, command, 20, wanted=range(256))]
+                    self.report.add("machine", name=name, text=[line for line in text if name != "ldd" or "not found" in line])
+                except Failure as problem:
                     self.report.finding(name, str(problem))
         doctor = self.output("doctor", [self.train, "doctor", "--json"], 30)
         self.report.add("machine", name="doctor", found=json.loads("".join(doctor)))
@@ -376,28 +379,25 @@ class Check:
         return worker
 
     def stop_compiling(self):
-        """Ends what still compiles: it would disturb times and hold memory."""
-        for pair, worker in self.compiling.items():
-            self.report.finding(f"compiled {pair}", "was not ready when times were to be measured")
+        """Ends what still compiles, if there was no time to wait for it: it would disturb times and hold memory."""
+        for worker in self.compiling.values():
             worker.close()
         self.compiling = {}
 
     def ours(self):
         self.stop_compiling()
-        batches = sorted({*self.early, *self.late})
+        batches = [*self.early, *self.late]
         self.each_pair("ours", lambda pair: self.measure("ours", pair, self.begin("ours", pair, self.bench(pair, batches[0])), batches))
 
-    def peers(self, who, batches):
+    def peers(self, who):
+        """Measures a peer at all batch sizes at which it has not been measured yet."""
         self.stop_compiling()
-        if self.no_peers:
-            return
         known = {(line["who"], line["pair"], line["batch"]) for line in self.report.of("speed")}
 
         def measure(pair):
-            # With those that were not ready before.
-            missing = [batch for batch in self.early if batch not in batches and (who, pair, batch) not in known]
-            all = [*missing, *batches]
-            self.measure(who, pair, self.begin(who, pair, self.peer(pair, who, all[0])), all)
+            batches = [batch for batch in (*self.early, *self.late) if (who, pair, batch) not in known]
+            if batches:
+                self.measure(who, pair, self.begin(who, pair, self.peer(pair, who, batches[0])), batches)
 
         self.each_pair(who, measure)
 
@@ -426,7 +426,7 @@ class Check:
                 if found["kind"] == "finding":
                     self.report.finding("kernels", found["text"][:1500])
                 elif found["kind"] in ("comparison", "end"):
-                    self.report.add("kernels", **{**found, "kind": "kernels", "what": found["kind"]})
+                    self.report.add("kernels", what=found.pop("kind"), **without(found, "at"))
 
     def memory(self):
         """Peak memory and rate of audio-video steps of batch 4, by what is kept for the backward pass."""
@@ -464,11 +464,14 @@ class Check:
         command += ["--launch-count", 1000, "--log-file", self.out / "profile.csv", *self.bench("audio-video", 8)]
         process = self.start(Worker, "profile", command)
         process.send("go\ngo\ngo")
-        process.process.stdin.close()
-        code, _ = process.end(self.limit(60))
-        if code:
-            raise Failure(f"exit code {code}{process.last_words()}")
-        self.report.add("profile", bytes=(self.out / "profile.csv").stat().st_size)
+        process.end_input()
+        code, lines = process.end(self.limit(60))
+        profile = self.out / "profile.csv"
+        if code or not profile.is_file():
+            said = " | ".join(line.strip() for line in lines[-5:])
+            self.report.skipped("profile", f"ncu does not work here: exit code {code}{process.last_words()}; it printed: {said[-500:]}")
+        else:
+            self.report.add("profile", bytes=profile.stat().st_size)
 
 
 def is_out_of_memory(text):
@@ -476,11 +479,11 @@ def is_out_of_memory(text):
 
 
 def scalar(run, tag):
-    """The last value of a tag in a run's TensorBoard file."""
+    """The last value of a tag in a run's TensorBoard file, or None."""
     data = b"".join(p.read_bytes() for p in sorted((run / "tensorboard").glob("*tfevents*")))
     at = data.rfind(tag.encode())
     if at < 0:
-        return float("nan")
+        return None
     # Field 2 of Summary.Value is the value, in four bytes.
     return struct.unpack("<f", data[at + len(tag) + 1 :][:4])[0]
 
