@@ -1,7 +1,7 @@
 //! Pages, charts and the paper's tables, made from run folders and the shards that these name.
 //!
-//! - [`RunSummary`] reads a run folder, [`score_table`] compares the runs' evaluations, and
-//!   [`write_page`] writes one HTML file about them that loads nothing from elsewhere.
+//! - [`RunSummary`] reads a run folder, [`score_table`] averages the evaluations of runs that
+//!   repeat one experiment, and [`write_page`] writes one HTML file about them that loads nothing from elsewhere.
 //! - [`paper`] has the figures that the paper reports, [`artefact`] names its tables and figures,
 //!   and [`reproduction`] writes our results beside them.
 //! - [`chart`] draws SVG, [`predictions`] is the format of `predictions-NAME.parquet`.
@@ -24,6 +24,7 @@
 pub mod artefact;
 pub mod chart;
 mod data_url;
+mod groups;
 mod page;
 pub mod paper;
 pub mod predictions;

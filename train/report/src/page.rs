@@ -1,9 +1,10 @@
 //! The page about runs: one HTML file that loads nothing and runs no script.
 
 use crate::chart::{BarGroup, Series, bar_chart, line_chart};
+use crate::groups::{RunGroup, group_runs};
 use crate::run_folder::{EncoderSize, RunSummary, main_metric};
 use crate::samples;
-use crate::scores::{ScoreRow, score_table};
+use crate::scores::score_rows;
 use crate::statistics::mean;
 use anyhow::{Context, Result};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -24,9 +25,13 @@ pub fn write_page(path: &Path, runs: &[RunSummary]) -> Result<()> {
 
 /// Returns the page's HTML.
 fn html_page(runs: &[RunSummary]) -> String {
-    let title = runs.first().map_or("U2A".to_string(), |r| {
-        format!("U2A on {}", r.config.dataset)
-    });
+    let groups = group_runs(runs);
+    let mut datasets: Vec<&str> = runs.iter().map(|r| r.config.dataset.as_str()).collect();
+    datasets.dedup();
+    let title = match datasets.is_empty() {
+        true => "U2A".to_string(),
+        false => format!("U2A on {}", datasets.join(", ")),
+    };
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -40,8 +45,8 @@ fn html_page(runs: &[RunSummary]) -> String {
             body {
                 h1 { (title) }
                 (run_table(runs))
-                (scores(runs, &score_table(runs)))
-                (scores_by_missing_rate(runs))
+                @for group in &groups { (scores(group, groups.len() > 1)) }
+                @for group in &groups { (scores_by_missing_rate(group, groups.len() > 1)) }
                 h2 { "Training" }
                 (loss_curves(runs))
                 @for run in runs { (class_scores(run, runs.len() > 1)) }
@@ -70,7 +75,7 @@ fn run_table(runs: &[RunSummary]) -> Markup {
         div.scroll {
             table {
                 (table_head(&[
-                    "run", "seed", "learns", "fusion", "missing token", "trained under", "encoders",
+                    "run", "dataset", "seed", "learns", "fusion", "missing token", "trained under", "encoders",
                     "steps",
                 ]))
                 @for run in runs {
@@ -79,6 +84,7 @@ fn run_table(runs: &[RunSummary]) -> Markup {
                     @let sizes: Vec<String> = encoders.map(encoder_size).collect();
                     tr {
                         td { (run.name()) }
+                        td { (run.config.dataset) }
                         td { (settings.seed) }
                         td { (settings.adapt) }
                         td { (settings.fusion) }
@@ -100,22 +106,24 @@ fn encoder_size(size: &EncoderSize) -> String {
     format!("{kind} {} x {}", size.layers, size.hidden)
 }
 
-/// The table of scores.
-fn scores(runs: &[RunSummary], rows: &[ScoreRow]) -> Markup {
+/// The table of scores of one group of runs, which is named if there are `several`.
+fn scores(group: &RunGroup, several: bool) -> Markup {
+    let rows = score_rows(group);
     html! {
-        h2 { "Scores" }
+        h2 { "Scores" @if several { ", " (group.name) } }
         div.scroll {
             table {
                 tr {
-                    th { "inputs" } th { "metric" } th { "mean" } th { "sd" }
-                    @for run in runs { th { (run.name()) } }
+                    th { "inputs" } th { "metric" } th { "mean" } th { "sd" } th { "runs" }
+                    @for run in &group.runs { th { (run.name()) } }
                 }
-                @for row in rows {
+                @for row in &rows {
                     tr {
                         td { (row.inputs) }
                         td { (row.metric) }
                         td { (format!("{:.4}", row.mean)) }
                         td { (format!("{:.4}", row.deviation)) }
+                        td { (row.count) }
                         @for value in &row.values {
                             td { (value.map_or("-".into(), |v| format!("{v:.4}"))) }
                         }
@@ -129,63 +137,76 @@ fn scores(runs: &[RunSummary], rows: &[ScoreRow]) -> Markup {
     }
 }
 
-/// A chart of scores by missing rate: one line per protocol, means over the runs. The complete test
-/// split is rate 0 of each protocol; a modality missing in all samples is rate 1 of its protocol.
-fn scores_by_missing_rate(runs: &[RunSummary]) -> Markup {
-    // The scores, by protocol and by rate in thousandths, which is an ordered key.
-    let mut by_protocol: BTreeMap<String, BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
-    let mut complete = Vec::new();
-    for run in runs {
-        let metric = main_metric(run.config.multi_label);
-        let trained_token = run.config.settings.missing_token.as_str();
-        for json in run.evaluations.values() {
-            let Some(score) = json["metrics"][metric].as_f64() else {
-                continue;
-            };
-            if json["split"] != "test" || json["missing_token"] != trained_token {
-                continue;
+/// The scores of one run by protocol and by missing rate in thousandths, which is an ordered key.
+/// The complete test split is rate 0 of each protocol; a modality missing in all samples is rate 1
+/// of its protocol.
+fn rates(run: &RunSummary) -> BTreeMap<String, BTreeMap<u32, f64>> {
+    let metric = main_metric(run.config.multi_label);
+    let mut by_protocol: BTreeMap<String, BTreeMap<u32, f64>> = BTreeMap::new();
+    let mut complete = None;
+    for json in run.evaluations.values() {
+        let Some(score) = json["metrics"][metric].as_f64() else {
+            continue;
+        };
+        if json["split"] != "test" || json["missing_token"] != *run.config.settings.missing_token {
+            continue;
+        }
+        match (json["protocol"].as_str(), json["missing"].as_str()) {
+            (None, None) => complete = Some(score),
+            (None, Some(missing)) => {
+                let scores = by_protocol.entry(format!("missing-{missing}")).or_default();
+                scores.insert(1000, score);
             }
-            let key = |rate: f64| (1000.0 * rate).round() as u32;
-            match (json["protocol"].as_str(), json["missing"].as_str()) {
-                (None, None) => complete.push(score),
-                (None, Some(missing)) => {
-                    let scores = by_protocol.entry(format!("missing-{missing}")).or_default();
-                    scores.entry(key(1.0)).or_default().push(score);
-                }
-                (Some(protocol), None) => {
-                    let rate = key(json["rate"].as_f64().unwrap_or(0.0));
-                    let scores = by_protocol.entry(protocol.to_string()).or_default();
-                    scores.entry(rate).or_default().push(score);
-                }
-                _ => {}
+            (Some(protocol), None) => {
+                let rate = (1000.0 * json["rate"].as_f64().unwrap_or(0.0)).round() as u32;
+                let scores = by_protocol.entry(protocol.to_string()).or_default();
+                scores.insert(rate, score);
             }
+            _ => {}
         }
     }
-    let series: Vec<Series> = by_protocol
+    if let Some(score) = complete {
+        for scores in by_protocol.values_mut() {
+            scores.insert(0, score);
+        }
+    }
+    by_protocol
+}
+
+/// A chart of the scores of one group of runs by missing rate. Each point of a line is a mean over
+/// the same runs: those that have scores at the same rates of one protocol.
+fn scores_by_missing_rate(group: &RunGroup, several: bool) -> Markup {
+    let mut lines: BTreeMap<(String, Vec<u32>), Vec<Vec<f64>>> = BTreeMap::new();
+    for run in &group.runs {
+        for (protocol, scores) in rates(run) {
+            let (at, scores) = scores.into_iter().unzip();
+            lines.entry((protocol, at)).or_default().push(scores);
+        }
+    }
+    let series: Vec<Series> = lines
         .into_iter()
-        .map(|(name, mut scores)| {
-            if !complete.is_empty() {
-                scores.entry(0).or_default().extend(&complete);
-            }
-            let percent = |rate: u32| f64::from(rate) / 10.0;
-            let points = scores.iter();
-            let points = points.filter_map(|(rate, all)| Some((percent(*rate), mean(all)?)));
+        .filter(|((_, at), _)| at.len() > 1)
+        .map(|((protocol, at), runs)| {
+            let points = at.iter().enumerate().filter_map(|(i, rate)| {
+                let scores: Vec<f64> = runs.iter().map(|run| run[i]).collect();
+                Some((f64::from(*rate) / 10.0, mean(&scores)?))
+            });
             Series {
-                name,
                 points: points.collect(),
+                name: match runs.len() {
+                    1 => protocol,
+                    n => format!("{protocol}, mean of {n} runs"),
+                },
                 deviations: Vec::new(),
             }
         })
-        .filter(|s| s.points.len() > 1)
         .collect();
     if series.is_empty() {
         return html! {};
     }
-    let metric = runs
-        .first()
-        .map_or("score", |r| main_metric(r.config.multi_label));
+    let metric = main_metric(group.runs[0].config.multi_label);
     html! {
-        h2 { "Score by missing rate" }
+        h2 { "Score by missing rate" @if several { ", " (group.name) } }
         div.chart { (line_chart(["missing rate at test time, %", metric], &series)) }
     }
 }

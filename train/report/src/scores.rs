@@ -1,13 +1,16 @@
-//! The scores of runs: one row per kind of evaluation, over the runs that have it.
+//! The scores of runs: one row per kind of evaluation and group of runs.
 
+use crate::groups::{RunGroup, group_runs};
 use crate::run_folder::{RunDescription, RunSummary, main_metric};
 use crate::statistics::{mean, standard_deviation};
 use serde::Serialize;
 use serde_json::Value;
 
-/// A row of the table: one kind of evaluation.
+/// A row of the table: one kind of evaluation of the runs that repeat one experiment.
 #[derive(Clone, Debug, Serialize)]
 pub struct ScoreRow {
+    /// The dataset of the runs and, if runs on it differ, their settings.
+    pub group: String,
     /// The name of the evaluation.
     pub evaluation: String,
     /// The inputs that the model was given, in words, such as `audio only, mask token`.
@@ -15,27 +18,36 @@ pub struct ScoreRow {
     pub inputs: String,
     /// The name of the metric.
     pub metric: String,
-    /// The score of each run that has this evaluation.
+    /// The score of each run of the group, if the run has this evaluation.
     pub values: Vec<Option<f64>>,
-    /// The mean over the runs.
+    /// The number of runs that have this evaluation.
+    pub count: usize,
+    /// The mean over those runs.
     pub mean: f64,
-    /// The standard deviation over the runs (with n - 1); 0 for one run.
+    /// The standard deviation over those runs (with n - 1); 0 for one run.
     pub deviation: f64,
     /// The accuracy of guessing, for single-label data.
     pub chance: Option<f64>,
 }
 
-/// Returns the table over all runs, one row for each kind of evaluation that any of them has.
+/// Returns the table over all runs: for each group of runs that differ in the seed alone, one row
+/// for each kind of evaluation that any of them has.
 ///
 /// Evaluations with both modalities come first, the others by the length of their names; mask
 /// tokens come before zeros.
 pub fn score_table(runs: &[RunSummary]) -> Vec<ScoreRow> {
-    let mut names: Vec<&String> = runs.iter().flat_map(|r| r.evaluations.keys()).collect();
+    group_runs(runs).iter().flat_map(score_rows).collect()
+}
+
+/// Returns the rows of one group.
+pub(crate) fn score_rows(group: &RunGroup) -> Vec<ScoreRow> {
+    let runs = group.runs.iter();
+    let mut names: Vec<&String> = runs.flat_map(|run| run.evaluations.keys()).collect();
     names.sort();
     names.dedup();
     let mut rows: Vec<ScoreRow> = names
         .into_iter()
-        .filter_map(|name| score_row(runs, name))
+        .filter_map(|name| score_row(group, name))
         .collect();
     rows.sort_by_key(|row| {
         (
@@ -49,7 +61,8 @@ pub fn score_table(runs: &[RunSummary]) -> Vec<ScoreRow> {
 }
 
 /// Returns the row of the evaluation with this name; `None` if no run has it.
-fn score_row(runs: &[RunSummary], name: &str) -> Option<ScoreRow> {
+fn score_row(group: &RunGroup, name: &str) -> Option<ScoreRow> {
+    let runs = &group.runs;
     let (config, evaluation) = runs
         .iter()
         .find_map(|r| Some((&r.config, r.evaluations.get(name)?)))?;
@@ -60,10 +73,12 @@ fn score_row(runs: &[RunSummary], name: &str) -> Option<ScoreRow> {
         .collect();
     let known: Vec<f64> = values.iter().flatten().copied().collect();
     Some(ScoreRow {
+        group: group.name.clone(),
         evaluation: name.to_string(),
         inputs: inputs_in_words(config, evaluation),
         metric: metric.to_string(),
         values,
+        count: known.len(),
         mean: mean(&known).unwrap_or(0.0),
         deviation: standard_deviation(&known).unwrap_or(0.0),
         chance: evaluation["chance"].as_f64(),
@@ -98,31 +113,52 @@ fn inputs_in_words(config: &RunDescription, evaluation: &Value) -> String {
     words
 }
 
-/// Returns the table as text for a terminal.
+/// Returns the table as text for a terminal: a part for each group of runs.
 pub fn text_table(runs: &[RunSummary]) -> String {
-    let rows = score_table(runs);
+    let groups = group_runs(runs);
+    let several = groups.len() > 1;
+    let parts = groups.iter().map(|group| {
+        let rows = score_rows(group);
+        let table = group_table(group, &rows);
+        match several {
+            true => format!("{}\n{table}", group.name),
+            false => table,
+        }
+    });
+    parts.collect::<Vec<_>>().join("\n\n")
+}
+
+/// Returns the table of one group. Where it has several runs, each row says over how many of them
+/// its mean is.
+fn group_table(group: &RunGroup, rows: &[ScoreRow]) -> String {
     let Some(first) = rows.first() else {
         return "no evaluations yet; run `train eval` first".to_string();
     };
     let width = rows.iter().map(|row| row.inputs.len()).max().unwrap_or(0);
     let width = width.max(12);
+    let count = |text: String| match group.runs.len() {
+        1 => String::new(),
+        _ => format!("  {text:>2}"),
+    };
     let mut out = format!(
-        "{:<width$}  {:>7}  {:>7}  per run\n",
+        "{:<width$}  {:>7}  {:>7}{}  per run\n",
         format!("{} on", first.metric),
         "mean",
-        "sd"
+        "sd",
+        count("n".to_string())
     );
-    for row in &rows {
+    for row in rows {
         let values: Vec<String> = row
             .values
             .iter()
             .map(|v| v.map_or("-".into(), |v| format!("{v:.3}")))
             .collect();
         out += &format!(
-            "{:<width$}  {:>7.3}  {:>7.3}  {}\n",
+            "{:<width$}  {:>7.3}  {:>7.3}{}  {}\n",
             row.inputs,
             row.mean,
             row.deviation,
+            count(row.count.to_string()),
             values.join(" ")
         );
     }
@@ -130,4 +166,72 @@ pub fn text_table(runs: &[RunSummary]) -> String {
         out += &format!("{:<width$}  {chance:>7.3}", "chance");
     }
     out.trim_end().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::fs;
+    use std::path::Path;
+
+    /// Writes a run folder with one evaluation for each (name, accuracy).
+    fn run(
+        folder: &Path,
+        dataset: &str,
+        seed: u64,
+        fusion: &str,
+        scores: &[(&str, f64)],
+    ) -> RunSummary {
+        let run = folder.join(format!("{dataset}-{fusion}-{seed}"));
+        fs::create_dir(&run).unwrap();
+        let encoder = "kind = \"clip\"\nlayers = 12\nhidden = 768\n";
+        let config = format!(
+            "dataset = \"{dataset}\"\nshards = \"/shards/{seed}\"\nmodalities = [\"audio\", \"video\"]\n\
+             classes = [\"a\", \"b\"]\nmulti_label = false\n[settings]\nseed = {seed}\n\
+             fusion = \"{fusion}\"\n[[encoders]]\n{encoder}[[encoders]]\n{encoder}"
+        );
+        fs::write(run.join("config.toml"), config).unwrap();
+        for (name, accuracy) in scores {
+            let missing = name.strip_prefix("test-no-");
+            let evaluation = json!({
+                "split": "test", "missing": missing, "missing_token": "mask",
+                "metrics": {"accuracy": accuracy}, "chance": 0.5,
+            });
+            let file = run.join(format!("eval-{name}.json"));
+            fs::write(file, evaluation.to_string()).unwrap();
+        }
+        RunSummary::read(&run).unwrap()
+    }
+
+    #[test]
+    fn only_repetitions_of_one_experiment_are_averaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |dataset, seed, fusion, scores| run(folder.path(), dataset, seed, fusion, scores);
+        let runs = [
+            run("ave", 0, "sum", &[("test", 0.5), ("test-no-audio", 0.4)]),
+            run("food-101", 0, "sum", &[("test", 0.9)]),
+            run("ave", 1, "sum", &[("test", 0.7)]),
+            run("ave", 1, "concat", &[("test", 0.1)]),
+        ];
+        let rows = score_table(&runs);
+        let found: Vec<_> = rows
+            .iter()
+            .map(|row| (&*row.group, &*row.evaluation, row.count, row.mean))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("ave, fusion=sum", "test", 2, 0.6),
+                ("ave, fusion=sum", "test-no-audio", 1, 0.4),
+                ("food-101", "test", 1, 0.9),
+                ("ave, fusion=concat", "test", 1, 0.1),
+            ]
+        );
+        let text = text_table(&runs);
+        assert!(text.starts_with("ave, fusion=sum\naccuracy on"), "{text}");
+        assert!(text.contains("0.141   2  0.500 0.700"), "{text}");
+        assert!(text.contains("0.000   1  0.400 -"), "{text}");
+        assert!(text.contains("\n\nfood-101\naccuracy on"), "{text}");
+    }
 }
