@@ -1,7 +1,8 @@
-// The kernels by name: each template of layers.cuh and attention.cuh for the number types and head
-// sizes that occur. `src/cuda` launches them.
+// The kernels by name: each template of the other files for the number types and head sizes that
+// occur. `src/cuda` launches them.
 #include "attention.cuh"
 #include "layers.cuh"
+#include "tokens.cuh"
 
 #define LAYERS(T, suffix)                                                                                            \
     KERNEL layer_norm_##suffix(const T* x, const float* scale, const float* shift, T* y, float* stats, int n, int d, \
@@ -54,16 +55,39 @@
         dropout(x, y, positions, n, d, drop);                                                                        \
     }                                                                                                                \
     EXPORT(dropout_##suffix)                                                                                         \
-    KERNEL cut_patches_##suffix(const float* input, T* out, unsigned total, int channels, int rows, int cols,        \
-                                int patch, int row_stride, int col_stride, int down, int across, int transposed) {   \
-        cut_patches(input, out, total, channels, rows, cols, patch, row_stride, col_stride, down, across,            \
-                    transposed);                                                                                     \
-    }                                                                                                                \
-    EXPORT(cut_patches_##suffix)                                                                                     \
     KERNEL attention_delta_##suffix(const T* out, const T* d_out, float* delta, int n, int d, int heads) {           \
         attention_delta(out, d_out, delta, n, d, heads);                                                             \
     }                                                                                                                \
     EXPORT(attention_delta_##suffix)
+
+#define TOKENS(T, suffix)                                                                                            \
+    KERNEL cut_patches_##suffix(const float* input, T* out, unsigned total, int step, int channels, int rows,        \
+                                int cols, int patch, int row_stride, int col_stride, int down, int across,           \
+                                int transposed) {                                                                    \
+        cut_patches(input, out, total, step, channels, rows, cols, patch, row_stride, col_stride, down, across,      \
+                    transposed);                                                                                     \
+    }                                                                                                                \
+    EXPORT(cut_patches_##suffix)                                                                                     \
+    KERNEL embed_words_##suffix(const T* words, const T* positions, const unsigned* ids, const unsigned* offsets,    \
+                                T* out, int d) {                                                                     \
+        embed_words(words, positions, ids, offsets, out, d);                                                         \
+    }                                                                                                                \
+    EXPORT(embed_words_##suffix)                                                                                     \
+    KERNEL pack_tokens_##suffix(const T* own, const T* positions, const T* special, const float* mask_token,         \
+                                const unsigned* offsets, T* out, int d, int specials) {                              \
+        pack_tokens(own, positions, special, mask_token, offsets, out, d, specials);                                 \
+    }                                                                                                                \
+    EXPORT(pack_tokens_##suffix)                                                                                     \
+    KERNEL pick_ends_##suffix(const T* x, const unsigned* offsets, T* out, int sequences, int d, int each) {         \
+        pick_ends(x, offsets, out, sequences, d, each);                                                              \
+    }                                                                                                                \
+    EXPORT(pick_ends_##suffix)                                                                                       \
+    KERNEL spread_ends_##suffix(const T* ends, const unsigned* offsets, T* out, int d) {                             \
+        spread_ends(ends, offsets, out, d);                                                                          \
+    }                                                                                                                \
+    EXPORT(spread_ends_##suffix)                                                                                     \
+    KERNEL sum_rows_##suffix(const T* x, float* sum, int n, int d) { sum_rows(x, sum, n, d); }                       \
+    EXPORT(sum_rows_##suffix)
 
 #define ATTENTION(T, suffix, D)                                                                                     \
     KERNEL __launch_bounds__(128) attention_forward_##suffix##_##D(const T* qkv, T* out, float* lse, Attention h) { \
@@ -83,6 +107,8 @@
 
 LAYERS(float, f32)
 LAYERS(bf16, bf16)
+TOKENS(float, f32)
+TOKENS(bf16, bf16)
 ATTENTION(float, f32, 16)
 ATTENTION(float, f32, 32)
 ATTENTION(float, f32, 64)

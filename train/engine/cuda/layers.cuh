@@ -282,26 +282,3 @@ DEVICE void dropout(const T* x, T* y, const unsigned* positions, int n, int d, D
     apply_dropout(drop, 0, positions + 2 * row, d, index - row * groups, v);
     store8(y + size_t(index) * VECTOR_WIDTH, v);
 }
-
-/// Patches of `planes` images or spectrograms as rows (`inputs * down * across` x
-/// `channels * patch * patch`); a transposed plane lies column after column. A thread handles one number.
-template <class T>
-DEVICE void cut_patches(const float* input, T* out, unsigned total, int channels, int rows, int cols, int patch,
-                        int row_stride, int col_stride, int down, int across, int transposed) {
-    size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (index >= total) return;
-    size_t rest = index;
-    int x = rest % patch;
-    rest /= patch;
-    int y = rest % patch;
-    rest /= patch;
-    int channel = rest % channels;
-    rest /= channels;
-    int j = rest % across;
-    rest /= across;
-    int i = rest % down;
-    size_t plane = rest / down * channels + channel;
-    int row = i * row_stride + y, col = j * col_stride + x;
-    input += plane * rows * cols;
-    store(out + index, transposed ? input[size_t(col) * rows + row] : input[size_t(row) * cols + col]);
-}

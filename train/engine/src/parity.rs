@@ -1,7 +1,10 @@
 //! Layers with inputs on which a GPU is compared with the CPU: by the tests, which run a GPU's
 //! kernels on the host, and by `train selftest`, which runs them on the GPU at hand.
 
-use crate::layers::{AdapterGradients, activate, activate_backward, dropout};
+use crate::layers::{
+    AdapterGradients, activate, activate_backward, dropout, ends, ends_backward, last_rows,
+    sum_rows,
+};
 use crate::{
     Activation, Adapter, Adapters, Attention, Dropout, Linear, Norm, Precision, Rows, normals,
 };
@@ -96,6 +99,15 @@ pub fn layer_cases() -> Result<Vec<LayerCase>> {
     }
     cases.push(LayerCase::new("dropout", vec![noise(1, (135, 72))?], |t| {
         Ok(vec![dropout(&t[0], Some(&DROPOUT), &rows())?])
+    }));
+    let inputs = vec![noise(1, (135, 72))?, noise(2, (6, 72))?];
+    cases.push(LayerCase::new("ends of sequences", inputs, |t| {
+        Ok(vec![
+            ends(&t[0], &rows())?,
+            ends_backward(&t[1], &rows())?,
+            last_rows(&t[0], &rows())?,
+            sum_rows(&t[0])?,
+        ])
     }));
     // Parts, rank, input and output width of a part.
     let sizes = [

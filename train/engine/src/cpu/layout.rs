@@ -37,6 +37,12 @@ impl PackedRows {
         self.samples.len()
     }
 
+    /// Returns the number of rows of the longest sequence.
+    pub fn longest(&self) -> usize {
+        let lengths = self.offsets.windows(2).map(|ends| ends[1] - ends[0]);
+        lengths.max().unwrap_or(0)
+    }
+
     /// Returns the sample that a row belongs to, and the row's position in its sequence.
     pub fn locate(&self, row: usize) -> (u32, usize) {
         let s = self.offsets.partition_point(|o| *o <= row) - 1;

@@ -147,9 +147,7 @@ impl AttentionKernels {
     /// Returns a block for each tile of the longest sequence, each head and each sequence.
     fn grid(&self, rows: &Rows, heads: usize) -> [usize; 3] {
         let tile = if self.is_f32 { TILE_F32 } else { TILE_BF16 };
-        let lengths = rows.offsets.windows(2).map(|ends| ends[1] - ends[0]);
-        let longest = lengths.max().unwrap_or(0);
-        [longest.div_ceil(tile), heads, rows.sequences()]
+        [rows.longest().div_ceil(tile), heads, rows.sequences()]
     }
 
     /// Returns the size of two tiles and, in bf16, of two numbers per row.

@@ -1,12 +1,12 @@
-//! Activations, dropout and the patches of images.
+//! Activations and dropout.
 
 use super::dropout::DropoutArgument;
 use super::launch::Argument;
-use super::{Gpu, THREADS, VECTOR_WIDTH, dims, empty, empty_like, kernel_name};
+use super::{Gpu, VECTOR_WIDTH, dims, empty_like, kernel_name};
 use crate::cpu::activation::Activation;
 use crate::cpu::dropout::Dropout;
 use crate::rows::Rows;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 impl Gpu {
     /// [`crate::layers::activate`].
@@ -59,38 +59,6 @@ impl Gpu {
         ];
         self.launch_elements(&kernel_name("dropout", x)?, n * d, &arguments)?;
         Ok(y)
-    }
-
-    /// Returns the patches of images as rows of the number type `dtype`; `input` is `inputs x
-    /// (channels * rows * cols)`, f32. `sizes` are channels, rows, columns, patch size, row stride,
-    /// column stride, patches down and patches across.
-    pub fn cut_patches(
-        &self,
-        input: &Tensor,
-        sizes: [usize; 8],
-        transposed: bool,
-        dtype: DType,
-    ) -> Result<Tensor> {
-        let [channels, _, _, patch, _, _, down, across] = sizes;
-        let shape = (input.dim(0)? * down * across, channels * patch * patch);
-        let out = empty(shape, dtype, input)?;
-        let total = out.elem_count();
-        let mut arguments = vec![
-            self.address(input)?,
-            self.address(&out)?,
-            Argument::new(total as u32),
-        ];
-        arguments.extend(sizes.map(|n| Argument::new(n as i32)));
-        arguments.push(Argument::new(i32::from(transposed)));
-        let blocks = total.div_ceil(THREADS as usize);
-        self.launch(
-            &kernel_name("cut_patches", &out)?,
-            [blocks, 1, 1],
-            THREADS,
-            0,
-            &arguments,
-        )?;
-        Ok(out)
     }
 }
 

@@ -18,6 +18,7 @@ mod elementwise;
 mod launch;
 mod linear;
 mod norm;
+mod tokens;
 #[cfg(feature = "cuda")]
 pub mod upload;
 

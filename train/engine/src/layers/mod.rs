@@ -17,6 +17,8 @@ mod elementwise;
 mod host;
 mod linear;
 mod norm;
+mod sequences;
 
 pub use elementwise::{activate, activate_backward, add, dropout};
 pub use linear::AdapterGradients;
+pub use sequences::{ends, ends_backward, last_rows, sum_rows};

@@ -5,7 +5,7 @@
 //! LoRA adapters sit on query, key, value and the attention's output layer, nowhere else.
 
 use super::lora::ADAPTERS;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use engine::layers::AdapterGradients;
 use engine::{Activation, Dropout};
 use engine::{Adapter, Adapters, Attention, AttentionSaved, Linear, Norm, NormStats, Rows, layers};
@@ -98,24 +98,16 @@ impl DropoutConfig {
 /// Attention reads all tokens; what comes after it works row by row and need not run for the
 /// others.
 pub(super) struct RowSelection {
-    ids: Tensor,
     rows: Rows,
 }
 
 impl RowSelection {
     /// Selects the first and the last row of each sequence.
-    pub(super) fn class_and_mask_tokens(rows: &Rows, device: &Device) -> Result<RowSelection> {
-        let ends = rows.offsets.windows(2);
-        let ids: Vec<u32> = ends
-            .flat_map(|ends| [ends[0] as u32, ends[1] as u32 - 1])
-            .collect();
-        Ok(RowSelection {
-            rows: Rows::new(
-                (0..=rows.sequences()).map(|s| 2 * s).collect(),
-                rows.samples.clone(),
-            ),
-            ids: Tensor::new(ids, device)?,
-        })
+    pub(super) fn class_and_mask_tokens(rows: &Rows) -> RowSelection {
+        let offsets = (0..=rows.sequences()).map(|s| 2 * s).collect();
+        RowSelection {
+            rows: Rows::new(offsets, rows.samples.clone()),
+        }
     }
 }
 
@@ -150,22 +142,17 @@ impl<'a> BlockCall<'a> {
     /// Selects the rows of `x` that are used after attention.
     fn select_rows(&self, x: &Tensor) -> Result<Tensor> {
         match self.selection {
-            Some(selection) => x.index_select(&selection.ids, 0),
+            Some(_) => layers::ends(x, self.rows),
             None => Ok(x.clone()),
         }
     }
 
     /// Returns the gradient of `x` in [`BlockCall::select_rows`], given that of the selected rows.
     fn scatter_rows(&self, selected: &Tensor) -> Result<Tensor> {
-        let Some(selection) = self.selection else {
-            return Ok(selected.clone());
-        };
-        let shape = (self.rows.len(), selected.dim(1)?);
-        Tensor::zeros(shape, selected.dtype(), selected.device())?.index_add(
-            &selection.ids,
-            selected,
-            0,
-        )
+        match self.selection {
+            Some(_) => layers::ends_backward(selected, self.rows),
+            None => Ok(selected.clone()),
+        }
     }
 
     /// Calls `f` with those adapters of the block whose numbers are in `numbers`.

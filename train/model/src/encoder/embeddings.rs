@@ -142,16 +142,6 @@ pub(super) fn wrong_modality<T>() -> Result<T> {
     bail!("an input of another modality")
 }
 
-/// The tokens of a batch on a GPU, before the mask token is appended.
-struct DeviceTokens {
-    /// The special tokens, the same in every sequence: `k x d`.
-    special: Tensor,
-    /// The other tokens, sequence after sequence: `n x d`.
-    own: Tensor,
-    /// For each sequence, the number of its tokens in `own`.
-    lengths: Vec<usize>,
-}
-
 /// Token matrices of sequences, one after another.
 struct PackedTokens {
     parts: Vec<Tensor>,
@@ -199,7 +189,10 @@ impl Embedding {
         dropout: &DropoutConfig,
     ) -> Result<(Tensor, Rows)> {
         if let Some(gpu) = engine::cuda::of(mask_token)? {
-            return self.tokens_on_device(gpu, input, mask_token, dropout);
+            return match self {
+                Embedding::Patches(patches) => patches.on_device(gpu, input, mask_token),
+                Embedding::Words(words) => words.on_device(gpu, input, mask_token, dropout),
+            };
         }
         let mut packed = PackedTokens::new();
         let mask_token = mask_token.reshape((1, ()))?;
@@ -212,41 +205,6 @@ impl Embedding {
             Tensor::cat(&parts, 0)?,
             Rows::new(offsets, input.samples.to_vec()),
         ))
-    }
-
-    /// [`Embedding::tokens`] for a whole batch at once, with the kernels of a GPU.
-    fn tokens_on_device(
-        &self,
-        gpu: Gpu,
-        input: &EncoderInput,
-        mask_token: &Tensor,
-        dropout: &DropoutConfig,
-    ) -> Result<(Tensor, Rows)> {
-        let device = mask_token.device();
-        let DeviceTokens {
-            special,
-            own,
-            lengths,
-        } = match self {
-            Embedding::Patches(patches) => patches.on_device(gpu, input, device)?,
-            Embedding::Words(words) => words.on_device(input, device, dropout)?,
-        };
-        let specials = special.dim(0)? as u32;
-        let mask = mask_token.reshape((1, ()))?.to_dtype(own.dtype())?;
-        let all = match specials {
-            0 => Tensor::cat(&[&mask, &own], 0)?,
-            _ => Tensor::cat(&[&special, &mask, &own], 0)?,
-        };
-        let (mut order, mut offsets, mut next) = (Vec::new(), vec![0], specials + 1);
-        for length in lengths {
-            order.extend(0..specials);
-            order.extend(next..next + length as u32);
-            order.push(specials);
-            next += length as u32;
-            offsets.push(order.len());
-        }
-        let x = all.index_select(&Tensor::new(order, device)?, 0)?;
-        Ok((x, Rows::new(offsets, input.samples.to_vec())))
     }
 }
 
@@ -344,14 +302,20 @@ impl PatchEmbedding {
         Ok(())
     }
 
-    fn on_device(&self, gpu: Gpu, input: &EncoderInput, device: &Device) -> Result<DeviceTokens> {
+    /// Embeds all inputs at once, with the kernels of a GPU.
+    fn on_device(
+        &self,
+        gpu: Gpu,
+        input: &EncoderInput,
+        mask_token: &Tensor,
+    ) -> Result<(Tensor, Rows)> {
         let grid = &self.grid;
         let count = input.samples.len();
         let values = grid.values(input.data, count)?;
         let shape = (count, grid.input_len());
         let values = match input.uploaded {
             Some(uploaded) => uploaded.reshape(shape)?,
-            None => Tensor::from_slice(values, shape, device)?,
+            None => Tensor::from_slice(values, shape, mask_token.device())?,
         };
         let (down, across) = grid.counts();
         let sizes = [
@@ -366,18 +330,14 @@ impl PatchEmbedding {
         ];
         let dtype = self.positions.dtype();
         let patches = gpu.cut_patches(&values, sizes, grid.transposed, dtype)?;
-        let n = patches.dim(0)?;
-        let rows = Rows::new(vec![0, n], vec![0]);
-        let (tokens, _) = self.projection.forward(&patches, &rows, None)?;
-        let (per, d) = self.positions.dims2()?;
-        let tokens = tokens
-            .reshape((count, per, d))?
-            .broadcast_add(&self.positions)?;
-        Ok(DeviceTokens {
-            special: self.special.clone(),
-            own: tokens.reshape((n, d))?,
-            lengths: vec![per; count],
-        })
+        let all = Rows::new(vec![0, patches.dim(0)?], vec![0]);
+        let (tokens, _) = self.projection.forward(&patches, &all, None)?;
+        let length = self.special.dim(0)? + grid.patches() + 1;
+        let offsets = (0..=count).map(|s| s * length).collect();
+        let rows = Rows::new(offsets, input.samples.to_vec());
+        let (positions, special) = (Some(&self.positions), Some(&self.special));
+        let x = gpu.pack_tokens(&tokens, positions, special, mask_token, &rows)?;
+        Ok((x, rows))
     }
 }
 
@@ -438,12 +398,14 @@ impl WordEmbedding {
         Ok(())
     }
 
+    /// Embeds all texts at once, with the kernels of a GPU.
     fn on_device(
         &self,
+        gpu: Gpu,
         input: &EncoderInput,
-        device: &Device,
+        mask_token: &Tensor,
         dropout: &DropoutConfig,
-    ) -> Result<DeviceTokens> {
+    ) -> Result<(Tensor, Rows)> {
         let ModalityData::Tokens {
             ids,
             lengths,
@@ -452,22 +414,22 @@ impl WordEmbedding {
         else {
             return wrong_modality();
         };
-        let (mut used, mut places, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+        let (mut used, mut offsets, mut ends) = (Vec::new(), vec![0], vec![0]);
         for (ids, length) in ids.chunks_exact(*max_len).zip(lengths) {
             used.extend_from_slice(&ids[..*length]);
-            places.extend(0..*length as u32);
-            offsets.push(used.len());
+            ends.push(used.len());
+            // The mask token comes after each text.
+            offsets.push(used.len() + offsets.len());
         }
         self.check(&used)?;
-        let sum = (self.words.forward(&Tensor::new(used, device)?)?
-            + self.positions.forward(&Tensor::new(places, device)?)?)?;
-        let (tokens, _) = self.norm.forward(&sum)?;
         let rows = Rows::new(offsets, input.samples.to_vec());
-        let tokens = layers::dropout(&tokens, dropout.embedding().as_ref(), &rows)?;
-        Ok(DeviceTokens {
-            special: tokens.narrow(0, 0, 0)?,
-            own: tokens,
-            lengths: lengths.clone(),
-        })
+        let ids = Tensor::new(used, mask_token.device())?;
+        let (words, positions) = (self.words.embeddings(), self.positions.embeddings());
+        let sum = gpu.embed_words(words, positions, &ids, &rows)?;
+        let (tokens, _) = self.norm.forward(&sum)?;
+        let texts = Rows::new(ends, input.samples.to_vec());
+        let tokens = layers::dropout(&tokens, dropout.embedding().as_ref(), &texts)?;
+        let x = gpu.pack_tokens(&tokens, None, None, mask_token, &rows)?;
+        Ok((x, rows))
     }
 }

@@ -8,7 +8,7 @@
 use super::block::{DropoutConfig, StackedLayer};
 use super::config::{BlockLayer, InputSize, Kind};
 use super::embeddings::{Embedding, PatchEmbedding, WordEmbedding, wrong_modality};
-use super::{Encoder, Tape, interleave, mask_rows};
+use super::{Encoder, Tape, interleave};
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use candle_nn::Module;
@@ -64,14 +64,13 @@ impl Encoder {
                 self.insert_block_gradients(block, layer, gradients, &mut named)?;
             }
         }
-        if let (Some(norm), Some((x, stats))) = (&self.pre_norm, &tape.pre) {
-            let gradients = norm.weight_gradient(&dx, x, stats)?;
+        if let (Some(norm), Some(x)) = (&self.pre_norm, &tape.pre) {
+            let (_, stats) = norm.forward(x)?;
+            let gradients = norm.weight_gradient(&dx, x, &stats)?;
             insert(&mut named, "pre_layrnorm", gradients);
-            dx = norm.backward(&dx, x, stats, None)?;
+            dx = norm.backward(&dx, x, &stats, None)?;
         }
-        let mask_token = dx
-            .index_select(&mask_rows(rows, dx.device())?, 0)?
-            .sum_keepdim(0)?;
+        let mask_token = layers::sum_rows(&layers::last_rows(&dx, rows)?)?;
         match (&self.embedding, data) {
             (Embedding::Patches(patches), ModalityData::Dense { values, .. }) => {
                 self.patch_gradients(patches, &dx, values, rows, &mut named)?

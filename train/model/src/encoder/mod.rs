@@ -22,7 +22,7 @@ use candle_core::{DType, Device, Tensor};
 use config::{EncoderConfig, Kind};
 use embeddings::Embedding;
 use engine::layers::AdapterGradients;
-use engine::{Adapter, Arithmetic, Norm, NormStats, Precision, Rows};
+use engine::{Adapter, Arithmetic, Norm, NormStats, Precision, Rows, layers};
 use features::ModalityData;
 use layer_reader::LayerReader;
 use lora::{ADAPTERS, LoraAdapters};
@@ -95,8 +95,8 @@ pub struct Tape {
     rows: Rows,
     selection: RowSelection,
     dropout: DropoutConfig,
-    /// The input of `pre_norm` and its statistics.
-    pre: Option<(Tensor, NormStats)>,
+    /// The input of `pre_norm`.
+    pre: Option<Tensor>,
     blocks: Vec<BlockTape>,
     /// The input of `final_norm`: class and mask token of each sequence in turn.
     last: Tensor,
@@ -228,11 +228,11 @@ impl Encoder {
         let (mut x, rows) = self.embedding.tokens(input, mask_token, dropout)?;
         let mut pre = None;
         if let Some(norm) = &self.pre_norm {
-            let (y, stats) = norm.forward(&x)?;
-            pre = stored.is_some().then_some((x, stats));
+            let (y, _) = norm.forward(&x)?;
+            pre = stored.is_some().then_some(x);
             x = y;
         }
-        let selection = RowSelection::class_and_mask_tokens(&rows, x.device())?;
+        let selection = RowSelection::class_and_mask_tokens(&rows);
         let store_hidden = stored == Some(StoredActivations::All);
         let mut blocks = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
@@ -293,21 +293,21 @@ impl Encoder {
         let layout = (&tape.rows, &tape.selection, &tape.dropout);
         let (dx, adapters) =
             self.blocks_backward(d_last, tape.blocks, layout, Some(adapters), None)?;
-        // Below the blocks only the mask token learns.
-        let mask_rows = mask_rows(&tape.rows, dx.device())?;
-        let d_mask = dx.index_select(&mask_rows, 0)?;
-        let d_mask = match (&self.pre_norm, &tape.pre) {
-            (Some(norm), Some((x, stats))) => norm.backward(
-                &d_mask,
-                &x.index_select(&mask_rows, 0)?,
-                &mask_row_stats(stats, &tape.rows, &mask_rows)?,
-                None,
-            )?,
+        // Below the blocks only the mask token learns. It is the same row in every sequence, so that
+        // the gradients can be added up before they go through the norm.
+        let d_mask = layers::sum_rows(&layers::last_rows(&dx, &tape.rows)?)?;
+        let mask_token = match (&self.pre_norm, &tape.pre) {
+            (Some(norm), Some(x)) => {
+                let x = x.narrow(0, tape.rows.offsets[1] - 1, 1)?;
+                let x = x.to_dtype(d_mask.dtype())?;
+                let (_, stats) = norm.forward(&x)?;
+                norm.backward(&d_mask, &x, &stats, None)?
+            }
             _ => d_mask,
         };
         Ok(LoraGradients {
             adapters,
-            mask_token: d_mask.to_dtype(d_class.dtype())?.sum_keepdim(0)?,
+            mask_token,
         })
     }
 
@@ -355,20 +355,4 @@ impl Encoder {
 fn interleave(class: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
     let d = class.dim(1)?;
     Tensor::stack(&[class, mask], 1)?.reshape(((), d))
-}
-
-/// Returns the row numbers of the mask tokens: the last row of each sequence.
-fn mask_rows(rows: &Rows, device: &Device) -> candle_core::Result<Tensor> {
-    let ends = rows.offsets[1..].iter().map(|end| *end as u32 - 1);
-    Tensor::new(ends.collect::<Vec<_>>(), device)
-}
-
-/// Returns the statistics of the mask tokens' rows alone; `ids` are their numbers.
-fn mask_row_stats(stats: &NormStats, rows: &Rows, ids: &Tensor) -> candle_core::Result<NormStats> {
-    let last = rows.offsets[1..].iter().map(|end| end - 1);
-    Ok(match stats {
-        NormStats::F32(s) => NormStats::F32(last.map(|row| s[row]).collect()),
-        NormStats::F64(s) => NormStats::F64(last.map(|row| s[row]).collect()),
-        NormStats::Device(s) => NormStats::Device(s.index_select(ids, 0)?),
-    })
 }
