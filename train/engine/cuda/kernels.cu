@@ -1,6 +1,7 @@
 // The kernels by name: each template of the other files for the number types and head sizes that
 // occur. `src/cuda` launches them.
 #include "attention.cuh"
+#include "head.cuh"
 #include "layers.cuh"
 #include "tokens.cuh"
 
@@ -87,7 +88,13 @@
     }                                                                                                                \
     EXPORT(spread_ends_##suffix)                                                                                     \
     KERNEL sum_rows_##suffix(const T* x, float* sum, int n, int d) { sum_rows(x, sum, n, d); }                       \
-    EXPORT(sum_rows_##suffix)
+    EXPORT(sum_rows_##suffix)                                                                                        \
+    KERNEL head_sample_##suffix(const unsigned* table, EncoderTokens<T> m1, EncoderTokens<T> m2,                     \
+                                const float* weight, const float* bias, float* features, float* logits,              \
+                                float* d_logits, float* losses, HeadSizes h, HeadFactors f) {                        \
+        head_sample(table, m1, m2, weight, bias, features, logits, d_logits, losses, h, f);                          \
+    }                                                                                                                \
+    EXPORT(head_sample_##suffix)
 
 #define ATTENTION(T, suffix, D)                                                                                     \
     KERNEL __launch_bounds__(128) attention_forward_##suffix##_##D(const T* qkv, T* out, float* lse, Attention h) { \
@@ -115,6 +122,12 @@ ATTENTION(float, f32, 64)
 ATTENTION(bf16, bf16, 16)
 ATTENTION(bf16, bf16, 32)
 ATTENTION(bf16, bf16, 64)
+
+KERNEL head_sums_f32(const float* features, const float* d_logits, const float* sample_losses, float* d_weight,
+                     float* d_bias, float* losses, int n, int width, int classes, HeadFactors f) {
+    head_sums(features, d_logits, sample_losses, d_weight, d_bias, losses, n, width, classes, f);
+}
+EXPORT(head_sums_f32)
 
 /// The partial sums of one call of `column_sums`, and where their sum goes.
 struct PartialSums {

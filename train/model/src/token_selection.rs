@@ -44,15 +44,30 @@ pub(crate) struct SelectionRule {
 }
 
 /// The origin of one selected token.
-enum Source {
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Source {
     /// The class token of a modality.
     Class(Slot),
     /// The mask token of a modality's encoder.
     Mask(Slot),
+    /// A token of zeros.
+    #[default]
     Zeros,
 }
 
 impl SelectionRule {
+    /// Chooses the two tokens of every sample (equation 4).
+    pub(crate) fn sources(&self, present: &[[bool; 2]]) -> Result<Vec<Pair<Source>>> {
+        let samples = present.iter().enumerate().map(|(sample, has)| {
+            if *has == [false, false] && self.only.is_none() {
+                bail!("sample {sample} of the batch has no modality at all");
+            }
+            let source = |slot: Slot| self.source(slot, has[slot.index()]);
+            Ok(Pair::from(Slot::ALL.map(source)))
+        });
+        samples.collect()
+    }
+
     /// Chooses the token that stands for modality `slot` of a sample which `has` that modality or
     /// not.
     fn source(&self, slot: Slot, has: bool) -> Source {
@@ -91,12 +106,9 @@ pub(crate) fn select(
         None => bail!("sample {sample} of the batch is marked present but its encoder did not run"),
     };
     let mut selected = Pair::<Vec<u32>>::default();
-    for (sample, has) in present.iter().enumerate() {
-        if *has == [false, false] && rule.only.is_none() {
-            bail!("sample {sample} of the batch has no modality at all");
-        }
-        for slot in Slot::ALL {
-            selected[slot].push(match rule.source(slot, has[slot.index()]) {
+    for (sample, sources) in rule.sources(present)?.into_iter().enumerate() {
+        for (slot, source) in sources.entries() {
+            selected[slot].push(match source {
                 Source::Zeros => zeros,
                 Source::Class(owner) => {
                     first_row[owner] + tokens_of(owner, sample)?.row_of(sample)?

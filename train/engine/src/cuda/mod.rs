@@ -15,6 +15,7 @@ mod attention;
 pub mod driver;
 mod dropout;
 mod elementwise;
+mod head;
 mod launch;
 mod linear;
 mod norm;
@@ -28,6 +29,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use std::cell::Cell;
 
 pub(crate) use adamw::AdamWTensor;
+pub use head::{Head, HeadInput, HeadResult, HeadSample, HeadToken};
 pub use launch::{Argument, Launch};
 pub(crate) use linear::{LinearEpilogue, PartialSums};
 

@@ -8,7 +8,7 @@
 use super::block::{DropoutConfig, StackedLayer};
 use super::config::{BlockLayer, InputSize, Kind};
 use super::embeddings::{Embedding, PatchEmbedding, WordEmbedding, wrong_modality};
-use super::{Encoder, Tape, interleave};
+use super::{Encoder, EncoderOutput, Tape};
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use candle_nn::Module;
@@ -34,17 +34,16 @@ fn insert(named: &mut NamedGradients, layer: &str, [weight, bias]: [Tensor; 2]) 
 }
 
 impl Encoder {
-    /// Computes the gradients of all weights and of the mask token, given those of the two outputs.
+    /// Computes the gradients of all weights and of the mask token, given that of the output.
     /// `data` is the input of the forward pass, which ran without adapters.
     pub(crate) fn backward_full(
         &self,
         tape: Tape,
         data: &ModalityData,
-        d_class: &Tensor,
-        d_mask: &Tensor,
+        gradient: &EncoderOutput,
     ) -> Result<FullGradients> {
         let mut named = NamedGradients::new();
-        let mut d_last = interleave(d_class, d_mask)?.to_dtype(tape.last.dtype())?;
+        let mut d_last = gradient.tokens.to_dtype(tape.last.dtype())?;
         if let (Some(norm), Some(stats)) = (&self.final_norm, &tape.last_stats) {
             let name = match self.config.kind {
                 Kind::Clip => "post_layernorm",

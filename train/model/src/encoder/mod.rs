@@ -68,12 +68,35 @@ pub struct EncoderInput<'a> {
     pub uploaded: Option<&'a Tensor>,
 }
 
-/// The last hidden states of an encoder that are used, each `sequences x d`.
+/// The last hidden states of an encoder that are used, or their gradients.
 pub struct EncoderOutput {
-    /// The hidden state of the class token.
-    pub class_token: Tensor,
-    /// The hidden state of the mask token.
-    pub mask_token: Tensor,
+    /// Class token and mask token of each sequence in turn, `2 sequences x d`.
+    pub tokens: Tensor,
+}
+
+impl EncoderOutput {
+    /// Returns class tokens and mask tokens apart, `sequences x d` each; those of an encoder that
+    /// computes in bf16 as f32.
+    pub fn split(&self) -> Result<[Tensor; 2]> {
+        let (rows, d) = self.tokens.dims2()?;
+        let tokens = self.tokens.reshape((rows / 2, 2, d))?;
+        let dtype = match tokens.dtype() {
+            DType::BF16 => DType::F32,
+            dtype => dtype,
+        };
+        let token = |which: usize| {
+            let token = tokens.narrow(1, which, 1)?.squeeze(1)?;
+            token.contiguous()?.to_dtype(dtype)
+        };
+        Ok([token(0)?, token(1)?])
+    }
+
+    /// Puts class tokens and mask tokens together, `sequences x d` each.
+    pub fn join(class: &Tensor, mask: &Tensor) -> Result<EncoderOutput> {
+        let d = class.dim(1)?;
+        let tokens = Tensor::stack(&[class, mask], 1)?.reshape(((), d))?;
+        Ok(EncoderOutput { tokens })
+    }
 }
 
 /// A frozen encoder.
@@ -251,18 +274,6 @@ impl Encoder {
             Some(norm) => norm.forward(&x).map(|(y, stats)| (y, Some(stats)))?,
             None => (x.clone(), None),
         };
-        let tokens = tokens.reshape((rows.sequences(), 2, ()))?;
-        let token = |which: usize| {
-            tokens
-                .narrow(1, which, 1)?
-                .squeeze(1)?
-                .contiguous()?
-                .to_dtype(mask_token.dtype())
-        };
-        let output = EncoderOutput {
-            class_token: token(0)?,
-            mask_token: token(1)?,
-        };
         let tape = Tape {
             rows,
             selection,
@@ -272,19 +283,18 @@ impl Encoder {
             last: x,
             last_stats,
         };
-        Ok((output, tape))
+        Ok((EncoderOutput { tokens }, tape))
     }
 
-    /// Computes the gradients of the adapters and of the mask token, given those of the two
-    /// outputs. Frees the tape as it goes.
+    /// Computes the gradients of the adapters and of the mask token, given that of the output.
+    /// Frees the tape as it goes.
     pub fn backward(
         &self,
         tape: Tape,
-        d_class: &Tensor,
-        d_mask: &Tensor,
+        gradient: &EncoderOutput,
         adapters: &LoraAdapters,
     ) -> Result<LoraGradients> {
-        let d_last = interleave(d_class, d_mask)?.to_dtype(tape.last.dtype())?;
+        let d_last = gradient.tokens.to_dtype(tape.last.dtype())?;
         let d_last = match (&self.final_norm, &tape.last_stats) {
             (Some(norm), Some(stats)) => norm.backward(&d_last, &tape.last, stats, None)?,
             _ => d_last,
@@ -349,10 +359,4 @@ impl Encoder {
         });
         Ok((dx, blocks.collect()))
     }
-}
-
-/// Puts the rows of class and mask tokens (`n x d` each) in turn: `2n x d`.
-fn interleave(class: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
-    let d = class.dim(1)?;
-    Tensor::stack(&[class, mask], 1)?.reshape(((), d))
 }

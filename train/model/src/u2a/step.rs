@@ -1,22 +1,20 @@
 //! One training step, from a batch to losses and gradients; and the scores of a batch.
 
+use super::head::mean_over_frames;
 use super::{Branch, U2a};
 use crate::encoder::lora::LoraAdapters;
 use crate::encoder::{
     DropoutConfig, Encoder, EncoderInput, EncoderOutput, StoredActivations, Tape,
 };
 use crate::fusion;
-use crate::loss::{LossConfig, alignment_loss, task_loss};
+use crate::loss::LossConfig;
 use crate::ogm_ge;
 use crate::pair::{Pair, Slot};
-use crate::token_selection::{
-    AlignmentPair, ModalityTokens, SelectionRule, alignment_pairs, select,
-};
-use crate::variant::{Adaptation, MissingToken, Modulation};
-use anyhow::{Context, Result, bail};
-use candle_core::backprop::GradStore;
+use crate::token_selection::{AlignmentPair, ModalityTokens, alignment_pairs};
+use crate::variant::{Adaptation, MissingToken};
+use anyhow::{Result, bail};
 use candle_core::{DType, Tensor, Var};
-use candle_nn::{Linear, Optimizer};
+use candle_nn::Optimizer;
 use engine::{AdamW, AdamWConfig};
 use features::{Batch, ModalityBatch};
 
@@ -148,29 +146,10 @@ pub struct Scores {
 }
 
 /// The result of an encoder on a batch, and what its backward pass needs.
-struct Encoded<'a> {
-    input: &'a ModalityBatch,
-    tokens: ModalityTokens<'a>,
+pub(super) struct Encoded<'a> {
+    pub(super) input: &'a ModalityBatch,
+    pub(super) output: EncoderOutput,
     tape: Tape,
-}
-
-/// The result of everything behind the encoders, which candle's autograd differentiates.
-struct HeadResult {
-    /// Loss, task loss and alignment loss.
-    losses: Tensor,
-    logits: Tensor,
-    /// The gradients of the encoders' outputs.
-    d_tokens: Pair<Option<TokenGradients>>,
-    /// The gradients of the fusion's layers and of the head.
-    d_layers: Vec<Tensor>,
-    /// The coefficients of gradient modulation, if it is on.
-    modulation: Option<Pair<f64>>,
-}
-
-/// The gradients of an encoder's class and mask tokens, `n x d` each.
-struct TokenGradients {
-    class: Tensor,
-    mask: Tensor,
 }
 
 impl U2a {
@@ -198,7 +177,7 @@ impl U2a {
         let mut grads = Vec::new();
         for (slot, (encoded, d_tokens)) in encoded.zip(head.d_tokens).entries() {
             let first = grads.len();
-            self.encoder_gradients(&self.branches[slot], encoded, d_tokens, &mut grads)?;
+            self.encoder_gradients(&self.branches[slot], encoded, d_tokens.as_ref(), &mut grads)?;
             if let Some(coefficients) = head.modulation {
                 self.modulate(&mut grads, first, coefficients[slot], options)?;
             }
@@ -250,7 +229,7 @@ impl U2a {
         )?;
         Ok(Some(Encoded {
             input,
-            tokens: mean_over_frames(input, output)?,
+            output,
             tape,
         }))
     }
@@ -276,119 +255,29 @@ impl U2a {
         }
     }
 
-    /// Selects tokens, fuses them, computes the losses and differentiates all of it.
-    fn head_step(
-        &self,
-        batch: &Batch,
-        encoded: &Pair<Option<Encoded>>,
-        options: &StepOptions,
-        config: &LossConfig,
-    ) -> Result<HeadResult> {
-        let token_vars = encoded.as_ref().try_map(|encoded| match encoded {
-            Some(encoded) => encoded.tokens.variables().map(Some),
-            None => Ok(None),
-        })?;
-        let tokens = token_vars.as_ref().zip(encoded.as_ref());
-        let tokens = tokens.map(|(vars, encoded)| {
-            let rows = encoded.as_ref()?.tokens.rows;
-            let [class, mask] = vars.as_ref()?;
-            Some(ModalityTokens {
-                rows,
-                class: class.as_tensor().clone(),
-                mask: mask.as_tensor().clone(),
-            })
-        });
-        let layer_vars = self
-            .layer_tensors()
-            .map(Var::from_tensor)
-            .collect::<candle_core::Result<Vec<Var>>>()?;
-        let layers: Vec<Tensor> = layer_vars.iter().map(|v| v.as_tensor().clone()).collect();
-        let layers = fusion::linear_layers(&layers);
-        let selected = self.select_tokens(batch, &tokens, config.missing_token)?;
-        let logits = self.variant.fusion.logits(&selected, &layers)?;
-        let task = task_loss(&logits, &batch.labels, config.multi_label)?;
-        let task = scaled(task, options.micro_batch.task)?;
-        let align = match alignment_loss(&batch.present, &tokens, config.align_stop_gradient)? {
-            Some(align) => Some(scaled(align, options.micro_batch.align)?),
-            None => None,
-        };
-        let loss = match &align {
-            Some(align) => (&task + (align * config.align_weight)?)?,
-            None => task.clone(),
-        };
-        let store = loss.backward()?;
-        let d_tokens = token_vars.try_map(|vars| match vars {
-            Some([class, mask]) => Ok::<_, anyhow::Error>(Some(TokenGradients {
-                class: gradient(&store, &class)?,
-                mask: gradient(&store, &mask)?,
-            })),
-            None => Ok(None),
-        })?;
-        let d_layers = layer_vars.iter().map(|var| gradient(&store, var));
-        let d_layers = d_layers.collect::<Result<_>>()?;
-        let head = layers.last().context("a model without a head")?;
-        let modulation = self.modulation_coefficients(batch, &selected, head)?;
-        let align = align.map_or_else(|| task.zeros_like(), Ok)?;
-        Ok(HeadResult {
-            losses: Tensor::stack(&[loss, task, align], 0)?.detach(),
-            logits: logits.detach(),
-            d_tokens,
-            d_layers,
-            modulation,
-        })
-    }
-
-    /// Selects the two tokens of each sample (equation 4).
-    fn select_tokens(
-        &self,
-        batch: &Batch,
-        tokens: &Pair<Option<ModalityTokens>>,
-        missing: MissingToken,
-    ) -> Result<Pair<Tensor>> {
-        let mut used = Slot::ALL.into_iter().filter(|slot| self.uses(*slot));
-        let rule = SelectionRule {
-            missing,
-            only: match (used.next(), used.next()) {
-                (Some(only), None) => Some(only),
-                _ => None,
-            },
-        };
-        let mask_token = self.branches.m1.mask_token();
-        select(&batch.present, tokens, rule, mask_token)
-    }
-
-    /// Lists the weights and biases of the fusion's layers and of the head, in turn.
-    fn layer_tensors(&self) -> impl Iterator<Item = &Tensor> {
-        let layers = self.fusion.iter().map(|(_, tensor)| tensor);
-        layers.chain([&self.weight, &self.bias])
-    }
-
     /// Runs an encoder's backward pass and appends the gradients of [`Branch::parameters`]; `None`
     /// for each if the encoder did not run or does not learn.
     fn encoder_gradients(
         &self,
         branch: &Branch,
         encoded: Option<Encoded>,
-        d_tokens: Option<TokenGradients>,
+        d_tokens: Option<&EncoderOutput>,
         grads: &mut Vec<Option<Tensor>>,
     ) -> Result<()> {
-        let learns = self.variant.adaptation != Adaptation::Head;
+        let learns = self.encoders_learn();
         let (Some(Encoded { input, tape, .. }), Some(d), true) = (encoded, d_tokens, learns) else {
             grads.extend((0..branch.parameter_count()).map(|_| None));
             return Ok(());
         };
-        let images = input.data.images_per_sample();
-        let d_class = spread_over_frames(d.class, images)?;
-        let d_mask = spread_over_frames(d.mask, images)?;
         let encoder = branch.encoder();
         let d_mask_token = match (branch.weights(), branch.adapters()) {
             (Some(weights), _) => {
-                let mut g = encoder.backward_full(tape, &input.data, &d_class, &d_mask)?;
+                let mut g = encoder.backward_full(tape, &input.data, d)?;
                 grads.extend(weights.iter().map(|(name, _)| g.weights.remove(name)));
                 g.mask_token
             }
             (None, Some(adapters)) => {
-                let g = encoder.backward(tape, &d_class, &d_mask, adapters)?;
+                let g = encoder.backward(tape, d, adapters)?;
                 for adapter in g.adapters.into_iter().flatten() {
                     grads.extend([Some(adapter.a), Some(adapter.b)]);
                 }
@@ -414,35 +303,6 @@ impl U2a {
             *grad = ogm_ge::modulate(grad, coefficient, self.variant.modulation, key)?;
         }
         Ok(())
-    }
-
-    /// Computes OGM's coefficients of the two encoders from the complete samples; `None` if there
-    /// is no such sample or no modulation.
-    fn modulation_coefficients(
-        &self,
-        batch: &Batch,
-        selected: &Pair<Tensor>,
-        head: &Linear,
-    ) -> Result<Option<Pair<f64>>> {
-        let rows: Vec<u32> = (0..batch.present.len())
-            .filter(|i| batch.present[*i] == [true, true])
-            .map(|i| i as u32)
-            .collect();
-        if self.variant.modulation == Modulation::None || rows.is_empty() {
-            return Ok(None);
-        }
-        let labels = rows.iter().map(|i| match batch.labels[*i as usize][..] {
-            [label] => Ok(label),
-            _ => bail!("gradient modulation is defined for one class per sample"),
-        });
-        let labels = labels.collect::<Result<Vec<u32>>>()?;
-        let rows = Tensor::new(rows, head.weight().device())?;
-        let logits = self.variant.fusion.unimodal_logits(selected, head)?;
-        let scores = logits.try_map(|logits| {
-            fusion::true_class_score(&logits.detach().index_select(&rows, 0)?, &labels)
-        })?;
-        let alpha = self.variant.ogm_alpha;
-        Ok(Some(ogm_ge::coefficients(scores, alpha)))
     }
 
     /// Creates an optimizer that starts from the parameters as they are now.
@@ -489,7 +349,7 @@ impl U2a {
             let mask_token = self.branches[slot].mask_token();
             let (output, _) =
                 merged[slot.index()].forward(&read, mask_token, None, &DropoutConfig::OFF, None)?;
-            mean_over_frames(input, output).map(Some)
+            mean_over_frames(input, &output).map(Some)
         })?;
         let selected = self.select_tokens(batch, &tokens, missing_token)?;
         let layers: Vec<Tensor> = self.layer_tensors().cloned().collect();
@@ -532,23 +392,6 @@ fn first_dropout_module(slot: Slot) -> u32 {
     }
 }
 
-/// Returns the gradient of a variable: zeros if the loss does not depend on it.
-fn gradient(store: &GradStore, var: &Var) -> Result<Tensor> {
-    Ok(match store.get(var) {
-        Some(gradient) => gradient.detach(),
-        None => var.as_tensor().zeros_like()?.detach(),
-    })
-}
-
-/// Multiplies a loss by a weight; that of a whole batch stays what it is to the last bit.
-fn scaled(loss: Tensor, weight: f64) -> Result<Tensor> {
-    Ok(if weight == 1.0 {
-        loss
-    } else {
-        (loss * weight)?
-    })
-}
-
 /// Numbers each sequence for the random generator, by its sample's number in the whole batch and by
 /// the frame. `first` is the number of the first sample at hand.
 fn sequence_names(input: &ModalityBatch, first: usize) -> Vec<u32> {
@@ -558,30 +401,4 @@ fn sequence_names(input: &ModalityBatch, first: usize) -> Vec<u32> {
         .iter()
         .flat_map(|row| (0..images).map(move |frame| ((first + row) * images + frame) as u32))
         .collect()
-}
-
-/// Averages an encoder's outputs over the frames of each sample.
-fn mean_over_frames(input: &ModalityBatch, output: EncoderOutput) -> Result<ModalityTokens<'_>> {
-    let images = input.data.images_per_sample();
-    let mean = |t: Tensor| -> Result<Tensor> {
-        if images == 1 {
-            return Ok(t.contiguous()?);
-        }
-        let (n, d) = t.dims2()?;
-        Ok(t.contiguous()?.reshape((n / images, images, d))?.mean(1)?)
-    };
-    Ok(ModalityTokens {
-        rows: &input.rows,
-        class: mean(output.class_token)?,
-        mask: mean(output.mask_token)?,
-    })
-}
-
-/// The gradient of [`mean_over_frames`]: each frame of a sample gets an equal share.
-fn spread_over_frames(gradient: Tensor, images: usize) -> Result<Tensor> {
-    let (n, d) = gradient.dims2()?;
-    let share = (gradient / images as f64)?
-        .unsqueeze(1)?
-        .broadcast_as((n, images, d))?;
-    Ok(share.contiguous()?.reshape((n * images, d))?)
 }

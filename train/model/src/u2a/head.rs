@@ -1,0 +1,292 @@
+//! Everything behind the encoders: selected tokens, fusion, head and losses, with the gradients of
+//! all of it.
+//!
+//! candle's autograd computes every variant. On a GPU two kernels of [`engine::cuda`] compute U2A
+//! itself and the variants that add or concatenate tokens, where autograd would launch some 180
+//! kernels of a few numbers each.
+
+use super::step::{Encoded, StepOptions};
+use super::{MicroBatch, U2a};
+use crate::encoder::EncoderOutput;
+use crate::fusion;
+use crate::loss::{LossConfig, alignment_loss, task_loss};
+use crate::ogm_ge;
+use crate::pair::{Pair, Slot};
+use crate::token_selection::{ModalityTokens, SelectionRule, Source, select};
+use crate::variant::{Adaptation, Fusion, MissingToken, Modulation};
+use anyhow::{Context, Result, bail};
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+use candle_nn::Linear;
+use engine::cuda::{Gpu, Head, HeadInput, HeadSample, HeadToken};
+use features::{Batch, ModalityBatch};
+
+/// The result of everything behind the encoders.
+pub(super) struct HeadResult {
+    /// Loss, task loss and alignment loss.
+    pub(super) losses: Tensor,
+    pub(super) logits: Tensor,
+    /// The gradients of the encoders' outputs, where the encoders learn.
+    pub(super) d_tokens: Pair<Option<EncoderOutput>>,
+    /// The gradients of the fusion's layers and of the head.
+    pub(super) d_layers: Vec<Tensor>,
+    /// The coefficients of gradient modulation, if it is on.
+    pub(super) modulation: Option<Pair<f64>>,
+}
+
+impl U2a {
+    /// Selects tokens, fuses them, computes the losses and differentiates all of it.
+    pub(super) fn head_step(
+        &self,
+        batch: &Batch,
+        encoded: &Pair<Option<Encoded>>,
+        options: &StepOptions,
+        config: &LossConfig,
+    ) -> Result<HeadResult> {
+        let share = options.micro_batch;
+        let plain = matches!(self.variant.fusion, Fusion::Sum | Fusion::Concat)
+            && self.variant.modulation == Modulation::None;
+        match engine::cuda::of(&self.weight)? {
+            Some(gpu) if plain => self.head_on_device(gpu, batch, encoded, share, config),
+            _ => self.head_with_autograd(batch, encoded, share, config),
+        }
+    }
+
+    /// Returns whether the variant's encoders learn anything.
+    pub(super) fn encoders_learn(&self) -> bool {
+        self.variant.adaptation != Adaptation::Head
+    }
+
+    fn head_on_device(
+        &self,
+        gpu: Gpu,
+        batch: &Batch,
+        encoded: &Pair<Option<Encoded>>,
+        share: MicroBatch,
+        config: &LossConfig,
+    ) -> Result<HeadResult> {
+        let sources = self.selection_rule(config.missing_token);
+        let sources = sources.sources(&batch.present)?;
+        let both_ran = encoded.m1.is_some() && encoded.m2.is_some();
+        let samples = sources.into_iter().enumerate().map(|(i, sources)| {
+            let ran = |encoded: &Option<Encoded>| match encoded {
+                Some(encoded) => encoded.input.rows.binary_search(&i).is_ok(),
+                None => false,
+            };
+            let token = |source| match source {
+                Source::Zeros => None,
+                Source::Class(slot) => Some(HeadToken::Class(slot.index())),
+                Source::Mask(slot) => Some(HeadToken::Mask(slot.index())),
+            };
+            HeadSample {
+                inputs: encoded.as_ref().map(ran).into(),
+                tokens: sources.map(token).into(),
+                aligned: both_ran && batch.present[i] == [true, true],
+                labels: &batch.labels[i],
+            }
+        });
+        let inputs = encoded.as_ref().map(|encoded| {
+            let encoded = encoded.as_ref()?;
+            Some(HeadInput {
+                tokens: &encoded.output.tokens,
+                images: encoded.input.data.images_per_sample(),
+                learns: self.encoders_learn(),
+            })
+        });
+        let result = gpu.head(&Head {
+            inputs: inputs.into(),
+            samples: &samples.collect::<Vec<_>>(),
+            weight: &self.weight,
+            bias: &self.bias,
+            multi_label: config.multi_label,
+            stop_gradient: config.align_stop_gradient,
+            shares: [share.task, share.align],
+            align_weight: config.align_weight,
+        })?;
+        let d_tokens = result
+            .d_tokens
+            .map(|tokens| tokens.map(|tokens| EncoderOutput { tokens }));
+        Ok(HeadResult {
+            losses: result.losses,
+            logits: result.logits,
+            d_tokens: d_tokens.into(),
+            d_layers: vec![result.d_weight, result.d_bias],
+            modulation: None,
+        })
+    }
+
+    fn head_with_autograd(
+        &self,
+        batch: &Batch,
+        encoded: &Pair<Option<Encoded>>,
+        share: MicroBatch,
+        config: &LossConfig,
+    ) -> Result<HeadResult> {
+        let outputs = encoded.as_ref().try_map(|encoded| match encoded {
+            Some(encoded) => mean_over_frames(encoded.input, &encoded.output).map(Some),
+            None => Ok(None),
+        })?;
+        let token_vars = outputs.as_ref().try_map(|tokens| match tokens {
+            Some(tokens) => tokens.variables().map(Some),
+            None => Ok(None),
+        })?;
+        let tokens = token_vars.as_ref().zip(outputs.as_ref());
+        let tokens = tokens.map(|(vars, output)| {
+            let rows = output.as_ref()?.rows;
+            let [class, mask] = vars.as_ref()?;
+            Some(ModalityTokens {
+                rows,
+                class: class.as_tensor().clone(),
+                mask: mask.as_tensor().clone(),
+            })
+        });
+        let layer_vars = self
+            .layer_tensors()
+            .map(Var::from_tensor)
+            .collect::<candle_core::Result<Vec<Var>>>()?;
+        let layers: Vec<Tensor> = layer_vars.iter().map(|v| v.as_tensor().clone()).collect();
+        let layers = fusion::linear_layers(&layers);
+        let selected = self.select_tokens(batch, &tokens, config.missing_token)?;
+        let logits = self.variant.fusion.logits(&selected, &layers)?;
+        let task = task_loss(&logits, &batch.labels, config.multi_label)?;
+        let task = scaled(task, share.task)?;
+        let align = match alignment_loss(&batch.present, &tokens, config.align_stop_gradient)? {
+            Some(align) => Some(scaled(align, share.align)?),
+            None => None,
+        };
+        let loss = match &align {
+            Some(align) => (&task + (align * config.align_weight)?)?,
+            None => task.clone(),
+        };
+        let store = loss.backward()?;
+        let learning = token_vars.zip(encoded.as_ref());
+        let d_tokens = learning.try_map(|(vars, encoded)| match (vars, encoded) {
+            (Some([class, mask]), Some(encoded)) if self.encoders_learn() => {
+                let images = encoded.input.data.images_per_sample();
+                let [class, mask] = [gradient(&store, &class)?, gradient(&store, &mask)?];
+                spread_over_frames(&class, &mask, images).map(Some)
+            }
+            _ => Ok(None),
+        })?;
+        let d_layers = layer_vars.iter().map(|var| gradient(&store, var));
+        let d_layers = d_layers.collect::<Result<_>>()?;
+        let head = layers.last().context("a model without a head")?;
+        let modulation = self.modulation_coefficients(batch, &selected, head)?;
+        let align = align.map_or_else(|| task.zeros_like(), Ok)?;
+        Ok(HeadResult {
+            losses: Tensor::stack(&[loss, task, align], 0)?.detach(),
+            logits: logits.detach(),
+            d_tokens,
+            d_layers,
+            modulation,
+        })
+    }
+
+    /// Selects the two tokens of each sample (equation 4).
+    pub(super) fn select_tokens(
+        &self,
+        batch: &Batch,
+        tokens: &Pair<Option<ModalityTokens>>,
+        missing: MissingToken,
+    ) -> Result<Pair<Tensor>> {
+        let mask_token = self.branches.m1.mask_token();
+        let rule = self.selection_rule(missing);
+        select(&batch.present, tokens, rule, mask_token)
+    }
+
+    fn selection_rule(&self, missing: MissingToken) -> SelectionRule {
+        let mut used = Slot::ALL.into_iter().filter(|slot| self.uses(*slot));
+        SelectionRule {
+            missing,
+            only: match (used.next(), used.next()) {
+                (Some(only), None) => Some(only),
+                _ => None,
+            },
+        }
+    }
+
+    /// Lists the weights and biases of the fusion's layers and of the head, in turn.
+    pub(super) fn layer_tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let layers = self.fusion.iter().map(|(_, tensor)| tensor);
+        layers.chain([&self.weight, &self.bias])
+    }
+
+    /// Computes OGM's coefficients of the two encoders from the complete samples; `None` if there
+    /// is no such sample or no modulation.
+    fn modulation_coefficients(
+        &self,
+        batch: &Batch,
+        selected: &Pair<Tensor>,
+        head: &Linear,
+    ) -> Result<Option<Pair<f64>>> {
+        let rows: Vec<u32> = (0..batch.present.len())
+            .filter(|i| batch.present[*i] == [true, true])
+            .map(|i| i as u32)
+            .collect();
+        if self.variant.modulation == Modulation::None || rows.is_empty() {
+            return Ok(None);
+        }
+        let labels = rows.iter().map(|i| match batch.labels[*i as usize][..] {
+            [label] => Ok(label),
+            _ => bail!("gradient modulation is defined for one class per sample"),
+        });
+        let labels = labels.collect::<Result<Vec<u32>>>()?;
+        let rows = Tensor::new(rows, head.weight().device())?;
+        let logits = self.variant.fusion.unimodal_logits(selected, head)?;
+        let scores = logits.try_map(|logits| {
+            fusion::true_class_score(&logits.detach().index_select(&rows, 0)?, &labels)
+        })?;
+        let alpha = self.variant.ogm_alpha;
+        Ok(Some(ogm_ge::coefficients(scores, alpha)))
+    }
+}
+
+/// Returns the gradient of a variable: zeros if the loss does not depend on it.
+fn gradient(store: &GradStore, var: &Var) -> Result<Tensor> {
+    Ok(match store.get(var) {
+        Some(gradient) => gradient.detach(),
+        None => var.as_tensor().zeros_like()?.detach(),
+    })
+}
+
+/// Multiplies a loss by a weight; that of a whole batch stays what it is to the last bit.
+fn scaled(loss: Tensor, weight: f64) -> Result<Tensor> {
+    Ok(if weight == 1.0 {
+        loss
+    } else {
+        (loss * weight)?
+    })
+}
+
+/// Averages an encoder's outputs over the frames of each sample.
+pub(super) fn mean_over_frames<'a>(
+    input: &'a ModalityBatch,
+    output: &EncoderOutput,
+) -> Result<ModalityTokens<'a>> {
+    let images = input.data.images_per_sample();
+    let mean = |t: Tensor| -> Result<Tensor> {
+        if images == 1 {
+            return Ok(t);
+        }
+        let (n, d) = t.dims2()?;
+        Ok(t.reshape((n / images, images, d))?.mean(1)?)
+    };
+    let [class, mask] = output.split()?;
+    Ok(ModalityTokens {
+        rows: &input.rows,
+        class: mean(class)?,
+        mask: mean(mask)?,
+    })
+}
+
+/// The gradient of [`mean_over_frames`]: each frame of a sample gets an equal share.
+fn spread_over_frames(class: &Tensor, mask: &Tensor, images: usize) -> Result<EncoderOutput> {
+    let spread = |gradient: &Tensor| -> Result<Tensor> {
+        let (n, d) = gradient.dims2()?;
+        let share = (gradient / images as f64)?
+            .unsqueeze(1)?
+            .broadcast_as((n, images, d))?;
+        Ok(share.contiguous()?.reshape((n * images, d))?)
+    };
+    EncoderOutput::join(&spread(class)?, &spread(mask)?)
+}
