@@ -111,7 +111,7 @@ class Source:
 
     def parameter(self, text):
         """(name, type) of a parameter; the type of a pointer ends with *."""
-        text = text.replace("__restrict__", "").replace("const ", "").strip()
+        text = re.sub(r"__restrict__|const |<\w+>", "", text).strip()
         found = re.fullmatch(r"([\w ]+?) ?(\*?) ?(\w+)", text)
         if not found:
             raise Problem(f"{text}: a parameter that this script cannot read")

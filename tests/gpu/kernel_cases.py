@@ -367,21 +367,196 @@ def dropout(inputs, layout, d=WIDTH, drop=ON):
     )
 
 
+# The ends of an encoder.
+
+
 def cut_patches(inputs, layout, count=2, channels=3, rows=32, cols=48, patch=16, strides=(16, 16), transposed=False):
     """Patches of `count` images; it needs no layout."""
     down, across = (rows - patch) // strides[0] + 1, (cols - patch) // strides[1] + 1
     image = inputs.normal(count, channels * rows * cols, dtype=F32)
     out = inputs.empty(count * down * across, channels * patch * patch)
-    values = {"input": image, "out": out, "total": out.numel(), "channels": channels, "rows": rows, "cols": cols, "patch": patch}
-    values |= {"row_stride": strides[0], "col_stride": strides[1], "down": down, "across": across, "transposed": int(transposed)}
+    step = 1 if patch % inputs.source.constants["VECTOR_WIDTH"] else inputs.source.constants["VECTOR_WIDTH"]
+    values = {"input": image, "out": out, "total": out.numel(), "step": step, "channels": channels, "rows": rows, "cols": cols}
+    values |= {"patch": patch, "row_stride": strides[0], "col_stride": strides[1], "down": down, "across": across}
     return Case(
         name("cut_patches", inputs),
-        grid=(div_ceil(out.numel(), THREADS), 1, 1),
+        grid=(div_ceil(out.numel() // step, THREADS), 1, 1),
         threads=THREADS,
-        values=values,
+        values=values | {"transposed": int(transposed)},
         outputs={"out": out},
         expected=lambda: {"out": reference.cut_patches(image, channels, rows, cols, patch, *strides, transposed)},
         bytes=size(image, out),
+    )
+
+
+def sequences_grid(inputs, layout, d):
+    """One thread for every eight columns of the longest sequence, and that for each sequence."""
+    blocks = div_ceil(layout.longest * (d // inputs.source.constants["VECTOR_WIDTH"]), THREADS)
+    return {"grid": (blocks, len(layout.lengths), 1), "threads": THREADS}
+
+
+def embed_words(inputs, layout, d=WIDTH, vocabulary=1000):
+    """Each sequence of the layout is a text and a mask token."""
+    words, positions = inputs.normal(vocabulary, d), inputs.normal(layout.longest, d)
+    places = torch.cat([torch.arange(length - 1) for length in layout.lengths])
+    ids = torch.arange(len(places)) * 7 % vocabulary
+    out = inputs.empty(len(places), d)
+    values = {"words": words, "positions": positions, "ids": inputs.table(ids), "offsets": layout.offsets, "out": out, "d": d}
+    return Case(
+        name("embed_words", inputs),
+        values=values,
+        outputs={"out": out},
+        expected=lambda: {"out": words.double()[ids] + positions.double()[places]},
+        bytes=3 * size(out),
+        **sequences_grid(inputs, layout, d),
+    )
+
+
+def pack_tokens(inputs, layout, d=WIDTH, specials=0):
+    """Without special tokens, as for texts, own tokens get no position embeddings."""
+    counts = [length - specials - 1 for length in layout.lengths]
+    own, mask = inputs.normal(sum(counts), d), inputs.normal(1, d, dtype=F32)
+    special = inputs.normal(specials, d) if specials else None
+    positions = inputs.normal(max(counts), d) if specials else None
+    out = inputs.empty(layout.n, d)
+
+    def expected():
+        parts = []
+        for tokens in own.double().split(counts):
+            if specials:
+                parts += [special.double(), tokens + positions.double()[: len(tokens)], mask.double()]
+            else:
+                parts += [tokens, mask.double()]
+        return {"out": torch.cat(parts)}
+
+    values = {"own": own, "positions": positions, "special": special, "mask_token": mask, "offsets": layout.offsets, "out": out}
+    return Case(
+        name("pack_tokens", inputs),
+        values=values | {"d": d, "specials": specials},
+        outputs={"out": out},
+        expected=expected,
+        bytes=size(own, out),
+        **sequences_grid(inputs, layout, d),
+    )
+
+
+def ends_of(layout):
+    """The numbers of the first and the last row of each sequence."""
+    return torch.tensor([[start, end - 1] for start, end in zip(layout.starts, layout.starts[1:])])
+
+
+def pick_ends(inputs, layout, d=WIDTH, each=2):
+    x, out = inputs.normal(layout.n, d), inputs.empty(each * len(layout.lengths), d)
+    values = {"x": x, "offsets": layout.offsets, "out": out, "sequences": len(layout.lengths), "d": d, "each": each}
+    return Case(
+        name("pick_ends", inputs),
+        values=values,
+        outputs={"out": out},
+        expected=lambda: {"out": x.double()[ends_of(layout)[:, -each:].flatten()]},
+        bytes=2 * size(out),
+        **elements_grid(inputs, out.numel()),
+    )
+
+
+def spread_ends(inputs, layout, d=WIDTH):
+    """In a sequence of one row, that row gets both gradients."""
+    ends, out = inputs.normal(2 * len(layout.lengths), d), inputs.empty(layout.n, d)
+
+    def expected():
+        spread = torch.zeros(out.shape, dtype=torch.float64, device=inputs.device)
+        return {"out": spread.index_add(0, ends_of(layout).flatten().to(inputs.device), ends.double())}
+
+    return Case(
+        name("spread_ends", inputs),
+        values={"ends": ends, "offsets": layout.offsets, "out": out, "d": d},
+        outputs={"out": out},
+        expected=expected,
+        bytes=size(ends, out),
+        **sequences_grid(inputs, layout, d),
+    )
+
+
+def sum_rows(inputs, layout, d=WIDTH):
+    x, total = inputs.normal(layout.n, d), inputs.empty(d, dtype=F32)
+    constants = inputs.source.constants
+    threads = constants["END_GROUPS"] * constants["END_SLICES"]
+    return Case(
+        name("sum_rows", inputs),
+        grid=(div_ceil(d, constants["END_COLUMNS"]), 1, 1),
+        threads=threads,
+        shared=threads * constants["VECTOR_WIDTH"] * 4,
+        values={"x": x, "sum": total, "n": layout.n, "d": d},
+        outputs={"sum": total},
+        expected=lambda: {"sum": x.double().sum(0)},
+        bytes=size(x),
+    )
+
+
+# Behind the encoders.
+
+HEAD_FACTORS = {"align": 0.03, "align_weight": 0.2}
+
+
+def head_sample(inputs, layout, count=7, d=WIDTH, classes=28, concat=False, multi_label=False, stop_gradient=False):
+    """`count` samples, of which every third has the first modality alone and every third the second alone. Three sequences of the
+    second encoder belong to a sample. It needs no layout."""
+    present = [((True, True), (True, False), (False, True))[i % 3] for i in range(count)]
+    labels = [tuple(range(i % 4)) if multi_label else (i % classes,) for i in range(count)]
+    images, width = (1, 3), 2 * d if concat else d
+    table, rows, none = [], [0, 0], -1
+    for has, own in zip(present, labels):
+        # Class and mask token of the first modality are numbers 0 and 1, of the second 2 and 3.
+        table += [rows[m] if has[m] else none for m in (0, 1)] + [0 if has[0] else 3, 2 if has[1] else 1, int(all(has))]
+        if multi_label:
+            words = [sum(1 << k % 32 for k in own if k // 32 == word) for word in range(div_ceil(classes, 32))]
+            table += [word - (word >> 31 << 32) for word in words]
+        else:
+            table += own
+        rows = [rows[m] + has[m] for m in (0, 1)]
+    tokens = [inputs.normal(2 * images[m] * rows[m], d) for m in (0, 1)]
+    gradients = [inputs.empty(*t.shape) for t in tokens]
+    weight, bias = inputs.normal(classes, width, dtype=F32, scale=0.05), inputs.normal(classes, dtype=F32)
+    wide = {"features": width, "logits": classes, "d_logits": classes, "losses": 2}
+    outputs = {what: inputs.empty(count, columns, dtype=F32) for what, columns in wide.items()}
+    task = 1 / (count * classes if multi_label else count)
+    settings = (multi_label, task, HEAD_FACTORS["align"], HEAD_FACTORS["align_weight"], stop_gradient)
+    encoders = [{"tokens": tokens[m], "gradient": gradients[m], "images": images[m]} for m in (0, 1)]
+    sizes = {"d": d, "classes": classes, "concat": int(concat), "multi_label": int(multi_label)}
+    factors = {"task": task, "stop_gradient": int(stop_gradient), **HEAD_FACTORS}
+    values = {"table": inputs.table(table), "m1": encoders[0], "m2": encoders[1], "weight": weight, "bias": bias, "h": sizes}
+    return Case(
+        name("head_sample", inputs),
+        grid=(count, 1, 1),
+        threads=THREADS,
+        shared=(width + 2 * classes + THREADS // 32) * 4,
+        values=values | outputs | {"f": factors},
+        outputs=outputs | {f"gradient {m + 1}": gradients[m] for m in (0, 1)},
+        expected=lambda: reference.head(tokens, images, present, labels, weight, bias, *settings),
+        bytes=2 * size(*tokens) + 2 * count * size(weight),
+    )
+
+
+def head_sums(inputs, layout, count=7, width=WIDTH, classes=28):
+    """Sums over `count` samples; it needs no layout."""
+    features, d_logits, losses = (inputs.normal(count, columns) for columns in (width, classes, 2))
+    outputs = {"d_weight": inputs.empty(classes, width), "d_bias": inputs.empty(classes), "losses": inputs.empty(3)}
+    task = 1 / count
+
+    def expected():
+        sums = losses.double().sum(0) * torch.tensor([task, HEAD_FACTORS["align"]], dtype=torch.float64, device=inputs.device)
+        training = sums[0] + HEAD_FACTORS["align_weight"] * sums[1]
+        found = {"d_weight": d_logits.double().T @ features.double(), "d_bias": d_logits.double().sum(0)}
+        return found | {"losses": torch.stack([training, *sums])}
+
+    values = {"features": features, "d_logits": d_logits, "sample_losses": losses, "n": count, "width": width, "classes": classes}
+    return Case(
+        name("head_sums", inputs),
+        grid=(div_ceil(width, THREADS), classes, 1),
+        threads=THREADS,
+        values=values | outputs | {"f": {"task": task, "stop_gradient": 0, **HEAD_FACTORS}},
+        outputs=outputs,
+        expected=expected,
+        bytes=size(features, d_logits, outputs["d_weight"]),
     )
 
 
@@ -643,7 +818,20 @@ def small_entries():
             yield of(activate_backward, width=72, quick=quick)
         yield of(dropout, d=72)
         yield of(cut_patches, label="2 images of 32 x 48")
+        yield of(cut_patches, label="2 images of 20 x 25 in patches of 5", rows=20, cols=25, patch=5, strides=(5, 5))
         yield of(cut_patches, label="2 spectrograms of 32 x 44", channels=1, rows=32, cols=44, strides=(10, 7), transposed=True)
+        yield of(embed_words, d=72, vocabulary=50)
+        yield of(pack_tokens, d=72)
+        yield entry(pack_tokens, dtype, (9, 9), (3, 0), small=True, d=72, specials=2)
+        for each in (1, 2):
+            yield of(pick_ends, d=72, each=each)
+        yield of(spread_ends, d=72)
+        yield of(sum_rows, d=72)
+        for concat in (False, True):
+            yield of(head_sample, label=f"7 samples, concat {concat}", d=72, concat=concat)
+            words = f"7 samples, concat {concat}, several of 40 labels"
+            yield of(head_sample, label=words, d=72, classes=40, concat=concat, multi_label=True, stop_gradient=True)
+    yield entry(head_sums, F32, *SMALL, small=True, label="7 samples", width=72)
     yield entry(add_chunks, F32, *SMALL, small=True, label="3 sums", sums=((9, 3, 1, 104), (1, 3, 2, 72), (70, 1, 4, 24)))
     yield entry(adamw, F32, *SMALL, small=True, label="tensors of 5, 1000 and 300")
 
@@ -682,6 +870,14 @@ def layer_entries(dtype, count):
     yield of(cut_patches, label=f"{3 * count} images of 224 x 224", count=3 * count, rows=224, cols=224)
     spectrogram = {"channels": 1, "rows": 128, "cols": 1024, "strides": (10, 10), "transposed": True}
     yield of(cut_patches, label=f"{count} spectrograms of 128 x 1024", count=count, **spectrogram)
+    yield of(pick_ends)
+    yield of(spread_ends)
+    yield of(pack_tokens, specials=2)
+    yield of(head_sample, label=f"{count} samples, 101 classes", count=count, classes=101)
+    if dtype == F32:
+        yield of(sum_rows)
+        yield of(head_sums, label=f"{count} samples, 101 classes", count=count, classes=101)
+        yield of(embed_words)
     if dtype == BF16:
         for d, out in ((WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)):
             yield from peers.linear(count * 1215, d, out, f"linear {d} to {out}, {rows}")

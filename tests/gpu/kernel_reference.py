@@ -128,3 +128,38 @@ def adamw(value, m, v, gradient, step, lr, betas, eps, decay):
     parameter.grad = gradient.double()
     optimizer.step()
     return parameter.detach(), state["exp_avg"], state["exp_avg_sq"]
+
+
+def head(tokens, images, present, labels, weight, bias, multi_label, task, align, align_weight, stop_gradient):
+    """Everything behind two encoders (equations 4 to 7 of the paper) by autograd, for samples that each have a modality at least.
+
+    `tokens` are class and mask token of each sequence in turn. The head reads the concatenation if it is twice as wide.
+    """
+    leaves = [t.double().requires_grad_() for t in tokens]
+    d = leaves[0].shape[1]
+    means = [leaf.view(-1, count, 2, d).mean(1) for leaf, count in zip(leaves, images)]
+    left, features, squares = [list(of) for of in means], [], []
+    for has in present:
+        (class1, mask1), (class2, mask2) = (left[m].pop(0) if has[m] else (None, None) for m in (0, 1))
+        pair = (class1 if has[0] else mask2, class2 if has[1] else mask1)
+        features.append(torch.cat(pair) if weight.shape[1] == 2 * d else sum(pair))
+        square = torch.zeros((), dtype=torch.float64, device=weight.device)
+        if all(has):
+            targets = (class1.detach(), class2.detach()) if stop_gradient else (class1, class2)
+            square = ((mask1 - targets[1]) ** 2 + (mask2 - targets[0]) ** 2).sum()
+        squares.append(square)
+    features, squares = torch.stack(features), torch.stack(squares)
+    logits = torch.nn.functional.linear(features, weight.double(), bias.double())
+    logits.retain_grad()
+    if multi_label:
+        targets = torch.zeros_like(logits)
+        for i, own in enumerate(labels):
+            targets[i, list(own)] = 1.0
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
+    else:
+        classes = torch.tensor([own[0] for own in labels], device=weight.device)
+        losses = torch.nn.functional.cross_entropy(logits, classes, reduction="none")
+    (task * losses.sum() + align_weight * align * squares.sum()).backward()
+    results = {"features": features, "logits": logits, "d_logits": logits.grad, "losses": torch.stack([losses, squares], 1)}
+    results |= {f"gradient {m + 1}": leaf.grad for m, leaf in enumerate(leaves)}
+    return {what: result.detach() for what, result in results.items()}
