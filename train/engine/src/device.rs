@@ -269,7 +269,7 @@ fn open_cuda(_number: usize) -> Result<Device, String> {
 
 #[cfg(feature = "cuda")]
 fn open_cuda(number: usize) -> Result<Device, String> {
-    let opened = Device::new_cuda(number).and_then(|device| {
+    let opened = Device::new_cuda_with_stream(number).and_then(|device| {
         if let Device::Cuda(cuda) = &device {
             crate::cuda::driver::prepare(cuda)?;
         }

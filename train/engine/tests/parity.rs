@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use candle_core::{DType, Device, Tensor};
+use engine::cuda::trace;
 use engine::layers::dropout;
 use engine::parity::{layer_cases, max_relative_error, noise, rows};
-use engine::{Attention, Precision};
+use engine::{Attention, Linear, Norm, Precision};
 use host_emulator::emulate;
 
 #[test]
@@ -59,9 +60,49 @@ fn sizes_without_a_kernel_are_refused() {
     }
     if let Some(launcher) = host_emulator::launcher() {
         let message = launcher
-            .launch("nothing", [1; 3], 32, 0, &[])
+            .launch("nothing".into(), [1; 3], 32, 0, &[])
             .unwrap_err()
             .to_string();
         assert!(message.contains("no kernel nothing"), "{message}");
     }
+}
+
+/// A trace has a row for each kernel and each shape of a product, with all their launches.
+#[test]
+fn trace_counts_launches_and_products() {
+    let norm = Norm {
+        weight: noise(1, (1, 72)).unwrap().flatten_all().unwrap(),
+        bias: noise(2, (1, 72)).unwrap().flatten_all().unwrap(),
+        eps: 1e-5,
+    };
+    let linear = Linear {
+        weight: noise(3, (24, 72)).unwrap(),
+        bias: noise(4, (1, 24)).unwrap().flatten_all().unwrap(),
+        precision: Precision::F32,
+    };
+    let x = noise(5, (135, 72)).unwrap();
+    let traced = emulate(|| {
+        trace::start();
+        let (y, _) = norm.forward(&x).unwrap();
+        norm.forward(&y).unwrap();
+        linear.forward(&y, &rows(), None).unwrap();
+        let traced = trace::finish().unwrap();
+        // What follows the trace is not part of it.
+        norm.forward(&x).unwrap();
+        traced
+    });
+    let Some(mut traced) = traced else {
+        return;
+    };
+    assert!(traced.is_sorted_by(|a, b| a.microseconds >= b.microseconds));
+    assert!(traced.iter().all(|row| row.microseconds > 0.0));
+    traced.sort_by(|a, b| a.name.cmp(&b.name));
+    let counts: Vec<_> = traced.iter().map(|r| (r.name.as_str(), r.count)).collect();
+    let expected = [
+        ("layer_norm_f32", 2),
+        ("linear_epilogue_f32", 1),
+        ("product 135 x 72 x 24", 1),
+    ];
+    assert_eq!(counts, expected);
+    assert!(trace::finish().is_err());
 }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use candle_core::{DType, Device, Tensor};
-use engine::cuda::{Argument, Launch, set_host_launcher};
+use engine::cuda::trace;
 use engine::parity::max_relative_error;
 use features::Batch;
 use host_emulator::emulate;
@@ -15,7 +15,6 @@ use model::parity::{self, AUDIO_VIDEO, CLASSES, EncoderPair, IMAGE_TEXT, LOSS, s
 use model::u2a::{U2a, micro_batch};
 use model::variant::{Adaptation, Fusion, MissingToken, Variant};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 
 /// The modalities that four samples have: all, one, the other, and every case in one batch.
 const PRESENT: [[[bool; 2]; 4]; 4] = [
@@ -247,32 +246,6 @@ fn impossible_labels_are_refused() {
     }
 }
 
-/// A launcher that counts what it launches.
-struct Counter {
-    launcher: &'static dyn Launch,
-    counts: Mutex<BTreeMap<String, usize>>,
-}
-
-impl Launch for Counter {
-    fn launch(
-        &self,
-        kernel: &str,
-        grid: [u32; 3],
-        threads: u32,
-        shared: u32,
-        arguments: &[Argument],
-    ) -> candle_core::Result<()> {
-        let mut counts = self.counts.lock().unwrap();
-        *counts.entry(kernel.to_string()).or_default() += 1;
-        self.launcher
-            .launch(kernel, grid, threads, shared, arguments)
-    }
-
-    fn address(&self, tensor: &Tensor) -> candle_core::Result<u64> {
-        self.launcher.address(tensor)
-    }
-}
-
 /// Counts the kernels of a training step: those at the ends of the encoders and behind them are
 /// launched once, for whole batches.
 #[test]
@@ -282,24 +255,22 @@ fn a_step_launches_few_kernels_beside_the_blocks() {
         let batch = parity::batch(pair, &configs, 4, false).unwrap();
         let batch = with_present(batch, PRESENT[3], false);
         let model = model(pair, &encoders, Variant::default());
-        let Some(launcher) = host_emulator::launcher() else {
-            return;
-        };
-        let counter: &'static Counter = Box::leak(Box::new(Counter {
-            launcher,
-            counts: Mutex::default(),
-        }));
-        let before = set_host_launcher(Some(counter));
-        let step = model.step(&batch, &step_options(0, StoredActivations::All), &LOSS);
-        set_host_launcher(before);
-        step.unwrap();
-        let counts = counter.counts.lock().unwrap();
+        let traced = emulate(|| {
+            trace::start();
+            let step = model.step(&batch, &step_options(0, StoredActivations::All), &LOSS);
+            let traced = trace::finish().unwrap();
+            step.unwrap();
+            traced
+        });
+        let Some(traced) = traced else { return };
+        let rows = traced.into_iter().map(|row| (row.name, row.count));
+        let counts: BTreeMap<String, u64> = rows.collect();
         println!(
-            "{pair:?}: {} launches: {counts:?}",
-            counts.values().sum::<usize>()
+            "{pair:?}: {} launches and products: {counts:?}",
+            counts.values().sum::<u64>()
         );
         let count = |kernel: &str| counts.get(kernel).copied().unwrap_or(0);
-        let of_text = usize::from(pair == IMAGE_TEXT);
+        let of_text = u64::from(pair == IMAGE_TEXT);
         for (kernel, expected) in [
             ("head_sample_f32", 1),
             ("head_sums_f32", 1),

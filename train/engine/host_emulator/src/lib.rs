@@ -7,11 +7,13 @@
 )]
 
 use candle_core::{DType, Result, Storage, Tensor, bail};
-use engine::cuda::{Argument, Launch, set_host_launcher};
+use engine::cuda::trace::Mark;
+use engine::cuda::{Argument, Kernel, Launch, set_host_launcher};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
 
 #[cfg(test)]
 mod tests;
@@ -85,13 +87,13 @@ fn load(source: &str) -> Option<HostEmulator> {
 impl Launch for HostEmulator {
     fn launch(
         &self,
-        kernel: &str,
+        kernel: Kernel,
         grid: [u32; 3],
         threads: u32,
         shared: u32,
         arguments: &[Argument],
     ) -> Result<()> {
-        let name = CString::new(kernel).map_err(candle_core::Error::wrap)?;
+        let name = CString::new(kernel.to_string()).map_err(candle_core::Error::wrap)?;
         let pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         let _running = self.running.lock().unwrap();
         // SAFETY: name and arguments live through the call; the arguments are those that the kernel
@@ -114,6 +116,10 @@ impl Launch for HostEmulator {
 
     fn address(&self, tensor: &Tensor) -> Result<u64> {
         host_address(tensor)
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        Ok(Mark::Host(Instant::now()))
     }
 }
 

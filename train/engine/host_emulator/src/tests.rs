@@ -13,7 +13,12 @@ fn faulty_kernels() -> Option<&'static HostEmulator> {
 }
 
 /// Runs one block of a kernel that takes pointers to an input and an output, or to an output alone.
-fn run(kernel: &str, input: Option<&[f32]>, output: usize, shared: usize) -> Result<Vec<f32>> {
+fn run(
+    kernel: &'static str,
+    input: Option<&[f32]>,
+    output: usize,
+    shared: usize,
+) -> Result<Vec<f32>> {
     let mut out = vec![-1.0f32; output];
     let pointers = input.map(|numbers| numbers.as_ptr() as u64);
     let arguments: Vec<Argument> = pointers
@@ -22,7 +27,13 @@ fn run(kernel: &str, input: Option<&[f32]>, output: usize, shared: usize) -> Res
         .map(Argument::new)
         .collect();
     let emulator = faulty_kernels().unwrap();
-    emulator.launch(kernel, [1; 3], THREADS as u32, shared as u32, &arguments)?;
+    emulator.launch(
+        kernel.into(),
+        [1; 3],
+        THREADS as u32,
+        shared as u32,
+        &arguments,
+    )?;
     Ok(out)
 }
 

@@ -1,7 +1,7 @@
 //! Multi-head self-attention.
 
 use super::dropout::DropoutArgument;
-use super::launch::Argument;
+use super::launch::{Argument, Kernel};
 use super::{Gpu, dims, empty, empty_f32, empty_like, kernel_name};
 use crate::params::{Attention, AttentionSaved};
 use crate::rows::Rows;
@@ -139,9 +139,9 @@ impl AttentionKernels {
         })
     }
 
-    fn name(&self, kernel: &str) -> String {
-        let suffix = if self.is_f32 { "f32" } else { "bf16" };
-        format!("{kernel}_{suffix}_{}", self.dim)
+    fn name(&self, template: &'static str) -> Kernel {
+        let dtype = if self.is_f32 { DType::F32 } else { DType::BF16 };
+        Kernel::of(template, dtype).with_head(self.dim)
     }
 
     /// Returns a block for each tile of the longest sequence, each head and each sequence.

@@ -1,110 +1,152 @@
 //! Launching the kernels on an NVIDIA GPU, through the driver that candle has opened.
-//!
-//! `unsafe` here is for calls of the driver, whose handles live as long as the process.
 
-use super::{Argument, Launch};
-use candle_core::backend::BackendDevice;
-use candle_core::cuda_backend::cudarc::driver::{DevicePtr, result, sys};
-use candle_core::cuda_backend::{CudaDevice, WrapErr};
-use candle_core::{DType, DeviceLocation, Result, Storage, Tensor, bail};
-use std::collections::BTreeMap;
-use std::ffi::{CString, c_void};
-use std::sync::Mutex;
+use super::trace::Mark;
+use super::{Argument, Kernel, Launch, arch};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, DeviceRepr, LaunchConfig,
+    PushKernelArg, result, sys,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
+use candle_core::cuda_backend::{CudaDevice, DeviceId, WrapErr};
+use candle_core::{DType, Error, Result, Storage, Tensor, bail};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// The kernels, compiled by `build.rs`.
 const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+/// The environment variable that names a file with other kernels, a fatbin or a cubin.
+const KERNELS_VARIABLE: &str = "U2A_KERNELS";
 /// The compute capability that the kernels were compiled for, as nvcc writes it: 90 is 9.0. Later
 /// cards translate them when they are loaded, earlier ones cannot run them.
 const ARCH: &str = env!("U2A_CUDA_ARCH");
 /// The first compute capability whose tensor cores multiply bf16.
 const BF16_ARCH: u32 = 80;
 
+/// The kernels on one GPU, which run in the order of their launches, on the stream on which candle
+/// allocates, computes and frees.
 struct Cuda {
-    device: CudaDevice,
-    module: sys::CUmodule,
-    functions: Mutex<BTreeMap<String, usize>>,
+    stream: Arc<CudaStream>,
+    module: Arc<CudaModule>,
+    /// The file that the module was read from, if it is not this program's own.
+    file: Option<PathBuf>,
+    /// The kernels that were launched before.
+    functions: RwLock<HashMap<Kernel, CudaFunction>>,
 }
-
-// SAFETY: a module's handle may be used from any thread that has the context bound, and `launch`
-// binds it.
-unsafe impl Sync for Cuda {}
-// SAFETY: as above.
-unsafe impl Send for Cuda {}
 
 /// Returns the launcher of `device`, whose module is loaded on the first call and stays loaded.
 pub fn launcher(device: &CudaDevice) -> Result<&'static dyn Launch> {
-    static ALL: Mutex<Vec<(usize, &'static Cuda)>> = Mutex::new(Vec::new());
-    let DeviceLocation::Cuda { gpu_id } = device.location() else {
-        bail!("not a CUDA device")
-    };
-    let mut all = ALL
-        .lock()
-        .map_err(|_| candle_core::Error::msg("a thread died while it loaded kernels"))?;
-    if let Some((_, found)) = all.iter().find(|(id, _)| *id == gpu_id) {
+    // By the number that candle gives to each opening of a GPU, not by that of the GPU: each
+    // opening has a stream of its own.
+    static ALL: Mutex<Vec<(DeviceId, &'static Cuda)>> = Mutex::new(Vec::new());
+    // The list is whole whatever happens to a thread that holds the lock.
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, found)) = all.iter().find(|(id, _)| *id == device.id()) {
         return Ok(*found);
     }
-    device.cuda_stream().context().bind_to_thread().w()?;
-    // The driver reads aligned words, and bytes in a program may have any alignment.
-    let mut image = vec![0u64; KERNELS.len().div_ceil(8)];
-    for (word, bytes) in image.iter_mut().zip(KERNELS.chunks(8)) {
-        let mut whole = [0; 8];
-        whole[..bytes.len()].copy_from_slice(bytes);
-        *word = u64::from_ne_bytes(whole);
-    }
-    // SAFETY: the image is what nvcc made, whole.
-    let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.w()?;
-    let made: &'static Cuda = Box::leak(Box::new(Cuda {
-        device: device.clone(),
-        module,
-        functions: Mutex::new(BTreeMap::new()),
-    }));
-    all.push((gpu_id, made));
+    let made: &'static Cuda = Box::leak(Box::new(Cuda::load(device)?));
+    all.push((device.id(), made));
     Ok(made)
 }
 
 impl Cuda {
-    fn function(&self, kernel: &str) -> Result<sys::CUfunction> {
+    /// Loads the kernels of the file in [`KERNELS_VARIABLE`], else those of this program.
+    fn load(device: &CudaDevice) -> Result<Cuda> {
+        let file = std::env::var_os(KERNELS_VARIABLE).map(PathBuf::from);
+        let image = match &file {
+            Some(path) => std::fs::read(path).map_err(|error| {
+                let path = path.display();
+                Error::msg(format!(
+                    "{KERNELS_VARIABLE}: {path}: cannot be read ({error})"
+                ))
+            })?,
+            None => KERNELS.to_vec(),
+        };
+        let stream = device.cuda_stream();
+        let loaded = stream.context().load_module(Ptx::from_binary(image));
+        let module = loaded.map_err(|error| {
+            Error::msg(match &file {
+                Some(path) => format!(
+                    "{KERNELS_VARIABLE}: {}: the driver cannot load it ({error}); it must be a fatbin or cubin of \
+                     train/engine/cuda/kernels.cu for this GPU",
+                    path.display()
+                ),
+                None => format!("the driver cannot load the kernels for sm_{ARCH} ({error})"),
+            })
+        })?;
+        Ok(Cuda {
+            stream,
+            module,
+            file,
+            functions: RwLock::default(),
+        })
+    }
+
+    /// Calls `launch` with a kernel's function, which is looked up by name on the first call.
+    fn with_function(
+        &self,
+        kernel: Kernel,
+        launch: impl Fn(&CudaFunction) -> Result<()>,
+    ) -> Result<()> {
+        // The map is whole whatever happens to a thread that holds the lock.
+        let functions = self
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(&kernel) {
+            return launch(function);
+        }
+        drop(functions);
         let mut functions = self
             .functions
-            .lock()
-            .map_err(|_| candle_core::Error::msg("a thread died while it looked up a kernel"))?;
-        if let Some(found) = functions.get(kernel) {
-            return Ok(*found as sys::CUfunction);
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        match functions.entry(kernel) {
+            Entry::Occupied(found) => launch(found.get()),
+            Entry::Vacant(vacant) => {
+                let found = self.module.load_function(&kernel.to_string());
+                let function = found.map_err(|error| {
+                    let file = self.file.as_ref();
+                    let place =
+                        file.map_or("this program".to_string(), |f| f.display().to_string());
+                    Error::msg(format!("no kernel {kernel} in {place} ({error})"))
+                })?;
+                launch(vacant.insert(function))
+            }
         }
-        let name = CString::new(kernel).map_err(candle_core::Error::wrap)?;
-        // SAFETY: the module lives as long as the process.
-        let found = unsafe { result::module::get_function(self.module, name) }.w()?;
-        functions.insert(kernel.to_string(), found as usize);
-        Ok(found)
     }
 }
+
+// SAFETY: the words are plain data, and the driver copies as many bytes from their start as the
+// kernel declares for this argument.
+unsafe impl DeviceRepr for Argument {}
 
 impl Launch for Cuda {
     fn launch(
         &self,
-        kernel: &str,
+        kernel: Kernel,
         grid: [u32; 3],
         threads: u32,
         shared: u32,
         arguments: &[Argument],
     ) -> Result<()> {
-        let stream = self.device.cuda_stream();
-        stream.context().bind_to_thread().w()?;
-        let function = self.function(kernel)?;
-        let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
-        // SAFETY: the arguments are those that the kernel declares (tests run every kernel with
-        // them on the host); the tensors they point to are freed on this same stream, so after it.
-        unsafe {
-            result::launch_kernel(
-                function,
-                grid.into(),
-                (threads, 1, 1),
-                shared,
-                stream.cu_stream(),
-                &mut pointers,
-            )
-        }
-        .w()
+        let config = LaunchConfig {
+            grid_dim: grid.into(),
+            block_dim: (threads, 1, 1),
+            shared_mem_bytes: shared,
+        };
+        self.with_function(kernel, |function| {
+            let mut launch = self.stream.launch_builder(function);
+            for argument in arguments {
+                launch.arg(argument);
+            }
+            // SAFETY: the arguments are those that the kernel declares (tests run every kernel with
+            // them on the host); the memory they point to belongs to tensors of the same stream,
+            // on which it is freed after this launch.
+            unsafe { launch.launch(config) }.w()?;
+            Ok(())
+        })
     }
 
     fn address(&self, tensor: &Tensor) -> Result<u64> {
@@ -115,19 +157,20 @@ impl Launch for Cuda {
         let Storage::Cuda(cuda) = &*storage else {
             bail!("a kernel was given a tensor that is not on the GPU")
         };
-        let stream = self.device.cuda_stream();
+        let stream = &self.stream;
         let base = match tensor.dtype() {
-            DType::F32 => cuda.as_cuda_slice::<f32>()?.device_ptr(&stream).0,
-            DType::BF16 => cuda.as_cuda_slice::<half::bf16>()?.device_ptr(&stream).0,
-            DType::U32 => cuda.as_cuda_slice::<u32>()?.device_ptr(&stream).0,
+            DType::F32 => cuda.as_cuda_slice::<f32>()?.device_ptr(stream).0,
+            DType::BF16 => cuda.as_cuda_slice::<half::bf16>()?.device_ptr(stream).0,
+            DType::U32 => cuda.as_cuda_slice::<u32>()?.device_ptr(stream).0,
             other => bail!("no kernel reads {other:?}"),
         };
         Ok(base + (start * tensor.dtype().size_in_bytes()) as u64)
     }
-}
 
-fn arch() -> u32 {
-    ARCH.parse().unwrap_or(u32::MAX)
+    fn mark(&self) -> Result<Mark> {
+        let with_time = sys::CUevent_flags::CU_EVENT_DEFAULT;
+        Ok(Mark::Gpu(self.stream.record_event(Some(with_time)).w()?))
+    }
 }
 
 /// Returns the GPU's name as its driver reports it.
@@ -139,70 +182,70 @@ pub fn name(device: &CudaDevice) -> String {
 /// Returns whether both the kernels and the device support bf16.
 pub fn has_bf16(device: &CudaDevice) -> bool {
     let capability = device.cuda_stream().context().compute_capability();
-    capability.is_ok_and(|(major, _)| major * 10 >= BF16_ARCH as i32) && arch() >= BF16_ARCH
+    capability.is_ok_and(|(major, _)| major * 10 >= BF16_ARCH as i32)
+        && arch::number(ARCH) >= BF16_ARCH
 }
 
-/// Prepares a device that was just opened. Only one stream uses its tensors, so candle need not
-/// track their uses by events, and the pool keeps freed memory for the next step.
+/// Prepares a device that was just opened with a stream of its own, before the first tensor. Only
+/// that stream uses its tensors, so candle need not track their uses by events, and the pool keeps
+/// freed memory for the next step.
 ///
 /// # Errors
-/// The GPU is older than the compute capability that the kernels were compiled for.
+/// The GPU cannot run what this program was compiled for.
 pub fn prepare(device: &CudaDevice) -> Result<()> {
-    let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
-    if ((major * 10 + minor) as u32) < arch() {
-        bail!(
-            "it is sm_{major}{minor}, this program was built for sm_{ARCH}: build with `just build-cuda --arch {major}{minor}`"
-        );
-    }
-    // SAFETY: no tensor of this device is used on another stream than the one it came from.
+    let stream = device.cuda_stream();
+    let (major, minor) = stream.context().compute_capability().w()?;
+    arch::check(ARCH, (major as u32, minor as u32)).map_err(Error::msg)?;
+    // SAFETY: all work on tensors of this device is queued on its one stream, whichever thread
+    // queues it; `upload` alone copies on another, and orders that by events of its own.
     unsafe { device.disable_event_tracking() };
+    let Some(pool) = memory_pool(stream.context())? else {
+        return Ok(());
+    };
     let mut all = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
     // SAFETY: the attribute is a 64-bit number.
-    unsafe {
-        let pool = memory_pool(device)?;
-        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut all).cast())
-            .result()
-            .w()
-    }
+    unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut all).cast()) }.w()
 }
 
-/// Returns the largest number of bytes that were in use at once since [`reset_peak_memory`], or
-/// since the device was opened.
+/// Returns the largest number of bytes that tensors used at once since [`reset_peak_memory`], or
+/// since the device was opened; 0 on a device without memory pools, which counts none.
+///
+/// Memory that is not candle's is not in it: cuBLAS's workspace (32 MiB on Hopper), the code of
+/// kernels, the driver's own context. PyTorch counts the workspace and leaves out the rest.
 pub fn peak_memory(device: &CudaDevice) -> Result<u64> {
+    let Some(pool) = memory_pool(device.cuda_stream().context())? else {
+        return Ok(0);
+    };
     let mut bytes = 0u64;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
     // SAFETY: the attribute is a 64-bit number.
-    unsafe {
-        let pool = memory_pool(device)?;
-        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-        sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut bytes).cast())
-            .result()
-            .w()?;
-    }
+    unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }.w()?;
     Ok(bytes)
 }
 
 /// Makes [`peak_memory`] count anew from what is in use now.
 pub fn reset_peak_memory(device: &CudaDevice) -> Result<()> {
+    let Some(pool) = memory_pool(device.cuda_stream().context())? else {
+        return Ok(());
+    };
     let mut zero = 0u64;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
     // SAFETY: the attribute is a 64-bit number, and 0 is the one value that may be set.
-    unsafe {
-        let pool = memory_pool(device)?;
-        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut zero).cast())
-            .result()
-            .w()
-    }
+    unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut zero).cast()) }.w()
 }
 
-/// Returns the pool that candle allocates from, the device's default one.
-unsafe fn memory_pool(device: &CudaDevice) -> Result<sys::CUmemoryPool> {
-    let stream = device.cuda_stream();
-    stream.context().bind_to_thread().w()?;
+/// Returns the pool that candle allocates from, the device's default one, or `None` if the device
+/// has none, as some shared ones of virtual machines: candle then allocates without a pool.
+fn memory_pool(context: &CudaContext) -> Result<Option<sys::CUmemoryPool>> {
+    if !context.has_async_alloc() {
+        return Ok(None);
+    }
+    context.bind_to_thread().w()?;
     let mut pool = std::ptr::null_mut();
     // SAFETY: the pool is written where it is asked for.
-    unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device()) }
+    unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, context.cu_device()) }
         .result()
         .w()?;
-    Ok(pool)
+    Ok(Some(pool))
 }

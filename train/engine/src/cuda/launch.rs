@@ -1,6 +1,8 @@
 //! Starting a kernel: its name, its grid and its arguments.
 
-use candle_core::{Result, Tensor};
+use super::trace::Mark;
+use candle_core::{DType, Result, Tensor};
+use std::fmt;
 
 /// Something that runs kernels: the driver of a GPU, or the host emulator.
 pub trait Launch: Sync {
@@ -8,7 +10,7 @@ pub trait Launch: Sync {
     /// memory.
     fn launch(
         &self,
-        kernel: &str,
+        kernel: Kernel,
         grid: [u32; 3],
         threads: u32,
         shared: u32,
@@ -17,6 +19,70 @@ pub trait Launch: Sync {
 
     /// Returns the address of a contiguous tensor's first element, as the kernels read it.
     fn address(&self, tensor: &Tensor) -> Result<u64>;
+
+    /// Marks the end of all work that was launched so far.
+    fn mark(&self) -> Result<Mark>;
+}
+
+/// The name of a kernel: that of its template, and the number type and the head size that it was
+/// compiled for.
+///
+/// It is a small value, so that a launch neither formats nor allocates a string: the driver
+/// looks the function up by this value, and formats the name on the first launch only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    template: &'static str,
+    dtype: Option<DType>,
+    head: Option<usize>,
+}
+
+impl Kernel {
+    /// Returns the kernel that was compiled for a number type, [`DType::F32`] or [`DType::BF16`].
+    pub fn of(template: &'static str, dtype: DType) -> Kernel {
+        Kernel {
+            dtype: Some(dtype),
+            ..Kernel::from(template)
+        }
+    }
+
+    /// Returns the kernel that was compiled for heads of `size` numbers.
+    pub fn with_head(self, size: usize) -> Kernel {
+        Kernel {
+            head: Some(size),
+            ..self
+        }
+    }
+}
+
+impl From<&'static str> for Kernel {
+    /// The kernel of a name that stands for one number type alone.
+    fn from(template: &'static str) -> Kernel {
+        Kernel {
+            template,
+            dtype: None,
+            head: None,
+        }
+    }
+}
+
+impl From<&Kernel> for Kernel {
+    fn from(kernel: &Kernel) -> Kernel {
+        *kernel
+    }
+}
+
+impl fmt::Display for Kernel {
+    /// Writes the name as `kernels.cu` exports it: `attention_forward_bf16_64`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.template)?;
+        if let Some(dtype) = self.dtype {
+            write!(f, "_{}", dtype.as_str())?;
+        }
+        if let Some(head) = self.head {
+            write!(f, "_{head}")?;
+        }
+        Ok(())
+    }
 }
 
 /// One argument of a kernel, laid out as in C.
@@ -36,5 +102,21 @@ impl Argument {
     /// Returns the address of the value.
     pub fn pointer(&self) -> *mut std::ffi::c_void {
         self.0.as_ptr().cast_mut().cast()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_named_as_the_source_exports_them() {
+        let named = |kernel: Kernel| kernel.to_string();
+        assert_eq!(named("adamw".into()), "adamw");
+        assert_eq!(named(Kernel::of("dropout", DType::F32)), "dropout_f32");
+        assert_eq!(
+            named(Kernel::of("attention_forward", DType::BF16).with_head(64)),
+            "attention_forward_bf16_64"
+        );
     }
 }

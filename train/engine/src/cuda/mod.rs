@@ -10,6 +10,8 @@
 //! build.
 
 mod adamw;
+#[cfg(any(feature = "cuda", test))]
+mod arch;
 mod attention;
 #[cfg(feature = "cuda")]
 pub mod driver;
@@ -20,6 +22,7 @@ mod launch;
 mod linear;
 mod norm;
 mod tokens;
+pub mod trace;
 #[cfg(feature = "cuda")]
 pub mod upload;
 
@@ -30,7 +33,7 @@ use std::cell::Cell;
 
 pub(crate) use adamw::AdamWTensor;
 pub use head::{Head, HeadInput, HeadResult, HeadSample, HeadToken};
-pub use launch::{Argument, Launch};
+pub use launch::{Argument, Kernel, Launch};
 pub(crate) use linear::{LinearEpilogue, PartialSums};
 
 thread_local! {
@@ -80,7 +83,7 @@ impl Gpu {
 
     fn launch(
         &self,
-        kernel: &str,
+        kernel: impl Into<Kernel>,
         grid: [usize; 3],
         threads: u32,
         shared: usize,
@@ -89,14 +92,23 @@ impl Gpu {
         if grid.contains(&0) {
             return Ok(());
         }
-        let grid = grid.map(|n| n as u32);
-        self.0
-            .launch(kernel, grid, threads, shared as u32, arguments)
+        let (kernel, grid) = (kernel.into(), grid.map(|n| n as u32));
+        let launch = || {
+            self.0
+                .launch(kernel, grid, threads, shared as u32, arguments)
+        };
+        trace::record(self.0, || kernel.to_string(), launch)
     }
 
     /// Launches one thread for every [`VECTOR_WIDTH`] elements. The kernels number the threads in
     /// 32 bits.
-    fn launch_elements(&self, kernel: &str, elements: usize, arguments: &[Argument]) -> Result<()> {
+    fn launch_elements(
+        &self,
+        kernel: impl Into<Kernel>,
+        elements: usize,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        let kernel = kernel.into();
         let blocks = (elements / VECTOR_WIDTH).div_ceil(THREADS as usize);
         if blocks * THREADS as usize > u32::MAX as usize {
             bail!(
@@ -107,7 +119,12 @@ impl Gpu {
     }
 
     /// Launches one warp for every row.
-    fn launch_rows(&self, kernel: &str, rows: usize, arguments: &[Argument]) -> Result<()> {
+    fn launch_rows(
+        &self,
+        kernel: impl Into<Kernel>,
+        rows: usize,
+        arguments: &[Argument],
+    ) -> Result<()> {
         let blocks = rows.div_ceil(ROWS_PER_BLOCK);
         self.launch(kernel, [blocks, 1, 1], ROW_THREADS, 0, arguments)
     }
@@ -122,11 +139,10 @@ fn dims(x: &Tensor) -> Result<(usize, usize)> {
     Ok((n, d))
 }
 
-/// Returns the name of a kernel for the number type of `x`.
-fn kernel_name(kernel: &str, x: &Tensor) -> Result<String> {
+/// Returns the kernel of a template for the number type of `x`.
+fn kernel_name(template: &'static str, x: &Tensor) -> Result<Kernel> {
     match x.dtype() {
-        DType::F32 => Ok(format!("{kernel}_f32")),
-        DType::BF16 => Ok(format!("{kernel}_bf16")),
+        DType::F32 | DType::BF16 => Ok(Kernel::of(template, x.dtype())),
         other => bail!("the GPU's kernels run in f32 and bf16, not in {other:?}"),
     }
 }
@@ -152,11 +168,21 @@ pub(crate) fn product(a: &Tensor, b: &Tensor, precision: Precision) -> Result<Te
     // candle has no argument for it, only this switch of the whole process.
     #[cfg(feature = "cuda")]
     candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
-    if a.device().is_cpu() && a.dtype() == DType::BF16 {
-        let (a, b) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
-        return a.matmul(&b)?.to_dtype(DType::BF16);
-    }
-    a.matmul(b)
+    let multiply = || {
+        if a.device().is_cpu() && a.dtype() == DType::BF16 {
+            let (a, b) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
+            return a.matmul(&b)?.to_dtype(DType::BF16);
+        }
+        a.matmul(b)
+    };
+    let Some(Gpu(launcher)) = of(a)? else {
+        return multiply();
+    };
+    let name = || match (a.dims(), b.dims()) {
+        ([m, k], [_, n]) => format!("product {m} x {k} x {n}"),
+        (a, b) => format!("product {a:?} {b:?}"),
+    };
+    trace::record(launcher, name, multiply)
 }
 
 /// Returns the statistics of a tensor on a device.

@@ -155,7 +155,7 @@ impl Gpu {
     /// many rows as the longest sequence has, and that for each sequence.
     fn launch_sequences(
         &self,
-        kernel: &str,
+        kernel: &'static str,
         out: &Tensor,
         rows: &Rows,
         arguments: &[Argument],
