@@ -129,6 +129,14 @@ KERNEL head_sums_f32(const float* features, const float* d_logits, const float* 
 }
 EXPORT(head_sums_f32)
 
+/// positions[row] = (sample, position in its sequence). Block: (256 positions, sequence).
+KERNEL row_positions(const unsigned* offsets, const unsigned* samples, unsigned* positions) {
+    unsigned s = blockIdx.y, position = blockIdx.x * blockDim.x + threadIdx.x, row = offsets[s] + position;
+    if (row >= offsets[s + 1]) return;
+    positions[2 * row] = samples[s], positions[2 * row + 1] = position;
+}
+EXPORT(row_positions)
+
 /// The partial sums of one call of `column_sums`, and where their sum goes.
 struct PartialSums {
     const float* partial;

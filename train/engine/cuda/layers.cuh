@@ -1,9 +1,9 @@
 // Layer normalisation, adapters, activations and dropout: everything around the matrix products.
 //
 // Token matrices are packed, `n x d` with d a multiple of 8, sequence after sequence; `positions`
-// holds (sample, position) of each row. Weights and activations are of type T, everything
-// learnable, every statistic and every sum is in single precision. Sums have a fixed order, so that
-// the same input gives the same bits.
+// holds (sample, position) of each row, and may be null where nothing is dropped. Weights and
+// activations are of type T, everything learnable, every statistic and every sum is in single
+// precision. Sums have a fixed order, so that the same input gives the same bits.
 #pragma once
 #include "numbers.h"
 

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 pub struct Rows {
     packed: PackedRows,
     tables: OnceLock<DeviceTables>,
+    positions: OnceLock<Tensor>,
 }
 
 /// [`Rows`] as a device's kernels read them, all `u32`.
@@ -20,8 +21,6 @@ pub struct DeviceTables {
     pub offsets: Tensor,
     /// The number of each sequence's sample.
     pub samples: Tensor,
-    /// The sample and the position of each row, `n x 2`.
-    pub positions: Tensor,
 }
 
 impl Rows {
@@ -31,26 +30,41 @@ impl Rows {
         Rows {
             packed: PackedRows::new(offsets, samples),
             tables: OnceLock::new(),
+            positions: OnceLock::new(),
         }
     }
 
     /// Returns the tables on a device. They are made on the first call, for the device of that
     /// call.
-    pub fn tables(&self, device: &Device) -> Result<DeviceTables> {
+    pub fn tables(&self, device: &Device) -> Result<&DeviceTables> {
         if let Some(tables) = self.tables.get() {
-            return Ok(tables.clone());
+            return Ok(tables);
         }
-        let offsets: Vec<u32> = self.offsets.iter().map(|o| *o as u32).collect();
-        let mut positions = Vec::with_capacity(2 * self.len());
-        for (ends, sample) in self.offsets.windows(2).zip(&self.samples) {
-            positions.extend((0..ends[1] - ends[0]).flat_map(|at| [*sample, at as u32]));
-        }
+        // One copy for both. It is small: a table of all rows would be a copy that waits for the
+        // GPU, so that of their positions is made there.
+        let mut both: Vec<u32> = self.offsets.iter().map(|o| *o as u32).collect();
+        let ends = both.len();
+        both.extend(&self.samples);
+        let both = Tensor::new(both, device)?;
         let made = DeviceTables {
-            offsets: Tensor::new(offsets, device)?,
-            samples: Tensor::new(self.samples.as_slice(), device)?,
-            positions: Tensor::from_vec(positions, (self.len(), 2), device)?,
+            offsets: both.narrow(0, 0, ends)?,
+            samples: both.narrow(0, ends, self.samples.len())?,
         };
-        Ok(self.tables.get_or_init(|| made).clone())
+        Ok(self.tables.get_or_init(|| made))
+    }
+
+    /// Returns the sample and the position of each row on a device, `n x 2`, which `make` makes
+    /// from the tables on the first call.
+    pub(crate) fn positions(
+        &self,
+        device: &Device,
+        make: impl FnOnce(&DeviceTables) -> Result<Tensor>,
+    ) -> Result<&Tensor> {
+        if let Some(positions) = self.positions.get() {
+            return Ok(positions);
+        }
+        let made = make(self.tables(device)?)?;
+        Ok(self.positions.get_or_init(|| made))
     }
 }
 

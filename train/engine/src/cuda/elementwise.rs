@@ -52,7 +52,7 @@ impl Gpu {
         let arguments = [
             self.address(x)?,
             self.address(&y)?,
-            self.address(&rows.tables(x.device())?.positions)?,
+            self.address(self.positions(rows, x)?)?,
             Argument::new(n as i32),
             Argument::new(d as i32),
             Argument::new(DropoutArgument::new(Some(dropout))),

@@ -44,7 +44,9 @@ impl Gpu {
     ) -> Result<(Tensor, Option<Tensor>, Option<Tensor>)> {
         let (n, d) = dims(x)?;
         let out = linear.weight.dim(0)?;
-        let positions = rows.tables(x.device())?.positions;
+        let is_dropped =
+            epilogue.dropout.is_some() || adapters.is_some_and(|a| !a.dropout.is_empty());
+        let positions = self.dropped_positions(rows, is_dropped, x)?;
         let mut u = None;
         let mut parts = (0, 1, 0.0, Argument::new([0u64; 3]));
         if let Some(adapters) = adapters {
@@ -57,7 +59,7 @@ impl Gpu {
                     self.address(x)?,
                     self.factors(adapters.parts.iter().map(|p| &p.a))?,
                     self.address(&down)?,
-                    self.address(&positions)?,
+                    positions,
                     Argument::new(n as i32),
                     Argument::new(d as i32),
                     Argument::new(count as i32),
@@ -82,7 +84,7 @@ impl Gpu {
                 self.optional(u.as_ref())?,
                 self.optional(epilogue.residual)?,
                 self.optional(activated.as_ref())?,
-                self.address(&positions)?,
+                positions,
                 Argument::new(n as i32),
                 Argument::new(out as i32),
                 Argument::new(count as i32),
@@ -109,7 +111,7 @@ impl Gpu {
         let d = linear.weight.dim(1)?;
         let dx = product(dy, &linear.weight, linear.precision)?;
         let (count, rank) = (adapters.parts.len(), adapters.parts[0].a.dim(0)?);
-        let positions = rows.tables(x.device())?.positions;
+        let positions = self.dropped_positions(rows, !adapters.dropout.is_empty(), x)?;
         let sizes = [Argument::new(count as i32), Argument::new(rank as i32)];
         let du = empty_f32((n, count * rank), x)?;
         self.launch_rows(
@@ -134,7 +136,7 @@ impl Gpu {
                 self.address(&dx)?,
                 self.factors(adapters.parts.iter().map(|p| &p.a))?,
                 self.address(&du)?,
-                self.address(&positions)?,
+                positions,
                 Argument::new(n as i32),
                 Argument::new(d as i32),
                 sizes[0],
@@ -145,7 +147,7 @@ impl Gpu {
         let a = self.column_sums(&ColumnSums {
             x,
             weights: &du,
-            positions: &positions,
+            positions,
             width: d,
             rank,
             scale: 1.0,
@@ -155,7 +157,7 @@ impl Gpu {
         let b = self.column_sums(&ColumnSums {
             x: dy,
             weights: u,
-            positions: &positions,
+            positions,
             width: out / count,
             rank,
             scale: adapters.scale,
@@ -193,7 +195,7 @@ impl Gpu {
                 self.address(sums.x)?,
                 self.address(sums.weights)?,
                 self.address(&partial)?,
-                self.address(sums.positions)?,
+                sums.positions,
                 Argument::new(n as i32),
                 Argument::new(columns as i32),
                 Argument::new(width as i32),
@@ -264,7 +266,7 @@ struct ColumnSums<'a> {
     x: &'a Tensor,
     /// `n x parts*rank`.
     weights: &'a Tensor,
-    positions: &'a Tensor,
+    positions: Argument,
     /// The columns of a part: all of `x`, or a slice of its own.
     width: usize,
     rank: usize,

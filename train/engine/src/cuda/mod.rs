@@ -21,6 +21,7 @@ mod head;
 mod launch;
 mod linear;
 mod norm;
+mod positions;
 mod tokens;
 pub mod trace;
 #[cfg(feature = "cuda")]
