@@ -444,8 +444,8 @@ fn write_program(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The build, and the GPU architecture, that `scripts/build` chooses on machines that the test
-/// simulates.
+/// The build, the toolkit and the GPU architecture that `scripts/build` chooses on machines that
+/// the test simulates: each has a program `nvidia-smi`, and perhaps a toolkit of some version.
 #[test]
 fn build_script_decides_by_driver_and_toolkit() {
     let installed = ["/usr/local/cuda", "/proc/driver/nvidia"];
@@ -459,24 +459,38 @@ fn build_script_decides_by_driver_and_toolkit() {
         let text = fs::read_to_string(workspace().join("scripts").join(name)).unwrap();
         write_program(&at("scripts").join(name), &text);
     }
-    write_program(
-        &at("gpus/nvidia-smi"),
-        "#!/bin/sh\ncase $1 in -L) echo 'GPU 0: A100';; *) printf '9.0\\n8.0\\n';; esac\n",
-    );
+    for (name, cuda) in [("gpus", "13.0"), ("old", "12.8")] {
+        let header =
+            format!("| NVIDIA-SMI 580.95.05  Driver Version: 580.95.05  CUDA Version: {cuda} |");
+        write_program(
+            &at(name).join("nvidia-smi"),
+            &format!(
+                "#!/bin/sh\ncase $1 in -L) echo 'GPU 0: A100';; '') echo '{header}';; *) printf '9.0\\n8.0\\n';; esac\n"
+            ),
+        );
+    }
     write_program(&at("broken/nvidia-smi"), "#!/bin/sh\nexit 9\n");
-    write_program(
-        &at("toolkit/bin/nvcc"),
-        "#!/bin/sh\necho 'Cuda compilation tools, release 12.8, V12.8.93'\n",
-    );
-    let decide = |smi: &str, toolkit: bool, u2a_cuda: &str, flags: &[&str]| -> (String, String) {
+    for version in ["12.8", "13.0", "13.2"] {
+        write_program(
+            &at(version).join("bin/nvcc"),
+            &format!(
+                "#!/bin/sh\necho 'Cuda compilation tools, release {version}, V{version}.93'\n"
+            ),
+        );
+    }
+    let decide = |smi: &str, toolkit: &str, settings: &str, flags: &[&str]| -> (String, String) {
         let path = std::env::var("PATH").unwrap();
         let mut build = Command::new(at("scripts/build"));
         build.arg("--dry-run").args(flags);
         build.env("PATH", format!("{}:{path}", at(smi).display()));
-        build.env("U2A_CUDA", u2a_cuda);
         build.env_remove("CUDA_HOME").env_remove("CUDA_PATH");
-        if toolkit {
-            build.env("CUDA_HOME", at("toolkit"));
+        if !toolkit.is_empty() {
+            build.env("CUDA_HOME", at(toolkit));
+        }
+        build.env_remove("U2A_CUDA").env_remove("U2A_ANY_TOOLKIT");
+        for setting in settings.split_whitespace() {
+            let (name, value) = setting.split_once('=').unwrap();
+            build.env(name, value);
         }
         let ended = build.output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -486,10 +500,11 @@ fn build_script_decides_by_driver_and_toolkit() {
     };
     const CPU: &str = "cargo build --release --bins\n";
     const GPU: &str = "cargo build --release --bins --features train/cuda\n";
-    for (smi, toolkit, u2a_cuda, flags, call, part) in [
+    const ANY: &str = "U2A_ANY_TOOLKIT=1";
+    for (smi, toolkit, settings, flags, call, part) in [
         (
             "broken",
-            true,
+            "13.0",
             "",
             &[][..],
             CPU,
@@ -497,28 +512,78 @@ fn build_script_decides_by_driver_and_toolkit() {
         ),
         (
             "gpus",
-            false,
+            "",
             "",
             &[],
             CPU,
             "but no CUDA toolkit: `just build-cuda` fetches one",
         ),
         // The lowest compute capability of its GPUs, so that each of them can run the kernels.
-        ("gpus", true, "", &[], GPU, "GPUs (sm_80, toolkit in "),
+        ("gpus", "13.0", "", &[], GPU, "GPUs (sm_80, toolkit in "),
+        ("gpus", "12.8", "", &[], GPU, "GPUs (sm_80, toolkit in "),
         (
             "gpus",
-            true,
+            "13.0",
             "",
             &["--arch", "75"],
             GPU,
             "GPUs (sm_75, toolkit in ",
         ),
-        ("gpus", true, "0", &[], CPU, "CPU (U2A_CUDA=0)"),
-        ("broken", true, "1", &[], GPU, "GPUs (sm_90, toolkit in "),
-        ("broken", false, "1", &[], GPU, "would fetch a CUDA toolkit"),
+        (
+            "gpus",
+            "13.0",
+            "",
+            &["--arch", "90a"],
+            GPU,
+            "GPUs (sm_90a, toolkit in ",
+        ),
+        ("gpus", "13.0", "U2A_CUDA=0", &[], CPU, "CPU (U2A_CUDA=0)"),
+        (
+            "broken",
+            "13.0",
+            "U2A_CUDA=1",
+            &[],
+            GPU,
+            "GPUs (sm_90, toolkit in ",
+        ),
+        (
+            "broken",
+            "",
+            "U2A_CUDA=1",
+            &[],
+            GPU,
+            "would fetch a CUDA toolkit",
+        ),
+        // A toolkit that is newer than the driver is passed over, unless it is asked for.
+        (
+            "gpus",
+            "13.2",
+            "",
+            &[],
+            CPU,
+            "13.2 is CUDA 13.2, which is too new: this machine's driver runs CUDA 13.0 at most",
+        ),
+        (
+            "broken",
+            "13.2",
+            "U2A_CUDA=1",
+            &[],
+            GPU,
+            "would fetch a CUDA toolkit",
+        ),
+        ("gpus", "13.2", ANY, &[], GPU, "GPUs (sm_80, toolkit in "),
+        (
+            "old",
+            "13.0",
+            "",
+            &[],
+            CPU,
+            "this machine's driver runs CUDA 12.8 at most; U2A_ANY_TOOLKIT=1 takes it",
+        ),
+        ("old", "12.8", "", &[], GPU, "GPUs (sm_80, toolkit in "),
     ] {
-        let (stdout, stderr) = decide(smi, toolkit, u2a_cuda, flags);
-        let case = format!("{smi} {toolkit} {u2a_cuda:?} {flags:?}: {stderr}{stdout}");
+        let (stdout, stderr) = decide(smi, toolkit, settings, flags);
+        let case = format!("{smi} {toolkit:?} {settings:?} {flags:?}: {stderr}{stdout}");
         assert_eq!(stdout, call, "{case}");
         assert!(stderr.contains(part), "{case}");
     }

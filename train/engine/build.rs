@@ -38,11 +38,17 @@ fn main() {
 }
 
 /// Compiles `cuda/driver.c` for every entry point in the toolkit's `cuda.h` and links the whole of
-/// it.
+/// it. Hands on the version in that file.
 fn link_driver(toolkit: &Path, out: &Path) {
     let header = toolkit.join("include/cuda.h");
     let text = std::fs::read_to_string(&header)
         .unwrap_or_else(|error| panic!("{}: cannot be read ({error})", header.display()));
+    let version = text.lines().find_map(|line| {
+        let rest = line.strip_prefix("#define CUDA_VERSION ")?;
+        rest.trim().parse::<u32>().ok()
+    });
+    let version = version.unwrap_or_else(|| panic!("{}: no CUDA_VERSION", header.display()));
+    println!("cargo:rustc-env=U2A_CUDA_VERSION={version}");
     let is_entry = |word: &&str| {
         word.strip_prefix("cu")
             .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()))

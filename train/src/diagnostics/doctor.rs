@@ -1,5 +1,6 @@
 //! `train doctor`: the GPUs and CUDA libraries of this machine, and what a GPU build lacks on it.
 
+use engine::cuda::CudaVersions;
 use serde::Serialize;
 use std::path::Path;
 use std::process::Command;
@@ -7,10 +8,12 @@ use std::process::Command;
 /// The first version of the driver that runs programs of CUDA 13.
 const MIN_DRIVER: u32 = 580;
 /// The shared libraries of a GPU build.
-const LIBRARIES: [&str; 4] = [
+const LIBRARIES: [&str; 5] = [
     "libcuda.so.1",
     "libcudart.so.13",
     "libcublas.so.13",
+    // Which libcublas loads itself.
+    "libcublasLt.so.13",
     "libcurand.so.10",
 ];
 
@@ -32,6 +35,8 @@ pub struct Gpu {
 pub struct SystemReport {
     /// Whether this program was built for GPUs.
     pub built: bool,
+    /// The CUDA versions of a GPU build and of the driver.
+    pub cuda: Option<CudaVersions>,
     /// The GPUs in the driver's order.
     pub gpus: Vec<Gpu>,
     /// The message of `nvidia-smi` if it lists no GPU.
@@ -61,6 +66,7 @@ pub fn probe() -> SystemReport {
     let path = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
     SystemReport {
         built: cfg!(feature = "cuda"),
+        cuda: engine::cuda::versions(),
         gpus,
         problem,
         missing: missing_libraries(&libraries, &path),
@@ -155,6 +161,7 @@ impl SystemReport {
                 "build for the GPU with `just build-cuda`: this build has no CUDA".to_string(),
             );
         }
+        advice.extend(self.cuda.as_ref().and_then(CudaVersions::problem));
         for (i, gpu) in self.gpus.iter().enumerate() {
             let major = gpu
                 .driver
@@ -200,6 +207,7 @@ mod tests {
         assert_eq!(problem, None);
         let report = SystemReport {
             built: true,
+            cuda: None,
             gpus,
             problem,
             missing: Vec::new(),
@@ -215,6 +223,7 @@ mod tests {
         let (gpus, _) = parse_gpus(true, "NVIDIA GeForce RTX 2080 Ti, 7.5, 11264, 535.183.01\n");
         let report = SystemReport {
             built: false,
+            cuda: None,
             gpus,
             problem: None,
             missing: missing_libraries(LDCONFIG, ""),
@@ -224,7 +233,7 @@ mod tests {
             "just build-cuda",
             "580 or newer",
             "--arch 75",
-            "libcudart.so.13, libcublas.so.13;",
+            "libcudart.so.13, libcublas.so.13, libcublasLt.so.13;",
         ] {
             assert!(advice.contains(part), "{part} in {advice}");
         }
@@ -244,6 +253,7 @@ mod tests {
         let (gpus, problem) = parse_gpus(true, "No devices were found\n");
         let report = SystemReport {
             built: false,
+            cuda: None,
             gpus,
             problem,
             missing: missing_libraries("", ""),
@@ -257,6 +267,34 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("libcublas.so.13"), "").unwrap();
         let path = format!("/nowhere:{}", folder.path().display());
-        assert_eq!(missing_libraries(LDCONFIG, &path), ["libcudart.so.13"]);
+        assert_eq!(
+            missing_libraries(LDCONFIG, &path),
+            ["libcudart.so.13", "libcublasLt.so.13"]
+        );
+    }
+
+    #[test]
+    fn advice_compares_the_driver_with_the_toolkit_of_the_build() {
+        let advice = |driver| {
+            let (gpus, problem) = parse_gpus(true, "NVIDIA H200, 9.0, 143771, 580.95.05\n");
+            let cuda = Some(CudaVersions {
+                toolkit: 13020,
+                driver,
+            });
+            SystemReport {
+                built: true,
+                cuda,
+                gpus,
+                problem,
+                missing: Vec::new(),
+            }
+            .advice()
+        };
+        assert_eq!(advice(13020), Vec::<String>::new());
+        let old = advice(13000);
+        assert!(
+            old.len() == 1 && old[0].contains("CUDA 13.0 at most"),
+            "{old:?}"
+        );
     }
 }

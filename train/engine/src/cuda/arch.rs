@@ -1,5 +1,9 @@
 //! The compute capability that a program's kernels were compiled for.
 
+/// The first compute capability for which candle's kernels are made with the features of that one
+/// alone, as if it were named with an `a`: no other GPU runs them.
+const FIRST_EXACT: u32 = 90;
+
 /// Returns the number in the name of a compute capability, as nvcc writes it: `90` is 9.0, and
 /// `90a` is 9.0 with the features that no later one has.
 pub(super) fn number(name: &str) -> u32 {
@@ -10,18 +14,15 @@ pub(super) fn number(name: &str) -> u32 {
 }
 
 /// Checks that a GPU of the given compute capability, major and minor number, runs kernels that
-/// were compiled for `name`. Later GPUs run them too, unless they use the features of one alone
-/// (`a`) or of one major number (`f`).
+/// were compiled for `name`. Later GPUs run those for earlier ones, below [`FIRST_EXACT`] and
+/// without a suffix.
 ///
 /// # Errors
 /// It does not; the message says how to build.
 pub(super) fn check(name: &str, (major, minor): (u32, u32)) -> Result<(), String> {
     let (built, own) = (number(name), major * 10 + minor);
-    let runs = match name.as_bytes().last() {
-        Some(b'a') => own == built,
-        Some(b'f') => own >= built && major == built / 10,
-        _ => own >= built,
-    };
+    let is_exact = built >= FIRST_EXACT || name.ends_with(|c: char| !c.is_ascii_digit());
+    let runs = own == built || !is_exact && own > built;
     match runs {
         true => Ok(()),
         false => Err(format!(
@@ -49,16 +50,17 @@ mod tests {
     }
 
     #[test]
-    fn later_gpus_run_kernels_and_earlier_ones_do_not() {
+    fn later_gpus_run_only_kernels_without_features_of_one_gpu() {
         for (name, capability, expected) in [
             ("90", (9, 0), true),
-            ("90", (10, 0), true),
+            ("90", (9, 0), true),
             ("90", (8, 9), false),
+            ("90", (10, 0), false),
             ("75", (7, 5), true),
+            ("80", (8, 9), true),
+            ("80", (9, 0), true),
             ("90a", (9, 0), true),
             ("90a", (10, 0), false),
-            ("100f", (10, 3), true),
-            ("100f", (12, 0), false),
         ] {
             assert_eq!(
                 check(name, capability).is_ok(),

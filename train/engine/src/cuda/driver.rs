@@ -18,8 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 /// The environment variable that names a file with other kernels, a fatbin or a cubin.
 const KERNELS_VARIABLE: &str = "U2A_KERNELS";
-/// The compute capability that the kernels were compiled for, as nvcc writes it: 90 is 9.0. Later
-/// cards translate them when they are loaded, earlier ones cannot run them.
+/// The compute capability that the kernels were compiled for, as nvcc writes it: 90 is 9.0.
 const ARCH: &str = env!("U2A_CUDA_ARCH");
 /// The first compute capability whose tensor cores multiply bf16.
 const BF16_ARCH: u32 = 80;
@@ -173,6 +172,15 @@ impl Launch for Cuda {
     }
 }
 
+/// Returns the newest version of CUDA whose programs the installed driver runs, as CUDA counts
+/// versions (13000 is 13.0), or 0 if there is no driver.
+pub(super) fn version() -> u32 {
+    let mut version = 0;
+    // SAFETY: the version is written where it is asked for; no GPU need be open.
+    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+    asked.map_or(0, |()| version as u32)
+}
+
 /// Returns the GPU's name as its driver reports it.
 pub fn name(device: &CudaDevice) -> String {
     let name = device.cuda_stream().context().name();
@@ -196,6 +204,9 @@ pub fn prepare(device: &CudaDevice) -> Result<()> {
     let stream = device.cuda_stream();
     let (major, minor) = stream.context().compute_capability().w()?;
     arch::check(ARCH, (major as u32, minor as u32)).map_err(Error::msg)?;
+    if let Some(problem) = super::versions().and_then(|versions| versions.problem()) {
+        bail!("{problem}");
+    }
     // SAFETY: all work on tensors of this device is queued on its one stream, whichever thread
     // queues it; `upload` alone copies on another, and orders that by events of its own.
     unsafe { device.disable_event_tracking() };

@@ -26,6 +26,7 @@ mod tokens;
 pub mod trace;
 #[cfg(feature = "cuda")]
 pub mod upload;
+mod versions;
 
 use crate::params::{AttentionSaved, NormStats};
 use crate::precision::Precision;
@@ -36,6 +37,7 @@ pub(crate) use adamw::AdamWTensor;
 pub use head::{Head, HeadInput, HeadResult, HeadSample, HeadToken};
 pub use launch::{Argument, Kernel, Launch};
 pub(crate) use linear::{LinearEpilogue, PartialSums};
+pub use versions::{CudaVersions, versions};
 
 thread_local! {
     /// Launches the kernels for tensors in host memory, see [`set_host_launcher`].
