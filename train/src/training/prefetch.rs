@@ -28,18 +28,20 @@ impl PrefetchedBatch {
     }
 }
 
-/// A loader whose batches have their inputs on the GPU when they are taken. On the CPU it does no
-/// more than the loader.
+/// The batches of one loader after another, with their inputs on the GPU when they are taken. On
+/// the CPU it does no more than the loader.
+///
+/// One prefetcher serves all epochs of a run, because its buffers are slow to allocate.
 pub struct Prefetcher {
-    loader: Loader,
+    loader: Option<Loader>,
     ready: VecDeque<Result<PrefetchedBatch>>,
     #[cfg(feature = "cuda")]
     uploaders: Option<[Uploader; 2]>,
 }
 
 impl Prefetcher {
-    /// Prefetches the batches of a loader for a device.
-    pub fn new(loader: Loader, device: &Device) -> Result<Prefetcher> {
+    /// Makes a prefetcher for a device.
+    pub fn new(device: &Device) -> Result<Prefetcher> {
         #[cfg(feature = "cuda")]
         let uploaders = match device {
             Device::Cuda(cuda) => Some([
@@ -50,16 +52,29 @@ impl Prefetcher {
         };
         let _ = device;
         Ok(Prefetcher {
-            loader,
+            loader: None,
             ready: VecDeque::new(),
             #[cfg(feature = "cuda")]
             uploaders,
         })
     }
 
+    /// Continues with the batches of another loader, and drops those of the last one.
+    pub fn start(&mut self, loader: Loader) -> Result<()> {
+        self.loader = Some(loader);
+        self.ready.clear();
+        #[cfg(feature = "cuda")]
+        if let Some(uploaders) = &mut self.uploaders {
+            uploaders.iter_mut().try_for_each(Uploader::restart)?;
+        }
+        Ok(())
+    }
+
     /// Takes back a batch that is no longer needed, so that its memory is used for a later one.
     pub fn reuse(&self, prefetched: PrefetchedBatch) {
-        self.loader.reuse(prefetched.batch.inputs);
+        if let Some(loader) = &self.loader {
+            loader.reuse(prefetched.batch.inputs);
+        }
     }
 
     /// Batches that are taken from the loader before they are asked for.
@@ -79,15 +94,17 @@ impl Prefetcher {
             let slots = uploaders.iter_mut().zip(&mut uploaded);
             for ((uploader, uploaded), input) in slots.zip(&batch.inputs) {
                 let values = input.as_ref().map(|input| (&input.data, &input.rows));
-                *uploaded = match values {
+                match values {
                     // Word pieces are few, and are uploaded by the step itself.
-                    Some((ModalityData::Dense { values, .. }, rows)) => Some(Uploaded {
-                        rows: rows.clone(),
-                        values: uploader.begin(values, rows.len())?,
-                    }),
+                    Some((ModalityData::Dense { values, .. }, rows)) => {
+                        *uploaded = Some(Uploaded {
+                            rows: rows.clone(),
+                            values: uploader.begin(values, rows.len())?,
+                        });
+                    }
                     // Keeps the two uploaders at the same batch.
-                    _ => uploader.skip().map(|()| None)?,
-                };
+                    _ => uploader.skip(),
+                }
             }
         }
         Ok(PrefetchedBatch { batch, uploaded })
@@ -107,7 +124,7 @@ impl Iterator for Prefetcher {
             }
         }
         while self.ready.len() <= self.ahead() {
-            let Some(batch) = self.loader.next() else {
+            let Some(batch) = self.loader.as_mut().and_then(Iterator::next) else {
                 break;
             };
             let prefetched = batch

@@ -183,8 +183,10 @@ impl<'a> Trainer<'a> {
             start_message,
             unread: Vec::new(),
         };
+        let mut batches = Prefetcher::new(self.model.device())?;
         while self.state.epoch < self.settings().epochs {
-            if let Some(outcome) = self.train_epoch(&mut loop_state, stop)? {
+            let ended = self.train_epoch(&mut batches, &mut loop_state, stop)?;
+            if let Some(outcome) = ended {
                 return Ok(outcome);
             }
         }
@@ -194,6 +196,7 @@ impl<'a> Trainer<'a> {
     /// Trains on what is left of an epoch. Returns the outcome if the run ends in it.
     fn train_epoch(
         &mut self,
+        batches: &mut Prefetcher,
         loop_state: &mut LoopState,
         stop: &AtomicBool,
     ) -> Result<Option<Outcome>> {
@@ -203,7 +206,7 @@ impl<'a> Trainer<'a> {
             self.state.epoch,
             self.state.consumed,
         )?;
-        let mut batches = Prefetcher::new(loader, self.model.device())?;
+        batches.start(loader)?;
         loop {
             let start = Instant::now();
             let Some(prefetched) = batches.next() else {

@@ -3,33 +3,39 @@
 //! An uploader is a ring of slots, each with a buffer on the host and one on the device. Its
 //! functions are called in this order, again and again: [`Uploader::begin`] (or [`Uploader::skip`])
 //! fills the next slot; [`Uploader::ready`] makes the GPU's work wait for the oldest filled one;
-//! [`Uploader::finish`] marks the work on it as queued.
+//! [`Uploader::finish`] marks the work on it as queued. One uploader serves a whole run: to lock
+//! memory takes long, and waits for the GPU.
 
-use candle_core::cuda_backend::cudarc::driver::{result, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
 use candle_core::cuda_backend::{CudaDevice, WrapErr};
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// The numbers that one task copies.
 const CHUNK: usize = 1 << 18;
 
 struct Slot {
-    /// The page-locked buffer on the host, null before the first copy.
-    host: *mut f32,
-    /// The size of both buffers in numbers.
-    capacity: usize,
-    /// The buffer on the device.
-    on_device: Option<Tensor>,
+    /// The buffers of the same size, `None` before the first copy.
+    buffers: Option<Buffers>,
     /// The event that is recorded on the copying stream after the copy.
-    copied: sys::CUevent,
+    copied: CudaEvent,
     /// The event that is recorded on the working stream after all work on the slot.
-    used: sys::CUevent,
+    used: CudaEvent,
+}
+
+struct Buffers {
+    /// Page-locked memory.
+    host: PinnedHostSlice<f32>,
+    on_device: Tensor,
 }
 
 /// Uploads one modality's inputs.
 pub struct Uploader {
     device: CudaDevice,
-    copying: sys::CUstream,
+    /// The stream of the tensors.
+    working: Arc<CudaStream>,
+    copying: Arc<CudaStream>,
     slots: Vec<Slot>,
     begun: usize,
     readied: usize,
@@ -39,21 +45,20 @@ pub struct Uploader {
 impl Uploader {
     /// Makes an uploader with room for `ahead` batches beside the one that the GPU works on.
     pub fn new(device: &CudaDevice, ahead: usize) -> Result<Uploader> {
-        device.cuda_stream().context().bind_to_thread().w()?;
-        let event = || result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).w();
+        let working = device.cuda_stream();
+        let context = working.context();
         let slots = (0..=ahead).map(|_| {
             Ok(Slot {
-                host: std::ptr::null_mut(),
-                capacity: 0,
-                on_device: None,
-                copied: event()?,
-                used: event()?,
+                buffers: None,
+                copied: context.new_event(None).w()?,
+                used: context.new_event(None).w()?,
             })
         });
         Ok(Uploader {
             device: device.clone(),
-            copying: result::stream::create(result::stream::StreamKind::NonBlocking).w()?,
+            copying: context.new_stream().w()?,
             slots: slots.collect::<Result<_>>()?,
+            working,
             begun: 0,
             readied: 0,
             finished: 0,
@@ -65,68 +70,45 @@ impl Uploader {
     pub fn begin(&mut self, values: &[f32], rows: usize) -> Result<Tensor> {
         let count = self.slots.len();
         let slot = &mut self.slots[self.begun % count];
-        let working = self.device.cuda_stream();
-        working.context().bind_to_thread().w()?;
-        if slot.capacity < values.len() {
+        // The host's buffer is free once the last copy out of it is done. (The buffer has an event
+        // of its own, which cudarc records only where it tracks tensors by events: not here.)
+        slot.copied.synchronize().w()?;
+        let fitting = slot.buffers.take().filter(|b| b.host.len() >= values.len());
+        let buffers = match fitting {
+            Some(buffers) => slot.buffers.insert(buffers),
             // This is rare: it happens for the first batches and for a larger one.
-            working.synchronize().w()?;
-            slot.release()?;
-            // SAFETY: freed in `release` alone.
-            let host = unsafe { result::malloc_host(values.len() * 4, 0) }.w()?;
-            slot.host = host.cast();
-            slot.capacity = values.len();
-            // SAFETY: filled by the copy below before `ready` lets anything read it.
-            let buffer = unsafe {
-                Tensor::empty(values.len(), DType::F32, &Device::Cuda(self.device.clone()))?
-            };
-            // The allocation is queued on the working stream, and the copy must follow it.
-            working.synchronize().w()?;
-            slot.on_device = Some(buffer);
-        } else {
-            // SAFETY: the event was made in `new`; the host's buffer is free once the last copy is
-            // done.
-            unsafe { sys::cuEventSynchronize(slot.copied) }
-                .result()
-                .w()?;
-        }
-        let Some(buffer) = &slot.on_device else {
-            candle_core::bail!("an upload without a buffer")
+            None => {
+                let made = Buffers::new(&self.device, values.len())?;
+                // The allocation is queued on the working stream, and the copy must follow it.
+                self.working.synchronize().w()?;
+                slot.buffers.insert(made)
+            }
         };
-        // SAFETY: page-locked memory of at least this size, used by nobody else until the copy is
-        // queued.
-        let host = unsafe { std::slice::from_raw_parts_mut(slot.host, values.len()) };
+        let host = &mut buffers.host.as_mut_slice().w()?[..values.len()];
         host.par_chunks_mut(CHUNK)
             .zip(values.par_chunks(CHUNK))
             .for_each(|(to, from)| to.copy_from_slice(from));
-        let launcher = super::driver::launcher(&self.device)?;
-        let address = launcher.address(buffer)?;
-        // SAFETY: both buffers live as long as the slot; the copy waits for the last work on it.
-        unsafe {
-            let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-            result::stream::wait_event(self.copying, slot.used, flags).w()?;
-            result::memcpy_htod_async(address, host, self.copying).w()?;
-            result::event::record(slot.copied, self.copying).w()?;
-        }
+        let address = super::driver::launcher(&self.device)?.address(&buffers.on_device)?;
+        self.copying.wait(&slot.used).w()?;
+        // SAFETY: the buffer on the device has the size of the host's, and the copy waits for the
+        // last work on it. The host's is neither written nor freed before `copied`.
+        unsafe { result::memcpy_htod_async(address, host, self.copying.cu_stream()) }.w()?;
+        slot.copied.record(&self.copying).w()?;
         self.begun += 1;
-        buffer.narrow(0, 0, values.len())?.reshape((rows, ()))
+        let filled = buffers.on_device.narrow(0, 0, values.len())?;
+        filled.reshape((rows, ()))
     }
 
     /// Passes over a slot, for a batch without this modality.
-    pub fn skip(&mut self) -> Result<()> {
+    pub fn skip(&mut self) {
         self.begun += 1;
-        Ok(())
     }
 
     /// Makes the device's work from now on wait for the oldest copy that is not ready.
     pub fn ready(&mut self) -> Result<()> {
         let slot = &self.slots[self.readied % self.slots.len()];
-        let working = self.device.cuda_stream();
-        working.context().bind_to_thread().w()?;
-        // SAFETY: the event was made in `new`; one that was never recorded holds nothing up.
-        unsafe {
-            let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-            result::stream::wait_event(working.cu_stream(), slot.copied, flags).w()?;
-        }
+        // An event that was never recorded holds nothing up.
+        self.working.wait(&slot.copied).w()?;
         self.readied += 1;
         Ok(())
     }
@@ -134,40 +116,39 @@ impl Uploader {
     /// Marks the work on all slots that were made ready as queued, so that they may be filled again
     /// after it.
     pub fn finish(&mut self) -> Result<()> {
-        let working = self.device.cuda_stream();
-        working.context().bind_to_thread().w()?;
         while self.finished < self.readied {
             let slot = &self.slots[self.finished % self.slots.len()];
-            // SAFETY: the event was made in `new`.
-            unsafe { result::event::record(slot.used, working.cu_stream()) }.w()?;
+            slot.used.record(&self.working).w()?;
             self.finished += 1;
         }
         Ok(())
     }
+
+    /// Gives up the batches that were begun and are not finished, so that the ring is empty.
+    pub fn restart(&mut self) -> Result<()> {
+        while self.readied < self.begun {
+            self.ready()?;
+        }
+        self.finish()
+    }
 }
 
-impl Slot {
-    fn release(&mut self) -> Result<()> {
-        if !self.host.is_null() {
-            // SAFETY: from `malloc_host`; the caller has waited for the copies out of it.
-            unsafe {
-                sys::cuEventSynchronize(self.copied).result().w()?;
-                result::free_host(self.host.cast()).w()?;
-            }
-            self.host = std::ptr::null_mut();
-            self.capacity = 0;
-        }
-        Ok(())
+impl Buffers {
+    /// Allocates room for `len` numbers on both sides.
+    fn new(device: &CudaDevice, len: usize) -> Result<Buffers> {
+        let stream = device.cuda_stream();
+        // SAFETY: any bits are an f32, and every number is written before it is copied.
+        let host = unsafe { stream.context().alloc_pinned_with_flags(len, 0) }.w()?;
+        // SAFETY: filled by a copy before `Uploader::ready` lets anything read it.
+        let on_device = unsafe { Tensor::empty(len, DType::F32, &Device::Cuda(device.clone()))? };
+        Ok(Buffers { host, on_device })
     }
 }
 
 impl Drop for Uploader {
     fn drop(&mut self) {
-        // No copy and no kernel may still use the buffers. An error means that the device is gone,
-        // and its memory with it.
-        self.device.cuda_stream().synchronize().ok();
-        for slot in &mut self.slots {
-            slot.release().ok();
-        }
+        // No copy may still read the host's buffers. An error means that the device is gone, and
+        // its memory with it. The device's buffers are freed in the order of the work on them.
+        self.copying.synchronize().ok();
     }
 }
