@@ -366,8 +366,10 @@ impl<'a> Trainer<'a> {
     /// Reads the losses of all steps since the last time and logs them. A loss that is not finite
     /// is an error, before any checkpoint can contain its effect.
     fn read_losses(&self, loop_state: &mut LoopState) -> Result<()> {
-        let (losses, records): (Vec<Tensor>, Vec<StepRecord>) = loop_state.unread.drain(..).unzip();
-        for (losses, record) in Losses::read(&losses)?.into_iter().zip(records) {
+        let (losses, mut records): (Vec<Tensor>, Vec<StepRecord>) =
+            loop_state.unread.drain(..).unzip();
+        let losses = wait_for_steps(&mut records, || Losses::read(&losses))?;
+        for (losses, record) in losses.into_iter().zip(records) {
             if !losses.loss.is_finite() {
                 bail!(
                     "{}: the loss is {} at step {}; lower lr (it is {:e}) or look at the data with `ingest inspect`",
@@ -452,6 +454,18 @@ impl<'a> Trainer<'a> {
     }
 }
 
+/// Reads something from the device, and adds the time of that to the last of the steps that it
+/// waits for. A step on a GPU only queues its work, so that the times of steps add up to the time
+/// of the work with this alone.
+fn wait_for_steps<T>(steps: &mut [StepRecord], read: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    let result = read()?;
+    if let Some(last) = steps.last_mut() {
+        last.elapsed += start.elapsed();
+    }
+    Ok(result)
+}
+
 /// Whether modality dropout is on: as the settings say, else if the model uses two modalities and
 /// the training split is complete.
 fn uses_modality_dropout(settings: &Settings, session: &Session) -> bool {
@@ -465,4 +479,32 @@ fn uses_modality_dropout(settings: &Settings, session: &Session) -> bool {
     let is_incomplete = |present: &&[bool; 2]| **present != [true, true];
     let incomplete = split.present.iter().filter(is_incomplete).count();
     incomplete as f64 <= MAX_INCOMPLETE_SHARE * split.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn time_of_steps_includes_the_wait_for_the_device() {
+        let step = |step| StepRecord {
+            step,
+            epoch: 0,
+            lr: 0.0,
+            samples: 4,
+            elapsed: Duration::from_millis(1),
+            data_wait: Duration::ZERO,
+        };
+        let mut steps = [step(1), step(2)];
+        let wait = Duration::from_millis(30);
+        let read = || {
+            std::thread::sleep(wait);
+            Ok(7)
+        };
+        assert_eq!(wait_for_steps(&mut steps, read).unwrap(), 7);
+        assert_eq!(steps[0].elapsed, Duration::from_millis(1));
+        assert!(steps[1].elapsed >= wait, "{:?}", steps[1].elapsed);
+        assert_eq!(wait_for_steps(&mut [], || Ok(8)).unwrap(), 8);
+    }
 }
