@@ -724,8 +724,10 @@ class Entry:
     small: bool
     # Returns the case and the inputs that it was made of.
     make: object
-    # What it is compared with, see kernel_peers.py; kernels with the same key are added up.
+    # What it is compared with, see kernel_peers.py; the steps of a key are added up.
     key: str = ""
+    # Kernels of the same key and step are alternatives, of which the fastest counts.
+    step: str = ""
 
     @property
     def id(self):
@@ -779,7 +781,7 @@ def attention_entries(dtype, lengths, samples, heads, dim, dropped, small=False)
             return function(of), of.inputs
 
         way = "forward" if function is attention_forward else "backward"
-        yield Entry(kernel, shape, dtype, small, make, attention_key(way, dtype, shape))
+        yield Entry(kernel, shape, dtype, small, make, attention_key(way, dtype, shape), step=function.__name__)
     if not small and dtype == BF16:
         yield from peers.attention(len(lengths), lengths[0], heads, dim, rate, lambda way: attention_key(way, dtype, shape))
 

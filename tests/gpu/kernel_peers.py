@@ -21,6 +21,7 @@ class Peer:
     make: object
     bytes: int = 0
     flops: int = 0
+    step: str = ""
 
     @property
     def id(self):

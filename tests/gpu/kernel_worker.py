@@ -84,7 +84,7 @@ class Worker:
 
     def run(self):
         """Runs the cases from the first one on that was asked for. Returns the exit code."""
-        say("plan", entries=[(entry.id, entry.key) for entry in self.entries], findings=self.problems)
+        say("plan", entries=[(entry.id, entry.key, entry.step) for entry in self.entries], findings=self.problems)
         for index, entry in enumerate(self.entries[self.first :], self.first):
             say("begin", index=index)
             try:

@@ -92,7 +92,8 @@ def finding_text(line):
 
 
 def comparison_text(line):
-    return f"{line['key']}: {line['build']} {line['microseconds']:.1f} us = {line['ratio']:.2f} x {line['peer']}'s {line['peer_microseconds']:.1f} us"
+    ours = f"{line['key']}: {line['build']} {line['microseconds']:.1f} us"
+    return f"{ours} = {line['ratio']:.2f} x that of {line['peer']}, {line['peer_microseconds']:.1f} us"
 
 
 class Builds:
@@ -196,7 +197,7 @@ class Run:
             before = self.at
             if not self.run_process() or self.at == before:
                 break
-        return [] if self.plan is None else [id for id, _ in self.plan[self.at + 1 :]]
+        return [] if self.plan is None else [id for id, *_ in self.plan[self.at + 1 :]]
 
     def run_process(self):
         """Runs cases until the process ends. Returns whether another one can go on."""
@@ -238,25 +239,30 @@ class Run:
 
 
 def compare(report, plan):
-    """Adds the comparisons of kernels with PyTorch, and of the two builds."""
-    wanted = {}
-    for id, key in plan or []:
+    """Adds the comparisons of kernels with PyTorch, with their alternatives, and of the two builds."""
+    steps = {}
+    for id, key, step in plan or []:
         if key and not id.startswith("torch "):
-            wanted.setdefault(key, set()).add(id)
+            steps.setdefault(key, {}).setdefault(step, []).append(id)
     times = {(c["build"], c["id"]): c["microseconds"] for c in report.of("case") if "microseconds" in c}
-    for key, ids in wanted.items():
-        peers = [p for p in report.of("peer") if p["key"] == key and "microseconds" in p]
-        fastest = min(peers, key=lambda p: p["microseconds"], default=None)
+
+    def add(key, name, us, peer, peer_us, **more):
+        report.add("comparison", key=key, build=name, microseconds=us, peer=peer, peer_microseconds=peer_us, ratio=us / peer_us, **more)
+
+    for key, alternatives in steps.items():
+        peers = {p["microseconds"]: p["kernel"] for p in report.of("peer") if p["key"] == key and "microseconds" in p}
         for name in ("kernels", "variant"):
-            if fastest and all((name, id) in times for id in ids):
-                us = sum(times[name, id] for id in ids)
-                other = fastest["microseconds"]
-                found = {"key": key, "build": name, "microseconds": us, "peer": fastest["kernel"], "peer_microseconds": other}
-                report.add("comparison", **found, ratio=us / other)
+            timed = [sorted((times[name, id], id) for id in ids if (name, id) in times) for ids in alternatives.values()]
+            for first, *others in filter(None, timed):
+                for us, id in others:
+                    add(id, name, us, first[1], first[0])
+            if peers and all(timed):
+                fastest = [of[0] for of in timed]
+                kernels = [id.split()[0] for _, id in fastest]
+                add(key, name, sum(us for us, _ in fastest), peers[min(peers)], min(peers), kernels=kernels)
     for name, id in list(times):
         if name == "variant" and ("kernels", id) in times:
-            both = {"key": id, "build": "variant", "microseconds": times["variant", id], "peer": "kernels"}
-            report.add("comparison", **both, peer_microseconds=times["kernels", id], ratio=times["variant", id] / times["kernels", id])
+            add(id, name, times[name, id], "kernels", times["kernels", id])
 
 
 def print_registers(builds, report):
