@@ -78,6 +78,9 @@ pub struct BenchArgs {
     /// Small encoders
     #[arg(long)]
     tiny: bool,
+    /// Add the time of each kernel and matrix product on a GPU to the answer
+    #[arg(long)]
+    trace: bool,
 }
 
 /// Runs `train selftest`. The exit code says whether the device is accurate.
@@ -131,6 +134,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         },
         evaluate: args.mode == Mode::Eval,
         tiny: args.tiny,
+        trace: args.trace,
         request: Request {
             batch: args.batch,
             steps: args.steps,

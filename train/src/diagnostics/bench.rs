@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
+use engine::cuda::trace;
 use engine::parity::noise;
 use engine::{AdamW, AdamWConfig, Arithmetic};
 use features::{Batch, ModalityData};
@@ -30,6 +31,8 @@ pub struct BenchTask {
     pub evaluate: bool,
     /// Whether the encoders are small.
     pub tiny: bool,
+    /// Whether kernels and matrix products are timed one by one, which makes steps slower.
+    pub trace: bool,
     /// What a line of input asks for that names nothing.
     pub request: Request,
 }
@@ -81,7 +84,8 @@ impl Request {
 ///
 /// - `seconds`, and `enqueue_seconds`, after which all work was handed to the device and nothing
 ///   but waiting was left (in training only);
-/// - `items`, the samples of all these steps, `peak_mb` and the last `loss`.
+/// - `items`, the samples of all these steps, `peak_mb` and the last `loss`;
+/// - `trace`, if it is asked for, the rows of [`engine::cuda::trace`] for all these steps.
 ///
 /// The batch and its copy on the device are made before the clock starts. An error, such as a batch
 /// that does not fit into memory, is a result: a line with `error` and its `kind`. Returns at the
@@ -157,6 +161,9 @@ impl<'a> Bench<'a> {
     /// Computes the steps of a request.
     fn run(&mut self, request: Request) -> Result<Value> {
         let inputs = self.prepare(request)?;
+        if self.task.trace {
+            trace::start();
+        }
         let start = Instant::now();
         let mut losses = None;
         for _ in 0..request.steps {
@@ -183,6 +190,9 @@ impl<'a> Bench<'a> {
         });
         if self.merged.is_none() {
             answer["enqueue_seconds"] = json!(enqueued);
+        }
+        if self.task.trace {
+            answer["trace"] = json!(trace::finish()?);
         }
         self.inputs = Some(inputs);
         Ok(answer)
