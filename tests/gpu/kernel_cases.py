@@ -142,38 +142,59 @@ def size(*tensors):
 # Normalisation.
 
 
-def layer_norm(inputs, layout, d=WIDTH, again=False, scale=3.0):
-    """`again` reads the statistics, which here are not those of the rows. At a `scale` of 0.01 the variance is not far above `EPS`."""
+def layer_norm(inputs, layout, d=WIDTH, again=False, scale=3.0, parts=0, rank=1, drop=OFF):
+    """`again` reads the statistics, which here are not those of the rows. At a `scale` of 0.01 the variance is not far above `EPS`. With
+    `parts` also the low-rank activation of the adapters on the output."""
     n = layout.n
     x, weight, bias = inputs.normal(n, d, scale=scale), inputs.normal(d, dtype=F32), inputs.normal(d, dtype=F32)
     stats = inputs.normal(n, 2, dtype=F32) if again else inputs.empty(n, 2, dtype=F32)
     given = stats.clone()
-    y = inputs.empty(n, d)
+    y, (a, a_struct) = inputs.empty(n, d), inputs.factors(parts, rank, d)
+    u = inputs.empty(n, parts * rank, dtype=F32) if parts else None
 
     def expected():
         if again:
-            return {"y": reference.normalized(x, given[:, 0], given[:, 1], weight, bias)}
-        y, stats = reference.layer_norm(x, weight, bias, EPS)
-        return {"y": y, "mean": stats[:, 0], "rstd": stats[:, 1]}
+            wanted = {"y": reference.normalized(x, given[:, 0], given[:, 1], weight, bias)}
+        else:
+            normed, stats = reference.layer_norm(x, weight, bias, EPS)
+            wanted = {"y": normed, "mean": stats[:, 0], "rstd": stats[:, 1]}
+        if parts:
+            # The adapters read the output as it is stored, which is compared by itself.
+            wanted["u"] = torch.cat([reference.dropped(y, drop, i, layout.positions) @ a[i].double().T for i in range(parts)], 1)
+        return wanted
 
     values = {"x": x, "scale": weight, "shift": bias, "y": y, "stats": stats, "n": n, "d": d, "eps": EPS, "compute_stats": int(not again)}
+    values |= {"a": a_struct, "u": u, "positions": layout.positions if parts else None, "parts": parts, "rank": rank, "drop": drop}
     outputs = {"y": y} if again else {"y": y, "mean": stats[:, 0], "rstd": stats[:, 1]}
-    return Case(name("layer_norm", inputs), values=values, outputs=outputs, expected=expected, bytes=size(x, y, stats), **rows_grid(n))
+    outputs |= {"u": u} if parts else {}
+    return Case(name("layer_norm", inputs), values=values, outputs=outputs, expected=expected, bytes=size(x, y, stats, u), **rows_grid(n))
 
 
-def layer_norm_backward(inputs, layout, d=WIDTH, residual=True):
+def layer_norm_backward(inputs, layout, d=WIDTH, residual=True, parts=0, rank=1, drop=OFF):
+    """With `parts` the gradient of the adapters' input is added to `dy`."""
     n = layout.n
     dy, x, weight = inputs.normal(n, d), inputs.normal(n, d, scale=3.0), inputs.normal(d, dtype=F32)
     added = inputs.normal(n, d) if residual else None
     stats = inputs.empty(n, 2, dtype=F32).copy_(reference.layer_norm(x, weight, weight, EPS)[1])
-    dx = inputs.empty(n, d)
+    dx, (a, a_struct) = inputs.empty(n, d), inputs.factors(parts, rank, d)
+    du = inputs.normal(n, parts * rank, dtype=F32) if parts else None
     values = {"dy": dy, "x": x, "scale": weight, "stats": stats, "residual": added, "dx": dx, "n": n, "d": d}
+    values |= {"a": a_struct, "du": du, "positions": layout.positions if parts else None, "parts": parts, "rank": rank, "drop": drop}
+
+    def expected():
+        total = dy.double()
+        for i in range(parts):
+            own = du[:, i * rank : (i + 1) * rank].double() @ a[i].double()
+            total = total + reference.dropped(own, drop, i, layout.positions)
+        return {"dx": reference.layer_norm_backward(total, x, weight, EPS, added)}
+
     return Case(
         name("layer_norm_backward", inputs),
         values=values,
         outputs={"dx": dx},
-        expected=lambda: {"dx": reference.layer_norm_backward(dy, x, weight, EPS, added)},
-        bytes=size(dy, x, added, dx, stats),
+        expected=expected,
+        shared=ROWS_PER_BLOCK * d * 4,
+        bytes=size(dy, x, added, dx, stats, du),
         **rows_grid(n),
     )
 
@@ -193,15 +214,15 @@ def lora_down(inputs, layout, d=WIDTH, parts=3, rank=1, drop=ON):
     return Case(name("lora_down", inputs), values=values, outputs={"u": u}, expected=expected, bytes=size(x, u), **rows_grid(n))
 
 
-def linear_epilogue(inputs, layout, out=WIDTH, parts=1, rank=1, residual=False, activation=None, drop=OFF):
-    """`activation` is None, "gelu" or "quick gelu"."""
+def linear_epilogue(inputs, layout, out=WIDTH, parts=1, rank=1, residual=False, activation=None, in_place=False, drop=OFF):
+    """`activation` is None, "gelu" or "quick gelu"; `in_place` it takes the place of the sum."""
     n, scale = layout.n, 0.7
     y, bias = inputs.normal(n, out), inputs.normal(out, dtype=F32)
     product = y.clone()
     b, b_struct = inputs.factors(parts, out // max(parts, 1), rank)
     u = inputs.normal(n, parts * rank, dtype=F32) if parts else None
     added = inputs.normal(n, out) if residual else None
-    activated = inputs.empty(n, out) if activation else None
+    activated = None if not activation else y if in_place else inputs.empty(n, out)
     quick = activation == "quick gelu"
 
     def expected():
@@ -212,12 +233,14 @@ def linear_epilogue(inputs, layout, out=WIDTH, parts=1, rank=1, residual=False, 
         x = reference.dropped(x, drop, 0, layout.positions)
         if residual:
             x += added.double()
+        if in_place:
+            return {"activated": reference.activation(x, quick)}
         return {"y": x, "activated": reference.activation(x, quick)} if activation else {"y": x}
 
     values = {"y": y, "bias": bias, "b": b_struct, "u": u, "residual": added, "activated": activated, "positions": layout.positions}
     values |= {"n": n, "out": out, "parts": parts, "rank": rank, "scale": scale, "drop": drop, "quick_gelu": int(quick)}
-    outputs = {"y": y, "activated": activated} if activation else {"y": y}
-    moved = 2 * size(y) + size(added, activated, u)
+    outputs = {"activated": y} if in_place else {"y": y, "activated": activated} if activation else {"y": y}
+    moved = 2 * size(y) + size(added, u) + (0 if in_place else size(activated))
     return Case(
         name("linear_epilogue", inputs), values=values, outputs=outputs, expected=expected, bytes=moved, **elements_grid(inputs, n * out)
     )
@@ -266,21 +289,25 @@ def chunk_rows(n, columns, rank, constants):
     return blocks, min(max(div_ceil(div_ceil(n * blocks * rank, 512), lanes) * lanes, 16), 256)
 
 
-def column_sums(inputs, layout, width=WIDTH, parts=3, rank=1, own=False, drop=OFF):
-    """`own`: each part has columns of its own, as the gradient of B needs; else all read the same, as that of A."""
+def column_sums(inputs, layout, width=WIDTH, parts=3, rank=1, own=False, drop=OFF, norm=False):
+    """`own`: each part has columns of its own, as the gradient of B needs; else all read the same, as that of A. `norm`: they read what
+    a layer norm makes of the columns."""
     n, scale, constants = layout.n, 0.7, inputs.source.constants
     columns, step = (parts * width, width) if own else (width, 0)
     x, weights = inputs.normal(n, columns), inputs.normal(n, parts * rank, dtype=F32)
     blocks, chunk = chunk_rows(n, columns, rank, constants)
     chunks = div_ceil(n, chunk)
     partial = inputs.empty(chunks, parts * rank, width, dtype=F32)
-    values = {"x": x, "weights": weights, "partial": partial, "positions": layout.positions, "n": n, "columns": columns, "width": width}
+    stats, norm_scale, norm_shift = (inputs.normal(*s, dtype=F32) if norm else None for s in ((n, 2), (columns,), (columns,)))
+    values = {"stats": stats, "norm_scale": norm_scale, "norm_shift": norm_shift}
+    values |= {"x": x, "weights": weights, "partial": partial, "positions": layout.positions, "n": n, "columns": columns, "width": width}
     values |= {"chunk": chunk, "parts": parts, "rank": rank, "scale": scale, "drop": drop}
 
     def expected():
         sums = []
+        read = reference.normalized(x, stats[:, 0], stats[:, 1], norm_scale, norm_shift).to(x.dtype) if norm else x
         for i in range(parts):
-            x_part = reference.dropped(x[:, i * step : i * step + width], drop, i, layout.positions)
+            x_part = reference.dropped(read[:, i * step : i * step + width], drop, i, layout.positions)
             weight = scale * weights[:, i * rank : (i + 1) * rank].double()
             both = [torch.nn.functional.pad(t, (0, 0, 0, chunks * chunk - n)).view(chunks, chunk, -1) for t in (weight, x_part)]
             sums.append(both[0].mT @ both[1])
@@ -295,7 +322,9 @@ def column_sums(inputs, layout, width=WIDTH, parts=3, rank=1, own=False, drop=OF
         values=values,
         outputs={"partial": partial},
         expected=expected,
-        bytes=size(x, weights, partial),
+        # A norm in single precision rounds a few numbers to the other bf16 than one in double precision.
+        limits={"partial": 1e-4} if norm and x.dtype == BF16 else {},
+        bytes=size(x, stats, weights, partial),
     )
 
 
@@ -343,13 +372,20 @@ def activate(inputs, layout, width=4 * WIDTH, quick=False):
     )
 
 
-def activate_backward(inputs, layout, width=4 * WIDTH, quick=False):
+def activate_backward(inputs, layout, width=4 * WIDTH, quick=False, bias=False):
+    """`bias`: z is the product of a linear layer, whose bias is added first."""
     z, dy, dz = inputs.normal(layout.n, width, scale=3.0), inputs.normal(layout.n, width), inputs.empty(layout.n, width)
+    added = inputs.normal(width, dtype=F32) if bias else None
+
+    def expected():
+        total = (z.float() + added).to(z.dtype) if bias else z
+        return {"dz": reference.activation_backward(total, dy, quick)}
+
     return Case(
         name("activate_backward", inputs),
-        values={"z": z, "dy": dy, "dz": dz, "groups": z.numel() // 8, "quick_gelu": int(quick)},
+        values={"z": z, "bias": added, "dy": dy, "dz": dz, "groups": z.numel() // 8, "columns": width // 8, "quick_gelu": int(quick)},
         outputs={"dz": dz},
-        expected=lambda: {"dz": reference.activation_backward(z, dy, quick)},
+        expected=expected,
         bytes=size(z, dy, dz),
         **elements_grid(inputs, z.numel()),
     )
@@ -806,9 +842,13 @@ def small_entries():
                 yield of(lora_down, d=40, parts=parts, rank=rank, drop=drop)
                 yield of(lora_down_backward, d=40, parts=parts, rank=rank, drop=drop)
                 yield of(column_sums, width=40, parts=parts, rank=rank, drop=drop)
+                yield of(column_sums, width=40, parts=parts, rank=rank, drop=drop, norm=True)
+                yield of(layer_norm, d=40, parts=parts, rank=rank, drop=drop)
+                yield of(layer_norm_backward, d=40, parts=parts, rank=rank, drop=drop)
             yield of(column_sums, width=264, parts=parts, rank=rank, own=True)
         for activation in ("gelu", "quick gelu"):
             yield of(linear_epilogue, out=72, parts=0, activation=activation)
+            yield of(linear_epilogue, out=72, parts=0, activation=activation, in_place=True)
         for d in (72, 768):
             yield of(layer_norm, d=d, scale=3.0)
             yield of(layer_norm, d=d, scale=0.01)
@@ -818,6 +858,7 @@ def small_entries():
         for quick in (False, True):
             yield of(activate, width=72, quick=quick)
             yield of(activate_backward, width=72, quick=quick)
+            yield of(activate_backward, width=72, quick=quick, bias=True)
         yield of(dropout, d=72)
         yield of(cut_patches, label="2 images of 32 x 48")
         yield of(cut_patches, label="2 images of 20 x 25 in patches of 5", rows=20, cols=25, patch=5, strides=(5, 5))
@@ -854,8 +895,9 @@ def layer_entries(dtype, count):
     rows = f"{count * 1215} rows, {SUFFIXES[dtype]}"
     yield of(linear_epilogue, key=f"linear 768 to 2304, {rows}", out=3 * WIDTH, parts=3)
     yield of(linear_epilogue, key=f"linear 768 to 768, {rows}", out=WIDTH, parts=1, residual=True)
-    yield of(linear_epilogue, key=f"linear 768 to 3072, {rows}", out=4 * WIDTH, parts=0, activation="gelu")
+    yield of(linear_epilogue, key=f"linear 768 to 3072, {rows}", out=4 * WIDTH, parts=0, activation="gelu", in_place=True)
     yield of(linear_epilogue, key=f"linear 3072 to 768, {rows}", out=WIDTH, parts=0, residual=True, drop=ON)
+    yield of(column_sums, parts=3, drop=ON, norm=True)
     yield of(column_sums, parts=3, drop=ON)
     yield of(column_sums, parts=3, own=True)
     yield of(column_sums, parts=1, drop=ON)
@@ -863,10 +905,14 @@ def layer_entries(dtype, count):
     yield of(layer_norm, again=True)
     yield of(layer_norm_backward, key=f"layer norm backward, {rows}", residual=False)
     yield of(layer_norm_backward, residual=True)
+    yield of(layer_norm, parts=3, drop=ON)
+    yield of(layer_norm_backward, parts=3, drop=ON)
+    yield of(lora_down, parts=1)
+    yield of(lora_down_backward, parts=1)
     yield of(lora_down, parts=3)
     yield of(lora_down_backward, parts=3)
     yield of(lora_up_backward, out=3 * WIDTH, parts=3)
-    yield of(activate_backward)
+    yield of(activate_backward, bias=True)
     yield of(activate)
     yield of(dropout)
     yield of(cut_patches, label=f"{3 * count} images of 224 x 224", count=3 * count, rows=224, cols=224)

@@ -6,14 +6,17 @@
 #include "tokens.cuh"
 
 #define LAYERS(T, suffix)                                                                                            \
-    KERNEL layer_norm_##suffix(const T* x, const float* scale, const float* shift, T* y, float* stats, int n, int d, \
-                               float eps, int compute_stats) {                                                       \
-        layer_norm(x, scale, shift, y, stats, n, d, eps, compute_stats != 0);                                        \
+    KERNEL layer_norm_##suffix(const T* x, const float* scale, const float* shift, T* y, float* stats, float eps,    \
+                               int compute_stats, Factors a, float* u, const unsigned* positions, int n, int d,      \
+                               int parts, int rank, Dropout drop) {                                                  \
+        layer_norm(x, scale, shift, y, stats, eps, compute_stats != 0, a, u, positions, n, d, parts, rank, drop);    \
     }                                                                                                                \
     EXPORT(layer_norm_##suffix)                                                                                      \
     KERNEL layer_norm_backward_##suffix(const T* dy, const T* x, const float* scale, const float* stats,             \
-                                        const T* residual, T* dx, int n, int d) {                                    \
-        layer_norm_backward(dy, x, scale, stats, residual, dx, n, d);                                                \
+                                        const T* residual, T* dx, Factors a, const float* du,                        \
+                                        const unsigned* positions, int n, int d, int parts, int rank,                \
+                                        Dropout drop) {                                                              \
+        layer_norm_backward(dy, x, scale, stats, residual, dx, a, du, positions, n, d, parts, rank, drop);           \
     }                                                                                                                \
     EXPORT(layer_norm_backward_##suffix)                                                                             \
     KERNEL lora_down_##suffix(const T* x, Factors a, float* u, const unsigned* positions, int n, int d, int parts,   \
@@ -39,17 +42,20 @@
     }                                                                                                                \
     EXPORT(lora_down_backward_##suffix)                                                                              \
     KERNEL __launch_bounds__(SUM_GROUPS* SUM_LANES, SUM_BLOCKS) column_sums_##suffix(                                \
-        const T* x, const float* weights, float* partial, const unsigned* positions, int n, int columns,             \
-        int width, int chunk, int parts, int rank, float scale, Dropout drop) {                                      \
-        column_sums(x, weights, partial, positions, n, columns, width, chunk, parts, rank, scale, drop);             \
+        const T* x, const float* stats, const float* norm_scale, const float* norm_shift, const float* weights,      \
+        float* partial, const unsigned* positions, int n, int columns, int width, int chunk, int parts, int rank,    \
+        float scale, Dropout drop) {                                                                                 \
+        column_sums(x, stats, norm_scale, norm_shift, weights, partial, positions, n, columns, width, chunk, parts,  \
+                    rank, scale, drop);                                                                              \
     }                                                                                                                \
     EXPORT(column_sums_##suffix)                                                                                     \
     KERNEL activate_##suffix(const T* z, T* y, unsigned groups, int quick_gelu) {                                    \
         activate(z, y, groups, quick_gelu);                                                                          \
     }                                                                                                                \
     EXPORT(activate_##suffix)                                                                                        \
-    KERNEL activate_backward_##suffix(const T* z, const T* dy, T* dz, unsigned groups, int quick_gelu) {             \
-        activate_backward(z, dy, dz, groups, quick_gelu);                                                            \
+    KERNEL activate_backward_##suffix(const T* z, const float* bias, const T* dy, T* dz, unsigned groups,            \
+                                      unsigned columns, int quick_gelu) {                                            \
+        activate_backward(z, bias, dy, dz, groups, columns, quick_gelu);                                             \
     }                                                                                                                \
     EXPORT(activate_backward_##suffix)                                                                               \
     KERNEL dropout_##suffix(const T* x, T* y, const unsigned* positions, int n, int d, Dropout drop) {               \

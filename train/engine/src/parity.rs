@@ -2,8 +2,8 @@
 //! kernels on the host, and by `train selftest`, which runs them on the GPU at hand.
 
 use crate::layers::{
-    AdapterGradients, activate, activate_backward, dropout, ends, ends_backward, last_rows,
-    sum_rows,
+    AdapterGradients, NormedInput, NormedLinear, activate, activate_backward, dropout, ends,
+    ends_backward, last_rows, sum_rows,
 };
 use crate::{
     Activation, Adapter, Adapters, Attention, Dropout, Linear, Norm, Precision, Rows, normals,
@@ -88,6 +88,11 @@ pub fn rows() -> Rows {
 /// Returns a case for every layer and combination of its settings.
 pub fn layer_cases() -> Result<Vec<LayerCase>> {
     let mut cases = vec![norm()?];
+    for (parts, rank) in [(0, 1), (1, 2), (3, 1), (3, 16)] {
+        for dropped in [false, true] {
+            cases.push(normed_linear(parts, rank, dropped)?);
+        }
+    }
     for f in [Activation::Gelu, Activation::QuickGelu] {
         let inputs = vec![(noise(1, (33, 40))? * 3.0)?, noise(2, (33, 40))?];
         cases.push(LayerCase::new(format!("{f:?}"), inputs, move |t| {
@@ -165,45 +170,22 @@ fn linear(
     dropped: bool,
 ) -> Result<LayerCase> {
     let out = parts * width;
-    let adapters = (0..parts as u32).map(|i| {
-        Ok(Adapter {
-            a: noise(10 + i, (rank, d))?,
-            b: noise(20 + i, (width, rank))?,
-        })
-    });
-    let adapters = adapters.collect::<Result<Vec<_>>>()?;
+    let adapters = adapters_of(parts, rank, (d, width))?;
     let bias = noise(4, (1, out))?.flatten_all()?;
     let inputs = vec![
         noise(1, (135, d))?,
         noise(2, (135, out))?,
         noise(5, (135, out))?,
-        noise(3, (out, d))?,
+        // Outputs of about 1, of which activations are not steeper than bf16 can follow.
+        (noise(3, (out, d))? * (d as f64).powf(-0.5))?,
     ];
     let name =
         format!("linear {d} to {out} with {parts} adapters of rank {rank}, dropout {dropped}");
     Ok(LayerCase::new(name, inputs, move |t| {
         let device = t[0].device();
-        let on_device = adapters.iter().map(|adapter| {
-            Ok(Adapter {
-                a: adapter.a.to_device(device)?,
-                b: adapter.b.to_device(device)?,
-            })
-        });
-        let on_device = on_device.collect::<Result<Vec<_>>>()?;
-        let dropout = (0..parts as u32).map(|i| Dropout {
-            module: 4 + i,
-            ..DROPOUT
-        });
-        let adapters = Adapters {
-            parts: &on_device.iter().collect::<Vec<_>>(),
-            scale: 0.7,
-            dropout: if dropped {
-                dropout.collect()
-            } else {
-                Vec::new()
-            },
-        };
-        let adapters = Some(&adapters);
+        let on_device = to_device(&adapters, device)?;
+        let on_device: Vec<&Adapter> = on_device.iter().collect();
+        let adapters = Some(&applied(&on_device, dropped));
         let linear = Linear {
             weight: t[3].clone(),
             bias: bias.to_device(device)?,
@@ -217,16 +199,104 @@ fn linear(
             |return_z| linear.forward_activated(&t[0], &rows, Activation::Gelu, return_z);
         let (a, z) = activated(true)?;
         let (a_alone, _) = activated(false)?;
+        let dz = linear.activation_backward(&t[0], &rows, Activation::Gelu, &t[1])?;
         let mut grads = AdapterGradients::default();
         let dx = linear.backward(&t[1], &t[0], u.as_ref(), &rows, adapters, &mut grads)?;
         let single = |t: &Tensor| t.to_dtype(DType::F32);
         let [dw, db] = linear.weight_gradient(&single(&t[1])?, &single(&t[0])?)?;
-        let mut all = vec![y, y_residual, a, a_alone, dx, dw, db];
+        let mut all = vec![y, y_residual, a, a_alone, dz, dx, dw, db];
         all.extend(z);
         all.extend(u);
         all.extend(grads.finish()?.into_iter().flat_map(|g| [g.a, g.b]));
         Ok(all)
     }))
+}
+
+fn normed_linear(parts: usize, rank: usize, dropped: bool) -> Result<LayerCase> {
+    let (d, width) = (40, 24);
+    let out = parts.max(1) * width;
+    let adapters = adapters_of(parts, rank, (d, width))?;
+    let vectors = [(4, out), (5, d), (6, d)].map(|(seed, n)| noise(seed, (1, n)));
+    let inputs = vec![
+        noise(1, (135, d))?,
+        noise(2, (135, out))?,
+        noise(7, (135, d))?,
+        noise(3, (out, d))?,
+    ];
+    let [bias, scale, shift] = vectors;
+    let [bias, scale, shift] = [bias?, scale?, shift?];
+    let name = format!("norm and linear, {parts} adapters of rank {rank}, dropout {dropped}");
+    Ok(LayerCase::new(name, inputs, move |t| {
+        let device = t[0].device();
+        let vector = |v: &Tensor| v.flatten_all()?.to_device(device);
+        let linear = Linear {
+            weight: t[3].clone(),
+            bias: vector(&bias)?,
+            precision: Precision::F32,
+        };
+        let norm = Norm {
+            weight: vector(&scale)?,
+            bias: vector(&shift)?,
+            eps: 1e-5,
+        };
+        let layer = NormedLinear {
+            norm: &norm,
+            linear: &linear,
+        };
+        let on_device = to_device(&adapters, device)?;
+        let on_device: Vec<&Adapter> = on_device.iter().collect();
+        let adapters = applied(&on_device, dropped);
+        let adapters = (parts > 0).then_some(&adapters);
+        let rows = rows();
+        let (y, stats, u) = layer.forward(&t[0], &rows, adapters)?;
+        let input = NormedInput {
+            x: &t[0],
+            stats: &stats,
+            u: u.as_ref(),
+        };
+        let mut grads = AdapterGradients::default();
+        let dx = layer.backward(&t[1], input, Some(&t[2]), &rows, adapters, &mut grads)?;
+        let mut all = vec![y, dx];
+        all.extend(u);
+        all.extend(grads.finish()?.into_iter().flat_map(|g| [g.a, g.b]));
+        Ok(all)
+    }))
+}
+
+/// Returns adapters from `d` to `width` numbers for each part, on the CPU.
+fn adapters_of(parts: usize, rank: usize, (d, width): (usize, usize)) -> Result<Vec<Adapter>> {
+    let adapters = (0..parts as u32).map(|i| {
+        Ok(Adapter {
+            a: noise(10 + i, (rank, d))?,
+            b: noise(20 + i, (width, rank))?,
+        })
+    });
+    adapters.collect()
+}
+
+fn to_device(adapters: &[Adapter], device: &Device) -> Result<Vec<Adapter>> {
+    let copies = adapters.iter().map(|adapter| {
+        Ok(Adapter {
+            a: adapter.a.to_device(device)?,
+            b: adapter.b.to_device(device)?,
+        })
+    });
+    copies.collect()
+}
+
+fn applied<'a>(parts: &'a [&'a Adapter], dropped: bool) -> Adapters<'a> {
+    let dropout = (0..parts.len() as u32).map(|i| Dropout {
+        module: 4 + i,
+        ..DROPOUT
+    });
+    Adapters {
+        parts,
+        scale: 0.7,
+        dropout: match dropped {
+            true => dropout.collect(),
+            false => Vec::new(),
+        },
+    }
 }
 
 fn attention(dim: usize, dropped: Option<Dropout>) -> Result<LayerCase> {

@@ -22,19 +22,22 @@ impl Gpu {
         Ok(y)
     }
 
-    /// [`crate::layers::activate_backward`].
+    /// [`crate::layers::activate_backward`]; `bias`, if there is one, is added to `z` first.
     pub(crate) fn activate_backward(
         &self,
         f: Activation,
         z: &Tensor,
+        bias: Option<&Tensor>,
         dy: &Tensor,
     ) -> Result<Tensor> {
         let dz = empty_like(z)?;
         let arguments = [
             self.address(z)?,
+            self.optional(bias)?,
             self.address(dy)?,
             self.address(&dz)?,
             Argument::new((z.elem_count() / VECTOR_WIDTH) as u32),
+            Argument::new((dims(z)?.1 / VECTOR_WIDTH) as u32),
             Argument::new(activation_number(f)),
         ];
         self.launch_elements(

@@ -6,7 +6,7 @@ use super::launch::Argument;
 use super::{Gpu, VECTOR_WIDTH, dims, empty_f32, empty_like, kernel_name, product};
 use crate::cpu::activation::Activation;
 use crate::cpu::dropout::Dropout;
-use crate::params::{Adapter, Adapters, Linear};
+use crate::params::{Adapter, Adapters, Linear, Norm};
 use crate::rows::Rows;
 use candle_core::{Result, Tensor, bail};
 
@@ -18,8 +18,28 @@ pub(crate) struct LinearEpilogue<'a> {
     pub dropout: Option<&'a Dropout>,
     /// The tensor that is added.
     pub residual: Option<&'a Tensor>,
-    /// The activation of the sum, which is written into a tensor of its own.
+    /// The activation of the sum.
     pub activation: Option<Activation>,
+    /// Whether the activation takes the place of the sum instead of a tensor of its own.
+    pub in_place: bool,
+}
+
+/// Adapters with the low-rank activation `u` of the rows, or its gradient.
+#[derive(Clone, Copy)]
+pub(crate) struct Lora<'a> {
+    pub adapters: &'a Adapters<'a>,
+    pub rows: &'a Rows,
+    /// `n x parts*rank`.
+    pub u: &'a Tensor,
+}
+
+/// The normalisation of a linear layer's input, for its backward pass.
+#[derive(Clone, Copy)]
+pub(crate) struct InputNorm<'a> {
+    pub norm: &'a Norm,
+    pub stats: &'a Tensor,
+    /// The gradient that reaches the norm's input by a residual connection.
+    pub residual: Option<&'a Tensor>,
 }
 
 impl Gpu {
@@ -32,48 +52,80 @@ impl Gpu {
         Ok(Argument::new(parts))
     }
 
-    /// Returns `dropout(x W^T + b + scale B u) + residual`, `u` if there are adapters, and the
-    /// activation of the first if the epilogue has one.
+    /// Returns the last arguments of the kernels that project `n x d` numbers down: A, u,
+    /// positions, sizes and dropout.
+    pub(super) fn down_arguments(
+        &self,
+        lora: Option<Lora>,
+        (n, d): (usize, usize),
+    ) -> Result<[Argument; 8]> {
+        let mut a = Argument::new([0u64; 3]);
+        let (mut u, mut positions) = (None, self.optional(None)?);
+        let (mut parts, mut rank, mut drop) = (0, 1, DropoutArgument::new(None));
+        if let Some(Lora {
+            adapters,
+            rows,
+            u: own,
+        }) = lora
+        {
+            a = self.factors(adapters.parts.iter().map(|p| &p.a))?;
+            (parts, rank) = sizes(adapters)?;
+            drop = adapters_dropout(adapters)?;
+            u = Some(own);
+            positions = self.dropped_positions(rows, !adapters.dropout.is_empty(), own)?;
+        }
+        Ok([
+            a,
+            self.optional(u)?,
+            positions,
+            Argument::new(n as i32),
+            Argument::new(d as i32),
+            Argument::new(parts as i32),
+            Argument::new(rank as i32),
+            Argument::new(drop),
+        ])
+    }
+
+    /// Returns `u = dropout(x) A^T`, `n x parts*rank`.
+    pub(crate) fn lora_down(&self, x: &Tensor, rows: &Rows, adapters: &Adapters) -> Result<Tensor> {
+        let (n, d) = dims(x)?;
+        let u = empty_u(x, adapters)?;
+        let lora = Lora {
+            adapters,
+            rows,
+            u: &u,
+        };
+        let mut arguments = vec![self.address(x)?];
+        arguments.extend(self.down_arguments(Some(lora), (n, d))?);
+        self.launch_rows(&kernel_name("lora_down", x)?, n, &arguments)?;
+        Ok(u)
+    }
+
+    /// Returns `dropout(x W^T + b + scale B u) + residual`, and its activation if the epilogue has
+    /// one.
     pub(crate) fn linear(
         &self,
         linear: &Linear,
         x: &Tensor,
         rows: &Rows,
-        adapters: Option<&Adapters>,
+        lora: Option<Lora>,
         epilogue: LinearEpilogue,
-    ) -> Result<(Tensor, Option<Tensor>, Option<Tensor>)> {
-        let (n, d) = dims(x)?;
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let n = dims(x)?.0;
         let out = linear.weight.dim(0)?;
-        let is_dropped =
-            epilogue.dropout.is_some() || adapters.is_some_and(|a| !a.dropout.is_empty());
-        let positions = self.dropped_positions(rows, is_dropped, x)?;
-        let mut u = None;
-        let mut parts = (0, 1, 0.0, Argument::new([0u64; 3]));
-        if let Some(adapters) = adapters {
-            let (count, rank) = (adapters.parts.len(), adapters.parts[0].a.dim(0)?);
-            let down = empty_f32((n, count * rank), x)?;
-            self.launch_rows(
-                &kernel_name("lora_down", x)?,
-                n,
-                &[
-                    self.address(x)?,
-                    self.factors(adapters.parts.iter().map(|p| &p.a))?,
-                    self.address(&down)?,
-                    positions,
-                    Argument::new(n as i32),
-                    Argument::new(d as i32),
-                    Argument::new(count as i32),
-                    Argument::new(rank as i32),
-                    Argument::new(adapters_dropout(adapters)?),
-                ],
-            )?;
-            let b = self.factors(adapters.parts.iter().map(|p| &p.b))?;
-            parts = (count, rank, adapters.scale, b);
-            u = Some(down);
+        let positions = self.dropped_positions(rows, epilogue.dropout.is_some(), x)?;
+        let (mut count, mut rank, mut scale, mut b) = (0, 1, 0.0, Argument::new([0u64; 3]));
+        if let Some(Lora { adapters, .. }) = lora {
+            (count, rank) = sizes(adapters)?;
+            scale = adapters.scale;
+            b = self.factors(adapters.parts.iter().map(|p| &p.b))?;
         }
         let y = product(x, &linear.weight.t()?, linear.precision)?;
-        let activated = epilogue.activation.map(|_| empty_like(&y)).transpose()?;
-        let (count, rank, scale, b) = parts;
+        let activated = match epilogue.activation {
+            Some(_) if epilogue.in_place => Some(y.clone()),
+            Some(_) => Some(empty_like(&y)?),
+            None => None,
+        };
         self.launch_elements(
             &kernel_name("linear_epilogue", x)?,
             n * out,
@@ -81,7 +133,7 @@ impl Gpu {
                 self.address(&y)?,
                 self.address(&linear.bias)?,
                 b,
-                self.optional(u.as_ref())?,
+                self.optional(lora.map(|lora| lora.u))?,
                 self.optional(epilogue.residual)?,
                 self.optional(activated.as_ref())?,
                 positions,
@@ -94,26 +146,25 @@ impl Gpu {
                 Argument::new(epilogue.activation.map_or(0, activation_number)),
             ],
         )?;
-        Ok((y, u, activated))
+        Ok((y, activated))
     }
 
-    /// [`Linear::backward`]. The gradients of the adapters are filled by [`Gpu::add_sums`].
+    /// [`Linear::backward`], and the backward pass of the norm before the layer if there is one;
+    /// `x` is then the norm's input. The gradients of the adapters are filled by [`Gpu::add_sums`].
     pub(crate) fn linear_backward(
         &self,
         linear: &Linear,
         dy: &Tensor,
         x: &Tensor,
-        u: &Tensor,
-        rows: &Rows,
-        adapters: &Adapters,
+        lora: Lora,
+        norm: Option<InputNorm>,
     ) -> Result<(Tensor, Vec<Adapter>, [PartialSums; 2])> {
         let (n, out) = dims(dy)?;
         let d = linear.weight.dim(1)?;
-        let dx = product(dy, &linear.weight, linear.precision)?;
-        let (count, rank) = (adapters.parts.len(), adapters.parts[0].a.dim(0)?);
-        let positions = self.dropped_positions(rows, !adapters.dropout.is_empty(), x)?;
-        let sizes = [Argument::new(count as i32), Argument::new(rank as i32)];
-        let du = empty_f32((n, count * rank), x)?;
+        let Lora { adapters, rows, u } = lora;
+        let d_input = product(dy, &linear.weight, linear.precision)?;
+        let (count, rank) = sizes(adapters)?;
+        let du = empty_u(dy, adapters)?;
         self.launch_rows(
             &kernel_name("lora_up_backward", dy)?,
             n,
@@ -123,39 +174,36 @@ impl Gpu {
                 self.address(&du)?,
                 Argument::new(n as i32),
                 Argument::new(out as i32),
-                sizes[0],
-                sizes[1],
+                Argument::new(count as i32),
+                Argument::new(rank as i32),
                 Argument::new(adapters.scale as f32),
             ],
         )?;
-        let drop = adapters_dropout(adapters)?;
-        self.launch_elements(
-            &kernel_name("lora_down_backward", x)?,
-            n * d,
-            &[
-                self.address(&dx)?,
-                self.factors(adapters.parts.iter().map(|p| &p.a))?,
-                self.address(&du)?,
-                positions,
-                Argument::new(n as i32),
-                Argument::new(d as i32),
-                sizes[0],
-                sizes[1],
-                Argument::new(drop),
-            ],
-        )?;
+        let d_lora = Lora { u: &du, ..lora };
+        let dx = match norm {
+            Some(norm) => self.norm_backward(&d_input, x, norm, Some(d_lora))?,
+            None => {
+                let mut arguments = vec![self.address(&d_input)?];
+                arguments.extend(self.down_arguments(Some(d_lora), (n, d))?);
+                self.launch_elements(&kernel_name("lora_down_backward", x)?, n * d, &arguments)?;
+                d_input
+            }
+        };
+        let positions = self.dropped_positions(rows, !adapters.dropout.is_empty(), x)?;
         let a = self.column_sums(&ColumnSums {
             x,
+            norm,
             weights: &du,
             positions,
             width: d,
             rank,
             scale: 1.0,
-            drop,
+            drop: adapters_dropout(adapters)?,
             transposed: false,
         })?;
         let b = self.column_sums(&ColumnSums {
             x: dy,
+            norm: None,
             weights: u,
             positions,
             width: out / count,
@@ -193,6 +241,9 @@ impl Gpu {
             (SUM_LANES - 1) * VECTOR_WIDTH * SUM_GROUPS * size_of::<f32>(),
             &[
                 self.address(sums.x)?,
+                self.optional(sums.norm.map(|norm| norm.stats))?,
+                self.optional(sums.norm.map(|norm| &norm.norm.weight))?,
+                self.optional(sums.norm.map(|norm| &norm.norm.bias))?,
                 self.address(sums.weights)?,
                 self.address(&partial)?,
                 sums.positions,
@@ -264,6 +315,8 @@ const CHUNK_LANES: usize = 8;
 /// dropout(x)[row, columns of the part]`.
 struct ColumnSums<'a> {
     x: &'a Tensor,
+    /// The norm whose output takes the place of `x`.
+    norm: Option<InputNorm<'a>>,
     /// `n x parts*rank`.
     weights: &'a Tensor,
     positions: Argument,
@@ -290,6 +343,17 @@ pub(crate) struct PartialSums {
 impl PartialSums {
     /// The size of the kernel's struct `PartialSums` in words.
     const WORDS: usize = 8;
+}
+
+/// Returns the number of parts and the rank.
+fn sizes(adapters: &Adapters) -> Result<(usize, usize)> {
+    Ok((adapters.parts.len(), adapters.parts[0].a.dim(0)?))
+}
+
+/// Allocates the low-rank activation of the rows of `x`, or its gradient.
+pub(super) fn empty_u(x: &Tensor, adapters: &Adapters) -> Result<Tensor> {
+    let (parts, rank) = sizes(adapters)?;
+    empty_f32((x.dim(0)?, parts * rank), x)
 }
 
 /// Returns the dropout of the first adapter, from whose random stream the kernels count the

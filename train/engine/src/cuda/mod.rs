@@ -36,7 +36,7 @@ use std::cell::Cell;
 pub(crate) use adamw::AdamWTensor;
 pub use head::{Head, HeadInput, HeadResult, HeadSample, HeadToken};
 pub use launch::{Argument, Kernel, Launch};
-pub(crate) use linear::{LinearEpilogue, PartialSums};
+pub(crate) use linear::{InputNorm, LinearEpilogue, Lora, PartialSums};
 pub use versions::{CudaVersions, versions};
 
 thread_local! {

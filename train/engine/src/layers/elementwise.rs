@@ -15,7 +15,7 @@ pub fn activate(f: Activation, z: &Tensor) -> Result<Tensor> {
 
 /// Returns `dy f'(z)` of every element, the gradient of `z`.
 pub fn activate_backward(f: Activation, z: &Tensor, dy: &Tensor) -> Result<Tensor> {
-    on_device!(z, gpu => gpu.activate_backward(f, z, dy));
+    on_device!(z, gpu => gpu.activate_backward(f, z, None, dy));
     typed!(z, T => tensor(f.backward::<T>(&slice(z)?, &slice(dy)?), z.dims()))
 }
 

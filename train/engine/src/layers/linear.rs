@@ -1,14 +1,14 @@
 //! Frozen linear layers with LoRA adapters.
 
-use super::elementwise::{activate, add, dropout};
+use super::elementwise::{activate, activate_backward, add, dropout};
 use super::host::{on_device, slice, tensor, typed};
 use crate::cpu::Real;
 use crate::cpu::activation::Activation;
 use crate::cpu::dropout::Dropout;
 use crate::cpu::layout::{Columns, Mat};
-use crate::cpu::lora::{Epilogue, Lora, LoraGradients};
+use crate::cpu::lora::{self as cpu_lora, Epilogue, LoraGradients};
 use crate::cpu::matmul::product;
-use crate::cuda::{self, LinearEpilogue, PartialSums};
+use crate::cuda::{self, Gpu, LinearEpilogue, Lora, PartialSums};
 use crate::params::{Adapter, Adapters, Linear};
 use crate::rows::Rows;
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -23,6 +23,16 @@ pub struct AdapterGradients {
 }
 
 impl AdapterGradients {
+    /// Adds what a GPU has computed in a layer, and returns the gradient of the layer's input.
+    pub(super) fn add(
+        &mut self,
+        (dx, adapters, sums): (Tensor, Vec<Adapter>, [PartialSums; 2]),
+    ) -> Tensor {
+        self.adapters.extend(adapters);
+        self.sums.extend(sums);
+        dx
+    }
+
     /// Returns the gradients in the order in which [`Linear::backward`] has added them.
     pub fn finish(self) -> Result<Vec<Adapter>> {
         if let Some(adapter) = self.adapters.first()
@@ -44,7 +54,9 @@ impl Linear {
         adapters: Option<&Adapters>,
     ) -> Result<(Tensor, Option<Tensor>)> {
         on_device!(x, gpu => {
-            let (y, u, _) = gpu.linear(self, x, rows, adapters, LinearEpilogue::default())?;
+            let u = lora_down(gpu, x, rows, adapters)?;
+            let lora = lora(adapters, rows, u.as_ref());
+            let (y, _) = gpu.linear(self, x, rows, lora, LinearEpilogue::default())?;
             Ok((y, u))
         });
         let (n, d) = x.dims2()?;
@@ -65,7 +77,7 @@ impl Linear {
             let ups: Vec<&[T]> = ups.iter().map(|b| &**b).collect();
             let mut u: Vec<T> = vec![0.0; n * width];
             for (i, part) in adapters.parts.iter().enumerate() {
-                let lora = Lora {
+                let lora = cpu_lora::Lora {
                     a: &slice(&part.a)?,
                     b: ups[i],
                     scale: T::of(adapters.scale),
@@ -95,9 +107,10 @@ impl Linear {
             let epilogue = LinearEpilogue {
                 dropout: drop,
                 residual: Some(residual),
-                activation: None,
+                ..LinearEpilogue::default()
             };
-            let (y, u, _) = gpu.linear(self, x, rows, adapters, epilogue)?;
+            let u = lora_down(gpu, x, rows, adapters)?;
+            let (y, _) = gpu.linear(self, x, rows, lora(adapters, rows, u.as_ref()), epilogue)?;
             Ok((y, u))
         });
         let (y, u) = self.forward(x, rows, adapters)?;
@@ -114,15 +127,36 @@ impl Linear {
         return_z: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
         on_device!(x, gpu => {
-            let epilogue = LinearEpilogue { activation: Some(f), ..LinearEpilogue::default() };
+            let epilogue = LinearEpilogue {
+                activation: Some(f),
+                in_place: !return_z,
+                ..LinearEpilogue::default()
+            };
             match gpu.linear(self, x, rows, None, epilogue)? {
-                (z, _, Some(y)) => Ok((y, return_z.then_some(z))),
+                (z, Some(y)) => Ok((y, return_z.then_some(z))),
                 _ => bail!("a linear layer without the activation that was asked for"),
             }
         });
         let (z, _) = self.forward(x, rows, None)?;
         let y = activate(f, &z)?;
         Ok((y, return_z.then_some(z)))
+    }
+
+    /// Returns the gradient `dy f'(z)` of the output `z` of [`Linear::forward`] without adapters,
+    /// given that of `f(z)`. `z` is computed again.
+    pub fn activation_backward(
+        &self,
+        x: &Tensor,
+        rows: &Rows,
+        f: Activation,
+        dy: &Tensor,
+    ) -> Result<Tensor> {
+        on_device!(x, gpu => {
+            let z = cuda::product(x, &self.weight.t()?, self.precision)?;
+            gpu.activate_backward(f, &z, Some(&self.bias), dy)
+        });
+        let (z, _) = self.forward(x, rows, None)?;
+        activate_backward(f, &z, dy)
     }
 
     /// Returns the gradient of the input through the frozen weight alone, given that of the output.
@@ -154,10 +188,7 @@ impl Linear {
             return self.input_gradient(dy);
         };
         on_device!(dy, gpu => {
-            let (dx, adapters, sums) = gpu.linear_backward(self, dy, x, u, rows, adapters)?;
-            grads.adapters.extend(adapters);
-            grads.sums.extend(sums);
-            Ok(dx)
+            Ok(grads.add(gpu.linear_backward(self, dy, x, Lora { adapters, rows, u }, None)?))
         });
         let (n, out) = dy.dims2()?;
         let d = self.weight.dim(1)?;
@@ -170,7 +201,7 @@ impl Linear {
             let rank = adapters.parts[0].a.dim(0)?;
             let width = out / parts;
             for (i, part) in adapters.parts.iter().enumerate() {
-                let lora = Lora {
+                let lora = cpu_lora::Lora {
                     a: &slice(&part.a)?,
                     b: &slice(&part.b)?,
                     scale: T::of(adapters.scale),
@@ -223,4 +254,26 @@ impl Linear {
             ..self.clone()
         })
     }
+}
+
+/// Returns the low-rank activation of the rows of `x` on a GPU, if there are adapters.
+fn lora_down(
+    gpu: Gpu,
+    x: &Tensor,
+    rows: &Rows,
+    adapters: Option<&Adapters>,
+) -> Result<Option<Tensor>> {
+    adapters
+        .map(|adapters| gpu.lora_down(x, rows, adapters))
+        .transpose()
+}
+
+/// Puts adapters and their low-rank activation together, if there are both.
+pub(super) fn lora<'a>(
+    adapters: Option<&'a Adapters<'a>>,
+    rows: &'a Rows,
+    u: Option<&'a Tensor>,
+) -> Option<Lora<'a>> {
+    let (adapters, u) = adapters.zip(u)?;
+    Some(Lora { adapters, rows, u })
 }

@@ -3,7 +3,7 @@
 use super::host::{on_device, slice, tensor, typed};
 use crate::cpu::parallel::zeros;
 use crate::cpu::{Real, activation, norm};
-use crate::cuda;
+use crate::cuda::{self, InputNorm};
 use crate::params::{Norm, NormStats};
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -40,7 +40,10 @@ impl Stats for f64 {
 impl Norm {
     /// Normalises each row of `x` (`n x d`) and returns the statistics for the other functions.
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, NormStats)> {
-        on_device!(x, gpu => gpu.norm(self, x, None).map(|(y, s)| (y, NormStats::Device(s))));
+        on_device!(x, gpu => {
+            let (y, stats, _) = gpu.norm(self, x, None, None)?;
+            Ok((y, NormStats::Device(stats)))
+        });
         typed!(x, T => {
             let (scale, shift) = (slice(&self.weight)?, slice(&self.bias)?);
             let (y, stats) = norm::layer_norm::<T>(&slice(x)?, &scale, &shift, self.eps);
@@ -51,7 +54,7 @@ impl Norm {
     /// Computes the output of [`Norm::forward`] once more from its statistics, which is cheaper
     /// than to store it for the backward pass.
     pub fn recompute(&self, x: &Tensor, stats: &NormStats) -> Result<Tensor> {
-        on_device!(x, gpu => Ok(gpu.norm(self, x, Some(cuda::stats_of(stats)?))?.0));
+        on_device!(x, gpu => Ok(gpu.norm(self, x, Some(cuda::stats_of(stats)?), None)?.0));
         typed!(x, T => {
             let (scale, shift) = (slice(&self.weight)?, slice(&self.bias)?);
             let y = norm::normalize::<T>(&slice(x)?, &scale, &shift, T::unwrap(stats)?);
@@ -68,7 +71,10 @@ impl Norm {
         stats: &NormStats,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        on_device!(x, gpu => gpu.norm_backward(self, dy, x, cuda::stats_of(stats)?, residual));
+        on_device!(x, gpu => {
+            let norm = InputNorm { norm: self, stats: cuda::stats_of(stats)?, residual };
+            gpu.norm_backward(dy, x, norm, None)
+        });
         typed!(x, T => {
             let mut dx: Vec<T> = match residual {
                 Some(t) => activation::copy::<T>(&slice(t)?),

@@ -6,7 +6,7 @@
 
 use super::lora::ADAPTERS;
 use candle_core::{Result, Tensor};
-use engine::layers::AdapterGradients;
+use engine::layers::{AdapterGradients, NormedInput, NormedLinear};
 use engine::{Activation, Dropout};
 use engine::{Adapter, Adapters, Attention, AttentionSaved, Linear, Norm, NormStats, Rows, layers};
 use std::ops::Range;
@@ -271,14 +271,15 @@ impl Block {
             norm_first,
             ..
         } = call.config;
-        let normed = if norm_first {
-            Some(self.norm1.forward(x)?)
-        } else {
-            None
-        };
-        let input = normed.as_ref().map_or(x, |(y, _)| y);
-        let (qkv, qkv_u) =
-            call.with_adapters(QKV_ADAPTERS, |a| self.qkv.forward(input, call.rows, a))?;
+        let (qkv, qkv_u, pre_stats) = call.with_adapters(QKV_ADAPTERS, |a| {
+            if norm_first {
+                let (qkv, stats, u) = self.normed_qkv().forward(x, call.rows, a)?;
+                Ok::<_, candle_core::Error>((qkv, u, Some(stats)))
+            } else {
+                let (qkv, u) = self.qkv.forward(x, call.rows, a)?;
+                Ok((qkv, u, None))
+            }
+        })?;
         let dropout = call.attention_dropout();
         let (attended, attention) = self.attention(call, dropout.as_ref()).forward(&qkv)?;
         let (rows, selected) = (call.rows_out(), call.select_rows(&attended)?);
@@ -297,8 +298,8 @@ impl Block {
                 .forward_residual(&a, rows, None, drop1.as_ref(), residual)?;
             Ok::<_, candle_core::Error>((z, sum))
         };
-        let (y, stats1, stats2, z, sum2) = match normed {
-            Some((_, stats1)) => {
+        let (y, stats1, stats2, z, sum2) = match pre_stats {
+            Some(stats1) => {
                 let (input, stats2) = self.norm2.forward(&sum1)?;
                 let (z, y) = feed_forward(&input, &sum1)?;
                 (y, stats1, stats2, z, None)
@@ -343,6 +344,7 @@ impl Block {
             stats2,
             sum1,
             sum2,
+            qkv_u,
             ..
         } = saved;
         if let Some(sum2) = sum2 {
@@ -357,7 +359,14 @@ impl Block {
                 sink.norm(StackedLayer::Norm1, &self.norm1, &dh, sum1, stats1)?;
             }
             let d_sum1 = self.norm1.backward(&dh, sum1, stats1, None)?;
-            let dx = self.attention_backward(&d_sum1, x, saved, call, grads, &mut sink)?;
+            let d_qkv = self.attention_backward(&d_sum1, saved, call, grads, &mut sink)?;
+            if let Some(sink) = &mut sink {
+                sink.linear(StackedLayer::Qkv, &self.qkv, &d_qkv, x)?;
+            }
+            let dx = call.with_adapters(QKV_ADAPTERS, |a| {
+                self.qkv
+                    .backward(&d_qkv, x, qkv_u.as_ref(), call.rows, a, grads)
+            })?;
             layers::add(&dx, &call.scatter_rows(&d_sum1)?)
         } else {
             let input = || self.norm2.recompute(sum1, stats2);
@@ -366,14 +375,25 @@ impl Block {
                 sink.norm(StackedLayer::Norm2, &self.norm2, &d_fed, sum1, stats2)?;
             }
             let d_sum1 = self.norm2.backward(&d_fed, sum1, stats2, Some(dy))?;
-            let input = self.norm1.recompute(x, stats1)?;
-            let d_input =
-                self.attention_backward(&d_sum1, &input, saved, call, grads, &mut sink)?;
-            if let Some(sink) = &mut sink {
-                sink.norm(StackedLayer::Norm1, &self.norm1, &d_input, x, stats1)?;
-            }
+            let d_qkv = self.attention_backward(&d_sum1, saved, call, grads, &mut sink)?;
             let residual = call.scatter_rows(&d_sum1)?;
-            self.norm1.backward(&d_input, x, stats1, Some(&residual))
+            if let Some(sink) = &mut sink {
+                // In full fine-tuning there are no adapters.
+                let input = self.norm1.recompute(x, stats1)?;
+                sink.linear(StackedLayer::Qkv, &self.qkv, &d_qkv, &input)?;
+                let d_input = self.qkv.input_gradient(&d_qkv)?;
+                sink.norm(StackedLayer::Norm1, &self.norm1, &d_input, x, stats1)?;
+                return self.norm1.backward(&d_input, x, stats1, Some(&residual));
+            }
+            let input = NormedInput {
+                x,
+                stats: stats1,
+                u: qkv_u.as_ref(),
+            };
+            call.with_adapters(QKV_ADAPTERS, |a| {
+                self.normed_qkv()
+                    .backward(&d_qkv, input, Some(&residual), call.rows, a, grads)
+            })
         }
     }
 
@@ -390,30 +410,33 @@ impl Block {
         let activation = call.config.activation;
         let dy = layers::dropout(dy, call.hidden_dropout(1).as_ref(), call.rows_out())?;
         let da = self.fc2.input_gradient(&dy)?;
-        let (input, z) = match (&saved.z, &sink) {
-            (Some(z), None) => (None, z.clone()),
-            (Some(z), Some(_)) => (Some(input()?), z.clone()),
-            (None, _) => {
+        let dz = match (sink, &saved.z) {
+            (None, Some(z)) => layers::activate_backward(activation, z, &da)?,
+            (None, None) => {
+                self.fc1
+                    .activation_backward(&input()?, call.rows_out(), activation, &da)?
+            }
+            (Some(sink), z) => {
                 let input = input()?;
-                let (z, _) = self.fc1.forward(&input, call.rows_out(), None)?;
-                (Some(input), z)
+                let z = match z {
+                    Some(z) => z.clone(),
+                    None => self.fc1.forward(&input, call.rows_out(), None)?.0,
+                };
+                let dz = layers::activate_backward(activation, &z, &da)?;
+                let a = layers::activate(activation, &z)?;
+                sink.linear(StackedLayer::Fc2, &self.fc2, &dy, &a)?;
+                sink.linear(StackedLayer::Fc1, &self.fc1, &dz, &input)?;
+                dz
             }
         };
-        let dz = layers::activate_backward(activation, &z, &da)?;
-        if let (Some(sink), Some(input)) = (sink, input) {
-            let a = layers::activate(activation, &z)?;
-            sink.linear(StackedLayer::Fc2, &self.fc2, &dy, &a)?;
-            sink.linear(StackedLayer::Fc1, &self.fc1, &dz, &input)?;
-        }
         self.fc1.input_gradient(&dz)
     }
 
-    /// Computes the gradient of the stacked projections' `input` and adds those of the adapters to
-    /// `grads`, given that of the output layer's result.
+    /// Computes the gradient of the stacked projections' output and adds that of the output layer's
+    /// adapter to `grads`, given that of the output layer's result.
     fn attention_backward(
         &self,
         dy: &Tensor,
-        input: &Tensor,
         saved: &BlockActivations,
         call: &BlockCall,
         grads: &mut AdapterGradients,
@@ -434,12 +457,16 @@ impl Block {
         )?;
         if let Some(sink) = sink {
             sink.linear(StackedLayer::Out, &self.out, &dy, &attended)?;
-            sink.linear(StackedLayer::Qkv, &self.qkv, &d_qkv, input)?;
         }
-        call.with_adapters(QKV_ADAPTERS, |a| {
-            self.qkv
-                .backward(&d_qkv, input, saved.qkv_u.as_ref(), call.rows, a, grads)
-        })
+        Ok(d_qkv)
+    }
+
+    /// Returns the stacked projections with the norm before them, in a pre-norm block.
+    fn normed_qkv(&self) -> NormedLinear<'_> {
+        NormedLinear {
+            norm: &self.norm1,
+            linear: &self.qkv,
+        }
     }
 
     /// Returns the block's attention over the sequences of a call.
