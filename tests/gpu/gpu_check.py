@@ -12,6 +12,7 @@ exit code is 1 if there is a finding. `--device cpu --tiny` rehearses it without
 """
 
 import argparse
+import glob
 import json
 import lzma
 import os
@@ -142,7 +143,7 @@ class Check:
             Part("kernels", 3, 50, 75, self.kernels),
             Part("compiled, large batches", 1, 90, 150, lambda: self.peers("compiled"), lambda: not self.no_peers),
             Part("memory", 3, 10, 40, self.memory),
-            Part("memcheck", 4, 30, 60, self.memcheck),
+            Part("memcheck", 4, 40, 90, self.memcheck),
             Part("profile", 5, 25, 60, self.profile),
         ]
         of_gpus = (self.memcheck_failed, self.kernels, self.memcheck, self.profile)
@@ -228,14 +229,9 @@ class Check:
         if not self.report.of("selftest"):
             raise Failure("no comparison was made")
 
-    def sanitizer(self):
-        """The path of compute-sanitizer, or None."""
-        places = [str(path) for path in Path("/usr/local").glob("cuda*/bin/compute-sanitizer")]
-        return next((path for path in [shutil.which("compute-sanitizer"), *places] if path), None)
-
     def memcheck_of(self, name, arguments, tool="memcheck"):
         """Runs our program under compute-sanitizer. What it says of wrong accesses is a finding; where it does not work, it is skipped."""
-        sanitizer = self.sanitizer()
+        sanitizer = nvidia_tool("compute-sanitizer")
         if not sanitizer:
             self.report.skipped(name, "there is no compute-sanitizer")
             return
@@ -452,7 +448,7 @@ class Check:
 
     def profile(self):
         """NVIDIA's profiler on the launches of one step."""
-        profiler = shutil.which("ncu")
+        profiler = nvidia_tool("ncu")
         if not profiler:
             self.report.skipped("profile", "there is no ncu")
             return
@@ -461,7 +457,7 @@ class Check:
             "sm__warps_active.avg.pct_of_peak_sustained_active,launch__registers_per_thread"
         )
         command = [profiler, "--clock-control", "none", "--csv", "--page", "raw", "--metrics", metrics, "--launch-skip", 1200]
-        command += ["--launch-count", 1000, "--log-file", self.out / "profile.csv", *self.bench("audio-video", 8)]
+        command += ["--launch-count", 700, "--log-file", self.out / "profile.csv", *self.bench("audio-video", 8)]
         process = self.start(Worker, "profile", command)
         process.send("go\ngo\ngo")
         process.end_input()
@@ -472,6 +468,13 @@ class Check:
             self.report.skipped("profile", f"ncu does not work here: exit code {code}{process.last_words()}; it printed: {said[-500:]}")
         else:
             self.report.add("profile", bytes=profile.stat().st_size)
+
+
+def nvidia_tool(name):
+    """The path of a tool of the CUDA toolkit, or None."""
+    places = ("/usr/local/cuda*/bin/", "/usr/local/cuda*/compute-sanitizer/", "/opt/nvidia/nsight-compute/*/")
+    installed = [path for place in places for path in sorted(glob.glob(place + name))]
+    return shutil.which(name) or next(iter(installed), None)
 
 
 def is_out_of_memory(text):

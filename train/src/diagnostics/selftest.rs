@@ -19,7 +19,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Largest error of a layer in f32 and in bf16, relative to the largest number of the result. A
 /// rounding to bf16's 8 bits of mantissa is an error of up to 4e-3.
 const LAYER_LIMITS: [f64; 2] = [1e-4, 2e-2];
-/// The same for a whole training step, whose gradients are compared by their norm.
+/// The same for a whole training step, whose gradients are compared by their norm. With encoders of
+/// 12 blocks of width 64 on the host emulator, gradients in bf16 were off by up to 3e-2.
 const STEP_LIMITS: [f64; 2] = [1e-3, 1e-1];
 /// Samples of a compared step: one that is complete and one that lacks each modality.
 const STEP_SAMPLES: usize = 3;
