@@ -183,7 +183,8 @@ def table(s):
     if s["speed"]:
         lines += ["", *speed_table(s)]
     for trace in s["trace"]:
-        lines += ["", *trace_table(trace)]
+        # The CPU launches no kernels.
+        lines += ["", *trace_table(trace)] if trace["rows"] else []
     if comparisons := [line for line in s["kernels"] if line["what"] == "comparison"]:
         lines += ["", "| kernels.py | us | beside | us | ratio |", "|---|---|---|---|---|"]
         for c in comparisons:

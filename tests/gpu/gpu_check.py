@@ -139,6 +139,7 @@ class Check:
             Part("runs", 3, 40, 80, self.runs),
             Part("compiled, small batches", 2, 25, 100, self.compiled_early, lambda: self.compiling),
             Part("ours", 0, 35, 120, self.ours),
+            Part("trace", 2, 10, 40, self.trace),
             Part("eager", 1, 60, 110, lambda: self.peers("eager"), lambda: not self.no_peers),
             Part("kernels", 3, 50, 75, self.kernels),
             Part("compiled, large batches", 1, 90, 150, lambda: self.peers("compiled"), lambda: not self.no_peers),

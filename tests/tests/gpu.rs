@@ -228,6 +228,7 @@ esac
         "1 comparisons in bf16; nearest to its limit: norm, 1.0e-02 of 2e-02",
         "| audio-video, batch 4 | 4.0 (4.0 to 4.0) | 3.2 (3.2 to 3.2) | 3.6 (3.6 to 3.6) | 1.25 | 1.10 |",
         "| audio-video, batch 128 | 128.0 (128.0 to 128.0) | out of memory |",
+        "| norm | 2 | 50.0 | 100.0 % |",
         "| norm, kernels | 3.0 | layer_norm | 6.0 | 0.50 |",
     ] {
         assert!(checked.table.contains(part), "{part} in {}", checked.table);
@@ -303,13 +304,14 @@ esac
             "run crema-d f32: ",
             "exit code 3; its last words: error: CUDA_ERROR_ILLEGAL_ADDRESS",
         ),
+        ("trace: ", "a lost context"),
         ("memory: ", "no answer in 4 s"),
     ] {
         let is_it = |line: &&str| line.starts_with(finding) && line.contains(part);
         let is_there = findings.iter().any(is_it);
         assert!(is_there, "{finding}{part} in {findings:#?}");
     }
-    assert_eq!(findings.len(), 4, "{findings:#?}");
+    assert_eq!(findings.len(), 5, "{findings:#?}");
     for pair in ["audio-video", "image-text"] {
         let ours = &checked.summary["speed"][pair]["4"]["ours"];
         assert_eq!(ours["error_kind"], "out of memory");
