@@ -72,7 +72,8 @@ def defined(defines):
 def start_build(source, defines, out, arch):
     """Starts the compilation of the kernels into `out`: for the host if `arch` is None, else into a cubin."""
     if arch is None:
-        command = [compiler(), "-std=c++17", "-O2", "-shared", "-fPIC", *defined(defines), "-x", "c++"]
+        # Two builds in one process keep their static variables apart.
+        command = [compiler(), "-std=c++17", "-O2", "-shared", "-fPIC", "-fno-gnu-unique", *defined(defines), "-x", "c++"]
     else:
         command = [find_nvcc(), "-std=c++17", "-O3", f"-arch=sm_{arch}", "-Xptxas", "-v", "-cubin", *defined(defines)]
     command += [str(source), "-o", str(out)]

@@ -1,9 +1,9 @@
 """The table of the kernels: for each one its arguments, its grid, what it is to compute, and the shapes at which it is run.
 
 A function below describes a kernel: it makes inputs of a shape, and returns a `Case`. `small_entries` and `real_entries` list all
-of them, the most important first. Shapes are those of a training step: 12 heads of 64 numbers; 4, 32 and 128 spectrograms of 1215 tokens (4860, 38880
-and 155520 rows), images of 198 and texts of 41. The small shapes have an odd number of rows, a sequence of one token, and heads of
-each size.
+of them, the most important first. Shapes are those of a training step: 12 heads of 64 numbers; 4, 32 and 128 spectrograms of 1215
+tokens (4860, 38880 and 155520 rows), images of 198 and texts of 41. The small shapes have an odd number of rows, a sequence of one
+token, and heads of each size.
 """
 
 import functools
@@ -17,7 +17,7 @@ F32, BF16 = torch.float32, torch.bfloat16
 SUFFIXES = {F32: "f32", BF16: "bf16"}
 # The limits of the largest difference, relative to the largest number of the result; 8e-7 was measured in f32. The significand of a
 # bf16 has 8 bits: rounding a result changes it by up to 2^-8. Attention in bf16 also rounds the probabilities.
-LIMITS = {F32: 5e-6, BF16: 5e-3}
+LIMITS = {F32: 5e-6, BF16: 5e-3, torch.int32: 1e-9}
 ATTENTION_LIMIT = 1.5e-2
 # The elements of a guard: more than a tile of attention at the small shapes.
 GUARD = 1 << 15
@@ -78,22 +78,19 @@ class Inputs:
         tensor = self.empty(*torch.Size(torch.as_tensor(numbers).shape), dtype=torch.int32)
         return tensor.copy_(torch.as_tensor(numbers))
 
-    def copy(self, tensor):
-        return self.empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor)
-
     def guards(self):
-        """The guards of all tensors of floating point; those of tables stay as they are."""
         for buffer in self.guarded:
-            if buffer.is_floating_point():
-                yield from (buffer[:GUARD], buffer[-GUARD:])
+            yield from (buffer[:GUARD], buffer[-GUARD:])
 
     def fill_guards(self, value):
+        """Fills the guards of floating point; those of tables stay as they are."""
         for guard in self.guards():
-            guard.fill_(value)
+            if guard.is_floating_point():
+                guard.fill_(value)
 
     def guards_are(self, value):
         """Whether no kernel has written outside of its tensors; a written NaN is not noticed among others."""
-        return all(bool((guard == value).all()) for guard in self.guards())
+        return all(bool((guard == (value if guard.is_floating_point() else LARGE_INDEX)).all()) for guard in self.guards())
 
     def structs(self, name, rows):
         """A table of structs, as the words of their bytes."""
@@ -596,6 +593,22 @@ def head_sums(inputs, layout, count=7, width=WIDTH, classes=28):
     )
 
 
+# Rows.
+
+
+def row_positions(inputs, layout):
+    positions = inputs.empty(layout.n, 2, dtype=torch.int32)
+    return Case(
+        "row_positions",
+        grid=(div_ceil(layout.longest, THREADS), len(layout.lengths), 1),
+        threads=THREADS,
+        values={"offsets": layout.offsets, "samples": layout.samples, "positions": positions},
+        outputs={"positions": positions},
+        expected=lambda: {"positions": layout.positions.double()},
+        bytes=size(positions),
+    )
+
+
 # Attention.
 
 
@@ -781,7 +794,7 @@ def describe(settings):
 
 def entry(function, dtype, lengths, samples, small, key="", label=None, **settings):
     kernel = function.__name__
-    if kernel not in ("add_chunks", "adamw"):
+    if kernel not in ("add_chunks", "adamw", "row_positions"):
         kernel += f"_{SUFFIXES[dtype]}"
 
     def make(source, device):
@@ -874,6 +887,8 @@ def small_entries():
             yield of(head_sample, label=f"7 samples, concat {concat}", d=72, concat=concat)
             words = f"7 samples, concat {concat}, several of 40 labels"
             yield of(head_sample, label=words, d=72, classes=40, concat=concat, multi_label=True, stop_gradient=True)
+    yield entry(row_positions, F32, *SMALL, small=True)
+    yield entry(row_positions, F32, (1, 300), (2, 5), small=True)
     yield entry(head_sums, F32, *SMALL, small=True, label="7 samples", width=72)
     yield entry(add_chunks, F32, *SMALL, small=True, label="3 sums", sums=((9, 3, 1, 104), (1, 3, 2, 72), (70, 1, 4, 24)))
     yield entry(adamw, F32, *SMALL, small=True, label="tensors of 5, 1000 and 300")
@@ -931,6 +946,7 @@ def layer_entries(dtype, count):
             yield from peers.linear(count * 1215, d, out, f"linear {d} to {out}, {rows}")
         yield from peers.layer_norm(count * 1215, WIDTH, lambda way: f"layer norm {way}, {rows}")
         yield of(add_chunks)
+        yield of(row_positions)
     if dtype == BF16 and count == 4:
         # The adapters of 12 blocks of both encoders, two mask tokens and the head.
         yield of(adamw, label="audio-video", sizes=(WIDTH,) * (12 * 8 * 2 + 2) + (28 * WIDTH, 28))

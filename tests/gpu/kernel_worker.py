@@ -118,6 +118,7 @@ class Worker:
                 self.case_of(entry, of)
 
     def case_of(self, entry, of):
+        where = entry.id if of.name == "kernels" else f"{entry.id} ({of.name})"
         case, inputs = entry.make(of.source, self.device)
         if case.kernel != entry.kernel:
             raise build.Problem(f"the case of {entry.kernel} runs {case.kernel}")
@@ -129,7 +130,7 @@ class Worker:
         launch()
         self.synchronize()
         got = {name: tensor.clone() for name, tensor in case.outputs.items()}
-        found |= self.errors(entry, case, got)
+        found |= self.errors(where, case, got)
         # The second run has the same bits, whatever lies around the tensors and in whatever order threads run.
         inputs.fill_guards(GUARD_NUMBER)
         for name, tensor in case.outputs.items():
@@ -137,24 +138,24 @@ class Worker:
         launch()
         self.synchronize()
         if not inputs.guards_are(GUARD_NUMBER):
-            finding(f"{entry.id}: wrote outside of its tensors")
+            finding(f"{where}: wrote outside of its tensors")
         for name, tensor in case.outputs.items():
             if not torch.equal(bits(tensor), bits(got[name])):
-                finding(f"{entry.id}: {name} has other bits in a second run")
+                finding(f"{where}: {name} has other bits in a second run")
         found |= of.binary.resources(case.kernel, case.threads, case.shared) | of.used.get(case.kernel, {})
         found |= {"shared_bytes": case.shared, "grid": case.grid, "threads": case.threads}
         if not self.host and not entry.small:
             found |= self.times(launch, case.bytes, case.flops)
         say("case", **found)
 
-    def errors(self, entry, case, got):
+    def errors(self, where, case, got):
         """The error of each output, and that which is nearest to its limit."""
         errors, limits = {}, {}
         for name, want in case.expected().items():
             limits[name] = case.limits.get(name, cases.LIMITS[got[name].dtype])
             errors[name] = relative_error(got[name], want)
             if not errors[name] <= limits[name]:
-                finding(f"{entry.id}: {name} differs by {errors[name]:.1e} of its largest number, the limit is {limits[name]:.0e}")
+                finding(f"{where}: {name} differs by {errors[name]:.1e} of its largest number, the limit is {limits[name]:.0e}")
         if errors.keys() != case.outputs.keys():
             raise build.Problem(f"outputs {sorted(case.outputs)}, but {sorted(errors)} are expected")
         worst = max(errors, key=lambda name: errors[name] / limits[name])
