@@ -138,6 +138,7 @@ class Check:
             Part("memcheck of what failed", 3, 20, 60, self.memcheck_failed, lambda: self.failed_cases),
             Part("runs", 3, 40, 80, self.runs),
             Part("compiled, small batches", 2, 25, 100, self.compiled_early, lambda: self.compiling),
+            Part("matrix products", 0, 5, 30, self.products),
             Part("ours", 0, 35, 120, self.ours),
             Part("trace", 2, 10, 40, self.trace),
             Part("eager", 1, 60, 110, lambda: self.peers("eager"), lambda: not self.no_peers),
@@ -380,6 +381,14 @@ class Check:
         for worker in self.compiling.values():
             worker.close()
         self.compiling = {}
+
+    def products(self):
+        """The rate of large matrix products: again, since PyTorch still compiled when the self-test measured it."""
+        self.stop_compiling()
+        command = [self.train, "selftest", "--device", self.args.device, "--json", "--only", "matrix products", *self.tiny()]
+        for line in map(json.loads, self.output("products", command, 30, wanted=(0, 1))):
+            if "flops" in line:
+                self.report.add("selftest", **line)
 
     def ours(self):
         self.stop_compiling()
