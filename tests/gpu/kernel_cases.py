@@ -116,6 +116,10 @@ class Layout:
         self.positions = inputs.table(torch.stack([numbers, within], 1))
         self.offsets, self.samples = inputs.table(self.starts), inputs.table(samples)
 
+    def positions_for(self, drop):
+        """The positions as kernels get them: where nothing is dropped, they must not read them."""
+        return self.positions if drop["threshold"] else None
+
 
 def name(kernel, inputs):
     return f"{kernel}_{SUFFIXES[inputs.dtype]}"
@@ -161,7 +165,7 @@ def layer_norm(inputs, layout, d=WIDTH, again=False, scale=3.0, parts=0, rank=1,
         return wanted
 
     values = {"x": x, "scale": weight, "shift": bias, "y": y, "stats": stats, "n": n, "d": d, "eps": EPS, "compute_stats": int(not again)}
-    values |= {"a": a_struct, "u": u, "positions": layout.positions if parts else None, "parts": parts, "rank": rank, "drop": drop}
+    values |= {"a": a_struct, "u": u, "positions": layout.positions_for(drop), "parts": parts, "rank": rank, "drop": drop}
     outputs = {"y": y} if again else {"y": y, "mean": stats[:, 0], "rstd": stats[:, 1]}
     outputs |= {"u": u} if parts else {}
     return Case(name("layer_norm", inputs), values=values, outputs=outputs, expected=expected, bytes=size(x, y, stats, u), **rows_grid(n))
@@ -176,7 +180,7 @@ def layer_norm_backward(inputs, layout, d=WIDTH, residual=True, parts=0, rank=1,
     dx, (a, a_struct) = inputs.empty(n, d), inputs.factors(parts, rank, d)
     du = inputs.normal(n, parts * rank, dtype=F32) if parts else None
     values = {"dy": dy, "x": x, "scale": weight, "stats": stats, "residual": added, "dx": dx, "n": n, "d": d}
-    values |= {"a": a_struct, "du": du, "positions": layout.positions if parts else None, "parts": parts, "rank": rank, "drop": drop}
+    values |= {"a": a_struct, "du": du, "positions": layout.positions_for(drop), "parts": parts, "rank": rank, "drop": drop}
 
     def expected():
         total = dy.double()
@@ -203,7 +207,17 @@ def lora_down(inputs, layout, d=WIDTH, parts=3, rank=1, drop=ON):
     n = layout.n
     x, (a, a_struct) = inputs.normal(n, d), inputs.factors(parts, rank, d)
     u = inputs.empty(n, parts * rank, dtype=F32)
-    values = {"x": x, "a": a_struct, "u": u, "positions": layout.positions, "n": n, "d": d, "parts": parts, "rank": rank, "drop": drop}
+    values = {
+        "x": x,
+        "a": a_struct,
+        "u": u,
+        "positions": layout.positions_for(drop),
+        "n": n,
+        "d": d,
+        "parts": parts,
+        "rank": rank,
+        "drop": drop,
+    }
 
     def expected():
         return {"u": torch.cat([reference.dropped(x, drop, i, layout.positions) @ a[i].double().T for i in range(parts)], 1)}
@@ -234,7 +248,15 @@ def linear_epilogue(inputs, layout, out=WIDTH, parts=1, rank=1, residual=False, 
             return {"activated": reference.activation(x, quick)}
         return {"y": x, "activated": reference.activation(x, quick)} if activation else {"y": x}
 
-    values = {"y": y, "bias": bias, "b": b_struct, "u": u, "residual": added, "activated": activated, "positions": layout.positions}
+    values = {
+        "y": y,
+        "bias": bias,
+        "b": b_struct,
+        "u": u,
+        "residual": added,
+        "activated": activated,
+        "positions": layout.positions_for(drop),
+    }
     values |= {"n": n, "out": out, "parts": parts, "rank": rank, "scale": scale, "drop": drop, "quick_gelu": int(quick)}
     outputs = {"activated": y} if in_place else {"y": y, "activated": activated} if activation else {"y": y}
     moved = 2 * size(y) + size(added, u) + (0 if in_place else size(activated))
@@ -260,7 +282,17 @@ def lora_down_backward(inputs, layout, d=WIDTH, parts=3, rank=1, drop=ON):
     dx, (a, a_struct) = inputs.normal(n, d), inputs.factors(parts, rank, d)
     product = dx.clone()
     du = inputs.normal(n, parts * rank, dtype=F32)
-    values = {"dx": dx, "a": a_struct, "du": du, "positions": layout.positions, "n": n, "d": d, "parts": parts, "rank": rank, "drop": drop}
+    values = {
+        "dx": dx,
+        "a": a_struct,
+        "du": du,
+        "positions": layout.positions_for(drop),
+        "n": n,
+        "d": d,
+        "parts": parts,
+        "rank": rank,
+        "drop": drop,
+    }
 
     def expected():
         total = product.double()
@@ -297,7 +329,15 @@ def column_sums(inputs, layout, width=WIDTH, parts=3, rank=1, own=False, drop=OF
     partial = inputs.empty(chunks, parts * rank, width, dtype=F32)
     stats, norm_scale, norm_shift = (inputs.normal(*s, dtype=F32) if norm else None for s in ((n, 2), (columns,), (columns,)))
     values = {"stats": stats, "norm_scale": norm_scale, "norm_shift": norm_shift}
-    values |= {"x": x, "weights": weights, "partial": partial, "positions": layout.positions, "n": n, "columns": columns, "width": width}
+    values |= {
+        "x": x,
+        "weights": weights,
+        "partial": partial,
+        "positions": layout.positions_for(drop),
+        "n": n,
+        "columns": columns,
+        "width": width,
+    }
     values |= {"chunk": chunk, "parts": parts, "rank": rank, "scale": scale, "drop": drop}
 
     def expected():
