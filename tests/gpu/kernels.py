@@ -29,6 +29,8 @@ import kernel_build as build
 # A case that says nothing for so long is ended. The first one waits for PyTorch and the GPU.
 CASE_SECONDS, FIRST_SECONDS = 15, 60
 HOST_CASE_SECONDS = 120
+# The time that `--registers` takes at most.
+COMPILE_SECONDS = 600
 # Kept back at the end for the summary.
 RESERVE_SECONDS = 1.0
 # The exit code of a worker whose GPU no longer answers.
@@ -293,7 +295,7 @@ def main():
 
         sys.exit(kernel_worker.Worker(json.loads(args.worker)).run())
     report = Report(args.out)
-    deadline = report.begun + args.seconds - RESERVE_SECONDS
+    deadline = report.begun + (COMPILE_SECONDS if args.registers else args.seconds) - RESERVE_SECONDS
     with tempfile.TemporaryDirectory() as folder:
         builds = Builds(args, report, Path(folder)).wait(deadline)
         if args.registers:
