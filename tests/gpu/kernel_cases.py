@@ -678,19 +678,21 @@ class AttentionProblem:
             self.lse[:, at], self.delta[:, at] = lse, delta
             self.d_qkv[at] = torch.cat(gradients).transpose(0, 1).reshape(length, 3 * d)
 
-    def case(self, kernel, outputs, expected, values, products, moved, bf16_tile="TILE_BF16", f32_tile="TILE_F32"):
-        """A case of an attention kernel; `products` is the number of matrix products of length x length x dim."""
+    def case(self, kernel, wide, outputs, expected, values, products, moved):
+        """A case of an attention kernel, with blocks of 128 rows instead of 64 if `wide`; `products` is the number of matrix products
+        of length x length x dim."""
         inputs, layout, constants = self.inputs, self.layout, self.inputs.source.constants
         values = values | {"qkv": self.qkv, "h": self.struct()}
         if inputs.dtype == BF16:
-            tile = constants[bf16_tile]
-            shared = 2 * tile * ((self.dim + constants["TILE_PADDING"]) * 2 + 4)
+            tile = constants["TILE_BF16"]
+            rows = 2 * tile if wide else tile
+            shared = 2 * 2 * tile * ((self.dim + constants["TILE_PADDING"]) * 2 + 4)
         else:
-            tile = constants[f32_tile]
+            rows = tile = constants["TILE_F32"]
             shared = 2 * tile * (self.dim + 1) * 4
         return Case(
-            f"{name(kernel, inputs)}_{self.dim}",
-            grid=(div_ceil(layout.longest, tile), self.heads, len(layout.lengths)),
+            attention_name(kernel, inputs.dtype, self.dim, self.drop is ON, wide),
+            grid=(div_ceil(layout.longest, rows), self.heads, len(layout.lengths)),
             threads=128,
             shared=shared,
             values=values,
@@ -712,15 +714,21 @@ class AttentionProblem:
         return {"d_out": self.d_out, "lse": lse, "delta": delta}
 
 
-def attention_forward(problem):
+def attention_name(kernel, dtype, dim, dropped, wide):
+    """The name of a kernel; those of f32 are the same with and without dropout."""
+    variant = "_wide" if wide else "_dropout" if dropped and dtype == BF16 else ""
+    return f"{kernel}{variant}_{SUFFIXES[dtype]}_{dim}"
+
+
+def attention_forward(problem, wide):
     inputs = problem.inputs
     out, lse = inputs.empty(problem.n, problem.d), inputs.empty(problem.heads, problem.n, dtype=F32)
     outputs = {"out": out, "lse": lse}
     expected = {"out": problem.out, "lse": problem.lse}
-    return problem.case("attention_forward", outputs, lambda: expected, outputs, 2, size(problem.qkv, out, lse))
+    return problem.case("attention_forward", wide, outputs, lambda: expected, outputs, 2, size(problem.qkv, out, lse))
 
 
-def attention_delta(problem):
+def attention_delta(problem, wide):
     inputs = problem.inputs
     out = inputs.empty(problem.n, problem.d).copy_(problem.out)
     delta = inputs.empty(problem.heads, problem.n, dtype=F32)
@@ -740,21 +748,22 @@ def attention_delta(problem):
     )
 
 
-def attention_backward_q(problem):
+def attention_backward_q(problem, wide):
     d_qkv, d = problem.inputs.empty(problem.n, 3 * problem.d), problem.d
     values = problem.saved() | {"d_qkv": d_qkv}
     moved = size(problem.qkv, problem.d_out) + size(d_qkv) // 3
-    return problem.case("attention_backward_q", {"dq": d_qkv[:, :d]}, lambda: {"dq": problem.d_qkv[:, :d]}, values, products=3, moved=moved)
+    expected = {"dq": problem.d_qkv[:, :d]}
+    return problem.case("attention_backward_q", wide, {"dq": d_qkv[:, :d]}, lambda: expected, values, products=3, moved=moved)
 
 
-def attention_backward_kv(problem):
+def attention_backward_kv(problem, wide):
     d_qkv, d = problem.inputs.empty(problem.n, 3 * problem.d), problem.d
     values = problem.saved() | {"d_qkv": d_qkv}
     moved = size(problem.qkv, problem.d_out) + size(d_qkv) * 2 // 3
     # The two gradients have limits of their own, because their sizes differ.
     outputs = {"dk": d_qkv[:, d : 2 * d], "dv": d_qkv[:, 2 * d :]}
     expected = {"dk": problem.d_qkv[:, d : 2 * d], "dv": problem.d_qkv[:, 2 * d :]}
-    return problem.case("attention_backward_kv", outputs, lambda: expected, values, products=4, moved=moved)
+    return problem.case("attention_backward_kv", wide, outputs, lambda: expected, values, products=4, moved=moved)
 
 
 ATTENTION = (attention_forward, attention_delta, attention_backward_q, attention_backward_kv)
@@ -860,14 +869,19 @@ def attention_entries(dtype, lengths, samples, heads, dim, dropped, small=False)
     words = f"{len(lengths)} x {lengths[0]}" if len(set(lengths)) == 1 else f"lengths {lengths}"
     rate = RATE if dropped else 0.0
     shape = f"{words}, {heads} heads of {dim}, dropout {rate}"
-    for function in ATTENTION:
-        kernel = f"{function.__name__}_{SUFFIXES[dtype]}"
-        if function is not attention_delta:
-            kernel += f"_{dim}"
+    # Without dropout, the kernels of bf16 come with narrow and with wide blocks.
+    variants = [(function, False) for function in ATTENTION]
+    if dtype == BF16 and not dropped:
+        variants += [(function, True) for function in ATTENTION if function is not attention_delta]
+    for function, wide in variants:
+        if function is attention_delta:
+            kernel = f"attention_delta_{SUFFIXES[dtype]}"
+        else:
+            kernel = attention_name(function.__name__, dtype, dim, dropped, wide)
 
-        def make(source, device, function=function):
+        def make(source, device, function=function, wide=wide):
             of = problem(source, device, dtype, tuple(lengths), tuple(samples), heads, dim, dropped)
-            return function(of), of.inputs
+            return function(of, wide), of.inputs
 
         way = "forward" if function is attention_forward else "backward"
         yield Entry(kernel, shape, dtype, small, make, attention_key(way, dtype, shape), step=function.__name__)

@@ -1,6 +1,7 @@
 // The kernels by name: each template of the other files for the number types and head sizes that
 // occur. `src/cuda` launches them.
-#include "attention.cuh"
+#include "attention_bf16.cuh"
+#include "attention_f32.cuh"
 #include "head.cuh"
 #include "layers.cuh"
 #include "tokens.cuh"
@@ -102,32 +103,44 @@
     }                                                                                                                \
     EXPORT(head_sample_##suffix)
 
-#define ATTENTION(T, suffix, D)                                                                                     \
-    KERNEL __launch_bounds__(128) attention_forward_##suffix##_##D(const T* qkv, T* out, float* lse, Attention h) { \
-        attention_forward<D>(qkv, out, lse, h);                                                                     \
-    }                                                                                                               \
-    EXPORT(attention_forward_##suffix##_##D)                                                                        \
-    KERNEL __launch_bounds__(128) attention_backward_q_##suffix##_##D(                                              \
-        const T* qkv, const T* d_out, const float* lse, const float* delta, T* d_qkv, Attention h) {                \
-        attention_backward_q<D>(qkv, d_out, lse, delta, d_qkv, h);                                                  \
-    }                                                                                                               \
-    EXPORT(attention_backward_q_##suffix##_##D)                                                                     \
-    KERNEL __launch_bounds__(128) attention_backward_kv_##suffix##_##D(                                             \
-        const T* qkv, const T* d_out, const float* lse, const float* delta, T* d_qkv, Attention h) {                \
-        attention_backward_kv<D>(qkv, d_out, lse, delta, d_qkv, h);                                                 \
-    }                                                                                                               \
-    EXPORT(attention_backward_kv_##suffix##_##D)
+/// The attention kernels with the template arguments `...`. The compiler keeps to as few registers as let
+/// a processor run the given numbers of blocks at once.
+#define ATTENTION(name, T, forward_blocks, q_blocks, kv_blocks, ...)                                                 \
+    KERNEL __launch_bounds__(128, forward_blocks)                                                                    \
+        attention_forward_##name(const T* qkv, T* out, float* lse, Attention h) {                                    \
+        attention_forward<__VA_ARGS__>(qkv, out, lse, h);                                                            \
+    }                                                                                                                \
+    EXPORT(attention_forward_##name)                                                                                 \
+    KERNEL __launch_bounds__(128, q_blocks) attention_backward_q_##name(                                             \
+        const T* qkv, const T* d_out, const float* lse, const float* delta, T* d_qkv, Attention h) {                 \
+        attention_backward_q<__VA_ARGS__>(qkv, d_out, lse, delta, d_qkv, h);                                         \
+    }                                                                                                                \
+    EXPORT(attention_backward_q_##name)                                                                              \
+    KERNEL __launch_bounds__(128, kv_blocks) attention_backward_kv_##name(                                           \
+        const T* qkv, const T* d_out, const float* lse, const float* delta, T* d_qkv, Attention h) {                 \
+        attention_backward_kv<__VA_ARGS__>(qkv, d_out, lse, delta, d_qkv, h);                                        \
+    }                                                                                                                \
+    EXPORT(attention_backward_kv_##name)
+
+#define ATTENTION_F32(D) ATTENTION(f32_##D, float, 1, 1, 1, D)
+
+/// Blocks of 64 rows without and with dropout, and of 128 rows without: with it the gradients of keys and
+/// values would need more registers than there are.
+#define ATTENTION_BF16(D)                                  \
+    ATTENTION(bf16_##D, bf16, 3, 4, 3, D, 1, false)        \
+    ATTENTION(dropout_bf16_##D, bf16, 3, 3, 2, D, 1, true) \
+    ATTENTION(wide_bf16_##D, bf16, D == 64 ? 3 : 2, 2, 2, D, 2, false)
 
 LAYERS(float, f32)
 LAYERS(bf16, bf16)
 TOKENS(float, f32)
 TOKENS(bf16, bf16)
-ATTENTION(float, f32, 16)
-ATTENTION(float, f32, 32)
-ATTENTION(float, f32, 64)
-ATTENTION(bf16, bf16, 16)
-ATTENTION(bf16, bf16, 32)
-ATTENTION(bf16, bf16, 64)
+ATTENTION_F32(16)
+ATTENTION_F32(32)
+ATTENTION_F32(64)
+ATTENTION_BF16(16)
+ATTENTION_BF16(32)
+ATTENTION_BF16(64)
 
 KERNEL head_sums_f32(const float* features, const float* d_logits, const float* sample_losses, float* d_weight,
                      float* d_bias, float* losses, int n, int width, int classes, HeadFactors f) {

@@ -84,8 +84,11 @@ DEVICE void load_b_rows(unsigned b[4], const bf16* tile, int stride, int row, in
 
 /// Loads two B side by side as they lie in the tile: 16 rows from `row`, 16 columns from `col` on.
 DEVICE void load_b(unsigned b[4], const bf16* tile, int stride, int row, int col) {
+    // The addresses of `load_b_rows`, so that a loop with both keeps one register for them.
     int lane = threadIdx.x % 32;
-    load_matrices<true>(b, tile + (row + lane % 16) * stride + col + lane / 16 * 8);
+    unsigned r[4];
+    load_matrices<true>(r, tile + (row + lane % 8 + lane / 16 * 8) * stride + col + lane / 8 % 2 * 8);
+    b[0] = r[0], b[1] = r[2], b[2] = r[1], b[3] = r[3];
 }
 
 /// Rounds two neighbouring D (16 x 8 each) to one A (16 x 16).

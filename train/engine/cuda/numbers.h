@@ -28,6 +28,18 @@ DEVICE unsigned float_to_bits(float x) {
 #endif
 }
 
+/// Returns 2^x with a relative error below 2^-22, and 0 where that is smaller than the normal numbers: one
+/// instruction.
+DEVICE float exp2_approx(float x) {
+#ifdef __CUDACC__
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return exp2f(x);
+#endif
+}
+
 /// Rounds two numbers to bf16, to nearest even, the first into the lower half.
 DEVICE unsigned pack(float low, float high) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -55,6 +67,11 @@ constexpr int VECTOR_WIDTH = 8;
 
 struct alignas(16) Quad {
     unsigned words[4];
+};
+
+/// Two numbers that are loaded at once.
+struct alignas(8) Pair {
+    float x[2];
 };
 
 DEVICE void load8(const float* p, float x[VECTOR_WIDTH]) {
@@ -145,9 +162,14 @@ DEVICE void random_words(const Dropout& drop, unsigned module, unsigned sample, 
     philox(words, drop.key[0], drop.key[1]);
 }
 
+/// Returns whether column `8 group + i` is dropped, given the words of its group.
+DEVICE bool is_dropped(const Dropout& drop, const unsigned words[4], int i) {
+    return ((words[i / 2] >> (16 * (i % 2))) & 0xffff) < drop.threshold;
+}
+
 /// Returns 0 or `1 / (1 - rate)` for column `8 group + i`, given the words of its group.
 DEVICE float dropout_factor(const Dropout& drop, const unsigned words[4], int i) {
-    return ((words[i / 2] >> (16 * (i % 2))) & 0xffff) < drop.threshold ? 0.f : drop.scale;
+    return is_dropped(drop, words, i) ? 0.f : drop.scale;
 }
 
 /// Multiplies the eight columns of a group by their mask. `position`, the (sample, position) of the

@@ -14,6 +14,9 @@
 #define DEVICE __device__ __forceinline__
 /// Unrolls a loop over numbers in registers, which cannot be indexed.
 #define UNROLL _Pragma("unroll")
+/// Unrolls a loop `n` times.
+#define UNROLL_BY(n) PRAGMA(unroll n)
+#define PRAGMA(text) _Pragma(#text)
 #define SHARED(type, name)                             \
     extern __shared__ __align__(16) char name##_raw[]; \
     type* name = reinterpret_cast<type*>(name##_raw)
@@ -34,6 +37,7 @@
 #define KERNEL static void
 #define DEVICE inline
 #define UNROLL
+#define UNROLL_BY(n)
 #define __launch_bounds__(...)
 #define SHARED(type, name) type* name = reinterpret_cast<type*>(emulated::shared.words.data())
 #define EXPORT(name) static const bool name##_exported = emulated::add(#name, name);

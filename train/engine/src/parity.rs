@@ -1,6 +1,7 @@
 //! Layers with inputs on which a GPU is compared with the CPU: by the tests, which run a GPU's
 //! kernels on the host, and by `train selftest`, which runs them on the GPU at hand.
 
+use crate::cuda::{AttentionBlocks, set_attention_blocks};
 use crate::layers::{
     AdapterGradients, NormedInput, NormedLinear, activate, activate_backward, dropout, ends,
     ends_backward, last_rows, sum_rows,
@@ -131,8 +132,30 @@ pub fn layer_cases() -> Result<Vec<LayerCase>> {
     }
     for dim in [16, 32, 64] {
         for dropped in [None, Some(DROPOUT)] {
-            cases.push(attention(dim, dropped)?);
+            cases.push(attention(dim, AttentionBlocks::Narrow, dropped, &rows())?);
         }
+    }
+    Ok(cases)
+}
+
+/// Returns cases for all kernels of attention in bf16, over sequences shorter and longer than a block,
+/// among them one row more than blocks hold and one less.
+pub fn attention_cases() -> Result<Vec<LayerCase>> {
+    let mut offsets = vec![0];
+    for length in [70, 1, 64, 198, 41, 128, 129, 255] {
+        offsets.push(offsets[offsets.len() - 1] + length);
+    }
+    let rows = Rows::new(offsets, vec![3, 0, 9, 1, 2, 11, 4, 5]);
+    let mut cases = Vec::new();
+    for dim in [16, 32, 64] {
+        cases.push(attention(dim, AttentionBlocks::Narrow, None, &rows)?);
+        cases.push(attention(
+            dim,
+            AttentionBlocks::Narrow,
+            Some(DROPOUT),
+            &rows,
+        )?);
+        cases.push(attention(dim, AttentionBlocks::Wide, None, &rows)?);
     }
     Ok(cases)
 }
@@ -299,20 +322,37 @@ fn applied<'a>(parts: &'a [&'a Adapter], dropped: bool) -> Adapters<'a> {
     }
 }
 
-fn attention(dim: usize, dropped: Option<Dropout>) -> Result<LayerCase> {
+/// Attention over the sequences of `layout`. `blocks` makes no difference in f32 and on the CPU.
+fn attention(
+    dim: usize,
+    blocks: AttentionBlocks,
+    dropped: Option<Dropout>,
+    layout: &Rows,
+) -> Result<LayerCase> {
     let heads = 2;
-    let d = heads * dim;
-    let inputs = vec![noise(1, (135, 3 * d))?, noise(2, (135, d))?];
-    let name = format!("attention, heads of {dim}, dropout {}", dropped.is_some());
+    let (n, d) = (layout.len(), heads * dim);
+    let (offsets, samples) = (layout.offsets.clone(), layout.samples.clone());
+    let inputs = vec![noise(1, (n, 3 * d))?, noise(2, (n, d))?];
+    let name = format!(
+        "attention, {} sequences, heads of {dim}, {blocks:?} blocks, dropout {}",
+        samples.len(),
+        dropped.is_some()
+    );
     Ok(LayerCase::new(name, inputs, move |t| {
+        // New ones, because the tables of `Rows` are on the first device that asks for them.
+        let rows = Rows::new(offsets.clone(), samples.clone());
         let attention = Attention {
             heads,
-            rows: &rows(),
+            rows: &rows,
             dropout: dropped.as_ref(),
             precision: Precision::F32,
         };
-        let (out, saved) = attention.forward(&t[0])?;
-        let grad = attention.backward(&t[0], &out, &saved, &t[1])?;
-        Ok(vec![out, grad])
+        let before = set_attention_blocks(Some(blocks));
+        let results = attention.forward(&t[0]).and_then(|(out, saved)| {
+            let grad = attention.backward(&t[0], &out, &saved, &t[1])?;
+            Ok(vec![out, grad])
+        });
+        set_attention_blocks(before);
+        results
     }))
 }

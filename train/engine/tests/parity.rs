@@ -6,27 +6,41 @@
 use candle_core::{DType, Device, Tensor};
 use engine::cuda::trace;
 use engine::layers::dropout;
-use engine::parity::{layer_cases, max_relative_error, noise, rows};
+use engine::parity::{LayerCase, attention_cases, layer_cases, max_relative_error, noise, rows};
 use engine::{Attention, Linear, Norm, Precision, Rows};
 use host_emulator::emulate;
+
+/// Compares the GPU's results in a number type with the CPU's in f32. Returns false if there is no
+/// emulator.
+fn is_near(case: &LayerCase, dtype: DType, limit: f64) -> bool {
+    let want = case.run(&Device::Cpu, DType::F32).unwrap();
+    let Some(got) = emulate(|| case.run(&Device::Cpu, dtype).unwrap()) else {
+        return false;
+    };
+    assert_eq!(got.len(), want.len());
+    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+        let worst = max_relative_error(got, want).unwrap();
+        let name = &case.name;
+        assert!(worst < limit, "{name} in {dtype:?}, result {i}: {worst:e}");
+    }
+    true
+}
 
 #[test]
 fn gpu_layers_equal_cpu_layers() {
     for case in layer_cases().unwrap() {
-        let want = case.run(&Device::Cpu, DType::F32).unwrap();
-        for (dtype, limit) in [(DType::F32, 2e-5), (DType::BF16, 2e-2)] {
-            let Some(got) = emulate(|| case.run(&Device::Cpu, dtype).unwrap()) else {
-                return;
-            };
-            assert_eq!(got.len(), want.len());
-            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-                let worst = max_relative_error(got, want).unwrap();
-                assert!(
-                    worst < limit,
-                    "{} in {dtype:?}, result {i}: {worst:e}",
-                    case.name
-                );
-            }
+        if !is_near(&case, DType::F32, 2e-5) {
+            return;
+        }
+        is_near(&case, DType::BF16, 2e-2);
+    }
+}
+
+#[test]
+fn gpu_attention_equals_cpu_attention_at_all_lengths() {
+    for case in attention_cases().unwrap() {
+        if !is_near(&case, DType::BF16, 2e-2) {
+            return;
         }
     }
 }

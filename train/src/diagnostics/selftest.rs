@@ -8,7 +8,7 @@ use super::bench;
 use anyhow::{Result, anyhow};
 use candle_core::{DType, Device, Tensor};
 use engine::has_bf16;
-use engine::parity::{LayerCase, layer_cases, max_relative_error};
+use engine::parity::{LayerCase, attention_cases, layer_cases, max_relative_error};
 use model::encoder::StoredActivations;
 use model::parity::{self, AUDIO_VIDEO, EncoderPair, IMAGE_TEXT, LOSS, step_options};
 use serde::Serialize;
@@ -150,8 +150,8 @@ pub fn run(
         report,
         cases: 0,
     };
-    for layer in layer_cases()? {
-        selftest.layer(&layer)?;
+    for layer in layer_cases()?.iter().chain(&attention_cases()?) {
+        selftest.layer(layer)?;
     }
     for pair in [AUDIO_VIDEO, IMAGE_TEXT] {
         selftest.step(pair)?;

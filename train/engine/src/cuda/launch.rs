@@ -24,14 +24,15 @@ pub trait Launch: Sync {
     fn mark(&self) -> Result<Mark>;
 }
 
-/// The name of a kernel: that of its template, and the number type and the head size that it was
-/// compiled for.
+/// The name of a kernel: that of its template, and the variant, the number type and the head size
+/// that it was compiled for.
 ///
 /// It is a small value, so that a launch neither formats nor allocates a string: the driver
 /// looks the function up by this value, and formats the name on the first launch only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
     template: &'static str,
+    variant: Option<&'static str>,
     dtype: Option<DType>,
     head: Option<usize>,
 }
@@ -43,6 +44,11 @@ impl Kernel {
             dtype: Some(dtype),
             ..Kernel::from(template)
         }
+    }
+
+    /// Returns the kernel that was compiled as a variant of its template.
+    pub fn with_variant(self, variant: Option<&'static str>) -> Kernel {
+        Kernel { variant, ..self }
     }
 
     /// Returns the kernel that was compiled for heads of `size` numbers.
@@ -59,6 +65,7 @@ impl From<&'static str> for Kernel {
     fn from(template: &'static str) -> Kernel {
         Kernel {
             template,
+            variant: None,
             dtype: None,
             head: None,
         }
@@ -75,6 +82,9 @@ impl fmt::Display for Kernel {
     /// Writes the name as `kernels.cu` exports it: `attention_forward_bf16_64`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.template)?;
+        if let Some(variant) = self.variant {
+            write!(f, "_{variant}")?;
+        }
         if let Some(dtype) = self.dtype {
             write!(f, "_{}", dtype.as_str())?;
         }

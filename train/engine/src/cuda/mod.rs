@@ -34,6 +34,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use std::cell::Cell;
 
 pub(crate) use adamw::AdamWTensor;
+pub use attention::{AttentionBlocks, set_attention_blocks};
 pub use head::{Head, HeadInput, HeadResult, HeadSample, HeadToken};
 pub use launch::{Argument, Kernel, Launch};
 pub(crate) use linear::{InputNorm, LinearEpilogue, Lora, PartialSums};
