@@ -155,7 +155,7 @@ class Worker:
             limits[name] = case.limits.get(name, cases.LIMITS[got[name].dtype])
             errors[name] = relative_error(got[name], want)
             if not errors[name] <= limits[name]:
-                finding(f"{where}: {name} differs by {errors[name]:.1e} of its largest number, the limit is {limits[name]:.0e}")
+                finding(f"{where}: {name} differs by {errors[name]:.1e} of its largest number, the limit is {limits[name]:.1e}")
         if errors.keys() != case.outputs.keys():
             raise build.Problem(f"outputs {sorted(case.outputs)}, but {sorted(errors)} are expected")
         worst = max(errors, key=lambda name: errors[name] / limits[name])

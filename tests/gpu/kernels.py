@@ -77,7 +77,7 @@ def case_text(line):
     if line.get("build", "kernels") != "kernels":
         words.insert(0, f"[{line['build']}]")
     if "error" in line:
-        words.append(f"error {line['error']:.1e} of {line['limit']:.0e}")
+        words.append(f"error {line['error']:.1e} of {line['limit']:.1e}")
     if "microseconds" in line:
         words.append(f"{line['microseconds']:.1f} us")
     for key, unit in {"gb_per_s": "GB/s", "tflop_per_s": "TFLOP/s", "registers": "registers", "spill_bytes": "bytes spilled"}.items():
