@@ -22,6 +22,7 @@ use crate::error::{Error, shorten};
 use crate::facts;
 use crate::finder::Finder;
 use crate::list_reader::ListForm;
+use crate::quotes::long_cells;
 use crate::tree::{Tree, base_name, lines, no_layout, per_split, split_extension};
 use crate::types::{Dataset, Info, ListOptions, Listing, NoteKind, Sample, Split};
 
@@ -353,6 +354,11 @@ fn read_table(
             "expected label,youtube_id,time_start,time_end,split,is_cc",
         )
     };
+    // No cell of these tables holds a line break.
+    if let Some(cell) = long_cells(&tree.path(file), &text, b',')?.first() {
+        let problem = format!("a quote opens here and is closed in line {}", cell.last);
+        return Err(fail(Some(cell.first), problem));
+    }
     let mut reader = csv::ReaderBuilder::new()
         .flexible(true)
         .from_reader(text.as_bytes());

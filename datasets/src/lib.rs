@@ -53,6 +53,7 @@ mod hashes;
 mod kinetics_sound;
 mod list_reader;
 mod mm_imdb;
+mod quotes;
 mod stratify;
 mod tree;
 mod types;

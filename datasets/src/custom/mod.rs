@@ -39,7 +39,7 @@ use util::suggest::did_you_mean;
 
 use self::description::{Description, Labels, Source, Splits};
 pub use self::table::Table;
-use self::table::{Reader, has_extension, read_csv};
+use self::table::{Lines, Reader, has_extension, read_csv};
 use crate::clean;
 use crate::error::{Error, shorten};
 use crate::finder::{Finder, note_shared_files};
@@ -52,6 +52,8 @@ pub struct Custom {
     description: Description,
     info: Info,
     rows: Option<Vec<Row>>,
+    /// What was found in the table.
+    notes: Vec<Note>,
 }
 
 /// A parsed row of the table.
@@ -83,6 +85,7 @@ impl Custom {
             description,
             info,
             rows: None,
+            notes: Vec::new(),
         };
         if !custom.table_is_parquet() {
             let (table, lines) = read_csv(&custom.description.table)?;
@@ -110,14 +113,13 @@ impl Custom {
         self.parse_table(&table, None)
     }
 
-    /// Parses the table into rows, classes and counts. `lines` is the line of each row in a text
-    /// file.
-    fn parse_table(&mut self, table: &Table, lines: Option<&[usize]>) -> Result<(), Error> {
+    /// Parses the table into rows, classes and counts. `lines` is known of a text file.
+    fn parse_table(&mut self, table: &Table, lines: Option<&Lines>) -> Result<(), Error> {
         let description = &self.description;
         let reader = Reader {
             path: &description.table,
             table,
-            lines,
+            lines: lines.map(|lines| lines.of_rows.as_slice()),
         };
         let columns = Columns::find(&reader, description)?;
         if table.rows.is_empty() {
@@ -144,6 +146,9 @@ impl Custom {
             let count = rows.iter().filter(|row| row.split == split).count();
             self.info.expected[split.index()] = (count > 0).then_some(count);
         }
+        self.notes = lines.map_or_else(Vec::new, |lines| {
+            long_cell_notes(&reader, lines, &columns, &classes)
+        });
         self.info.classes = classes;
         self.rows = Some(rows);
         Ok(())
@@ -216,7 +221,8 @@ impl Dataset for Custom {
             });
         }
         note_shared_files(&samples, &mut finder);
-        let mut notes = finder.finish(&samples, &remedy)?;
+        let mut notes = self.notes.clone();
+        notes.extend(finder.finish(&samples, &remedy)?);
         if let Splits::Drawn { val, test } = self.description.splits {
             let message =
                 format!("no split column: {val} of every class drawn for val, {test} for test");
@@ -263,6 +269,46 @@ impl Columns {
             inputs,
         })
     }
+}
+
+/// Returns notes about quoted cells of several lines. Such a cell is a valid text, but where a line
+/// within it is a row, with a split or a class in its column, a quote is missing before that line
+/// and the row would be lost.
+fn long_cell_notes(
+    reader: &Reader<'_>,
+    lines: &Lines,
+    columns: &Columns,
+    classes: &[String],
+) -> Vec<Note> {
+    let is_row = |cells: &Vec<String>| {
+        let split = columns.split.map(|column| &cells[column]);
+        split.is_some_and(|split| Split::from_spelling(split).is_some())
+            || classes.contains(&cells[columns.label])
+    };
+    let table = reader.path.file_name().unwrap_or_default();
+    let table = table.to_string_lossy();
+    let mut notes = Vec::new();
+    for cell in &lines.long_cells {
+        let rows = cell.like_rows.iter().filter(|cells| is_row(cells)).count();
+        if rows > 0 {
+            let message = format!(
+                "a quoted cell goes from line {} to line {}, and {rows} of the lines in it look like rows, which are \
+                 lost; close the quote in line {}",
+                cell.first, cell.last, cell.first
+            );
+            notes.push(Note::new(NoteKind::Dropped, &*table, message));
+        }
+    }
+    if let Some(cell) = lines.long_cells.first() {
+        let message = format!(
+            "quoted cells that go over several lines: {}, the first from line {} to line {}",
+            lines.long_cells.len(),
+            cell.first,
+            cell.last
+        );
+        notes.push(Note::new(NoteKind::Choice, &*table, message));
+    }
+    notes
 }
 
 /// Parses the rows of the table, whose label cells have been parsed into `labels`. Rows without a

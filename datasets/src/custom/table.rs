@@ -6,6 +6,7 @@ use util::suggest::did_you_mean;
 
 use super::description::Labels;
 use crate::error::{Error, shorten};
+use crate::quotes::long_cells;
 use crate::types::{MAX_ID_BYTES, Split};
 
 /// A table of text.
@@ -22,8 +23,30 @@ pub(super) fn has_extension(path: &Path, extension: &str) -> bool {
         .is_some_and(|one| one.eq_ignore_ascii_case(extension))
 }
 
-/// Reads a CSV or TSV file with a header. Returns the table and the line on which each row begins.
-pub(super) fn read_csv(path: &Path) -> Result<(Table, Vec<usize>), Error> {
+/// What is known of a table's text beside its cells.
+pub(super) struct Lines {
+    /// The line on which each row begins.
+    pub(super) of_rows: Vec<usize>,
+    /// The quoted cells that go over several lines.
+    pub(super) long_cells: Vec<LongLines>,
+}
+
+/// A quoted cell that goes over several lines.
+pub(super) struct LongLines {
+    /// The line on which the cell begins.
+    pub(super) first: usize,
+    /// The line on which it ends.
+    pub(super) last: usize,
+    /// Those of the lines between these two that have as many cells as a row, as cells.
+    pub(super) like_rows: Vec<Vec<String>>,
+}
+
+/// Reads a CSV or TSV file with a header.
+///
+/// # Errors
+/// The file cannot be read, a quote is not closed, or a row has another number of cells than the
+/// header.
+pub(super) fn read_csv(path: &Path) -> Result<(Table, Lines), Error> {
     let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let line = 1 + bytes[..error.valid_up_to()]
@@ -43,6 +66,7 @@ pub(super) fn read_csv(path: &Path) -> Result<(Table, Vec<usize>), Error> {
     } else {
         b','
     };
+    let cells = long_cells(path, text, delimiter)?;
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
         .from_reader(text.as_bytes());
@@ -84,7 +108,26 @@ pub(super) fn read_csv(path: &Path) -> Result<(Table, Vec<usize>), Error> {
             .rows
             .push(cells.map(|cell| Some(cell.to_owned())).collect());
     }
+    let long_cells = cells.iter().map(|cell| LongLines {
+        first: cell.first,
+        last: cell.last,
+        like_rows: like_rows(&cell.between, delimiter, table.columns.len()),
+    });
+    let long_cells = long_cells.collect();
+    let lines = Lines {
+        of_rows: lines,
+        long_cells,
+    };
     Ok((table, lines))
+}
+
+/// Splits lines into cells, and returns those with as many cells as the table has columns.
+fn like_rows(lines: &[&str], delimiter: u8, columns: usize) -> Vec<Vec<String>> {
+    let cells = lines.iter().map(|line| {
+        let cells = line.split(char::from(delimiter));
+        cells.map(|cell| cell.trim().to_owned()).collect::<Vec<_>>()
+    });
+    cells.filter(|cells| cells.len() == columns).collect()
 }
 
 /// A table with its path and the lines of its rows, for error messages.

@@ -121,7 +121,10 @@ test = 0.5
     assert!(two.labels.is_empty());
     assert_eq!(two.inputs[1], Input::None);
     assert_eq!(input_text(&sample(&listing, "3").inputs[0]), "none");
-    assert_eq!(notes(&listing, NoteKind::Choice).len(), 1);
+    let choices = notes(&listing, NoteKind::Choice);
+    assert_eq!(choices.len(), 2, "{choices:?}");
+    assert!(choices[0].contains("the first from line 2 to line 3"));
+    assert!(choices[1].contains("no split column"));
 
     let toml = toml.replace("text = \"plot\"", "text_file = \"plot\"");
     let dataset = open_custom(&tree, &toml, "id,genres,poster,plot\n1,War,,page.txt\n").unwrap();
@@ -131,6 +134,77 @@ test = 0.5
         "text of page.txt"
     );
     assert_eq!(listing.samples[0].source, "page.txt");
+}
+
+/// A quoted cell may hold line breaks, but a quote that is never closed must not swallow rows.
+#[test]
+fn quotes_that_are_not_closed_swallow_no_rows() {
+    let toml = TOML
+        .replace("video = \"file\"", "image = \"file\"\ntext = \"words\"")
+        .replace("clips.csv", "clips.EXT");
+    let tree = RawTree::new();
+    tree.media("v.jpg");
+    // Rows 3 and 7 in a table of 12, which are lines 4 and 8.
+    let table = |third: &str, seventh: &str, separator: &str| {
+        let mut lines = vec![["clip", "file", "words", "animal", "part"].join(separator)];
+        for row in 1..=12 {
+            let id = format!("p{row:02}");
+            let words = match row {
+                3 => third,
+                7 => seventh,
+                _ => "pizza",
+            };
+            lines.push([&id, "v.jpg", words, "cat", "train"].join(separator));
+        }
+        lines.join("\n") + "\n"
+    };
+    let open = |extension: &str, table: &str| {
+        let file = format!("clips.{extension}");
+        let toml = toml.replace("clips.EXT", &file);
+        tree.text("own.toml", toml).text(&file, table);
+        let dataset = open(tree.raw().join("own.toml").to_str().unwrap());
+        dataset.map_err(|error| error.to_string())
+    };
+    let open_error = |extension, table: &str| open(extension, table).err().unwrap();
+    for (extension, separator) in [("csv", ","), ("tsv", "\t")] {
+        let error = open_error(extension, &table("\"Best pizza ever", "pizza", separator));
+        assert!(
+            error.contains("line 4: a quote opens here and is never closed"),
+            "{error}"
+        );
+        for seventh in ["\"Best pizza ever", "\"Good, too\""] {
+            let error = open_error(extension, &table("\"Best pizza ever", seventh, separator));
+            assert!(
+                error.contains(
+                    "line 4: a quote opens here and is not closed before the next, in line 8"
+                ),
+                "{error}"
+            );
+        }
+        // The quotes match by chance, and rows 4, 5 and 6 look like a text.
+        let table_by_chance = table("\"Best pizza ever", "12\"", separator);
+        let dataset = open(extension, &table_by_chance).unwrap();
+        let listing = list(&tree, dataset.as_ref());
+        assert_eq!(counts(&listing), [8, 0, 0]);
+        let lost = format!(
+            "clips.{extension}: a quoted cell goes from line 4 to line 8, and 3 of the lines in it look like rows, \
+             which are lost; close the quote in line 4"
+        );
+        assert_eq!(notes(&listing, NoteKind::Dropped), [lost]);
+        // Real line breaks are kept, and said.
+        let words = "\"two\nlines, or\nthree\"";
+        let dataset = open(extension, &table(words, "12\" pizza", separator)).unwrap();
+        let listing = list(&tree, dataset.as_ref());
+        assert_eq!(counts(&listing), [12, 0, 0]);
+        let text = |id| input_text(&sample(&listing, id).inputs[1]);
+        assert_eq!(text("p03"), "\"two lines, or three\"");
+        assert_eq!(text("p07"), "\"12\" pizza\"");
+        assert!(notes(&listing, NoteKind::Dropped).is_empty());
+        let said = format!(
+            "clips.{extension}: quoted cells that go over several lines: 1, the first from line 4 to line 6"
+        );
+        assert_eq!(notes(&listing, NoteKind::Choice), [said]);
+    }
 }
 
 #[test]

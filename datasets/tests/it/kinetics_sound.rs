@@ -293,4 +293,21 @@ fn unusable_trees_and_lists_are_errors() {
         "label,youtube_id,time_start,time_end\nbowling,../x,1,11\n",
     );
     assert!(list_error(&tree).contains("train.csv, line 2: \"bowling,../x,1,11\" names no clip"));
+    for (quoted, expected) in [
+        (
+            "\"bowling",
+            "train.csv, line 2: a quote opens here and is never closed",
+        ),
+        (
+            "\"bowling\nx\"",
+            "train.csv, line 2: a quote opens here and is closed in line 3",
+        ),
+    ] {
+        let rows = "bowling,aaaaaaaaaaa,1,11\n".repeat(3);
+        let table =
+            format!("label,youtube_id,time_start,time_end\n{quoted},aaaaaaaaaaa,1,11\n{rows}");
+        tree.text("train.csv", table);
+        let error = list_error(&tree);
+        assert!(error.contains(expected), "{error}");
+    }
 }
