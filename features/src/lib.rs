@@ -35,7 +35,7 @@ pub mod verify;
 
 pub use media::image::{Augmentation, ImageTransform};
 pub use media::mel::{Mel, MelFrontEnd};
-pub use media::text::TextTransform;
+pub use media::text::{TextRules, TextTransform};
 pub use media::{Error, image, mel, text};
 
 pub use batch::{Batch, ModalityBatch, ModalityData};

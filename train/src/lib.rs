@@ -6,6 +6,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`settings`] | hyperparameters, and the `config.toml` of a run folder |
+//! | `preprocessing` | what the side files of an encoder's checkpoint say about its inputs |
 //! | [`session`] | the data and the untrained model that a configuration describes |
 //! | `ingest_process` | the program `ingest` as a child process, which decodes media |
 //! | [`evaluation`] | metrics of a split, and labels for new media files |
@@ -40,6 +41,7 @@ mod diagnostics;
 pub mod evaluation;
 mod ingest_process;
 pub mod logging;
+mod preprocessing;
 mod reproduce;
 pub mod session;
 pub mod settings;

@@ -1,18 +1,18 @@
 //! The data of a run (shards, masks, and transforms that fit the encoders), and its model before
 //! any training.
 
+use crate::preprocessing::transforms;
 use crate::settings::{ClipFeatures, RunConfig, Settings};
 use anyhow::{Result, bail};
 use datasets::{Modality, Split};
 use engine::Compute;
 use features::loader::BYTE_BUDGET;
 use features::mask::{Mask, Protocol};
-use features::{ImageTransform, LoaderOptions, MelTransform, Shards, TextTransform, Transforms};
+use features::{LoaderOptions, Shards, Transforms};
 use model::encoder::Encoder;
-use model::encoder::config::{EncoderConfig, InputSize, Kind};
-use model::encoder::weights::{CONFIG_FILE, VOCAB_FILE, WeightSource, Weights};
+use model::encoder::config::{EncoderConfig, Kind};
+use model::encoder::weights::{CONFIG_FILE, WeightSource, Weights};
 use model::missing_inputs::Placeholders;
-use model::pretrained::HASHED_FILE;
 use model::u2a::U2a;
 use model::variant::MissingToken;
 use std::path::Path;
@@ -21,9 +21,6 @@ use std::sync::Arc;
 /// Bytes of batches that are loaded ahead for a GPU: more than twenty batches of 128 clips. Batches
 /// for a GPU are large, and each thread works on one of its own.
 const GPU_BYTE_BUDGET: usize = 8 << 30;
-
-/// Mel frames and pixels of a modality that the run does not have.
-const UNUSED: usize = 1;
 
 /// The data of a run.
 pub struct Session {
@@ -173,54 +170,6 @@ impl Session {
 fn mask_hash(present: &[[bool; 2]]) -> String {
     let bytes: Vec<u8> = present.iter().flatten().map(|b| u8::from(*b)).collect();
     util::hash::sha256(bytes)
-}
-
-/// The transforms that make inputs of the sizes that the encoders read.
-fn transforms(
-    settings: &Settings,
-    encoders: &[EncoderConfig; 2],
-    weights: &WeightSource,
-) -> Result<Transforms> {
-    let (mut image, mut mel, mut text) = (UNUSED, UNUSED, None);
-    for config in encoders {
-        match config.input {
-            InputSize::Image { size, .. } => image = size,
-            InputSize::Mel { frames, bins, .. } => {
-                if bins != features::mel::MEL_BINS {
-                    bail!(
-                        "the audio encoder reads {bins} mel bins, the shards hold {}; take an encoder for {0}",
-                        features::mel::MEL_BINS
-                    );
-                }
-                mel = frames;
-            }
-            InputSize::Text {
-                vocab, positions, ..
-            } => {
-                if settings.text_length > positions {
-                    bail!(
-                        "text_length {} exceeds the text encoder's {positions} positions",
-                        settings.text_length
-                    );
-                }
-                text = Some(match weights.folder(Kind::Bert)? {
-                    Some(folder) if folder.join(HASHED_FILE).is_file() => {
-                        TextTransform::hashed(vocab, settings.text_length)?
-                    }
-                    Some(folder) => {
-                        TextTransform::from_vocab(&folder.join(VOCAB_FILE), settings.text_length)?
-                    }
-                    None => TextTransform::hashed(vocab, settings.text_length)?,
-                });
-            }
-        }
-    }
-    Ok(Transforms {
-        frames: settings.frames,
-        image: ImageTransform::clip(image),
-        mel: MelTransform::ast(mel),
-        text,
-    })
 }
 
 /// The configurations of the encoders for a pair of modalities. With `tiny`, encoders without

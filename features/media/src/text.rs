@@ -1,9 +1,10 @@
 //! Text as BERT reads it: the ids of its word pieces, without padding.
 //!
-//! Ids equal those of Hugging Face's `BertTokenizerFast` (uncased) with `truncation=True`: control
-//! characters dropped, lower case, accents stripped, punctuation and Chinese characters split off,
-//! longest match first. The loader pads.
+//! Ids equal those of Hugging Face's `BertTokenizerFast` with `truncation=True`: control characters
+//! dropped, punctuation and Chinese characters split off, longest match first. Unless the checkpoint
+//! is a cased one, text is in lower case and without accents. The loader pads.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,6 +33,29 @@ const HASHED_END: u32 = 102;
 /// [`TextTransform::hashed`].
 const HASHED_FIRST: u32 = 999;
 
+/// What happens to a text before it is split into word pieces, by the names of BERT's
+/// `tokenizer_config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextRules {
+    /// `do_lower_case`.
+    pub lower_case: bool,
+    /// `strip_accents`; without a value, accents are stripped where text becomes lower case.
+    pub strip_accents: Option<bool>,
+    /// `tokenize_chinese_chars`: whether each Chinese character is a word of its own.
+    pub split_chinese: bool,
+}
+
+/// The rules of `bert-base-uncased`.
+impl Default for TextRules {
+    fn default() -> Self {
+        TextRules {
+            lower_case: true,
+            strip_accents: None,
+            split_chinese: true,
+        }
+    }
+}
+
 /// Turns text into ids: `[CLS]`, its word pieces, `[SEP]`. Clones share the vocabulary, also
 /// between threads.
 #[derive(Clone)]
@@ -53,22 +77,29 @@ enum Words {
 }
 
 impl TextTransform {
-    /// Reads a `vocab.txt`: one word piece per line, whose id is the line's number from 0.
+    /// Returns the transform of an uncased BERT with this `vocab.txt`.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read; [`Error::Unusable`] if it is no such list or
-    /// `max_len` is below 2.
+    /// Those of [`read_vocab`] and [`TextTransform::from_pieces`].
     pub fn from_vocab(path: &Path, max_len: usize) -> Result<Self, Error> {
         check_length(max_len)?;
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        let wrong = |error: tokenizers::Error| {
-            let error = error.to_string().replace('\n', " ");
-            unusable(path, format!("is no list of word pieces ({error})"))
-        };
-        // A word piece that is listed twice has the id of its last line, as in transformers.
-        let ids = WordPiece::read_bytes(&bytes).map_err(wrong)?;
+        TextTransform::from_pieces(path, read_vocab(path)?, TextRules::default(), max_len)
+    }
+
+    /// Returns the transform of a BERT with these word pieces and their ids, which come from the
+    /// file `path`.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] if a token that BERT needs is not among them, or `max_len` is below 2.
+    pub fn from_pieces(
+        path: &Path,
+        ids: HashMap<String, u32>,
+        rules: TextRules,
+        max_len: usize,
+    ) -> Result<Self, Error> {
+        check_length(max_len)?;
         if let Some(token) = REQUIRED.iter().find(|token| !ids.contains_key(**token)) {
-            return Err(unusable(path, format!("has no line {token}")));
+            return Err(unusable(path, format!("has no word piece {token}")));
         }
         let (start, end) = (ids["[CLS]"], ids["[SEP]"]);
         let special: Vec<AddedToken> = SPECIAL
@@ -76,14 +107,18 @@ impl TextTransform {
             .filter(|token| ids.contains_key(**token))
             .map(|token| AddedToken::from(*token, true))
             .collect();
+        let wrong = |error| not_a_list(path, error);
+        // The map's type is not exported by tokenizers, so that an empty one is read.
+        let mut vocab = WordPiece::read_bytes(b"").map_err(wrong)?;
+        vocab.extend(ids);
         let model = WordPiece::builder()
-            .vocab(ids)
+            .vocab(vocab)
             .unk_token("[UNK]".into())
             .build()
             .map_err(wrong)?;
         let mut tokenizer = Tokenizer::new(model);
         tokenizer
-            .with_normalizer(Some(normalizer()))
+            .with_normalizer(Some(normalizer(rules)))
             .map_err(wrong)?;
         tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
         tokenizer.add_special_tokens(special).map_err(wrong)?;
@@ -144,7 +179,9 @@ impl TextTransform {
             }
             Words::Hashed { ids } => {
                 let mut text = NormalizedString::from(text);
-                normalizer().normalize(&mut text).map_err(tokenizer_error)?;
+                normalizer(TextRules::default())
+                    .normalize(&mut text)
+                    .map_err(tokenizer_error)?;
                 let mut words = PreTokenizedString::from(text);
                 BertPreTokenizer
                     .pre_tokenize(&mut words)
@@ -170,9 +207,25 @@ impl fmt::Debug for TextTransform {
     }
 }
 
-/// Returns BERT's normalizer: cleans text, splits off Chinese characters, lower case, no accents.
-fn normalizer() -> BertNormalizer {
-    BertNormalizer::new(true, true, None, true)
+/// Reads a `vocab.txt`: one word piece per line, whose id is the line's number from 0. A word piece
+/// that is listed twice has the id of its last line, as in transformers.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read; [`Error::Unusable`] if it is no such list.
+pub fn read_vocab(path: &Path) -> Result<HashMap<String, u32>, Error> {
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    let ids = WordPiece::read_bytes(&bytes).map_err(|error| not_a_list(path, error))?;
+    Ok(ids.into_iter().collect())
+}
+
+/// Returns BERT's normalizer, which also cleans text.
+fn normalizer(rules: TextRules) -> BertNormalizer {
+    BertNormalizer::new(
+        true,
+        rules.split_chinese,
+        rules.strip_accents,
+        rules.lower_case,
+    )
 }
 
 /// Returns the 64-bit FNV-1a hash.
@@ -191,6 +244,11 @@ fn check_length(max_len: usize) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+fn not_a_list(path: &Path, error: tokenizers::Error) -> Error {
+    let error = error.to_string().replace('\n', " ");
+    unusable(path, format!("is no list of word pieces ({error})"))
 }
 
 fn unusable(path: &Path, problem: String) -> Error {

@@ -1,5 +1,5 @@
 //! A trained encoder as a folder of its own in Hugging Face's layout (`config.json`,
-//! `model.safetensors`, `vocab.txt`), which `--weights` and transformers read.
+//! `model.safetensors`, and the files that say how its inputs are made), which `--weights` and transformers read.
 //!
 //! Tensor names are those of transformers 4's `save_pretrained`, which version 5 reads as well.
 
@@ -13,6 +13,13 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+/// The files beside the weights that say how an image or a sound becomes the encoder's input, in
+/// the order in which they are tried.
+pub const PREPROCESSOR_FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
+/// The file beside the weights that says how a text is cleaned.
+pub const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+/// The file beside the weights with the whole tokenizer, vocabulary included.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The weights file of the folder.
 const MODEL_FILE: &str = "model.safetensors";
 /// The file that takes the place of `vocab.txt` where words were numbered by a hash.
@@ -73,8 +80,8 @@ fn config_json(config: &EncoderConfig) -> Value {
     json
 }
 
-/// Writes the folder of a trained encoder. Its vocabulary is copied from `source`, the source of
-/// the weights before training.
+/// Writes the folder of a trained encoder. The files that say how its inputs are made are copied
+/// from `source`, the source of the weights before training.
 pub fn write(
     folder: &Path,
     config: &EncoderConfig,
@@ -97,15 +104,28 @@ pub fn write(
     let path = folder.join(CONFIG_FILE);
     fs::write(&path, format!("{:#}\n", config_json(config)))
         .with_context(|| format!("{}: cannot be written", path.display()))?;
-    if config.kind != Kind::Bert {
-        return Ok(());
+    let source = source.folder(config.kind)?;
+    let side_files: &[&str] = match config.kind {
+        Kind::Clip | Kind::Ast => &PREPROCESSOR_FILES,
+        Kind::Bert => &[VOCAB_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE],
+    };
+    for name in side_files {
+        let Some(from) = source.as_ref().map(|folder| folder.join(name)) else {
+            continue;
+        };
+        if from.is_file() {
+            let path = folder.join(name);
+            fs::copy(&from, &path)
+                .with_context(|| format!("{}: cannot be written", path.display()))?;
+        }
     }
-    let vocab = source.folder(Kind::Bert)?.map(|from| from.join(VOCAB_FILE));
-    match vocab.filter(|path| path.is_file()) {
-        Some(from) => fs::copy(&from, folder.join(VOCAB_FILE)).map(drop),
-        None => fs::write(folder.join(HASHED_FILE), HASHED_NOTE),
+    let words = [VOCAB_FILE, TOKENIZER_FILE];
+    if config.kind == Kind::Bert && !words.iter().any(|name| folder.join(name).is_file()) {
+        let path = folder.join(HASHED_FILE);
+        fs::write(&path, HASHED_NOTE)
+            .with_context(|| format!("{}: cannot be written", path.display()))?;
     }
-    .with_context(|| format!("{}: the vocabulary cannot be written", folder.display()))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -132,6 +152,30 @@ mod tests {
                 assert_eq!(values(a), values(b), "{name}");
             }
             assert_eq!(path.join(HASHED_FILE).is_file(), kind == Kind::Bert);
+        }
+    }
+    /// A trained encoder reads its inputs as it did before training.
+    #[test]
+    fn side_files_are_copied() {
+        let weights = tempfile::tempdir().unwrap();
+        for (kind, name) in [
+            (Kind::Clip, "preprocessor_config.json"),
+            (Kind::Ast, "processor_config.json"),
+            (Kind::Bert, "vocab.txt"),
+            (Kind::Bert, "tokenizer.json"),
+            (Kind::Bert, "tokenizer_config.json"),
+        ] {
+            let source = weights.path().join(kind.folder());
+            fs::create_dir_all(&source).unwrap();
+            fs::write(source.join(name), name).unwrap();
+            let config = EncoderConfig::tiny(kind);
+            let random = Weights::random(3, &config).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let from = WeightSource::Folder(weights.path().to_path_buf());
+            write(folder.path(), &config, &random, &from).unwrap();
+            let copied = fs::read_to_string(folder.path().join(name)).unwrap();
+            assert_eq!(copied, name);
+            assert!(!folder.path().join(HASHED_FILE).exists());
         }
     }
 }

@@ -273,6 +273,24 @@ impl EncoderConfig {
         } else {
             json
         };
+        // Architectures that this program does not compute are refused: they would load, and give
+        // wrong numbers.
+        let only = |key: &str, known: Value| match &json[key] {
+            Value::Null => Ok(()),
+            v if *v == known => Ok(()),
+            v => Err(anyhow!(
+                "{key} is {v}; only {known} is computed here, take {}",
+                kind.hub_name()
+            )),
+        };
+        match kind {
+            Kind::Clip => only("num_channels", 3.into())?,
+            Kind::Bert => {
+                only("position_embedding_type", "absolute".into())?;
+                only("is_decoder", false.into())?;
+            }
+            Kind::Ast => only("qkv_bias", true.into())?,
+        }
         let size = |key: &str, default: usize| match &json[key] {
             Value::Null => Ok(default),
             v => match v.as_u64() {
@@ -551,6 +569,33 @@ mod tests {
             EncoderConfig::from_json(&json, Kind::Clip).unwrap(),
             EncoderConfig::base(Kind::Clip)
         );
+    }
+
+    #[test]
+    fn keys_of_other_architectures_are_refused() {
+        for (kind, model_type, key, value) in [
+            (
+                Kind::Bert,
+                "bert",
+                "position_embedding_type",
+                serde_json::json!("relative_key"),
+            ),
+            (Kind::Bert, "bert", "is_decoder", true.into()),
+            (Kind::Clip, "clip_vision_model", "num_channels", 1.into()),
+            (
+                Kind::Ast,
+                "audio-spectrogram-transformer",
+                "qkv_bias",
+                false.into(),
+            ),
+        ] {
+            let mut json = serde_json::json!({"model_type": model_type});
+            assert!(EncoderConfig::from_json(&json, kind).is_ok());
+            json[key] = value.clone();
+            let error = EncoderConfig::from_json(&json, kind).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(&format!("{key} is {value}")), "{error}");
+        }
     }
 
     #[test]

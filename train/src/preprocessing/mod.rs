@@ -1,0 +1,83 @@
+//! How inputs become what an encoder was trained on, by the files beside its weights:
+//! `preprocessor_config.json` of CLIP and AST, and `tokenizer_config.json`, `tokenizer.json` and
+//! `vocab.txt` of BERT.
+//!
+//! A value that this program can follow is used. One that it cannot follow is an error that names
+//! it, because the encoder would get other inputs than it was trained on without a sign. What the
+//! files leave out is as in the checkpoints of the paper.
+
+mod side_file;
+mod tokenizer;
+mod views;
+
+use crate::settings::Settings;
+use anyhow::{Context, Result, bail};
+use features::mel::MEL_BINS;
+use features::{ImageTransform, MelTransform, TextTransform, Transforms};
+use model::encoder::config::{EncoderConfig, InputSize};
+use model::encoder::weights::WeightSource;
+use model::pretrained::HASHED_FILE;
+
+/// Mel frames and pixels of a modality that the run does not have.
+const UNUSED: usize = 1;
+
+/// The transforms that make inputs as the encoders read them.
+///
+/// # Errors
+/// A side file cannot be read, or asks for something that this program does not do.
+pub(crate) fn transforms(
+    settings: &Settings,
+    encoders: &[EncoderConfig; 2],
+    weights: &WeightSource,
+) -> Result<Transforms> {
+    let mut image = ImageTransform::clip(UNUSED);
+    let mut mel = MelTransform::ast(UNUSED);
+    let mut text = None;
+    for config in encoders {
+        let folder = weights.folder(config.kind)?;
+        match config.input {
+            InputSize::Image { size, .. } => {
+                image = ImageTransform::clip(size);
+                if let Some(file) = views::preprocessor(folder.as_deref())? {
+                    image = file.image(size).with_context(|| file.name())?;
+                }
+            }
+            InputSize::Mel { frames, bins, .. } => {
+                if bins != MEL_BINS {
+                    bail!(
+                        "the audio encoder reads {bins} mel bins, the shards hold {MEL_BINS}; take an encoder for {MEL_BINS}"
+                    );
+                }
+                mel = MelTransform::ast(frames);
+                if let Some(file) = views::preprocessor(folder.as_deref())? {
+                    mel = file.mel(frames).with_context(|| file.name())?;
+                }
+            }
+            InputSize::Text {
+                vocab, positions, ..
+            } => {
+                if settings.text_length > positions {
+                    bail!(
+                        "text_length {} exceeds the text encoder's {positions} positions",
+                        settings.text_length
+                    );
+                }
+                let hashed = || TextTransform::hashed(vocab, settings.text_length);
+                text = Some(match folder {
+                    Some(folder) if folder.join(HASHED_FILE).is_file() => hashed()?,
+                    Some(folder) => tokenizer::tokenizer(&folder, vocab, settings.text_length)?,
+                    None => hashed()?,
+                });
+            }
+        }
+    }
+    Ok(Transforms {
+        frames: settings.frames,
+        image,
+        mel,
+        text,
+    })
+}
+
+#[cfg(test)]
+mod tests;
