@@ -104,6 +104,15 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     }
     // Wrong files are reported before the model is built, which may take a minute.
     let samples = group_files(&args.files, args.text.as_deref(), config.modalities)?;
+    if let Some(first) = samples.iter().flat_map(|sample| &sample.problems).next()
+        && args.watch.is_none()
+        && !samples.iter().any(MediaSample::has_input)
+    {
+        match samples.len() {
+            1 => bail!("{first}"),
+            n => bail!("{first}; none of the {n} samples can be used"),
+        }
+    }
     ingest_process::program()?;
     let compute = args.compute.open()?;
     let checkpoint = match &args.checkpoint {
@@ -189,16 +198,7 @@ fn watch(folder: &Path, predictor: &Predictor, args: &PredictArgs) -> Result<()>
     let mut states = BTreeMap::new();
     eprintln!("watching {}; interrupt to stop", folder.display());
     while !stop.load(Ordering::Relaxed) {
-        let mut complete = complete_files(folder, &mut states)?;
-        // A file that cannot be used must not keep the others from being labelled.
-        complete.retain(|file| {
-            let file = std::slice::from_ref(file);
-            let usable = group_files(file, None, predictor.config.modalities);
-            if let Err(error) = &usable {
-                eprintln!("skipped: {error:#}");
-            }
-            usable.is_ok()
-        });
+        let complete = complete_files(folder, &mut states)?;
         if !complete.is_empty() {
             match predictor.predict(&complete, args.text.as_deref()) {
                 Ok(classifications) => print(&classifications, args)?,

@@ -19,7 +19,7 @@ use features::Shards;
 use model::u2a::U2a;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use report::predictions::{THRESHOLD, probabilities};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,8 @@ const AUDIO_EXTENSIONS: [&str; 12] = [
 ];
 /// File extension of text.
 const TEXT_EXTENSION: &str = "txt";
+/// The longest ending of a file's name that counts as its extension.
+const MAX_EXTENSION: usize = 5;
 
 /// One sample to label.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,6 +40,15 @@ pub struct MediaSample {
     pub files: Vec<PathBuf>,
     /// The inputs of the run's modalities.
     pub inputs: [Option<MediaInput>; 2],
+    /// What is wrong with those of its files that give no input.
+    pub problems: Vec<String>,
+}
+
+impl MediaSample {
+    /// Whether any file of the sample can be used.
+    pub fn has_input(&self) -> bool {
+        self.inputs.iter().any(Option::is_some)
+    }
 }
 
 /// The input of one modality.
@@ -53,6 +64,7 @@ pub enum MediaInput {
 #[derive(Clone, Debug, Serialize)]
 pub struct Classification {
     /// The files of the sample; none for a text without files.
+    #[serde(serialize_with = "serialize_paths")]
     pub files: Vec<PathBuf>,
     /// The modalities that the model got.
     #[serde(rename = "seen")]
@@ -67,10 +79,17 @@ pub struct Classification {
     pub problem: Option<String>,
 }
 
-/// Groups files into samples. Each sample without a text file gets `text`, if it is given.
+/// Writes paths as text. A name that is not UTF-8 must not keep the others from being printed.
+fn serialize_paths<S: Serializer>(files: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(files.iter().map(|file| file.to_string_lossy()))
+}
+
+/// Groups files into samples. Each sample without a text file gets `text`, if it is given. A file
+/// that cannot be used is a sample of its own, or a problem of the sample that it belongs to, so
+/// that it does not keep the others from being labelled.
 ///
 /// # Errors
-/// A file does not exist, or the run has no encoder for it.
+/// The text is empty, or the run has no encoder for text.
 pub fn group_files(
     files: &[PathBuf],
     text: Option<&str>,
@@ -80,33 +99,32 @@ pub fn group_files(
     let mut samples: Vec<MediaSample> = Vec::new();
     let mut by_stem: BTreeMap<PathBuf, usize> = BTreeMap::new();
     for file in files {
-        let modality = modality_of(file, modalities)?;
-        let Some(m) = index(modality) else {
-            bail!(
-                "{}: is {modality}; the run knows {} and {}",
-                file.display(),
-                modalities[0],
-                modalities[1]
-            );
-        };
-        let input = match modality {
-            Modality::Text => MediaInput::Text(
-                fs::read_to_string(file)
-                    .with_context(|| format!("{}: cannot be read as text", file.display()))?,
-            ),
-            _ => MediaInput::File(file.clone()),
-        };
-        let same_stem = by_stem.get(&file.with_extension("")).copied();
-        let at = match same_stem.filter(|at| samples[*at].inputs[m].is_none()) {
+        let modality = modality_of(file, modalities);
+        let input = read_input(file, modality, modalities);
+        let m = index(modality);
+        let stem = stem(file);
+        let same_stem = by_stem.get(&stem).copied();
+        let is_free = |at: &usize| m.is_some_and(|m| samples[*at].inputs[m].is_none());
+        let at = match same_stem.filter(is_free) {
             Some(at) => at,
             None => {
-                by_stem.insert(file.with_extension(""), samples.len());
+                // A file of a modality that the run does not know joins no sample.
+                if m.is_some() {
+                    by_stem.insert(stem, samples.len());
+                }
                 samples.push(MediaSample::default());
                 samples.len() - 1
             }
         };
-        samples[at].files.push(file.clone());
-        samples[at].inputs[m] = Some(input);
+        let sample = &mut samples[at];
+        sample.files.push(file.clone());
+        match (input, m) {
+            (Ok(input), Some(m)) => sample.inputs[m] = Some(input),
+            (Ok(_), None) => {}
+            (Err(problem), _) => sample
+                .problems
+                .push(format!("{}: {problem}", file.display())),
+        }
     }
     if let Some(text) = text {
         let Some(m) = index(Modality::Text) else {
@@ -116,6 +134,9 @@ pub fn group_files(
                 modalities[1]
             );
         };
+        if is_empty_text(text) {
+            bail!("--text: the text is empty; give some words, or leave it out");
+        }
         if samples.is_empty() {
             samples.push(MediaSample::default());
         }
@@ -133,17 +154,30 @@ pub fn group_files(
     Ok(samples)
 }
 
+/// The extension of a file in lower case; empty if there is none. What follows a dot within a name
+/// (`Dr. Smith, take 2`, `v1.2`) is none.
+fn extension(file: &Path) -> String {
+    let extension = file.extension().and_then(|extension| extension.to_str());
+    extension
+        .filter(|e| e.len() <= MAX_EXTENSION && e.chars().all(|c| c.is_ascii_alphanumeric()))
+        .filter(|e| e.chars().any(|c| c.is_ascii_alphabetic()))
+        .map(str::to_lowercase)
+        .unwrap_or_default()
+}
+
+/// The path of a file without its extension.
+fn stem(file: &Path) -> PathBuf {
+    match extension(file).is_empty() {
+        true => file.to_path_buf(),
+        false => file.with_extension(""),
+    }
+}
+
 /// The modality of a file by its extension. What is neither text nor audio is video if the run has
 /// video, else an image.
-fn modality_of(file: &Path, modalities: [Modality; 2]) -> Result<Modality> {
-    if !file.is_file() {
-        bail!("{}: there is no such file", file.display());
-    }
-    let extension = file
-        .extension()
-        .map(|extension| extension.to_string_lossy().to_lowercase())
-        .unwrap_or_default();
-    Ok(if extension == TEXT_EXTENSION {
+fn modality_of(file: &Path, modalities: [Modality; 2]) -> Modality {
+    let extension = extension(file);
+    if extension == TEXT_EXTENSION {
         Modality::Text
     } else if AUDIO_EXTENSIONS.contains(&extension.as_str()) {
         Modality::Audio
@@ -151,23 +185,93 @@ fn modality_of(file: &Path, modalities: [Modality; 2]) -> Result<Modality> {
         Modality::Video
     } else {
         Modality::Image
-    })
+    }
 }
 
-/// Writes the samples as shards below `folder`. Returns them, or `None` if no sample could be read,
-/// and the errors by sample.
+/// The input that a file of this modality is, or what is wrong with the file.
+fn read_input(
+    file: &Path,
+    modality: Modality,
+    [m1, m2]: [Modality; 2],
+) -> Result<MediaInput, String> {
+    if file.is_dir() {
+        return Err("is a folder; give its files, or label all of them with --watch".into());
+    }
+    if !file.is_file() {
+        return Err("there is no such file".into());
+    }
+    if ![m1, m2].contains(&modality) {
+        return Err(format!("is {modality}; the run knows {m1} and {m2}"));
+    }
+    if modality != Modality::Text {
+        return Ok(MediaInput::File(file.to_path_buf()));
+    }
+    let bytes = fs::read(file).map_err(|e| format!("cannot be read: {e}"))?;
+    let text = decode_text(&bytes)?;
+    if is_empty_text(&text) {
+        return Err("the text is empty".into());
+    }
+    Ok(MediaInput::Text(text))
+}
+
+/// Decodes UTF-8, and UTF-16 with a byte-order mark. Any other encoding would be a guess.
+fn decode_text(bytes: &[u8]) -> Result<String, String> {
+    let wide = |read: fn([u8; 2]) -> u16| {
+        let (units, rest) = bytes[2..].as_chunks::<2>();
+        let units: Vec<u16> = units.iter().copied().map(read).collect();
+        let text = String::from_utf16(&units).ok().filter(|_| rest.is_empty());
+        text.ok_or_else(|| "is not whole UTF-16; save it as UTF-8".to_string())
+    };
+    match bytes {
+        [0xFF, 0xFE, ..] => wide(u16::from_le_bytes),
+        [0xFE, 0xFF, ..] => wide(u16::from_be_bytes),
+        _ => {
+            let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+            let text = std::str::from_utf8(bytes).map_err(|e| {
+                let line = 1 + bytes[..e.valid_up_to()]
+                    .iter()
+                    .filter(|b| **b == b'\n')
+                    .count();
+                format!("is not UTF-8 (line {line}); save it as UTF-8")
+            })?;
+            Ok(text.to_string())
+        }
+    }
+}
+
+/// Whether a text has nothing that a tokenizer would see.
+fn is_empty_text(text: &str) -> bool {
+    text.chars().all(|c| c.is_whitespace() || c.is_control())
+}
+
+/// Writes the samples that have an input as shards below `folder`. Returns them, or `None` if no
+/// sample could be read, and the errors by sample.
 fn ingest_samples(
     folder: &Path,
     samples: &[MediaSample],
     config: &RunConfig,
 ) -> Result<(Option<Shards>, BTreeMap<usize, String>)> {
+    if !samples.iter().any(MediaSample::has_input) {
+        return Ok((None, BTreeMap::new()));
+    }
     let description = write_raw_tree(folder, samples, config)?;
     let out = folder.join("shards");
-    let arguments = ["--json", "--max-failures", "100%", "--out"];
+    let arguments = [
+        "--json",
+        "--max-failures",
+        "100%",
+        // Many bad files before the first good one are no lost disk.
+        "--max-failures-in-a-row",
+        "0",
+        "--out",
+    ];
     let mut all = vec!["run".into(), description.into_os_string()];
     all.extend(arguments.map(Into::into));
     all.push(out.clone().into_os_string());
-    ingest_process::run(all)?;
+    let renamed = |text: String| with_user_names(text, folder, samples);
+    if let Err(error) = ingest_process::run(all) {
+        bail!("{}", renamed(format!("{error:#}")));
+    }
     let mut errors = BTreeMap::new();
     let mut rows = 0;
     let mut files: Vec<PathBuf> = fs::read_dir(&out)?
@@ -182,7 +286,11 @@ fn ingest_samples(
         if !file.ends_with("failures.parquet") {
             rows += found.len();
         }
-        errors.extend(found.into_iter().filter_map(|(id, why)| Some((id, why?))));
+        errors.extend(
+            found
+                .into_iter()
+                .filter_map(|(id, why)| Some((id, renamed(why?)))),
+        );
     }
     let shards = match rows {
         0 => None,
@@ -201,15 +309,15 @@ fn write_raw_tree(folder: &Path, samples: &[MediaSample], config: &RunConfig) ->
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     // Ingest wants a label; that of new samples is not used.
     let label = quoted(&config.classes[0]);
-    for (i, sample) in samples.iter().enumerate() {
+    let usable = samples.iter().enumerate();
+    for (i, sample) in usable.filter(|(_, sample)| sample.has_input()) {
         let mut cells = Vec::new();
         for (m, input) in sample.inputs.iter().enumerate() {
             cells.push(match input {
                 None => String::new(),
                 Some(MediaInput::Text(text)) => quoted(text),
                 Some(MediaInput::File(file)) => {
-                    let extension = file.extension().map(|e| e.to_string_lossy().into_owned());
-                    let name = format!("{i}-{m}.{}", extension.as_deref().unwrap_or("media"));
+                    let name = staged_name(i, m, file);
                     link(&std::path::absolute(file)?, &media.join(&name))?;
                     name
                 }
@@ -226,6 +334,36 @@ fn write_raw_tree(folder: &Path, samples: &[MediaSample], config: &RunConfig) ->
     let path = folder.join("predict.toml");
     fs::write(&path, description)?;
     Ok(path)
+}
+
+/// The name under which a sample's file is given to `ingest`. The user's own name may hold anything,
+/// commas and line ends included.
+fn staged_name(sample: usize, m: usize, file: &Path) -> String {
+    let extension = match extension(file) {
+        none if none.is_empty() => "media".to_string(),
+        extension => extension,
+    };
+    format!("sample-{sample}-{m}.{extension}")
+}
+
+/// A message of `ingest` with the user's names for the files.
+fn with_user_names(text: String, folder: &Path, samples: &[MediaSample]) -> String {
+    let mut text = text;
+    for (i, sample) in samples.iter().enumerate() {
+        for (m, input) in sample.inputs.iter().enumerate() {
+            let Some(MediaInput::File(file)) = input else {
+                continue;
+            };
+            let name = staged_name(i, m, file);
+            if text.contains(&name) {
+                let path = folder.join("media").join(&name);
+                let own = file.display().to_string();
+                text = text.replace(&path.display().to_string(), &own);
+                text = text.replace(&name, &own);
+            }
+        }
+    }
+    text.replace(&format!("{}/", folder.display()), "")
 }
 
 /// Makes a symbolic link, or a copy on a system without symbolic links.
@@ -301,7 +439,11 @@ pub fn classify(
         modalities: Vec::new(),
         labels: Vec::new(),
         probabilities: Vec::new(),
-        problem: errors.get(&i).cloned(),
+        problem: {
+            let problems = sample.problems.iter().chain(errors.get(&i));
+            let problems: Vec<&str> = problems.map(String::as_str).collect();
+            (!problems.is_empty()).then(|| problems.join("; "))
+        },
     };
     let mut classifications: Vec<_> = samples.iter().enumerate().map(unread).collect();
     let Some(shards) = shards else {
@@ -385,10 +527,109 @@ mod tests {
             group_files(&[], Some("alone"), it).unwrap()[0].inputs,
             [None, words("alone")]
         );
-        let refused =
-            |files: &[PathBuf], text, m| format!("{:#}", group_files(files, text, m).unwrap_err());
-        assert!(refused(&[wav], None, it).contains("image and text"));
-        assert!(refused(&[jpg], Some("x"), av).contains("no text"));
-        assert!(refused(&["gone.mp4".into()], None, av).contains("gone.mp4"));
+        let refused = |text, m| format!("{:#}", group_files(&[], Some(text), m).unwrap_err());
+        assert!(refused("x", av).contains("no text"));
+        assert!(refused(" \n", it).contains("--text: the text is empty"));
+    }
+
+    /// Each of these files is beside a good one, which keeps its input.
+    #[test]
+    fn unusable_files_are_problems_of_their_own_sample() {
+        let folder = tempfile::tempdir().unwrap();
+        let it = [Modality::Image, Modality::Text];
+        let good = folder.path().join("good.txt");
+        fs::write(&good, "some words").unwrap();
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        for (name, content, problem) in [
+            ("latin.txt", Some(&b"ok\ncaf\xE9"[..]), "not UTF-8 (line 2)"),
+            ("half.txt", Some(b"\xFF\xFEa"), "not whole UTF-16"),
+            ("empty.txt", Some(b""), "the text is empty"),
+            ("blank.txt", Some(b"\xEF\xBB\xBF \r\n"), "the text is empty"),
+            (
+                "voice.wav",
+                Some(b"RIFF"),
+                "is audio; the run knows image and text",
+            ),
+            ("gone.jpg", None, "no such file"),
+            ("folder", None, "is a folder"),
+        ] {
+            let bad = folder.path().join(name);
+            if let Some(content) = content {
+                fs::write(&bad, content).unwrap();
+            }
+            let got = group_files(&[bad.clone(), good.clone()], None, it).unwrap();
+            assert_eq!(got.len(), 2, "{name}");
+            assert_eq!((&got[0].files[..], got[0].has_input()), (&[bad][..], false));
+            let problem_of = &got[0].problems[..];
+            assert!(
+                problem_of.len() == 1 && problem_of[0].contains(name),
+                "{problem_of:?}"
+            );
+            assert!(problem_of[0].contains(problem), "{problem_of:?}");
+            assert!(got[1].has_input() && got[1].problems.is_empty(), "{name}");
+        }
+        // The image of a sample with a bad text is labelled without it.
+        let (jpg, txt) = (
+            folder.path().join("latin.jpg"),
+            folder.path().join("latin.txt"),
+        );
+        fs::write(&jpg, "").unwrap();
+        let got = group_files(&[jpg, txt], None, it).unwrap();
+        assert_eq!((got.len(), got[0].problems.len()), (1, 1));
+        assert!(got[0].inputs[0].is_some() && got[0].inputs[1].is_none());
+    }
+
+    #[test]
+    fn text_files_are_utf_8_or_have_a_byte_order_mark() {
+        for bytes in [
+            &b"caf\xC3\xA9"[..],
+            b"\xEF\xBB\xBFcaf\xC3\xA9",
+            b"\xFF\xFEc\0a\0f\0\xE9\0",
+            b"\xFE\xFF\0c\0a\0f\0\xE9",
+        ] {
+            assert_eq!(decode_text(bytes).unwrap(), "caf\u{e9}", "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn names_with_dots_and_commas_are_given_to_ingest_under_plain_ones() {
+        for (name, extension_of, staged) in [
+            ("Dr. Smith, take 2", "", "sample-7-1.media"),
+            ("take v1.2", "", "sample-7-1.media"),
+            ("a, \"b\".MP4", "mp4", "sample-7-1.mp4"),
+            ("line\nend.wav", "wav", "sample-7-1.wav"),
+            ("odd.m,p", "", "sample-7-1.media"),
+        ] {
+            let file = Path::new(name);
+            assert_eq!(extension(file), extension_of, "{name:?}");
+            assert_eq!(staged_name(7, 1, file), staged);
+        }
+        let own = |path: &str| MediaSample {
+            inputs: [Some(MediaInput::File(path.into())), None],
+            ..MediaSample::default()
+        };
+        let samples = [own("a.mp3"), own("b, c.mp3")];
+        let text = "/tmp/x/media/sample-1-0.mp3 and sample-0-0.mp3 by /tmp/x/table.csv";
+        assert_eq!(
+            with_user_names(text.into(), Path::new("/tmp/x"), &samples),
+            "b, c.mp3 and a.mp3 by table.csv"
+        );
+    }
+
+    /// `serde_json` refuses paths that are not UTF-8.
+    #[cfg(unix)]
+    #[test]
+    fn file_names_that_are_not_utf_8_are_printed() {
+        use std::os::unix::ffi::OsStrExt;
+        let name = std::ffi::OsStr::from_bytes(b"caf\xE9.wav");
+        let classification = Classification {
+            files: vec![name.into()],
+            modalities: Vec::new(),
+            labels: Vec::new(),
+            probabilities: Vec::new(),
+            problem: None,
+        };
+        let json = serde_json::to_value(&classification).unwrap();
+        assert_eq!(json["files"][0], "caf\u{fffd}.wav");
     }
 }
