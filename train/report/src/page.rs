@@ -148,6 +148,10 @@ fn rates(run: &RunSummary) -> BTreeMap<String, BTreeMap<u32, f64>> {
         let Some(score) = json["metrics"][metric].as_f64() else {
             continue;
         };
+        // A curve is of one checkpoint. Evaluations of earlier versions do not say which.
+        if json["default_checkpoint"] == false {
+            continue;
+        }
         if json["split"] != "test" || json["missing_token"] != *run.config.settings.missing_token {
             continue;
         }

@@ -1,6 +1,6 @@
 //! `train eval`: evaluates a run.
 
-use super::shared::{ComputeArgs, print_device, verify_shards};
+use super::shared::{ComputeArgs, print_device_of_run, verify_shards};
 use crate::evaluation::{self, EvalOptions, Evaluator, MaskSource};
 use crate::session;
 use crate::settings::RunConfig;
@@ -67,10 +67,7 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     let compute = args.compute.open()?;
     let job = Job::reopen(config, args.shards.as_deref(), &compute)?;
     let (config, session) = (&job.config, &job.session);
-    let checkpoint = match &args.checkpoint {
-        Some(name) => args.run.join(name),
-        None => checkpoint::best_or_latest(&args.run)?,
-    };
+    let checkpoint = checkpoint::named_or_default(&args.run, args.checkpoint.as_deref())?;
     let mask = |source: &String| MaskSource {
         source: source.clone(),
         rate: args.rate,
@@ -81,6 +78,7 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
         mask: args.protocol.as_ref().map(mask),
         missing: args.missing,
         missing_token: args.missing_token.unwrap_or(config.settings.missing_token),
+        checkpoint: checkpoint::other_than_default(&args.run, &checkpoint),
     };
     if args.dry_run {
         outln!(
@@ -97,7 +95,7 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     verify_shards(session.shards.folder(), compute.threads)?;
     let mut model = session::build_model(config, &compute)?;
     checkpoint::read_model(&checkpoint, &mut model)?;
-    print_device(&compute);
+    print_device_of_run(&compute, config.settings.precision);
     let evaluation = evaluator.run(&model)?;
     let (json_path, predictions) =
         evaluation::write(&args.run, config, &options, &checkpoint, &evaluation)?;

@@ -1,6 +1,6 @@
 //! `train predict`: labels new media files, once or as they arrive in a folder.
 
-use super::shared::{ComputeArgs, print_device, stop_flag};
+use super::shared::{ComputeArgs, print_device_of_run, stop_flag};
 use crate::evaluation::predict::{Classification, MediaSample, classify, group_files};
 use crate::ingest_process;
 use crate::session;
@@ -115,13 +115,10 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     }
     ingest_process::program()?;
     let compute = args.compute.open()?;
-    let checkpoint = match &args.checkpoint {
-        Some(name) => args.run.join(name),
-        None => checkpoint::best_or_latest(&args.run)?,
-    };
+    let checkpoint = checkpoint::named_or_default(&args.run, args.checkpoint.as_deref())?;
     let mut model = session::build_model(&config, &compute)?;
     checkpoint::read_model(&checkpoint, &mut model)?;
-    print_device(&compute);
+    print_device_of_run(&compute, config.settings.precision);
     let predictor = Predictor {
         config,
         model,

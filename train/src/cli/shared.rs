@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use engine::{Compute, DeviceChoice};
+use engine::{Compute, DeviceChoice, Precision};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -33,6 +33,27 @@ pub fn print_device(compute: &Compute) {
     }
 }
 
+/// Prints on stderr which device is used for a trained model, and whether it lacks the number
+/// format of the training.
+pub fn print_device_of_run(compute: &Compute, trained_in: Precision) {
+    print_device(compute);
+    if let Some(line) = precision_note(compute, trained_in) {
+        eprintln!("{line}");
+    }
+}
+
+/// A note that scores differ in their last digits from those on the machine of the training.
+fn precision_note(compute: &Compute, trained_in: Precision) -> Option<String> {
+    // A CPU without instructions for the format computes in single precision.
+    let missing = compute.device.is_cpu() && compute.check_precision(trained_in).is_err();
+    missing.then(|| {
+        format!(
+            "note: the run was trained in {}, which this processor lacks; it is computed in f32, and scores may differ a little",
+            trained_in.as_str()
+        )
+    })
+}
+
 /// The name of a dataset in the names of folders. For the path of a `.toml`, it is the name in the
 /// file.
 pub fn dataset_name(dataset: &str) -> Result<String> {
@@ -57,4 +78,21 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, stop.clone())?;
     }
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_format_that_the_processor_lacks_is_noted() {
+        let compute = Compute::cpu(1);
+        assert_eq!(precision_note(&compute, Precision::F32), None);
+        for precision in [Precision::Bf16, Precision::Tf32] {
+            let note = precision_note(&compute, precision);
+            assert_eq!(note.is_some(), compute.check_precision(precision).is_err());
+            let named = |note: String| note.contains(precision.as_str()) && note.contains("f32");
+            assert!(note.is_none_or(named));
+        }
+    }
 }

@@ -64,6 +64,7 @@ pub(crate) fn to_json(
         "dataset": config.dataset,
         "split": options.split.as_str(),
         "checkpoint": checkpoint.file_name().map(|n| n.to_string_lossy().into_owned()),
+        "default_checkpoint": options.checkpoint.is_none(),
         "protocol": options.mask.as_ref().map(|mask| &mask.source),
         "rate": options.mask.as_ref().map(|mask| mask.rate),
         "seed": options.mask.as_ref().map(|mask| mask.seed),

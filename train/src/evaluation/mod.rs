@@ -26,6 +26,9 @@ pub struct EvalOptions {
     pub missing: Option<Modality>,
     /// The token that stands for a missing modality.
     pub missing_token: MissingToken,
+    /// The name of the checkpoint, if it is another one than is taken by default. Its evaluation
+    /// must not replace that of the default one.
+    pub checkpoint: Option<String>,
 }
 
 /// Where a missing-modality mask comes from.
@@ -46,6 +49,7 @@ impl Default for EvalOptions {
             mask: None,
             missing: None,
             missing_token: MissingToken::Mask,
+            checkpoint: None,
         }
     }
 }
@@ -53,7 +57,7 @@ impl Default for EvalOptions {
 impl EvalOptions {
     /// The name of the evaluation in the names of its files: `test`, `test-no-audio`,
     /// `test-missing-both-0.7-seed0`, with `-zeros` or `-input` at the end for another missing
-    /// token than the mask token.
+    /// token than the mask token, and the name of a checkpoint that was asked for.
     pub fn name(&self) -> String {
         let mut name = self.split.to_string();
         if let Some(MaskSource { source, rate, seed }) = &self.mask {
@@ -69,6 +73,9 @@ impl EvalOptions {
             MissingToken::Mask => {}
             MissingToken::Zeros => name += "-zeros",
             MissingToken::Input => name += "-input",
+        }
+        if let Some(checkpoint) = &self.checkpoint {
+            name += &format!("-{checkpoint}");
         }
         name
     }
@@ -103,5 +110,11 @@ mod tests {
             name(Some("missing-both"), None, MissingToken::Zeros),
             "test-missing-both-0.7-seed1-zeros"
         );
+        let older = EvalOptions {
+            missing: audio,
+            checkpoint: Some("checkpoint-00000012".to_string()),
+            ..EvalOptions::default()
+        };
+        assert_eq!(older.name(), "test-no-audio-checkpoint-00000012");
     }
 }

@@ -253,6 +253,39 @@ pub fn best_or_latest(run: &Path) -> Result<PathBuf> {
     }
 }
 
+/// The checkpoint of this name in a run folder; without a name the one of [`best_or_latest`].
+///
+/// # Errors
+/// There is no such checkpoint.
+pub fn named_or_default(run: &Path, name: Option<&str>) -> Result<PathBuf> {
+    let Some(name) = name else {
+        return best_or_latest(run);
+    };
+    let path = run.join(name);
+    if name.contains(std::path::MAIN_SEPARATOR) || !path.join(HEAD_FILE).is_file() {
+        let mut names: Vec<String> = list(run)?
+            .iter()
+            .filter_map(|(_, path)| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .collect();
+        names.extend(run.join(BEST).is_dir().then(|| BEST.to_string()));
+        bail!(
+            "--checkpoint {name}: {} holds no such checkpoint; it has {}",
+            run.display(),
+            names.join(", ")
+        );
+    }
+    Ok(path)
+}
+
+/// The name of a checkpoint if it is not the one of [`best_or_latest`].
+pub fn other_than_default(run: &Path, checkpoint: &Path) -> Option<String> {
+    if best_or_latest(run).is_ok_and(|default| default == checkpoint) {
+        return None;
+    }
+    let name = checkpoint.file_name()?;
+    Some(name.to_string_lossy().into_owned())
+}
+
 /// Loads all learnable parameters into the model: adapters or the encoders' weights, mask tokens,
 /// fusion layers and head.
 ///
@@ -361,4 +394,37 @@ fn tensor(
         );
     }
     Ok(t.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_other_checkpoints_than_the_default_have_a_name() {
+        let run = tempfile::tempdir().unwrap();
+        let run = run.path();
+        let add = |name: &str| {
+            fs::create_dir(run.join(name)).unwrap();
+            fs::write(run.join(name).join(HEAD_FILE), "").unwrap();
+        };
+        let name = |asked: Option<&str>| {
+            let checkpoint = named_or_default(run, asked).map_err(|e| e.to_string())?;
+            Ok::<_, String>(other_than_default(run, &checkpoint))
+        };
+        let (old, new) = ("checkpoint-00000003", "checkpoint-00000006");
+        add(old);
+        add(new);
+        assert_eq!(name(None), Ok(None));
+        assert_eq!(name(Some(new)), Ok(None));
+        assert_eq!(name(Some(old)), Ok(Some(old.to_string())));
+        add(BEST);
+        assert_eq!(name(None), Ok(None));
+        assert_eq!(name(Some(BEST)), Ok(None));
+        assert_eq!(name(Some(new)), Ok(Some(new.to_string())));
+        for wrong in ["checkpoint-6", "best/..", ""] {
+            let error = name(Some(wrong)).unwrap_err();
+            assert!(error.contains(old) && error.contains(BEST), "{error}");
+        }
+    }
 }
