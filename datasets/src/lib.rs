@@ -59,7 +59,7 @@ mod tree;
 mod types;
 
 pub use check::{CheckOptions, CheckReport, ClassCheck, MissingItem, SplitCheck, check};
-pub use custom::{Custom, Table};
+pub use custom::{Cell, Custom, Table};
 pub use error::Error;
 pub use hashes::{HashCheck, WrongFile};
 pub use tree::LFS_PREFIX;

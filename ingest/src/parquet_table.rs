@@ -13,14 +13,10 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
-use datasets::Table;
+use datasets::{Cell, Table};
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
-/// Separates the elements of a list, as `datasets` expects several labels in one cell by default.
-const SEPARATOR: &str = "|";
-
-/// Reads the columns of text, numbers, times and lists of these. A list becomes one cell whose
-/// elements are joined by "|". Columns of other types, such as structs, are left out.
+/// Reads the columns of text, numbers, times and lists of these. NaN is a missing value. Columns of other types, such as structs, are left out.
 ///
 /// # Errors
 /// The file is no Parquet file or is damaged, or a column holds bytes that are no text.
@@ -52,7 +48,7 @@ fn read_columns(path: &Path) -> anyhow::Result<Table> {
         let batch: RecordBatch = batch?;
         for row in 0..batch.num_rows() {
             let cells = usable.iter().map(|&column| {
-                cell_text(batch.column(column), row).with_context(|| {
+                cell(batch.column(column), row).with_context(|| {
                     let name = fields[column].name();
                     format!("column {name}, row {}", table.rows.len() + 1)
                 })
@@ -64,10 +60,17 @@ fn read_columns(path: &Path) -> anyhow::Result<Table> {
     Ok(table)
 }
 
-/// Whether [`cell_text`] can read cells of this type.
+/// Whether [`cell`] can read cells of this type.
 fn is_text(kind: &DataType) -> bool {
     match kind {
-        DataType::List(field) => is_text(field.data_type()),
+        DataType::List(field) => is_single(field.data_type()),
+        other => is_single(other),
+    }
+}
+
+/// Whether [`cell_text`] can read cells of this type.
+fn is_single(kind: &DataType) -> bool {
+    match kind {
         DataType::Utf8
         | DataType::Binary
         | DataType::Boolean
@@ -80,7 +83,21 @@ fn is_text(kind: &DataType) -> bool {
     }
 }
 
-/// Returns a cell as text, or `None` if it is null.
+/// Returns a text or a list, or `None` if it is null. Null elements of a list are left out.
+fn cell(column: &dyn Array, row: usize) -> anyhow::Result<Option<Cell>> {
+    if !matches!(column.data_type(), DataType::List(_)) {
+        return Ok(cell_text(column, row)?.map(Cell::Text));
+    }
+    if column.is_null(row) {
+        return Ok(None);
+    }
+    let elements = column.as_list::<i32>().value(row);
+    let words = (0..elements.len()).map(|element| cell_text(&elements, element));
+    let words = words.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Some(Cell::List(words.into_iter().flatten().collect())))
+}
+
+/// Returns a cell as text, or `None` if it is null or NaN.
 fn cell_text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
     if column.is_null(row) {
         return Ok(None);
@@ -89,6 +106,16 @@ fn cell_text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
         ($kind:ty) => {
             column.as_primitive::<$kind>().value(row).to_string()
         };
+    }
+    // A whole number is written with its point, as 2.0. Pandas writes a missing value as NaN.
+    macro_rules! float {
+        ($kind:ty) => {{
+            let number = column.as_primitive::<$kind>().value(row);
+            if number.is_nan() {
+                return Ok(None);
+            }
+            format!("{number:?}")
+        }};
     }
     macro_rules! time {
         ($kind:ty) => {{
@@ -113,9 +140,8 @@ fn cell_text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
         DataType::UInt16 => number!(UInt16Type),
         DataType::UInt32 => number!(UInt32Type),
         DataType::UInt64 => number!(UInt64Type),
-        // A whole number is written with its point, as 2.0.
-        DataType::Float32 => format!("{:?}", column.as_primitive::<Float32Type>().value(row)),
-        DataType::Float64 => format!("{:?}", column.as_primitive::<Float64Type>().value(row)),
+        DataType::Float32 => float!(Float32Type),
+        DataType::Float64 => float!(Float64Type),
         DataType::Decimal128(..) => {
             let decimals = column.as_primitive::<Decimal128Type>();
             decimals.value_as_string(row)
@@ -128,14 +154,6 @@ fn cell_text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
         DataType::Timestamp(TimeUnit::Millisecond, _) => time!(TimestampMillisecondType),
         DataType::Timestamp(TimeUnit::Microsecond, _) => time!(TimestampMicrosecondType),
         DataType::Timestamp(TimeUnit::Nanosecond, _) => time!(TimestampNanosecondType),
-        DataType::List(_) => {
-            let elements = column.as_list::<i32>().value(row);
-            let words: anyhow::Result<Vec<_>> = (0..elements.len())
-                .map(|element| cell_text(&elements, element))
-                .collect();
-            let words: Vec<String> = words?.into_iter().flatten().collect();
-            words.join(SEPARATOR)
-        }
         other => bail!("is of type {other}, which has no text; write it as strings"),
     }))
 }
@@ -158,7 +176,7 @@ mod tests {
         let columns: [(&str, ArrayRef); 4] = [
             ("id", Arc::new(StringArray::from(vec![Some("-a"), None]))),
             ("n", Arc::new(Int64Array::from(vec![7, -1]))),
-            ("x", Arc::new(Float64Array::from(vec![0.5, 2.0]))),
+            ("x", Arc::new(Float64Array::from(vec![2.0, f64::NAN]))),
             ("labels", Arc::new(lists)),
         ];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
@@ -188,10 +206,15 @@ mod tests {
             std::fs::write(&path, table(compression)).unwrap();
             let table = read(&path).unwrap();
             assert_eq!(table.columns, ["id", "n", "x", "labels"]);
-            let some = |text: &str| Some(text.to_owned());
-            let first = [some("-a"), some("7"), some("0.5"), some("1|2")];
+            let some = |text: &str| Some(Cell::Text(text.to_owned()));
+            let list = |words: &[&str]| {
+                Some(Cell::List(
+                    words.iter().map(|&word| word.to_owned()).collect(),
+                ))
+            };
+            let first = [some("-a"), some("7"), some("2.0"), list(&["1", "2"])];
             assert_eq!(table.rows[0], first, "{compression}");
-            assert_eq!(table.rows[1], [None, some("-1"), some("2.0"), some("")]);
+            assert_eq!(table.rows[1], [None, some("-1"), None, list(&[])]);
         }
     }
 

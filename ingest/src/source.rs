@@ -49,7 +49,7 @@ pub fn open(args: &Select) -> anyhow::Result<Source> {
     Ok(Source { dataset, raw })
 }
 
-/// Reads a Parquet table as text. The elements of a list are joined by "|".
+/// Reads a Parquet table.
 fn read_table(path: &Path) -> anyhow::Result<Table> {
     crate::parquet_table::read(path)
         .with_context(|| format!("{}: not a Parquet table that can be used", path.display()))

@@ -26,9 +26,15 @@
 //! sample, write `labels = "genres"` instead of `label`, with `separator = "|"`. An empty cell
 //! means that the sample lacks that modality.
 //!
+//! Lists of a Parquet table, and lists that a program has printed into a cell as `['cat', 'dog']`,
+//! are read as lists of labels whatever the separator is. The words that pandas takes for a missing
+//! value, such as `nan` and `N/A`, are read as an empty cell in the columns of labels and inputs; a
+//! label that is in `classes` is always that class.
+//!
 //! Paths never leave the raw root. This crate does not read Parquet: a caller reads the table and
 //! passes it to [`Custom::set_table`].
 
+mod cells;
 mod description;
 mod table;
 
@@ -37,6 +43,8 @@ use std::path::Path;
 
 use util::suggest::did_you_mean;
 
+pub use self::cells::Cell;
+use self::cells::is_missing;
 use self::description::{Description, Labels, Source, Splits};
 pub use self::table::Table;
 use self::table::{Lines, Reader, has_extension, read_csv};
@@ -125,15 +133,16 @@ impl Custom {
         if table.rows.is_empty() {
             return Err(reader.table_error("the table has no rows"));
         }
+        let known = description.classes.as_deref().unwrap_or_default();
         let mut labels = Vec::with_capacity(table.rows.len());
         for index in 0..table.rows.len() {
-            labels.push(reader.labels(index, columns.label, &description.labels)?);
+            labels.push(reader.labels(index, columns.label, &description.labels, known)?);
         }
         let classes: Vec<String> = match &description.classes {
             Some(classes) => classes.clone(),
             None => {
-                let distinct: BTreeSet<&str> = labels.iter().flatten().copied().collect();
-                distinct.into_iter().map(str::to_owned).collect()
+                let distinct: BTreeSet<&String> = labels.iter().flatten().collect();
+                distinct.into_iter().cloned().collect()
             }
         };
         let mut rows = parse_rows(&reader, description, &columns, &labels, &classes)?;
@@ -149,6 +158,7 @@ impl Custom {
         self.notes = lines.map_or_else(Vec::new, |lines| {
             long_cell_notes(&reader, lines, &columns, &classes)
         });
+        self.notes.extend(missing_notes(&reader, &columns, known));
         self.info.classes = classes;
         self.rows = Some(rows);
         Ok(())
@@ -271,6 +281,30 @@ impl Columns {
     }
 }
 
+/// Returns a note for each spelling of a missing value in a column of labels or inputs.
+fn missing_notes(reader: &Reader<'_>, columns: &Columns, known: &[String]) -> Vec<Note> {
+    let table = reader.path.file_name().unwrap_or_default();
+    let mut notes = Vec::new();
+    let used = [Some(columns.label)].into_iter().chain(columns.inputs);
+    for column in used.flatten() {
+        for (spelling, count) in reader.missing_spellings(column) {
+            if column == columns.label && known.iter().any(|class| class == spelling) {
+                continue;
+            }
+            let name = &reader.table.columns[column];
+            let message = format!(
+                "\"{spelling}\" in the column \"{name}\" is read as a missing value, in {count} rows"
+            );
+            notes.push(Note::new(
+                NoteKind::Choice,
+                table.to_string_lossy(),
+                message,
+            ));
+        }
+    }
+    notes
+}
+
 /// Returns notes about quoted cells of several lines. Such a cell is a valid text, but where a line
 /// within it is a row, with a split or a class in its column, a quote is missing before that line
 /// and the row would be lost.
@@ -320,7 +354,7 @@ fn parse_rows(
     reader: &Reader<'_>,
     description: &Description,
     columns: &Columns,
-    labels: &[Vec<&str>],
+    labels: &[Vec<String>],
     classes: &[String],
 ) -> Result<Vec<Row>, Error> {
     let class_indices: BTreeMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
@@ -335,7 +369,7 @@ fn parse_rows(
         }
         let mut labels = Vec::with_capacity(names.len());
         for name in names {
-            let Some(&class) = class_indices.get(name) else {
+            let Some(&class) = class_indices.get(name.as_str()) else {
                 let hint = did_you_mean(name, class_indices.keys().copied());
                 let problem = format!("\"{}\" is none of the classes{hint}", shorten(name));
                 return Err(reader.error(index, &problem, "mend it, or add it to `classes`"));
@@ -347,7 +381,12 @@ fn parse_rows(
         let mut cells = [None, None];
         let sources = columns.inputs.iter().zip(&description.sources);
         for (cell, (column, source)) in cells.iter_mut().zip(sources) {
-            let text = column.and_then(|column| reader.cell(index, column));
+            let text = match column {
+                Some(column) => reader
+                    .cell(index, *column)?
+                    .filter(|text| !is_missing(text)),
+                None => None,
+            };
             *cell = match (text, source) {
                 (Some(path), Source::Path(_) | Source::TextPath(_)) => {
                     Some(reader.path(index, path)?)

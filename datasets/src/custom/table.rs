@@ -1,21 +1,23 @@
 //! Reads a user's table from CSV or TSV, and parses its cells.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use util::suggest::did_you_mean;
 
+use super::cells::{Cell, is_missing, printed_list};
 use super::description::Labels;
 use crate::error::{Error, shorten};
 use crate::quotes::long_cells;
 use crate::types::{MAX_ID_BYTES, Split};
 
-/// A table of text.
+/// A table of texts and lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     /// The column names.
     pub columns: Vec<String>,
     /// The rows, each with one cell per column; `None` is a null value.
-    pub rows: Vec<Vec<Option<String>>>,
+    pub rows: Vec<Vec<Option<Cell>>>,
 }
 
 pub(super) fn has_extension(path: &Path, extension: &str) -> bool {
@@ -104,9 +106,11 @@ pub(super) fn read_csv(path: &Path) -> Result<(Table, Lines), Error> {
                 .map_or(0, |position| position.line() as usize),
         );
         let cells = record.iter();
-        table
-            .rows
-            .push(cells.map(|cell| Some(cell.to_owned())).collect());
+        table.rows.push(
+            cells
+                .map(|cell| Some(Cell::Text(cell.to_owned())))
+                .collect(),
+        );
     }
     let long_cells = cells.iter().map(|cell| LongLines {
         first: cell.first,
@@ -184,16 +188,33 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The trimmed text of a cell; `None` if it is empty.
-    pub(super) fn cell(&self, index: usize, column: usize) -> Option<&'a str> {
-        let cell = self.table.rows[index].get(column)?.as_deref()?.trim();
-        (!cell.is_empty()).then_some(cell)
+    /// The trimmed text of a cell, or the only element of a list; `None` if it is empty.
+    ///
+    /// # Errors
+    /// The cell holds a list of several values.
+    pub(super) fn cell(&self, index: usize, column: usize) -> Result<Option<&'a str>, Error> {
+        let text = match self.table.rows[index].get(column).and_then(Option::as_ref) {
+            None => return Ok(None),
+            Some(Cell::Text(text)) => text,
+            Some(Cell::List(values)) => match values.as_slice() {
+                [] => return Ok(None),
+                [one] => one,
+                several => {
+                    let name = &self.table.columns[column];
+                    let count = several.len();
+                    let problem = format!("the column \"{name}\" holds a list of {count} values");
+                    return Err(self.error(index, &problem, "one value belongs there"));
+                }
+            },
+        };
+        let text = text.trim();
+        Ok((!text.is_empty()).then_some(text))
     }
 
     /// Parses an id.
     pub(super) fn id(&self, index: usize, column: usize) -> Result<&'a str, Error> {
         let remedy = "ids are short names";
-        let Some(id) = self.cell(index, column) else {
+        let Some(id) = self.cell(index, column)? else {
             return Err(self.error(index, "the id is empty", remedy));
         };
         let problem = if id.len() > MAX_ID_BYTES {
@@ -212,32 +233,87 @@ impl<'a> Reader<'a> {
 
     /// Parses a split.
     pub(super) fn split(&self, index: usize, column: usize) -> Result<Split, Error> {
-        let word = self.cell(index, column).unwrap_or_default();
+        let word = self.cell(index, column)?.unwrap_or_default();
         Split::from_spelling(word).ok_or_else(|| {
             let problem = format!("\"{}\" is no split", shorten(word));
             self.error(index, &problem, "write train, val or test")
         })
     }
 
-    /// Parses the labels in a cell.
+    /// Parses the labels in a cell. A spelling of a missing value, or of a list, is a label only if
+    /// the description names it as a class.
+    ///
+    /// # Errors
+    /// The cell begins as a printed list and is none; a sample that needs one label has none or
+    /// several.
     pub(super) fn labels(
         &self,
         index: usize,
         column: usize,
         labels: &Labels,
-    ) -> Result<Vec<&'a str>, Error> {
-        let cell = self.cell(index, column);
-        match labels {
-            Labels::One(_) => cell.map(|one| vec![one]).ok_or_else(|| {
-                self.error(index, "the label is empty", "every sample needs its class")
-            }),
-            Labels::Many { separator, .. } => Ok(cell
-                .unwrap_or_default()
-                .split(separator.as_str())
-                .map(str::trim)
-                .filter(|one| !one.is_empty())
-                .collect()),
+        classes: &[String],
+    ) -> Result<Vec<String>, Error> {
+        let is_class = |word: &str| classes.iter().any(|class| class == word);
+        let words: Vec<String> = match self.table.rows[index].get(column).and_then(Option::as_ref) {
+            None => Vec::new(),
+            Some(Cell::List(words)) => words.clone(),
+            Some(Cell::Text(text)) => {
+                let text = text.trim();
+                let list = (!is_class(text)).then(|| printed_list(text)).flatten();
+                match (list, labels) {
+                    (Some(Ok(words)), _) => words,
+                    (Some(Err(())), _) => {
+                        let problem = format!("\"{}\" is no complete list", shorten(text));
+                        return Err(self.error(
+                            index,
+                            &problem,
+                            "mend it, or name it in `classes`",
+                        ));
+                    }
+                    (None, Labels::One(_)) => vec![text.to_owned()],
+                    (None, Labels::Many { separator, .. }) => {
+                        text.split(separator.as_str()).map(str::to_owned).collect()
+                    }
+                }
+            }
+        };
+        let trimmed = words.iter().map(|word| word.trim().to_owned());
+        let present = |word: &String| !word.is_empty() && (is_class(word) || !is_missing(word));
+        let found: Vec<String> = trimmed.filter(present).collect();
+        if matches!(labels, Labels::Many { .. }) || found.len() == 1 {
+            return Ok(found);
         }
+        let (problem, remedy) = match (found.len(), words.first()) {
+            (0, Some(word)) if !word.trim().is_empty() => (
+                format!(
+                    "the label \"{}\" means that the value is missing",
+                    shorten(word)
+                ),
+                "every sample needs its class; if it is one, name it in `classes`",
+            ),
+            (0, _) => (
+                "the label is empty".to_owned(),
+                "every sample needs its class",
+            ),
+            (several, _) => (
+                format!("{several} labels where a sample has one"),
+                "write `labels` in the description for several labels per sample",
+            ),
+        };
+        Err(self.error(index, &problem, remedy))
+    }
+
+    /// Counts the texts of a column that are spellings of a missing value, by spelling.
+    pub(super) fn missing_spellings(&self, column: usize) -> BTreeMap<&'a str, usize> {
+        let mut counts = BTreeMap::new();
+        for row in &self.table.rows {
+            if let Some(Some(Cell::Text(text))) = row.get(column)
+                && is_missing(text.trim())
+            {
+                *counts.entry(text.trim()).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// Normalizes a path, which must lie below the raw root.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use datasets::{
-    Custom, Dataset, Input, ListOptions, Listing, Modality, NoteKind, Split, Table, open,
+    Cell, Custom, Dataset, Input, ListOptions, Listing, Modality, NoteKind, Split, Table, open,
 };
 
 use crate::common::{RawTree, check_invariants, counts, input_text, notes, sample};
@@ -245,7 +245,7 @@ fn parquet_table_is_set_by_the_caller() {
             .to_string()
             .contains("clips.parquet: a Parquet table")
     );
-    let cell = |text: &str| Some(text.to_owned());
+    let cell = |text: &str| Some(Cell::Text(text.to_owned()));
     let mut table = Table {
         columns: ["clip", "file", "animal", "part"]
             .map(str::to_owned)
@@ -259,6 +259,99 @@ fn parquet_table_is_set_by_the_caller() {
     assert!(
         error.contains("clips.parquet: row 2: \"\" is no split"),
         "{error}"
+    );
+}
+
+/// Labels keep their type: lists are lists, and missing values are no classes.
+#[test]
+fn typed_labels_and_missing_values_are_read_as_what_they_are() {
+    let text = |text: &str| Some(Cell::Text(text.to_owned()));
+    let list = |words: &[&str]| {
+        Some(Cell::List(
+            words.iter().map(|&word| word.to_owned()).collect(),
+        ))
+    };
+    let cases = [
+        ("a typed list", list(&["cat", "dog"]), "cat dog"),
+        (
+            "a name with the separator in a list",
+            list(&["cat;x"]),
+            "cat;x",
+        ),
+        ("text with separators", text("cat;dog"), "cat dog"),
+        ("text with another separator", text("cat|dog"), "cat|dog"),
+        (
+            "a list printed by Python",
+            text("['cat', 'dog']"),
+            "cat dog",
+        ),
+        ("a list printed by NumPy", text("['cat' 'dog']"), "cat dog"),
+        ("a list printed as JSON", text("[\"cat;x\"]"), "cat;x"),
+        ("null", None, ""),
+        ("an empty list", list(&[]), ""),
+        ("a printed empty list", text("[]"), ""),
+        ("pandas' NaN", text("nan"), ""),
+        ("a missing value in a list", text("cat;N/A"), "cat"),
+        ("a class of speech corpora", text("[noise]"), "[noise]"),
+    ];
+    let tree = RawTree::new();
+    tree.media("v.mp4").text(
+        "own.toml",
+        TOML.replace(".csv", ".parquet").replace(
+            "label = \"animal\"",
+            "labels = \"animal\"\nseparator = \";\"",
+        ),
+    );
+    for (case, cell, expected) in cases {
+        let mut custom = Custom::open(&tree.raw().join("own.toml")).unwrap();
+        let row = vec![text("a"), text("v.mp4"), cell, text("train")];
+        let columns = ["clip", "file", "animal", "part"];
+        custom
+            .set_table(Table {
+                columns: columns.map(str::to_owned).to_vec(),
+                rows: vec![row],
+            })
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
+        let listing = custom.list(&tree.raw(), &ListOptions::default()).unwrap();
+        let labels = listing.samples[0].labels.iter();
+        let names: Vec<&str> = labels
+            .map(|&one| custom.info().classes[one as usize].as_str())
+            .collect();
+        assert_eq!(names.join(" "), expected, "{case}");
+        assert_eq!(custom.info().classes, names, "{case}");
+    }
+    // A list belongs to labels alone.
+    let mut custom = Custom::open(&tree.raw().join("own.toml")).unwrap();
+    let row = vec![
+        text("a"),
+        list(&["v.mp4", "w.mp4"]),
+        text("cat"),
+        text("train"),
+    ];
+    let columns = ["clip", "file", "animal", "part"]
+        .map(str::to_owned)
+        .to_vec();
+    let error = custom
+        .set_table(Table {
+            columns,
+            rows: vec![row],
+        })
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("row 1: the column \"file\" holds a list of 2 values"),
+        "{error}"
+    );
+    // A class that looks like a missing value can be named.
+    let toml = TOML.replace("[columns]", "classes = [\"None\", \"cat\"]\n[columns]");
+    let table = "clip,file,animal,part\na,v.mp4,None,train\nb,NaN,cat,train\n";
+    let dataset = open_custom(&tree, &toml, table).unwrap();
+    let listing = self::list(&tree, dataset.as_ref());
+    assert_eq!(sample(&listing, "a").labels, [0]);
+    assert_eq!(sample(&listing, "b").inputs[1], Input::None);
+    assert_eq!(
+        notes(&listing, NoteKind::Choice),
+        ["clips.csv: \"NaN\" in the column \"file\" is read as a missing value, in 1 rows"]
     );
 }
 
@@ -362,6 +455,17 @@ fn mistakes_in_the_table_are_errors_with_their_line() {
         ("a,/etc/passwd,cat,train", "leaves the raw folder"),
         ("a,\"v\n.mp4\",cat,train", "control character"),
         ("a,v.mp4,,train", "the label is empty"),
+        (
+            "a,v.mp4,nan,train",
+            "the label \"nan\" means that the value is missing",
+        ),
+        ("a,v.mp4, N/A ,train", "the label \"N/A\" means that"),
+        ("a,v.mp4,[],train", "the label is empty"),
+        (
+            "a,v.mp4,\"['cat', 'dog']\",train",
+            "2 labels where a sample has one",
+        ),
+        ("a,v.mp4,['cat,train", "\"['cat\" is no complete list"),
         ("a,v.mp4,cat,", "\"\" is no split"),
         ("a,v.mp4,cat,holdout", "\"holdout\" is no split"),
         ("a,v.mp4,cat", "3 fields where the header has 4"),
