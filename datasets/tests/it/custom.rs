@@ -465,7 +465,7 @@ fn mistakes_in_the_table_are_errors_with_their_line() {
             "a,v.mp4,\"['cat', 'dog']\",train",
             "2 labels where a sample has one",
         ),
-        ("a,v.mp4,['cat,train", "\"['cat\" is no complete list"),
+        ("a,v.mp4,['cat,train", "cat\" is no complete list"),
         ("a,v.mp4,cat,", "\"\" is no split"),
         ("a,v.mp4,cat,holdout", "\"holdout\" is no split"),
         ("a,v.mp4,cat", "3 fields where the header has 4"),
