@@ -145,7 +145,7 @@ fn read_annotation(tree: &Tree, finder: &mut Finder<'_>) -> Result<(Vec<Row>, St
 
 fn note_missing_list(split: Split, file: String, finder: &mut Finder<'_>) {
     let message = format!("no such file; the {split} split is left out");
-    finder.note(NoteKind::Missing, file, message);
+    finder.note(NoteKind::MissingList, file, message);
 }
 
 /// One annotated clip.
@@ -343,7 +343,7 @@ fn read_table(
     let header = Header::parse(text.lines().next().unwrap_or_default());
     let (Some(label), Some(id), Some(start)) = (header.label, header.id, header.start) else {
         let message = format!("the table has no label column; the {split} split is left out");
-        finder.note(NoteKind::Missing, file, message);
+        finder.note(NoteKind::MissingList, file, message);
         return Ok(Vec::new());
     };
     let fail = |line: Option<usize>, problem: String| {

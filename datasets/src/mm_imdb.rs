@@ -82,6 +82,12 @@ impl Dataset for MmImdb {
 
         let movies = read_movies(&tree, json, &ids, options.plot);
         let mut finder = Finder::new(&tree);
+        for split in Split::ALL {
+            if ids.iter().all(|(_, one)| *one != split) {
+                let message = format!("names no movie of the {split} split");
+                finder.note(NoteKind::MissingList, split_file, message);
+            }
+        }
         let mut samples = Vec::with_capacity(ids.len());
         for ((id, split), movie) in ids.into_iter().zip(movies) {
             let poster = POSTER_EXTENSIONS

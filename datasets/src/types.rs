@@ -242,6 +242,9 @@ pub const MAX_ID_BYTES: usize = 200;
 pub enum NoteKind {
     /// An annotated file does not exist.
     Missing,
+    /// A list or table of the annotation does not exist, so that a split or a modality is left
+    /// out.
+    MissingList,
     /// A file holds no bytes.
     Empty,
     /// A Git LFS pointer lies in place of a media file.
@@ -271,6 +274,7 @@ impl NoteKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             NoteKind::Missing => "missing",
+            NoteKind::MissingList => "missing_list",
             NoteKind::Empty => "empty",
             NoteKind::LfsPointer => "lfs_pointer",
             NoteKind::Unreadable => "unreadable",
@@ -290,6 +294,7 @@ impl NoteKind {
         matches!(
             self,
             NoteKind::Missing
+                | NoteKind::MissingList
                 | NoteKind::Empty
                 | NoteKind::LfsPointer
                 | NoteKind::Unreadable

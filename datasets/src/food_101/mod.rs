@@ -145,29 +145,67 @@ impl<'a> Annotations<'a> {
     ) -> Result<(Vec<Row>, &'static str), Error> {
         let mut rows = Vec::new();
         if !self.titles.is_empty() {
-            for split in [Split::Train, Split::Test] {
-                if !self.titles.contains_key(&split) {
-                    let message = format!("no such file; the {split} split is left out");
-                    finder.note(NoteKind::Missing, format!("{split}_titles.csv"), message);
-                }
-            }
+            note_missing_lists(
+                &self.titles,
+                &[Split::Train, Split::Test],
+                "_titles.csv",
+                finder,
+            );
             for (&split, file) in &self.titles {
                 rows.extend(read_titles(tree, file, split, finder)?);
             }
             Ok((rows, "Kaggle (titles)"))
         } else if !self.jsonl.is_empty() {
+            note_missing_lists(&self.jsonl, &Split::ALL, ".jsonl", finder);
             for (&split, file) in &self.jsonl {
                 rows.extend(json::read_lines(tree, file, split)?);
             }
             Ok((rows, "MMBT (jsonl)"))
         } else if let Some(lists) = self.split_json {
-            let rows = json::read_lists(tree, lists, json::find(tree, "text.json"))?;
+            let texts = json::find(tree, "text.json");
+            if texts.is_none() {
+                let message = "no such file; every sample is without text";
+                finder.note(NoteKind::MissingList, "text.json", message);
+            }
+            let rows = json::read_lists(tree, lists, texts)?;
+            note_empty_splits(&rows, lists, finder);
             Ok((rows, "missing-aware prompts (split.json)"))
         } else if let Some(texts) = self.texts_txt {
-            Ok((read_folders(tree, texts, images), "lip6 (texts_txt)"))
+            let rows = read_folders(tree, texts, images);
+            note_empty_splits(&rows, &images.base, finder);
+            Ok((rows, "lip6 (texts_txt)"))
         } else {
             let problem = "no titles, no jsonl and no texts_txt in it";
             Err(no_layout(tree, problem, LAYOUT))
+        }
+    }
+}
+
+/// Adds a note for each of these splits that has no list, whose name ends in `suffix`.
+fn note_missing_lists(
+    lists: &BTreeMap<Split, &str>,
+    splits: &[Split],
+    suffix: &str,
+    finder: &mut Finder<'_>,
+) {
+    for split in splits.iter().filter(|split| !lists.contains_key(split)) {
+        let message = format!("no such file; the {split} split is left out");
+        // MMBT calls its validation split dev.
+        let name = if *split == Split::Val {
+            "dev"
+        } else {
+            split.as_str()
+        };
+        finder.note(NoteKind::MissingList, format!("{name}{suffix}"), message);
+    }
+}
+
+/// Adds a note if the one source of all splits has no row for training or for the test.
+fn note_empty_splits(rows: &[Row], source: &str, finder: &mut Finder<'_>) {
+    for split in [Split::Train, Split::Test] {
+        if !rows.is_empty() && rows.iter().all(|row| row.split != split) {
+            let message = format!("names no image of the {split} split");
+            finder.note(NoteKind::MissingList, source, message);
         }
     }
 }

@@ -31,7 +31,7 @@ fn published_test_titles_give_22716_rows() {
     let listing = list(&tree);
     assert_eq!(counts(&listing), [0, 0, 22_716]);
     assert_eq!(
-        notes(&listing, NoteKind::Missing),
+        notes(&listing, NoteKind::MissingList),
         ["train_titles.csv: no such file; the train split is left out"]
     );
     assert!(notes(&listing, NoteKind::Unlisted).is_empty());
@@ -287,6 +287,67 @@ fn split_json_and_text_json_are_read() {
     assert!(list_error(&tree).contains("split.json: \"nothing.jpg\" is no Food-101 image"));
     tree.text("split.json", "{\"test\"");
     assert!(list_error(&tree).contains("split.json: EOF"));
+}
+
+/// What a list would name cannot be seen to be missing, so the list itself is named, and `check`
+/// exits with 1.
+#[test]
+fn lists_that_are_not_there_are_named() {
+    let line = "{\"img\": \"waffles_3.jpg\", \"text\": \"w\"}\n";
+    let row = "waffles_3.jpg,Waffles,waffles\n";
+    let left_out =
+        |file: &str, split: &str| format!("{file}: no such file; the {split} split is left out");
+    let no_train = |source: &str| format!("{source}: names no image of the train split");
+    let cases: [(&str, &str, Vec<String>); 5] = [
+        (
+            "test.jsonl",
+            line,
+            vec![
+                left_out("train.jsonl", "train"),
+                left_out("dev.jsonl", "val"),
+            ],
+        ),
+        (
+            "valid.jsonl",
+            line,
+            vec![
+                left_out("train.jsonl", "train"),
+                left_out("test.jsonl", "test"),
+            ],
+        ),
+        (
+            "texts/test_titles.csv",
+            row,
+            vec![left_out("train_titles.csv", "train")],
+        ),
+        (
+            "split.json",
+            "{\"test\": [\"waffles_3.jpg\"]}",
+            vec![
+                "text.json: no such file; every sample is without text".to_owned(),
+                no_train("split.json"),
+            ],
+        ),
+        (
+            "texts_txt/waffles/waffles_3.txt",
+            "w",
+            vec![no_train("images")],
+        ),
+    ];
+    for (file, text, expected) in cases {
+        let tree = RawTree::new();
+        tree.media("images/test/waffles/waffles_3.jpg")
+            .text(file, text);
+        assert_eq!(
+            notes(&list(&tree), NoteKind::MissingList),
+            expected,
+            "{file}"
+        );
+        let dataset = open("food-101").unwrap();
+        let report = datasets::check(dataset.as_ref(), &tree.raw(), &Default::default()).unwrap();
+        assert!(report.needs_attention(), "{file}");
+        assert_eq!(report.note_counts["missing_list"], expected.len());
+    }
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn the_kinetics_tables_are_filtered_to_the_31_classes() {
         notes(&listing, NoteKind::Choice),
         ["videos: 1 video files are not among the samples' clips; not used"]
     );
-    let left_out: Vec<String> = notes(&listing, NoteKind::Missing)
+    let left_out: Vec<String> = notes(&listing, NoteKind::MissingList)
         .into_iter()
         .filter(|note| note.contains("split is left out"))
         .collect();
@@ -262,7 +262,7 @@ fn mla_lists_class_folders_and_tables_without_labels_are_read() {
         .text("test.csv", "youtube_id,time_start,time_end,split\nbbbbbbbbbbb,1,11,test\n");
     let listing = list(&tree);
     assert_eq!(counts(&listing), [1, 0, 0]);
-    let missing = notes(&listing, NoteKind::Missing);
+    let missing = notes(&listing, NoteKind::MissingList);
     assert_eq!(
         missing,
         [

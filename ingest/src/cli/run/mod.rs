@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use datasets::{Info, NoteKind};
+use datasets::{Info, Note, NoteKind};
 use features::ShardName;
 use util::atomic::remove_temporaries;
 use util::{cli, outln};
@@ -47,6 +47,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut notes: BTreeMap<NoteKind, usize> = BTreeMap::new();
     for note in &listing.notes {
         *notes.entry(note.kind).or_default() += 1;
+    }
+    let of_lists = |note: &&Note| note.kind == NoteKind::MissingList;
+    let missing_lists: Vec<String> = listing
+        .notes
+        .iter()
+        .filter(of_lists)
+        .map(|note| format!("{}: {}", note.subject, note.message))
+        .collect();
+    for message in &missing_lists {
+        cli::warn(message);
     }
     let layout = listing.layout.clone();
     let plan = plan::plan(info, listing, &choices);
@@ -90,7 +100,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     let planned = plan.shards_per_split();
-    report::conclude(args, info, &planned, &out, peak_cost.as_deref())
+    let cost = peak_cost.as_deref();
+    report::conclude(args, info, &planned, &out, cost, &missing_lists)
 }
 
 /// Creates the output folder and locks the part of it that this run writes.
@@ -172,5 +183,5 @@ fn finish_only(args: &Args, info: &Info, out: &Path) -> anyhow::Result<ExitCode>
         return Ok(ExitCode::SUCCESS);
     }
     let _lock = OutputLock::acquire(out, Scope::Whole)?;
-    report::conclude(args, info, &planned, out, None)
+    report::conclude(args, info, &planned, out, None, &[])
 }
