@@ -94,6 +94,14 @@ impl Session {
         )
     }
 
+    /// Which modalities the model gets of each training sample.
+    pub(crate) fn train_present(&self) -> &[[bool; 2]] {
+        match &self.train_mask {
+            Some(mask) => mask,
+            None => &self.shards.split(Split::Train).present,
+        }
+    }
+
     /// Which modalities the samples of a split have if only one modality is used.
     fn restrict_to(&self, modality: Option<Modality>, split: Split) -> Option<Vec<[bool; 2]>> {
         let modality = modality?;

@@ -166,3 +166,85 @@ fn half_precision_is_read_as_f32() {
         assert!(pairs().any(|(a, b)| a != b));
     }
 }
+
+/// Writes the tensors as `parts` files beside their index.
+fn write_parts(folder: &Path, kind: Kind, parts: usize) {
+    let whole = tensors(kind);
+    let mut names: Vec<&String> = whole.keys().collect();
+    names.sort();
+    let mut map = serde_json::Map::new();
+    for part in 0..parts {
+        let file = format!("model-{:05}-of-{parts:05}.safetensors", part + 1);
+        let own: HashMap<String, Tensor> = names
+            .iter()
+            .skip(part)
+            .step_by(parts)
+            .map(|name| ((*name).clone(), whole[*name].clone()))
+            .collect();
+        map.extend(own.keys().map(|name| (name.clone(), file.clone().into())));
+        candle_core::safetensors::save(&own, folder.join(file)).unwrap();
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": map});
+    std::fs::write(
+        folder.join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
+    let config = self::folder(kind).join(CONFIG_FILE);
+    std::fs::copy(config, folder.join(CONFIG_FILE)).unwrap();
+}
+
+#[test]
+fn safetensors_in_parts_are_read_by_their_index() {
+    for (kind, parts) in [(Kind::Clip, 1), (Kind::Bert, 2), (Kind::Ast, 5)] {
+        let temporary = tempfile::tempdir().unwrap();
+        write_parts(temporary.path(), kind, parts);
+        let whole = read(&folder(kind), kind).unwrap();
+        assert!(read(temporary.path(), kind).unwrap() == whole, "{kind:?}");
+        let part = format!("model-{parts:05}-of-{parts:05}.safetensors");
+        std::fs::remove_file(temporary.path().join(&part)).unwrap();
+        let error = read(temporary.path(), kind).unwrap_err();
+        assert!(
+            error.contains(&part) && error.contains("is missing"),
+            "{error}"
+        );
+    }
+}
+
+/// What downloads leave in place of the weights.
+#[test]
+fn files_that_are_no_weights_are_named() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n";
+    let kind = Kind::Bert;
+    for (file, content, problem) in [
+        (FILE, pointer, "a pointer of Git LFS"),
+        ("pytorch_model.bin", pointer, "a pointer of Git LFS"),
+        (FILE, "\n<!DOCTYPE html><html>", "a web page"),
+        (
+            "model.safetensors.index.json",
+            pointer,
+            "no index of tensors",
+        ),
+        (
+            "model.safetensors.index.json",
+            "{\"weight_map\": {}}",
+            "no index of tensors",
+        ),
+        ("pytorch_model.bin.index.json", "{}", "in several parts"),
+    ] {
+        let temporary = tempfile::tempdir().unwrap();
+        let config = folder(kind).join(CONFIG_FILE);
+        std::fs::copy(config, temporary.path().join(CONFIG_FILE)).unwrap();
+        std::fs::write(temporary.path().join(file), content).unwrap();
+        let error = read(temporary.path(), kind).unwrap_err();
+        let named = error.contains(file) && error.contains(problem);
+        assert!(named && !error.contains('\n'), "{file}: {error}");
+    }
+    // One of several parts.
+    let temporary = tempfile::tempdir().unwrap();
+    write_parts(temporary.path(), kind, 2);
+    let part = "model-00002-of-00002.safetensors";
+    std::fs::write(temporary.path().join(part), pointer).unwrap();
+    let error = read(temporary.path(), kind).unwrap_err();
+    assert!(error.contains(part) && error.contains("Git LFS"), "{error}");
+}

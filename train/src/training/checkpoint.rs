@@ -277,6 +277,27 @@ pub fn named_or_default(run: &Path, name: Option<&str>) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What to do instead of using a checkpoint that cannot be read. `resume` says whether training was
+/// to continue from it.
+pub fn remedy(run: &Path, damaged: &Path, resume: bool) -> String {
+    let others = list(run).unwrap_or_default();
+    let earlier = others.iter().rev().map(|(_, path)| path);
+    let earlier = earlier
+        .filter(|path| *path != damaged && path.join(HEAD_FILE).is_file())
+        .find_map(|path| path.file_name());
+    match (earlier.map(|name| name.to_string_lossy()), resume) {
+        (Some(earlier), true) => format!(
+            "remove {} and --resume continues from {earlier}",
+            damaged.display()
+        ),
+        (Some(earlier), false) => format!("--checkpoint {earlier} takes another one"),
+        (None, _) => format!(
+            "{} has no other checkpoint; train again into another folder",
+            run.display()
+        ),
+    }
+}
+
 /// The name of a checkpoint if it is not the one of [`best_or_latest`].
 pub fn other_than_default(run: &Path, checkpoint: &Path) -> Option<String> {
     if best_or_latest(run).is_ok_and(|default| default == checkpoint) {
@@ -364,16 +385,17 @@ pub fn read_state(checkpoint: &Path, model: &U2a, optimizer: &mut AdamW) -> Resu
     let path = checkpoint.join(STATE_FILE);
     let text =
         fs::read_to_string(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{}: is not a checkpoint's state; remove this checkpoint and resume from an earlier one", path.display()))
-}
-
-fn load(path: &Path) -> Result<HashMap<String, Tensor>> {
-    candle_core::safetensors::load(path, &Device::Cpu).with_context(|| {
+    serde_json::from_str(&text).with_context(|| {
         format!(
-            "{}: cannot be read; remove this checkpoint and resume from an earlier one",
+            "{}: is not a checkpoint's state; it is damaged",
             path.display()
         )
     })
+}
+
+fn load(path: &Path) -> Result<HashMap<String, Tensor>> {
+    candle_core::safetensors::load(path, &Device::Cpu)
+        .with_context(|| format!("{}: cannot be read; it is damaged", path.display()))
 }
 
 /// The tensor of this name and shape in a file.
@@ -426,5 +448,12 @@ mod tests {
             let error = name(Some(wrong)).unwrap_err();
             assert!(error.contains(old) && error.contains(BEST), "{error}");
         }
+        // What is offered where one of them is damaged.
+        let instead = |damaged: &str, resume| remedy(run, &run.join(damaged), resume);
+        assert!(instead(new, true).ends_with(&format!("{new} and --resume continues from {old}")));
+        assert!(instead(new, false).contains(&format!("--checkpoint {old} ")));
+        assert!(instead(BEST, false).contains(&format!("--checkpoint {new} ")));
+        fs::remove_dir_all(run.join(old)).unwrap();
+        assert!(instead(new, true).contains("no other checkpoint"));
     }
 }

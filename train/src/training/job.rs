@@ -4,6 +4,7 @@
 use crate::session::{self, Session};
 use crate::settings::{RunConfig, RunDevice, Settings, SettingsOverrides};
 use crate::training::checkpoint::{self, State};
+use crate::training::data_check;
 use crate::training::lock::RunLock;
 use crate::training::trainer::{Outcome, Trainer};
 use crate::training::workers::Workers;
@@ -65,6 +66,14 @@ impl Job {
         settings.check_device(compute)?;
         let encoders = session::encoder_configs(spec.modalities, &weights, tiny)?;
         let session = Session::new(shards, &settings, &encoders, &weights, compute)?;
+        data_check::check_trainable(
+            &spec.classes,
+            spec.multi_label,
+            spec.modalities,
+            settings.modality,
+            session.train_present(),
+        )
+        .with_context(|| folder.display().to_string())?;
         let config = RunConfig {
             version: env!("CARGO_PKG_VERSION").to_string(),
             dataset: name.to_string(),

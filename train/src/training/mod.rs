@@ -4,6 +4,7 @@
 //! its batches from the prefetcher, adds gradients over [`workers`], and writes [`checkpoint`]s.
 
 pub mod checkpoint;
+pub(crate) mod data_check;
 mod gradient_check;
 mod gradient_sum;
 pub mod job;

@@ -14,7 +14,7 @@ use crate::evaluation::{EvalOptions, Evaluator};
 use crate::logging::{RunLog, StartMessage, StepRecord};
 use crate::session::Session;
 use crate::settings::{RunConfig, Settings};
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use candle_core::Tensor;
 use datasets::Split;
 use engine::{AdamW, Schedule};
@@ -103,9 +103,12 @@ impl<'a> Trainer<'a> {
         workers: Workers,
     ) -> Result<Trainer<'a>> {
         let checkpoint = checkpoint::latest(run)?;
-        checkpoint::read_model(&checkpoint, &mut model)?;
+        let with_remedy =
+            |error: Error| anyhow!("{error:#}; {}", checkpoint::remedy(run, &checkpoint, true));
+        checkpoint::read_model(&checkpoint, &mut model).map_err(with_remedy)?;
         let mut optimizer = model.optimizer(config.settings.adamw())?;
-        let state = checkpoint::read_state(&checkpoint, &model, &mut optimizer)?;
+        let state =
+            checkpoint::read_state(&checkpoint, &model, &mut optimizer).map_err(with_remedy)?;
         // The process may have been killed before it copied this checkpoint to `best`, or before it
         // removed an old one.
         if workers.is_first() {

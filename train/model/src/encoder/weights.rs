@@ -10,7 +10,9 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 use engine::normals;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The source of the encoders' weights.
@@ -48,6 +50,10 @@ pub const CONFIG_FILE: &str = "config.json";
 pub const VOCAB_FILE: &str = "vocab.txt";
 /// The names of a weights file, in the order in which they are tried.
 const FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+/// The list of a checkpoint's files where its tensors are spread over several.
+const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The beginning of the small file that Git LFS leaves in place of a large one.
+const LFS_PREFIX: &[u8] = b"version https://git-lfs";
 
 impl Weights {
     /// Loads the weights of an encoder from a folder with the files of the hub.
@@ -154,9 +160,14 @@ struct WeightsFile {
 
 /// Opens a weights file of either format and reads its list of tensors.
 fn open(path: &Path, kind: Kind) -> Result<WeightsFile> {
+    let files = match path.ends_with(INDEX_FILE) {
+        true => indexed_files(path)?,
+        false => vec![path.to_path_buf()],
+    };
+    files.iter().try_for_each(|file| check_content(file))?;
     let (format, opened) = match path.extension().is_some_and(|e| e == "bin") {
         true => ("a PyTorch file", open_pickle(path)),
-        false => ("safetensors", open_safetensors(path)),
+        false => ("safetensors", open_safetensors(&files)),
     };
     let (tensors, mut listed) = opened.with_context(|| {
         format!(
@@ -185,11 +196,62 @@ fn open_pickle(path: &Path) -> candle_core::Result<ReaderAndNames> {
     Ok((reader(file), listed))
 }
 
-fn open_safetensors(path: &Path) -> candle_core::Result<ReaderAndNames> {
+/// Returns the files of an index, which maps each tensor's name to one.
+fn indexed_files(index: &Path) -> Result<Vec<PathBuf>> {
+    let text = std::fs::read_to_string(index)
+        .with_context(|| format!("{}: cannot be read", index.display()))?;
+    let json: Option<Value> = serde_json::from_str(&text).ok();
+    let names = json
+        .as_ref()
+        .and_then(|json| json["weight_map"].as_object());
+    let names: Option<BTreeSet<&str>> = names
+        .filter(|names| !names.is_empty())
+        .and_then(|names| names.values().map(Value::as_str).collect());
+    let Some(names) = names else {
+        bail!(
+            "{}: is no index of tensors (weight_map); fetch it again",
+            index.display()
+        );
+    };
+    let files: Vec<PathBuf> = names
+        .iter()
+        .map(|name| index.with_file_name(name))
+        .collect();
+    if let Some(missing) = files.iter().find(|file| !file.is_file()) {
+        bail!(
+            "{}: is missing, and {INDEX_FILE} beside it lists it; fetch it too",
+            missing.display()
+        );
+    }
+    Ok(files)
+}
+
+/// Refuses what is left where a download did not fetch the file itself.
+fn check_content(path: &Path) -> Result<()> {
+    let mut start = [0; 64];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut start));
+    let read = read.with_context(|| format!("{}: cannot be read", path.display()))?;
+    let start = start[..read].trim_ascii_start();
+    if start.starts_with(LFS_PREFIX) {
+        bail!(
+            "{}: is a pointer of Git LFS, not the weights; call `git lfs pull` in its folder, or download the file",
+            path.display()
+        );
+    }
+    if start.starts_with(b"<") {
+        bail!(
+            "{}: is a web page, not the weights; fetch it again",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+fn open_safetensors(files: &[PathBuf]) -> candle_core::Result<ReaderAndNames> {
     // SAFETY: the mapping is read-only and gone when `Weights::load` returns, which copies every
     // tensor out of it. A program that cuts the file off meanwhile ends this process by a signal; one
     // that overwrites it changes numbers, and any bytes are numbers.
-    let file = unsafe { MmapedSafetensors::new(path)? };
+    let file = unsafe { MmapedSafetensors::multi(files)? };
     let tensors = file.tensors();
     let listed = tensors.iter();
     let listed = listed.map(|(name, view)| (name.clone(), view.shape().to_vec()));
@@ -205,11 +267,18 @@ fn reader(file: impl SimpleBackend + 'static) -> VarBuilder<'static> {
 const RANDOM_WEIGHTS: u32 = 0x7765_6967;
 
 fn find(folder: &Path) -> Result<PathBuf> {
-    for file in FILES {
+    for file in [FILES[0], INDEX_FILE, FILES[1]] {
         let path = folder.join(file);
         if path.is_file() {
             return Ok(path);
         }
+    }
+    let index = folder.join("pytorch_model.bin.index.json");
+    if index.is_file() {
+        bail!(
+            "{}: PyTorch files in several parts are not read; save the checkpoint as safetensors (`save_pretrained` of transformers does)",
+            index.display()
+        );
     }
     bail!(
         "{}: holds no {}; download the checkpoint there, or use --random-weights SEED",

@@ -8,6 +8,7 @@ pub use args::RunArgs;
 use super::shared::{dataset_name, stop_flag, verify_shards};
 use crate::settings::RunConfig;
 use crate::training::checkpoint::State;
+use crate::training::data_check;
 use crate::training::job::{self, Job};
 use crate::training::memory;
 use crate::training::trainer::Outcome;
@@ -168,8 +169,19 @@ fn limit_memory(job: &mut Job, limit: u64) -> Result<()> {
     Ok(())
 }
 
-/// Verifies the shards before days are spent on them. The first worker does it for all.
+/// Verifies the shards before days are spent on them, and prints what is odd about them. The first worker does it for all.
 fn verify(args: &RunArgs, job: &Job) -> Result<()> {
+    if args.worker.is_none() {
+        let session = &job.session;
+        let splits = [
+            (Split::Train, session.train_present()),
+            (Split::Val, &session.shards.split(Split::Val).present[..]),
+        ];
+        let config = &job.config;
+        for note in data_check::notes(config.modalities, config.settings.modality, &splits) {
+            eprintln!("{note}");
+        }
+    }
     if args.no_verify || args.worker.is_some() {
         return Ok(());
     }

@@ -1,0 +1,138 @@
+//! What the data of a run lack: too much to train, or so much that it is worth a note.
+
+use anyhow::{Result, bail};
+use datasets::{Modality, Split};
+
+/// The available modalities of each sample of a split.
+type Present<'a> = &'a [[bool; 2]];
+
+/// Refuses data that nothing can be learnt from. `only` is the one modality that is used, if there
+/// is one, and `present` what the model gets of the training samples.
+///
+/// # Errors
+/// All samples have the same class, or none has an input.
+pub fn check_trainable(
+    classes: &[String],
+    multi_label: bool,
+    [m1, m2]: [Modality; 2],
+    only: Option<Modality>,
+    present: Present,
+) -> Result<()> {
+    if let [class] = classes
+        && !multi_label
+    {
+        bail!("all samples are of the one class {class:?}; there is nothing to tell apart");
+    }
+    if !present.is_empty() && present.iter().all(|has| *has == [false, false]) {
+        match only {
+            Some(only) => {
+                let other = if only == m1 { m2 } else { m1 };
+                bail!("no training sample has {only}; use --modality {other}, or leave it out");
+            }
+            None => bail!("no training sample has {m1} or {m2}; ingest the data again"),
+        }
+    }
+    Ok(())
+}
+
+/// Notes on modalities that all samples of a split lack. Training goes on without them.
+pub fn notes(
+    modalities: [Modality; 2],
+    only: Option<Modality>,
+    splits: &[(Split, Present)],
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (split, present) in splits.iter().filter(|(_, present)| !present.is_empty()) {
+        for (m, modality) in modalities.iter().enumerate() {
+            let is_used = only.is_none_or(|only| only == *modality);
+            if is_used && present.iter().all(|has| !has[m]) {
+                notes.push(format!(
+                    "note: no sample of the {split} split has {modality}; `ingest inspect` shows why inputs are missing"
+                ));
+            }
+        }
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODALITIES: [Modality; 2] = [Modality::Image, Modality::Text];
+
+    #[test]
+    fn data_without_classes_or_inputs_are_refused() {
+        let (image, text) = (Some(Modality::Image), Some(Modality::Text));
+        for (classes, multi_label, only, present, problem) in [
+            (1, false, None, &[[true, true]][..], "the one class \"0\""),
+            (1, true, None, &[[true, true]], ""),
+            (2, false, None, &[[true, true], [false, false]], ""),
+            (2, false, None, &[[false, false]], "has image or text"),
+            (
+                2,
+                false,
+                image,
+                &[[false, false]],
+                "no training sample has image; use --modality text",
+            ),
+            (
+                2,
+                false,
+                text,
+                &[[false, false]],
+                "no training sample has text; use --modality image",
+            ),
+            (2, false, image, &[], ""),
+        ] {
+            let classes: Vec<String> = (0..classes).map(|i| i.to_string()).collect();
+            let result = check_trainable(&classes, multi_label, MODALITIES, only, present);
+            let error = result.err().map_or(String::new(), |e| e.to_string());
+            assert_eq!(error.is_empty(), problem.is_empty(), "{error}");
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn modality_that_a_split_lacks_is_noted() {
+        for (only, train, val, expected) in [
+            (
+                None,
+                &[[true, false], [true, true]][..],
+                &[[true, true]][..],
+                &[][..],
+            ),
+            (
+                None,
+                &[[true, false]],
+                &[[true, true]],
+                &["the train split has text"],
+            ),
+            (
+                None,
+                &[[false, true]],
+                &[[true, false]],
+                &["the train split has image", "the val split has text"],
+            ),
+            (None, &[[true, true]], &[], &[]),
+            (
+                Some(Modality::Image),
+                &[[true, false]],
+                &[[true, false]],
+                &[],
+            ),
+        ] {
+            let notes = notes(
+                MODALITIES,
+                only,
+                &[(Split::Train, train), (Split::Val, val)],
+            );
+            assert_eq!(notes.len(), expected.len(), "{notes:?}");
+            let pairs = notes.iter().zip(expected);
+            assert!(
+                pairs.into_iter().all(|(note, part)| note.contains(part)),
+                "{notes:?}"
+            );
+        }
+    }
+}
