@@ -255,7 +255,7 @@ fn list_split(tree: &Tree, file: &str) -> Result<Option<Split>, Error> {
     let Some(split) = split_in_name(file) else {
         return Ok(None);
     };
-    let text = tree.read(file)?;
+    let text = tree.probe(file)?;
     // A class name may be as long as a video id ("parasailing") and parse as one, so a table has
     // to be recognised first, by its header.
     let is_table = lines(&text)
@@ -274,7 +274,7 @@ fn table_split(tree: &Tree, file: &str) -> Result<Option<Split>, Error> {
     let Some(split) = split_in_name(file).filter(|_| file.ends_with(".csv")) else {
         return Ok(None);
     };
-    let text = tree.read(file)?;
+    let text = tree.probe(file)?;
     let header = lines(&text).next().map(|(_, line)| Header::parse(line));
     Ok(header
         .is_some_and(|header| header.id.is_some() && header.start.is_some())

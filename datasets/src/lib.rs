@@ -45,6 +45,7 @@ mod clean;
 mod clip;
 mod crema_d;
 pub mod custom;
+mod encoding;
 mod error;
 mod facts;
 mod finder;
@@ -98,15 +99,15 @@ pub fn open(name_or_toml: &str) -> Result<Box<dyn Dataset>, Error> {
     })
 }
 
-/// Reads the text of an [`Input::TextFile`] and cleans it: invalid UTF-8 is replaced, byte-order
-/// marks are removed, and whitespace and control characters between words become one blank. Returns
+/// Reads the text of an [`Input::TextFile`] and cleans it: it is decoded by its byte-order mark,
+/// else as UTF-8, else in the encoding with this label, and whitespace and control characters between words become one blank. Returns
 /// `None` if the text has no word. `path` is absolute or relative to the working directory.
 ///
 /// # Errors
-/// The file cannot be read.
-pub fn read_text_file(path: &Path) -> Result<Option<String>, Error> {
+/// The file cannot be read, or its bytes do not fit the encoding.
+pub fn read_text_file(path: &Path, encoding: Option<&str>) -> Result<Option<String>, Error> {
     let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
-    let text = String::from_utf8_lossy(&bytes);
+    let text = encoding::decode(path, &bytes, encoding)?;
     Ok(clean::squeeze(&text))
 }
 

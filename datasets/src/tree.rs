@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::encoding::decode;
 use crate::error::Error;
 use crate::types::Split;
 
@@ -162,6 +163,14 @@ impl Tree {
         })
     }
 
+    /// Reads a file of which only its first lines are examined, and which need not be text.
+    pub(crate) fn probe(&self, file: &str) -> Result<String, Error> {
+        let path = self.path(file);
+        let bytes = fs::read(&path).map_err(|error| Error::io(&path, error))?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.trim_start_matches('\u{feff}').to_owned())
+    }
+
     /// Reads a text file of the tree, as [`read_text`] does.
     pub(crate) fn read(&self, file: &str) -> Result<String, Error> {
         read_text(&self.path(file))
@@ -243,11 +252,13 @@ pub(crate) fn depth(dir: &str) -> usize {
     }
 }
 
-/// Reads a text file. A byte-order mark is removed, and invalid UTF-8 is replaced.
+/// Reads a text file in UTF-8, or in another encoding that its byte-order mark tells. The mark is
+/// removed.
 pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     let bytes = fs::read(path).map_err(|error| Error::io(path, error))?;
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(text.trim_start_matches('\u{feff}').to_owned())
+    Ok(decode(path, &bytes, None)?
+        .trim_start_matches('\u{feff}')
+        .to_owned())
 }
 
 /// The lines of a text that are not blank, with their numbers from 1, without `\r` and byte-order

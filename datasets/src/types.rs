@@ -152,7 +152,12 @@ pub enum Input {
     Text(String),
     /// A file that holds the text; [`read_text_file`](crate::read_text_file) reads it, and may
     /// find that the text is empty.
-    TextFile(PathBuf),
+    TextFile {
+        /// The file.
+        path: PathBuf,
+        /// The label of the encoding that the file has if it is no UTF-8.
+        encoding: Option<String>,
+    },
     /// The publisher provides none for this sample, which is no error.
     None,
     /// The input should exist and cannot be used.

@@ -34,6 +34,8 @@ pub const SILENT: &str = "silent";
 pub const TOO_SHORT: &str = "too short";
 /// The input exceeds a limit that protects memory.
 pub const TOO_LARGE: &str = "too large";
+/// The bytes of a text do not fit its encoding.
+pub const ENCODING: &str = "unknown encoding";
 /// The text has no words.
 pub const NO_TEXT: &str = "empty text";
 /// The decode worker crashed.

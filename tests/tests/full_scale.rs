@@ -298,7 +298,13 @@ fn check_and_ingest(dataset: &str, limit: Option<usize>) {
         ingest.args(["--limit", &limit.to_string()]);
     }
     let start = Instant::now();
-    let totals = run_long(&mut ingest)["manifest"]["totals"].clone();
+    // Nobody publishes Food-101's training titles by themselves, so that list is missing.
+    let code = if dataset == "food-101" {
+        EXIT_FINDINGS
+    } else {
+        EXIT_DONE
+    };
+    let totals = run_long(&mut ingest, code)["manifest"]["totals"].clone();
     eprintln!("{dataset}: ingested in {:.1?}", start.elapsed());
     let of = |name: &str, key: &str| totals.get(name).map_or(0, |split| number(&split[key]));
     let wanted = case.rows.map(|rows| rows.min(limit.unwrap_or(rows)));
@@ -336,12 +342,12 @@ fn check_and_ingest(dataset: &str, limit: Option<usize>) {
 }
 
 /// Runs a command that may take longer than other tests' commands.
-fn run_long(command: &mut std::process::Command) -> Value {
+fn run_long(command: &mut std::process::Command, code: i32) -> Value {
     let output = command
         .stderr(std::process::Stdio::inherit())
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(EXIT_DONE));
+    assert_eq!(output.status.code(), Some(code));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 

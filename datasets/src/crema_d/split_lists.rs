@@ -134,7 +134,7 @@ fn is_list(tree: &Tree, file: &str, stem: &str) -> Result<bool, Error> {
     if !stem.contains("train") && !stem.contains("test") {
         return Ok(false);
     }
-    let text = tree.read(file)?;
+    let text = tree.probe(file)?;
     let is_list = lines(&text)
         .take(2)
         .any(|(_, line)| parse_row(line).is_some());

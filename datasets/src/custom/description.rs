@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 use util::suggest::did_you_mean;
 
+use crate::encoding;
 use crate::error::Error;
 use crate::facts;
 use crate::types::Modality;
@@ -19,8 +20,8 @@ const DEFAULT_TEST_SHARE: f64 = 0.2;
 /// The share of the rows that is drawn for validation by default.
 const DEFAULT_VAL_SHARE: f64 = 0.0;
 
-const TOP_KEYS: [&str; 8] = [
-    "name", "title", "license", "table", "raw", "classes", "columns", "splits",
+const TOP_KEYS: [&str; 9] = [
+    "name", "title", "license", "table", "raw", "encoding", "classes", "columns", "splits",
 ];
 const COLUMN_KEYS: [&str; 10] = [
     "id",
@@ -43,6 +44,8 @@ pub(super) struct Description {
     pub(super) license: String,
     pub(super) table: PathBuf,
     pub(super) raw: PathBuf,
+    /// The label of the encoding of texts that are no UTF-8.
+    pub(super) encoding: Option<String>,
     pub(super) classes: Option<Vec<String>>,
     /// The column of the ids.
     pub(super) id: String,
@@ -156,6 +159,7 @@ impl Description {
             name,
             table,
             raw,
+            encoding: file.encoding(&top)?,
             classes: file.classes(&top)?,
             id: file.text(columns, "id")?,
             labels: file.labels(columns)?,
@@ -221,6 +225,17 @@ impl File<'_> {
                 format!("write {key} = \"...\""),
             )
         })
+    }
+
+    fn encoding(&self, top: &Table) -> Result<Option<String>, Error> {
+        let label = self.text_if(top, "encoding")?;
+        match label.as_deref().filter(|label| encoding::find(label).is_none()) {
+            None => Ok(label),
+            Some(unknown) => Err(self.error(
+                format!("encoding = {unknown:?} is none that is known"),
+                "use a name of the WHATWG Encoding Standard, such as windows-1252, gbk or shift_jis",
+            )),
+        }
     }
 
     fn classes(&self, top: &Table) -> Result<Option<Vec<String>>, Error> {

@@ -6,6 +6,7 @@
 //! table = "clips.csv"           # .csv, .tsv or .parquet with column names; relative to this file
 //! raw = "media"                 # the folder that paths in the table are relative to; itself relative to
 //!                               # this file; default: the table's folder
+//! encoding = "windows-1252"     # of a .csv, .tsv and text files that are no UTF-8; optional
 //! title = "My clips"            # optional, as is license
 //! classes = ["cat", "dog"]      # optional: the order of the classes; default: all labels in the table, sorted
 //!
@@ -96,7 +97,10 @@ impl Custom {
             notes: Vec::new(),
         };
         if !custom.table_is_parquet() {
-            let (table, lines) = read_csv(&custom.description.table)?;
+            let (table, lines) = read_csv(
+                &custom.description.table,
+                custom.description.encoding.as_deref(),
+            )?;
             custom.parse_table(&table, Some(&lines))?;
         }
         Ok(custom)
@@ -182,7 +186,10 @@ impl Custom {
             Source::TextPath(_) => {
                 let input = finder.input(&row.id, std::slice::from_ref(cell))?;
                 Ok(match input {
-                    Input::Files(mut files) => Input::TextFile(files.swap_remove(0)),
+                    Input::Files(mut files) => Input::TextFile {
+                        path: files.swap_remove(0),
+                        encoding: self.description.encoding.clone(),
+                    },
                     other => other,
                 })
             }

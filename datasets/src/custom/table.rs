@@ -7,6 +7,7 @@ use util::suggest::did_you_mean;
 
 use super::cells::{Cell, is_missing, printed_list};
 use super::description::Labels;
+use crate::encoding::decode;
 use crate::error::{Error, shorten};
 use crate::quotes::long_cells;
 use crate::types::{MAX_ID_BYTES, Split};
@@ -48,20 +49,9 @@ pub(super) struct LongLines {
 /// # Errors
 /// The file cannot be read, a quote is not closed, or a row has another number of cells than the
 /// header.
-pub(super) fn read_csv(path: &Path) -> Result<(Table, Lines), Error> {
+pub(super) fn read_csv(path: &Path, encoding: Option<&str>) -> Result<(Table, Lines), Error> {
     let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()]
-            .iter()
-            .filter(|&&byte| byte == b'\n')
-            .count();
-        Error::annotation(
-            path,
-            Some(line),
-            "a byte that is no UTF-8",
-            "save the table as UTF-8",
-        )
-    })?;
+    let text = decode(path, &bytes, encoding)?;
     let text = text.trim_start_matches('\u{feff}');
     let delimiter = if has_extension(path, "tsv") {
         b'\t'

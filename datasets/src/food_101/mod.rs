@@ -317,7 +317,10 @@ fn read_folders(tree: &Tree, texts: &str, images: &Images<'_>) -> Vec<Row> {
         // Many pages have no text. The publisher's tree lacks their files, so this copy is
         // complete.
         let text = if tree.has_file(&file) {
-            Input::TextFile(file.into())
+            Input::TextFile {
+                path: file.into(),
+                encoding: None,
+            }
         } else {
             Input::None
         };

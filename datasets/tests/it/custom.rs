@@ -355,6 +355,76 @@ fn typed_labels_and_missing_values_are_read_as_what_they_are() {
     );
 }
 
+/// Tables and text files are decoded in the same way, and never with a replacement character.
+#[test]
+fn tables_and_text_files_are_decoded_alike() {
+    let toml = TOML.replace(
+        "video = \"file\"",
+        "image = \"photo\"\ntext_file = \"file\"",
+    );
+    let table = |name: &[u8]| {
+        [
+            b"clip,photo,file,animal,part\na,,page.txt,",
+            name,
+            b",train\n",
+        ]
+        .concat()
+    };
+    let cases: [(&str, &[u8], Result<&str, &str>); 5] = [
+        ("", "caf\u{e9}".as_bytes(), Ok("café")),
+        (
+            "",
+            b"caf\xe9",
+            Err(
+                "line 2: a byte that is no UTF-8; save it as UTF-8, or name its encoding in the .toml",
+            ),
+        ),
+        ("latin1", b"caf\xe9", Ok("café")),
+        ("windows-1252", "caf\u{e9}".as_bytes(), Ok("café")),
+        ("cp1251", b"\xef\xe8\xf0", Ok("пир")),
+    ];
+    for (encoding, name, expected) in cases {
+        let tree = RawTree::new();
+        tree.text("page.txt", [b"x\n", name].concat());
+        let named = if encoding.is_empty() {
+            String::new()
+        } else {
+            format!("encoding = \"{encoding}\"\n")
+        };
+        tree.text("own.toml", named + &toml)
+            .text("clips.csv", table(name));
+        let dataset = open(tree.raw().join("own.toml").to_str().unwrap());
+        let dataset = dataset.map_err(|error| error.to_string());
+        let label = (!encoding.is_empty()).then_some(encoding);
+        let page = datasets::read_text_file(&tree.raw().join("page.txt"), label);
+        match expected {
+            Ok(word) => {
+                let dataset = dataset.unwrap();
+                assert_eq!(dataset.info().classes, [word], "{encoding}");
+                assert_eq!(page.unwrap().unwrap(), format!("x {word}"), "{encoding}");
+                let listing = list(&tree, dataset.as_ref());
+                let input = Input::TextFile {
+                    path: "page.txt".into(),
+                    encoding: label.map(str::to_owned),
+                };
+                assert_eq!(listing.samples[0].inputs[1], input);
+            }
+            Err(part) => {
+                let error = dataset.err().unwrap();
+                assert!(
+                    error.contains("clips.csv, ") && error.contains(part),
+                    "{error}"
+                );
+                let error = page.unwrap_err().to_string();
+                assert!(
+                    error.contains("page.txt, ") && error.contains(part),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn mistakes_in_the_description_are_errors() {
     let table = "clip,file,animal,part\na,v.mp4,cat,train\n";
@@ -380,6 +450,11 @@ fn mistakes_in_the_description_are_errors() {
             "is that of a dataset the tool knows",
         ),
         ("name = \"my-clips\"", "name = 3", "`name` is no text"),
+        (
+            "[columns]",
+            "encoding = \"latin-99\"\n[columns]",
+            "encoding = \"latin-99\" is none that is known",
+        ),
         ("name = \"my-clips\"", "", "`name` is not given"),
         ("name = \"my-clips\"", "name = ", "line 2 is no TOML"),
         ("clips.csv", "clipz.csv", "clipz.csv: "),
@@ -488,17 +563,6 @@ fn mistakes_in_the_table_are_errors_with_their_line() {
         .err()
         .unwrap();
     assert!(error.contains("two columns are called \"file\""), "{error}");
-    tree.text(
-        "latin.csv",
-        b"clip,file,animal,part\n\xe9,v.mp4,cat,train\n",
-    );
-    let error = open_custom(&tree, &TOML.replace("clips.csv", "latin.csv"), "")
-        .err()
-        .unwrap();
-    assert!(
-        error.contains("latin.csv, line 2: a byte that is no UTF-8"),
-        "{error}"
-    );
     // No file of the table exists.
     let dataset = open_custom(&tree, TOML, "clip,file,animal,part\na,v.mp4,cat,train\n").unwrap();
     let error = dataset

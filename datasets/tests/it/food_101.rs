@@ -206,7 +206,7 @@ fn lip6_texts_and_mmbt_lists_are_read() {
     let text = |listing: &Listing, id| input_text(&sample(listing, id).inputs[1]);
     let page = "UPMC_Food101/texts_txt/apple_pie/apple_pie_1.txt";
     assert_eq!(text(&listing, "apple_pie_1"), format!("text of {page}"));
-    let read = datasets::read_text_file(&tree.raw().join(page)).unwrap();
+    let read = datasets::read_text_file(&tree.raw().join(page), None).unwrap();
     assert_eq!(read.as_deref(), Some("Pie &c"));
     assert_eq!(text(&listing, "apple_pie_10"), "none");
     assert_eq!(
@@ -216,7 +216,7 @@ fn lip6_texts_and_mmbt_lists_are_read() {
     let empty = tree
         .raw()
         .join("UPMC_Food101/texts_txt/waffles/waffles_3.txt");
-    assert_eq!(datasets::read_text_file(&empty).unwrap(), None);
+    assert_eq!(datasets::read_text_file(&empty, None).unwrap(), None);
     assert_eq!(notes(&listing, NoteKind::Unlisted).len(), 1);
 
     let line = |split: &str, class: &str, n: u32, text: &str| {

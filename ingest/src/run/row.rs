@@ -31,7 +31,7 @@ pub fn assemble(
             Input::Absent(cause) => {
                 failures.insert(modality, Failure::listed(cause));
             }
-            Input::Files(_) | Input::TextFile(_) => {
+            Input::Files(_) | Input::TextFile { .. } => {
                 let Some(reply) = replies.next() else {
                     continue;
                 };

@@ -233,6 +233,10 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
             let files = files(input)?.iter().map(|path| InputFile {
                 path: self.raw.join(path),
                 name: with_slashes(path),
+                encoding: match input {
+                    Input::TextFile { encoding, .. } => encoding.clone(),
+                    _ => None,
+                },
             });
             Some(Task {
                 modality,
@@ -277,7 +281,7 @@ fn size(replies: &Replies) -> usize {
 pub fn files(input: &Input) -> Option<&[PathBuf]> {
     match input {
         Input::Files(paths) => Some(paths),
-        Input::TextFile(path) => Some(std::slice::from_ref(path)),
+        Input::TextFile { path, .. } => Some(std::slice::from_ref(path)),
         Input::Text(_) | Input::None | Input::Absent(_) => None,
     }
 }

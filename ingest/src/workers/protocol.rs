@@ -69,6 +69,8 @@ pub struct InputFile {
     pub path: PathBuf,
     /// The path below the raw root, which is the same on every machine.
     pub name: String,
+    /// The label of the encoding of a text that is no UTF-8.
+    pub encoding: Option<String>,
 }
 
 /// The result of one task.
@@ -255,6 +257,7 @@ mod tests {
         let file = InputFile {
             path,
             name: "x".to_owned(),
+            encoding: None,
         };
         let mut pipe = Vec::new();
         send(&mut pipe, &file).unwrap();

@@ -120,7 +120,7 @@ fn run_task(
                 cache.decode_clip(task, &file.path, remaining, frame_pool, front_end)
             }
             Modality::Image => encode_image(&file.path),
-            Modality::Text => read_text(&file.path),
+            Modality::Text => read_text(file),
         };
         match result {
             Ok(Decoded { content, damage }) => {
@@ -338,11 +338,18 @@ fn encode_image(path: &Path) -> TaskResult {
 }
 
 /// Reads a text file and cleans the text.
-fn read_text(path: &Path) -> TaskResult {
-    check_size(path, MAX_TEXT_BYTES)?;
-    match datasets::read_text_file(path) {
+fn read_text(file: &InputFile) -> TaskResult {
+    check_size(&file.path, MAX_TEXT_BYTES)?;
+    match datasets::read_text_file(&file.path, file.encoding.as_deref()) {
         Ok(Some(text)) => Ok(Decoded::from_blob(text.into_bytes())),
         Ok(None) => Err(Failure::new(failure::NO_TEXT)),
+        // The path of the message is that of this machine, which a shard must not hold.
+        Err(datasets::Error::Annotation {
+            problem, remedy, ..
+        }) => Err(Failure::with(
+            failure::ENCODING,
+            format!("{problem}; {remedy}"),
+        )),
         Err(_) => Err(Failure::new(failure::UNREADABLE)),
     }
 }

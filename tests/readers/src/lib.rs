@@ -245,7 +245,7 @@ pub fn text_file(bytes: &[u8]) -> bool {
     in_folder(|folder| {
         let path = folder.join("page.txt");
         write_file(&path, bytes);
-        let Ok(Some(text)) = datasets::read_text_file(&path) else {
+        let Ok(Some(text)) = datasets::read_text_file(&path, None) else {
             return false;
         };
         assert!(!text.is_empty());
