@@ -163,6 +163,7 @@ impl Custom {
             long_cell_notes(&reader, lines, &columns, &classes)
         });
         self.notes.extend(missing_notes(&reader, &columns, known));
+        self.notes.extend(alike_notes(&reader, &classes));
         self.info.classes = classes;
         self.rows = Some(rows);
         Ok(())
@@ -286,6 +287,33 @@ impl Columns {
             inputs,
         })
     }
+}
+
+/// Returns a note for each pair of classes that are probably one: they differ in letter case alone,
+/// or are the same number.
+fn alike_notes(reader: &Reader<'_>, classes: &[String]) -> Vec<Note> {
+    let table = reader.path.file_name().unwrap_or_default();
+    let mut first: BTreeMap<String, &str> = BTreeMap::new();
+    let mut notes = Vec::new();
+    for class in classes {
+        let same = match class.parse::<f64>() {
+            Ok(number) => number.to_string(),
+            Err(_) => class.to_lowercase(),
+        };
+        if let Some(before) = first.get(&same) {
+            let message = format!(
+                "\"{before}\" and \"{class}\" are two classes; write them alike if they are one"
+            );
+            notes.push(Note::new(
+                NoteKind::Choice,
+                table.to_string_lossy(),
+                message,
+            ));
+        } else {
+            first.insert(same, class);
+        }
+    }
+    notes
 }
 
 /// Returns a note for each spelling of a missing value in a column of labels or inputs.

@@ -26,6 +26,17 @@ pub(super) fn has_extension(path: &Path, extension: &str) -> bool {
         .is_some_and(|one| one.eq_ignore_ascii_case(extension))
 }
 
+/// Forms of tables that people have and that would be taken for CSV.
+const OTHER_FORMS: [(&str, &str); 7] = [
+    ("xlsx", "an Excel workbook"),
+    ("xls", "an Excel workbook"),
+    ("ods", "an OpenDocument spreadsheet"),
+    ("jsonl", "a table of JSON lines"),
+    ("json", "a table in JSON"),
+    ("gz", "a table compressed by gzip"),
+    ("zip", "a table in a ZIP archive"),
+];
+
 /// What is known of a table's text beside its cells.
 pub(super) struct Lines {
     /// The line on which each row begins.
@@ -50,6 +61,17 @@ pub(super) struct LongLines {
 /// The file cannot be read, a quote is not closed, or a row has another number of cells than the
 /// header.
 pub(super) fn read_csv(path: &Path, encoding: Option<&str>) -> Result<(Table, Lines), Error> {
+    for (extension, form) in OTHER_FORMS {
+        if has_extension(path, extension) {
+            let remedy = "save the table as .csv, .tsv or .parquet";
+            return Err(Error::annotation(
+                path,
+                None,
+                format!("{form} is not read"),
+                remedy,
+            ));
+        }
+    }
     let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
     let text = decode(path, &bytes, encoding)?;
     let text = text.trim_start_matches('\u{feff}');
@@ -142,7 +164,20 @@ impl<'a> Reader<'a> {
                 Err(self.table_error(&format!("two columns are called \"{name}\"")))
             }
             (None, _) => {
-                let hint = did_you_mean(name, columns.iter().map(String::as_str));
+                let mut hint = did_you_mean(name, columns.iter().map(String::as_str));
+                if let Some(same) = columns.iter().find(|one| one.eq_ignore_ascii_case(name)) {
+                    hint = format!(" (did you mean \"{same}\"? upper and lower case differ)");
+                }
+                if let ([one], false) = (columns.as_slice(), name.contains([';', '\t']))
+                    && let Some(other) = [';', '\t'].into_iter().find(|&other| one.contains(other))
+                {
+                    let word = if other == ';' {
+                        "semicolons"
+                    } else {
+                        "tabs (name it .tsv)"
+                    };
+                    hint = format!(" (the cells are separated by {word}, not commas)");
+                }
                 let existing = shorten(&columns.join(", "));
                 Err(self.table_error(&format!(
                     "no column is called \"{name}\"{hint}; there are: {existing}"

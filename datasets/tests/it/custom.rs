@@ -426,6 +426,68 @@ fn tables_and_text_files_are_decoded_alike() {
 }
 
 #[test]
+fn common_slips_in_tables_get_pointed_advice() {
+    let row = "a,v.mp4,cat,train";
+    let cases = [
+        (
+            "clips.csv",
+            format!("clip;file;animal;part\n{}\n", row.replace(',', ";")),
+            "separated by semicolons",
+        ),
+        (
+            "clips.csv",
+            format!("clip\tfile\tanimal\tpart\n{}\n", row.replace(',', "\t")),
+            "separated by tabs (name it .tsv)",
+        ),
+        (
+            "clips.csv",
+            format!("CLIP,FILE,ANIMAL,PART\n{row}\n"),
+            "did you mean \"CLIP\"? upper and lower case differ",
+        ),
+        (
+            "clips.xlsx",
+            "PK".to_owned(),
+            "clips.xlsx: an Excel workbook is not read; save",
+        ),
+        (
+            "clips.jsonl",
+            "{}".to_owned(),
+            "clips.jsonl: a table of JSON lines is not read",
+        ),
+        (
+            "clips.csv.gz",
+            "x".to_owned(),
+            "clips.csv.gz: a table compressed by gzip is not read",
+        ),
+    ];
+    for (file, table, expected) in cases {
+        let tree = RawTree::new();
+        tree.text(file, table);
+        tree.text("own.toml", TOML.replace("clips.csv", file));
+        let error = open(tree.raw().join("own.toml").to_str().unwrap())
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    let tree = RawTree::new();
+    tree.media("v.mp4");
+    let names = ["Cat", "cat", "1", "1.0", "dog"];
+    let rows = names
+        .iter()
+        .enumerate()
+        .map(|(id, name)| format!("{id},v.mp4,{name},train\n"));
+    let table = format!("clip,file,animal,part\n{}", rows.collect::<String>());
+    let dataset = open_custom(&tree, TOML, &table).unwrap();
+    let said = notes(&list(&tree, dataset.as_ref()), NoteKind::Choice);
+    let alike = |one: &str, other: &str| {
+        format!(
+            "clips.csv: \"{one}\" and \"{other}\" are two classes; write them alike if they are one"
+        )
+    };
+    assert_eq!(said, [alike("1", "1.0"), alike("Cat", "cat")]);
+}
+
+#[test]
 fn mistakes_in_the_description_are_errors() {
     let table = "clip,file,animal,part\na,v.mp4,cat,train\n";
     let cases = [
