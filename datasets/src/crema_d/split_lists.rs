@@ -72,10 +72,15 @@ fn parse_row(line: &str) -> Option<(Clip, u32)> {
 fn find_lists(tree: &Tree, finder: &mut Finder<'_>) -> Result<Option<(String, String)>, Error> {
     let mut pairs = Vec::new();
     let mut unpaired = None;
+    let mut unused = Vec::new();
     for file in tree.files() {
         let name = base_name(file).to_ascii_lowercase();
         let (stem, extension) = split_extension(&name);
-        if !matches!(extension, "csv" | "txt") || !is_list(tree, file, stem)? {
+        let is_text = matches!(extension, "csv" | "txt");
+        if is_text && Split::from_spelling(stem) == Some(Split::Val) {
+            unused.push(file.to_owned());
+        }
+        if !is_text || !is_list(tree, file, stem)? {
             continue;
         }
         let partner = |from: &str, to: &str| {
@@ -94,7 +99,10 @@ fn find_lists(tree: &Tree, finder: &mut Finder<'_>) -> Result<Option<(String, St
             ("test", "train")
         };
         match partner(from, to) {
-            None => unpaired = Some((file, to)),
+            None => {
+                unpaired = Some((file, to));
+                unused.push(file.to_owned());
+            }
             Some(test) if train => {
                 pairs.push((depth(file), stem != "train", file.to_owned(), test));
             }
@@ -114,6 +122,10 @@ fn find_lists(tree: &Tree, finder: &mut Finder<'_>) -> Result<Option<(String, St
             )),
         };
     };
+    for file in unused {
+        let message = format!("not used; the split is that of {} and {}", first.0, first.1);
+        finder.note(NoteKind::Unlisted, file, message);
+    }
     for (train, test) in pairs {
         finder.note(
             NoteKind::Choice,

@@ -282,3 +282,22 @@ fn unusable_trees_and_lists_are_errors() {
     tree.text("test.csv", "1002_DFA_ANG_XX,ANG\nwhat is this\n");
     assert!(list_error(&tree).contains("test.csv, line 2: \"what is this\" is no row"));
 }
+
+/// Lists that are passed over are named.
+#[test]
+fn lists_beside_the_pair_are_named() {
+    let tree = RawTree::new();
+    for stem in ["1001_DFA_ANG_XX", "1002_DFA_ANG_XX"] {
+        tree.media(&format!("VideoFlash/{stem}.flv"))
+            .media(&format!("AudioWAV/{stem}.wav"));
+    }
+    tree.text("train.csv", "1001_DFA_ANG_XX,ANG\n")
+        .text("test.csv", "1002_DFA_ANG_XX,ANG\n");
+    for file in ["val.csv", "valid.txt", "my_train.csv", "old_test.txt"] {
+        tree.text(file, "1001_DFA_ANG_XX,ANG\n");
+        let said = format!("{file}: not used; the split is that of train.csv and test.csv");
+        let unlisted = notes(&list(&tree), NoteKind::Unlisted);
+        assert_eq!(unlisted, [said]);
+        std::fs::remove_file(tree.raw().join(file)).unwrap();
+    }
+}
