@@ -184,3 +184,53 @@ fn workers_and_micro_batches_do_not_change_losses() {
         }
     }
 }
+
+/// The score that chooses the best checkpoint is that of validation data under the mask of the
+/// training: the same as `eval` computes with that mask. A mask that hides nothing leaves modality
+/// dropout on.
+#[test]
+fn best_checkpoint_is_chosen_under_the_mask_of_the_training() {
+    let folder = temp();
+    let (raw, shards) = (folder.path().join("raw"), folder.path().join("shards"));
+    run(command("ingest", ["synth", "ave", "--samples", "48", "--out"]).arg(&raw))
+        .expect(EXIT_DONE);
+    run(command("ingest", ["run", "ave", "--raw"])
+        .arg(&raw)
+        .arg("--out")
+        .arg(&shards))
+    .expect(EXIT_DONE);
+    for (protocol, rate, dropout) in [
+        ("missing-audio", "1", false),
+        ("missing-both", "0.7", false),
+        ("missing-video", "0", true),
+    ] {
+        let out = folder.path().join(protocol);
+        run(
+            command("train", ["run", "ave", "--epochs", "1", "--seed", "11"])
+                .args(["--random-weights", "0", "--encoders", "tiny"])
+                .args(["--train-mask", protocol, "--set"])
+                .arg(format!("train_mask_rate={rate}"))
+                .arg("--shards")
+                .arg(&shards)
+                .arg("--out")
+                .arg(&out),
+        )
+        .expect(EXIT_DONE);
+        let config = std::fs::read_to_string(out.join("config.toml")).unwrap();
+        assert!(config.contains(&format!("modality_dropout = {dropout}\n")));
+        let log = json_lines(&out.join("metrics.jsonl"));
+        let chosen = log.iter().find(|line| line["split"] == "val").unwrap();
+        let scored = run(command("train", ["eval", "--json", "--split", "val"])
+            .arg(&out)
+            .args(["--protocol", protocol, "--rate", rate, "--seed", "11"]))
+        .expect(EXIT_DONE)
+        .json();
+        assert_eq!(chosen["metrics"], scored["metrics"], "{protocol}");
+        let both = scored["counts"]["both"].as_u64().unwrap();
+        assert_eq!(
+            both == scored["counts"]["samples"],
+            rate == "0",
+            "{protocol}"
+        );
+    }
+}

@@ -22,6 +22,17 @@ use std::sync::Arc;
 /// for a GPU are large, and each thread works on one of its own.
 const GPU_BYTE_BUDGET: usize = 8 << 30;
 
+/// Where a missing-modality mask comes from.
+#[derive(Clone, Debug)]
+pub struct MaskSource {
+    /// The path of a mask file, or the name of a protocol that the mask is drawn by.
+    pub source: String,
+    /// Missing rate of the protocol.
+    pub rate: f64,
+    /// Seed of the protocol's draw.
+    pub seed: u64,
+}
+
 /// The data of a run.
 pub struct Session {
     /// The shards.
@@ -31,6 +42,9 @@ pub struct Session {
     pub(crate) train_mask: Option<Arc<Vec<[bool; 2]>>>,
     /// SHA-256 of the training split's missing-modality mask.
     pub(crate) train_mask_sha256: Option<String>,
+    /// The mask of the validation split: that of the training split, if it has one that covers
+    /// both.
+    pub(crate) val_mask: Option<MaskSource>,
     /// Threads that load batches.
     threads: usize,
     /// Bytes of batches that are loaded ahead.
@@ -56,6 +70,7 @@ impl Session {
             shards,
             train_mask: None,
             train_mask_sha256: None,
+            val_mask: None,
             threads: compute.threads,
             byte_budget: match compute.device.is_cpu() {
                 true => BYTE_BUDGET,
@@ -64,10 +79,18 @@ impl Session {
             transforms,
         };
         if let Some(mask) = &settings.train_mask {
-            let mask = session.mask(mask, settings.train_mask_rate, settings.seed)?;
-            let present = mask.present(&session.shards, Split::Train)?;
+            let drawn = session.mask(mask, settings.train_mask_rate, settings.seed)?;
+            let present = drawn.present(&session.shards, Split::Train)?;
             session.train_mask_sha256 = Some(mask_hash(&present));
             session.train_mask = Some(Arc::new(present));
+            // A mask file may be of the training split alone.
+            if drawn.present(&session.shards, Split::Val).is_ok() {
+                session.val_mask = Some(MaskSource {
+                    source: mask.clone(),
+                    rate: settings.train_mask_rate,
+                    seed: settings.seed,
+                });
+            }
         }
         if let Some(present) = session.restrict_to(settings.modality, Split::Train) {
             let mask = session.train_mask.as_deref();

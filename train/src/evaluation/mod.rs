@@ -6,6 +6,7 @@ mod files;
 pub mod metrics;
 pub mod predict;
 
+pub use crate::session::MaskSource;
 pub use alignment::Alignment;
 pub use evaluator::{Evaluation, Evaluator};
 pub(crate) use files::to_json;
@@ -29,17 +30,6 @@ pub struct EvalOptions {
     /// The name of the checkpoint, if it is another one than is taken by default. Its evaluation
     /// must not replace that of the default one.
     pub checkpoint: Option<String>,
-}
-
-/// Where a missing-modality mask comes from.
-#[derive(Clone, Debug)]
-pub struct MaskSource {
-    /// The path of a mask file, or the name of a protocol that the mask is drawn by.
-    pub source: String,
-    /// Missing rate of the protocol.
-    pub rate: f64,
-    /// Seed of the protocol's draw.
-    pub seed: u64,
 }
 
 impl Default for EvalOptions {

@@ -4,6 +4,7 @@
 //! the dataset in `configs/`, `--set key=value`, and flags. Each layer is a [`SettingsOverrides`].
 //! A run folder keeps them in its [`RunConfig`].
 
+mod modality_dropout;
 mod overrides;
 mod run_config;
 
@@ -74,7 +75,8 @@ pub struct Settings {
     /// Whether the alignment loss sends no gradient into the class tokens.
     pub align_stop_gradient: bool,
     /// Modality dropout: whether one modality of a whole batch is hidden at random. Without a
-    /// value, it is on if the training split is complete.
+    /// value, it is on if at most 5 % of the training samples lack a modality, by themselves or by
+    /// the mask. A run's `config.toml` says whether it is.
     pub modality_dropout: Option<bool>,
     /// Whether the encoders' own dropout is on (BERT's is 0.1).
     pub encoder_dropout: bool,

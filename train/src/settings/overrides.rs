@@ -83,8 +83,8 @@ pub struct SettingsOverrides {
     pub align_weight: Option<f64>,
     #[arg(skip)]
     pub align_stop_gradient: Option<bool>,
-    /// Modality dropout: hide one modality of a whole batch at random [default: on if the training
-    /// split is complete]
+    /// Modality dropout: hide one modality of a whole batch at random [default: on if at
+    /// most 5 % of the training samples lack a modality, by themselves or by the mask]
     #[arg(long, value_parser = on_or_off())]
     pub modality_dropout: Option<bool>,
     /// Dropout inside the encoders, as in their pretraining

@@ -61,7 +61,7 @@ impl Job {
                 spec.dataset
             );
         }
-        let settings = Settings::resolve(name, spec.modalities, overrides)?;
+        let mut settings = Settings::resolve(name, spec.modalities, overrides)?;
         settings.check_data(spec.modalities, spec.multi_label)?;
         settings.check_device(compute)?;
         let encoders = session::encoder_configs(spec.modalities, &weights, tiny)?;
@@ -74,6 +74,9 @@ impl Job {
             session.train_present(),
         )
         .with_context(|| folder.display().to_string())?;
+        // The run folder says what the default came to.
+        let modality_dropout = settings.uses_modality_dropout(session.train_present());
+        settings.modality_dropout = Some(modality_dropout);
         let config = RunConfig {
             version: env!("CARGO_PKG_VERSION").to_string(),
             dataset: name.to_string(),

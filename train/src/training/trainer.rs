@@ -27,10 +27,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// The largest share of samples that lack a modality in a training split that counts as complete
-/// for modality dropout. A few unreadable clips do not change the method.
-const MAX_INCOMPLETE_SHARE: f64 = 0.05;
-
 /// Steps on a GPU after which their losses are read. Reading them waits for the GPU.
 const GPU_LOSS_READ_INTERVAL: usize = 16;
 
@@ -130,7 +126,9 @@ impl<'a> Trainer<'a> {
         state: State,
         workers: Workers,
     ) -> Trainer<'a> {
-        let modality_dropout = uses_modality_dropout(&config.settings, session);
+        let modality_dropout = config
+            .settings
+            .uses_modality_dropout(session.train_present());
         Trainer {
             run: run.to_path_buf(),
             config,
@@ -438,10 +436,16 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Evaluates a split, logs the metrics and returns the main one.
+    /// Evaluates a split, logs the metrics and returns the main one. The validation split is masked
+    /// as the training split is, so that the best checkpoint is the best one for such data.
     fn evaluate(&self, split: Split, log: &mut RunLog) -> Result<f64> {
         let options = EvalOptions {
             split,
+            mask: self
+                .session
+                .val_mask
+                .clone()
+                .filter(|_| split == Split::Val),
             missing_token: self.settings().missing_token,
             ..EvalOptions::default()
         };
@@ -467,21 +471,6 @@ fn wait_for_steps<T>(steps: &mut [StepRecord], read: impl FnOnce() -> Result<T>)
         last.elapsed += start.elapsed();
     }
     Ok(result)
-}
-
-/// Whether modality dropout is on: as the settings say, else if the model uses two modalities and
-/// the training split is complete.
-fn uses_modality_dropout(settings: &Settings, session: &Session) -> bool {
-    if let Some(on) = settings.modality_dropout {
-        return on;
-    }
-    if settings.modality.is_some() || session.train_mask.is_some() {
-        return false;
-    }
-    let split = session.shards.split(Split::Train);
-    let is_incomplete = |present: &&[bool; 2]| **present != [true, true];
-    let incomplete = split.present.iter().filter(is_incomplete).count();
-    incomplete as f64 <= MAX_INCOMPLETE_SHARE * split.len() as f64
 }
 
 #[cfg(test)]

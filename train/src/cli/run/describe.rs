@@ -41,7 +41,10 @@ pub fn describe(args: &RunArgs) -> Result<ExitCode> {
             .collect();
         outln!(
             "{}",
-            json!({"parts": parts, "parameters": total, "learnable": learnable})
+            json!({
+                "parts": parts, "parameters": total, "learnable": learnable,
+                "modality_dropout": settings.modality_dropout_rule(),
+            })
         )?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -53,5 +56,6 @@ pub fn describe(args: &RunArgs) -> Result<ExitCode> {
         let (parameters, learnable) = (thousands(parameters as u64), thousands(learnable as u64));
         outln!("{name:<28} {parameters:>13} {learnable:>11}")?;
     }
+    outln!("modality dropout: {}", settings.modality_dropout_rule())?;
     Ok(ExitCode::SUCCESS)
 }
