@@ -117,6 +117,7 @@ pub fn layer_cases() -> Result<Vec<LayerCase>> {
     }));
     // Parts, rank, input and output width of a part.
     let sizes = [
+        (0, 1, 40, 24),
         (1, 1, 40, 24),
         (3, 1, 40, 24),
         (3, 2, 40, 24),
@@ -192,7 +193,7 @@ fn linear(
     (d, width): (usize, usize),
     dropped: bool,
 ) -> Result<LayerCase> {
-    let out = parts * width;
+    let out = parts.max(1) * width;
     let adapters = adapters_of(parts, rank, (d, width))?;
     let bias = noise(4, (1, out))?.flatten_all()?;
     let inputs = vec![
@@ -208,7 +209,8 @@ fn linear(
         let device = t[0].device();
         let on_device = to_device(&adapters, device)?;
         let on_device: Vec<&Adapter> = on_device.iter().collect();
-        let adapters = Some(&applied(&on_device, dropped));
+        let adapters = applied(&on_device, dropped);
+        let adapters = (parts > 0).then_some(&adapters);
         let linear = Linear {
             weight: t[3].clone(),
             bias: bias.to_device(device)?,

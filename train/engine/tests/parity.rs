@@ -8,7 +8,7 @@ use engine::cuda::trace;
 use engine::layers::dropout;
 use engine::parity::{LayerCase, attention_cases, layer_cases, max_relative_error, noise, rows};
 use engine::{Attention, Linear, Norm, Precision, Rows};
-use host_emulator::emulate;
+use host_emulator::{emulate, emulate_with_linear_products};
 
 /// Compares the GPU's results in a number type with the CPU's in f32. Returns false if there is no
 /// emulator.
@@ -41,6 +41,27 @@ fn gpu_attention_equals_cpu_attention_at_all_lengths() {
     for case in attention_cases().unwrap() {
         if !is_near(&case, DType::BF16, 2e-2) {
             return;
+        }
+    }
+}
+
+/// A linear layer as one product with bias and residual, which cuBLASLt computes on a GPU.
+#[test]
+fn linear_products_equal_cpu_layers() {
+    for case in layer_cases().unwrap() {
+        if !case.name.contains("with 0 adapters") {
+            continue;
+        }
+        let want = case.run(&Device::Cpu, DType::F32).unwrap();
+        for (dtype, limit) in [(DType::F32, 2e-5), (DType::BF16, 2e-2)] {
+            let run = || case.run(&Device::Cpu, dtype).unwrap();
+            let Some(got) = emulate_with_linear_products(run) else {
+                return;
+            };
+            for (got, want) in got.iter().zip(&want) {
+                let worst = max_relative_error(got, want).unwrap();
+                assert!(worst < limit, "{} in {dtype:?}: {worst:e}", case.name);
+            }
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use candle_core::{DType, Result, Storage, Tensor, bail};
 use engine::cuda::trace::Mark;
-use engine::cuda::{Argument, Kernel, Launch, set_host_launcher};
+use engine::cuda::{Argument, Kernel, Launch, LinearProduct, set_host_launcher};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 use std::process::Command;
@@ -48,6 +48,57 @@ pub fn emulate<R>(body: impl FnOnce() -> R) -> Option<R> {
     let result = body();
     set_host_launcher(before);
     Some(result)
+}
+
+/// Runs `body` as [`emulate`] does, with products that add bias and residual themselves.
+pub fn emulate_with_linear_products<R>(body: impl FnOnce() -> R) -> Option<R> {
+    let emulator = loaded()?;
+    let with_products: &'static dyn Launch = Box::leak(Box::new(WithLinearProducts(emulator)));
+    emulate(|| {
+        set_host_launcher(Some(with_products));
+        body()
+    })
+}
+
+/// The emulator with the products of cuBLASLt, made of candle's operations.
+struct WithLinearProducts(&'static HostEmulator);
+
+impl Launch for WithLinearProducts {
+    fn launch(
+        &self,
+        kernel: Kernel,
+        grid: [u32; 3],
+        threads: u32,
+        shared: u32,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        self.0.launch(kernel, grid, threads, shared, arguments)
+    }
+
+    fn address(&self, tensor: &Tensor) -> Result<u64> {
+        self.0.address(tensor)
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        self.0.mark()
+    }
+
+    /// Sums in f32 and rounds once at the end; the bias is rounded to the layer's numbers before.
+    fn linear_product(&self, product: &LinearProduct) -> Result<Option<Tensor>> {
+        let LinearProduct {
+            linear,
+            x,
+            residual,
+        } = product;
+        let single = |t: &Tensor| t.to_dtype(DType::F32);
+        let bias = single(&linear.bias.to_dtype(x.dtype())?)?;
+        let y = single(x)?.matmul(&single(&linear.weight)?.t()?)?;
+        let mut y = y.broadcast_add(&bias)?;
+        if let Some(residual) = residual {
+            y = (y + single(residual)?)?;
+        }
+        Ok(Some(y.to_dtype(x.dtype())?))
+    }
 }
 
 /// Runs `body` with the CPU's own kernels, also within [`emulate`].
@@ -116,6 +167,10 @@ impl Launch for HostEmulator {
 
     fn address(&self, tensor: &Tensor) -> Result<u64> {
         host_address(tensor)
+    }
+
+    fn linear_product(&self, _product: &LinearProduct) -> Result<Option<Tensor>> {
+        Ok(None)
     }
 
     fn mark(&self) -> Result<Mark> {

@@ -1,7 +1,8 @@
 //! Launching the kernels on an NVIDIA GPU, through the driver that candle has opened.
 
-use super::trace::Mark;
-use super::{Argument, Kernel, Launch, arch};
+use super::cublaslt::{self, CublasLt};
+use super::trace::{self, Mark};
+use super::{Argument, Kernel, Launch, LinearProduct, arch};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, DeviceRepr, LaunchConfig,
     PushKernelArg, result, sys,
@@ -12,7 +13,7 @@ use candle_core::{DType, Error, Result, Storage, Tensor, bail};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 /// The kernels, compiled by `build.rs`.
 const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
@@ -32,6 +33,8 @@ struct Cuda {
     file: Option<PathBuf>,
     /// The kernels that were launched before.
     functions: RwLock<HashMap<Kernel, CudaFunction>>,
+    /// cuBLASLt if it was asked for and can be used.
+    cublaslt: OnceLock<Option<CublasLt>>,
 }
 
 /// Returns the launcher of `device`, whose module is loaded on the first call and stays loaded.
@@ -79,6 +82,7 @@ impl Cuda {
             module,
             file,
             functions: RwLock::default(),
+            cublaslt: OnceLock::new(),
         })
     }
 
@@ -120,6 +124,23 @@ impl Cuda {
 // SAFETY: the words are plain data, and the driver copies as many bytes from their start as the
 // kernel declares for this argument.
 unsafe impl DeviceRepr for Argument {}
+
+impl Cuda {
+    /// Opens cuBLASLt on the first call, if it was asked for. If that fails, a note says so and
+    /// cuBLAS multiplies.
+    fn cublaslt(&self) -> Result<Option<&CublasLt>> {
+        if let Some(opened) = self.cublaslt.get() {
+            return Ok(opened.as_ref());
+        }
+        let opened = match cublaslt::chosen()? {
+            false => None,
+            true => CublasLt::new(&self.stream)
+                .inspect_err(|error| eprintln!("note: cuBLAS multiplies, since {error}"))
+                .ok(),
+        };
+        Ok(self.cublaslt.get_or_init(|| opened).as_ref())
+    }
+}
 
 impl Launch for Cuda {
     fn launch(
@@ -164,6 +185,18 @@ impl Launch for Cuda {
             other => bail!("no kernel reads {other:?}"),
         };
         Ok(base + (start * tensor.dtype().size_in_bytes()) as u64)
+    }
+
+    fn linear_product(&self, product: &LinearProduct) -> Result<Option<Tensor>> {
+        match self.cublaslt()? {
+            Some(library) => {
+                let (x, w) = (product.x.dims(), product.linear.weight.dims());
+                let name = || format!("product with bias {} x {} x {}", x[0], x[1], w[0]);
+                let address = |t: &Tensor| self.address(t);
+                trace::record(self, name, || library.linear_product(product, address))
+            }
+            None => Ok(None),
+        }
     }
 
     fn mark(&self) -> Result<Mark> {

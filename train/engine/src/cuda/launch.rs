@@ -1,6 +1,7 @@
 //! Starting a kernel: its name, its grid and its arguments.
 
 use super::trace::Mark;
+use crate::params::Linear;
 use candle_core::{DType, Result, Tensor};
 use std::fmt;
 
@@ -20,8 +21,23 @@ pub trait Launch: Sync {
     /// Returns the address of a contiguous tensor's first element, as the kernels read it.
     fn address(&self, tensor: &Tensor) -> Result<u64>;
 
+    /// Computes a linear layer in one product that adds bias and residual itself, or returns
+    /// `None` where there is no such product.
+    fn linear_product(&self, product: &LinearProduct) -> Result<Option<Tensor>>;
+
     /// Marks the end of all work that was launched so far.
     fn mark(&self) -> Result<Mark>;
+}
+
+/// A linear layer without adapters or dropout: `x W^T + b + residual`.
+#[derive(Clone, Copy)]
+pub struct LinearProduct<'a> {
+    /// The layer.
+    pub linear: &'a Linear,
+    /// The layer's input, `n x in`.
+    pub x: &'a Tensor,
+    /// What is added to the layer's output, `n x out`.
+    pub residual: Option<&'a Tensor>,
 }
 
 /// The name of a kernel: that of its template, and the variant, the number type and the head size

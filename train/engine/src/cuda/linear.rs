@@ -2,8 +2,8 @@
 
 use super::dropout::DropoutArgument;
 use super::elementwise::activation_number;
-use super::launch::Argument;
-use super::{Gpu, VECTOR_WIDTH, dims, empty_f32, empty_like, kernel_name, product};
+use super::launch::{Argument, LinearProduct};
+use super::{Gpu, VECTOR_WIDTH, dims, empty_f32, empty_like, kernel_name, product, trace};
 use crate::cpu::activation::Activation;
 use crate::cpu::dropout::Dropout;
 use crate::params::{Adapter, Adapters, Linear, Norm};
@@ -113,6 +113,17 @@ impl Gpu {
     ) -> Result<(Tensor, Option<Tensor>)> {
         let n = dims(x)?.0;
         let out = linear.weight.dim(0)?;
+        if lora.is_none() && epilogue.dropout.is_none() && epilogue.activation.is_none() {
+            let residual = epilogue.residual;
+            let product = LinearProduct {
+                linear,
+                x,
+                residual,
+            };
+            if let Some(y) = self.0.linear_product(&product)? {
+                return Ok((y, None));
+            }
+        }
         let positions = self.dropped_positions(rows, epilogue.dropout.is_some(), x)?;
         let (mut count, mut rank, mut scale, mut b) = (0, 1, 0.0, Argument::new([0u64; 3]));
         if let Some(Lora { adapters, .. }) = lora {

@@ -14,6 +14,8 @@ mod adamw;
 mod arch;
 mod attention;
 #[cfg(feature = "cuda")]
+mod cublaslt;
+#[cfg(feature = "cuda")]
 pub mod driver;
 mod dropout;
 mod elementwise;
@@ -36,7 +38,7 @@ use std::cell::Cell;
 pub(crate) use adamw::AdamWTensor;
 pub use attention::{AttentionBlocks, set_attention_blocks};
 pub use head::{Head, HeadInput, HeadResult, HeadSample, HeadToken};
-pub use launch::{Argument, Kernel, Launch};
+pub use launch::{Argument, Kernel, Launch, LinearProduct};
 pub(crate) use linear::{InputNorm, LinearEpilogue, Lora, PartialSums};
 pub use versions::{CudaVersions, versions};
 
