@@ -233,6 +233,7 @@ const UNSAFE: &[&str] = &[
     "train/engine/src/cpu/matmul.rs",
     "train/engine/src/cpu/parallel.rs",
     "train/engine/src/cpu/simd.rs",
+    "train/engine/src/cuda/cublaslt.rs",
     "train/engine/src/cuda/driver.rs",
     "train/engine/src/cuda/launch.rs",
     "train/engine/src/cuda/mod.rs",

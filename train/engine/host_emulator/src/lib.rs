@@ -7,8 +7,7 @@
 )]
 
 use candle_core::{DType, Result, Storage, Tensor, bail};
-use engine::cuda::trace::Mark;
-use engine::cuda::{Argument, Kernel, Launch, LinearProduct, set_host_launcher};
+use engine::cuda::{Argument, Kernel, Launch, LinearProduct, Mark, set_host_launcher};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
 use std::process::Command;

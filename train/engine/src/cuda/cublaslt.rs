@@ -271,21 +271,21 @@ struct Preference(sys::cublasLtMatmulPreference_t);
 impl Drop for Operation {
     fn drop(&mut self) {
         // SAFETY: it was made by `create_matmul_desc` and is freed once.
-        drop(unsafe { result::destroy_matmul_desc(self.0) });
+        unsafe { result::destroy_matmul_desc(self.0) }.ok();
     }
 }
 
 impl Drop for Layout {
     fn drop(&mut self) {
         // SAFETY: it was made by `create_matrix_layout` and is freed once.
-        drop(unsafe { result::destroy_matrix_layout(self.0) });
+        unsafe { result::destroy_matrix_layout(self.0) }.ok();
     }
 }
 
 impl Drop for Preference {
     fn drop(&mut self) {
         // SAFETY: it was made by `create_matmul_pref` and is freed once.
-        drop(unsafe { result::destroy_matmul_pref(self.0) });
+        unsafe { result::destroy_matmul_pref(self.0) }.ok();
     }
 }
 

@@ -1,8 +1,7 @@
 //! Launching the kernels on an NVIDIA GPU, through the driver that candle has opened.
 
 use super::cublaslt::{self, CublasLt};
-use super::trace::{self, Mark};
-use super::{Argument, Kernel, Launch, LinearProduct, arch};
+use super::{Argument, Kernel, Launch, LinearProduct, Mark, arch, trace};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, DeviceRepr, LaunchConfig,
     PushKernelArg, result, sys,

@@ -1,9 +1,9 @@
 //! Starting a kernel: its name, its grid and its arguments.
 
-use super::trace::Mark;
 use crate::params::Linear;
 use candle_core::{DType, Result, Tensor};
 use std::fmt;
+use std::time::Instant;
 
 /// Something that runs kernels: the driver of a GPU, or the host emulator.
 pub trait Launch: Sync {
@@ -27,6 +27,31 @@ pub trait Launch: Sync {
 
     /// Marks the end of all work that was launched so far.
     fn mark(&self) -> Result<Mark>;
+}
+
+/// A point in the order of a device's work.
+pub enum Mark {
+    /// The time at which the host emulator got there; it has finished what came before.
+    Host(Instant),
+    /// The event that a GPU reaches after what came before.
+    #[cfg(feature = "cuda")]
+    Gpu(candle_core::cuda_backend::cudarc::driver::CudaEvent),
+}
+
+impl Mark {
+    /// Returns the time from this mark to a later one of the same device. Waits for the later one.
+    pub(super) fn microseconds_until(&self, later: &Mark) -> Result<f64> {
+        match (self, later) {
+            (Mark::Host(start), Mark::Host(end)) => Ok((*end - *start).as_secs_f64() * 1e6),
+            #[cfg(feature = "cuda")]
+            (Mark::Gpu(start), Mark::Gpu(end)) => {
+                use candle_core::cuda_backend::WrapErr;
+                Ok(f64::from(start.elapsed_ms(end).w()?) * 1e3)
+            }
+            #[cfg(feature = "cuda")]
+            _ => candle_core::bail!("two marks of different devices"),
+        }
+    }
 }
 
 /// A linear layer without adapters or dropout: `x W^T + b + residual`.

@@ -3,7 +3,7 @@
 use super::dropout::DropoutArgument;
 use super::elementwise::activation_number;
 use super::launch::{Argument, LinearProduct};
-use super::{Gpu, VECTOR_WIDTH, dims, empty_f32, empty_like, kernel_name, product, trace};
+use super::{Gpu, VECTOR_WIDTH, dims, empty_f32, empty_like, kernel_name, product};
 use crate::cpu::activation::Activation;
 use crate::cpu::dropout::Dropout;
 use crate::params::{Adapter, Adapters, Linear, Norm};

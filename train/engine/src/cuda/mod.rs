@@ -38,9 +38,9 @@ use std::cell::Cell;
 pub(crate) use adamw::AdamWTensor;
 pub use attention::{AttentionBlocks, set_attention_blocks};
 pub use head::{Head, HeadInput, HeadResult, HeadSample, HeadToken};
-pub use launch::{Argument, Kernel, Launch, LinearProduct};
+pub use launch::{Argument, Kernel, Launch, LinearProduct, Mark};
 pub(crate) use linear::{InputNorm, LinearEpilogue, Lora, PartialSums};
-pub use versions::{CudaVersions, versions};
+pub use versions::CudaVersions;
 
 thread_local! {
     /// Launches the kernels for tensors in host memory, see [`set_host_launcher`].
@@ -61,6 +61,22 @@ pub fn of(tensor: &Tensor) -> Result<Option<Gpu>> {
         Device::Cpu => Ok(HOST_LAUNCHER.get().map(Gpu)),
         other => bail!("no kernels for {:?}", other.location()),
     }
+}
+
+/// Returns the versions of CUDA of this build and this machine, or `None` for a build without CUDA.
+#[cfg(not(feature = "cuda"))]
+pub fn versions() -> Option<CudaVersions> {
+    None
+}
+
+/// Returns the versions of CUDA of this build and this machine, or `None` for a build without CUDA.
+#[cfg(feature = "cuda")]
+pub fn versions() -> Option<CudaVersions> {
+    Some(CudaVersions {
+        // From the toolkit's cuda.h, by `build.rs`.
+        toolkit: env!("U2A_CUDA_VERSION").parse().unwrap_or(0),
+        driver: driver::version(),
+    })
 }
 
 /// Elements that a thread loads at once; the width of every matrix is a multiple.

@@ -1,7 +1,7 @@
 //! The positions of packed rows, by which dropout draws its masks.
 
 use super::launch::Argument;
-use super::{Gpu, THREADS};
+use super::{Gpu, THREADS, empty};
 use crate::rows::Rows;
 use candle_core::{DType, Result, Tensor};
 
@@ -10,8 +10,7 @@ impl Gpu {
     /// are made on the first call for `rows`, and live as long as these.
     pub fn positions<'a>(&self, rows: &'a Rows, on: &Tensor) -> Result<&'a Tensor> {
         rows.positions(on.device(), |tables| {
-            // SAFETY: the kernel below writes all rows before anything reads them.
-            let positions = unsafe { Tensor::empty((rows.len(), 2), DType::U32, on.device())? };
+            let positions = empty((rows.len(), 2), DType::U32, on)?;
             let blocks = rows.longest().div_ceil(THREADS as usize);
             self.launch(
                 "row_positions",

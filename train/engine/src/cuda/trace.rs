@@ -5,37 +5,11 @@
 //! profilers are refused. Events take time themselves, about a microsecond each, and keep kernels
 //! from overlapping: a traced step is slower than others.
 
-use super::launch::Launch;
+use super::launch::{Launch, Mark};
 use candle_core::{Result, bail};
 use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::time::Instant;
-
-/// A point in the order of a device's work.
-pub enum Mark {
-    /// The time at which the host emulator got there; it has finished what came before.
-    Host(Instant),
-    /// The event that a GPU reaches after what came before.
-    #[cfg(feature = "cuda")]
-    Gpu(candle_core::cuda_backend::cudarc::driver::CudaEvent),
-}
-
-impl Mark {
-    /// Returns the time from this mark to a later one of the same device. Waits for the later one.
-    fn microseconds_until(&self, later: &Mark) -> Result<f64> {
-        match (self, later) {
-            (Mark::Host(start), Mark::Host(end)) => Ok((*end - *start).as_secs_f64() * 1e6),
-            #[cfg(feature = "cuda")]
-            (Mark::Gpu(start), Mark::Gpu(end)) => {
-                use candle_core::cuda_backend::WrapErr;
-                Ok(f64::from(start.elapsed_ms(end).w()?) * 1e3)
-            }
-            #[cfg(feature = "cuda")]
-            _ => bail!("two marks of different devices"),
-        }
-    }
-}
 
 /// All launches of one kernel, or all products of one shape.
 #[derive(Clone, Debug, PartialEq, Serialize)]

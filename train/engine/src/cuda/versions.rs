@@ -26,22 +26,6 @@ impl CudaVersions {
     }
 }
 
-/// Returns the versions of this build and this machine, or `None` for a build without CUDA.
-#[cfg(not(feature = "cuda"))]
-pub fn versions() -> Option<CudaVersions> {
-    None
-}
-
-/// Returns the versions of this build and this machine, or `None` for a build without CUDA.
-#[cfg(feature = "cuda")]
-pub fn versions() -> Option<CudaVersions> {
-    Some(CudaVersions {
-        // From the toolkit's cuda.h, by `build.rs`.
-        toolkit: env!("U2A_CUDA_VERSION").parse().unwrap_or(0),
-        driver: super::driver::version(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
