@@ -10,6 +10,7 @@
 //! [`Variant`] change which weights learn and how the tokens are fused, nothing else.
 
 mod branch;
+mod frames;
 mod head;
 pub mod micro_batch;
 mod step;

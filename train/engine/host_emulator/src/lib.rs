@@ -14,9 +14,6 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
-#[cfg(test)]
-mod tests;
-
 /// The type of the function `emulate` of `platform.h`.
 type Emulate =
     unsafe extern "C" fn(*const c_char, *const u32, u32, u32, *const *mut c_void) -> *const c_char;
@@ -194,3 +191,6 @@ fn host_address(tensor: &Tensor) -> Result<u64> {
     };
     Ok(base + (start * tensor.dtype().size_in_bytes()) as u64)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! itself and the variants that add or concatenate tokens, where autograd would launch some 180
 //! kernels of a few numbers each.
 
+use super::frames::{mean_over_frames, spread_over_frames};
 use super::step::{Encoded, StepOptions};
 use super::{MicroBatch, U2a};
 use crate::encoder::EncoderOutput;
@@ -19,7 +20,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use candle_nn::Linear;
 use engine::cuda::{Gpu, Head, HeadInput, HeadSample, HeadToken};
-use features::{Batch, ModalityBatch};
+use features::Batch;
 
 /// The result of everything behind the encoders.
 pub(super) struct HeadResult {
@@ -256,37 +257,4 @@ fn scaled(loss: Tensor, weight: f64) -> Result<Tensor> {
     } else {
         (loss * weight)?
     })
-}
-
-/// Averages an encoder's outputs over the frames of each sample.
-pub(super) fn mean_over_frames<'a>(
-    input: &'a ModalityBatch,
-    output: &EncoderOutput,
-) -> Result<ModalityTokens<'a>> {
-    let images = input.data.images_per_sample();
-    let mean = |t: Tensor| -> Result<Tensor> {
-        if images == 1 {
-            return Ok(t);
-        }
-        let (n, d) = t.dims2()?;
-        Ok(t.reshape((n / images, images, d))?.mean(1)?)
-    };
-    let [class, mask] = output.split()?;
-    Ok(ModalityTokens {
-        rows: &input.rows,
-        class: mean(class)?,
-        mask: mean(mask)?,
-    })
-}
-
-/// The gradient of [`mean_over_frames`]: each frame of a sample gets an equal share.
-fn spread_over_frames(class: &Tensor, mask: &Tensor, images: usize) -> Result<EncoderOutput> {
-    let spread = |gradient: &Tensor| -> Result<Tensor> {
-        let (n, d) = gradient.dims2()?;
-        let share = (gradient / images as f64)?
-            .unsqueeze(1)?
-            .broadcast_as((n, images, d))?;
-        Ok(share.contiguous()?.reshape((n * images, d))?)
-    };
-    EncoderOutput::join(&spread(class)?, &spread(mask)?)
 }

@@ -1,6 +1,6 @@
 //! One training step, from a batch to losses and gradients; and the scores of a batch.
 
-use super::head::mean_over_frames;
+use super::frames::mean_over_frames;
 use super::{Branch, U2a};
 use crate::encoder::lora::LoraAdapters;
 use crate::encoder::{
