@@ -50,9 +50,12 @@ pub(crate) fn find(label: &str) -> Option<&'static Encoding> {
 mod tests {
     use super::*;
 
+    /// Its name, the bytes, the encoding of the description, and the text or a part of the error.
+    type Case<'a> = (&'a str, &'a [u8], Option<&'a str>, Result<&'a str, &'a str>);
+
     #[test]
     fn mark_comes_before_utf8_and_utf8_before_the_named_encoding() {
-        let cases: [(&str, &[u8], Option<&str>, Result<&str, &str>); 13] = [
+        let cases: [Case; 13] = [
             ("UTF-8", "é".as_bytes(), None, Ok("é")),
             ("UTF-8 with a mark", b"\xef\xbb\xbf\xc3\xa9", None, Ok("é")),
             ("UTF-16 with a mark", b"\xff\xfe\xe9\0", None, Ok("é")),

@@ -96,7 +96,7 @@ impl Gpu {
         let out = empty((n, d), qkv.dtype(), qkv)?;
         let lse = empty_f32((heads, n), qkv)?;
         self.launch(
-            &kernels.name("attention_forward"),
+            kernels.name("attention_forward"),
             kernels.grid(heads, rows),
             ATTENTION_THREADS,
             kernels.shared_bytes(),
@@ -124,7 +124,7 @@ impl Gpu {
         let kernels = AttentionKernels::new(attention, qkv.dtype(), d)?;
         let delta = empty_f32((heads, n), qkv)?;
         self.launch_rows(
-            &kernel_name("attention_delta", qkv)?,
+            kernel_name("attention_delta", qkv)?,
             n * heads,
             &[
                 self.address(out)?,
@@ -146,7 +146,7 @@ impl Gpu {
         ];
         for kernel in ["attention_backward_q", "attention_backward_kv"] {
             self.launch(
-                &kernels.name(kernel),
+                kernels.name(kernel),
                 kernels.grid(heads, rows),
                 ATTENTION_THREADS,
                 kernels.shared_bytes(),

@@ -18,7 +18,7 @@ impl Gpu {
             Argument::new((z.elem_count() / VECTOR_WIDTH) as u32),
             Argument::new(activation_number(f)),
         ];
-        self.launch_elements(&kernel_name("activate", z)?, z.elem_count(), &arguments)?;
+        self.launch_elements(kernel_name("activate", z)?, z.elem_count(), &arguments)?;
         Ok(y)
     }
 
@@ -41,7 +41,7 @@ impl Gpu {
             Argument::new(activation_number(f)),
         ];
         self.launch_elements(
-            &kernel_name("activate_backward", z)?,
+            kernel_name("activate_backward", z)?,
             z.elem_count(),
             &arguments,
         )?;
@@ -60,7 +60,7 @@ impl Gpu {
             Argument::new(d as i32),
             Argument::new(DropoutArgument::new(Some(dropout))),
         ];
-        self.launch_elements(&kernel_name("dropout", x)?, n * d, &arguments)?;
+        self.launch_elements(kernel_name("dropout", x)?, n * d, &arguments)?;
         Ok(y)
     }
 }

@@ -171,7 +171,7 @@ impl Gpu {
             factors,
         ];
         let kernel = kernel_name("head_sample", any)?;
-        self.launch(&kernel, [n, 1, 1], THREADS, shared, &arguments)?;
+        self.launch(kernel, [n, 1, 1], THREADS, shared, &arguments)?;
 
         let d_weight = empty_f32((classes, width), any)?;
         let d_bias = empty_f32((1, classes), any)?;

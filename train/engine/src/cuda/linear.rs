@@ -97,7 +97,7 @@ impl Gpu {
         };
         let mut arguments = vec![self.address(x)?];
         arguments.extend(self.down_arguments(Some(lora), (n, d))?);
-        self.launch_rows(&kernel_name("lora_down", x)?, n, &arguments)?;
+        self.launch_rows(kernel_name("lora_down", x)?, n, &arguments)?;
         Ok(u)
     }
 
@@ -138,7 +138,7 @@ impl Gpu {
             None => None,
         };
         self.launch_elements(
-            &kernel_name("linear_epilogue", x)?,
+            kernel_name("linear_epilogue", x)?,
             n * out,
             &[
                 self.address(&y)?,
@@ -177,7 +177,7 @@ impl Gpu {
         let (count, rank) = sizes(adapters)?;
         let du = empty_u(dy, adapters)?;
         self.launch_rows(
-            &kernel_name("lora_up_backward", dy)?,
+            kernel_name("lora_up_backward", dy)?,
             n,
             &[
                 self.address(dy)?,
@@ -196,7 +196,7 @@ impl Gpu {
             None => {
                 let mut arguments = vec![self.address(&d_input)?];
                 arguments.extend(self.down_arguments(Some(d_lora), (n, d))?);
-                self.launch_elements(&kernel_name("lora_down_backward", x)?, n * d, &arguments)?;
+                self.launch_elements(kernel_name("lora_down_backward", x)?, n * d, &arguments)?;
                 d_input
             }
         };
@@ -246,7 +246,7 @@ impl Gpu {
         let chunks = n.div_ceil(chunk);
         let partial = empty_f32((chunks, total * width), sums.x)?;
         self.launch(
-            &kernel_name("column_sums", sums.x)?,
+            kernel_name("column_sums", sums.x)?,
             [blocks, chunks, rank],
             (SUM_GROUPS * SUM_LANES) as u32,
             (SUM_LANES - 1) * VECTOR_WIDTH * SUM_GROUPS * size_of::<f32>(),

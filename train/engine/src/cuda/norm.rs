@@ -45,7 +45,7 @@ impl Gpu {
             Argument::new(i32::from(compute_stats)),
         ];
         arguments.extend(self.down_arguments(lora, (n, d))?);
-        self.launch_rows(&kernel_name("layer_norm", x)?, n, &arguments)?;
+        self.launch_rows(kernel_name("layer_norm", x)?, n, &arguments)?;
         Ok((y, stats, u))
     }
 
@@ -76,7 +76,7 @@ impl Gpu {
         }
         let blocks = n.div_ceil(ROWS_PER_BLOCK);
         let kernel = kernel_name("layer_norm_backward", x)?;
-        self.launch(&kernel, [blocks, 1, 1], ROW_THREADS, shared, &arguments)?;
+        self.launch(kernel, [blocks, 1, 1], ROW_THREADS, shared, &arguments)?;
         Ok(dx)
     }
 }

@@ -44,7 +44,7 @@ impl Gpu {
         arguments.push(Argument::new(i32::from(transposed)));
         let blocks = (total / step).div_ceil(THREADS as usize);
         let kernel = kernel_name("cut_patches", &out)?;
-        self.launch(&kernel, [blocks, 1, 1], THREADS, 0, &arguments)?;
+        self.launch(kernel, [blocks, 1, 1], THREADS, 0, &arguments)?;
         Ok(out)
     }
 
@@ -113,7 +113,7 @@ impl Gpu {
             Argument::new(each as i32),
         ];
         let kernel = kernel_name("pick_ends", x)?;
-        self.launch_elements(&kernel, out.elem_count(), &arguments)?;
+        self.launch_elements(kernel, out.elem_count(), &arguments)?;
         Ok(out)
     }
 
@@ -142,7 +142,7 @@ impl Gpu {
             Argument::new(d as i32),
         ];
         self.launch(
-            &kernel_name("sum_rows", x)?,
+            kernel_name("sum_rows", x)?,
             [d.div_ceil(SUM_COLUMNS), 1, 1],
             SUM_THREADS as u32,
             SUM_THREADS * VECTOR_WIDTH * size_of::<f32>(),
@@ -163,6 +163,6 @@ impl Gpu {
         let threads = rows.longest() * (out.dim(1)? / VECTOR_WIDTH);
         let blocks = threads.div_ceil(THREADS as usize);
         let grid = [blocks, rows.sequences(), 1];
-        self.launch(&kernel_name(kernel, out)?, grid, THREADS, 0, arguments)
+        self.launch(kernel_name(kernel, out)?, grid, THREADS, 0, arguments)
     }
 }
