@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn printed_lists_are_told_from_names() {
+    fn printed_lists_are_parsed_and_names_are_not() {
         let cases: [(&str, Option<&[&str]>); 17] = [
             ("['cat', 'dog']", Some(&["cat", "dog"])),
             ("[\"cat\", \"d'og\"]", Some(&["cat", "d'og"])),

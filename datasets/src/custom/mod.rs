@@ -289,10 +289,15 @@ impl Columns {
     }
 }
 
+/// Returns a note about the table, which is known by the name of its file.
+fn table_note(reader: &Reader<'_>, kind: NoteKind, message: String) -> Note {
+    let table = reader.path.file_name().unwrap_or_default();
+    Note::new(kind, table.to_string_lossy(), message)
+}
+
 /// Returns a note for each pair of classes that are probably one: they differ in letter case alone,
 /// or are the same number.
 fn alike_notes(reader: &Reader<'_>, classes: &[String]) -> Vec<Note> {
-    let table = reader.path.file_name().unwrap_or_default();
     let mut first: BTreeMap<String, &str> = BTreeMap::new();
     let mut notes = Vec::new();
     for class in classes {
@@ -304,11 +309,7 @@ fn alike_notes(reader: &Reader<'_>, classes: &[String]) -> Vec<Note> {
             let message = format!(
                 "\"{before}\" and \"{class}\" are two classes; write them alike if they are one"
             );
-            notes.push(Note::new(
-                NoteKind::Choice,
-                table.to_string_lossy(),
-                message,
-            ));
+            notes.push(table_note(reader, NoteKind::Choice, message));
         } else {
             first.insert(same, class);
         }
@@ -318,7 +319,6 @@ fn alike_notes(reader: &Reader<'_>, classes: &[String]) -> Vec<Note> {
 
 /// Returns a note for each spelling of a missing value in a column of labels or inputs.
 fn missing_notes(reader: &Reader<'_>, columns: &Columns, known: &[String]) -> Vec<Note> {
-    let table = reader.path.file_name().unwrap_or_default();
     let mut notes = Vec::new();
     let used = [Some(columns.label)].into_iter().chain(columns.inputs);
     for column in used.flatten() {
@@ -330,11 +330,7 @@ fn missing_notes(reader: &Reader<'_>, columns: &Columns, known: &[String]) -> Ve
             let message = format!(
                 "\"{spelling}\" in the column \"{name}\" is read as a missing value, in {count} rows"
             );
-            notes.push(Note::new(
-                NoteKind::Choice,
-                table.to_string_lossy(),
-                message,
-            ));
+            notes.push(table_note(reader, NoteKind::Choice, message));
         }
     }
     notes
@@ -354,8 +350,6 @@ fn long_cell_notes(
         split.is_some_and(|split| Split::from_spelling(split).is_some())
             || classes.contains(&cells[columns.label])
     };
-    let table = reader.path.file_name().unwrap_or_default();
-    let table = table.to_string_lossy();
     let mut notes = Vec::new();
     for cell in &lines.long_cells {
         let rows = cell.like_rows.iter().filter(|cells| is_row(cells)).count();
@@ -365,7 +359,7 @@ fn long_cell_notes(
                  lost; close the quote in line {}",
                 cell.first, cell.last, cell.first
             );
-            notes.push(Note::new(NoteKind::Dropped, &*table, message));
+            notes.push(table_note(reader, NoteKind::Dropped, message));
         }
     }
     if let Some(cell) = lines.long_cells.first() {
@@ -375,7 +369,7 @@ fn long_cell_notes(
             cell.first,
             cell.last
         );
-        notes.push(Note::new(NoteKind::Choice, &*table, message));
+        notes.push(table_note(reader, NoteKind::Choice, message));
     }
     notes
 }

@@ -138,7 +138,7 @@ test = 0.5
 
 /// A quoted cell may hold line breaks, but a quote that is never closed must not swallow rows.
 #[test]
-fn quotes_that_are_not_closed_swallow_no_rows() {
+fn unclosed_quotes_lose_no_rows() {
     let toml = TOML
         .replace("video = \"file\"", "image = \"file\"\ntext = \"words\"")
         .replace("clips.csv", "clips.EXT");

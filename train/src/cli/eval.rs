@@ -6,7 +6,7 @@ use crate::session;
 use crate::settings::RunConfig;
 use crate::training::checkpoint;
 use crate::training::job::Job;
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use clap::Args;
 use datasets::{Modality, Split};
 use model::variant::MissingToken;
@@ -94,12 +94,11 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     let evaluator = Evaluator::new(session, config, &options)?;
     verify_shards(session.shards.folder(), compute.threads)?;
     let mut model = session::build_model(config, &compute)?;
-    checkpoint::read_model(&checkpoint, &mut model).map_err(|e| {
-        anyhow!(
-            "{e:#}; {}",
-            checkpoint::remedy(&args.run, &checkpoint, false)
-        )
-    })?;
+    checkpoint::read_model(&checkpoint, &mut model).map_err(checkpoint::with_remedy(
+        &args.run,
+        &checkpoint,
+        false,
+    ))?;
     print_device_of_run(&compute, config.settings.precision);
     let evaluation = evaluator.run(&model)?;
     let (json_path, predictions) =

@@ -6,7 +6,7 @@ use crate::ingest_process;
 use crate::session;
 use crate::settings::RunConfig;
 use crate::training::checkpoint;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use engine::Compute;
 use model::u2a::U2a;
@@ -117,12 +117,11 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     let compute = args.compute.open()?;
     let checkpoint = checkpoint::named_or_default(&args.run, args.checkpoint.as_deref())?;
     let mut model = session::build_model(&config, &compute)?;
-    checkpoint::read_model(&checkpoint, &mut model).map_err(|e| {
-        anyhow!(
-            "{e:#}; {}",
-            checkpoint::remedy(&args.run, &checkpoint, false)
-        )
-    })?;
+    checkpoint::read_model(&checkpoint, &mut model).map_err(checkpoint::with_remedy(
+        &args.run,
+        &checkpoint,
+        false,
+    ))?;
     print_device_of_run(&compute, config.settings.precision);
     let predictor = Predictor {
         config,

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_does_not_fit_is_told_from_other_errors() {
+    fn out_of_memory_is_a_kind_of_error_of_its_own() {
         let driver = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
         for (message, kind) in [
             (driver, "out of memory"),

@@ -35,7 +35,7 @@ impl SideFile {
         Ok(Some(SideFile { path, json }))
     }
 
-    /// The path, for messages.
+    /// Returns the path as messages show it.
     pub fn name(&self) -> String {
         self.path.display().to_string()
     }

@@ -8,7 +8,7 @@
 //! ```
 
 use crate::settings::Settings;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use candle_core::{Device, Tensor};
 use engine::{AdamW, Moments};
 use model::encoder::weights::WeightSource;
@@ -277,9 +277,14 @@ pub fn named_or_default(run: &Path, name: Option<&str>) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// What to do instead of using a checkpoint that cannot be read. `resume` says whether training was
-/// to continue from it.
-pub fn remedy(run: &Path, damaged: &Path, resume: bool) -> String {
+/// Returns a function that adds to the error of a checkpoint what to use instead. `resume` says
+/// whether training was to continue from the checkpoint.
+pub fn with_remedy(run: &Path, damaged: &Path, resume: bool) -> impl Fn(Error) -> Error {
+    move |error| anyhow!("{error:#}; {}", remedy(run, damaged, resume))
+}
+
+/// Returns the advice of [`with_remedy`].
+fn remedy(run: &Path, damaged: &Path, resume: bool) -> String {
     let others = list(run).unwrap_or_default();
     let earlier = others.iter().rev().map(|(_, path)| path);
     let earlier = earlier

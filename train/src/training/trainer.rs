@@ -14,7 +14,7 @@ use crate::evaluation::{EvalOptions, Evaluator};
 use crate::logging::{RunLog, StartMessage, StepRecord};
 use crate::session::Session;
 use crate::settings::{RunConfig, Settings};
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Result, bail};
 use candle_core::Tensor;
 use datasets::Split;
 use engine::{AdamW, Schedule};
@@ -99,9 +99,8 @@ impl<'a> Trainer<'a> {
         workers: Workers,
     ) -> Result<Trainer<'a>> {
         let checkpoint = checkpoint::latest(run)?;
-        let with_remedy =
-            |error: Error| anyhow!("{error:#}; {}", checkpoint::remedy(run, &checkpoint, true));
-        checkpoint::read_model(&checkpoint, &mut model).map_err(with_remedy)?;
+        let with_remedy = checkpoint::with_remedy(run, &checkpoint, true);
+        checkpoint::read_model(&checkpoint, &mut model).map_err(&with_remedy)?;
         let mut optimizer = model.optimizer(config.settings.adamw())?;
         let state =
             checkpoint::read_state(&checkpoint, &model, &mut optimizer).map_err(with_remedy)?;

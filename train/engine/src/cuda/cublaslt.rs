@@ -68,7 +68,7 @@ struct Shape {
     /// Rows of the result, and its width.
     n: usize,
     out: usize,
-    /// Width of the input.
+    /// The number of columns of the input.
     d: usize,
     bf16: bool,
     tf32: bool,

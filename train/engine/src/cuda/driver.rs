@@ -125,8 +125,8 @@ impl Cuda {
 unsafe impl DeviceRepr for Argument {}
 
 impl Cuda {
-    /// Opens cuBLASLt on the first call, if it was asked for. If that fails, a note says so and
-    /// cuBLAS multiplies.
+    /// Opens cuBLASLt on the first call, if it was asked for. If that fails, a note says so, and
+    /// candle's cuBLAS computes the products.
     fn cublaslt(&self) -> Result<Option<&CublasLt>> {
         if let Some(opened) = self.cublaslt.get() {
             return Ok(opened.as_ref());

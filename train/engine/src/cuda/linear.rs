@@ -18,7 +18,7 @@ pub(crate) struct LinearEpilogue<'a> {
     pub dropout: Option<&'a Dropout>,
     /// The tensor that is added.
     pub residual: Option<&'a Tensor>,
-    /// The activation of the sum.
+    /// The activation function that is applied to the sum.
     pub activation: Option<Activation>,
     /// Whether the activation takes the place of the sum instead of a tensor of its own.
     pub in_place: bool,
