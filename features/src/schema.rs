@@ -27,15 +27,16 @@ use media::mel::{MEL_BINS, MEL_RECIPE};
 /// The version of the shard format: the columns, and the bytes that given media become in them. Any
 /// change of either raises it, so that no run mixes old and new bytes; `tests/format.rs` detects a
 /// change of the bytes.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
-/// The oldest version that can be read. Version 1 has the same columns; its JPEG files come from
-/// another encoder, with or without restart markers.
+/// The oldest version that can be read. All versions have the same columns. The JPEG files of
+/// version 1 come from another encoder, with or without restart markers; versions 1 and 2 hold
+/// small images enlarged.
 const OLDEST_VERSION: u32 = 1;
 
 /// How the stored frames are chosen and encoded. Part of the metadata, beside their number.
 pub const FRAME_POLICY: &str =
-    "evenly-spaced;libjpeg-turbo-q95-444-restart-rows-1;shorter-side-256";
+    "evenly-spaced;libjpeg-turbo-q95-444-restart-rows-1;shorter-side-at-most-256";
 
 /// The encoded bytes after which a row group is closed. They bound a writer's memory; readers fetch
 /// single rows.

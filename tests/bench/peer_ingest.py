@@ -47,6 +47,8 @@ def mask_libav():
 
 def output_size(width, height):
     short = min(width, height)
+    if short <= SIDE:
+        return width, height
     return SIDE * width // short, SIDE * height // short
 
 

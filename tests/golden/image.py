@@ -58,9 +58,14 @@ def images():
 
     def of(mode, width, height, *name):
         array = scene(width, height, len(Image.new(mode, (1, 1)).getbands()), *name)
-        return Image.fromarray(array.squeeze(), mode)
+        return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array, mode)
+
+    def stored(image):
+        """What a shard holds of an image that is smaller than its frames."""
+        return save(image, "JPEG", quality=95, subsampling=0, restart_marker_rows=1)
 
     landscape = of("RGB", 151, 97, "landscape")
+    tiny, strip, dot = of("RGB", 13, 9, "tiny"), of("RGB", 301, 35, "strip"), of("RGB", 1, 1, "dot")
     photo = of("RGB", 157, 101, "photo")
     palette = of("RGB", 70, 83, "palette").quantize(31)
     cmyk = save(of("CMYK", 91, 67, "cmyk"), "JPEG", quality=90)
@@ -72,8 +77,12 @@ def images():
         "square.png": save(of("RGB", SIZE, SIZE, "square"), "PNG"),
         "landscape.png": save(landscape, "PNG"),
         "portrait.png": save(of("RGB", 61, 101, "portrait"), "PNG"),
-        "tiny.png": save(of("RGB", 13, 9, "tiny"), "PNG"),
-        "strip.png": save(of("RGB", 301, 35, "strip"), "PNG"),
+        "tiny.png": save(tiny, "PNG"),
+        "tiny_rows.jpg": stored(tiny),
+        "strip.png": save(strip, "PNG"),
+        "strip_rows.jpg": stored(strip),
+        "dot.png": save(dot, "PNG"),
+        "dot_rows.jpg": stored(dot),
         "gray.png": save(of("L", 67, 90, "gray"), "PNG"),
         "gray_alpha.png": save(of("LA", 67, 50, "gray alpha"), "PNG"),
         "alpha.png": save(of("RGBA", 80, 61, "alpha"), "PNG"),

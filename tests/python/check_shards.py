@@ -44,12 +44,12 @@ def attempt(reader):
 
 
 def is_stored_jpeg(value):
-    """Whether bytes are a JPEG file that decodes and has the shorter side that ingest stores."""
+    """Whether bytes are a JPEG file that decodes and is no larger than ingest stores it."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(value))
     image.load()
-    return image.format == "JPEG" and image.mode == "RGB" and min(image.size) == SHORTER_SIDE
+    return image.format == "JPEG" and image.mode == "RGB" and min(image.size) <= SHORTER_SIDE
 
 
 @attempt

@@ -481,7 +481,6 @@ fn unusual_images() -> Vec<BadFile> {
             extension,
             encoded(DynamicImage::new_rgb8(1, 1), format),
         );
-        // With a shorter side of 256 pixels it would be 1,280,000 pixels long.
         add(
             "1x5000",
             extension,

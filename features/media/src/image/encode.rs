@@ -6,18 +6,19 @@ use super::rgb::{Rgb, check_size};
 use super::turbo::PixelFormat;
 use crate::error::Error;
 
-/// The shorter side of the images and frames in a shard, in pixels.
+/// The most pixels of the shorter side of the images and frames in a shard.
 pub const FRAME_SHORTER_SIDE: usize = 256;
 
 /// The JPEG quality of the images and frames in a shard.
 pub const JPEG_QUALITY: u8 = 95;
 
-/// Resizes so that the shorter side has `shorter` pixels (smaller images grow), and encodes.
+/// Encodes an image, resized so that its shorter side has `shorter` pixels if it has more. A
+/// smaller image keeps its size: enlarging it adds nothing, and the view would shrink it again.
 ///
 /// # Errors
 /// [`Error::Limit`] if the result exceeds [`MAX_SIDE`](super::MAX_SIDE) or
-/// [`MAX_PIXELS`](super::MAX_PIXELS) (an image 64 times as long as wide); [`Error::Invalid`] if the
-/// image has no pixels, `shorter` is 0, or `quality` is not in 1..=100.
+/// [`MAX_PIXELS`](super::MAX_PIXELS); [`Error::Invalid`] if the image has no pixels, `shorter` is
+/// 0, or `quality` is not in 1..=100.
 pub fn shrink_to_jpeg(image: &Rgb, shorter: usize, quality: u8) -> Result<Vec<u8>, Error> {
     image.check()?;
     if shorter == 0 || !(1..=100).contains(&quality) {
@@ -25,11 +26,12 @@ pub fn shrink_to_jpeg(image: &Rgb, shorter: usize, quality: u8) -> Result<Vec<u8
             "a JPEG of shorter side {shorter}, quality {quality}"
         )));
     }
-    let (width, height) = scaled_size(image.width, image.height, shorter);
-    check_size(width, height)?;
-    if (width, height) == (image.width, image.height) {
-        return jpeg::encode(&image.pixels, width, height, PixelFormat::Rgb, quality);
+    check_size(image.width, image.height)?;
+    if image.width.min(image.height) <= shorter {
+        let format = PixelFormat::Rgb;
+        return jpeg::encode(&image.pixels, image.width, image.height, format, quality);
     }
+    let (width, height) = scaled_size(image.width, image.height, shorter);
     let whole = |side: usize, scaled: usize| Axis::new(side, [0.0, side as f32], scaled, 0..scaled);
     let (columns, rows) = (whole(image.width, width), whole(image.height, height));
     resized(&image.pixels, image.width, &columns, &rows, |pixels| {
