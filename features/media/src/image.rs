@@ -2,7 +2,7 @@
 //!
 //! Everything follows Pillow and Hugging Face's `CLIPImageProcessor`: bicubic with a = -0.5,
 //! antialiased, results rounded to 8 bits before they are normalized. Orientation tags (EXIF) are
-//! ignored, as `PIL.Image.open` and the processor do; [`exif`] finds them. There is no colour
+//! ignored, as `PIL.Image.open` and the processor do; [`orientation`] finds them. There is no colour
 //! management: profiles are ignored too.
 //!
 //! Invariant: whatever the bytes are, [`decode()`] returns an image within [`MAX_SIDE`] and
@@ -12,9 +12,12 @@
 mod augmentation;
 mod decode;
 mod encode;
+mod exif;
 mod jpeg;
 mod markers;
+mod other_formats;
 mod partial;
+mod png;
 mod resample;
 mod rgb;
 mod turbo;
@@ -23,7 +26,7 @@ mod view;
 pub use augmentation::{Augmentation, CROP_AREA, CROP_ASPECT};
 pub use decode::decode;
 pub use encode::{FRAME_SHORTER_SIDE, JPEG_QUALITY, encode_jpeg, shrink_to_jpeg};
-pub use jpeg::exif;
+pub use exif::orientation;
 pub use rgb::{MAX_PIXELS, MAX_SIDE, Rgb};
 pub use turbo::PixelFormat;
 pub use view::{

@@ -1,11 +1,7 @@
 //! Orientation of images and video frames: the eight ways in which EXIF or a display matrix can say
 //! that stored pixels have to be turned.
 
-use std::io::Cursor;
-
 use features::image::Rgb;
-use image::metadata::Orientation as Tag;
-use image::{ImageDecoder, ImageReader};
 
 /// How stored pixels are turned upright: rows and columns are exchanged or not, and then mirrored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,25 +38,17 @@ impl Orientation {
         }
     }
 
-    /// The orientation in the EXIF data of a JPEG, PNG or WebP file. Upright if there is none.
-    pub fn from_exif(bytes: &[u8]) -> Orientation {
-        let tag = match features::image::exif(bytes) {
-            Some(exif) => Tag::from_exif_chunk(exif),
-            None => ImageReader::new(Cursor::new(bytes))
-                .with_guessed_format()
-                .ok()
-                .and_then(|reader| reader.into_decoder().ok())
-                .and_then(|mut decoder| decoder.orientation().ok()),
-        };
-        let matrix = match tag.unwrap_or(Tag::NoTransforms) {
-            Tag::NoTransforms => return Orientation::UPRIGHT,
-            Tag::FlipHorizontal => [-1, 0, 0, 1],
-            Tag::Rotate180 => [-1, 0, 0, -1],
-            Tag::FlipVertical => [1, 0, 0, -1],
-            Tag::Rotate90FlipH => [0, 1, 1, 0],
-            Tag::Rotate90 => [0, 1, -1, 0],
-            Tag::Rotate270FlipH => [0, -1, -1, 0],
-            Tag::Rotate270 => [0, -1, 1, 0],
+    /// The orientation that the metadata of a JPEG, PNG or WebP file give. Upright if they give none.
+    pub fn of_image(file: &[u8]) -> Orientation {
+        let matrix = match features::image::orientation(file) {
+            2 => [-1, 0, 0, 1],
+            3 => [-1, 0, 0, -1],
+            4 => [1, 0, 0, -1],
+            5 => [0, 1, 1, 0],
+            6 => [0, 1, -1, 0],
+            7 => [0, -1, -1, 0],
+            8 => [0, -1, 1, 0],
+            _ => return Orientation::UPRIGHT,
         };
         Orientation::from_matrix(matrix)
     }
@@ -99,6 +87,8 @@ impl Orientation {
 
 #[cfg(test)]
 mod tests {
+    use image::metadata::Orientation as Tag;
+
     use super::*;
 
     const ONE: i32 = 1 << 16;
@@ -163,7 +153,7 @@ mod tests {
         };
         let jpeg = features::image::shrink_to_jpeg(&stored, 16, 90).unwrap();
         for orientation in 0..10 {
-            let found = Orientation::from_exif(&tagged(&jpeg, orientation));
+            let found = Orientation::of_image(&tagged(&jpeg, orientation));
             let mut theirs = image::DynamicImage::from(
                 image::RgbImage::from_raw(24, 16, stored.pixels.clone()).unwrap(),
             );
@@ -181,7 +171,7 @@ mod tests {
                 !(2..=8).contains(&orientation)
             );
         }
-        assert_eq!(Orientation::from_exif(&jpeg), Orientation::UPRIGHT);
-        assert_eq!(Orientation::from_exif(b"no image"), Orientation::UPRIGHT);
+        assert_eq!(Orientation::of_image(&jpeg), Orientation::UPRIGHT);
+        assert_eq!(Orientation::of_image(b"no image"), Orientation::UPRIGHT);
     }
 }

@@ -332,7 +332,7 @@ fn encode_image(path: &Path) -> TaskResult {
     check_size(path, MAX_IMAGE_BYTES)?;
     let bytes =
         std::fs::read(path).map_err(|error| Failure::with(failure::UNREADABLE, error.kind()))?;
-    let upright = Orientation::from_exif(&bytes).apply(image::decode(&bytes)?);
+    let upright = Orientation::of_image(&bytes).apply(image::decode(&bytes)?);
     let jpeg = image::shrink_to_jpeg(&upright, image::FRAME_SHORTER_SIDE, image::JPEG_QUALITY)?;
     Ok(Decoded::from_blob(jpeg))
 }

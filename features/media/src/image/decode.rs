@@ -4,8 +4,8 @@ use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
-use super::jpeg;
 use super::rgb::{MAX_PIXELS, Rgb, check_size};
+use super::{jpeg, other_formats, png};
 use crate::error::Error;
 
 /// The memory that a decoder may take beside the pixels: 16-bit RGBA of the largest image.
@@ -17,26 +17,31 @@ const MAX_DECODER_BYTES: u64 = 8 * MAX_PIXELS as u64;
 /// as Adobe's (inverted), alpha is dropped. Every JPEG becomes the same bytes as in Pillow. Of 16
 /// bits the high byte is kept, of gray images too (Pillow cuts those off at 255, which leaves
 /// white). A JPEG with damaged image data is an error; Pillow refuses it only where it ends too
-/// early, and guesses otherwise.
+/// early, and guesses otherwise. A PNG that lacks nothing but its end is read, as by Pillow. Large
+/// JPEG files are decoded at full size too, since libjpeg's decoding at a half or less gives other
+/// pixels.
 ///
 /// # Errors
 /// [`Error::Limit`] if the header promises more than [`MAX_SIDE`](super::MAX_SIDE) or
-/// [`MAX_PIXELS`]; [`Error::Media`] if the bytes are of another format or damaged.
+/// [`MAX_PIXELS`]; [`Error::Media`] if the bytes are of another format or damaged. The message says
+/// of which format.
 pub fn decode(bytes: &[u8]) -> Result<Rgb, Error> {
     use ImageFormat::{Bmp, Gif, Jpeg, Png, WebP};
-    let mut reader = ImageReader::new(Cursor::new(bytes))
-        .with_guessed_format()
-        .map_err(|error| media(&error))?;
-    match reader.format() {
-        Some(Jpeg) => return jpeg::decode(bytes),
-        Some(Png | Gif | WebP | Bmp) => {}
-        _ if bytes.is_empty() => return Err(Error::Media("the image is empty".into())),
-        _ => {
-            return Err(Error::Media(
-                "not a JPEG, PNG, GIF, WEBP or BMP image".into(),
-            ));
-        }
+    match image::guess_format(bytes) {
+        Ok(Jpeg) => jpeg::decode(bytes),
+        Ok(Png) => decode_as(Png, bytes).or_else(|error| match (&error, png::with_end(bytes)) {
+            (Error::Media(_), Some(whole)) => decode_as(Png, &whole).map_err(|_| error),
+            _ => Err(error),
+        }),
+        Ok(format @ (Gif | WebP | Bmp)) => decode_as(format, bytes),
+        _ if bytes.is_empty() => Err(Error::Media("the image is empty".into())),
+        _ => Err(Error::Media(other_formats::describe(bytes))),
     }
+}
+
+/// Decodes a file of a format that the crate `image` reads.
+fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<Rgb, Error> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = image::Limits::no_limits();
     limits.max_alloc = Some(MAX_DECODER_BYTES);
     reader.limits(limits);

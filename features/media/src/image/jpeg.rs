@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::markers::{APP1, EOI, RST0, SOI, SOS, TEM};
+use super::markers::{EOI, RST0, SOS, TEM};
 use super::rgb::{Rgb, check_size};
 use super::turbo::{self, Decoder, PixelFormat, Problem};
 use crate::error::Error;
@@ -24,7 +24,14 @@ pub(super) fn decode(file: &[u8]) -> Result<Rgb, Error> {
     }
     let (width, height) = (decoder.width(), decoder.height());
     check_size(width, height)?;
-    let mut pixels = vec![0; width * height * decoder.format().size()];
+    let mut pixels = Vec::new();
+    let length = width * height * decoder.format().size();
+    if pixels.try_reserve_exact(length).is_err() {
+        return Err(Error::Limit(format!(
+            "no memory for the {width} x {height} pixels of the image"
+        )));
+    }
+    pixels.resize(length, 0);
     match decoder.decode(&mut pixels) {
         Err(problem) if Some(&problem) != tolerated.as_ref() => return Err(error(problem)),
         _ => {}
@@ -80,16 +87,23 @@ fn rgb_of_inverted_cmyk(pixels: &[u8]) -> Vec<u8> {
 }
 
 /// A header segment: its marker and its bytes in the file, marker and length included.
-struct Segment {
-    marker: u8,
-    range: Range<usize>,
+pub(super) struct Segment {
+    pub marker: u8,
+    pub range: Range<usize>,
 }
 
 /// Iterates over the segments from the start of the file to the first scan header or the end (ITU-T
 /// T.81, B.1.1). Stray bytes between segments are skipped.
-struct Segments<'a> {
+pub(super) struct Segments<'a> {
     file: &'a [u8],
     at: usize,
+}
+
+impl<'a> Segments<'a> {
+    /// Starts at the beginning of a file.
+    pub fn of(file: &'a [u8]) -> Self {
+        Segments { file, at: 0 }
+    }
 }
 
 impl Iterator for Segments<'_> {
@@ -118,21 +132,10 @@ impl Iterator for Segments<'_> {
     }
 }
 
-/// Returns the EXIF data of a JPEG file, which is a TIFF file within an APP1 segment. `None` if the
-/// file is no JPEG or has none.
-pub fn exif(file: &[u8]) -> Option<&[u8]> {
-    if !file.starts_with(&[0xFF, SOI]) {
-        return None;
-    }
-    Segments { file, at: 0 }
-        .filter(|segment| segment.marker == APP1)
-        .find_map(|segment| file[segment.range].get(4..)?.strip_prefix(b"Exif\0\0"))
-}
-
 /// Returns the file without the stray bytes between its header segments.
 fn without_stray_bytes(file: &[u8]) -> Cow<'_, [u8]> {
     let mut tidy = Vec::with_capacity(file.len());
-    for Segment { marker, range } in (Segments { file, at: 0 }) {
+    for Segment { marker, range } in Segments::of(file) {
         if marker == SOS {
             tidy.extend_from_slice(&file[range.start..]);
             return tidy.into();
@@ -156,7 +159,7 @@ mod tests {
     fn truncation_is_detected_behind_stray_header_bytes() {
         let file = encode(&waves(40, 30), 40, 30, PixelFormat::Rgb, 95).unwrap();
         let image = decode(&file).unwrap();
-        let segments: Vec<Segment> = Segments { file: &file, at: 0 }.collect();
+        let segments: Vec<Segment> = Segments::of(&file).collect();
         assert!(segments.len() > 6);
         for segment in &segments[1..] {
             let mut stray = file.clone();
@@ -166,20 +169,6 @@ mod tests {
                 let error = decode(&stray[..stray.len() - cut]).unwrap_err().to_string();
                 assert!(error.contains("ends too early"), "{error}");
             }
-        }
-    }
-
-    #[test]
-    fn exif_is_found_after_other_segments() {
-        let file = encode(&[0; 192], 8, 8, PixelFormat::Rgb, 95).unwrap();
-        assert_eq!(exif(&file), None);
-        let mut tagged = file.clone();
-        let other = b"\xFF\xE1\0\x06http";
-        let tag = b"\xFF\xE1\0\x0BExif\0\0abc";
-        tagged.splice(2..2, [&other[..], tag].concat());
-        assert_eq!(exif(&tagged), Some(&b"abc"[..]));
-        for cut in 0..2 + other.len() + tag.len() {
-            assert_eq!(exif(&tagged[..cut]), None);
         }
     }
 }

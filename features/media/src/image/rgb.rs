@@ -2,11 +2,13 @@
 
 use crate::error::Error;
 
-/// The longest side that is decoded or encoded, in pixels.
-pub const MAX_SIDE: usize = 16_384;
+/// The longest side that is decoded or encoded, in pixels: that of libjpeg. A banner is stored in
+/// the size that it has, so an image that can be read can be stored.
+pub const MAX_SIDE: usize = 65_500;
 
-/// The most pixels that are decoded or encoded: 192 MiB as RGB.
-pub const MAX_PIXELS: usize = 64 << 20;
+/// The most pixels that are decoded or encoded: those that Pillow reads, twice its
+/// `MAX_IMAGE_PIXELS`. They take 512 MiB as RGB.
+pub const MAX_PIXELS: usize = 178_956_970;
 
 /// An image: packed 8-bit RGB, row by row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ pub(super) fn check_size(width: usize, height: usize) -> Result<(), Error> {
     if width > MAX_SIDE || height > MAX_SIDE || width * height > MAX_PIXELS {
         return Err(Error::Limit(format!(
             "an image of {width} x {height} pixels; at most {MAX_SIDE} per side and {MAX_PIXELS} \
-             in all are read"
+             in all are read, so make it smaller"
         )));
     }
     Ok(())

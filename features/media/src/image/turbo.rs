@@ -144,6 +144,11 @@ impl<'a> Decoder<'a> {
             // Tables without an image, which the library does not call an error.
             return Err(Problem::Error("the header describes no image".into()));
         }
+        let precision = handle.get(ffi::TJPARAM_TJPARAM_PRECISION);
+        if precision != 8 {
+            let problem = format!("it has {precision} bits per sample; convert it to one of 8");
+            return Err(Problem::Error(problem));
+        }
         let format = match handle.get(ffi::TJPARAM_TJPARAM_COLORSPACE) as ffi::TJCS {
             ffi::TJCS_TJCS_CMYK | ffi::TJCS_TJCS_YCCK => PixelFormat::Cmyk,
             _ => PixelFormat::Rgb,
