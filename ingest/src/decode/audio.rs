@@ -54,11 +54,12 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
         &mut decoder,
         &track.packets,
         frame::Audio::empty(),
-        |frame| mono.push(frame),
+        |frame, _errors| mono.push(frame),
     );
     let health = Health {
         decoded: mono.frames,
         lost: errors + track.read_errors,
+        damaged: 0,
     };
     if let Some(problem) = mono.problem {
         return Err(Failure::with(failure::UNDECODABLE, problem));
@@ -312,6 +313,7 @@ mod tests {
             health: Health {
                 decoded: 1,
                 lost: 0,
+                damaged: 0,
             },
         };
         let part = audio.part(Some((2.0, 3.5))).unwrap();

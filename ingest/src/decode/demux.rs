@@ -11,7 +11,7 @@ use std::path::Path;
 
 use datasets::LFS_PREFIX;
 use ffmpeg_next as ffmpeg;
-use ffmpeg_next::codec;
+use ffmpeg_next::codec::{self, packet::side_data};
 use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::media::Type;
 use ffmpeg_next::{Error, Packet, Rational};
@@ -60,6 +60,24 @@ pub struct Track {
 }
 
 impl Track {
+    /// Refuses an encrypted stream. Its samples and frames would be noise.
+    ///
+    /// # Errors
+    /// A packet is encrypted.
+    pub fn check_encryption(&self) -> Result<(), Failure> {
+        let is_encrypted = |packet: &Packet| {
+            let mut side_data = packet.side_data();
+            side_data.any(|side| side.kind() == side_data::Type::EncryptionInfo)
+        };
+        match self.packets.iter().any(is_encrypted) {
+            true => Err(Failure::with(
+                failure::UNDECODABLE,
+                "encrypted; a copy without copy protection is needed",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Converts a time stamp to seconds.
     pub fn seconds(&self, ticks: i64) -> f64 {
         ticks as f64 * f64::from(self.time_base.numerator())

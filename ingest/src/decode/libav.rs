@@ -153,6 +153,18 @@ pub fn read(input: &mut Input, packet: &mut Packet) -> Result<Option<()>, Error>
     }
 }
 
+/// Whether the decoder has marked a frame: errors in it are concealed.
+pub fn is_concealed(frame: &frame::Video) -> bool {
+    // SAFETY: reads plain fields of a frame that we hold.
+    let (flags, errors) = unsafe {
+        (
+            (*frame.as_ptr()).flags,
+            (*frame.as_ptr()).decode_error_flags,
+        )
+    };
+    flags & ffi::AV_FRAME_FLAG_CORRUPT as c_int != 0 || errors != 0
+}
+
 /// Creates a decoder for these parameters. It has one thread, because clips are decoded in
 /// parallel.
 fn new_decoder(
@@ -167,6 +179,10 @@ fn new_decoder(
             return Err(Error::from(code));
         }
         (*context.as_mut_ptr()).max_pixels = MAX_PIXELS;
+        if parameters.id() == codec::Id::MJPEG {
+            // This decoder marks no frame. It returns the errors of a scan only if it is told to.
+            (*context.as_mut_ptr()).err_recognition = ffi::AV_EF_EXPLODE as c_int;
+        }
     }
     context.set_threading(codec::threading::Config::count(1));
     let mut decoder = context.decoder();

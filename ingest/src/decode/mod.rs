@@ -4,6 +4,7 @@
 //! of datasets or shards.
 
 pub mod audio;
+mod damage;
 pub mod demux;
 pub mod libav;
 pub mod orientation;
@@ -28,37 +29,49 @@ pub struct Health {
     pub decoded: usize,
     /// Number of packets that could not be read or decoded.
     pub lost: usize,
+    /// Number of decoded frames that are damaged. Only those of video are known.
+    pub damaged: usize,
 }
 
 impl Health {
-    /// Describes it in words, such as "12 frames decoded, 3 lost". `unit` is "frame" or the like.
-    pub fn describe(self, unit: &str) -> String {
-        format!("{} {unit}s decoded, {} lost", self.decoded, self.lost)
+    /// Whether nothing is lost or damaged.
+    pub fn is_whole(self) -> bool {
+        self.lost == 0 && self.damaged == 0
     }
 
-    /// Refuses a stream with more losses than frames, because its few frames are from one moment.
+    /// Describes it in words, such as "12 frames decoded, 3 lost". `unit` is "frame" or the like.
+    pub fn describe(self, unit: &str) -> String {
+        let mut text = format!("{} {unit}s decoded, {} lost", self.decoded, self.lost);
+        if self.damaged > 0 {
+            text += &format!(", {} damaged", self.damaged);
+        }
+        text
+    }
+
+    /// Refuses a stream with more losses than whole frames, because its few frames are from one
+    /// moment.
     fn check(self, unit: &str) -> Result<(), Failure> {
-        if self.lost > self.decoded {
+        if self.lost + self.damaged > self.decoded.saturating_sub(self.damaged) {
             return Err(Failure::with(failure::UNDECODABLE, self.describe(unit)));
         }
         Ok(())
     }
 }
 
-/// Decodes packets and calls `each` with every frame, until that breaks off. `frame` is the buffer
-/// that frames are decoded into. Returns the number of errors. A broken packet does not end the
-/// stream.
+/// Decodes packets and calls `each` with every frame and the number of errors before it, until that
+/// breaks off. `frame` is the buffer that frames are decoded into. Returns the number of errors. A
+/// broken packet does not end the stream.
 fn decode_packets<'a, F: std::ops::DerefMut<Target = Frame>>(
     decoder: &mut decoder::Opened,
     packets: impl IntoIterator<Item = &'a Packet>,
     mut frame: F,
-    mut each: impl FnMut(&F) -> ControlFlow<()>,
+    mut each: impl FnMut(&F, usize) -> ControlFlow<()>,
 ) -> usize {
     let mut errors = 0;
     let mut receive = |decoder: &mut decoder::Opened, errors: &mut usize| {
         loop {
             match decoder.receive_frame(&mut frame) {
-                Ok(()) => each(&frame)?,
+                Ok(()) => each(&frame, *errors)?,
                 Err(
                     Error::Eof
                     | Error::Other {

@@ -6,17 +6,21 @@
 //! says), scaled to a shorter side of 256 at most, and encoded as JPEG. Non-square pixels stay as
 //! they are stored.
 //!
+//! A damaged frame (see [`super::damage`]) counts among the n frames, but the nearest frame that is
+//! whole and not in the pool yet takes its place.
+//!
 //! Only decoding tells n for certain. The packets give an expected number, and in most streams they
 //! tell which of them the frames of the pool depend on. Then only those are decoded, and if the
 //! frames come out as expected, nothing else is. Otherwise all packets are decoded once, and once
 //! more if the expected number was wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use features::image::{self, Rgb};
 use ffmpeg_next::{Packet, frame};
 
+use super::damage::{self, Damage};
 use super::demux::Track;
 use super::orientation::Orientation;
 use super::packet_selection::{self, Selection};
@@ -41,7 +45,7 @@ pub struct Video {
 ///
 /// # Errors
 /// There is no decoder, nothing can be decoded, or a frame exceeds a limit. The result of a span is
-/// an error if no frame is presented in it.
+/// an error if no frame is presented in it, or if more of its frames are damaged than whole.
 pub fn decode(
     track: &Track,
     size: usize,
@@ -60,6 +64,7 @@ pub fn decode(
     let health = Health {
         decoded: pass.times.len(),
         lost: pass.errors + track.read_errors,
+        damaged: pass.damaged.iter().filter(|&&is| is).count(),
     };
     if pass.times.is_empty() {
         return Err(Failure::with(
@@ -67,7 +72,9 @@ pub fn decode(
             health.describe("frame"),
         ));
     }
-    health.check("frame")?;
+    if health.lost > health.decoded {
+        health.check("frame")?;
+    }
 
     let times = presentation_times(track, &pass.times);
     let mut order: Vec<usize> = (0..times.len()).collect();
@@ -76,12 +83,34 @@ pub fn decode(
     let presented: Vec<f64> = order.iter().map(|&index| times[index] - start).collect();
     let last = presented[presented.len() - 1];
     let total = last + last_duration(track, &pass, last);
-    let pools: Vec<Vec<usize>> = spans
+    let is_damaged = |position: usize| pass.damaged.get(order[position]).is_some_and(|&is| is);
+    let pools: Vec<Result<Vec<usize>, Failure>> = spans
         .iter()
-        .map(|&span| pool_of_span(&presented, size, span).collect())
+        .map(|&span| {
+            let range = positions_of_span(&presented, span);
+            if range.is_empty() {
+                return Err(empty_span(span, total));
+            }
+            let damaged = range
+                .clone()
+                .filter(|&position| is_damaged(position))
+                .count();
+            // Nobody knows which spans the lost packets are from.
+            let lost = if span.is_none() { health.lost } else { 0 };
+            let decoded = range.len();
+            Health {
+                decoded,
+                lost,
+                damaged,
+            }
+            .check("frame")?;
+            let pool = pool_of_range(range.clone(), size).collect();
+            Ok(damage::replace_damaged(pool, range, is_damaged))
+        })
         .collect();
     let missing: BTreeSet<usize> = pools
         .iter()
+        .flatten()
         .flatten()
         .map(|&position| order[position])
         .filter(|index| !jpegs.contains_key(index))
@@ -91,10 +120,13 @@ pub fn decode(
     }
     let mut videos = Vec::with_capacity(spans.len());
     for (span, pool) in spans.iter().zip(pools) {
-        if pool.is_empty() {
-            videos.push(Err(empty_span(*span, total)));
-            continue;
-        }
+        let pool = match pool {
+            Ok(pool) => pool,
+            Err(failure) => {
+                videos.push(Err(failure));
+                continue;
+            }
+        };
         let mut frames = Vec::with_capacity(pool.len());
         for &position in &pool {
             let jpeg = jpegs.get(&order[position]).cloned().ok_or_else(|| {
@@ -117,11 +149,15 @@ pub fn decode(
     Ok(videos)
 }
 
-/// Positions of a span's pool among all frames, whose presentation times are given in order.
-fn pool_of_span(times: &[f64], size: usize, span: Option<Span>) -> impl Iterator<Item = usize> {
+/// Positions of a span's frames among all frames, whose presentation times are given in order.
+fn positions_of_span(times: &[f64], span: Option<Span>) -> Range<usize> {
     let before = |end: f32| times.partition_point(|&t| t < f64::from(end) - TIME_TOLERANCE);
-    let (from, to) = span.map_or((0, times.len()), |(from, to)| (before(from), before(to)));
-    pool(to.saturating_sub(from), size).map(move |position| from + position)
+    span.map_or(0..times.len(), |(from, to)| before(from)..before(to))
+}
+
+/// Positions of the pool of a range of frames.
+fn pool_of_range(range: Range<usize>, size: usize) -> impl Iterator<Item = usize> {
+    pool(range.len(), size).map(move |position| range.start + position)
 }
 
 /// Positions of the pools of all spans among the frames that the packets announce.
@@ -131,7 +167,7 @@ fn expected_pool(track: &Track, size: usize, spans: &[Option<Span>]) -> BTreeSet
     let positions = spans.iter().flat_map(|&span| -> Vec<usize> {
         match (span, &times) {
             (None, _) => pool(count, size).collect(),
-            (Some(_), Some(times)) => pool_of_span(times, size, span).collect(),
+            (Some(_), Some(times)) => pool_of_range(positions_of_span(times, span), size).collect(),
             // Without times in the packets, only the second pass can know the frames of a span.
             (Some(_), None) => Vec::new(),
         }
@@ -152,6 +188,8 @@ const TIME_TOLERANCE: f64 = 1e-6;
 struct Pass {
     /// Time stamps of all frames.
     times: Vec<Option<i64>>,
+    /// Which of these frames are damaged. Empty if none is.
+    damaged: Vec<bool>,
     /// Duration of the last frame in ticks.
     last_duration: i64,
     /// Number of decoding errors.
@@ -166,10 +204,13 @@ fn decode_all(
 ) -> Result<Pass, Failure> {
     let mut pass = Pass {
         times: Vec::new(),
+        damaged: Vec::new(),
         last_duration: 0,
         errors: 0,
     };
-    pass.errors = decode_frames(track, &track.packets, |frame, encode| {
+    let mut damage = Damage::new(track);
+    pass.errors = decode_frames(track, &track.packets, |frame, errors, encode| {
+        damage.record(frame, errors);
         let number = pass.times.len();
         if wanted.contains(&number) {
             jpegs.insert(number, encode(frame)?);
@@ -178,11 +219,12 @@ fn decode_all(
         pass.last_duration = frame.packet().duration;
         Ok(())
     })?;
+    pass.damaged = damage.finish();
     Ok(pass)
 }
 
 /// Decodes the selected packets and stores the wanted frames by their number among all frames.
-/// Returns `None` if other frames came out than the selection says.
+/// Returns `None` if other frames came out than the selection says, or a damaged one.
 fn decode_selection(
     track: &Track,
     wanted: &BTreeSet<usize>,
@@ -191,9 +233,9 @@ fn decode_selection(
 ) -> Result<Option<Pass>, Failure> {
     let mut expected = selection.frames.iter();
     let mut as_expected = true;
-    let errors = decode_frames(track, selection.packets, |frame, encode| {
+    let errors = decode_frames(track, selection.packets, |frame, _errors, encode| {
         let time = frame.timestamp();
-        as_expected &= time == expected.next().copied();
+        as_expected &= time == expected.next().copied() && !libav::is_concealed(frame);
         if let Some(Ok(number)) = time.map(|time| selection.all_frames.binary_search(&time))
             && as_expected
             && wanted.contains(&number)
@@ -208,6 +250,7 @@ fn decode_selection(
     }
     Ok(Some(Pass {
         times: selection.all_frames.into_iter().map(Some).collect(),
+        damaged: Vec::new(),
         last_duration: selection.last_duration,
         errors: 0,
     }))
@@ -216,12 +259,12 @@ fn decode_selection(
 /// A function that turns a decoded frame into a JPEG file.
 type EncodeFrame<'a> = dyn FnMut(&frame::Video) -> Result<Vec<u8>, Failure> + 'a;
 
-/// Decodes packets of a stream with a new decoder, and calls `each` with every frame and a function
-/// that encodes it as JPEG. Returns the number of errors.
+/// Decodes packets of a stream with a new decoder, and calls `each` with every frame, the number of
+/// errors before it, and a function that encodes it as JPEG. Returns the number of errors.
 fn decode_frames<'a>(
     track: &Track,
     packets: impl IntoIterator<Item = &'a Packet>,
-    mut each: impl FnMut(&frame::Video, &mut EncodeFrame) -> Result<(), Failure>,
+    mut each: impl FnMut(&frame::Video, usize, &mut EncodeFrame) -> Result<(), Failure>,
 ) -> Result<usize, Failure> {
     let mut decoder = libav::video_decoder(&track.parameters, track.time_base)
         .map_err(|error| super::decoder_failure(error, &track.parameters))?;
@@ -235,7 +278,7 @@ fn decode_frames<'a>(
         &mut decoder,
         packets,
         frame::Video::empty(),
-        |frame| match each(frame, &mut encode) {
+        |frame, errors| match each(frame, errors, &mut encode) {
             Ok(()) => ControlFlow::Continue(()),
             Err(failure) => {
                 problem = Some(failure);
@@ -303,7 +346,9 @@ mod tests {
     #[test]
     fn spans_are_half_open_and_may_be_empty() {
         let times: Vec<f64> = (0..100).map(|n| f64::from(n) * 0.1).collect();
-        let of = |size, span| pool_of_span(&times, size, span).collect::<Vec<_>>();
+        let of = |size, span| -> Vec<usize> {
+            pool_of_range(positions_of_span(&times, span), size).collect()
+        };
         assert_eq!(of(0, Some((3.0, 3.5))), [30, 31, 32, 33, 34]);
         assert_eq!(of(2, Some((0.0, 10.0))), of(2, None));
         assert_eq!(of(2, Some((5.0, 9.0))), [60, 80]);

@@ -170,7 +170,7 @@ impl Decoded {
     /// Features from a stream. `unit` is what the stream's health counts, such as "audio frame".
     fn from_stream(content: Content, health: Health, unit: &str) -> Decoded {
         let damage =
-            (health.lost > 0).then(|| Failure::with("partly damaged", health.describe(unit)));
+            (!health.is_whole()).then(|| Failure::with("partly damaged", health.describe(unit)));
         Decoded { content, damage }
     }
 
@@ -227,9 +227,12 @@ impl ClipCache {
             }
         }
         let track = self.take_track(task.modality, path, remaining);
-        let results = track.and_then(|track| match task.modality {
-            Modality::Audio => compute_mel(&track, &spans, front_end),
-            _ => extract_frames(&track, &spans, frame_pool),
+        let results = track.and_then(|track| {
+            track.check_encryption()?;
+            match task.modality {
+                Modality::Audio => compute_mel(&track, &spans, front_end),
+                _ => extract_frames(&track, &spans, frame_pool),
+            }
         });
         // A failure of the whole stream is the failure of each of its parts.
         let results = results.unwrap_or_else(|failure| vec![Err(failure); spans.len()]);
