@@ -427,3 +427,266 @@ fn kinetics_clips_of_every_kind_become_rows_or_failures() {
         }
     }
 }
+
+/// Files that are given as clips and are none: what the reason says of each, and what to do.
+#[test]
+fn files_that_are_no_media_are_named_with_a_remedy() {
+    let mp4_box = |kind: &[u8], size: u32| [&size.to_be_bytes()[..], kind].concat();
+    let ftyp = [&mp4_box(b"ftyp", 16)[..], b"isom\0\0\0\0"].concat();
+    let tar = {
+        let mut bytes = b"clip.mp4".to_vec();
+        bytes.resize(257, 0);
+        [&bytes[..], b"ustar\x0000", &[0; 1000]].concat()
+    };
+    let page = b"\n<!DOCTYPE html>\n<html lang=en><head><title>404</title></head></html>".to_vec();
+    let jpeg = shrink_to_jpeg(&two_tone_image(), 200, 95).unwrap();
+    let sound = |magic: &[u8]| [magic, &[7; 5000]].concat();
+    let cut = "cut short: its index, the moov box, is missing; fetch it again";
+    let table: Vec<(&str, Vec<u8>, &str)> = vec![
+        (
+            "no-moov.mp4",
+            [&ftyp[..], &mp4_box(b"mdat", 9000), &[7; 5000]].concat(),
+            cut,
+        ),
+        (
+            "no-moov-at-all.mp4",
+            [&ftyp[..], &mp4_box(b"mdat", 5008), &[7; 5000]].concat(),
+            cut,
+        ),
+        ("only-ftyp.m4a", ftyp.clone(), cut),
+        (
+            "quicktime.mov",
+            [
+                &mp4_box(b"wide", 8)[..],
+                &mp4_box(b"mdat", 9000),
+                &[7; 5000],
+            ]
+            .concat(),
+            cut,
+        ),
+        (
+            "half-moov.mp4",
+            [&ftyp[..], &mp4_box(b"moov", 9000), &[0; 5000]].concat(),
+            "cut short within its index, the moov box; fetch it again",
+        ),
+        (
+            "page.mp4",
+            page.clone(),
+            "a web page, not media; fetch it again",
+        ),
+        ("page.wav", page, "a web page, not media; fetch it again"),
+        (
+            "xhtml.mp4",
+            b"<?xml version=\"1.0\"?>\n<html xmlns=\"x\"><body>gone</body></html>".to_vec(),
+            "a web page, not media; fetch it again",
+        ),
+        (
+            "s3.mp4",
+            b"<?xml version=\"1.0\"?><Error><Code>NoSuchKey</Code></Error>".to_vec(),
+            "an XML document, not media; fetch it again",
+        ),
+        (
+            "quota.mp4",
+            b"{\"error\": \"quota\"}".to_vec(),
+            "JSON, not media",
+        ),
+        (
+            "denied.flv",
+            b"Access denied\n".to_vec(),
+            "a text, not media: \"Access denied\"; fetch it again",
+        ),
+        (
+            "clips.mp4",
+            sound(b"PK\x03\x04\x14\0\0\0"),
+            "a zip archive; unpack it",
+        ),
+        (
+            "clip.mp4",
+            sound(b"\x1f\x8b\x08\0"),
+            "a gzip archive; unpack it",
+        ),
+        (
+            "rar.avi",
+            sound(b"Rar!\x1a\x07\x01\0"),
+            "a rar archive; unpack it",
+        ),
+        (
+            "7z.avi",
+            sound(b"7z\xbc\xaf\x27\x1c"),
+            "a 7z archive; unpack it",
+        ),
+        ("tar.mp4", tar, "a tar archive; unpack it"),
+        (
+            "photo.wav",
+            jpeg.clone(),
+            "an image (JPEG); neither sound nor video",
+        ),
+        (
+            "photo.mp4",
+            jpeg,
+            "an image (JPEG); neither sound nor video",
+        ),
+        (
+            "drawing.mp3",
+            encoded_as(ImageFormat::Png),
+            "an image (PNG); neither sound nor video",
+        ),
+        (
+            "webp.wav",
+            encoded_as(ImageFormat::WebP),
+            "an image (WebP); neither sound nor video",
+        ),
+        (
+            "heic.mp4",
+            [
+                &mp4_box(b"ftyp", 16)[..],
+                b"heic\0\0\0\0",
+                &mp4_box(b"meta", 8),
+            ]
+            .concat(),
+            "an image (HEIC)",
+        ),
+        (
+            "paper.mp3",
+            b"%PDF-1.5\n%\xe2\xe3\n".to_vec(),
+            "a PDF document",
+        ),
+        (
+            "samples.wav",
+            sound(b"\x93NUMPY\x01\0"),
+            "a NumPy array; write its samples as a wav file",
+        ),
+        (
+            "list.mp4",
+            b"#EXTM3U\n#EXTINF:10,\na.ts\n".to_vec(),
+            "a playlist (m3u8); fetch the media that it lists",
+        ),
+        ("score.mp3", sound(b"MThd\0\0\0\x06"), "a MIDI score"),
+        (
+            "zeros.mp4",
+            vec![0; 9000],
+            "only zero bytes at its start; fetch it again",
+        ),
+        (
+            "tape.mxf",
+            sound(b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02"),
+            "an MXF file; ffmpeg -i FILE FILE.mp4 converts it",
+        ),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let mut rows = Vec::new();
+    for (name, bytes, _) in &table {
+        fs::write(folder.path().join(name), bytes).unwrap();
+        rows.push((*name, "train", *name));
+    }
+    let toml = common::describe_dataset(folder.path(), folder.path(), &rows);
+    let out = folder.path().join("out");
+    let mut command = ingest();
+    command.arg("run").arg(toml).arg("--out").arg(&out);
+    command.args(["--max-failures", "100%", "--max-failures-in-a-row", "0"]);
+    run(&mut command).ok();
+    let mut reasons: BTreeMap<String, String> = BTreeMap::new();
+    for batch in common::batches(&out.join("failures.parquet")) {
+        for row in 0..batch.num_rows() {
+            let columns = batch.columns().iter();
+            let cells: Vec<&str> = columns.map(|c| c.as_string::<i32>().value(row)).collect();
+            reasons.insert(cells[0].to_owned(), cells.join(" | "));
+        }
+    }
+    for (name, _, expected) in table {
+        assert!(
+            reasons[name].contains(expected),
+            "{name}: {}",
+            reasons[name]
+        );
+        assert!(
+            reasons[name].contains("not a media file"),
+            "{name}: {}",
+            reasons[name]
+        );
+    }
+}
+
+/// Containers of speech corpora, old sound cards, camcorders and uncompressed video: read as the
+/// same samples and frames in a common container.
+#[test]
+fn rare_containers_hold_the_same_samples_and_frames() {
+    if !is_installed("ffmpeg") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let convert = |arguments: &str, to: &str| {
+        let mut command = Command::new("ffmpeg");
+        command
+            .current_dir(folder.path())
+            .args(["-v", "error", "-y"]);
+        command.args(arguments.split_whitespace()).arg(to);
+        assert!(command.status().unwrap().success(), "{command:?}");
+    };
+    convert(
+        "-f lavfi -i sine=f=440:r=16000:d=2 -c:a pcm_s16le",
+        "tone.wav",
+    );
+    convert("-i tone.wav -c:a pcm_s16le", "tone.voc");
+    // NIST SPHERE, as LDC's corpora have it: a header of 1024 bytes, then the samples.
+    let wav = fs::read(folder.path().join("tone.wav")).unwrap();
+    let data = &wav[wav.len() - 64_000..];
+    let mut sphere = b"NIST_1A\n   1024\nsample_rate -i 16000\nchannel_count -i 1\n\
+        sample_n_bytes -i 2\nsample_byte_format -s2 01\nsample_sig_bits -i 16\n\
+        sample_count -i 32000\nsample_coding -s3 pcm\nend_head\n"
+        .to_vec();
+    sphere.resize(1024, b' ');
+    sphere.extend(data);
+    fs::write(folder.path().join("tone.sph"), sphere).unwrap();
+    convert(
+        "-f lavfi -i testsrc2=s=320x240:r=25:d=1 -pix_fmt yuv420p",
+        "scene.y4m",
+    );
+    convert("-i scene.y4m -c:v ffv1", "scene.mkv");
+    convert(
+        "-f lavfi -i testsrc2=s=720x576:r=25:d=1 -f lavfi -i sine=f=440:r=48000:d=1 -ac 2 -target pal-dv",
+        "tape.dv",
+    );
+    convert("-i tape.dv -c:v ffv1 -c:a pcm_s16le", "tape.mkv");
+    let names = [
+        "tone.wav",
+        "tone.voc",
+        "tone.sph",
+        "scene.y4m",
+        "scene.mkv",
+        "tape.dv",
+        "tape.mkv",
+    ];
+    let table: Vec<_> = names.iter().map(|name| (*name, "train", *name)).collect();
+    let toml = common::describe_dataset(folder.path(), folder.path(), &table);
+    let out = folder.path().join("out");
+    let mut command = ingest();
+    command.arg("run").arg(toml).arg("--out").arg(&out);
+    run(command.args(["--max-failures", "100%"])).ok();
+    let found = rows(&out);
+    for (name, same) in [
+        ("tone.voc", "tone.wav"),
+        ("tone.sph", "tone.wav"),
+        ("scene.y4m", "scene.mkv"),
+        ("tape.dv", "tape.mkv"),
+    ] {
+        let (row, same) = (&found[name], &found[same]);
+        assert!(row.mel == same.mel && row.frames == same.frames, "{name}");
+        assert_eq!(
+            (row.audio_seconds, row.times.len()),
+            (same.audio_seconds, same.times.len())
+        );
+        assert_eq!(
+            row.has_audio,
+            !name.starts_with("scene"),
+            "{name}: {:?}",
+            row.error
+        );
+        assert_eq!(
+            row.has_video,
+            !name.starts_with("tone"),
+            "{name}: {:?}",
+            row.error
+        );
+    }
+}

@@ -16,6 +16,7 @@ use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::media::Type;
 use ffmpeg_next::{Error, Packet, Rational};
 
+use super::file_kind::{self, HEAD_BYTES};
 use super::libav;
 use crate::failure::{self, Failure};
 
@@ -117,24 +118,12 @@ pub struct Tracks {
 /// The file is absent, empty, a Git LFS pointer, in no known container, or too large.
 pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
     let head = check_file(path)?;
-    let mut input = libav::open(path, &head).map_err(|error| match error {
-        Error::Other {
-            errno: libc::ENOENT,
-        } => Failure::new(failure::NO_FILE),
-        Error::Other {
-            errno: libc::ENOMEM,
-        } => Failure::out_of_memory(),
-        // libav returns EINVAL for a demuxer that it may not use, and EIO for Matroska that is cut
-        // short.
-        Error::Other {
-            errno: libc::EINVAL,
-        } => Failure::with(failure::NOT_MEDIA, "a playlist or an unusual container"),
-        Error::Other { errno: libc::EIO } => {
-            Failure::with(failure::NOT_MEDIA, "damaged, or cut short")
-        }
-        Error::Other { .. } => Failure::with(failure::UNREADABLE, error),
-        error => Failure::with(failure::NOT_MEDIA, error),
-    })?;
+    let mut input = libav::open(path, &head).map_err(|error| open_failure(path, &head, error))?;
+    if input.nb_streams() == 0
+        && let Some(kind) = file_kind::describe(path, &head)
+    {
+        return Err(Failure::with(failure::NOT_MEDIA, kind));
+    }
     let mut audio = StreamCollector::new(&input, Type::Audio, wanted.audio);
     let mut video = StreamCollector::new(&input, Type::Video, wanted.video);
     let indices: Vec<usize> = [&audio, &video]
@@ -174,7 +163,36 @@ pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
     })
 }
 
-/// Returns the first bytes of a file.
+/// The failure of a file that libav cannot open.
+fn open_failure(path: &Path, head: &[u8], error: Error) -> Failure {
+    let errno = match error {
+        Error::Other { errno } => Some(errno),
+        _ => None,
+    };
+    match errno {
+        Some(libc::ENOENT) => return Failure::new(failure::NO_FILE),
+        Some(libc::ENOMEM) => return Failure::out_of_memory(),
+        _ => {}
+    }
+    if let Some(kind) = file_kind::describe(path, head) {
+        return Failure::with(failure::NOT_MEDIA, kind);
+    }
+    match errno {
+        // libav returns EINVAL for a demuxer that it may not use, and EIO for Matroska that is cut
+        // short.
+        Some(libc::EINVAL) => {
+            let detail = "an unusual container; `ffmpeg -i FILE FILE.mp4`, or FILE.wav for sound, converts it";
+            Failure::with(failure::NOT_MEDIA, detail)
+        }
+        Some(libc::EIO) => {
+            Failure::with(failure::NOT_MEDIA, "damaged, or cut short; fetch it again")
+        }
+        Some(_) => Failure::with(failure::UNREADABLE, error),
+        None => Failure::with(failure::NOT_MEDIA, error),
+    }
+}
+
+/// Returns the first [`HEAD_BYTES`] of a file.
 ///
 /// # Errors
 /// The file is absent, empty, no regular file, or a Git LFS pointer. libav would call all of these
@@ -195,9 +213,9 @@ pub fn check_file(path: &Path) -> Result<Vec<u8>, Failure> {
     }
     let mut head = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
-    let mut start = file.take(LFS_PREFIX.len() as u64);
+    let mut start = file.take(HEAD_BYTES as u64);
     start.read_to_end(&mut head).map_err(unreadable)?;
-    match head == LFS_PREFIX {
+    match head.starts_with(LFS_PREFIX) {
         true => Err(Failure::with(failure::LFS_POINTER, "run git lfs pull")),
         false => Ok(head),
     }

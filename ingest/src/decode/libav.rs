@@ -27,7 +27,8 @@ use super::yuv;
 /// Demuxers for media files. Playlists (hls, dash, concat, ...), devices and text formats are left
 /// out.
 const DEMUXERS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,asf,ogg,\
-                        rm,nut,wav,w64,aiff,au,caf,mp3,aac,ac3,eac3,flac,amr,ape,wv,tta,gif,apng";
+                        rm,nut,wav,w64,aiff,au,caf,mp3,aac,ac3,eac3,flac,amr,ape,wv,tta,gif,apng,nistsphere,voc,dv,\
+                        yuv4mpegpipe";
 
 const WAV: &CStr = c"wav";
 

@@ -6,6 +6,7 @@
 pub mod audio;
 mod damage;
 pub mod demux;
+pub mod file_kind;
 pub mod libav;
 pub mod orientation;
 pub mod packet_selection;
