@@ -27,6 +27,10 @@ const RESAMPLER_BLOCK: usize = 4096;
 /// length of the resampler's filter, so that the end of decoding changes no sample that is used.
 const RESAMPLER_CONTEXT: usize = 4 * RESAMPLER_BLOCK;
 
+/// Limit on the samples, where full scale is 1. It is 36 dB above full scale: more than any mix of
+/// floats and any overshoot of a lossy codec has, and less than integers that are stored as floats.
+const MAX_AMPLITUDE: f32 = 64.0;
+
 /// Sample rates that are plausible, in Hz. Others come from damaged headers.
 const VALID_RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 
@@ -77,6 +81,13 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
             failure::UNDECODABLE,
             "samples that are not finite",
         ));
+    }
+    let peak = values().fold(0.0, |peak: f32, sample| peak.max(sample.abs()));
+    if peak > MAX_AMPLITUDE {
+        let detail = format!(
+            "samples up to {peak:.3e}, and full scale is 1; store integers as integers, or divide them by full scale"
+        );
+        return Err(Failure::with(failure::UNDECODABLE, detail));
     }
     if values().all(|&sample| sample == 0.0) {
         return Err(Failure::with(failure::SILENT, "all samples are zero"));

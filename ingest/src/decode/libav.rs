@@ -22,6 +22,7 @@ use ffmpeg_next::{Error, Packet, Rational, Stream};
 
 use util::cpu;
 
+use super::wav_header::{self, SampleFormat};
 use super::yuv;
 
 /// Demuxers for media files. Playlists (hls, dash, concat, ...), devices and text formats are left
@@ -116,9 +117,42 @@ pub fn open(path: &Path, head: &[u8]) -> Result<Input, Error> {
             return Err(Error::from(code));
         }
         let input = Input::wrap(context);
+        if let Some(format) = wav_header::sample_format(head) {
+            correct_samples(context, format);
+        }
         match ffi::avformat_find_stream_info(context, ptr::null_mut()) {
             code if code < 0 => Err(Error::from(code)),
             _ => Ok(input),
+        }
+    }
+}
+
+/// Corrects the codec of the only stream of a WAV or Wave64 file, and the duration that libav has
+/// computed with the wrong one. The streams have not been probed yet, so all that libav computes
+/// from then on is right.
+///
+/// # Safety
+/// `context` is an open context.
+unsafe fn correct_samples(context: *mut ffi::AVFormatContext, format: SampleFormat) {
+    // SAFETY: the streams and their parameters live as long as the context.
+    unsafe {
+        if (*context).nb_streams != 1 {
+            return;
+        }
+        let stream = *(*context).streams;
+        let parameters = (*stream).codecpar;
+        let bits = 8 * format.bytes as c_int;
+        let wrong_bits = (*parameters).bits_per_coded_sample;
+        if (*parameters).codec_id == format.codec.into() && wrong_bits == bits {
+            return;
+        }
+        (*parameters).codec_id = format.codec.into();
+        (*parameters).bits_per_coded_sample = bits;
+        // The demuxer of Wave64 computes the duration from the size of a block, which is right.
+        let is_wav = CStr::from_ptr((*(*context).iformat).name) == WAV;
+        if is_wav && (*stream).duration > 0 && wrong_bits > 0 {
+            let exact = (*stream).duration as f64 * f64::from(wrong_bits) / f64::from(bits);
+            (*stream).duration = exact.round() as i64;
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod libav;
 pub mod orientation;
 pub mod packet_selection;
 pub mod video;
+mod wav_header;
 pub mod yuv;
 
 use std::ops::ControlFlow;
