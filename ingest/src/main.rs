@@ -2,11 +2,13 @@
 //!
 //! [`cli`] has one module per subcommand. A run plans its shards ([`plan`]), has the media decoded
 //! by child processes ([`workers`], which use [`decode`]), and writes the shards in order ([`run`],
-//! [`shard_writer`], [`manifest`]).
+//! [`shard_writer`], [`manifest`]). What the files held then ([`contents`]) tells a later run which
+//! of them have changed.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod cli;
+mod contents;
 mod decode;
 mod failure;
 mod manifest;

@@ -3,9 +3,10 @@
 //! A plan depends on the dataset's listing and the settings alone, and is known before anything is
 //! decoded. `--dry-run` prints it, a run executes it, and a finished shard is recognised by it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
-use datasets::{Info, ListOptions, Listing, Sample, Split};
+use datasets::{Info, Input, ListOptions, Listing, Sample, Split};
 use features::mel::MEL_RECIPE;
 use features::schema::{FRAME_POLICY, SCHEMA_VERSION};
 use features::{MelDtype, ShardName, ShardSpec};
@@ -97,6 +98,24 @@ pub struct Shard {
     /// SHA-256 of the samples as listed, in hexadecimal. It tells whether a finished shard was made
     /// from the same samples.
     pub input_hash: String,
+}
+
+impl Shard {
+    /// The files that the inputs of all samples name, relative to the raw root and sorted.
+    pub fn files(&self) -> BTreeSet<&Path> {
+        let inputs = self.samples.iter().flat_map(|sample| &sample.inputs);
+        let files = inputs.filter_map(files).flatten();
+        files.map(PathBuf::as_path).collect()
+    }
+}
+
+/// Returns the files that a worker has to open for an input. `None` for an input without files.
+pub fn files(input: &Input) -> Option<&[PathBuf]> {
+    match input {
+        Input::Files(paths) => Some(paths),
+        Input::TextFile { path, .. } => Some(std::slice::from_ref(path)),
+        Input::Text(_) | Input::None | Input::Absent(_) => None,
+    }
 }
 
 /// Plans a run over the samples of a listing.

@@ -18,6 +18,7 @@ use parquet::file::metadata::KeyValue;
 use serde::{Deserialize, Serialize};
 use util::atomic::AtomicFile;
 
+use crate::contents::index::Index;
 use crate::failure::Failure;
 use crate::plan::Settings;
 
@@ -34,6 +35,10 @@ pub struct Summary {
     pub settings: Settings,
     /// SHA-256 of the samples as listed, in hexadecimal.
     pub input_hash: String,
+    /// SHA-256 of the contents of the samples' files, in hexadecimal. Empty in shards of schema
+    /// version 2 and before.
+    #[serde(default)]
+    pub content_hash: String,
     /// The number of shards of each split in the whole run.
     pub shards: BTreeMap<Split, usize>,
     /// The number of samples that were planned for the shard.
@@ -96,6 +101,7 @@ impl Summary {
             classes: vec![0; settings.classes.len()],
             settings,
             input_hash,
+            content_hash: String::new(),
             shards,
             samples: 0,
             rows: 0,
@@ -134,10 +140,13 @@ impl Summary {
 
 /// A shard that is being written.
 pub struct ShardWriter {
+    folder: PathBuf,
+    name: ShardName,
     path: PathBuf,
     spec: ShardSpec,
     writer: ArrowWriter<AtomicFile>,
     summary: Summary,
+    sources: Index,
 }
 
 impl ShardWriter {
@@ -156,10 +165,13 @@ impl ShardWriter {
         let writer = ArrowWriter::try_new(file, spec.arrow_schema(), Some(writer_properties(spec)))
             .with_context(|| path.display().to_string())?;
         Ok(ShardWriter {
+            folder: folder.to_owned(),
+            name,
             path,
             spec: spec.clone(),
             writer,
             summary,
+            sources: Index::default(),
         })
     }
 
@@ -196,11 +208,19 @@ impl ShardWriter {
         Ok(())
     }
 
+    /// Sets the contents of the files that the shard was made from.
+    pub fn set_sources(&mut self, sources: Index) {
+        self.summary.content_hash = sources.content_hash();
+        self.sources = sources;
+    }
+
     /// Completes the shard and gives it its final name.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn finish(mut self) -> anyhow::Result<()> {
+        // An index without its shard does no harm: a shard is judged by its own hash.
+        self.sources.write(&self.folder, self.name)?;
         let json = serde_json::to_string(&self.summary)?;
         self.writer
             .append_key_value_metadata(KeyValue::new(SUMMARY_KEY.to_owned(), json));

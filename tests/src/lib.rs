@@ -404,11 +404,18 @@ pub fn process_usage(process: u32) -> Option<ProcessUsage> {
     })
 }
 
-/// The bytes of every file below a folder, by its path relative to the folder.
+/// The folder in which an ingest remembers times and inodes of the raw files, which differ from run
+/// to run.
+pub const SOURCES: &str = ".sources";
+
+/// The bytes of every file below a folder, by its path relative to the folder, but for [`SOURCES`].
 pub fn contents(folder: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
     let mut found = std::collections::BTreeMap::new();
     let mut left = vec![folder.to_owned()];
     while let Some(path) = left.pop() {
+        if path.ends_with(SOURCES) {
+            continue;
+        }
         if path.is_dir() {
             left.extend(names(&path).into_iter().map(|name| path.join(name)));
         } else {

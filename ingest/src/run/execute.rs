@@ -11,15 +11,16 @@ use anyhow::{Context, bail};
 use datasets::{NoteKind, Sample};
 
 use super::row;
-use super::scheduler::{self, Scheduler};
+use super::scheduler::{Decoders, Scheduler};
 use super::signals;
+use crate::contents::recorder::Recorder;
 use crate::failure::Failure;
 use crate::plan::{self, Plan};
 use crate::progress::Progress;
 use crate::shard_writer::{Outcome, ShardWriter, Summary};
 use crate::source::Source;
 use crate::workers::pool::{PeakCost, Pool, Replies};
-use crate::workers::protocol::ReadAccess;
+use crate::workers::protocol::{ReadAccess, Request};
 use crate::workers::sandbox;
 use crate::workers::worker_process::WorkerSettings;
 
@@ -60,16 +61,21 @@ pub fn execute(
 ) -> anyhow::Result<End> {
     let samples: Vec<&Sample> = shards.iter().flat_map(|shard| &shard.samples).collect();
     let inputs = samples.iter().flat_map(|sample| &sample.inputs);
-    let files = inputs.filter_map(scheduler::files).flatten();
+    let files = inputs.filter_map(plan::files).flatten();
     let (readable, links) = sandbox::folders_of(&source.raw, files.map(AsRef::as_ref))
         .with_context(|| format!("{}: cannot read this folder", source.raw.display()))?;
     let settings = worker_settings(options, readable)?;
     let pool = Pool::start(options.workers, &settings)?;
+    let recorder = Recorder::start()?;
+    let decoders = WatchedPool {
+        pool: &pool,
+        recorder: &recorder,
+    };
     let mut progress = Progress::start("clips", samples.len() as u64);
     print_notes(&progress, notes, links);
     let modalities = source.dataset.info().modalities;
     let mut scheduler = Scheduler::new(
-        &pool,
+        &decoders,
         options.workers,
         &source.raw,
         modalities,
@@ -95,11 +101,31 @@ pub fn execute(
             writer.push(outcome, warnings)?;
             progress.step(|| counts.to_string());
         }
+        writer.set_sources(recorder.index(&source.raw, shard)?);
         streak.finish_shard(writer)?;
     }
     streak.finish()?;
     progress.finish(&counts.to_string());
     Ok(End::Done(pool.peak_cost()))
+}
+
+/// The worker pool, with every file that goes to it recorded.
+struct WatchedPool<'a> {
+    pool: &'a Pool,
+    recorder: &'a Recorder,
+}
+
+impl Decoders for WatchedPool<'_> {
+    fn submit(&self, number: usize, request: Request) -> anyhow::Result<()> {
+        for file in request.tasks.iter().flat_map(|task| &task.files) {
+            self.recorder.watch(&file.path);
+        }
+        self.pool.submit(number, request)
+    }
+
+    fn next(&self, timeout: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
+        self.pool.next(timeout)
+    }
 }
 
 fn worker_settings(options: &Options, readable: Vec<PathBuf>) -> anyhow::Result<WorkerSettings> {

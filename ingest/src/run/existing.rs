@@ -1,14 +1,18 @@
 //! The shards that an earlier run has finished, and whether this run may continue with them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use features::ShardName;
 
+use crate::contents::comparison::{Comparison, Finding};
+use crate::contents::index;
 use crate::manifest;
 use crate::plan::{self, Plan};
+use crate::progress::Progress;
 use crate::shard_writer::{self, Finished};
 
 /// Reads the summaries of the shards in the output folder.
@@ -61,30 +65,79 @@ fn first_difference(old: &plan::Settings, new: &plan::Settings) -> anyhow::Resul
     Ok(first.unwrap_or_else(|| "an unknown difference".to_owned()))
 }
 
-/// Returns the finished shards whose samples are listed differently now.
+/// What [`stale`] may do.
+#[derive(Debug, Clone, Copy)]
+pub struct StaleOptions {
+    /// Whether stale shards are going to be replaced. Otherwise they are an error.
+    pub update: bool,
+    /// Whether nothing may be written.
+    pub dry_run: bool,
+}
+
+/// Returns the finished shards whose samples are listed differently now, and those for which
+/// `is_own` holds whose files have other contents now, each with the reason in words.
 ///
 /// # Errors
-/// There are such shards, and `update` is not set.
+/// There are such shards, and `update` is not set; what is remembered of files cannot be written.
 pub fn stale(
     plan: &Plan,
     finished: &[Finished],
-    update: bool,
+    raw: &Path,
     out: &Path,
-) -> anyhow::Result<BTreeSet<features::ShardName>> {
-    let hashes: BTreeMap<_, _> = plan
+    is_own: impl Fn(ShardName) -> bool,
+    options: StaleOptions,
+) -> anyhow::Result<BTreeMap<ShardName, String>> {
+    let planned: BTreeMap<_, _> = plan
         .shards
         .iter()
-        .map(|shard| (shard.name, &shard.input_hash))
+        .map(|shard| (shard.name, shard))
         .collect();
-    let stale: BTreeSet<_> = finished
-        .iter()
-        .filter(|shard| hashes.get(&shard.name) != Some(&&shard.summary.input_hash))
-        .map(|shard| shard.name)
-        .collect();
-    match stale.first() {
-        Some(first) if !update => bail!(
-            "{}: the raw data has changed since {} of the shards were made (the first is {}); --update replaces those, \
-             --overwrite all",
+    let mut stale = BTreeMap::new();
+    let mut comparisons = Vec::new();
+    for shard in finished {
+        match planned.get(&shard.name) {
+            Some(now) if now.input_hash == shard.summary.input_hash => {
+                if is_own(shard.name) {
+                    let hash = &shard.summary.content_hash;
+                    comparisons.push((shard.name, Comparison::start(raw, out, now, hash)));
+                }
+            }
+            _ => {
+                let reason = "other samples or files are listed".to_owned();
+                stale.insert(shard.name, reason);
+            }
+        }
+    }
+    let files: usize = comparisons.iter().map(|(_, one)| one.files_to_read()).sum();
+    let mut progress = (files > 0).then(|| Progress::start("comparing files", files as u64));
+    for (name, comparison) in comparisons {
+        let step = || {
+            if let Some(progress) = &mut progress {
+                progress.step(String::new);
+            }
+        };
+        match comparison.finish(raw, step) {
+            Finding::Same(None) => {}
+            Finding::Same(Some(index)) => {
+                if !options.dry_run {
+                    index.write(out, name)?;
+                }
+            }
+            Finding::Changed(file) => {
+                let file = file
+                    .as_deref()
+                    .map_or("a file".into(), Path::to_string_lossy);
+                stale.insert(name, format!("{file} has changed"));
+            }
+        }
+    }
+    if let Some(progress) = progress {
+        progress.finish("");
+    }
+    match stale.first_key_value() {
+        Some((first, reason)) if !options.update => bail!(
+            "{}: the raw data has changed since {} of the shards were made (the first is {}: {reason}); --update \
+             replaces those, --overwrite all",
             out.display(),
             stale.len(),
             first.file_name()
@@ -93,9 +146,15 @@ pub fn stale(
     }
 }
 
-/// Removes all shards, the manifest and the table of failures.
+/// Removes all shards, what is remembered of their files, the manifest and the table of failures.
 pub fn remove_all(out: &Path) -> anyhow::Result<()> {
     manifest::remove(out)?;
+    match fs::remove_dir_all(out.join(index::FOLDER)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| out.join(index::FOLDER).display().to_string());
+        }
+        _ => {}
+    }
     for entry in fs::read_dir(out).with_context(|| out.display().to_string())? {
         let entry = entry?;
         if entry

@@ -13,8 +13,8 @@ use datasets::{Input, Modality, Sample};
 
 use super::signals;
 use crate::decode::Span;
-use crate::plan::{Segment, Settings};
-use crate::workers::pool::{Pool, Replies};
+use crate::plan::{Segment, Settings, files};
+use crate::workers::pool::Replies;
 use crate::workers::protocol::{InputFile, Request, Task};
 
 /// How many samples per worker are submitted ahead of the one that is handed out next.
@@ -36,21 +36,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What decodes requests: the worker pool, or a stand-in for it in tests.
 pub trait Decoders {
-    /// Queues a request. See [`Pool::submit`].
+    /// Queues a request. See [`Pool::submit`](crate::workers::pool::Pool::submit).
     fn submit(&self, number: usize, request: Request) -> anyhow::Result<()>;
 
-    /// Waits for the next request that is done. See [`Pool::next`].
+    /// Waits for the next request that is done. See [`Pool::next`](crate::workers::pool::Pool::next).
     fn next(&self, timeout: Duration) -> anyhow::Result<Option<(usize, Replies)>>;
-}
-
-impl Decoders for Pool {
-    fn submit(&self, number: usize, request: Request) -> anyhow::Result<()> {
-        Pool::submit(self, number, request)
-    }
-
-    fn next(&self, timeout: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
-        Pool::next(self, timeout)
-    }
 }
 
 /// The state of a run's requests and replies. Samples are identified by their index in `samples`,
@@ -275,15 +265,6 @@ fn size(replies: &Replies) -> usize {
         .flat_map(|content| &content.blobs)
         .map(Vec::len)
         .sum()
-}
-
-/// Returns the files that a worker has to open for an input. `None` for an input without files.
-pub fn files(input: &Input) -> Option<&[PathBuf]> {
-    match input {
-        Input::Files(paths) => Some(paths),
-        Input::TextFile { path, .. } => Some(std::slice::from_ref(path)),
-        Input::Text(_) | Input::None | Input::Absent(_) => None,
-    }
 }
 
 /// A path with slashes between its parts, as messages name it.

@@ -131,7 +131,12 @@ pub fn run_crema(raw: &Path, out: &Path) -> Command {
     command
 }
 
-/// Returns the bytes of every file below a folder by its path, hidden files included.
+/// The folder in which a run remembers times and inodes of the raw files, which differ from run to
+/// run.
+pub const SOURCES: &str = ".sources";
+
+/// Returns the bytes of every file below a folder by its path, hidden files included, but for
+/// [`SOURCES`].
 pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -139,7 +144,9 @@ pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         for entry in fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path);
+                if !path.ends_with(SOURCES) {
+                    folders.push(path);
+                }
             } else {
                 found.insert(
                     path.strip_prefix(folder).unwrap().to_owned(),

@@ -26,6 +26,10 @@ Examples:
   ingest run clips.toml --limit 20 --dry-run
   ingest run kinetics-sound --part 0/3     # and 1/3, 2/3 on other machines, in any order
 
+A finished shard is made again only with --update or --overwrite. A file whose size, times and inode
+are as remembered in OUT/.sources is not read again; of any other file the content decides, so that
+neither a touched file nor a copied tree is decoded again. Without --update a changed file is an error.
+
 Exits with 1 if more samples than --max-failures lack a modality that should be there.";
 
 /// Decode raw media and write Parquet shards. Continues a run that was stopped
@@ -52,7 +56,7 @@ pub struct Args {
     /// Remove existing shards and start over
     #[arg(long, conflicts_with = "update")]
     pub overwrite: bool,
-    /// Replace the shards whose raw data has changed
+    /// Replace the shards whose raw data has changed, by listing or by content
     #[arg(long)]
     pub update: bool,
     /// Number of samples in a shard

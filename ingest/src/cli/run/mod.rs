@@ -7,7 +7,7 @@
 mod args;
 mod report;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,11 +19,13 @@ use util::atomic::remove_temporaries;
 use util::{cli, outln};
 
 pub use self::args::Args;
+use crate::contents::index;
 use crate::manifest;
 use crate::plan::{self, Plan, Segment};
 use crate::run::execute::{self, End};
+use crate::run::existing::{self, StaleOptions};
 use crate::run::output_lock::{OutputLock, Scope};
-use crate::run::{existing, signals};
+use crate::run::signals;
 use crate::shard_writer::{self, Finished};
 use crate::source;
 
@@ -78,9 +80,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         Some(create_and_lock(args, &out)?)
     };
-    let shards = shards_to_write(args, &plan, &out)?;
+    let (shards, stale) = shards_to_write(args, &plan, &source.raw, &out)?;
     if args.dry_run {
-        return report::print_plan(args, &source, &layout, &out, &plan, &shards);
+        return report::print_plan(args, &source, &layout, &out, &plan, &shards, &stale);
     }
     remove_leftovers(args, &shards, &out)?;
     let mut peak_cost = None;
@@ -119,37 +121,55 @@ fn create_and_lock(args: &Args, out: &Path) -> anyhow::Result<OutputLock> {
 }
 
 /// Returns the shards of the plan that this run has to write: those of its part that are not
-/// finished, and with `--update` those whose raw data has changed.
+/// finished, and with `--update` those whose raw data has changed. The latter are also returned by
+/// themselves, with what has changed.
 fn shards_to_write<'a>(
     args: &Args,
     plan: &'a Plan,
+    raw: &Path,
     out: &Path,
-) -> anyhow::Result<Vec<&'a plan::Shard>> {
+) -> anyhow::Result<(Vec<&'a plan::Shard>, BTreeMap<ShardName, String>)> {
     let finished: Vec<Finished> = if args.overwrite {
         Vec::new()
     } else {
         existing::finished_shards(plan, out)?
     };
-    let stale: BTreeSet<ShardName> = existing::stale(plan, &finished, args.update, out)?;
-    let is_finished = |name| finished.iter().any(|shard| shard.name == name);
-    Ok(plan
+    let own: Vec<&plan::Shard> = plan
         .shards
         .iter()
         .enumerate()
         .filter(|(number, _)| args.part.is_none_or(|part| number % part.of == part.index))
         .map(|(_, shard)| shard)
-        .filter(|shard| stale.contains(&shard.name) || !is_finished(shard.name))
-        .collect())
+        .collect();
+    let is_own = |name: ShardName| own.iter().any(|shard| shard.name == name);
+    let options = StaleOptions {
+        update: args.update,
+        dry_run: args.dry_run,
+    };
+    let stale = existing::stale(plan, &finished, raw, out, is_own, options)?;
+    let is_finished = |name| finished.iter().any(|shard| shard.name == name);
+    let shards = own
+        .iter()
+        .filter(|shard| stale.contains_key(&shard.name) || !is_finished(shard.name))
+        .copied()
+        .collect();
+    Ok((shards, stale))
 }
 
 /// Removes the temporary files of a killed run, and with `--overwrite` all shards. With `--part`
 /// only the temporary files of this part's shards, because the other parts may be writing theirs.
 fn remove_leftovers(args: &Args, shards: &[&plan::Shard], out: &Path) -> anyhow::Result<()> {
-    let is_own = |name: &str| shards.iter().any(|shard| shard.name.file_name() == name);
+    let is_own = |name: &str| {
+        let mut names = shards.iter().map(|shard| shard.name);
+        names.any(|shard| shard.file_name() == name || index::file_name(shard) == name)
+    };
     let removed = match args.part {
-        Some(_) => remove_temporaries(out, is_own),
-        None => remove_temporaries(out, |_| true)
-            .and_then(|()| remove_temporaries(&out.join("masks"), |_| true)),
+        Some(_) => [out, &out.join(index::FOLDER)]
+            .into_iter()
+            .try_for_each(|folder| remove_temporaries(folder, is_own)),
+        None => [out, &out.join("masks"), &out.join(index::FOLDER)]
+            .into_iter()
+            .try_for_each(|folder| remove_temporaries(folder, |_| true)),
     };
     removed.with_context(|| out.display().to_string())?;
     if args.overwrite {

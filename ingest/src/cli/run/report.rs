@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use datasets::{Info, Split};
+use features::ShardName;
 use serde_json::json;
 use util::{cli, outln};
 
@@ -17,7 +18,8 @@ use crate::shard_writer;
 use crate::source::Source;
 use crate::workers::pool::PeakCost;
 
-/// `--dry-run`: prints the plan, and for each shard whether it would be written.
+/// `--dry-run`: prints the plan, and for each shard whether it would be written. `stale` are the
+/// finished shards whose raw data has changed, with what has changed.
 pub fn print_plan(
     args: &Args,
     source: &Source,
@@ -25,21 +27,27 @@ pub fn print_plan(
     out: &Path,
     plan: &Plan,
     shards: &[&plan::Shard],
+    stale: &BTreeMap<ShardName, String>,
 ) -> anyhow::Result<ExitCode> {
     let entry = |shard: &plan::Shard| {
-        let action = if shards.iter().any(|one| one.name == shard.name) {
-            "make"
-        } else {
-            "keep"
+        let is_written = shards.iter().any(|one| one.name == shard.name);
+        let reason = stale.get(&shard.name).filter(|_| is_written);
+        let action = match (is_written, reason) {
+            (true, Some(_)) => "remake",
+            (true, None) => "make",
+            (false, _) => "keep",
         };
-        (shard.name.file_name(), shard.samples.len(), action)
+        let file = shard.name.file_name();
+        (file, shard.samples.len(), action, reason.cloned())
     };
     if args.json {
         let entries: Vec<_> = plan
             .shards
             .iter()
             .map(entry)
-            .map(|(file, samples, action)| json!({"file": file, "samples": samples, "action": action}))
+            .map(|(file, samples, action, reason)| {
+                json!({"file": file, "samples": samples, "action": action, "reason": reason})
+            })
             .collect();
         return cli::print_json(&json!({
             "raw": source.raw, "layout": layout, "out": out, "settings": plan.settings, "settings_hash": plan.hash,
@@ -52,8 +60,9 @@ pub fn print_plan(
         source.raw.display()
     )?;
     outln!("into {}, settings {}", out.display(), &plan.hash[..16])?;
-    for (file, samples, action) in plan.shards.iter().map(entry) {
-        outln!("  {action} {file}: {samples} samples")?;
+    for (file, samples, action, reason) in plan.shards.iter().map(entry) {
+        let reason = reason.map_or_else(String::new, |reason| format!(", because {reason}"));
+        outln!("  {action} {file}: {samples} samples{reason}")?;
     }
     let samples: usize = shards.iter().map(|shard| shard.samples.len()).sum();
     outln!(

@@ -1,0 +1,108 @@
+//! Hashes the source files while they are decoded, when they are in the page cache.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+use anyhow::Context;
+
+use super::index::{Content, Index, Observation};
+use crate::plan::Shard;
+
+/// A file on its way to the hashing thread.
+type Job = (PathBuf, Observation);
+
+/// Hashes every file once, on a thread of its own.
+pub struct Recorder {
+    jobs: Sender<Job>,
+    results: Receiver<(PathBuf, Option<Content>)>,
+    files: RefCell<BTreeMap<PathBuf, Watched>>,
+}
+
+/// A file that was handed to the hashing thread.
+struct Watched {
+    observation: Observation,
+    /// `None` until the file has been read.
+    content: Option<Option<Content>>,
+}
+
+impl Recorder {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system starts no thread.
+    pub fn start() -> anyhow::Result<Recorder> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let (sender, results) = mpsc::channel();
+        let hash_all = move || {
+            for (path, observation) in queue {
+                let content = observation.read(&path);
+                if sender.send((path, content)).is_err() {
+                    break;
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("hash".to_owned())
+            .spawn(hash_all)
+            .context("cannot start a thread that hashes the source files")?;
+        Ok(Recorder {
+            jobs,
+            results,
+            files: RefCell::default(),
+        })
+    }
+
+    /// Observes a file that is going to be decoded, and has it hashed. A file that has been watched
+    /// already is not hashed again.
+    pub fn watch(&self, path: &Path) {
+        let mut files = self.files.borrow_mut();
+        if files.contains_key(path) {
+            return;
+        }
+        let observation = Observation::of(path);
+        // If the thread has ended, `index` reports it.
+        drop(self.jobs.send((path.to_owned(), observation)));
+        let watched = Watched {
+            observation,
+            content: None,
+        };
+        files.insert(path.to_owned(), watched);
+    }
+
+    /// Returns the index of a shard whose samples have all been decoded. Waits for the hashes of
+    /// its files.
+    ///
+    /// # Errors
+    /// The hashing thread has ended.
+    pub fn index(&self, raw: &Path, shard: &Shard) -> anyhow::Result<Index> {
+        let mut index = Index::default();
+        for file in shard.files() {
+            let path = raw.join(file);
+            self.watch(&path);
+            let (observation, content) = self.wait_for(&path)?;
+            index.insert(file, observation.entry(&path, content));
+        }
+        Ok(index)
+    }
+
+    fn wait_for(&self, path: &Path) -> anyhow::Result<(Observation, Option<Content>)> {
+        let mut files = self.files.borrow_mut();
+        loop {
+            if let Some(watched) = files.get(path)
+                && let Some(content) = &watched.content
+            {
+                return Ok((watched.observation, content.clone()));
+            }
+            let (path, content) = self
+                .results
+                .recv()
+                .context("the thread that hashes the source files has ended")?;
+            if let Some(watched) = files.get_mut(&path) {
+                watched.content = Some(content);
+            }
+        }
+    }
+}
