@@ -95,8 +95,9 @@ pub fn execute(
             let Some(replies) = scheduler.next_replies()? else {
                 return Ok(End::Stopped(signals::received().unwrap_or_default()));
             };
-            streak.record(sample, &replies, &source.raw)?;
+            let reading = Reading::of(&replies);
             let (outcome, warnings) = row::assemble(sample, modalities, replies);
+            streak.record(sample, &reading, &outcome, &source.raw)?;
             counts.add(&outcome);
             writer.push(outcome, warnings)?;
             progress.step(|| counts.to_string());
@@ -198,13 +199,20 @@ impl FailureStreak {
         }
     }
 
-    /// Records the replies of one sample. A sample without files says nothing about the disk.
+    /// Records one sample. It counts only if nothing is left of it; a sample that has only what the
+    /// annotation gives it says nothing about the disk.
     ///
     /// # Errors
     /// The limit is reached, or a shard that was held back cannot be finished.
-    fn record(&mut self, sample: &Sample, replies: &Replies, raw: &Path) -> anyhow::Result<()> {
-        match common_failure(replies) {
-            Some(failure) => {
+    fn record(
+        &mut self,
+        sample: &Sample,
+        reading: &Reading,
+        outcome: &Outcome,
+        raw: &Path,
+    ) -> anyhow::Result<()> {
+        match (reading, outcome) {
+            (Reading::Failed(failure), Outcome::Quarantined(_)) => {
                 self.length += 1;
                 if self.length == self.limit {
                     bail!(
@@ -216,11 +224,11 @@ impl FailureStreak {
                     );
                 }
             }
-            None if replies.is_empty() => {}
-            None => {
+            (Reading::Succeeded, _) => {
                 self.length = 0;
                 self.finish()?;
             }
+            (Reading::Failed(_) | Reading::Nothing, _) => {}
         }
         Ok(())
     }
@@ -244,10 +252,25 @@ impl FailureStreak {
     }
 }
 
-/// Returns the first failure if every task of a sample failed. `None` if one succeeded, or if there
-/// were no tasks.
-fn common_failure(replies: &Replies) -> Option<Failure> {
-    let mut failures = replies.iter().map(|reply| reply.outcome.as_ref().err());
-    let first = failures.next()??.clone();
-    failures.all(|failure| failure.is_some()).then_some(first)
+/// What became of the files of one sample.
+enum Reading {
+    /// It has none.
+    Nothing,
+    /// At least one of its tasks succeeded.
+    Succeeded,
+    /// All of its tasks failed. Holds the first failure.
+    Failed(Failure),
+}
+
+impl Reading {
+    fn of(replies: &Replies) -> Reading {
+        let mut failures = replies.iter().map(|reply| reply.outcome.as_ref().err());
+        match failures.next() {
+            None => Reading::Nothing,
+            Some(Some(first)) if failures.all(|failure| failure.is_some()) => {
+                Reading::Failed(first.clone())
+            }
+            Some(_) => Reading::Succeeded,
+        }
+    }
 }

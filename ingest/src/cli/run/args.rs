@@ -77,7 +77,8 @@ pub struct Args {
     /// Exit with 1 if more samples than this number or share lack a modality
     #[arg(long, value_name = "N|P%", default_value = DEFAULT_MAX_FAILURES)]
     pub max_failures: FailureBudget,
-    /// Stop with exit code 2 if N samples in a row fail, as when a disk is lost; 0 never stops
+    /// Stop with exit code 2 if nothing is left of N samples in a row, as when a disk is lost; 0
+    /// never stops
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_IN_A_ROW)]
     pub max_failures_in_a_row: usize,
     /// Time limit for a clip in seconds
