@@ -77,7 +77,7 @@ impl Dataset for Ave {
         let mut first: BTreeMap<String, (String, usize)> = BTreeMap::new();
         for (&split, file) in &lists {
             for row in read_rows(&tree, file)? {
-                let sample = row.sample(split, &clips, &folder, &mut finder)?;
+                let sample = row.sample(split, &clips, &folder, &mut finder);
                 let place = ((*file).to_owned(), row.line);
                 if let Some((before, line)) = first.insert(sample.id.clone(), place) {
                     return Err(Error::annotation(
@@ -141,13 +141,13 @@ impl Row {
         clips: &Clips<'_>,
         folder: &str,
         finder: &mut Finder<'_>,
-    ) -> Result<Sample, Error> {
+    ) -> Sample {
         let id = self.sample_id();
         let mut files = clips.videos_of(&self.id);
         if files.is_empty() {
             files.push(join(folder, &format!("{}.mp4", self.id)));
         }
-        let video = finder.input(&id, &files)?;
+        let video = finder.input(&id, &files);
         let segment = (self.start < self.end).then_some((self.start, self.end));
         if segment.is_none() {
             let message = format!(
@@ -156,14 +156,14 @@ impl Row {
             );
             finder.note(NoteKind::KnownBad, &id, message);
         }
-        Ok(Sample {
+        Sample {
             id,
             split,
             labels: vec![self.class],
             source: files.swap_remove(0),
             inputs: [video.clone(), video],
             segment,
-        })
+        }
     }
 }
 

@@ -16,10 +16,14 @@ pub(crate) struct Finder<'a> {
 
 impl<'a> Finder<'a> {
     pub(crate) fn new(tree: &'a Tree) -> Finder<'a> {
+        let closed = tree.closed().map(|(dir, reason)| {
+            let message = format!("this folder cannot be read ({reason})");
+            Note::new(NoteKind::Unreadable, dir, message)
+        });
         Finder {
             tree,
             states: BTreeMap::new(),
-            notes: Vec::new(),
+            notes: closed.collect(),
         }
     }
 
@@ -32,33 +36,37 @@ impl<'a> Finder<'a> {
         self.notes.push(Note::new(kind, subject, message));
     }
 
-    /// Examines the file at a path of the tree. The first call for an empty file or a Git LFS
-    /// pointer adds a note.
-    pub(crate) fn state(&mut self, file: &str) -> Result<State, Error> {
-        if let Some(&state) = self.states.get(file) {
-            return Ok(state);
+    /// Examines the file at a path of the tree. The first call for a file that is empty, a Git LFS
+    /// pointer or cannot be read adds a note.
+    pub(crate) fn state(&mut self, file: &str) -> State {
+        if let Some(state) = self.states.get(file) {
+            return state.clone();
         }
         let state = if self.tree.may_have(file) {
-            state(&self.tree.path(file))?
+            state(&self.tree.path(file))
         } else {
             State::Missing
         };
-        match state {
+        match &state {
             State::Empty => self.note(NoteKind::Empty, file, "the file holds no bytes"),
             State::Pointer => self.note(
                 NoteKind::LfsPointer,
                 file,
                 "a Git LFS pointer lies in place of the file; run `git lfs pull`",
             ),
+            State::Unreadable(reason) => {
+                let message = format!("cannot be read ({reason})");
+                self.note(NoteKind::Unreadable, file, message);
+            }
             State::Media(_) | State::Missing => {}
         }
-        self.states.insert(file.to_owned(), state);
-        Ok(state)
+        self.states.insert(file.to_owned(), state.clone());
+        state
     }
 
     /// Whether a file exists and holds no bytes; adds no note.
     pub(crate) fn is_empty(&self, file: &str) -> bool {
-        matches!(state(&self.tree.path(file)), Ok(State::Empty))
+        state(&self.tree.path(file)) == State::Empty
     }
 
     /// Returns the usable files among `candidates`, in the same order, best first.
@@ -66,18 +74,22 @@ impl<'a> Finder<'a> {
     /// The first candidate is the one that should exist: if it does not, a note says so and names
     /// the file that is used instead. If no candidate is usable, the cause is that of the first
     /// file that exists, or that the first candidate does not.
-    pub(crate) fn input(&mut self, id: &str, candidates: &[String]) -> Result<Input, Error> {
+    pub(crate) fn input(&mut self, id: &str, candidates: &[String]) -> Input {
         let mut usable = Vec::new();
         let mut cause = None;
         let mut first_missing = false;
         for (rank, file) in candidates.iter().enumerate() {
-            match self.state(file)? {
+            match self.state(file) {
                 State::Media(_) => usable.push(PathBuf::from(file)),
                 State::Empty => {
                     cause.get_or_insert_with(|| AbsenceCause::EmptyFile(file.clone()));
                 }
                 State::Pointer => {
                     cause.get_or_insert_with(|| AbsenceCause::LfsPointer(file.clone()));
+                }
+                State::Unreadable(reason) => {
+                    let file = file.clone();
+                    cause.get_or_insert(AbsenceCause::Closed { file, reason });
                 }
                 State::Missing => first_missing |= rank == 0,
             }
@@ -98,9 +110,9 @@ impl<'a> Finder<'a> {
                 let name = candidates.first().map_or("the file", String::as_str);
                 AbsenceCause::NoFile(name.to_owned())
             });
-            return Ok(Input::Absent(cause));
+            return Input::Absent(cause);
         }
-        Ok(Input::Files(usable))
+        Input::Files(usable)
     }
 
     /// Returns the notes.
@@ -115,7 +127,7 @@ impl<'a> Finder<'a> {
             return Ok(self.notes);
         }
         let states = self.states.values();
-        let pointers = states.filter(|&&one| one == State::Pointer).count();
+        let pointers = states.filter(|&one| *one == State::Pointer).count();
         if pointers > 0 {
             return Err(Error::LfsPointers {
                 path: self.tree.root().to_owned(),

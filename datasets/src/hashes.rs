@@ -169,14 +169,14 @@ fn verify_list(tree: &Tree, list: &Path) -> Result<HashCheck, Error> {
 
 fn compare(file: &Path, row: &Row) -> Outcome {
     match state(file) {
-        Err(error) => Outcome::Wrong(error.to_string()),
-        Ok(State::Missing) => Outcome::Absent,
-        Ok(State::Pointer) => Outcome::Pointer,
-        Ok(State::Empty) => Outcome::Wrong("the file holds no bytes".to_owned()),
-        Ok(State::Media(bytes)) if bytes != row.size => {
+        State::Unreadable(reason) => Outcome::Wrong(format!("cannot be read: {reason}")),
+        State::Missing => Outcome::Absent,
+        State::Pointer => Outcome::Pointer,
+        State::Empty => Outcome::Wrong("the file holds no bytes".to_owned()),
+        State::Media(bytes) if bytes != row.size => {
             Outcome::Wrong(format!("{bytes} bytes instead of {}", row.size))
         }
-        Ok(State::Media(_)) => match sha256_of_file(file) {
+        State::Media(_) => match sha256_of_file(file) {
             Err(error) => Outcome::Wrong(error.to_string()),
             Ok((_, found)) if found != row.sha256 => {
                 Outcome::Wrong("the right size and another content".to_owned())

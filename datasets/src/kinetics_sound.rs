@@ -71,7 +71,7 @@ impl Dataset for KineticsSound {
                 finder.note(NoteKind::Dropped, row.sample_id(), message);
                 continue;
             }
-            samples.push(row.sample(&clips, &mut finder)?);
+            samples.push(row.sample(&clips, &mut finder));
         }
         let sources: BTreeSet<&str> = samples.iter().map(|one| one.source.as_str()).collect();
         let used_files = sources.iter().filter(|file| tree.has_file(file)).count();
@@ -173,7 +173,7 @@ impl Row {
         format!("{}_{:06}_{:06}", self.id, self.start, self.end)
     }
 
-    fn sample(&self, clips: &Clips<'_>, finder: &mut Finder<'_>) -> Result<Sample, Error> {
+    fn sample(&self, clips: &Clips<'_>, finder: &mut Finder<'_>) -> Sample {
         let id = self.sample_id();
         let replacements: Vec<String> = clips
             .videos_of(&self.id)
@@ -197,20 +197,20 @@ impl Row {
         if videos.is_empty() {
             videos.push(format!("{}/{id}.mp4", self.split));
         }
-        let video = finder.input(&id, &videos)?;
+        let video = finder.input(&id, &videos);
         // Audio files come first, then the audio tracks of the videos.
         if audio_files.is_empty() || video.is_present() {
             audio_files.extend(videos.iter().cloned());
         }
-        let audio = finder.input(&id, &audio_files)?;
-        Ok(Sample {
+        let audio = finder.input(&id, &audio_files);
+        Sample {
             id,
             split: self.split,
             labels: vec![self.class],
             source: videos.swap_remove(0),
             inputs: [audio, video],
             segment: None,
-        })
+        }
     }
 }
 

@@ -104,7 +104,7 @@ impl Dataset for MmImdb {
                         );
                         finder.note(NoteKind::Repaired, &id, message);
                     }
-                    let image = finder.input(&id, std::slice::from_ref(&poster))?;
+                    let image = finder.input(&id, std::slice::from_ref(&poster));
                     (movie.labels, [image, movie.text.into()])
                 }
                 Err(cause) => {
@@ -271,8 +271,8 @@ fn read_movies(
 
 fn read_movie(tree: &Tree, file: &str, plot: Plot) -> Result<Movie, AbsenceCause> {
     let unreadable = |error: Error| AbsenceCause::Unreadable(error.to_string());
-    let state = if tree.has_file(file) {
-        state(&tree.path(file)).map_err(unreadable)?
+    let state = if tree.may_have(file) {
+        state(&tree.path(file))
     } else {
         State::Missing
     };
@@ -281,6 +281,10 @@ fn read_movie(tree: &Tree, file: &str, plot: Plot) -> Result<Movie, AbsenceCause
         State::Missing => return Err(AbsenceCause::NoFile(file.to_owned())),
         State::Empty => return Err(AbsenceCause::EmptyFile(file.to_owned())),
         State::Pointer => return Err(AbsenceCause::LfsPointer(file.to_owned())),
+        State::Unreadable(reason) => {
+            let file = file.to_owned();
+            return Err(AbsenceCause::Closed { file, reason });
+        }
     }
     let text = tree.read(file).map_err(unreadable)?;
     let fields: Fields = serde_json::from_str(&without_nan(&text))

@@ -2,12 +2,12 @@
 //!
 //! Walking a tree reads folders only; [`crate::finder`] examines a file when a sample names it.
 //! Paths are strings relative to the raw root, with `/` on every system, so that order and output
-//! do not depend on the machine. Hidden entries (`.git`, `._x.jpg`) and `__MACOSX` do not belong to
-//! the tree, nor do names that are no UTF-8, which no dataset has.
+//! do not depend on the machine. Hidden entries (`.git`, `._x.jpg`), `__MACOSX` and `lost+found` do
+//! not belong to the tree, nor do names that are no UTF-8, which no dataset has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::encoding::decode;
@@ -17,6 +17,10 @@ use crate::types::Split;
 /// The depth to which folders are walked. It suffices for a tree in an archive in an unpacked
 /// download, and ends a walk through cyclic links.
 const MAX_DEPTH: usize = 8;
+
+/// Names that do not belong to a tree: what macOS packs beside the files, and the folder for
+/// repairs at the top of a disk, which only its administrator may list.
+const FOREIGN: [&str; 2] = ["__MACOSX", "lost+found"];
 
 /// The first bytes of a Git LFS pointer.
 pub const LFS_PREFIX: &[u8] = b"version https://git-lfs";
@@ -31,18 +35,21 @@ pub(crate) struct Tree {
     walked: bool,
     files: BTreeSet<String>,
     dirs: BTreeSet<String>,
+    /// Folders that cannot be listed, with the reason.
+    closed: BTreeMap<String, String>,
 }
 
 impl Tree {
     /// Walks the tree below `root`. `remedy` says what the folder should hold, for error messages.
     ///
     /// # Errors
-    /// The folder is missing, holds no files, or cannot be read.
+    /// The folder is missing, holds no files, or cannot be read. A folder in it that cannot be listed
+    /// is no error: see [`Tree::closed`].
     pub(crate) fn walk(root: &Path, remedy: &str) -> Result<Tree, Error> {
         let mut tree = Tree::unwalked(root, remedy)?;
         tree.walked = true;
         tree.descend("", 0)?;
-        if tree.files.is_empty() {
+        if tree.files.is_empty() && tree.closed.is_empty() {
             return Err(Error::raw(root, "the folder holds no files", remedy));
         }
         Ok(tree)
@@ -64,19 +71,26 @@ impl Tree {
                 walked: false,
                 files: BTreeSet::new(),
                 dirs: BTreeSet::from([String::new()]),
+                closed: BTreeMap::new(),
             }),
         }
     }
 
     fn descend(&mut self, dir: &str, depth: usize) -> Result<(), Error> {
         let path = self.root.join(dir);
-        let entries = fs::read_dir(&path).map_err(|error| Error::io(&path, error))?;
+        let entries = match fs::read_dir(&path) {
+            Err(error) if !dir.is_empty() => {
+                self.closed.insert(dir.to_owned(), describe(&error));
+                return Ok(());
+            }
+            entries => entries.map_err(|error| Error::io(&path, error))?,
+        };
         let mut below = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|error| Error::io(&path, error))?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name.starts_with('.') || name == "__MACOSX" {
+            if name.starts_with('.') || FOREIGN.contains(&name) {
                 continue;
             }
             let kind = entry
@@ -110,9 +124,19 @@ impl Tree {
         &self.root
     }
 
-    /// Whether the file may exist: the walk found it, or the tree was not walked.
+    /// Whether the file may exist: the walk found it, or the tree or its folder was not walked.
     pub(crate) fn may_have(&self, file: &str) -> bool {
-        !self.walked || self.has_file(file)
+        let is_in = |dir: &String| {
+            file.strip_prefix(dir.as_str())
+                .is_some_and(|rest| rest.starts_with('/'))
+        };
+        !self.walked || self.has_file(file) || self.closed.keys().any(is_in)
+    }
+
+    /// The folders that cannot be listed, with the reason.
+    pub(crate) fn closed(&self) -> impl Iterator<Item = (&str, &str)> {
+        let closed = self.closed.iter();
+        closed.map(|(dir, reason)| (dir.as_str(), reason.as_str()))
     }
 
     /// The path of a file of the tree, including the raw root.
@@ -272,7 +296,7 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// The state of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
     /// The file holds this many bytes and is no Git LFS pointer.
     Media(u64),
@@ -282,32 +306,52 @@ pub(crate) enum State {
     Pointer,
     /// There is no such file.
     Missing,
+    /// There is something that cannot be read, for this reason.
+    Unreadable(String),
 }
 
-/// Examines the size of a file and, if it is small enough for a Git LFS pointer, its first bytes.
-pub(crate) fn state(path: &Path) -> Result<State, Error> {
+/// Examines the size of a file, opens it and, if it is small enough for a Git LFS pointer, reads its
+/// first bytes. Only a regular file is opened.
+pub(crate) fn state(path: &Path) -> State {
     let bytes = match fs::metadata(path) {
         Ok(meta) if meta.is_file() => meta.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            return Err(Error::io(path, error));
-        }
-        // A folder, a device, a name that is too long and a file in place of a folder count as
-        // missing.
-        Ok(_) | Err(_) => return Ok(State::Missing),
+        Ok(meta) if meta.is_dir() => return State::Unreadable("a folder, not a file".to_owned()),
+        Ok(_) => return State::Unreadable("not a regular file".to_owned()),
+        Err(error) => return state_of_error(&error),
     };
     if bytes == 0 {
-        return Ok(State::Empty);
+        return State::Empty;
     }
-    if bytes < LFS_MAX_BYTES {
-        let mut head = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(LFS_PREFIX.len() as u64).read_to_end(&mut head))
-            .map_err(|error| Error::io(path, error))?;
-        if head == LFS_PREFIX {
-            return Ok(State::Pointer);
-        }
+    let mut head = Vec::new();
+    let wanted = if bytes < LFS_MAX_BYTES {
+        LFS_PREFIX.len() as u64
+    } else {
+        0
+    };
+    let opened = File::open(path).and_then(|file| file.take(wanted).read_to_end(&mut head));
+    match opened {
+        Err(error) => state_of_error(&error),
+        Ok(_) if head == LFS_PREFIX => State::Pointer,
+        Ok(_) => State::Media(bytes),
     }
-    Ok(State::Media(bytes))
+}
+
+fn state_of_error(error: &io::Error) -> State {
+    match error.kind() {
+        // A file in place of a folder, and a name that no file can have, count as missing.
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::InvalidFilename
+        | io::ErrorKind::InvalidInput => State::Missing,
+        _ => State::Unreadable(describe(error)),
+    }
+}
+
+/// Describes an error as the system does, without its number.
+fn describe(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.to_lowercase()
 }
 
 #[cfg(test)]

@@ -189,7 +189,14 @@ pub enum AbsenceCause {
     EmptyFile(String),
     /// A Git LFS pointer lies at this path in place of the file.
     LfsPointer(String),
-    /// A file exists and cannot be read or parsed; the text says which one and why.
+    /// A file exists, and the system does not let it be read.
+    Closed {
+        /// The path of the file.
+        file: String,
+        /// The system's reason.
+        reason: String,
+    },
+    /// A file exists and cannot be used or parsed; the text says which one and why.
     Unreadable(String),
     /// The publisher's own file is known to be wrong; the text says in what way.
     KnownBad(String),
@@ -206,6 +213,7 @@ impl fmt::Display for AbsenceCause {
             AbsenceCause::LfsPointer(path) => {
                 write!(f, "{path} is a Git LFS pointer; run `git lfs pull`")
             }
+            AbsenceCause::Closed { file, reason } => write!(f, "{file} cannot be read: {reason}"),
             AbsenceCause::Unreadable(problem) => f.write_str(problem),
             AbsenceCause::KnownBad(problem) => write!(f, "known to be bad: {problem}"),
             AbsenceCause::UnknownGenres(cause) => write!(f, "its genres are unknown: {cause}"),

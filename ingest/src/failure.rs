@@ -87,12 +87,16 @@ impl Failure {
             AbsenceCause::NoFile(path) => Failure::with(NO_FILE, path),
             AbsenceCause::EmptyFile(path) => Failure::with(EMPTY, path),
             AbsenceCause::LfsPointer(path) => Failure::with(LFS_POINTER, path),
+            AbsenceCause::Closed { file, reason } => {
+                Failure::with(UNREADABLE, format!("{file}: {reason}"))
+            }
             AbsenceCause::KnownBad(problem) => Failure::with(KNOWN_BAD, problem),
             AbsenceCause::UnknownGenres(inner) => {
                 let detail = |path| format!("its genres are unknown: {path}");
                 match &**inner {
                     AbsenceCause::EmptyFile(path) => Failure::with(EMPTY, detail(path)),
                     AbsenceCause::LfsPointer(path) => Failure::with(LFS_POINTER, detail(path)),
+                    AbsenceCause::Closed { .. } => Failure::with(UNREADABLE, cause),
                     _ => Failure::with(UNLISTED, cause),
                 }
             }
@@ -133,6 +137,14 @@ mod tests {
             (AbsenceCause::NoFile(file()), NO_FILE, "a/b.wav"),
             (AbsenceCause::EmptyFile(file()), EMPTY, "a/b.wav"),
             (AbsenceCause::LfsPointer(file()), LFS_POINTER, "a/b.wav"),
+            (
+                AbsenceCause::Closed {
+                    file: file(),
+                    reason: "permission denied".to_owned(),
+                },
+                UNREADABLE,
+                "a/b.wav: permission denied",
+            ),
             (
                 AbsenceCause::KnownBad("the wav is silent".to_owned()),
                 KNOWN_BAD,

@@ -83,9 +83,9 @@ impl Dataset for CremaD {
         let (clips, split_from) = split_lists::split(&tree, &base, &media, &mut finder)?;
         let mut samples = Vec::with_capacity(clips.len());
         for (clip, split) in &clips {
-            samples.push(media.sample(clip, *split, &mut finder)?);
+            samples.push(media.sample(clip, *split, &mut finder));
         }
-        media.note_annotations(&clips, &mut finder)?;
+        media.note_annotations(&clips, &mut finder);
         let notes = finder.finish(&samples, LAYOUT)?;
         let place = if base.is_empty() {
             String::new()
@@ -205,7 +205,7 @@ impl Media {
         })
     }
 
-    fn sample(&self, clip: &Clip, split: Split, finder: &mut Finder<'_>) -> Result<Sample, Error> {
+    fn sample(&self, clip: &Clip, split: Split, finder: &mut Finder<'_>) -> Sample {
         let stem = clip.stem.as_str();
         // Which kinds of file can be used, and the first reason why not, for audio and for video.
         let mut audio_usable = [true; 3];
@@ -213,7 +213,7 @@ impl Media {
         let mut problems: [Option<&str>; 2] = [None, None];
         for bad in KNOWN_BAD.iter().filter(|bad| bad.stem == stem) {
             let file = self.path(bad.kind, stem);
-            if let State::Media(bytes) = finder.state(&file)?
+            if let State::Media(bytes) = finder.state(&file)
                 && bad.bytes.contains(&bytes)
             {
                 finder.note(NoteKind::KnownBad, stem, bad.message);
@@ -226,7 +226,7 @@ impl Media {
         }
         let known_bad = |problem: &str| Input::Absent(AbsenceCause::KnownBad(problem.to_owned()));
         let video = if video_usable {
-            finder.input(stem, &[self.path(FLV, stem)])?
+            finder.input(stem, &[self.path(FLV, stem)])
         } else {
             known_bad(problems[1].unwrap_or_default())
         };
@@ -246,29 +246,25 @@ impl Media {
                 known_bad,
             )
         } else {
-            finder.input(stem, &candidates)?
+            finder.input(stem, &candidates)
         };
         let source = match (&video, &audio) {
             (Input::Files(files), _) | (_, Input::Files(files)) => files[0].display().to_string(),
             _ => self.path(FLV, stem),
         };
-        Ok(Sample {
+        Sample {
             id: stem.to_owned(),
             split,
             labels: vec![clip.class],
             inputs: [audio, video],
             source,
             segment: None,
-        })
+        }
     }
 
     /// Adds notes where the annotation and the files differ: clips in no list, no audio folder,
     /// files that are identical.
-    fn note_annotations(
-        &self,
-        clips: &[(Clip, Split)],
-        finder: &mut Finder<'_>,
-    ) -> Result<(), Error> {
+    fn note_annotations(&self, clips: &[(Clip, Split)], finder: &mut Finder<'_>) {
         let listed: BTreeSet<&str> = clips.iter().map(|(clip, _)| clip.stem.as_str()).collect();
         for stem in self.stems() {
             if !listed.contains(stem) {
@@ -289,14 +285,13 @@ impl Media {
         for (one, other) in IDENTICAL_AUDIO {
             let [first, second] = [one, other].map(|stem| self.path(WAV, stem));
             if let (State::Media(a), State::Media(b)) =
-                (finder.state(&first)?, finder.state(&second)?)
+                (finder.state(&first), finder.state(&second))
                 && a == b
             {
                 let message = format!("published with the very sound of {other}; both are kept");
                 finder.note(NoteKind::KnownBad, one, message);
             }
         }
-        Ok(())
     }
 }
 

@@ -169,7 +169,7 @@ impl Custom {
         Ok(())
     }
 
-    fn input(&self, row: &Row, which: usize, finder: &mut Finder<'_>) -> Result<Input, Error> {
+    fn input(&self, row: &Row, which: usize, finder: &mut Finder<'_>) -> Input {
         let source = &self.description.sources[which];
         let cell = match source {
             // Audio without a column of its own is the track of the video, the second modality.
@@ -177,23 +177,20 @@ impl Custom {
             _ => &row.cells[which],
         };
         let Some(cell) = cell else {
-            return Ok(Input::None);
+            return Input::None;
         };
         match source {
-            Source::Text(_) => Ok(clean::squeeze(cell).into()),
+            Source::Text(_) => clean::squeeze(cell).into(),
             Source::Path(_) | Source::VideoTrack => {
                 finder.input(&row.id, std::slice::from_ref(cell))
             }
-            Source::TextPath(_) => {
-                let input = finder.input(&row.id, std::slice::from_ref(cell))?;
-                Ok(match input {
-                    Input::Files(mut files) => Input::TextFile {
-                        path: files.swap_remove(0),
-                        encoding: self.description.encoding.clone(),
-                    },
-                    other => other,
-                })
-            }
+            Source::TextPath(_) => match finder.input(&row.id, std::slice::from_ref(cell)) {
+                Input::Files(mut files) => Input::TextFile {
+                    path: files.swap_remove(0),
+                    encoding: self.description.encoding.clone(),
+                },
+                other => other,
+            },
         }
     }
 }
@@ -222,8 +219,8 @@ impl Dataset for Custom {
         let mut samples = Vec::with_capacity(rows.len());
         for row in rows {
             // The second modality comes first, because the sample is named after its file.
-            let second = self.input(row, 1, &mut finder)?;
-            let first = self.input(row, 0, &mut finder)?;
+            let second = self.input(row, 1, &mut finder);
+            let first = self.input(row, 0, &mut finder);
             let source = [1, 0]
                 .iter()
                 .filter(|&&which| !matches!(self.description.sources[which], Source::Text(_)))

@@ -71,7 +71,7 @@ impl Dataset for Food101 {
                 continue;
             }
             let file = images.path(&row);
-            let image = finder.input(&row.id, std::slice::from_ref(&file))?;
+            let image = finder.input(&row.id, std::slice::from_ref(&file));
             samples.push(Sample {
                 inputs: [image, row.text],
                 source: file,
@@ -316,7 +316,7 @@ fn read_folders(tree: &Tree, texts: &str, images: &Images<'_>) -> Vec<Row> {
         let file = join(texts, &format!("{class_name}/{stem}.txt"));
         // Many pages have no text. The publisher's tree lacks their files, so this copy is
         // complete.
-        let text = if tree.has_file(&file) {
+        let text = if tree.may_have(&file) {
             Input::TextFile {
                 path: file.into(),
                 encoding: None,

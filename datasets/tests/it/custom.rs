@@ -69,7 +69,7 @@ fn videos_with_audio_tracks_are_listed() {
         ("p", "! p.mp4 is a Git LFS pointer; run `git lfs pull`"),
         ("e", "! e.mp4 holds no bytes"),
         ("gone", "! there is no gone.mp4"),
-        ("folder", "! there is no folder"),
+        ("folder", "! folder cannot be read: a folder, not a file"),
         ("again", "d.mp4"),
         ("none", "none"),
     ];
