@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::hashes::{self, HashCheck};
 use crate::types::{
-    AbsenceCause, Dataset, Info, Input, ListOptions, Listing, Modality, Note, Split,
+    AbsenceCause, Dataset, Info, Input, ListOptions, Listing, Modality, Note, PublishedCount, Split,
 };
 
 /// Options of [`check()`].
@@ -55,6 +55,8 @@ pub struct SplitCheck {
     pub split: Split,
     /// The number of samples that the paper states, if any.
     pub expected: Option<usize>,
+    /// All published numbers with their sources, where they differ.
+    pub published: Vec<PublishedCount>,
     /// The number of samples in the annotation below the raw root.
     pub listed: usize,
     /// The number of samples with both modalities.
@@ -158,6 +160,7 @@ fn check_splits(dataset: &dyn Dataset, listing: &Listing) -> Vec<SplitCheck> {
         splits.push(SplitCheck {
             split,
             expected,
+            published: dataset.published_counts(split),
             listed,
             complete: complete.count(),
             present,

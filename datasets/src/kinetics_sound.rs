@@ -24,7 +24,7 @@ use crate::finder::Finder;
 use crate::list_reader::ListForm;
 use crate::quotes::long_cells;
 use crate::tree::{Tree, base_name, lines, no_layout, per_split, split_extension};
-use crate::types::{Dataset, Info, ListOptions, Listing, NoteKind, Sample, Split};
+use crate::types::{Dataset, Info, ListOptions, Listing, NoteKind, PublishedCount, Sample, Split};
 
 /// What the raw root should hold, for error messages.
 const LAYOUT: &str = "expected Kinetics-400 clips <id>_<start>_<end>.mp4 there, with my_train.txt and my_test.txt of \
@@ -97,6 +97,29 @@ impl Dataset for KineticsSound {
         ]
     }
 }
+
+    fn published_counts(&self, split: Split) -> Vec<PublishedCount> {
+        let (list, per_class) = match split {
+            Split::Train => (
+                "OGM-GE's list my_train.txt",
+                facts::KINETICS_SOUND.map(|one| one.1),
+            ),
+            Split::Val => return Vec::new(),
+            Split::Test => (
+                "OGM-GE's list my_test.txt",
+                facts::KINETICS_SOUND.map(|one| one.2),
+            ),
+        };
+        let paper = self.info.expected[split.index()].map(|samples| PublishedCount {
+            samples,
+            source: "the paper, section 4.1",
+        });
+        let list = PublishedCount {
+            samples: per_class.iter().sum(),
+            source: list,
+        };
+        paper.into_iter().chain([list]).collect()
+    }
 
 /// Reads the annotation: the lists, else the Kinetics-400 tables, else the class folders. Returns
 /// its rows, and which of the three was read.

@@ -66,7 +66,7 @@ pub use hashes::{HashCheck, WrongFile};
 pub use tree::LFS_PREFIX;
 pub use types::{
     AbsenceCause, Dataset, Info, Input, ListOptions, Listing, MAX_ID_BYTES, Modality, Note,
-    NoteKind, Plot, Sample, Split,
+    NoteKind, Plot, PublishedCount, Sample, Split,
 };
 
 use std::path::Path;

@@ -399,6 +399,15 @@ pub struct ListOptions {
     pub plot: Plot,
 }
 
+/// A published number of samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PublishedCount {
+    /// The number of samples.
+    pub samples: usize,
+    /// Where it stands, in words for people.
+    pub source: &'static str,
+}
+
 /// A dataset: what is known about it, and the reader of its raw tree.
 ///
 /// `datasets/examples/add_dataset.rs` implements it for a dataset of one's own.
@@ -425,6 +434,12 @@ pub trait Dataset: Send + Sync {
     /// counts are not known.
     fn expected_per_class(&self) -> [Option<Vec<usize>>; 3] {
         [None, None, None]
+    }
+
+    /// The numbers of samples that are published of a split, where several are: each with the
+    /// source that it stands in.
+    fn published_counts(&self, _split: Split) -> Vec<PublishedCount> {
+        Vec::new()
     }
 
     /// Samples of a complete copy per class over all splits: the sum over the splits, unless an

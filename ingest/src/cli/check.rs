@@ -99,6 +99,17 @@ fn print_splits(report: &CheckReport) -> anyhow::Result<()> {
             split.complete
         )?;
     }
+    for split in report
+        .splits
+        .iter()
+        .filter(|split| !split.published.is_empty())
+    {
+        let counts = split.published.iter();
+        let counts: Vec<String> = counts
+            .map(|one| format!("{} in {}", one.samples, one.source))
+            .collect();
+        outln!("{}: {}", split.split, counts.join("; "))?;
+    }
     Ok(())
 }
 
