@@ -145,6 +145,7 @@ impl Row {
         let id = self.sample_id();
         let mut files = clips.videos_of(&self.id);
         if files.is_empty() {
+            clips.note_unfinished(&self.id, None, finder);
             files.push(join(folder, &format!("{}.mp4", self.id)));
         }
         let video = finder.input(&id, &files);

@@ -1,7 +1,8 @@
 //! Kinetics-Sound: the 31 classes of Kinetics-400 that are both visible and audible.
 //!
 //! Clips are `<id>_<start>_<end>.mp4`, with the audio in the video or in a `.wav` of the same name.
-//! They are found by id and start anywhere below the raw root: in the flat folders of CVDF, in
+//! They are found by id and start anywhere below the raw root, also with the endings that download
+//! tools leave (`<clip>.mp4.mkv`): in the flat folders of CVDF, in
 //! class folders named with blanks or underscores, or in any mix of these. A file in a folder whose
 //! name begins with `replacement` is preferred to the original of the same id.
 //!
@@ -17,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::clip::{ClipName, Clips, is_id};
+use crate::clip::{ClipFile, ClipName, Clips, Kind, is_id};
 use crate::error::{Error, shorten};
 use crate::facts;
 use crate::finder::Finder;
@@ -96,7 +97,6 @@ impl Dataset for KineticsSound {
             Some(facts::KINETICS_SOUND.iter().map(|one| one.2).collect()),
         ]
     }
-}
 
     fn published_counts(&self, split: Split) -> Vec<PublishedCount> {
         let (list, per_class) = match split {
@@ -120,6 +120,7 @@ impl Dataset for KineticsSound {
         };
         paper.into_iter().chain([list]).collect()
     }
+}
 
 /// Reads the annotation: the lists, else the Kinetics-400 tables, else the class folders. Returns
 /// its rows, and which of the three was read.
@@ -218,6 +219,7 @@ impl Row {
         videos.splice(0..0, replacements);
         let mut audio_files = clips.audio_files(&self.id, Some(self.start));
         if videos.is_empty() {
+            clips.note_unfinished(&self.id, Some(self.start), finder);
             videos.push(format!("{}/{id}.mp4", self.split));
         }
         let video = finder.input(&id, &videos);
@@ -418,19 +420,21 @@ fn read_table(
 
 /// Lists the clips in folders that are named after splits and classes.
 fn read_folders(tree: &Tree) -> Vec<Row> {
-    let mut rows = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     for file in tree.files() {
-        let (stem, extension) = split_extension(base_name(file));
         let mut dirs = file.split('/').rev().skip(1);
         let class = dirs.clone().find_map(class_of);
         let split = dirs.find_map(Split::from_spelling);
-        if let (Some(name), Some(class), Some(split)) = (ClipName::parse(stem), class, split)
-            && extension.eq_ignore_ascii_case("mp4")
+        let clip = ClipFile::parse(base_name(file)).filter(|clip| clip.kind != Kind::Audio);
+        if let (Some(clip), Some(class), Some(split)) = (clip, class, split)
             && !is_replacement(file)
         {
-            rows.push(Row::new(name, class, split));
+            rows.push(Row::new(clip.name, class, split));
         }
     }
     rows.sort_by_key(|row| row.split);
+    // Several files of one clip lie in one folder where a download tool has not merged them.
+    let mut seen = BTreeSet::new();
+    rows.retain(|row| seen.insert((row.split, row.class, row.sample_id())));
     rows
 }

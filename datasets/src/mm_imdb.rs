@@ -8,6 +8,7 @@
 //! are no labels; their movies are kept. A movie whose JSON cannot be read has no known labels: it
 //! stays in the listing with both modalities absent, so that it is counted and never trained on.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
 
@@ -34,8 +35,8 @@ const ID_DIGITS: usize = 7;
 /// The folders of JSON files and posters, in the two published layouts.
 const FOLDERS: [(&str, &str); 2] = [("dataset", "dataset"), ("labels", "images")];
 
-/// File extensions of posters, the published one first.
-const POSTER_EXTENSIONS: [&str; 2] = ["jpeg", "jpg"];
+/// File extensions of posters in lower case, the published one first. Letter case does not matter.
+const POSTER_EXTENSIONS: [&str; 4] = ["jpeg", "jpg", "png", "webp"];
 
 /// The longest text after a plot's last `::` that is taken for the name of its author, which IMDbPY
 /// appends.
@@ -88,13 +89,13 @@ impl Dataset for MmImdb {
                 finder.note(NoteKind::MissingList, split_file, message);
             }
         }
+        let poster_files = find_posters(&tree, posters);
         let mut samples = Vec::with_capacity(ids.len());
         for ((id, split), movie) in ids.into_iter().zip(movies) {
-            let poster = POSTER_EXTENSIONS
-                .map(|extension| join(posters, &format!("{id}.{extension}")))
-                .into_iter()
-                .find(|file| tree.has_file(file))
-                .unwrap_or_else(|| join(posters, &format!("{id}.{}", POSTER_EXTENSIONS[0])));
+            let poster = poster_files.get(id.as_str()).map_or_else(
+                || join(posters, &format!("{id}.{}", POSTER_EXTENSIONS[0])),
+                |(_, file)| (*file).to_owned(),
+            );
             let (labels, inputs) = match movie {
                 Ok(movie) => {
                     for genre in &movie.unknown {
@@ -364,12 +365,32 @@ fn clean_plot(plot: &Value) -> Option<String> {
     clean::squeeze(plot)
 }
 
+/// The rank of a poster's file extension.
+fn poster_rank(extension: &str) -> Option<usize> {
+    let mut known = POSTER_EXTENSIONS.iter();
+    known.position(|one| extension.eq_ignore_ascii_case(one))
+}
+
+/// Finds the posters in a folder, by id and with the rank of their extension. Of several files of a
+/// movie, the one with the best extension is taken, then the first by path.
+fn find_posters<'a>(tree: &'a Tree, folder: &str) -> BTreeMap<&'a str, (usize, &'a str)> {
+    let mut found = BTreeMap::new();
+    for file in tree.files_below(folder) {
+        let (stem, extension) = split_extension(base_name(file));
+        if let Some(rank) = poster_rank(extension) {
+            let best = found.entry(stem).or_insert((rank, file));
+            *best = (*best).min((rank, file));
+        }
+    }
+    found
+}
+
 fn note_unlisted(tree: &Tree, posters: &str, samples: &[Sample], finder: &mut Finder<'_>) {
     let mut listed: Vec<&str> = samples.iter().map(|one| one.id.as_str()).collect();
     listed.sort_unstable();
     for file in tree.files_below(posters) {
         let (stem, extension) = split_extension(base_name(file));
-        if POSTER_EXTENSIONS.contains(&extension) && listed.binary_search(&stem).is_err() {
+        if poster_rank(extension).is_some() && listed.binary_search(&stem).is_err() {
             finder.note(
                 NoteKind::Unlisted,
                 file,

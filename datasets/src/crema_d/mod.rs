@@ -1,5 +1,6 @@
 //! CREMA-D: `AudioWAV/<stem>.wav`, `AudioMP3/<stem>.mp3`, `VideoFlash/<stem>.flv`, anywhere below
-//! the raw root.
+//! the raw root. The videos may have been turned into mp4, mkv, avi, webm or mov, in a folder whose name
+//! begins with `Video`.
 //!
 //! A stem is `ACTOR_SENTENCE_EMOTION_LEVEL` and contains the label, which is the emotion that the
 //! actor was asked for; the crowd's votes are not used. The split comes from a pair of lists, one
@@ -17,10 +18,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use self::known_bad::{IDENTICAL_AUDIO, KNOWN_BAD};
+use crate::clip;
 use crate::error::Error;
 use crate::facts;
 use crate::finder::Finder;
-use crate::tree::{State, Tree, base_name, join, no_layout, split_extension};
+use crate::tree::{State, Tree, base_name, join, no_layout, parent, split_extension};
 use crate::types::{
     AbsenceCause, Dataset, Info, Input, ListOptions, Listing, NoteKind, Sample, Split,
 };
@@ -43,6 +45,33 @@ const FOLDERS: [(&str, &str); 3] = [
 const WAV: usize = 0;
 const MP3: usize = 1;
 const FLV: usize = 2;
+
+/// Whether a file extension is that of a kind of file. Many people turn the videos into another
+/// container, because few players open flv.
+fn is_of_kind(kind: usize, extension: &str) -> bool {
+    let extension = extension.to_ascii_lowercase();
+    extension == FOLDERS[kind].1
+        || (kind == FLV && clip::VIDEO_EXTENSIONS.contains(&extension.as_str()))
+}
+
+/// Whether a folder holds videos under a name of its own, as `VideoMP4` does.
+fn is_video_folder(tree: &Tree, dir: &str) -> bool {
+    let is_clip = |file: &str| {
+        let (stem, extension) = split_extension(base_name(file));
+        is_of_kind(FLV, extension) && parse_stem(stem).is_some()
+    };
+    let name = base_name(dir).to_ascii_lowercase();
+    name.starts_with("video") && tree.files_below(dir).any(is_clip)
+}
+
+/// Finds the folder of a kind of file in `base`.
+fn find_folder<'a>(tree: &'a Tree, base: &str, kind: usize) -> Option<&'a str> {
+    let exact = tree.child_dir(base, FOLDERS[kind].0);
+    if exact.is_some() || kind != FLV {
+        return exact;
+    }
+    tree.find_dir(|dir| parent(dir) == base && is_video_folder(tree, dir))
+}
 
 /// CREMA-D; the module's documentation describes the layout.
 pub(crate) struct CremaD {
@@ -70,6 +99,7 @@ impl Dataset for CremaD {
                     .iter()
                     .any(|(folder, _)| tree.child_dir(dir, folder).is_some())
             })
+            .or_else(|| tree.find_dir(|dir| is_video_folder(&tree, dir)).map(parent))
             .ok_or_else(|| {
                 no_layout(
                     &tree,
@@ -149,11 +179,11 @@ struct Media {
 
 impl Media {
     fn find(tree: &Tree, base: &str, finder: &mut Finder<'_>) -> Media {
-        let folders = FOLDERS.map(|(name, _)| match tree.child_dir(base, name) {
+        let folders = [WAV, MP3, FLV].map(|kind| match find_folder(tree, base, kind) {
             Some(dir) => (dir.to_owned(), true),
-            None => (join(base, name), false),
+            None => (join(base, FOLDERS[kind].0), false),
         });
-        let mut files: [BTreeMap<String, String>; 3] = Default::default();
+        let mut files: [BTreeMap<String, (bool, bool, &str)>; 3] = Default::default();
         for (kind, (dir, present)) in folders.iter().enumerate() {
             if !present {
                 continue;
@@ -161,11 +191,13 @@ impl Media {
             for file in tree.files_below(dir) {
                 let (name, extension) = split_extension(base_name(file));
                 match parse_stem(name) {
-                    Some(Clip { stem, .. }) if extension.eq_ignore_ascii_case(FOLDERS[kind].1) => {
-                        // The present spelling is preferred to that of the early release.
-                        if name == stem || !files[kind].contains_key(&stem) {
-                            files[kind].insert(stem, file.to_owned());
-                        }
+                    Some(Clip { stem, .. }) if is_of_kind(kind, extension) => {
+                        // The present spelling is preferred to that of the early release, and the
+                        // publisher's file to one in another container.
+                        let published = extension.eq_ignore_ascii_case(FOLDERS[kind].1);
+                        let rank = (name != stem, !published, file);
+                        let best = files[kind].entry(stem).or_insert(rank);
+                        *best = (*best).min(rank);
                     }
                     _ => finder.note(
                         NoteKind::Unlisted,
@@ -175,6 +207,12 @@ impl Media {
                 }
             }
         }
+        let files = files.map(|files| {
+            let files = files.into_iter();
+            files
+                .map(|(stem, (.., file))| (stem, file.to_owned()))
+                .collect()
+        });
         Media { folders, files }
     }
 
@@ -213,8 +251,12 @@ impl Media {
         let mut problems: [Option<&str>; 2] = [None, None];
         for bad in KNOWN_BAD.iter().filter(|bad| bad.stem == stem) {
             let file = self.path(bad.kind, stem);
+            // The size of a converted file is not known, and it shows what the published one does.
+            let converted = !split_extension(&file)
+                .1
+                .eq_ignore_ascii_case(FOLDERS[bad.kind].1);
             if let State::Media(bytes) = finder.state(&file)
-                && bad.bytes.contains(&bytes)
+                && (bad.bytes.contains(&bytes) || converted)
             {
                 finder.note(NoteKind::KnownBad, stem, bad.message);
                 audio_usable[bad.kind] &= bad.audio;
@@ -279,7 +321,7 @@ impl Media {
             finder.note(
                 NoteKind::Choice,
                 &self.folders[WAV].0,
-                "no such folder: the sound is taken from the flv files' own track",
+                "no such folder: the sound is taken from the videos' own track",
             );
         }
         for (one, other) in IDENTICAL_AUDIO {

@@ -301,3 +301,81 @@ fn lists_beside_the_pair_are_named() {
         std::fs::remove_file(tree.raw().join(file)).unwrap();
     }
 }
+
+/// People turn the flv files into other containers, in place or in a folder of another name.
+#[test]
+fn videos_in_other_containers_are_taken() {
+    let stem = "1001_DFA_ANG_XX";
+    // The files of the clip, and its video and audio.
+    let cases: [(&[&str], &str, &str); 8] = [
+        (
+            &["VideoFlash/S.mp4", "AudioWAV/S.wav"],
+            "VideoFlash/S.mp4",
+            "AudioWAV/S.wav | VideoFlash/S.mp4",
+        ),
+        (
+            &["VideoFlash/S.mkv"],
+            "VideoFlash/S.mkv",
+            "VideoFlash/S.mkv",
+        ),
+        (
+            &["VideoFlash/S.AVI"],
+            "VideoFlash/S.AVI",
+            "VideoFlash/S.AVI",
+        ),
+        (
+            &["VideoMP4/S.mp4", "AudioWAV/S.wav"],
+            "VideoMP4/S.mp4",
+            "AudioWAV/S.wav | VideoMP4/S.mp4",
+        ),
+        (
+            &["CREMA-D/videos/S.webm"],
+            "CREMA-D/videos/S.webm",
+            "CREMA-D/videos/S.webm",
+        ),
+        // The publisher's file is taken before another one.
+        (
+            &["VideoFlash/S.avi", "VideoFlash/S.flv"],
+            "VideoFlash/S.flv",
+            "VideoFlash/S.flv",
+        ),
+        (
+            &["VideoFlash/S.flv", "VideoMP4/S.mp4"],
+            "VideoFlash/S.flv",
+            "VideoFlash/S.flv",
+        ),
+        (
+            &["VideoFlash/S.txt", "AudioWAV/S.wav"],
+            "! there is no VideoFlash/S.flv",
+            "AudioWAV/S.wav",
+        ),
+    ];
+    for (files, video, audio) in cases {
+        let tree = RawTree::new();
+        for file in files {
+            tree.media(&file.replace("/S.", &format!("/{stem}.")));
+        }
+        let listing = list(&tree);
+        let found = sample(&listing, stem);
+        assert_eq!(
+            input_text(&found.inputs[1]),
+            video.replace("/S.", &format!("/{stem}.")),
+            "{files:?}"
+        );
+        assert_eq!(
+            input_text(&found.inputs[0]),
+            audio.replace("/S.", &format!("/{stem}.")),
+            "{files:?}"
+        );
+    }
+    // A video that is wrong as published is wrong in every container; its size is not known.
+    let tree = RawTree::new();
+    tree.media("VideoMP4/1076_MTI_SAD_XX.mp4")
+        .media("VideoMP4/1001_DFA_ANG_XX.mp4");
+    let listing = list(&tree);
+    let bad = sample(&listing, "1076_MTI_SAD_XX");
+    assert!(
+        input_text(&bad.inputs[1]).starts_with("! known to be bad"),
+        "{bad:?}"
+    );
+}

@@ -311,3 +311,99 @@ fn unusable_trees_and_lists_are_errors() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+/// What yt-dlp and youtube-dl leave: a second ending after merging, the number of the format where
+/// they have not merged, an ending of their own where they have not finished.
+#[test]
+fn clips_are_found_under_the_names_of_download_tools() {
+    // The files of a clip, and its video and its audio; `=` is the same as the video.
+    let cases: [(&[&str], &str, &str); 9] = [
+        (&["mp4.mkv"], "train/ID.mp4.mkv", "="),
+        (&["mp4.webm"], "train/ID.mp4.webm", "="),
+        (&["MP4"], "train/ID.MP4", "="),
+        (&["f137.mp4"], "train/ID.f137.mp4", "="),
+        (
+            &["f137.mp4", "f140.m4a"],
+            "train/ID.f137.mp4",
+            "train/ID.f140.m4a | train/ID.f137.mp4",
+        ),
+        // The merged file is taken before the one with the video alone.
+        (
+            &["f137.mp4", "mkv"],
+            "train/ID.mkv | train/ID.f137.mp4",
+            "=",
+        ),
+        (&["webm.part"], "! there is no train/ID.mp4", "="),
+        (
+            &["f248.webm.part", "f248.webm.ytdl"],
+            "! there is no train/ID.mp4",
+            "=",
+        ),
+        (&["mp4", "mp4.part"], "train/ID.mp4", "="),
+    ];
+    let id = |number: usize| format!("-dl_{number:07}_000010_000020");
+    for with_list in [true, false] {
+        let tree = RawTree::new();
+        let mut rows = String::new();
+        for (number, (endings, ..)) in cases.iter().enumerate() {
+            let folder = if with_list { "train" } else { "train/bowling" };
+            for ending in *endings {
+                tree.media(&format!("{folder}/{}.{ending}", id(number)));
+            }
+            rows += &format!("{},10,2\r\n", id(number));
+        }
+        if with_list {
+            tree.text("my_train.txt", rows);
+        }
+        let listing = list(&tree);
+        assert_eq!(counts(&listing), [cases.len(), 0, 0]);
+        for (number, (endings, video, audio)) in cases.iter().enumerate() {
+            let text = |text: &str| {
+                let text = text.replace("ID", &id(number));
+                let folder = if with_list {
+                    "train/"
+                } else {
+                    "train/bowling/"
+                };
+                if text.starts_with('!') {
+                    text
+                } else {
+                    text.replace("train/", folder)
+                }
+            };
+            let found = sample(&listing, &id(number));
+            let audio = if *audio == "=" { video } else { audio };
+            assert_eq!(input_text(&found.inputs[1]), text(video), "{endings:?}");
+            assert_eq!(input_text(&found.inputs[0]), text(audio), "{endings:?}");
+        }
+        let unfinished = notes(&listing, NoteKind::Unreadable);
+        assert_eq!(unfinished.len(), 3, "{unfinished:?}");
+        assert!(
+            unfinished[0].ends_with(".webm.part: an unfinished download; not used; fetch it again")
+        );
+        assert!(notes(&listing, NoteKind::Dropped).is_empty());
+    }
+}
+
+#[test]
+fn both_published_counts_are_reported_with_their_sources() {
+    let tree = RawTree::new();
+    tree.media("train/bowling/aaaaaaaaaaa_000001_000011.mp4");
+    let dataset = open("kinetics-sound").unwrap();
+    let report = datasets::check(dataset.as_ref(), &tree.raw(), &Default::default()).unwrap();
+    let counts: Vec<_> = report
+        .splits
+        .iter()
+        .flat_map(|split| &split.published)
+        .map(|one| (one.samples, one.source))
+        .collect();
+    assert_eq!(
+        counts,
+        [
+            (14_739, "the paper, section 4.1"),
+            (14_799, "OGM-GE's list my_train.txt"),
+            (2_594, "the paper, section 4.1"),
+            (2_597, "OGM-GE's list my_test.txt"),
+        ]
+    );
+}

@@ -225,3 +225,49 @@ fn unusable_trees_and_split_files_are_errors() {
         assert!(text.contains(expected), "{text}");
     }
 }
+
+#[test]
+fn posters_are_found_with_any_usual_ending() {
+    // The files of a movie, and its image.
+    let cases: [(&[&str], &str); 7] = [
+        (&["jpeg"], "dataset/ID.jpeg"),
+        (&["JPEG"], "dataset/ID.JPEG"),
+        (&["JPG"], "dataset/ID.JPG"),
+        (&["png"], "dataset/ID.png"),
+        (&["webp"], "dataset/ID.webp"),
+        (&["PNG", "Jpg"], "dataset/ID.Jpg"),
+        (&["gif"], "! there is no dataset/ID.jpeg"),
+    ];
+    let tree = RawTree::new();
+    let mut ids = Vec::new();
+    for (number, (endings, _)) in cases.iter().enumerate() {
+        let id = format!("{number:07}");
+        tree.text(
+            &format!("dataset/{id}.json"),
+            r#"{"genres": ["Drama"], "plot": ["A plot."]}"#,
+        );
+        for ending in *endings {
+            tree.media(&format!("dataset/{id}.{ending}"));
+        }
+        ids.push(format!("\"{id}\""));
+    }
+    tree.media("dataset/0000099.PNG");
+    tree.text(
+        "split.json",
+        format!(
+            "{{\"train\": [{}], \"dev\": [], \"test\": []}}",
+            ids.join(", ")
+        ),
+    );
+    let listing = list(&tree);
+    for (number, (endings, image)) in cases.iter().enumerate() {
+        let id = format!("{number:07}");
+        let found = input_text(&sample(&listing, &id).inputs[0]);
+        assert_eq!(found, image.replace("ID", &id), "{endings:?}");
+    }
+    let unlisted = notes(&listing, NoteKind::Unlisted);
+    assert_eq!(
+        unlisted,
+        ["dataset/0000099.PNG: split.json does not name the movie; not used"]
+    );
+}
