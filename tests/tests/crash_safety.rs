@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::{
-    CremaD, EXIT_DONE, EXIT_FINDINGS, EXIT_USAGE, assert_same, binary, command, names,
+    CremaD, EXIT_DONE, EXIT_FINDINGS, EXIT_USAGE, assert_same, binary, command, contents, names,
     process_usage, report_figure, run, send_signal, temp, weights,
 };
 use util::skip::{Missing, skip};
@@ -149,9 +149,9 @@ fn vanished_raw_data_ends_the_run_without_loss() {
     ] {
         assert!(error.contains(word), "{error}");
     }
-    for name in names(&out) {
-        let same = fs::read(out.join(&name)).unwrap() == fs::read(whole.join(&name)).unwrap();
-        assert!(same, "{name} differs");
+    for (name, bytes) in contents(&out) {
+        let same = bytes == fs::read(whole.join(&name)).unwrap();
+        assert!(same, "{} differs", name.display());
     }
     assert!(names(&out).len() < names(&whole).len());
     fs::rename(&moved_away, &raw).unwrap();

@@ -115,6 +115,11 @@ impl Observation {
         self.stat.and_then(|_| Content::of(path))
     }
 
+    /// Whether the file was there and is not any more.
+    pub fn has_vanished(&self, path: &Path) -> bool {
+        self.stat.is_some() && Stat::of(path).is_none()
+    }
+
     /// Returns the entry of a file that had this content when it was read after the observation.
     /// `path` is examined again: of a file that changed meanwhile nothing is known.
     pub fn entry(&self, path: &Path, content: Option<Content>) -> Entry {

@@ -73,19 +73,27 @@ impl Recorder {
     }
 
     /// Returns the index of a shard whose samples have all been decoded. Waits for the hashes of
-    /// its files.
+    /// its files. `None` if all files have vanished since they were handed to the decode workers, as
+    /// when a disk fails: nobody knows which of them were decoded before.
     ///
     /// # Errors
     /// The hashing thread has ended.
-    pub fn index(&self, raw: &Path, shard: &Shard) -> anyhow::Result<Index> {
+    pub fn index(&self, raw: &Path, shard: &Shard) -> anyhow::Result<Option<Index>> {
         let mut index = Index::default();
+        let (mut left, mut vanished) = (0, 0);
         for file in shard.files() {
             let path = raw.join(file);
             self.watch(&path);
             let (observation, content) = self.wait_for(&path)?;
-            index.insert(file, observation.entry(&path, content));
+            let entry = observation.entry(&path, content);
+            if observation.has_vanished(&path) {
+                vanished += 1;
+            } else if entry.content.is_some() {
+                left += 1;
+            }
+            index.insert(file, entry);
         }
-        Ok(index)
+        Ok((vanished == 0 || left > 0).then_some(index))
     }
 
     fn wait_for(&self, path: &Path) -> anyhow::Result<(Observation, Option<Content>)> {

@@ -13,6 +13,7 @@ use datasets::{NoteKind, Sample};
 use super::row;
 use super::scheduler::{Decoders, Scheduler};
 use super::signals;
+use crate::contents::index::Index;
 use crate::contents::recorder::Recorder;
 use crate::failure::Failure;
 use crate::plan::{self, Plan};
@@ -102,8 +103,14 @@ pub fn execute(
             writer.push(outcome, warnings)?;
             progress.step(|| counts.to_string());
         }
-        writer.set_sources(recorder.index(&source.raw, shard)?);
-        streak.finish_shard(writer)?;
+        streak.finish_shard(writer, recorder.index(&source.raw, shard)?)?;
+    }
+    if streak.has_lost_files {
+        bail!(
+            "{}: the files have vanished while they were read; is the disk still mounted? Finished shards are kept, the \
+             same command continues",
+            source.raw.display()
+        );
     }
     streak.finish()?;
     progress.finish(&counts.to_string());
@@ -186,6 +193,8 @@ impl fmt::Display for Counts {
 struct FailureStreak {
     length: usize,
     limit: usize,
+    /// Whether all files of a shard have vanished after they were found.
+    has_lost_files: bool,
     /// Shards that are complete except for their final names.
     held_back: Vec<ShardWriter>,
 }
@@ -195,6 +204,7 @@ impl FailureStreak {
         FailureStreak {
             length: 0,
             limit,
+            has_lost_files: false,
             held_back: Vec::new(),
         }
     }
@@ -226,16 +236,28 @@ impl FailureStreak {
             }
             (Reading::Succeeded, _) => {
                 self.length = 0;
-                self.finish()?;
+                // A sample may succeed that was decoded before.
+                if !self.has_lost_files {
+                    self.finish()?;
+                }
             }
             (Reading::Failed(_) | Reading::Nothing, _) => {}
         }
         Ok(())
     }
 
-    /// Finishes a shard whose samples are all written, or holds it back.
-    fn finish_shard(&mut self, writer: ShardWriter) -> anyhow::Result<()> {
-        if self.length == 0 {
+    /// Finishes a shard whose samples are all written, or holds it back. `sources` are its files,
+    /// `None` if they have vanished.
+    fn finish_shard(
+        &mut self,
+        mut writer: ShardWriter,
+        sources: Option<Index>,
+    ) -> anyhow::Result<()> {
+        match sources {
+            Some(sources) => writer.set_sources(sources),
+            None => self.has_lost_files = true,
+        }
+        if self.length == 0 && !self.has_lost_files {
             writer.finish()?;
         } else {
             self.held_back.push(writer);
