@@ -27,7 +27,7 @@ struct Expected {
     video: (usize, usize, usize, f32),
 }
 
-const CLIPS: [Expected; 9] = [
+const CLIPS: [Expected; 12] = [
     // 303 frames of 340x256 at 30 fps, aac of 10.008 s.
     Expected {
         file: "clips/R6llTwEh07w.mp4",
@@ -83,6 +83,26 @@ const CLIPS: [Expected; 9] = [
         stream: "0:v:0",
         audio: Some(6.557),
         video: (164, 320, 240, 6.56),
+    },
+    // CREMA-D as its publisher distributes it: VP6F and MP3 behind a data stream; the first frame at
+    // 0.027 s, the times in whole milliseconds.
+    Expected {
+        file: "crema-d/VideoFlash/1001_DFA_HAP_XX.flv",
+        stream: "0:v:0",
+        audio: Some(1.907),
+        video: (56, 480, 360, 1.868),
+    },
+    Expected {
+        file: "crema-d/VideoFlash/1001_DFA_NEU_XX.flv",
+        stream: "0:v:0",
+        audio: Some(2.064),
+        video: (61, 480, 360, 2.035),
+    },
+    Expected {
+        file: "crema-d/VideoFlash/1001_DFA_SAD_XX.flv",
+        stream: "0:v:0",
+        audio: Some(2.038),
+        video: (60, 480, 360, 2.002),
     },
     // 50 packets, of which one cannot be decoded. The 21 frames after it are predicted from it: see
     // WHOLE_OF_CORRUPTED.

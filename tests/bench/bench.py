@@ -90,6 +90,8 @@ TASKS = {
     "ingest-ave": (*ingest("ave"), 1.5),
     "ingest-kinetics": (*ingest("kinetics"), 1.5),
     "ingest-crema-d": (*ingest("crema-d"), 1.3),
+    # Where the publisher's own clips are.
+    **({"ingest-crema-d-real": (*ingest("crema-d-real"), 1.3)} if clips.CREMA_D.is_dir() else {}),
     "stream": (*stream(), 4.0),
     "growth-ingest": (*growth(lambda rows: program("ours_ingest.py", "crema-d", str(rows)), 96, 960), 1.0),
     "growth-stream": (*growth(lambda rows: ours("stream", shards("crema-d", rows)), 96, 960), 1.0),

@@ -3,7 +3,8 @@
 `ave`: H.264 640x360 with AAC, 10 s. `kinetics`: the same at 1280x720. `crema-d`: flv1 480x360 of 3 s with a WAV file.
 The encoder is x264 with its defaults: B-frames, scene cuts, a keyframe every 250 frames. The frames come from the real
 clips of ../shared/media if they are there; else they are synthetic: textures of natural spectrum under a moving camera,
-a moving object, noise and cuts. Each folder has a `clips.toml` for `ingest run`; every row has a file of its own.
+a moving object, noise and cuts. `crema-d-real`: the publisher's own clips of CREMA-D, VP6F 480x360 of 2 s with MP3, which
+no encoder of ffmpeg can make; U2A_CREMA_D names their folder, by default ../shared/media/crema-d/VideoFlash. Each folder has a `clips.toml` for `ingest run`; every row has a file of its own.
 """
 
 import os
@@ -16,6 +17,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "bench"
 MEDIA = ROOT.parent / "shared" / "media" / "clips"
+CREMA_D = Path(os.environ.get("U2A_CREMA_D", ROOT.parent / "shared" / "media" / "crema-d" / "VideoFlash"))
 FPS = 30
 
 # width, height, seconds, rows of a unit of work, real clips as (file, start in seconds)
@@ -25,6 +27,8 @@ KINDS = {
     "kinetics": (1280, 720, 10, 24, [("KlsG1EnBEjc_000361", 0)] * 4),
     "crema-d": (480, 360, 3, 240, [("R6llTwEh07w", 1), ("R6llTwEh07w", 5), ("SOX5yA1l24A", 2), ("WUzgd7C1pWA", 4)]),
 }
+# Rows of a unit of work.
+CREMA_D_ROWS = 200
 DISTINCT = 4
 
 
@@ -116,20 +120,24 @@ def make_clip(kind, number, folder):
 
 def make(kind, rows=None):
     """Makes the folder of a kind with `rows` rows (by default a unit of work) and returns it."""
-    rows = rows or KINDS[kind][3]
+    real = kind == "crema-d-real"
+    rows = rows or (CREMA_D_ROWS if real else KINDS[kind][3])
     folder = CACHE / f"{kind}-{rows}"
     if (folder / "clips.toml").exists():
         return folder
     raw = folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
-    made = [clip_of(kind, number) for number in range(DISTINCT)]
+    made = sorted(CREMA_D.glob("*.flv")) if real else [clip_of(kind, number) for number in range(DISTINCT)]
+    if not made:
+        raise SystemExit(f"error: {CREMA_D} holds no .flv of CREMA-D; set U2A_CREMA_D to a folder of them")
     table = ["clip,label,part,file,sound"]
     for row in range(rows):
-        clip = made[row % DISTINCT]
+        clip = made[row % len(made)]
         for file in (clip, clip.with_suffix(".wav")):
             link = raw / f"c{row}{file.suffix}"
             if file.exists() and not link.exists():
-                os.link(file, link)
+                # The real clips may lie on another file system.
+                (shutil.copyfile if real else os.link)(file, link)
         table.append(f"clip{row},{'ab'[row % 2]},train,c{row}{clip.suffix},c{row}.wav")
     (folder / "clips.csv").write_text("\n".join(table) + "\n")
     columns = 'id = "clip"\nlabel = "label"\nsplit = "part"\nvideo = "file"\n' + ('audio = "sound"\n' if kind == "crema-d" else "")
