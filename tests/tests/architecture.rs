@@ -230,6 +230,7 @@ const UNSAFE: &[&str] = &[
     "train/engine/src/cpu/bf16/avx512.rs",
     "train/engine/src/cpu/bf16/panel.rs",
     "train/engine/src/cpu/layout.rs",
+    "train/engine/src/cpu/fma.rs",
     "train/engine/src/cpu/matmul.rs",
     "train/engine/src/cpu/parallel.rs",
     "train/engine/src/cpu/simd.rs",

@@ -8,7 +8,7 @@
 
 use super::Real;
 use super::dropout::Dropout;
-use super::layout::{Mat, MatMut, PackedRows};
+use super::layout::{Mat, MatMut, PackedRows, Side};
 use super::matmul::{Operand, multiply};
 use super::parallel::{DisjointViews, zeros};
 use super::simd::{LANES, dot, simd, sum};
@@ -82,14 +82,14 @@ impl Attention<'_> {
         1.0 / (self.dim() as f64).sqrt()
     }
 
-    /// Prepares a left operand in this attention's precision.
-    fn left<'a, T: Real>(&self, mat: Mat<'a, T>) -> Operand<'a, T> {
-        Operand::left(mat, self.precision)
+    /// Packs a left operand in this attention's precision.
+    fn left<T: Real>(&self, mat: Mat<T>) -> Operand<T> {
+        Operand::new(mat, Side::Left, self.precision)
     }
 
-    /// Prepares a right operand in this attention's precision.
-    fn right<'a, T: Real>(&self, mat: Mat<'a, T>) -> Operand<'a, T> {
-        Operand::right(mat, self.precision)
+    /// Packs a right operand in this attention's precision.
+    fn right<T: Real>(&self, mat: Mat<T>) -> Operand<T> {
+        Operand::new(mat, Side::Right, self.precision)
     }
 
     fn units(&self) -> Vec<Unit> {
@@ -172,13 +172,13 @@ impl Attention<'_> {
     }
 
     /// Prepares `len` queries from `from` on for the backward pass.
-    fn query_tile<'a, T: Real>(
+    fn query_tile<T: Real>(
         &self,
         from: usize,
         len: usize,
-        q: Head<'a, T>,
-        d_o: Head<'a, T>,
-    ) -> QueryTile<'a, T> {
+        q: Head<T>,
+        d_o: Head<T>,
+    ) -> QueryTile<T> {
         let (q, d_o) = (q.rows(from, len), d_o.rows(from, len));
         QueryTile {
             from,
@@ -283,13 +283,13 @@ fn write_transposed<T: Real>(from: &[T], width: usize, mut to: MatMut<T>) {
 
 /// Some queries and the gradients of their outputs, as the backward pass multiplies them with every
 /// block of keys.
-struct QueryTile<'a, T> {
+struct QueryTile<T> {
     from: usize,
     len: usize,
-    q: Operand<'a, T>,
-    q_t: Operand<'a, T>,
-    d_o: Operand<'a, T>,
-    d_o_t: Operand<'a, T>,
+    q: Operand<T>,
+    q_t: Operand<T>,
+    d_o: Operand<T>,
+    d_o_t: Operand<T>,
 }
 
 simd! {

@@ -84,6 +84,11 @@ impl<'a, T> Mat<'a, T> {
         }
     }
 
+    /// Returns the number of rows and of columns.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
     /// Returns `count` rows from `first` on.
     pub(super) fn rows(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.rows, "matrix view out of bounds");
@@ -240,4 +245,40 @@ pub enum Threads {
     All,
     /// The calling thread alone, because it is one task among many.
     One,
+}
+
+/// The side of a product that an operand is on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The operand `a`, whose lines are rows.
+    Left,
+    /// The operand `b`, whose lines are columns.
+    Right,
+}
+
+/// Returns the rows and columns of a product that one task computes: as many panels of rows as fit
+/// its cache and give all threads the same number of tasks. Columns are cut if there are too few
+/// rows for that.
+///
+/// `panel` holds the lines of a panel of either side, and `panels` the numbers of panels of rows
+/// that fit the cache.
+pub(super) fn task_size(
+    [rows, cols]: [usize; 2],
+    panel: [usize; 2],
+    panels: std::ops::RangeInclusive<usize>,
+    workers: usize,
+) -> (usize, usize) {
+    let count = rows.div_ceil(panel[0]);
+    let longest = |size: &usize| count.div_ceil(*size).div_ceil(workers) * size;
+    // Of equals the first one, which is the largest because the range is reversed.
+    let size = panels.rev().min_by_key(longest).unwrap_or(1);
+    let tasks = count.div_ceil(size);
+    let cuts = match tasks < workers {
+        true => workers.div_ceil(tasks),
+        false => 1,
+    };
+    (
+        size * panel[0],
+        cols.div_ceil(panel[1]).div_ceil(cuts).max(1) * panel[1],
+    )
 }

@@ -1,57 +1,37 @@
 //! Matrix products: of `f32` by the kernels of [`super::bf16`] where the processor has instructions
-//! for the precision, all others by the `gemm` crate.
+//! for the precision, all others by fused multiply-adds, see [`super::fma`].
 
 use super::Real;
 #[cfg(target_arch = "x86_64")]
-use super::bf16::{self, Kernel, Packed, Side};
-#[cfg(target_arch = "x86_64")]
-use super::layout::Threads;
-use super::layout::{Mat, MatMut};
+use super::bf16::{self, Kernel};
+use super::fma;
+use super::layout::{Mat, MatMut, Side, Threads};
 use super::lora::Epilogue;
 use super::parallel::zeros;
 use crate::precision::Precision;
-use gemm::Parallelism;
-use rayon::prelude::*;
 
-/// An operand of several products, packed once if a kernel of [`super::bf16`] multiplies it.
-pub enum Operand<'a, T> {
-    /// A view, for the `gemm` crate.
-    Plain(Mat<'a, T>),
-    /// A copy in the order in which a kernel reads it.
+/// An operand of several products, packed once in the order in which a kernel reads it.
+pub enum Operand<T> {
+    /// For fused multiply-adds.
+    Fma(fma::Packed<T>),
+    /// For a kernel of [`super::bf16`].
     #[cfg(target_arch = "x86_64")]
-    Packed(Packed),
+    Bf16(bf16::Packed),
 }
 
-impl<'a, T: Real> Operand<'a, T> {
-    /// Prepares the first operand, `a`.
+impl<T: Real> Operand<T> {
+    /// Packs an operand for the kernel that multiplies it.
     #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
-    pub fn left(mat: Mat<'a, T>, precision: Precision) -> Self {
+    pub fn new(mat: Mat<T>, side: Side, precision: Precision) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if let Some(packed) = pack(mat, Side::Left, precision) {
-            return Operand::Packed(packed);
+        if let Some((mat, kernel)) = mat.as_f32().zip(kernel(precision)) {
+            return Operand::Bf16(bf16::Packed::new(mat, side, kernel, Threads::One));
         }
-        Operand::Plain(mat)
-    }
-
-    /// Prepares the second operand, `b`.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
-    pub fn right(mat: Mat<'a, T>, precision: Precision) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(packed) = pack(mat, Side::Right, precision) {
-            return Operand::Packed(packed);
-        }
-        Operand::Plain(mat)
+        Operand::Fma(fma::Packed::new(mat, side, Threads::One))
     }
 }
 
-/// Packs an operand of `f32` for the kernel that multiplies it. Returns `None` if there is none.
-#[cfg(target_arch = "x86_64")]
-fn pack<T: Real>(mat: Mat<T>, side: Side, precision: Precision) -> Option<Packed> {
-    let (mat, kernel) = (mat.as_f32()?, kernel(precision)?);
-    Some(Packed::new(mat, side, kernel, Threads::One))
-}
-
-/// Computes `c = alpha a b`, or `c += alpha a b` with `accumulate`, of prepared operands on the
+/// Computes `c = alpha a b`, or `c += alpha a b` with `accumulate`, of packed operands on the
 /// calling thread.
 pub fn multiply<T: Real>(
     alpha: f64,
@@ -61,18 +41,18 @@ pub fn multiply<T: Real>(
     c: MatMut<T>,
 ) {
     match (a, b) {
-        (Operand::Plain(a), Operand::Plain(b)) => gemm(alpha, *a, *b, accumulate, c),
+        (Operand::Fma(a), Operand::Fma(b)) => fma::multiply(alpha, a, b, accumulate, c),
         #[cfg(target_arch = "x86_64")]
-        (Operand::Packed(a), Operand::Packed(b)) => {
+        (Operand::Bf16(a), Operand::Bf16(b)) => {
             bf16::matmul_packed(alpha as f32, a, b, accumulate, c.into_f32());
         }
         #[cfg(target_arch = "x86_64")]
-        _ => unreachable!("operands of one type and precision are prepared alike"),
+        _ => unreachable!("operands of one type and precision are packed alike"),
     }
 }
 
-/// Returns the kernel for products of `f32` in this precision, or `None` if the `gemm` crate
-/// computes them, in single precision.
+/// Returns the kernel for products of `f32` in this precision, or `None` if fused multiply-adds
+/// compute them, in single precision.
 ///
 /// The terms are those of an operand's element: three bf16 hold the 24 significant bits of an
 /// `f32`, two hold 16.
@@ -124,7 +104,7 @@ pub fn product<T: Real>(
         Some(epilogue) => epilogue.to_vec(),
         None => zeros(rows * cols),
     };
-    gemm_threaded(a, b, epilogue.is_some(), MatMut::new(&mut made, rows, cols));
+    fma::matmul(a, b, epilogue.is_some(), MatMut::new(&mut made, rows, cols));
     made
 }
 
@@ -155,66 +135,6 @@ fn product_by<T: Real>(
     // SAFETY: `bf16::matmul` has written every element.
     unsafe { made.set_len(rows * cols) };
     made
-}
-
-/// The number of multiplications from which on a product pays for waking other threads.
-const MIN_PARALLEL_WORK: usize = 1 << 18;
-
-/// Computes `c = a b`, or `c += a b` with `accumulate`, by the `gemm` crate on all threads.
-fn gemm_threaded<T: Real>(a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
-    if c.rows == 0 || c.cols == 0 {
-        return;
-    }
-    let tasks = match c.rows * c.cols * a.cols >= MIN_PARALLEL_WORK {
-        true => rayon::current_num_threads().min(c.rows.max(c.cols)),
-        false => 1,
-    };
-    if tasks == 1 {
-        return gemm(1.0, a, b, accumulate, c);
-    }
-    // Each thread has a part of its own and waits for nobody: the library's own threads meet after
-    // every block of the product. The longer side is cut, so that the shorter one, which each
-    // thread packs for itself, is packed again as seldom as can be.
-    let (rows, cols) = if c.rows >= c.cols {
-        (c.rows.div_ceil(tasks), c.cols)
-    } else {
-        (c.rows, c.cols.div_ceil(tasks))
-    };
-    let parts = c.blocks(rows, cols).into_par_iter();
-    parts.for_each(|(row, col, c)| {
-        let (a, b) = (a.rows(row, c.rows), b.t().rows(col, c.cols).t());
-        gemm(1.0, a, b, accumulate, c);
-    });
-}
-
-/// Computes `c = alpha a b`, or `c += alpha a b` with `accumulate`, by the `gemm` crate on the
-/// calling thread.
-fn gemm<T: Real>(alpha: f64, a: Mat<T>, b: Mat<T>, accumulate: bool, c: MatMut<T>) {
-    // SAFETY: all three views were checked against their slices when they were made, the shapes
-    // fit, and `c` is borrowed mutably so it overlaps neither `a` nor `b`.
-    unsafe {
-        ::gemm::gemm(
-            c.rows,
-            c.cols,
-            a.cols,
-            c.data,
-            1,
-            c.stride as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            T::of(1.0),
-            T::of(alpha),
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
 }
 
 #[cfg(test)]

@@ -2,14 +2,13 @@
 //!
 //! Nothing here knows of tensors, graphs or files: each function reads row-major slices and writes
 //! row-major slices. Everything is generic over `f32` (training) and `f64` (gradient checks), is
-//! written once, and gives the same bits on every x86-64 machine whatever its vector width,
-//! because no multiply-add is fused and every sum has a fixed order that does not depend on the
-//! number of threads. (Matrix products of `f32` come from [`bf16`] where the processor has
-//! instructions for the layer's precision, all others from the `gemm` crate, which selects the widest
-//! instructions by itself.)
+//! written once, and gives the same bits on every x86-64 machine with AVX2, whatever its vector
+//! width, because multiply-adds are fused in matrix products alone, and every sum has a fixed order
+//! that does not depend on the number of threads. The exception is [`bf16`]: where the processor
+//! has instructions for it, they compute the matrix products of `f32`, in an order of their own.
 //!
-//! `unsafe` is confined to [`matmul`] (raw pointers for `gemm`), [`simd`] (instruction sets found
-//! at run time), [`bf16`] (AVX-512 and AMX), [`layout`] (views of matrices), [`attention`] and
+//! `unsafe` is confined to [`fma`] and [`simd`] (instruction sets found at run time), [`bf16`]
+//! (AVX-512 and AMX), [`matmul`] and [`layout`] (views of matrices), [`attention`] and
 //! [`parallel`] (threads that write disjoint parts of one buffer).
 
 pub(crate) mod activation;
@@ -17,6 +16,7 @@ pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
 pub(crate) mod dropout;
+pub(crate) mod fma;
 pub(crate) mod layout;
 pub(crate) mod lora;
 pub(crate) mod math;
@@ -64,6 +64,8 @@ pub trait Real:
     fn sqrt(self) -> Self;
     /// Returns the error function.
     fn erf(self) -> Self;
+    /// Returns `self * factor + addend`, rounded once.
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
     /// Returns the larger of two numbers.
     fn max(self, other: Self) -> Self;
     /// Returns the nearest value of this type.
@@ -88,6 +90,10 @@ impl Real for f32 {
         math::erf(self)
     }
     #[inline(always)]
+    fn mul_add(self, factor: f32, addend: f32) -> f32 {
+        f32::mul_add(self, factor, addend)
+    }
+    #[inline(always)]
     fn max(self, other: f32) -> f32 {
         if self > other { self } else { other }
     }
@@ -109,6 +115,10 @@ impl Real for f64 {
     }
     fn erf(self) -> f64 {
         candle_core::cpu::erf::erf_f64(self)
+    }
+    #[inline(always)]
+    fn mul_add(self, factor: f64, addend: f64) -> f64 {
+        f64::mul_add(self, factor, addend)
     }
     fn max(self, other: f64) -> f64 {
         if self > other { self } else { other }

@@ -7,17 +7,17 @@
 //!
 //! This module is the interface to the rest of the crate. [`panel`] packs operands in the order in
 //! which the instructions read them (see [`layout`]), [`amx`] and [`avx512`] multiply two such
-//! panels. The `gemm` crate computes the products that none of them does, see [`super::matmul`].
+//! panels. [`super::fma`] computes the products that none of them does.
 
 mod amx;
 mod avx512;
 mod layout;
 mod panel;
 
-use super::layout::{Mat, MatMut, Threads};
+use super::layout::{Mat, MatMut, Side, Threads, task_size};
 pub use layout::PANEL_LINES;
 use panel::{Addend, multiply};
-pub use panel::{Packed, Side, WriteTile};
+pub use panel::{Packed, WriteTile};
 use rayon::prelude::*;
 
 /// Instructions that multiply bf16 and add up in f32.
@@ -50,7 +50,7 @@ pub struct Kernel {
 
 impl Kernel {
     /// Returns the fastest kernel of this machine that splits an f32 into `terms` bf16 terms (one
-    /// to three), or `None` if the `gemm` crate is faster: with more than one term AVX-512's dot
+    /// to three), or `None` if [`super::fma`] is faster: with more than one term AVX-512's dot
     /// products are slower than its f32 multiply-adds.
     pub fn with_terms(terms: usize) -> Option<Kernel> {
         let isa = match terms {
@@ -97,7 +97,12 @@ pub fn matmul(
         let count = block_depth.min(depth - from);
         let (a, b) = (a.t().rows(from, count).t(), b.rows(from, count));
         let right = Packed::new(b, Side::Right, kernel, Threads::All);
-        let (rows, cols) = task_size(c.rows, c.cols, rayon::current_num_threads());
+        let (rows, cols) = task_size(
+            [c.rows, c.cols],
+            [PANEL_LINES; 2],
+            PANELS_PER_TASK,
+            rayon::current_num_threads(),
+        );
         let task = |(row, col, c): (usize, usize, MatMut<f32>)| {
             let left = Packed::new(a.rows(row, c.rows), Side::Left, kernel, Threads::One);
             let addend = match addend {
@@ -110,24 +115,6 @@ pub fn matmul(
         let blocks = c.reborrow().blocks(rows, cols);
         blocks.into_par_iter().for_each(task);
     }
-}
-
-/// Returns the rows and columns of `c` that one task computes: as many panels as fit the cache and
-/// give all threads the same number of tasks. Columns are cut if there are too few rows for that.
-fn task_size(rows: usize, cols: usize, workers: usize) -> (usize, usize) {
-    let panels = rows.div_ceil(PANEL_LINES);
-    let longest = |size: &usize| panels.div_ceil(*size).div_ceil(workers) * size;
-    // Of equals the first one, which is the largest because the range is reversed.
-    let size = PANELS_PER_TASK.rev().min_by_key(longest).unwrap_or(1);
-    let tasks = panels.div_ceil(size);
-    let cuts = match tasks < workers {
-        true => workers.div_ceil(tasks),
-        false => 1,
-    };
-    (
-        size * PANEL_LINES,
-        cols.div_ceil(PANEL_LINES).div_ceil(cuts).max(1) * PANEL_LINES,
-    )
 }
 
 /// Computes `c = alpha a b`, or `c += alpha a b` with `accumulate`, of packed operands on this

@@ -2,7 +2,7 @@
 
 use super::layout::{PANEL_LINES, STEP_DEPTH, Sums, TILE};
 use super::{Isa, Kernel, amx, avx512};
-use crate::cpu::layout::{Mat, MatMut, Threads};
+use crate::cpu::layout::{Mat, MatMut, Side, Threads};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
@@ -10,15 +10,6 @@ use std::cell::RefCell;
 /// Returns the size in bytes of a panel of this depth.
 fn panel_bytes(depth: usize, terms: usize) -> usize {
     depth.div_ceil(STEP_DEPTH) * terms * 2 * TILE
-}
-
-/// The side of a product that an operand is on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// The operand `a`, whose lines are rows.
-    Left,
-    /// The operand `b`, whose lines are columns.
-    Right,
 }
 
 /// An operand packed into panels, for any number of products.
