@@ -2,16 +2,17 @@
 //! of the baselines' fusions, with candle's autograd.
 //!
 //! The head is always one linear layer. FiLM and the gated bilinear fusion put linear layers of
-//! their own before it. All of them learn, so candle's `Linear` serves, whose backward pass
-//! computes the gradients of input and weight alike.
+//! their own before it. All of them learn, so autograd computes the gradients of input and weight
+//! alike.
 
 use crate::init::{kaiming_bound, uniform};
 use crate::pair::{Pair, Slot};
 use crate::variant::Fusion;
 use anyhow::{Result, bail};
 use candle_core::{D, DType, Tensor};
+use candle_nn::Linear;
 use candle_nn::ops::{sigmoid, softmax};
-use candle_nn::{Linear, Module};
+use engine::layers::project;
 use util::rng::Rng;
 
 /// The stream of the random generator for new fusion layers.
@@ -66,17 +67,17 @@ impl Fusion {
             (Fusion::Concat, [head]) => (Tensor::cat(&[first, second], 1)?, head),
             (Fusion::Film, [film, head]) => {
                 let d = first.dim(1)?;
-                let gamma_beta = film.forward(first)?;
+                let gamma_beta = forward(film, first)?;
                 let scaled = (gamma_beta.narrow(1, 0, d)? * second)?;
                 ((scaled + gamma_beta.narrow(1, d, d)?)?, head)
             }
             (Fusion::GatedBilinear, [gate, value, head]) => {
-                let gate = sigmoid(&gate.forward(first)?)?;
-                ((gate * value.forward(second)?)?, head)
+                let gate = sigmoid(&forward(gate, first)?)?;
+                ((gate * forward(value, second)?)?, head)
             }
             (_, layers) => bail!("{} layers for the fusion {self:?}", layers.len()),
         };
-        Ok(head.forward(&feature)?)
+        forward(head, &feature)
     }
 
     /// Computes the logits of each modality's token alone, with half the bias (Peng et al. 2022).
@@ -95,9 +96,19 @@ impl Fusion {
                 Fusion::Concat => weight.narrow(1, slot.index() * d, d)?.contiguous()?,
                 _ => bail!("gradient modulation needs fusion sum or concat"),
             };
-            Ok(Linear::new(part, half_bias.clone()).forward(&tokens[slot])?)
+            forward(&Linear::new(part, half_bias.clone()), &tokens[slot])
         })
     }
+}
+
+/// Returns the output of a linear layer. It is [`project`] and not candle's product, so that its
+/// bits depend neither on the processor nor on the number of threads.
+fn forward(layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    let y = project(x, layer.weight())?;
+    Ok(match layer.bias() {
+        Some(bias) => y.broadcast_add(bias)?,
+        None => y,
+    })
 }
 
 /// Builds linear layers from their weights and biases in turn.

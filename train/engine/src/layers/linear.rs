@@ -2,6 +2,7 @@
 
 use super::elementwise::{activate, activate_backward, add, dropout};
 use super::host::{on_device, slice, tensor, typed};
+use super::product::multiply;
 use crate::cpu::Real;
 use crate::cpu::activation::Activation;
 use crate::cpu::dropout::Dropout;
@@ -245,7 +246,7 @@ impl Linear {
         let deltas = adapters
             .parts
             .iter()
-            .map(|p| p.b.matmul(&p.a)? * adapters.scale)
+            .map(|p| multiply(&p.b, &p.a)? * adapters.scale)
             .collect::<Result<Vec<_>>>()?;
         let delta = Tensor::cat(&deltas, 0)?;
         let weight = (self.weight.to_dtype(delta.dtype())? + delta)?;

@@ -18,9 +18,11 @@ mod host;
 mod linear;
 mod norm;
 mod normed_linear;
+mod product;
 mod sequences;
 
 pub use elementwise::{activate, activate_backward, add, dropout};
 pub use linear::AdapterGradients;
 pub use normed_linear::{NormedInput, NormedLinear};
+pub use product::project;
 pub use sequences::{ends, ends_backward, last_rows, sum_rows};
