@@ -1,11 +1,11 @@
 //! Which of the processor's vector instructions the code of this workspace may use.
 //!
 //! The environment variable [`VARIABLE`] hides those wider than AVX2, so that one machine can test
-//! and measure the code that others run. It affects the code of this workspace alone;
+//! and measure the code that others run, and a program can hide some with [`limit`]. Both affect the code of this workspace alone;
 //! `docs/benchmarks.md` lists the switches of libraries with vector code.
 
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 /// The environment variable that names the widest vector instructions to use: `avx2`, `avx512` or
 /// `amx`. If it is unset or empty, all that the processor has are used.
@@ -64,11 +64,21 @@ pub fn check() -> Result<(), UnknownLevel> {
     }
 }
 
+/// The level that the program itself has named.
+static LIMIT: OnceLock<Level> = OnceLock::new();
+
+/// Hides the instructions above this level from the whole process. A program calls it before it
+/// computes anything; later calls have no effect.
+pub fn limit(level: Level) {
+    LIMIT.get_or_init(|| level);
+}
+
 /// Whether the instructions of this level may be used, if the processor has them. A value that
 /// [`check`] refuses hides nothing.
 #[inline]
 pub fn allows(level: Level) -> bool {
-    level <= *ALLOWED.as_ref().unwrap_or(&Level::Amx)
+    let allowed = *ALLOWED.as_ref().unwrap_or(&Level::Amx);
+    level <= LIMIT.get().map_or(allowed, |limit| allowed.min(*limit))
 }
 
 /// Whether the processor has the AVX-512 of every server since Skylake (F, BW, DQ and VL), and it

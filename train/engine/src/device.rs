@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use util::cpu;
 
 /// The value of `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,22 @@ pub enum DeviceChoice {
     Cpu,
     /// The GPU of this number, counted from 0 in the driver's order.
     Cuda(usize),
+}
+
+impl DeviceChoice {
+    /// Returns the device whose results depend neither on the processor nor on the number of
+    /// threads, which is the CPU, and keeps this process from instructions that would break this:
+    /// the tile unit sums in an order of its own. To be called before anything is computed.
+    ///
+    /// # Errors
+    /// A GPU was asked for by number: its results depend on its model.
+    pub fn reproducible(self) -> Result<DeviceChoice> {
+        if let DeviceChoice::Cuda(_) = self {
+            bail!("--reproducible: a GPU's results depend on its model; use --device cpu");
+        }
+        cpu::limit(cpu::Level::Avx512);
+        Ok(DeviceChoice::Cpu)
+    }
 }
 
 impl FromStr for DeviceChoice {

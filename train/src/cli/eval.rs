@@ -53,6 +53,10 @@ pub struct EvalArgs {
     shards: Option<PathBuf>,
     #[command(flatten)]
     compute: ComputeArgs,
+    /// Give the same numbers on every x86-64 processor with AVX2 and with any number of threads
+    /// [default: as the training]
+    #[arg(long)]
+    reproducible: bool,
     /// Print what would be done and stop
     #[arg(long)]
     dry_run: bool,
@@ -63,8 +67,9 @@ pub struct EvalArgs {
 
 /// Runs the subcommand.
 pub fn run(args: &EvalArgs) -> Result<ExitCode> {
-    let config = RunConfig::read(&args.run)?;
-    let compute = args.compute.open()?;
+    let mut config = RunConfig::read(&args.run)?;
+    let trained_in = config.settings.precision;
+    let compute = args.compute.open_for_run(args.reproducible, &mut config)?;
     let job = Job::reopen(config, args.shards.as_deref(), &compute)?;
     let (config, session) = (&job.config, &job.session);
     let checkpoint = checkpoint::named_or_default(&args.run, args.checkpoint.as_deref())?;
@@ -99,7 +104,7 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
         &checkpoint,
         false,
     ))?;
-    print_device_of_run(&compute, config.settings.precision);
+    print_device_of_run(&compute, trained_in, &config.settings);
     let evaluation = evaluator.run(&model)?;
     let (json_path, predictions) =
         evaluation::write(&args.run, config, &options, &checkpoint, &evaluation)?;

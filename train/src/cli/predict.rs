@@ -50,6 +50,10 @@ pub struct PredictArgs {
     checkpoint: Option<String>,
     #[command(flatten)]
     compute: ComputeArgs,
+    /// Give the same numbers on every x86-64 processor with AVX2 and with any number of threads
+    /// [default: as the training]
+    #[arg(long)]
+    reproducible: bool,
     /// Print the result as JSON: one list, or with --watch one line per sample
     #[arg(long)]
     json: bool,
@@ -98,7 +102,8 @@ impl Drop for TemporaryFolder {
 
 /// Runs the subcommand.
 pub fn run(args: &PredictArgs) -> Result<ExitCode> {
-    let config = RunConfig::read(&args.run)?;
+    let mut config = RunConfig::read(&args.run)?;
+    let trained_in = config.settings.precision;
     if args.files.is_empty() && args.text.is_none() && args.watch.is_none() {
         bail!("{}: give files, --text or --watch DIR", args.run.display());
     }
@@ -114,7 +119,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
         }
     }
     ingest_process::program()?;
-    let compute = args.compute.open()?;
+    let compute = args.compute.open_for_run(args.reproducible, &mut config)?;
     let checkpoint = checkpoint::named_or_default(&args.run, args.checkpoint.as_deref())?;
     let mut model = session::build_model(&config, &compute)?;
     checkpoint::read_model(&checkpoint, &mut model).map_err(checkpoint::with_remedy(
@@ -122,7 +127,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
         &checkpoint,
         false,
     ))?;
-    print_device_of_run(&compute, config.settings.precision);
+    print_device_of_run(&compute, trained_in, &config.settings);
     let predictor = Predictor {
         config,
         model,

@@ -1,5 +1,6 @@
 //! What several subcommands have in common.
 
+use crate::settings::{RunConfig, Settings};
 use anyhow::Result;
 use clap::Args;
 use engine::{Compute, DeviceChoice, Precision};
@@ -24,6 +25,19 @@ impl ComputeArgs {
     pub fn open(&self) -> Result<Compute> {
         Compute::open(self.device, self.threads)
     }
+
+    /// Opens the device for a trained model. If `reproducible`, or if the run was trained so,
+    /// results depend neither on the processor nor on the number of threads, and the model computes
+    /// in f32.
+    pub fn open_for_run(&self, reproducible: bool, config: &mut RunConfig) -> Result<Compute> {
+        let settings = &mut config.settings;
+        settings.reproducible |= reproducible;
+        if !settings.reproducible {
+            return self.open();
+        }
+        settings.precision = Precision::F32;
+        Compute::open(self.device.reproducible()?, self.threads)
+    }
 }
 
 /// Prints on stderr which device `--device auto` has chosen.
@@ -33,25 +47,33 @@ pub fn print_device(compute: &Compute) {
     }
 }
 
-/// Prints on stderr which device is used for a trained model, and whether it lacks the number
-/// format of the training.
-pub fn print_device_of_run(compute: &Compute, trained_in: Precision) {
+/// Prints on stderr which device is used for a trained model, and whether it computes in another
+/// number format than that of the training.
+pub fn print_device_of_run(compute: &Compute, trained_in: Precision, settings: &Settings) {
     print_device(compute);
-    if let Some(line) = precision_note(compute, trained_in) {
+    if let Some(line) = precision_note(compute, trained_in, settings.precision) {
         eprintln!("{line}");
     }
 }
 
 /// A note that scores differ in their last digits from those on the machine of the training.
-fn precision_note(compute: &Compute, trained_in: Precision) -> Option<String> {
+fn precision_note(
+    compute: &Compute,
+    trained_in: Precision,
+    precision: Precision,
+) -> Option<String> {
     // A CPU without instructions for the format computes in single precision.
-    let missing = compute.device.is_cpu() && compute.check_precision(trained_in).is_err();
-    missing.then(|| {
-        format!(
-            "note: the run was trained in {}, which this processor lacks; it is computed in f32, and scores may differ a little",
-            trained_in.as_str()
-        )
-    })
+    let reason = if precision != trained_in {
+        "and --reproducible means f32"
+    } else if compute.device.is_cpu() && compute.check_precision(trained_in).is_err() {
+        "which this processor lacks"
+    } else {
+        return None;
+    };
+    Some(format!(
+        "note: the run was trained in {}, {reason}; it is computed in f32, and scores may differ a little",
+        trained_in.as_str()
+    ))
 }
 
 /// The name of a dataset in the names of folders. For the path of a `.toml`, it is the name in the
@@ -87,9 +109,14 @@ mod tests {
     #[test]
     fn number_format_that_the_processor_lacks_is_noted() {
         let compute = Compute::cpu(1);
-        assert_eq!(precision_note(&compute, Precision::F32), None);
+        assert_eq!(
+            precision_note(&compute, Precision::F32, Precision::F32),
+            None
+        );
         for precision in [Precision::Bf16, Precision::Tf32] {
-            let note = precision_note(&compute, precision);
+            let reproducible = precision_note(&compute, precision, Precision::F32).unwrap();
+            assert!(reproducible.contains("--reproducible"), "{reproducible}");
+            let note = precision_note(&compute, precision, precision);
             assert_eq!(note.is_some(), compute.check_precision(precision).is_err());
             let named = |note: String| note.contains(precision.as_str()) && note.contains("f32");
             assert!(note.is_none_or(named));

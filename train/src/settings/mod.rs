@@ -101,6 +101,9 @@ pub struct Settings {
     pub seed: u64,
     /// Number format of the matrix products.
     pub precision: Precision,
+    /// Whether the numbers are the same on every x86-64 processor with AVX2 and with any number of
+    /// threads. The device is then the CPU, and the precision f32.
+    pub reproducible: bool,
     /// Activations that the forward pass stores; the backward pass computes the others again. With
     /// `selective`, the default on a GPU, a step takes about two thirds of the memory of `all`, the
     /// default on a CPU, and with `inputs` (activation checkpointing) about a third.
@@ -162,6 +165,7 @@ impl Default for Settings {
             text_length: 40,
             seed: 0,
             precision: Precision::F32,
+            reproducible: false,
             keep: StoredActivations::All,
             checkpoint_every: 0,
             keep_checkpoints: 2,
@@ -315,6 +319,12 @@ impl Settings {
     pub(crate) fn check_device(&self, compute: &Compute) -> Result<()> {
         if self.modulation != Modulation::None && self.micro_batch.is_some() {
             bail!("gradient modulation balances whole batches; leave micro_batch out");
+        }
+        if self.reproducible && self.precision != Precision::F32 {
+            bail!(
+                "--reproducible: only in precision f32 do all processors give the same numbers, and precision is {}",
+                self.precision.as_str()
+            );
         }
         compute.check_precision(self.precision)?;
         if !compute.device.is_cpu()

@@ -116,6 +116,10 @@ pub struct SettingsOverrides {
     /// Number format of the matrix products [default: bf16 on a GPU that has it, else f32]
     #[arg(long)]
     pub precision: Option<Precision>,
+    /// Give the same numbers on every x86-64 processor with AVX2 and with any number of threads; on
+    /// the CPU, in f32
+    #[arg(long, num_args = 0, default_missing_value = "on", value_parser = on_or_off())]
+    pub reproducible: Option<bool>,
     #[arg(skip)]
     pub keep: Option<StoredActivations>,
     /// Steps between two checkpoints, beside the one at the end of each epoch; 0 for none

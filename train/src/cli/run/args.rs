@@ -116,10 +116,14 @@ impl RunArgs {
         self.encoders == EncoderSize::Tiny
     }
 
-    /// Opens the device. `began` is the device that a run to be continued began on.
-    pub fn open_compute(&self, began: Option<DeviceChoice>) -> Result<Compute> {
+    /// Opens the device. `began` is the device that a run to be continued began on. For
+    /// `reproducible`, see [`DeviceChoice::reproducible`].
+    pub fn open_compute(&self, began: Option<DeviceChoice>, reproducible: bool) -> Result<Compute> {
         let rank = self.worker.unwrap_or(0);
         let open = |asked| Compute::open_for(asked, self.threads, rank, self.workers);
+        if reproducible {
+            return open(self.device.reproducible()?);
+        }
         match (self.device, began) {
             (DeviceChoice::Auto, Some(DeviceChoice::Cpu)) => Ok(Compute {
                 asked: DeviceChoice::Auto,

@@ -34,7 +34,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     let resumed = args.resume.as_deref().map(RunConfig::read).transpose()?;
     let began = resumed.as_ref().and_then(|config| config.device);
-    let mut compute = args.open_compute(began.map(|device| device.used))?;
+    let reproducible = match &resumed {
+        Some(config) => config.settings.reproducible,
+        None => args.overrides()?.reproducible.unwrap_or(false),
+    };
+    let mut compute = args.open_compute(began.map(|device| device.used), reproducible)?;
     if let Some(threads) = args.loader_threads {
         compute.threads = threads;
     }
