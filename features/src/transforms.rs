@@ -101,6 +101,7 @@ mod tests {
 
     #[test]
     fn segment_centres_round_down() {
+        assert_eq!(segment_centres(9, 3), [1, 4, 7]);
         assert_eq!(segment_centres(10, 3), [1, 5, 8]);
         assert_eq!(segment_centres(3, 3), [0, 1, 2]);
         assert_eq!(segment_centres(1, 3), [0, 0, 0]);

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 /// Default number of samples in a shard: about 350 MB of audio and video.
 pub const DEFAULT_SHARD_ROWS: usize = 512;
 
-/// Default number of frames that are kept of a clip.
-pub const DEFAULT_FRAME_POOL: u32 = 10;
+/// Default number of frames that are kept of a clip. The evaluation view takes the second, fifth
+/// and eighth of nine, which are at the centres of the clip's thirds.
+pub const DEFAULT_FRAME_POOL: u32 = 9;
 
 /// The part of a clip that is ingested, where the annotation gives the time of an event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -165,7 +165,7 @@ def rows_of(folder):
         yield name, str(folder / "raw" / video), str(audio if audio.exists() else folder / "raw" / video)
 
 
-def frame_numbers(n, size=10):
+def frame_numbers(n, size=9):
     """The frame numbers that `ingest` stores: evenly spaced, or all if there are no more than `size`."""
     count = min(n, size)
     return [(2 * i + 1) * n // (2 * count) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Clips to Parquet with spectrograms and ten JPEG frames, as `ingest run` makes them:
+"""Clips to Parquet with spectrograms and nine JPEG frames, as `ingest run` makes them:
 `peer_ingest.py torchcodec|torchcodec444|pyav|floor KIND`.
 
 Two processes with one thread each work on all units; shorter side 256, quality 95, 4:4:4.

@@ -342,6 +342,7 @@ fn last_duration(track: &Track, pass: &Pass, span: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::DEFAULT_FRAME_POOL;
 
     #[test]
     fn spans_are_half_open_and_may_be_empty() {
@@ -354,6 +355,15 @@ mod tests {
         assert_eq!(of(2, Some((5.0, 9.0))), [60, 80]);
         assert!(of(5, Some((9.95, 20.0))).is_empty());
         assert!(of(5, Some((4.0, 2.0))).is_empty());
+    }
+
+    /// The frames of an evaluation, see `segment_centres` of features.
+    #[test]
+    fn default_pool_holds_the_centres_of_three_thirds() {
+        for n in [250, 300, 301] {
+            let pool: Vec<usize> = pool(n, DEFAULT_FRAME_POOL as usize).collect();
+            assert_eq!([1, 4, 7].map(|i| pool[i]), [n / 6, n / 2, 5 * n / 6]);
+        }
     }
 
     #[test]
