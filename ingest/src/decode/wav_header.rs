@@ -62,7 +62,8 @@ fn parse(chunk: &[u8]) -> Option<SampleFormat> {
 
 /// Returns the contents of the `fmt ` chunk, as far as `head` holds it.
 fn fmt_chunk(head: &[u8]) -> Option<&[u8]> {
-    let is_wav = matches!(head.get(..4)?, b"RIFF" | b"RF64" | b"BW64") && &head[8..12] == b"WAVE";
+    let is_wav =
+        matches!(head.get(..4)?, b"RIFF" | b"RF64" | b"BW64") && head.get(8..12) == Some(b"WAVE");
     let is_w64 = head.starts_with(b"riff\x2e\x91\xcf\x11") && head.get(24..28)? == b"wave";
     // The size of a chunk's header, and of what the chunks are padded to.
     let (mut at, header, padding) = match (is_wav, is_w64) {
