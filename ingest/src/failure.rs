@@ -40,6 +40,8 @@ pub const ENCODING: &str = "unknown encoding";
 pub const NO_TEXT: &str = "empty text";
 /// The decode worker crashed.
 pub const CRASHED: &str = "decoder crashed";
+/// The file holds less than its header promises.
+pub const CUT_SHORT: &str = "cut short";
 /// The decode worker took longer than the timeout.
 pub const TIMED_OUT: &str = "decoder took too long";
 

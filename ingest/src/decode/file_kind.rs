@@ -214,41 +214,67 @@ fn is_mp4(head: &[u8]) -> bool {
 }
 
 /// Says if an mp4 file has no index, or an incomplete one.
-pub fn missing_index(mut file: File) -> Option<String> {
+fn missing_index(file: File) -> Option<String> {
     let length = file.metadata().ok()?.len();
-    let mut at = 0u64;
-    for _ in 0..MAX_BOXES {
-        if at == length {
-            break;
+    let mut boxes = boxes(&file, length);
+    match boxes.find(|one| one.kind == *b"moov" || one.is_invalid) {
+        Some(one) if one.is_invalid => None,
+        Some(index) if index.end > length => {
+            Some(format!("cut short within its index, the moov box; {FETCH}"))
+        }
+        Some(_) => None,
+        None => Some(format!(
+            "cut short: its index, the moov box, is missing; {FETCH}"
+        )),
+    }
+}
+
+/// Returns the end of the last box of an mp4 file, which is behind the end of a file that was cut
+/// short. `None` for other files. `head` holds the first bytes of the file.
+pub fn end_of_boxes(file: &File, head: &[u8]) -> Option<u64> {
+    let length = file.metadata().ok()?.len();
+    let last = is_mp4(head).then(|| boxes(file, length).last()).flatten()?;
+    (!last.is_invalid).then_some(last.end)
+}
+
+/// A box at the top level of an mp4 file.
+struct TopBox {
+    kind: [u8; 4],
+    /// The position of its end, which may be behind that of the file.
+    end: u64,
+    /// Whether its header cannot be right.
+    is_invalid: bool,
+}
+
+/// Returns the boxes at the top level of a file of `length` bytes, as far as they can be followed.
+fn boxes(mut file: &File, length: u64) -> impl Iterator<Item = TopBox> {
+    let mut at = 0;
+    let next = move || {
+        if at >= length {
+            return None;
         }
         let mut header = Vec::new();
         file.seek(SeekFrom::Start(at)).ok()?;
-        (&file).take(16).read_to_end(&mut header).ok()?;
-        let (Some(size), Some(kind)) = (header.first_chunk::<4>(), header.get(4..8)) else {
-            break;
-        };
-        let size = match (u32::from_be_bytes(*size), header.get(8..16)) {
+        file.take(16).read_to_end(&mut header).ok()?;
+        let size = u32::from_be_bytes(*header.first_chunk()?);
+        let kind = *header.get(4..)?.first_chunk()?;
+        let long = || Some(u64::from_be_bytes(*header.get(8..)?.first_chunk()?));
+        let end = match size {
             // The last box of the file.
-            (0, _) => length - at,
-            (1, Some(long)) => u64::from_be_bytes(long.try_into().ok()?),
-            (size, _) => size.into(),
+            0 => Some(length),
+            1 => long().and_then(|size| at.checked_add(size)),
+            size => at.checked_add(size.into()),
         };
-        let end = at.checked_add(size)?;
-        if kind == b"moov" {
-            let cut = format!("cut short within its index, the moov box; {FETCH}");
-            return (end > length).then_some(cut);
-        }
-        if size < 8 {
-            return None;
-        }
-        if end > length {
-            break;
-        }
-        at = end;
-    }
-    Some(format!(
-        "cut short: its index, the moov box, is missing; {FETCH}"
-    ))
+        let is_invalid = end.is_none_or(|end| end < at + 8);
+        let end = end.unwrap_or(length);
+        at = if is_invalid { length } else { end };
+        Some(TopBox {
+            kind,
+            end,
+            is_invalid,
+        })
+    };
+    std::iter::from_fn(next).take(MAX_BOXES)
 }
 
 #[cfg(test)]

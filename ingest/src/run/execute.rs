@@ -61,12 +61,7 @@ pub fn execute(
     notes: &BTreeMap<NoteKind, usize>,
 ) -> anyhow::Result<End> {
     let samples: Vec<&Sample> = shards.iter().flat_map(|shard| &shard.samples).collect();
-    let inputs = samples.iter().flat_map(|sample| &sample.inputs);
-    let files = inputs.filter_map(plan::files).flatten();
-    let (readable, links) = sandbox::folders_of(&source.raw, files.map(AsRef::as_ref))
-        .with_context(|| format!("{}: cannot read this folder", source.raw.display()))?;
-    let settings = worker_settings(options, readable)?;
-    let pool = Pool::start(options.workers, &settings)?;
+    let (pool, links) = start_pool(options, source, &samples)?;
     let recorder = Recorder::start()?;
     let decoders = WatchedPool {
         pool: &pool,
@@ -134,6 +129,24 @@ impl Decoders for WatchedPool<'_> {
     fn next(&self, timeout: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
         self.pool.next(timeout)
     }
+}
+
+/// Starts the decode workers, which may read the files of these samples. Also returns how many files
+/// are links that lead out of the raw folder.
+///
+/// # Errors
+/// The raw folder cannot be read, or the system refuses to start the threads of the pool.
+pub fn start_pool(
+    options: &Options,
+    source: &Source,
+    samples: &[&Sample],
+) -> anyhow::Result<(Pool, usize)> {
+    let inputs = samples.iter().flat_map(|sample| &sample.inputs);
+    let files = inputs.filter_map(plan::files).flatten();
+    let (readable, links) = sandbox::folders_of(&source.raw, files.map(AsRef::as_ref))
+        .with_context(|| format!("{}: cannot read this folder", source.raw.display()))?;
+    let settings = worker_settings(options, readable)?;
+    Ok((Pool::start(options.workers, &settings)?, links))
 }
 
 fn worker_settings(options: &Options, readable: Vec<PathBuf>) -> anyhow::Result<WorkerSettings> {

@@ -171,7 +171,11 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
         self.claimed.extend(&members);
         self.in_flight.insert(sample, members);
         let frame_pool = self.settings.frame_pool as usize;
-        let request = Request { frame_pool, tasks };
+        let request = Request {
+            frame_pool,
+            thorough: false,
+            tasks,
+        };
         self.decoders.submit(sample, request)
     }
 

@@ -176,8 +176,8 @@ impl Client {
         if self.send(request, &mut replies)?.is_some() {
             for task in &request.tasks[replies.len()..] {
                 let single = Request {
-                    frame_pool: request.frame_pool,
                     tasks: vec![task.clone()],
+                    ..*request
                 };
                 self.run_with_retries(&single, &mut replies)?;
             }

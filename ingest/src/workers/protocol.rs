@@ -46,6 +46,9 @@ pub struct Handshake {
 pub struct Request {
     /// Number of frames to extract of each video. 0 stands for all.
     pub frame_pool: usize,
+    /// Whether every packet of a video is decoded, also where those that the frames depend on would
+    /// do.
+    pub thorough: bool,
     /// The features to compute, each of which gets a reply.
     pub tasks: Vec<Task>,
 }

@@ -89,7 +89,7 @@ fn handle(
     for (number, task) in request.tasks.iter().enumerate() {
         let remaining = &request.tasks[number..];
         let reply = catch_unwind(AssertUnwindSafe(|| {
-            run_task(task, remaining, request.frame_pool, &mut cache, front_end)
+            run_task(task, remaining, request, &mut cache, front_end)
         }))
         .unwrap_or_else(|_| {
             // The cache may be incomplete, so the tasks after this one start with an empty one.
@@ -109,7 +109,7 @@ fn handle(
 fn run_task(
     task: &Task,
     remaining: &[Task],
-    frame_pool: usize,
+    request: &Request,
     cache: &mut ClipCache,
     front_end: &mut MelFrontEnd,
 ) -> Reply {
@@ -117,7 +117,7 @@ fn run_task(
     for file in &task.files {
         let result = match task.modality {
             Modality::Audio | Modality::Video => {
-                cache.decode_clip(task, &file.path, remaining, frame_pool, front_end)
+                cache.decode_clip(task, &file.path, remaining, request, front_end)
             }
             Modality::Image => encode_image(&file.path),
             Modality::Text => read_text(file),
@@ -208,7 +208,7 @@ impl ClipCache {
         task: &Task,
         path: &Path,
         remaining: &[Task],
-        frame_pool: usize,
+        request: &Request,
         front_end: &mut MelFrontEnd,
     ) -> TaskResult {
         let cached = self.results.iter().position(|(file, modality, span, _)| {
@@ -231,7 +231,7 @@ impl ClipCache {
             track.check_encryption()?;
             match task.modality {
                 Modality::Audio => compute_mel(&track, &spans, front_end),
-                _ => extract_frames(&track, &spans, frame_pool),
+                _ => extract_frames(&track, &spans, request),
             }
         });
         // A failure of the whole stream is the failure of each of its parts.
@@ -311,13 +311,13 @@ fn compute_mel(
     Ok(results.collect())
 }
 
-/// Decodes a video stream and extracts `frame_pool` frames of each span.
+/// Decodes a video stream and extracts the frames of each span that the request asks for.
 fn extract_frames(
     track: &Track,
     spans: &[Option<Span>],
-    frame_pool: usize,
+    request: &Request,
 ) -> Result<Vec<TaskResult>, Failure> {
-    let videos = video::decode(track, frame_pool, spans)?;
+    let videos = video::decode(track, request.frame_pool, request.thorough, spans)?;
     let results = videos.into_iter().map(|video| {
         let video = video?;
         let content = Content {
