@@ -1,5 +1,5 @@
-//! Failures: why a modality that should be there is missing. A failure has a short cause out of a
-//! small set, and details.
+//! Failures: why a modality that should be there is missing, or there in part only. A failure has a
+//! short cause out of a small set, and details.
 //!
 //! `manifest.json` counts by cause, and the shard's `error` column holds both. Neither may hold
 //! anything that differs between two runs over the same input, such as times, process ids and
@@ -40,10 +40,15 @@ pub const ENCODING: &str = "unknown encoding";
 pub const NO_TEXT: &str = "empty text";
 /// The decode worker crashed.
 pub const CRASHED: &str = "decoder crashed";
-/// The file holds less than its header promises.
-pub const CUT_SHORT: &str = "cut short";
 /// The decode worker took longer than the timeout.
 pub const TIMED_OUT: &str = "decoder took too long";
+
+/// As a warning: some packets could not be read or decoded.
+pub const PARTLY_DAMAGED: &str = "partly damaged";
+/// As a warning: the file holds less than its header promises.
+pub const CUT_SHORT: &str = "cut short";
+/// As a warning: another file of the sample was used, because the first choice has a failure.
+pub const SECOND_CHOICE: &str = "second choice";
 
 /// The file is wrong as published.
 pub const KNOWN_BAD: &str = "known to be bad";
@@ -71,6 +76,11 @@ impl Failure {
             cause: cause.to_owned(),
             detail: detail.to_string(),
         }
+    }
+
+    /// Whether a warning says that a modality is there in part only.
+    pub fn is_partial(&self) -> bool {
+        [PARTLY_DAMAGED, CUT_SHORT].contains(&self.cause.as_str())
     }
 
     /// The failure of a decoder that needs more memory than a worker may have.

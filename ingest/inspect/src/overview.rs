@@ -287,9 +287,9 @@ fn print_seconds(report: &Value) -> anyhow::Result<()> {
 fn print_errors(report: &Value) -> anyhow::Result<()> {
     let errors = report["errors"].as_array().map_or(&[][..], Vec::as_slice);
     if errors.is_empty() {
-        outln!("\nno row lacks a modality that should be there")?;
+        outln!("\nno row lacks a modality or a part of one")?;
     } else {
-        outln!("\nrows that lack a modality that should be there")?;
+        outln!("\nrows that lack a modality or a part of one")?;
     }
     for entry in errors.iter().take(MAX_ERRORS) {
         outln!("  {:>6} x {}", text(&entry["rows"]), text(&entry["error"]))?;

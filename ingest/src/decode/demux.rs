@@ -18,6 +18,7 @@ use ffmpeg_next::{Error, Packet, Rational};
 
 use super::file_kind::{self, HEAD_BYTES};
 use super::libav;
+use super::promise::{self, Promise};
 use crate::failure::{self, Failure};
 
 /// Limit on the bytes of packets of one clip. A clip of 10 s at 100 Mbit/s has 125 MB.
@@ -29,6 +30,10 @@ const AUDIO_SECONDS_KEPT: f64 = 12.0;
 
 /// Number of read errors in a row after which the rest of the file is skipped.
 const MAX_READ_ERRORS: usize = 32;
+
+/// Number of packets in a row that may lie behind the end of an mp4 that was cut short. Between them
+/// are packets of the other stream that lie before it, because those of one stream lie together.
+const MAX_BEHIND_END: usize = 1000;
 
 /// The streams to demux.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +56,13 @@ pub struct Track {
     pub display_matrix: Option<[i32; 4]>,
     /// The packets.
     pub packets: Vec<Packet>,
+    /// The start of the packet that is presented first, in ticks.
+    pub start: Option<i64>,
     /// The end of the packet that is presented last, in ticks. Packets that were not kept count
     /// too.
     pub end: Option<i64>,
+    /// The duration in seconds that the header promises, if the file holds less.
+    pub promised: Option<f64>,
     /// Whether all packets of the stream were kept.
     pub whole: bool,
     /// Number of read errors.
@@ -85,6 +94,20 @@ impl Track {
             / f64::from(self.time_base.denominator().max(1))
     }
 
+    /// Seconds from the start of the first packet to the end of the last one.
+    pub fn found(&self) -> f64 {
+        let span = self.start.zip(self.end);
+        span.map_or(0.0, |(start, end)| self.seconds(end.saturating_sub(start)))
+    }
+
+    /// What to tell of a stream that is shorter than its header says. Of its packets, so many
+    /// `decoded` seconds could be decoded.
+    pub fn cut_short(&self, decoded: f64) -> Option<Failure> {
+        let found = self.found().min(decoded);
+        let detail = |promised| format!("header {promised:.1} s, found {found:.1} s");
+        Some(Failure::with(failure::CUT_SHORT, detail(self.promised?)))
+    }
+
     /// Number of frames that the packets announce.
     pub fn expected_frames(&self) -> usize {
         let is_presented = |packet: &&Packet| packet.size() > 0 && !libav::is_hidden(packet);
@@ -112,11 +135,56 @@ pub struct Tracks {
     pub video: Result<Track, Failure>,
 }
 
+impl Tracks {
+    fn each(&self) -> impl Iterator<Item = &Track> {
+        [&self.audio, &self.video].into_iter().flatten()
+    }
+
+    /// Seconds of the longer stream.
+    fn found(&self) -> f64 {
+        self.each().map(Track::found).fold(0.0, f64::max)
+    }
+
+    /// Notes in each stream that is shorter than the header of the file promises.
+    fn note_short(&mut self, promised: f64) {
+        for track in [&mut self.audio, &mut self.video].into_iter().flatten() {
+            if promise::is_short(promised, track.found()) {
+                let own = track.promised.unwrap_or_default();
+                track.promised = Some(own.max(promised));
+            }
+        }
+    }
+}
+
 /// Reads a file and returns the packets of the wanted streams.
 ///
 /// # Errors
 /// The file is absent, empty, a Git LFS pointer, in no known container, or too large.
 pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
+    let (mut tracks, promised) = read_tracks(path, wanted)?;
+    let is_short = |found| promise::is_short(promised.unwrap_or_default(), found);
+    if is_short(tracks.found()) && is_short(found_in_others(path, wanted)) {
+        tracks.note_short(promised.unwrap_or_default());
+    }
+    Ok(tracks)
+}
+
+/// Returns the duration of the streams that were not wanted. They may last as long as the header
+/// of the file promises where the wanted one does not.
+fn found_in_others(path: &Path, wanted: Wanted) -> f64 {
+    let others = Wanted {
+        audio: !wanted.audio,
+        video: !wanted.video,
+    };
+    match others.audio || others.video {
+        true => read_tracks(path, others).map_or(0.0, |(tracks, _)| tracks.found()),
+        false => 0.0,
+    }
+}
+
+/// Reads the packets of the wanted streams, and the duration that the header promises for the
+/// longest one.
+fn read_tracks(path: &Path, wanted: Wanted) -> Result<(Tracks, Option<f64>), Failure> {
     let head = check_file(path)?;
     let mut input = libav::open(path, &head).map_err(|error| open_failure(path, &head, error))?;
     if input.nb_streams() == 0
@@ -124,24 +192,30 @@ pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
     {
         return Err(Failure::with(failure::NOT_MEDIA, kind));
     }
-    let mut audio = StreamCollector::new(&input, Type::Audio, wanted.audio);
-    let mut video = StreamCollector::new(&input, Type::Video, wanted.video);
+    let promise = Promise::of(&input, path);
+    let mut audio = StreamCollector::new(&input, Type::Audio, wanted.audio, &promise);
+    let mut video = StreamCollector::new(&input, Type::Video, wanted.video, &promise);
     let indices: Vec<usize> = [&audio, &video]
         .iter()
         .filter_map(|collector| collector.index())
         .collect();
     libav::keep_only(&mut input, &indices);
 
-    let (mut errors, mut in_a_row, mut bytes) = (0, 0, 0);
+    let is_mov = input.format().name().starts_with("mov");
+    let (mut errors, mut in_a_row, mut behind_end, mut bytes) = (0, 0, 0, 0);
     while !indices.is_empty() && in_a_row < MAX_READ_ERRORS {
         let mut packet = Packet::empty();
         match libav::read(&mut input, &mut packet) {
+            Ok(None) if is_mov && behind_end < MAX_BEHIND_END && libav::has_met_end(&input) => {
+                behind_end += 1;
+                continue;
+            }
             Ok(None) => break,
             Err(_) => {
                 (errors, in_a_row) = (errors + 1, in_a_row + 1);
                 continue;
             }
-            Ok(Some(())) => in_a_row = 0,
+            Ok(Some(())) => (in_a_row, behind_end) = (0, 0),
         }
         for collector in [&mut audio, &mut video] {
             if collector.index() == Some(packet.stream()) {
@@ -157,10 +231,11 @@ pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
             return Err(Failure::with(failure::TOO_LARGE, detail));
         }
     }
-    Ok(Tracks {
+    let tracks = Tracks {
         audio: audio.finish(errors, failure::NO_AUDIO),
         video: video.finish(errors, failure::NO_VIDEO),
-    })
+    };
+    Ok((tracks, promise.file))
 }
 
 /// The failure of a file that libav cannot open.
@@ -232,7 +307,12 @@ struct StreamCollector {
 }
 
 impl StreamCollector {
-    fn new(input: &ffmpeg::format::context::Input, medium: Type, wanted: bool) -> StreamCollector {
+    fn new(
+        input: &ffmpeg::format::context::Input,
+        medium: Type,
+        wanted: bool,
+        promise: &Promise,
+    ) -> StreamCollector {
         let best = wanted.then(|| input.streams().best(medium)).flatten();
         let cover_only = best
             .as_ref()
@@ -247,7 +327,9 @@ impl StreamCollector {
                 frame_rate,
                 display_matrix: libav::display_matrix(&stream),
                 packets: Vec::new(),
+                start: None,
                 end: None,
+                promised: promise.stream(&stream),
                 whole: true,
                 read_errors: 0,
             };
@@ -273,6 +355,9 @@ impl StreamCollector {
             let first = *self.first.get_or_insert(at);
             let end = at.saturating_add(packet.duration().max(0));
             track.end = Some(track.end.map_or(end, |known| known.max(end)));
+            if !libav::is_hidden(&packet) {
+                track.start = Some(track.start.map_or(at, |known| known.min(at)));
+            }
             let is_audio = track.parameters.medium() == Type::Audio;
             if is_audio && track.seconds(at.saturating_sub(first)) > AUDIO_SECONDS_KEPT {
                 track.whole = false;
@@ -294,6 +379,10 @@ impl StreamCollector {
             return Err(Failure::with(no_stream, detail));
         };
         track.read_errors = read_errors;
+        let found = track.found();
+        track.promised = track
+            .promised
+            .filter(|&promised| promise::is_short(promised, found));
         Ok(track)
     }
 }

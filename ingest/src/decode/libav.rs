@@ -157,6 +157,25 @@ unsafe fn correct_samples(context: *mut ffi::AVFormatContext, format: SampleForm
     }
 }
 
+/// Returns the duration of a file in seconds if its header gives it. Otherwise libav estimates one
+/// from the bit rate, or measures it.
+pub fn declared_duration(input: &Input) -> Option<f64> {
+    use ffi::AVDurationEstimationMethod::AVFMT_DURATION_FROM_STREAM;
+    // SAFETY: reads a plain field of a context that we hold.
+    let method = unsafe { (*input.as_ptr()).duration_estimation_method };
+    let seconds = input.duration() as f64 / f64::from(ffi::AV_TIME_BASE);
+    (method == AVFMT_DURATION_FROM_STREAM).then_some(seconds)
+}
+
+/// Whether a read has met the end of the file.
+pub fn has_met_end(input: &Input) -> bool {
+    // SAFETY: reads a plain field of a reader that the context owns, if it has one.
+    unsafe {
+        let reader = (*input.as_ptr()).pb;
+        !reader.is_null() && (*reader).eof_reached != 0
+    }
+}
+
 /// Makes the demuxer drop the packets of all streams but these.
 pub fn keep_only(input: &mut Input, streams: &[usize]) {
     for index in 0..input.nb_streams() as usize {

@@ -10,6 +10,7 @@ pub mod file_kind;
 pub mod libav;
 pub mod orientation;
 pub mod packet_selection;
+pub mod promise;
 pub mod quick_look;
 pub mod video;
 mod wav_header;

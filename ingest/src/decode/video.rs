@@ -36,6 +36,8 @@ pub struct Video {
     /// Duration in seconds, from the start of the first frame to the end of the last one. For a
     /// span, the duration of the part of it that the stream has.
     pub seconds: f64,
+    /// The duration of the whole stream in seconds.
+    pub stream_seconds: f64,
     /// How much of the stream could be decoded.
     pub health: Health,
 }
@@ -145,6 +147,7 @@ pub fn decode(
             seconds: span.map_or(total, |(from, to)| {
                 total.min(f64::from(to)) - f64::from(from)
             }),
+            stream_seconds: total,
             health,
         }));
     }

@@ -22,7 +22,7 @@ pub fn assemble(
     row.source = sample.source.clone();
     row.segment = sample.segment;
     let mut failures: BTreeMap<Modality, Failure> = BTreeMap::new();
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<Warning> = Vec::new();
     let mut replies = replies.into_iter();
     for (&modality, input) in modalities.iter().zip(&sample.inputs) {
         match input {
@@ -59,9 +59,22 @@ pub fn assemble(
         };
         return (Outcome::Quarantined(quarantined), warnings);
     }
-    let sentences: Vec<String> = failures
+    let partial = warnings
         .iter()
-        .map(|(modality, failure)| format!("{modality}: {failure}"))
+        .filter(|warning| warning.problem.is_partial());
+    let mut problems: Vec<(Modality, &Failure)> = partial
+        .map(|warning| (warning.modality, &warning.problem))
+        .chain(
+            failures
+                .iter()
+                .map(|(modality, failure)| (*modality, failure)),
+        )
+        .collect();
+    // Stable, so that the problems of one modality keep their order.
+    problems.sort_by_key(|(modality, _)| *modality);
+    let sentences: Vec<String> = problems
+        .iter()
+        .map(|(modality, problem)| format!("{modality}: {problem}"))
         .collect();
     row.error = (!sentences.is_empty()).then(|| sentences.join("; "));
     (Outcome::Row(Box::new(row), failures), warnings)

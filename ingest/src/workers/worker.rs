@@ -124,10 +124,10 @@ fn run_task(
         };
         match result {
             Ok(Decoded { content, damage }) => {
-                let mut warnings = Vec::from_iter(damage);
+                let mut warnings = damage;
                 warnings.extend(failed.iter().map(|(before, failure)| {
                     Failure::with(
-                        "second choice",
+                        failure::SECOND_CHOICE,
                         format!("{}: {failure}; took {}", before.name, file.name),
                     )
                 }));
@@ -163,15 +163,24 @@ fn join_failures(failed: Vec<(&InputFile, Failure)>) -> Failure {
 #[derive(Clone)]
 struct Decoded {
     content: Content,
-    damage: Option<Failure>,
+    damage: Vec<Failure>,
 }
 
 impl Decoded {
-    /// Features from a stream. `unit` is what the stream's health counts, such as "audio frame".
-    fn from_stream(content: Content, health: Health, unit: &str) -> Decoded {
-        let damage =
-            (!health.is_whole()).then(|| Failure::with("partly damaged", health.describe(unit)));
-        Decoded { content, damage }
+    /// Features from a stream, of which so many `seconds` could be decoded. `unit` is what the
+    /// stream's health counts, such as "audio frame".
+    fn from_stream(
+        content: Content,
+        track: &Track,
+        (health, unit): (Health, &str),
+        seconds: f64,
+    ) -> Decoded {
+        let damage = (!health.is_whole())
+            .then(|| Failure::with(failure::PARTLY_DAMAGED, health.describe(unit)));
+        Decoded {
+            content,
+            damage: damage.into_iter().chain(track.cut_short(seconds)).collect(),
+        }
     }
 
     /// Features that are one blob, from a file without damage.
@@ -182,7 +191,7 @@ impl Decoded {
         };
         Decoded {
             content,
-            damage: None,
+            damage: Vec::new(),
         }
     }
 }
@@ -306,7 +315,8 @@ fn compute_mel(
             times: Vec::new(),
             blobs: vec![blob],
         };
-        Ok(Decoded::from_stream(content, audio.health, "audio frame"))
+        let health = (audio.health, "audio frame");
+        Ok(Decoded::from_stream(content, track, health, audio.seconds))
     });
     Ok(results.collect())
 }
@@ -325,7 +335,13 @@ fn extract_frames(
             times: video.times,
             blobs: video.frames,
         };
-        Ok(Decoded::from_stream(content, video.health, "frame"))
+        let health = (video.health, "frame");
+        Ok(Decoded::from_stream(
+            content,
+            track,
+            health,
+            video.stream_seconds,
+        ))
     });
     Ok(results.collect())
 }
