@@ -15,6 +15,8 @@ const HEIGHT: f64 = 280.0;
 /// The space for the labels on the left and below.
 const PADDING: f64 = 44.0;
 const FONT_SIZE: f64 = 12.0;
+/// The most characters of a label beside a bar.
+const MAX_LABEL: usize = 24;
 
 /// One line of a line chart.
 pub struct Series {
@@ -31,6 +33,23 @@ fn label(x: f64, y: f64, anchor: &str, text: &str) -> Markup {
     html! {
         text x=(coordinate(x)) y=(coordinate(y)) font-size=(FONT_SIZE as u32) text-anchor=(anchor)
             fill="currentColor" { (text) }
+    }
+}
+
+/// A label that ends at (x, y), with at most [`MAX_LABEL`] characters. A longer one is cut, which an
+/// ellipsis shows, and has its full text as tooltip.
+fn short_label(x: f64, y: f64, text: &str) -> Markup {
+    if text.chars().count() <= MAX_LABEL {
+        return label(x, y, "end", text);
+    }
+    let short: String = text
+        .chars()
+        .take(MAX_LABEL - 1)
+        .chain(['\u{2026}'])
+        .collect();
+    html! {
+        text x=(coordinate(x)) y=(coordinate(y)) font-size=(FONT_SIZE as u32) text-anchor="end"
+            fill="currentColor" { title { (text) } (short) }
     }
 }
 
@@ -165,8 +184,6 @@ pub fn bar_chart(title: &str, series: &[&str], groups: &[BarGroup]) -> Markup {
     const BAR_HEIGHT: f64 = 9.0;
     const LABEL_WIDTH: f64 = 170.0;
     const NUMBER_WIDTH: f64 = 48.0;
-    /// The longest label of a group, in characters.
-    const MAX_LABEL: usize = 24;
     let max = groups
         .iter()
         .flat_map(|g| g.1.iter().flatten())
@@ -193,8 +210,7 @@ pub fn bar_chart(title: &str, series: &[&str], groups: &[BarGroup]) -> Markup {
             @for (g, (name, values)) in groups.iter().enumerate() {
                 @let top = legend_height + group_height * g as f64;
                 @let middle = top + BAR_HEIGHT * series.len() as f64 / 2.0 + FONT_SIZE * 0.35;
-                @let short_name: String = name.chars().take(MAX_LABEL).collect();
-                (label(LABEL_WIDTH - 8.0, middle, "end", &short_name))
+                (short_label(LABEL_WIDTH - 8.0, middle, name))
                 @for (i, value) in values.iter().enumerate() {
                     @if let Some(value) = value {
                         rect x=(coordinate(LABEL_WIDTH))
@@ -223,6 +239,28 @@ pub fn svg_file(svg: &Markup) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A cut name ends in an ellipsis, and the whole one is its tooltip.
+    #[test]
+    fn long_labels_are_cut_visibly() {
+        let long = "Female speech, woman speaking \u{e9}";
+        let groups = [
+            long,
+            "Male speech, man speaking",
+            "exactly 24 characters ok",
+            "Cat",
+        ];
+        let groups = groups.map(|name| (name.to_owned(), vec![Some(0.5)]));
+        let svg = bar_chart("", &["accuracy"], &groups).into_string();
+        for shown in [
+            "<title>Female speech, woman speaking \u{e9}</title>Female speech, woman sp\u{2026}<",
+            "<title>Male speech, man speaking</title>Male speech, man speaki\u{2026}<",
+            ">exactly 24 characters ok<",
+            ">Cat<",
+        ] {
+            assert!(svg.contains(shown), "{shown}: {svg}");
+        }
+    }
 
     #[test]
     fn coordinates_are_proportional_to_the_values() {
