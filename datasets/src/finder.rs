@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::error::{Error, shorten};
+use crate::near_names::NearNames;
 use crate::tree::{State, Tree, state};
 use crate::types::{AbsenceCause, Input, Note, NoteKind, Sample};
 
@@ -12,6 +13,7 @@ pub(crate) struct Finder<'a> {
     tree: &'a Tree,
     states: BTreeMap<String, State>,
     notes: Vec<Note>,
+    near_names: NearNames<'a>,
 }
 
 impl<'a> Finder<'a> {
@@ -24,6 +26,7 @@ impl<'a> Finder<'a> {
             tree,
             states: BTreeMap::new(),
             notes: closed.collect(),
+            near_names: NearNames::new(tree),
         }
     }
 
@@ -94,11 +97,19 @@ impl<'a> Finder<'a> {
                 State::Missing => first_missing |= rank == 0,
             }
         }
+        // The names of a tree that was walked are the publisher's, of which every form is known.
+        let meant = match usable.is_empty() && first_missing && !self.tree.is_walked() {
+            true => self.near_names.find(&candidates[0]),
+            false => None,
+        };
         if first_missing {
+            let meant = meant
+                .as_ref()
+                .map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
             let instead = usable.first().map_or_else(String::new, |other: &PathBuf| {
                 format!("; {} is used instead", other.display())
             });
-            let message = format!("there is no {}{instead}", candidates[0]);
+            let message = format!("there is no {}{instead}{meant}", candidates[0]);
             let note = Note::new(NoteKind::Missing, id, message);
             // Audio and video of one file are examined one after the other.
             if self.notes.last() != Some(&note) {
@@ -108,7 +119,11 @@ impl<'a> Finder<'a> {
         if usable.is_empty() {
             let cause = cause.unwrap_or_else(|| {
                 let name = candidates.first().map_or("the file", String::as_str);
-                AbsenceCause::NoFile(name.to_owned())
+                let file = name.to_owned();
+                match meant {
+                    Some(meant) => AbsenceCause::Misnamed { file, meant },
+                    None => AbsenceCause::NoFile(file),
+                }
             });
             return Input::Absent(cause);
         }
@@ -141,11 +156,17 @@ impl<'a> Finder<'a> {
                 remedy,
             ));
         }
+        let mut inputs = samples.iter().flat_map(|one| &one.inputs);
+        let hint = inputs.find_map(|input| match input {
+            Input::Absent(cause @ AbsenceCause::Misnamed { .. }) => Some(format!(" ({cause})")),
+            _ => None,
+        });
         Err(Error::raw(
             self.tree.root(),
             format!(
-                "not one of the {} annotated samples has a file here",
-                samples.len()
+                "not one of the {} annotated samples has a file here{}",
+                samples.len(),
+                hint.unwrap_or_default()
             ),
             remedy,
         ))

@@ -54,6 +54,7 @@ mod hashes;
 mod kinetics_sound;
 mod list_reader;
 mod mm_imdb;
+mod near_names;
 mod quotes;
 mod stratify;
 mod tree;

@@ -124,6 +124,11 @@ impl Tree {
         &self.root
     }
 
+    /// Whether the files and folders are known.
+    pub(crate) fn is_walked(&self) -> bool {
+        self.walked
+    }
+
     /// Whether the file may exist: the walk found it, or the tree or its folder was not walked.
     pub(crate) fn may_have(&self, file: &str) -> bool {
         let is_in = |dir: &String| {

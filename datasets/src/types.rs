@@ -185,6 +185,13 @@ impl From<Option<String>> for Input {
 pub enum AbsenceCause {
     /// No file of this path exists.
     NoFile(String),
+    /// No file of this path exists, but one of nearly this name.
+    Misnamed {
+        /// The path as the annotation has it.
+        file: String,
+        /// The path that may be meant; several are joined by "or".
+        meant: String,
+    },
     /// The file of this path holds no bytes.
     EmptyFile(String),
     /// A Git LFS pointer lies at this path in place of the file.
@@ -209,6 +216,9 @@ impl fmt::Display for AbsenceCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AbsenceCause::NoFile(path) => write!(f, "there is no {path}"),
+            AbsenceCause::Misnamed { file, meant } => {
+                write!(f, "there is no {file}; did you mean {meant}?")
+            }
             AbsenceCause::EmptyFile(path) => write!(f, "{path} holds no bytes"),
             AbsenceCause::LfsPointer(path) => {
                 write!(f, "{path} is a Git LFS pointer; run `git lfs pull`")

@@ -97,6 +97,9 @@ impl Failure {
     pub fn listed(cause: &AbsenceCause) -> Failure {
         match cause {
             AbsenceCause::NoFile(path) => Failure::with(NO_FILE, path),
+            AbsenceCause::Misnamed { file, meant } => {
+                Failure::with(NO_FILE, format!("{file}; did you mean {meant}?"))
+            }
             AbsenceCause::EmptyFile(path) => Failure::with(EMPTY, path),
             AbsenceCause::LfsPointer(path) => Failure::with(LFS_POINTER, path),
             AbsenceCause::Closed { file, reason } => {

@@ -52,6 +52,7 @@ use self::table::{Lines, Reader, has_extension, read_csv};
 use crate::clean;
 use crate::error::{Error, shorten};
 use crate::finder::{Finder, note_shared_files};
+use crate::near_names;
 use crate::stratify;
 use crate::tree::Tree;
 use crate::types::{Dataset, Info, Input, ListOptions, Listing, Note, NoteKind, Sample, Split};
@@ -292,15 +293,15 @@ fn table_note(reader: &Reader<'_>, kind: NoteKind, message: String) -> Note {
     Note::new(kind, table.to_string_lossy(), message)
 }
 
-/// Returns a note for each pair of classes that are probably one: they differ in letter case alone,
-/// or are the same number.
+/// Returns a note for each pair of classes that are probably one: they differ in letter case or
+/// Unicode form alone, or are the same number.
 fn alike_notes(reader: &Reader<'_>, classes: &[String]) -> Vec<Note> {
     let mut first: BTreeMap<String, &str> = BTreeMap::new();
     let mut notes = Vec::new();
     for class in classes {
         let same = match class.parse::<f64>() {
             Ok(number) => number.to_string(),
-            Err(_) => class.to_lowercase(),
+            Err(_) => near_names::key(class),
         };
         if let Some(before) = first.get(&same) {
             let message = format!(

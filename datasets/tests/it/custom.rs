@@ -471,7 +471,8 @@ fn common_slips_in_tables_get_pointed_advice() {
     }
     let tree = RawTree::new();
     tree.media("v.mp4");
-    let names = ["Cat", "cat", "1", "1.0", "dog"];
+    // The two forms of an accented letter: one character, or a letter and a combining accent.
+    let names = ["Cat", "cat", "1", "1.0", "dog", "caf\u{e9}", "cafe\u{301}"];
     let rows = names
         .iter()
         .enumerate()
@@ -484,7 +485,14 @@ fn common_slips_in_tables_get_pointed_advice() {
             "clips.csv: \"{one}\" and \"{other}\" are two classes; write them alike if they are one"
         )
     };
-    assert_eq!(said, [alike("1", "1.0"), alike("Cat", "cat")]);
+    assert_eq!(
+        said,
+        [
+            alike("1", "1.0"),
+            alike("cafe\u{301}", "caf\u{e9}"),
+            alike("Cat", "cat")
+        ]
+    );
 }
 
 #[test]
@@ -639,4 +647,63 @@ fn mistakes_in_the_table_are_errors_with_their_line() {
         .list(Path::new("/no/such"), &ListOptions::default())
         .unwrap_err();
     assert!(error.to_string().contains("/no/such: no such folder"));
+}
+
+/// What people write for `photos/p1.jpg` and its neighbours, and what is suggested.
+#[test]
+fn files_are_suggested_whose_names_are_nearly_those_of_the_table() {
+    let files = [
+        "photos/p1.jpg",
+        "photos/caf\u{e9}.jpg",
+        "photos/nai\u{308}ve.jpg",
+        "photos/both.jpg",
+        "photos/both.txt",
+        "photos/text.txt",
+        "More Photos/deep/p9.JPG",
+    ];
+    let cases = [
+        ("photos\\p1.jpg", Some("photos/p1.jpg")),
+        ("C:\\data\\photos\\p1.jpg", Some("photos/p1.jpg")),
+        ("Photos/P1.JPG", Some("photos/p1.jpg")),
+        ("photos/cafe\u{301}.jpg", Some("photos/caf\u{e9}.jpg")),
+        ("photos/na\u{ef}ve.jpg", Some("photos/nai\u{308}ve.jpg")),
+        ("raw/photos/p1.jpg", Some("photos/p1.jpg")),
+        ("photos/p1", Some("photos/p1.jpg")),
+        ("photos/p1.png", Some("photos/p1.jpg")),
+        ("p1.jpg", Some("photos/p1.jpg")),
+        ("more photos\\deep\\p9", Some("More Photos/deep/p9.JPG")),
+        ("photos/both", Some("photos/both.jpg or photos/both.txt")),
+        // A text is no picture, and another number is another picture.
+        ("photos/text.jpg", None),
+        ("photos/p2.jpg", None),
+        ("photos", None),
+    ];
+    let tree = RawTree::new();
+    tree.media("v.mp4");
+    for file in files {
+        tree.media(file);
+    }
+    let mut table = "clip,file,animal,part\ngood,v.mp4,cat,train\n".to_owned();
+    for (number, (cell, _)) in cases.iter().enumerate() {
+        table += &format!("c{number},{cell},cat,train\n");
+    }
+    let dataset = open_custom(&tree, TOML, &table).unwrap();
+    let listing = list(&tree, dataset.as_ref());
+    for (number, (cell, meant)) in cases.iter().enumerate() {
+        let expected = match meant {
+            Some(meant) => format!("! there is no {cell}; did you mean {meant}?"),
+            None if *cell == "photos" => "! photos cannot be read: a folder, not a file".to_owned(),
+            None => format!("! there is no {cell}"),
+        };
+        let found = &sample(&listing, &format!("c{number}")).inputs[1];
+        assert_eq!(input_text(found), expected);
+    }
+    // Where every path is wrong, the error says for one what it may mean.
+    let table = "clip,file,animal,part\na,photos\\p1.jpg,cat,train\n";
+    let dataset = open_custom(&tree, TOML, table).unwrap();
+    let error = dataset
+        .list(&tree.raw(), &ListOptions::default())
+        .unwrap_err();
+    let hint = "(there is no photos\\p1.jpg; did you mean photos/p1.jpg?)";
+    assert!(error.to_string().contains(hint), "{error}");
 }
