@@ -1,14 +1,17 @@
 //! Compares a raw tree with what a complete copy of the dataset holds.
 //!
-//! No media file is decoded. Files are read in full only to compare them with a list of hashes.
+//! No media file is decoded. Text files are read as a run reads them, and other files in full only to
+//! compare them with a list of hashes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::hashes::{self, HashCheck};
+use crate::read_text_file;
 use crate::types::{
     AbsenceCause, Dataset, Info, Input, ListOptions, Listing, Modality, Note, PublishedCount, Split,
 };
@@ -112,7 +115,8 @@ pub fn check(
     raw: &Path,
     options: &CheckOptions,
 ) -> Result<CheckReport, Error> {
-    let listing = dataset.list(raw, &options.list)?;
+    let mut listing = dataset.list(raw, &options.list)?;
+    read_texts(raw, &mut listing);
     let info = dataset.info();
     let mut notes = listing.notes.clone();
     let hashes = if options.verify || !options.hashes.is_empty() {
@@ -136,6 +140,42 @@ pub fn check(
         hashes,
         layout: listing.layout,
     })
+}
+
+/// Reads the text files that the samples name, which may be many, on all cores. An input whose file
+/// has no text, or one in an unknown encoding, becomes absent, as it will be in a run.
+fn read_texts(raw: &Path, listing: &mut Listing) {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let per_thread = listing.samples.len().div_ceil(threads).max(1);
+    thread::scope(|scope| {
+        for samples in listing.samples.chunks_mut(per_thread) {
+            scope.spawn(move || {
+                for input in samples.iter_mut().flat_map(|one| &mut one.inputs) {
+                    if let Input::TextFile { path, encoding } = input
+                        && let Some(cause) = text_problem(raw, path, encoding.as_deref())
+                    {
+                        *input = Input::Absent(cause);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Returns why a text file cannot be used, if that is so.
+fn text_problem(raw: &Path, path: &Path, encoding: Option<&str>) -> Option<AbsenceCause> {
+    let file = path.display().to_string();
+    match read_text_file(&raw.join(path), encoding) {
+        Ok(Some(_)) => None,
+        Ok(None) => Some(AbsenceCause::NoWords(file)),
+        Err(Error::Annotation {
+            problem, remedy, ..
+        }) => {
+            let problem = format!("{problem}; {remedy}");
+            Some(AbsenceCause::Encoding { file, problem })
+        }
+        Err(error) => Some(AbsenceCause::Unreadable(error.to_string())),
+    }
 }
 
 /// Counts the samples of each split that is listed or expected.

@@ -203,6 +203,15 @@ pub enum AbsenceCause {
         /// The system's reason.
         reason: String,
     },
+    /// The bytes of a text file do not fit its encoding.
+    Encoding {
+        /// The path of the file.
+        file: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The text file of this path holds no words.
+    NoWords(String),
     /// A file exists and cannot be used or parsed; the text says which one and why.
     Unreadable(String),
     /// The publisher's own file is known to be wrong; the text says in what way.
@@ -224,6 +233,8 @@ impl fmt::Display for AbsenceCause {
                 write!(f, "{path} is a Git LFS pointer; run `git lfs pull`")
             }
             AbsenceCause::Closed { file, reason } => write!(f, "{file} cannot be read: {reason}"),
+            AbsenceCause::Encoding { file, problem } => write!(f, "{file}: {problem}"),
+            AbsenceCause::NoWords(path) => write!(f, "{path} holds no words"),
             AbsenceCause::Unreadable(problem) => f.write_str(problem),
             AbsenceCause::KnownBad(problem) => write!(f, "known to be bad: {problem}"),
             AbsenceCause::UnknownGenres(cause) => write!(f, "its genres are unknown: {cause}"),

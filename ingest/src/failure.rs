@@ -105,6 +105,10 @@ impl Failure {
             AbsenceCause::Closed { file, reason } => {
                 Failure::with(UNREADABLE, format!("{file}: {reason}"))
             }
+            AbsenceCause::Encoding { file, problem } => {
+                Failure::with(ENCODING, format!("{file}: {problem}"))
+            }
+            AbsenceCause::NoWords(path) => Failure::with(NO_TEXT, path),
             AbsenceCause::KnownBad(problem) => Failure::with(KNOWN_BAD, problem),
             AbsenceCause::UnknownGenres(inner) => {
                 let detail = |path| format!("its genres are unknown: {path}");
