@@ -76,20 +76,24 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
     }
     health.check("audio frame")?;
     let values = || mono.segments.iter().flat_map(|(_, samples)| samples);
-    if values().any(|sample| !sample.is_finite()) {
+    // Not a number, if one sample is.
+    let peak = values().fold(0.0, |peak: f32, sample| match sample.abs() {
+        level if level > peak || level.is_nan() => level,
+        _ => peak,
+    });
+    if !peak.is_finite() {
         return Err(Failure::with(
             failure::UNDECODABLE,
             "samples that are not finite",
         ));
     }
-    let peak = values().fold(0.0, |peak: f32, sample| peak.max(sample.abs()));
     if peak > MAX_AMPLITUDE {
         let detail = format!(
             "samples up to {peak:.3e}, and full scale is 1; store integers as integers, or divide them by full scale"
         );
         return Err(Failure::with(failure::UNDECODABLE, detail));
     }
-    if values().all(|&sample| sample == 0.0) {
+    if peak == 0.0 {
         return Err(Failure::with(failure::SILENT, "all samples are zero"));
     }
     let decoded = mono.seconds();

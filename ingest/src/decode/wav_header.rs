@@ -83,7 +83,8 @@ fn fmt_chunk(head: &[u8]) -> Option<&[u8]> {
         if chunk.starts_with(b"fmt ") {
             return Some(&contents[..size.min(contents.len())]);
         }
-        at = at.checked_add(header + size.checked_next_multiple_of(padding)?)?;
+        let size = size.checked_next_multiple_of(padding)?;
+        at = at.checked_add(header)?.checked_add(size)?;
     }
     None
 }
@@ -134,5 +135,11 @@ mod tests {
         for end in 0..whole.len() {
             assert_eq!(sample_format(&whole[..end]), None, "{end}");
         }
+        // Sizes of chunks that cannot be.
+        let mut wrong = whole.clone();
+        wrong[16..20].fill(0xff);
+        assert_eq!(sample_format(&wrong), None);
+        let head = [&b"riff\x2e\x91\xcf\x11"[..], &[0; 16], b"wave", &[0; 12]].concat();
+        assert_eq!(sample_format(&[&head[..], &[0xff; 48]].concat()), None);
     }
 }
