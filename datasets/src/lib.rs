@@ -51,6 +51,7 @@ mod facts;
 mod finder;
 mod food_101;
 mod hashes;
+mod json;
 mod kinetics_sound;
 mod list_reader;
 mod mm_imdb;
@@ -61,7 +62,7 @@ mod tree;
 mod types;
 
 pub use check::{CheckOptions, CheckReport, ClassCheck, MissingItem, SplitCheck, check};
-pub use custom::{Cell, Custom, Table};
+pub use custom::{Cell, Custom, Table, table_row};
 pub use error::Error;
 pub use hashes::{HashCheck, WrongFile};
 pub use tree::LFS_PREFIX;

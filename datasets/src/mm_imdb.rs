@@ -19,6 +19,7 @@ use crate::clean;
 use crate::error::{Error, shorten};
 use crate::facts;
 use crate::finder::Finder;
+use crate::json;
 use crate::tree::{
     State, Tree, base_name, depth, join, no_layout, parent, read_text, split_extension, state,
 };
@@ -288,7 +289,7 @@ fn read_movie(tree: &Tree, file: &str, plot: Plot) -> Result<Movie, AbsenceCause
         }
     }
     let text = tree.read(file).map_err(unreadable)?;
-    let fields: Fields = serde_json::from_str(&without_nan(&text))
+    let fields: Fields = serde_json::from_str(&json::without_nan(&text))
         .map_err(|error| AbsenceCause::Unreadable(format!("{file} is no movie's json: {error}")))?;
     let Some(genres) = fields.genres.as_array() else {
         let problem = format!("{file} has no list \"genres\"");
@@ -310,27 +311,6 @@ fn read_movie(tree: &Tree, file: &str, plot: Plot) -> Result<Movie, AbsenceCause
     movie.labels.sort_unstable();
     movie.labels.dedup();
     Ok(movie)
-}
-
-/// Replaces NaN and the infinities, which Python writes into JSON and JSON does not have, by null.
-fn without_nan(json: &str) -> String {
-    let mut parts = Vec::new();
-    let mut in_text = false;
-    for part in json.split_inclusive('"') {
-        let numbers = ["-Infinity", "Infinity", "NaN"];
-        parts.push(if in_text {
-            part.to_owned()
-        } else {
-            numbers
-                .iter()
-                .fold(part.to_owned(), |part, number| part.replace(number, "null"))
-        });
-        // A quote behind an odd number of backslashes does not end a text.
-        let before = part.strip_suffix('"').unwrap_or(part);
-        let backslashes = before.len() - before.trim_end_matches('\\').len();
-        in_text ^= !in_text || backslashes % 2 == 0;
-    }
-    parts.concat()
 }
 
 fn choose_plot(fields: &Fields, choice: Plot) -> Option<String> {
@@ -406,18 +386,6 @@ mod tests {
 
     fn chosen(json: &str, choice: Plot) -> Option<String> {
         choose_plot(&serde_json::from_str(json).unwrap(), choice)
-    }
-
-    #[test]
-    fn numbers_that_json_lacks_become_null_outside_texts() {
-        let cases = [
-            (r#"{"a": NaN, "b": "NaN"}"#, r#"{"a": null, "b": "NaN"}"#),
-            (r#"[-Infinity, Infinity]"#, "[null, null]"),
-            (r#"["\\\"NaN", "\\", NaN]"#, r#"["\\\"NaN", "\\", null]"#),
-        ];
-        for (json, expected) in cases {
-            assert_eq!(without_nan(json), expected);
-        }
     }
 
     #[test]

@@ -158,6 +158,16 @@ pub enum Input {
         /// The label of the encoding that the file has if it is no UTF-8.
         encoding: Option<String>,
     },
+    /// A media file that lies in a cell of a Parquet table.
+    TableCell {
+        /// The table, which may lie outside of the raw root.
+        table: PathBuf,
+        /// The name of the column, which holds bytes, or structs of which they are the field
+        /// `bytes`.
+        column: String,
+        /// The number of the row, from 0.
+        row: usize,
+    },
     /// The publisher provides none for this sample, which is no error.
     None,
     /// The input should exist and cannot be used.

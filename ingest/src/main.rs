@@ -13,6 +13,7 @@ mod decode;
 mod failure;
 mod manifest;
 mod mask_import;
+mod parquet_cell;
 mod parquet_table;
 mod plan;
 mod progress;

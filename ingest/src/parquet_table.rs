@@ -1,4 +1,5 @@
-//! The user's annotation table in Parquet, read as text for `datasets`, which knows no Parquet.
+//! The user's annotation table in Parquet, read for `datasets`, which knows no Parquet. Of files that
+//! lie in it only their places are read; [`crate::parquet_cell`] reads one of them.
 
 use std::fs::File;
 use std::panic;
@@ -14,50 +15,175 @@ use arrow_array::types::{
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use datasets::{Cell, Table};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 
-/// Reads the columns of text, numbers, times and lists of these. NaN is a missing value. Columns of other types, such as structs, are left out.
+/// The field of a struct that holds the bytes of a file, and the one that holds its name, as
+/// Hugging Face `datasets` calls them.
+const BYTES: &str = "bytes";
+const PATH: &str = "path";
+
+/// Rows that are read at a time.
+const ROWS_PER_BATCH: usize = 1024;
+
+/// The same where the rows hold files.
+const FILES_PER_BATCH: usize = 16;
+
+/// Reads the `wanted` columns of text, numbers, times, lists of these, and files; the cells of the
+/// other columns are null. NaN is a missing value. Columns of other types are left out.
+///
+/// A file is a struct of its `bytes` and its `path`, as Hugging Face `datasets` writes images, or
+/// bytes that are no text. A struct without bytes is its path. Where the statistics of the table
+/// say that every row has its bytes, or none, they are not read, so that a table of many gigabytes
+/// is listed at once; otherwise they are read a few rows at a time.
 ///
 /// # Errors
-/// The file is no Parquet file or is damaged, or a column holds bytes that are no text.
-pub fn read(path: &Path) -> anyhow::Result<Table> {
+/// The file is no Parquet file or is damaged.
+pub fn read(path: &Path, wanted: &[&str]) -> anyhow::Result<Table> {
     // The parquet crate panics on some damaged pages. The hook suppresses its message, because the
     // error that is returned says the same in a clear sentence.
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
-    let table = panic::catch_unwind(|| read_columns(path));
+    let table = panic::catch_unwind(|| read_columns(path, wanted));
     panic::set_hook(hook);
     table.unwrap_or_else(|_| bail!("its data is damaged"))
 }
 
-fn read_columns(path: &Path) -> anyhow::Result<Table> {
-    // Without the Arrow schema of the file, string columns are Utf8 even if they were written from
-    // dictionaries or views.
+type Builder = ParquetRecordBatchReaderBuilder<File>;
+
+/// Opens a table without the Arrow schema that its writer stored. Then string columns are Utf8 even
+/// if they were written from dictionaries or views.
+pub(crate) fn open(path: &Path) -> anyhow::Result<Builder> {
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let builder =
-        ParquetRecordBatchReaderBuilder::try_new_with_options(File::open(path)?, options)?;
+    Ok(Builder::try_new_with_options(File::open(path)?, options)?)
+}
+
+fn read_columns(path: &Path, wanted: &[&str]) -> anyhow::Result<Table> {
+    let builder = open(path)?;
     let fields = builder.schema().fields().clone();
-    let usable: Vec<usize> = (0..fields.len())
-        .filter(|&column| is_text(fields[column].data_type()))
-        .collect();
-    let mut table = Table::default();
-    for &column in &usable {
-        table.columns.push(fields[column].name().clone());
+    let usable = fields.iter().filter(|field| is_usable(field.data_type()));
+    let names: Vec<String> = usable.map(|field| field.name().clone()).collect();
+    let mut columns = Vec::with_capacity(names.len());
+    for name in &names {
+        columns.push(match wanted.contains(&name.as_str()) {
+            true => Contents::of(name, &builder, path)?,
+            false => Contents::Unused,
+        });
     }
-    for batch in builder.build()? {
+    let leaves = builder.parquet_schema().columns().iter().enumerate();
+    let read = leaves.filter(|(_, leaf)| {
+        let parts = leaf.path().parts();
+        let column = names.iter().position(|name| name == &parts[0]);
+        column.is_some_and(|column| match columns[column] {
+            Contents::Read | Contents::Files => true,
+            Contents::Paths => parts[1] == PATH,
+            Contents::Unused | Contents::AllFiles => false,
+        })
+    });
+    let read: Vec<usize> = read.map(|(leaf, _)| leaf).collect();
+    let mask = ProjectionMask::leaves(builder.parquet_schema(), read);
+    let batch_size = match columns.contains(&Contents::Files) {
+        true => FILES_PER_BATCH,
+        false => ROWS_PER_BATCH,
+    };
+    let mut rows = Vec::new();
+    for batch in builder
+        .with_projection(mask)
+        .with_batch_size(batch_size)
+        .build()?
+    {
         let batch: RecordBatch = batch?;
         for row in 0..batch.num_rows() {
-            let cells = usable.iter().map(|&column| {
-                cell(batch.column(column), row).with_context(|| {
-                    let name = fields[column].name();
-                    format!("column {name}, row {}", table.rows.len() + 1)
-                })
+            let cells = names.iter().zip(&columns).map(|(name, contents)| {
+                let column = match contents {
+                    Contents::Unused => return Ok(None),
+                    Contents::AllFiles => return Ok(Some(Cell::File)),
+                    _ => batch.column_by_name(name).context("has lost a column")?,
+                };
+                if *contents == Contents::Files && column.data_type() == &DataType::Binary {
+                    return Ok(column.is_valid(row).then_some(Cell::File));
+                }
+                cell(column, row).with_context(|| format!("column {name}, row {}", rows.len() + 1))
             });
             let cells = cells.collect::<anyhow::Result<Vec<_>>>()?;
-            table.rows.push(cells);
+            rows.push(cells);
         }
     }
-    Ok(table)
+    Ok(Table {
+        columns: names,
+        rows,
+    })
+}
+
+/// What is read of a column.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Contents {
+    /// Nothing: nobody wants it.
+    Unused,
+    /// Its cells, which are small.
+    Read,
+    /// Its cells, which hold files unless they are null or a path.
+    Files,
+    /// Nothing: every row is known to hold a file.
+    AllFiles,
+    /// The paths of its structs, none of which holds a file.
+    Paths,
+}
+
+impl Contents {
+    fn of(name: &str, builder: &Builder, path: &Path) -> anyhow::Result<Contents> {
+        let Some((_, field)) = builder.schema().fields().find(name) else {
+            return Ok(Contents::Unused);
+        };
+        let is_struct = matches!(field.data_type(), DataType::Struct(_));
+        if !is_struct && field.data_type() != &DataType::Binary {
+            return Ok(Contents::Read);
+        }
+        let parts: &[&str] = if is_struct { &[name, BYTES] } else { &[name] };
+        let mut leaves = builder.parquet_schema().columns().iter();
+        let leaf = leaves.position(|leaf| leaf.path().parts() == parts);
+        let leaf = leaf.context("has lost a column")?;
+        let groups = builder.metadata().row_groups().iter();
+        let nulls = groups.map(|group| group.column(leaf).statistics()?.null_count_opt());
+        let nulls: Option<u64> = nulls.sum();
+        let rows = builder.metadata().file_metadata().num_rows();
+        if !is_struct && !begins_with_file(path, leaf)? {
+            return Ok(Contents::Read);
+        }
+        Ok(match nulls {
+            Some(0) => Contents::AllFiles,
+            Some(nulls) if is_struct && i64::try_from(nulls) == Ok(rows) => Contents::Paths,
+            _ => Contents::Files,
+        })
+    }
+}
+
+/// Whether the first cell of a column of bytes that is not null is no text. Then none is.
+fn begins_with_file(path: &Path, leaf: usize) -> anyhow::Result<bool> {
+    let builder = open(path)?;
+    let mask = ProjectionMask::leaves(builder.parquet_schema(), [leaf]);
+    for batch in builder.with_projection(mask).with_batch_size(1).build()? {
+        let batch: RecordBatch = batch?;
+        if batch.num_rows() > 0 && batch.column(0).is_valid(0) {
+            return Ok(cell(batch.column(0), 0)? == Some(Cell::File));
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a column is read.
+fn is_usable(kind: &DataType) -> bool {
+    match kind {
+        DataType::Struct(fields) => {
+            let field = |name, kind| {
+                fields
+                    .find(name)
+                    .is_some_and(|(_, one)| one.data_type() == kind)
+            };
+            fields.len() == 2 && field(BYTES, &DataType::Binary) && field(PATH, &DataType::Utf8)
+        }
+        other => is_text(other),
+    }
 }
 
 /// Whether [`cell`] can read cells of this type.
@@ -83,13 +209,25 @@ fn is_single(kind: &DataType) -> bool {
     }
 }
 
-/// Returns a text or a list, or `None` if it is null. Null elements of a list are left out.
+/// Returns a text, a list or a file, or `None` if it is null. Null elements of a list are left out.
 fn cell(column: &dyn Array, row: usize) -> anyhow::Result<Option<Cell>> {
-    if !matches!(column.data_type(), DataType::List(_)) {
-        return Ok(cell_text(column, row)?.map(Cell::Text));
-    }
     if column.is_null(row) {
         return Ok(None);
+    }
+    match column.data_type() {
+        DataType::List(_) => {}
+        DataType::Struct(_) => {
+            let of = |name| column.as_struct().column_by_name(name);
+            if of(BYTES).is_some_and(|bytes| bytes.is_valid(row)) {
+                return Ok(Some(Cell::File));
+            }
+            return of(PATH).map_or(Ok(None), |path| cell(path, row));
+        }
+        // Some writers set no logical type, so that text is marked as bytes.
+        DataType::Binary if std::str::from_utf8(column.as_binary::<i32>().value(row)).is_err() => {
+            return Ok(Some(Cell::File));
+        }
+        _ => return Ok(cell_text(column, row)?.map(Cell::Text)),
     }
     let elements = column.as_list::<i32>().value(row);
     let words = (0..elements.len()).map(|element| cell_text(&elements, element));
@@ -126,7 +264,6 @@ fn cell_text(column: &dyn Array, row: usize) -> anyhow::Result<Option<String>> {
     }
     Ok(Some(match column.data_type() {
         DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
-        // Some writers set no logical type, so that text is marked as bytes.
         DataType::Binary => match std::str::from_utf8(column.as_binary::<i32>().value(row)) {
             Ok(text) => text.to_owned(),
             Err(_) => bail!("holds bytes that are no UTF-8 text; write it as strings"),
@@ -204,7 +341,7 @@ mod tests {
             Compression::ZSTD(ZstdLevel::default()),
         ] {
             std::fs::write(&path, table(compression)).unwrap();
-            let table = read(&path).unwrap();
+            let table = read(&path, &["id", "n", "x", "labels"]).unwrap();
             assert_eq!(table.columns, ["id", "n", "x", "labels"]);
             let some = |text: &str| Some(Cell::Text(text.to_owned()));
             let list = |words: &[&str]| {
@@ -230,10 +367,14 @@ mod tests {
                 bytes[at] ^= flip;
                 std::fs::write(&path, bytes).unwrap();
                 // A flipped value may still be a value, so both results are right.
-                drop(read(&path));
+                drop(read(&path, &["id", "n", "x", "labels"]));
             }
             std::fs::write(&path, &whole[..at]).unwrap();
-            assert!(read(&path).is_err(), "{at} of {} bytes", whole.len());
+            assert!(
+                read(&path, &["id", "n", "x", "labels"]).is_err(),
+                "{at} of {} bytes",
+                whole.len()
+            );
         }
     }
 }

@@ -115,8 +115,23 @@ pub fn files(input: &Input) -> Option<&[PathBuf]> {
     match input {
         Input::Files(paths) => Some(paths),
         Input::TextFile { path, .. } => Some(std::slice::from_ref(path)),
+        Input::TableCell { table, .. } => Some(std::slice::from_ref(table)),
         Input::Text(_) | Input::None | Input::Absent(_) => None,
     }
+}
+
+/// Names one of an input's files in messages: its path below the raw root with slashes between its
+/// parts, or its place in a table.
+pub fn name(input: &Input, file: &Path) -> String {
+    if let Input::TableCell { row, .. } = input {
+        let table = file.file_name().unwrap_or_default();
+        return datasets::table_row(&table.to_string_lossy(), *row);
+    }
+    let parts = file.components();
+    let parts: Vec<_> = parts
+        .map(|part| part.as_os_str().to_string_lossy())
+        .collect();
+    parts.join("/")
 }
 
 /// Plans a run over the samples of a listing.

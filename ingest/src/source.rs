@@ -34,7 +34,7 @@ pub fn open(args: &Select) -> anyhow::Result<Source> {
     let dataset: Box<dyn Dataset> = if args.dataset.ends_with(".toml") {
         let mut custom = Custom::open(Path::new(&args.dataset))?;
         if custom.table_is_parquet() {
-            let table = read_table(custom.table_path())?;
+            let table = read_table(custom.table_path(), &custom.columns())?;
             custom.set_table(table)?;
         }
         Box::new(custom)
@@ -49,9 +49,9 @@ pub fn open(args: &Select) -> anyhow::Result<Source> {
     Ok(Source { dataset, raw })
 }
 
-/// Reads a Parquet table.
-fn read_table(path: &Path) -> anyhow::Result<Table> {
-    crate::parquet_table::read(path)
+/// Reads the columns of a Parquet table that are used.
+fn read_table(path: &Path, columns: &[&str]) -> anyhow::Result<Table> {
+    crate::parquet_table::read(path, columns)
         .with_context(|| format!("{}: not a Parquet table that can be used", path.display()))
 }
 

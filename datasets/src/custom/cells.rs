@@ -9,6 +9,8 @@ pub enum Cell {
     Text(String),
     /// A list, as Parquet has them. Its elements may hold any character.
     List(Vec<String>),
+    /// Bytes that are no text: the contents of a file, which is read when it is needed.
+    File,
 }
 
 /// The words that pandas reads as a missing value (`STR_NA_VALUES`).

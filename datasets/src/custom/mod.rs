@@ -3,10 +3,10 @@
 //!
 //! ```toml
 //! name = "my-clips"             # names the default folders of shards and runs
-//! table = "clips.csv"           # .csv, .tsv or .parquet with column names; relative to this file
+//! table = "clips.csv"           # .csv, .tsv, .jsonl (each also as .gz) or .parquet; relative to this file
 //! raw = "media"                 # the folder that paths in the table are relative to; itself relative to
 //!                               # this file; default: the table's folder
-//! encoding = "windows-1252"     # of a .csv, .tsv and text files that are no UTF-8; optional
+//! encoding = "windows-1252"     # of a table of text and text files that are no UTF-8; optional
 //! title = "My clips"            # optional, as is license
 //! classes = ["cat", "dog"]      # optional: the order of the classes; default: all labels in the table, sorted
 //!
@@ -27,7 +27,11 @@
 //! sample, write `labels = "genres"` instead of `label`, with `separator = "|"`. An empty cell
 //! means that the sample lacks that modality.
 //!
-//! Lists of a Parquet table, and lists that a program has printed into a cell as `['cat', 'dog']`,
+//! The column `image` of a Parquet table may also hold the image files themselves, as bytes or as
+//! the struct of `bytes` and `path` that Hugging Face `datasets` writes. JSON lines have one object
+//! per row, whose keys are the columns.
+//!
+//! Lists of a Parquet table or of JSON lines, and lists that a program has printed into a cell as `['cat', 'dog']`,
 //! are read as lists of labels whatever the separator is. The words that pandas takes for a missing
 //! value, such as `nan` and `N/A`, are read as an empty cell in the columns of labels and inputs; a
 //! label that is in `classes` is always that class.
@@ -37,25 +41,30 @@
 
 mod cells;
 mod description;
+mod form;
+mod json_lines;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use util::suggest::did_you_mean;
 
 pub use self::cells::Cell;
 use self::cells::is_missing;
 use self::description::{Description, Labels, Source, Splits};
+use self::form::has_extension;
 pub use self::table::Table;
-use self::table::{Lines, Reader, has_extension, read_csv};
+use self::table::{Lines, Reader};
 use crate::clean;
 use crate::error::{Error, shorten};
 use crate::finder::{Finder, note_shared_files};
 use crate::near_names;
 use crate::stratify;
 use crate::tree::Tree;
-use crate::types::{Dataset, Info, Input, ListOptions, Listing, Note, NoteKind, Sample, Split};
+use crate::types::{
+    Dataset, Info, Input, ListOptions, Listing, Modality, Note, NoteKind, Sample, Split,
+};
 
 /// A dataset that a `.toml` describes; the module's documentation has the format.
 pub struct Custom {
@@ -71,8 +80,18 @@ struct Row {
     id: String,
     split: Split,
     labels: Vec<u32>,
-    /// The path or the text of each modality; `None` for an empty cell.
-    cells: [Option<String>; 2],
+    /// The number of the row in the table, from 0.
+    number: usize,
+    /// What the table holds of each modality; `None` for an empty cell.
+    cells: [Option<Content>; 2],
+}
+
+/// The cell of an input.
+enum Content {
+    /// A path or a text.
+    Text(String),
+    /// A file.
+    File,
 }
 
 impl Custom {
@@ -98,13 +117,30 @@ impl Custom {
             notes: Vec::new(),
         };
         if !custom.table_is_parquet() {
-            let (table, lines) = read_csv(
+            let (table, lines) = form::read(
                 &custom.description.table,
                 custom.description.encoding.as_deref(),
             )?;
             custom.parse_table(&table, Some(&lines))?;
         }
         Ok(custom)
+    }
+
+    /// The columns of the table that are used.
+    pub fn columns(&self) -> Vec<&str> {
+        let Description {
+            id,
+            labels,
+            splits,
+            sources,
+            ..
+        } = &self.description;
+        let mut columns = vec![id.as_str(), labels.column()];
+        if let Splits::Column(name) = splits {
+            columns.push(name);
+        }
+        columns.extend(sources.iter().filter_map(Source::column));
+        columns
     }
 
     /// The path of the table, absolute or relative to the working directory.
@@ -170,15 +206,29 @@ impl Custom {
         Ok(())
     }
 
-    fn input(&self, row: &Row, which: usize, finder: &mut Finder<'_>) -> Input {
+    /// Names a row of the table.
+    fn row_name(&self, row: &Row) -> String {
+        let table = self.description.table.file_name().unwrap_or_default();
+        table_row(&table.to_string_lossy(), row.number)
+    }
+
+    fn input(&self, row: &Row, which: usize, table_path: &Path, finder: &mut Finder<'_>) -> Input {
         let source = &self.description.sources[which];
         let cell = match source {
             // Audio without a column of its own is the track of the video, the second modality.
             Source::VideoTrack => &row.cells[1],
             _ => &row.cells[which],
         };
-        let Some(cell) = cell else {
-            return Input::None;
+        let cell = match cell {
+            None => return Input::None,
+            Some(Content::Text(cell)) => cell,
+            Some(Content::File) => {
+                return Input::TableCell {
+                    table: table_path.to_owned(),
+                    column: source.column().unwrap_or_default().to_owned(),
+                    row: row.number,
+                };
+            }
         };
         match source {
             Source::Text(_) => clean::squeeze(cell).into(),
@@ -216,16 +266,20 @@ impl Dataset for Custom {
             });
         };
         let tree = Tree::unwalked(raw, &remedy)?;
+        let table_path = path_from(raw, &self.description.table);
         let mut finder = Finder::new(&tree);
         let mut samples = Vec::with_capacity(rows.len());
         for row in rows {
             // The second modality comes first, because the sample is named after its file.
-            let second = self.input(row, 1, &mut finder);
-            let first = self.input(row, 0, &mut finder);
+            let second = self.input(row, 1, &table_path, &mut finder);
+            let first = self.input(row, 0, &table_path, &mut finder);
             let source = [1, 0]
                 .iter()
                 .filter(|&&which| !matches!(self.description.sources[which], Source::Text(_)))
-                .find_map(|&which| row.cells[which].clone())
+                .find_map(|&which| match row.cells[which].as_ref()? {
+                    Content::Text(path) => Some(path.clone()),
+                    Content::File => Some(self.row_name(row)),
+                })
                 .unwrap_or_else(|| row.id.clone());
             samples.push(Sample {
                 id: row.id.clone(),
@@ -254,6 +308,30 @@ impl Dataset for Custom {
             notes,
         })
     }
+}
+
+/// Returns the path of a file relative to a folder, with ".." where it lies outside, so that it is
+/// the same wherever both lie together. Links in the paths of both folders are resolved, because
+/// ".." is the folder above the one that a link leads to.
+fn path_from(folder: &Path, file: &Path) -> PathBuf {
+    let parent = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let (Ok(from), Ok(to)) = (folder.canonicalize(), parent.canonicalize()) else {
+        return file.to_owned();
+    };
+    let shared = from.components().zip(to.components());
+    let shared = shared.take_while(|(one, other)| one == other).count();
+    let mut path = PathBuf::new();
+    path.extend(from.components().skip(shared).map(|_| Component::ParentDir));
+    path.extend(to.components().skip(shared));
+    path.join(file.file_name().unwrap_or_default())
+}
+
+/// Names a row of a table, which is counted from 0 and named from 1.
+pub fn table_row(table: &str, row: usize) -> String {
+    format!("{table}, row {}", row + 1)
 }
 
 /// The indices of the table's columns.
@@ -407,7 +485,23 @@ fn parse_rows(
         labels.dedup();
         let mut cells = [None, None];
         let sources = columns.inputs.iter().zip(&description.sources);
-        for (cell, (column, source)) in cells.iter_mut().zip(sources) {
+        for ((cell, (column, source)), modality) in
+            cells.iter_mut().zip(sources).zip(description.modalities)
+        {
+            if let (Some(column), Source::Path(_)) = (column, source)
+                && reader.is_file(index, *column)
+            {
+                if modality != Modality::Image {
+                    let problem = format!(
+                        "the column \"{}\" holds {modality} files",
+                        reader.table.columns[*column]
+                    );
+                    let remedy = "write each to a file, and its path into the table";
+                    return Err(reader.error(index, &problem, remedy));
+                }
+                *cell = Some(Content::File);
+                continue;
+            }
             let text = match column {
                 Some(column) => reader
                     .cell(index, *column)?
@@ -416,9 +510,9 @@ fn parse_rows(
             };
             *cell = match (text, source) {
                 (Some(path), Source::Path(_) | Source::TextPath(_)) => {
-                    Some(reader.path(index, path)?)
+                    Some(Content::Text(reader.path(index, path)?))
                 }
-                (text, _) => text.map(str::to_owned),
+                (text, _) => text.map(|text| Content::Text(text.to_owned())),
             };
         }
         let split = match columns.split {
@@ -429,6 +523,7 @@ fn parse_rows(
             id: id.to_owned(),
             split,
             labels,
+            number: index,
             cells,
         });
     }

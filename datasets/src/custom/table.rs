@@ -1,4 +1,4 @@
-//! Reads a user's table from CSV or TSV, and parses its cells.
+//! A user's table: rows of CSV or TSV, and the parsing of cells.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
@@ -7,7 +7,6 @@ use util::suggest::did_you_mean;
 
 use super::cells::{Cell, is_missing, printed_list};
 use super::description::Labels;
-use crate::encoding::decode;
 use crate::error::{Error, shorten};
 use crate::quotes::long_cells;
 use crate::types::{MAX_ID_BYTES, Split};
@@ -20,22 +19,6 @@ pub struct Table {
     /// The rows, each with one cell per column; `None` is a null value.
     pub rows: Vec<Vec<Option<Cell>>>,
 }
-
-pub(super) fn has_extension(path: &Path, extension: &str) -> bool {
-    path.extension()
-        .is_some_and(|one| one.eq_ignore_ascii_case(extension))
-}
-
-/// Forms of tables that people have and that would be taken for CSV.
-const OTHER_FORMS: [(&str, &str); 7] = [
-    ("xlsx", "an Excel workbook"),
-    ("xls", "an Excel workbook"),
-    ("ods", "an OpenDocument spreadsheet"),
-    ("jsonl", "a table of JSON lines"),
-    ("json", "a table in JSON"),
-    ("gz", "a table compressed by gzip"),
-    ("zip", "a table in a ZIP archive"),
-];
 
 /// What is known of a table's text beside its cells.
 pub(super) struct Lines {
@@ -55,31 +38,11 @@ pub(super) struct LongLines {
     pub(super) like_rows: Vec<Vec<String>>,
 }
 
-/// Reads a CSV or TSV file with a header.
+/// Reads a table of cells between separators, with a header. `path` is for messages.
 ///
 /// # Errors
-/// The file cannot be read, a quote is not closed, or a row has another number of cells than the
-/// header.
-pub(super) fn read_csv(path: &Path, encoding: Option<&str>) -> Result<(Table, Lines), Error> {
-    for (extension, form) in OTHER_FORMS {
-        if has_extension(path, extension) {
-            let remedy = "save the table as .csv, .tsv or .parquet";
-            return Err(Error::annotation(
-                path,
-                None,
-                format!("{form} is not read"),
-                remedy,
-            ));
-        }
-    }
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
-    let text = decode(path, &bytes, encoding)?;
-    let text = text.trim_start_matches('\u{feff}');
-    let delimiter = if has_extension(path, "tsv") {
-        b'\t'
-    } else {
-        b','
-    };
+/// A quote is not closed, or a row has another number of cells than the header.
+pub(super) fn read_csv(path: &Path, text: &str, delimiter: u8) -> Result<(Table, Lines), Error> {
     let cells = long_cells(path, text, delimiter)?;
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
@@ -231,9 +194,23 @@ impl<'a> Reader<'a> {
                     return Err(self.error(index, &problem, "one value belongs there"));
                 }
             },
+            Some(Cell::File) => return Err(self.file_error(index, column)),
         };
         let text = text.trim();
         Ok((!text.is_empty()).then_some(text))
+    }
+
+    /// Whether a cell holds a file.
+    pub(super) fn is_file(&self, index: usize, column: usize) -> bool {
+        matches!(self.table.rows[index].get(column), Some(Some(Cell::File)))
+    }
+
+    /// The error of a cell that holds a file where a text belongs.
+    fn file_error(&self, index: usize, column: usize) -> Error {
+        let name = &self.table.columns[column];
+        let problem = format!("the column \"{name}\" holds bytes that are no UTF-8 text");
+        let remedy = "write texts as strings; only images may lie in the table themselves";
+        self.error(index, &problem, remedy)
     }
 
     /// Parses an id.
@@ -282,6 +259,7 @@ impl<'a> Reader<'a> {
         let words: Vec<String> = match self.table.rows[index].get(column).and_then(Option::as_ref) {
             None => Vec::new(),
             Some(Cell::List(words)) => words.clone(),
+            Some(Cell::File) => return Err(self.file_error(index, column)),
             Some(Cell::Text(text)) => {
                 let text = text.trim();
                 let list = (!is_class(text)).then(|| printed_list(text)).flatten();

@@ -120,6 +120,7 @@ pub fn input_text(input: &Input) -> String {
             names.join(" | ")
         }
         Input::Text(text) => format!("\"{text}\""),
+        Input::TableCell { column, row, .. } => format!("{column}[{row}]"),
         Input::TextFile { path, .. } => format!("text of {}", path.display()),
         Input::None => "none".to_owned(),
         Input::Absent(cause) => format!("! {cause}"),

@@ -31,7 +31,7 @@ pub fn assemble(
             Input::Absent(cause) => {
                 failures.insert(modality, Failure::listed(cause));
             }
-            Input::Files(_) | Input::TextFile { .. } => {
+            Input::Files(_) | Input::TextFile { .. } | Input::TableCell { .. } => {
                 let Some(reply) = replies.next() else {
                     continue;
                 };

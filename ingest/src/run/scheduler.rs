@@ -6,14 +6,14 @@
 //! later one is decoded by itself. No byte of the output depends on which of the two happens.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use datasets::{Input, Modality, Sample};
 
 use super::signals;
 use crate::decode::Span;
-use crate::plan::{Segment, Settings, files};
+use crate::plan::{self, Segment, Settings, files};
 use crate::workers::pool::Replies;
 use crate::workers::protocol::{InputFile, Request, Task};
 
@@ -226,11 +226,12 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
         let task = |(&modality, input)| {
             let files = files(input)?.iter().map(|path| InputFile {
                 path: self.raw.join(path),
-                name: with_slashes(path),
+                name: plan::name(input, path),
                 encoding: match input {
                     Input::TextFile { encoding, .. } => encoding.clone(),
                     _ => None,
                 },
+                cell: cell(input).map(|(column, row)| (column.to_owned(), row)),
             });
             Some(Task {
                 modality,
@@ -245,15 +246,15 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
 /// Groups samples that have exactly the same files. Samples that share theirs with no other are
 /// left out.
 fn group_by_files(samples: &[&Sample]) -> Vec<Vec<usize>> {
-    let mut groups: BTreeMap<[Option<&[PathBuf]>; 2], Vec<usize>> = BTreeMap::new();
+    let mut groups: BTreeMap<[_; 2], Vec<usize>> = BTreeMap::new();
     for (number, sample) in samples.iter().enumerate() {
-        let [one, two] = &sample.inputs;
-        groups
-            .entry([files(one), files(two)])
-            .or_default()
-            .push(number);
+        let key = sample
+            .inputs
+            .each_ref()
+            .map(|input| (files(input), cell(input)));
+        groups.entry(key).or_default().push(number);
     }
-    groups.remove(&[None, None]);
+    groups.remove(&[(None, None), (None, None)]);
     groups
         .into_values()
         .filter(|group| group.len() > 1)
@@ -271,12 +272,12 @@ fn size(replies: &Replies) -> usize {
         .sum()
 }
 
-/// A path with slashes between its parts, as messages name it.
-fn with_slashes(path: &Path) -> String {
-    path.components()
-        .map(|part| part.as_os_str().to_string_lossy())
-        .collect::<Vec<_>>()
-        .join("/")
+/// Returns the column and the row of an input that lies in a table.
+fn cell(input: &Input) -> Option<(&str, usize)> {
+    match input {
+        Input::TableCell { column, row, .. } => Some((column, *row)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -287,7 +288,7 @@ mod tests {
     use features::MelDtype;
 
     use super::*;
-    use crate::plan::{self, Choices};
+    use crate::plan::Choices;
     use crate::workers::protocol::{Content, Reply};
 
     /// Replies to every task with a blob that names file and span, the latest request first.

@@ -99,13 +99,13 @@ pub fn verify(
 /// a file, in the order of the inputs.
 fn findings_of(sample: &Sample, modalities: [Modality; 2], replies: Replies) -> Vec<Finding> {
     let inputs = modalities.iter().zip(&sample.inputs);
-    let inputs = inputs.filter_map(|(modality, input)| Some((*modality, plan::files(input)?)));
+    let inputs = inputs.filter_map(|(modality, input)| {
+        let files = plan::files(input)?.iter();
+        let names: Vec<String> = files.map(|file| plan::name(input, file)).collect();
+        Some((*modality, names))
+    });
     let mut findings = Vec::new();
-    for ((modality, paths), reply) in inputs.zip(replies) {
-        let files: Vec<String> = paths
-            .iter()
-            .map(|path| path.to_string_lossy().into_owned())
-            .collect();
+    for ((modality, files), reply) in inputs.zip(replies) {
         let usable = reply.outcome.is_ok();
         let problems = reply.warnings.into_iter().chain(reply.outcome.err());
         findings.extend(problems.map(|Failure { cause, detail }| Finding {

@@ -74,6 +74,8 @@ pub struct InputFile {
     pub name: String,
     /// The label of the encoding of a text that is no UTF-8.
     pub encoding: Option<String>,
+    /// The column and the row (from 0) that hold the file, if `path` is a Parquet table.
+    pub cell: Option<(String, usize)>,
 }
 
 /// The result of one task.
@@ -261,6 +263,7 @@ mod tests {
             path,
             name: "x".to_owned(),
             encoding: None,
+            cell: None,
         };
         let mut pipe = Vec::new();
         send(&mut pipe, &file).unwrap();

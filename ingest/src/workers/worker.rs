@@ -21,6 +21,7 @@ use crate::decode::demux::{self, Track, Tracks, Wanted};
 use crate::decode::orientation::Orientation;
 use crate::decode::{Health, Span, audio, libav, video};
 use crate::failure::{self, Failure};
+use crate::parquet_cell::CellReader;
 
 /// Limit on the size of a text file in bytes.
 const MAX_TEXT_BYTES: u64 = 4 << 20;
@@ -63,6 +64,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     std::panic::set_hook(Box::new(|_| {}));
     libav::init().context("cannot start libav")?;
     let mut front_end = MelFrontEnd::new();
+    let mut cells = CellReader::default();
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
     let Some(access) = protocol::receive::<ReadAccess>(&mut input)? else {
         return Ok(ExitCode::SUCCESS);
@@ -74,7 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     protocol::send(&mut output, &handshake)?;
     while let Some(request) = protocol::receive::<Request>(&mut input)? {
         process_limits::limit_cpu_time(args.cpu_seconds)?;
-        handle(&request, &mut front_end, &mut output)?;
+        handle(&request, &mut front_end, &mut cells, &mut output)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -83,17 +85,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn handle(
     request: &Request,
     front_end: &mut MelFrontEnd,
+    cells: &mut CellReader,
     output: &mut impl Write,
 ) -> io::Result<()> {
     let mut cache = ClipCache::default();
     for (number, task) in request.tasks.iter().enumerate() {
         let remaining = &request.tasks[number..];
         let reply = catch_unwind(AssertUnwindSafe(|| {
-            run_task(task, remaining, request, &mut cache, front_end)
+            run_task(task, remaining, request, &mut cache, front_end, cells)
         }))
         .unwrap_or_else(|_| {
-            // The cache may be incomplete, so the tasks after this one start with an empty one.
+            // Both may be incomplete, so the tasks after this one start with empty ones.
             cache = ClipCache::default();
+            *cells = CellReader::default();
             Reply {
                 outcome: Err(Failure::with(failure::CRASHED, "a panic")),
                 warnings: Vec::new(),
@@ -112,6 +116,7 @@ fn run_task(
     request: &Request,
     cache: &mut ClipCache,
     front_end: &mut MelFrontEnd,
+    cells: &mut CellReader,
 ) -> Reply {
     let mut failed: Vec<(&InputFile, Failure)> = Vec::new();
     for file in &task.files {
@@ -119,7 +124,7 @@ fn run_task(
             Modality::Audio | Modality::Video => {
                 cache.decode_clip(task, &file.path, remaining, request, front_end)
             }
-            Modality::Image => encode_image(&file.path),
+            Modality::Image => encode_image(file, cells),
             Modality::Text => read_text(file),
         };
         match result {
@@ -347,10 +352,15 @@ fn extract_frames(
 }
 
 /// Decodes an image, turns it upright, and encodes it as JPEG in the size that shards hold.
-fn encode_image(path: &Path) -> TaskResult {
-    check_size(path, MAX_IMAGE_BYTES)?;
-    let bytes =
-        std::fs::read(path).map_err(|error| Failure::with(failure::UNREADABLE, error.kind()))?;
+fn encode_image(file: &InputFile, cells: &mut CellReader) -> TaskResult {
+    let bytes = match &file.cell {
+        Some((column, row)) => cells.read(&file.path, column, *row)?,
+        None => {
+            check_size(&file.path, MAX_IMAGE_BYTES)?;
+            std::fs::read(&file.path)
+                .map_err(|error| Failure::with(failure::UNREADABLE, error.kind()))?
+        }
+    };
     let upright = Orientation::of_image(&bytes).apply(image::decode(&bytes)?);
     let jpeg = image::shrink_to_jpeg(&upright, image::FRAME_SHORTER_SIDE, image::JPEG_QUALITY)?;
     Ok(Decoded::from_blob(jpeg))

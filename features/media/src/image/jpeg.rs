@@ -24,14 +24,7 @@ pub(super) fn decode(file: &[u8]) -> Result<Rgb, Error> {
     }
     let (width, height) = (decoder.width(), decoder.height());
     check_size(width, height)?;
-    let mut pixels = Vec::new();
-    let length = width * height * decoder.format().size();
-    if pixels.try_reserve_exact(length).is_err() {
-        return Err(Error::Limit(format!(
-            "no memory for the {width} x {height} pixels of the image"
-        )));
-    }
-    pixels.resize(length, 0);
+    let mut pixels = vec![0; width * height * decoder.format().size()];
     match decoder.decode(&mut pixels) {
         Err(problem) if Some(&problem) != tolerated.as_ref() => return Err(error(problem)),
         _ => {}
