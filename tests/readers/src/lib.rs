@@ -155,13 +155,19 @@ pub fn description(bytes: &[u8]) -> bool {
     })
 }
 
-/// Reads the table of a user's own dataset.
+/// Reads the table of a user's own dataset: JSON lines if it begins as an object, and CSV otherwise.
 pub fn table(bytes: &[u8]) -> bool {
-    let toml = b"name = \"own\"\ntable = \"clips.csv\"\n[columns]\nid = \"id\"\nlabel = \"label\"\nvideo = \"file\"\nsplit = \"part\"\n";
+    let name = match bytes.starts_with(b"{") {
+        true => "clips.jsonl",
+        false => "clips.csv",
+    };
+    let toml = format!(
+        "name = \"own\"\ntable = \"{name}\"\n[columns]\nid = \"id\"\nlabel = \"label\"\nvideo = \"file\"\nsplit = \"part\"\n"
+    );
     in_folder(|folder| {
         write_file(&folder.join("a.mp4"), b"media");
-        write_file(&folder.join("clips.csv"), bytes);
-        write_file(&folder.join("clips.toml"), toml);
+        write_file(&folder.join(name), bytes);
+        write_file(&folder.join("clips.toml"), toml.as_bytes());
         list(&folder.join("clips.toml").to_string_lossy(), folder)
     })
 }
@@ -258,6 +264,7 @@ pub fn text_file(bytes: &[u8]) -> bool {
 
 /// Decodes an image of any format, shrinks it and transforms it.
 pub fn image_file(bytes: &[u8]) -> bool {
+    assert!((1..=8).contains(&image::orientation(bytes)));
     let Ok(decoded) = image::decode(bytes) else {
         return false;
     };

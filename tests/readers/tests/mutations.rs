@@ -124,12 +124,21 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         "lossy.webp",
         "lossless.webp",
     ];
+    let turned = [
+        "compressed_profile.png",
+        "compressed_xmp.png",
+        "last.png",
+        "named.webp",
+        "tag6.jpg",
+        "xmp.jpg",
+    ];
     vec![
         ("description", vec![description.into()]),
         (
             "table",
             vec![
                 b"id,label,file,part\na,cat,a.mp4,train\n\"b \"\"c\"\"\",dog,b.mp4,test\n".to_vec(),
+                b"{\"id\":\"a\",\"label\":[\"cat\"],\"file\":\"a.mp4\",\"part\":\"train\",\"x\":NaN}\n".to_vec(),
             ],
         ),
         (
@@ -167,7 +176,11 @@ fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ),
         (
             "image",
-            images.map(|name| read(&format!("image/{name}"))).into(),
+            images
+                .iter()
+                .map(|name| read(&format!("image/{name}")))
+                .chain(turned.map(|name| read(&format!("orientation/{name}"))))
+                .collect(),
         ),
         (
             "vocabulary",
