@@ -28,6 +28,7 @@ fn write_clips(folder: &Path) -> Vec<&'static str> {
         "good.mp4",
     );
     ffmpeg("-i good.mp4 -c copy", "good.mkv");
+    ffmpeg("-i good.mp4 -c copy -movflags +faststart", "fast.mp4");
     ffmpeg("-i good.mp4 -c:a pcm_s16le -vn", "good.wav");
     ffmpeg("-i good.mp4 -c:v mpeg4 -q:v 3 -g 20 -c:a mp3", "good.avi");
     let cut = |from: &str, to: &str| {
@@ -35,6 +36,7 @@ fn write_clips(folder: &Path) -> Vec<&'static str> {
         fs::write(folder.join(to), &bytes[..bytes.len() * 6 / 10]).unwrap();
     };
     cut("good.mp4", "cut.mp4");
+    cut("fast.mp4", "cut-fast.mp4");
     cut("good.mkv", "cut.mkv");
     cut("good.wav", "cut.wav");
     cut("good.avi", "cut.avi");
@@ -51,7 +53,9 @@ fn write_clips(folder: &Path) -> Vec<&'static str> {
         "good.mkv",
         "good.wav",
         "good.avi",
+        "fast.mp4",
         "cut.mp4",
+        "cut-fast.mp4",
         "cut.mkv",
         "cut.wav",
         "cut.avi",
@@ -104,10 +108,10 @@ fn damaged_clips_are_found_without_writing_shards() {
     assert_eq!(cause("page.mp4"), Some("not a media file"));
     // The index of an mp4 is at its end.
     assert_eq!(cause("cut.mp4"), Some("not a media file"));
-    for name in ["cut.mkv", "cut.wav", "cut.avi"] {
+    for name in ["cut-fast.mp4", "cut.mkv", "cut.wav", "cut.avi"] {
         assert_eq!(cause(name), Some("cut short"), "{name}: {report}");
     }
-    assert_eq!(suspects.len(), 5, "{report}");
+    assert_eq!(suspects.len(), 6, "{report}");
     assert_eq!(report["decoded"], Value::Null);
 
     let (code, report) = check(&toml, &["--verify", "--workers", "2"]);
@@ -134,7 +138,18 @@ fn damaged_clips_are_found_without_writing_shards() {
         found.len() == 1 && found[0].contains("partly damaged") && found[0].ends_with("true"),
         "{report}"
     );
-    assert!(!of("cut.avi", "video").is_empty(), "{report}");
+    for (name, modality) in [
+        ("cut-fast.mp4", "video"),
+        ("cut.mkv", "video"),
+        ("cut.avi", "video"),
+        ("cut.wav", "audio"),
+    ] {
+        let found = of(name, modality);
+        assert!(
+            found.iter().any(|one| one.contains("cut short")),
+            "{name}: {found:?}"
+        );
+    }
     assert_eq!(
         files(folder.path()).len(),
         before.len(),

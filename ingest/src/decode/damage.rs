@@ -7,8 +7,9 @@
 //! or from a packet that could not be decoded, to the next key frame, and it includes the B-frames
 //! that are presented just before the marked frame.
 //!
-//! Known limit: a decoder marks what it notices. The arithmetic coders of VP6, VP8, VP9, HEVC and AV1
-//! turn most wrong bytes into a wrong picture without an error, and that of H.264 some.
+//! Known limits: a decoder marks what it notices. The arithmetic coders of VP6, VP8, VP9, HEVC and AV1
+//! turn most wrong bytes into a wrong picture without an error, and that of H.264 some. Frames that
+//! an edit list hides are not put out, so their marks are not seen.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
