@@ -149,8 +149,16 @@ fn image_files_are_stored_or_named_in_the_row() {
         table += &format!("{name},{},train,{name},words\n", ["cat", "dog"][number % 2]);
     }
     fs::write(folder.path().join("table.csv"), table).unwrap();
-    let stored = ingested(&describe(folder.path(), "table.csv"), "2");
+    let toml = describe(folder.path(), "table.csv");
+    let stored = ingested(&toml, "2");
     assert_eq!(stored.len(), cases.len());
+    // `check` knows beforehand of what the first bytes tell.
+    let outcome = run(ingest().arg("check").arg(&toml).arg("--json"));
+    assert_eq!(outcome.code, Some(1));
+    let report: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let suspects = report["suspects"].as_array().unwrap().iter();
+    let suspects: Vec<_> = suspects.map(|one| one["file"].as_str().unwrap()).collect();
+    assert_eq!(suspects, ["clip.jpg", "page.jpg", "photo.jpg"]);
     for (name, _, expected) in cases {
         match (&stored[name], expected) {
             (Ok(file), Ok(size)) => {

@@ -24,7 +24,7 @@ mod turbo;
 mod view;
 
 pub use augmentation::{Augmentation, CROP_AREA, CROP_ASPECT};
-pub use decode::decode;
+pub use decode::{decode, foreign};
 pub use encode::{FRAME_SHORTER_SIDE, JPEG_QUALITY, encode_jpeg, shrink_to_jpeg};
 pub use exif::orientation;
 pub use rgb::{MAX_PIXELS, MAX_SIDE, Rgb};

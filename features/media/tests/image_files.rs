@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use media::Error;
-use media::image::{JPEG_QUALITY, Rgb, decode, orientation, shrink_to_jpeg};
+use media::image::{JPEG_QUALITY, Rgb, decode, foreign, orientation, shrink_to_jpeg};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -264,6 +264,15 @@ fn files_of_another_kind_are_named_with_a_remedy() {
             "{error}\nexpected: {expected}"
         );
         assert!(matches!(error, Error::Media(_)));
+        assert_eq!(foreign(&bytes), Some(error.to_string()));
+    }
+    for name in [
+        "image/420.jpg",
+        "image/tiny.png",
+        "image/palette.gif",
+        "image/lossy.webp",
+    ] {
+        assert_eq!(foreign(&file(name)[..64]), None);
     }
     assert_eq!(decode(b"\x01\x02\xFE\xFF").unwrap_err().to_string(), read);
     assert_eq!(decode(b"").unwrap_err().to_string(), "the image is empty");

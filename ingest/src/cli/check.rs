@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use datasets::{CheckOptions, CheckReport, ListOptions, Listing, Modality, NoteKind, Plot};
+use datasets::{CheckOptions, CheckReport, Input, ListOptions, Listing, Modality, NoteKind, Plot};
 use features::MelDtype;
 use serde::Serialize;
 use util::{cli, outln};
 
-use crate::decode::quick_look::quick_look;
+use crate::decode::quick_look::{quick_look, quick_look_at_image};
 use crate::failure::Failure;
 use crate::plan::{self, Choices, DEFAULT_FRAME_POOL, DEFAULT_SHARD_ROWS, Segment};
 use crate::run::execute::Options;
@@ -122,20 +122,28 @@ struct Suspect {
     problem: Failure,
 }
 
-/// Looks at the first bytes of every clip.
+/// Looks at the first bytes of every clip and of every image that is a file.
 fn look(source: &Source, listing: &Listing) -> Vec<Suspect> {
     let modalities = source.dataset.info().modalities;
     let samples = listing.samples.iter();
     let inputs = samples.flat_map(|sample| modalities.iter().zip(&sample.inputs));
-    let is_clip = |modality: &Modality| matches!(modality, Modality::Audio | Modality::Video);
-    let clips = inputs.filter(|(modality, _)| is_clip(modality));
-    let files: BTreeSet<&PathBuf> = clips
-        .filter_map(|(_, input)| plan::files(input))
-        .flatten()
-        .collect();
-    let suspects = files.into_iter().filter_map(|file| {
+    let files = inputs.filter_map(|(modality, input)| match input {
+        Input::Files(files) => Some(
+            files
+                .iter()
+                .map(move |file| (file, modality == &Modality::Image)),
+        ),
+        _ => None,
+    });
+    let files: BTreeSet<(&PathBuf, bool)> = files.flatten().collect();
+    let suspects = files.into_iter().filter_map(|(file, is_image)| {
+        let path = source.raw.join(file);
+        let problem = match is_image {
+            true => quick_look_at_image(&path)?,
+            false => quick_look(&path)?,
+        };
         Some(Suspect {
-            problem: quick_look(&source.raw.join(file))?,
+            problem,
             file: file.to_string_lossy().into_owned(),
         })
     });

@@ -1,8 +1,11 @@
-//! What can be told of a clip without decoding it: by its first bytes, and by the sizes that its
-//! container gives. It takes one read, and for mp4 one more for each box at the top level.
+//! What can be told of a clip or an image without decoding it: by its first bytes, and by the sizes
+//! that a clip's container gives. It takes one read, and for mp4 one more for each box at the top
+//! level.
 
 use std::fs::File;
 use std::path::Path;
+
+use features::image;
 
 use super::demux;
 use super::file_kind;
@@ -32,6 +35,14 @@ pub fn quick_look(path: &Path) -> Option<Failure> {
     let missing = promised.saturating_sub(found);
     let detail = || format!("header {promised} bytes, found {found}");
     (missing > bytes.max(promised / share)).then(|| Failure::with(failure::CUT_SHORT, detail()))
+}
+
+/// Says what an image file is that is none of a kind that is read, by its first bytes.
+pub fn quick_look_at_image(path: &Path) -> Option<Failure> {
+    match demux::check_file(path) {
+        Ok(head) => Some(Failure::with(failure::UNDECODABLE, image::foreign(&head)?)),
+        Err(failure) => Some(failure),
+    }
 }
 
 /// Returns the size of a whole RIFF, Wave64 or Matroska file, as its header gives it.

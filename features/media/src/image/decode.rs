@@ -39,6 +39,16 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb, Error> {
     }
 }
 
+/// Says what a file is whose first bytes are not those of an image that [`decode`] reads, and what
+/// to do about it.
+pub fn foreign(head: &[u8]) -> Option<String> {
+    use ImageFormat::{Bmp, Gif, Jpeg, Png, WebP};
+    match image::guess_format(head) {
+        Ok(Jpeg | Png | Gif | WebP | Bmp) => None,
+        _ => Some(other_formats::describe(head)),
+    }
+}
+
 /// Decodes a file of a format that the crate `image` reads.
 fn decode_as(format: ImageFormat, bytes: &[u8]) -> Result<Rgb, Error> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
