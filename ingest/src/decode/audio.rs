@@ -38,6 +38,8 @@ const VALID_RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 pub struct Audio {
     /// Mono samples at 16 kHz, at most [`MAX_SAMPLES`].
     pub samples: Vec<f32>,
+    /// The time of the first sample in seconds from the start of the clip.
+    pub start: f64,
     /// Duration of the stream in seconds. Where decoding stopped after the last sample that is
     /// used, the packets give the rest.
     pub seconds: f64,
@@ -115,16 +117,18 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
         );
         return Err(Failure::with(failure::TOO_SHORT, detail));
     }
+    let start = mono.start.or(track.start);
     Ok(Audio {
         samples,
+        start: start.map_or(0.0, |start| track.since_clip_start(track.seconds(start))),
         seconds,
         health,
     })
 }
 
 impl Audio {
-    /// Returns the samples of a span, or all of them if there is no span. Samples after the first
-    /// [`MAX_SAMPLES`] are not available.
+    /// Returns the samples of a span of the clip, or all of them if there is no span. Samples after
+    /// the first [`MAX_SAMPLES`] are not available.
     ///
     /// # Errors
     /// The span has fewer samples than one mel frame needs, or all of them are zero.
@@ -136,12 +140,14 @@ impl Audio {
             });
         };
         let at = |seconds: f32| {
-            let sample = (f64::from(seconds) * SAMPLE_RATE as f64).round() as usize;
+            let since_start = f64::from(seconds) - self.start;
+            // Below zero it becomes 0.
+            let sample = (since_start * SAMPLE_RATE as f64).round() as usize;
             sample.min(self.samples.len())
         };
         let samples = &self.samples[at(from).min(at(to))..at(to)];
         if samples.len() < WINDOW {
-            return Err(empty_span(span, self.seconds));
+            return Err(empty_span(span, (self.start, self.start + self.seconds)));
         }
         if samples.iter().all(|&sample| sample == 0.0) {
             return Err(Failure::with(
@@ -324,6 +330,7 @@ mod tests {
             samples: (0..5 * SAMPLE_RATE)
                 .map(|i| if i < SAMPLE_RATE { 0.0 } else { i as f32 })
                 .collect(),
+            start: 0.0,
             seconds: 5.0,
             health: Health {
                 decoded: 1,
@@ -341,6 +348,19 @@ mod tests {
         assert_eq!(cause((0.0, 1.0)), failure::SILENT);
         assert_eq!(cause((4.99, 8.0)), failure::TOO_SHORT);
         assert_eq!(cause((7.0, 8.0)), failure::TOO_SHORT);
+
+        let late = Audio {
+            start: 2.0,
+            ..audio
+        };
+        let part = late.part(Some((4.0, 5.5))).unwrap();
+        assert_eq!((part.samples.len(), part.seconds), (24_000, 1.5));
+        assert_eq!(part.samples[0], 32_000.0);
+        // The event begins before the sound.
+        let part = late.part(Some((1.0, 4.0))).unwrap();
+        assert_eq!((part.samples.len(), part.seconds), (32_000, 2.0));
+        assert_eq!(part.samples[16_000], 16_000.0);
+        assert!(late.part(Some((0.0, 2.0))).is_err());
     }
 
     /// A sine below 8 kHz keeps its phase and level, and one above is removed.

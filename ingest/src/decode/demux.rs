@@ -1,8 +1,9 @@
 //! Demuxing: one pass over a media file that returns the packets of its best audio and its best
 //! video stream.
 //!
-//! libav decides which stream is the best one, by its default flag, size and bit rate. Packets are
-//! held in memory, so their bytes are limited. Audio packets after the part that the mel front end
+//! libav decides which stream is the best one, by its default flag, size and bit rate. Of audio
+//! streams, one that is marked as a commentary or the like is used only if there is no other. Packets
+//! are held in memory, so their bytes are limited. Audio packets after the part that the mel front end
 //! uses are counted, but not kept.
 
 use std::fs::{self, File};
@@ -10,11 +11,11 @@ use std::io::Read;
 use std::path::Path;
 
 use datasets::LFS_PREFIX;
-use ffmpeg_next as ffmpeg;
 use ffmpeg_next::codec::{self, packet::side_data};
+use ffmpeg_next::format::context::Input;
 use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::media::Type;
-use ffmpeg_next::{Error, Packet, Rational};
+use ffmpeg_next::{Error, Packet, Rational, Stream};
 
 use super::file_kind::{self, HEAD_BYTES};
 use super::libav;
@@ -50,6 +51,9 @@ pub struct Track {
     pub parameters: codec::Parameters,
     /// Seconds per tick of all time stamps.
     pub time_base: Rational,
+    /// The start of the clip in seconds, on the clock of the time stamps: the earlier one of the
+    /// starts of its audio and its video, whichever of them are wanted. `None` without time stamps.
+    pub clip_start: Option<f64>,
     /// Mean frames per second, if the container gives it.
     pub frame_rate: Option<f64>,
     /// The rotation and mirroring of the frames, see [`libav::display_matrix`].
@@ -90,8 +94,15 @@ impl Track {
 
     /// Converts a time stamp to seconds.
     pub fn seconds(&self, ticks: i64) -> f64 {
-        ticks as f64 * f64::from(self.time_base.numerator())
-            / f64::from(self.time_base.denominator().max(1))
+        libav::seconds(ticks, self.time_base)
+    }
+
+    /// When something is presented that is presented first in this stream, in seconds from the start
+    /// of the clip. `first` is its time stamp in seconds.
+    pub fn since_clip_start(&self, first: f64) -> f64 {
+        // The demuxer may announce a later start than the decoder then finds.
+        self.clip_start
+            .map_or(0.0, |start| (first - start).max(0.0))
     }
 
     /// Seconds from the start of the first packet to the end of the last one.
@@ -114,15 +125,16 @@ impl Track {
         self.packets.iter().filter(is_presented).count()
     }
 
-    /// Presentation times of these frames, in order, in seconds from the first one. `None` if a
-    /// packet has no time stamp.
+    /// Presentation times of these frames, in order, in seconds from the start of the clip. `None` if
+    /// a packet has no time stamp.
     pub fn expected_times(&self) -> Option<Vec<f64>> {
         let is_presented = |packet: &&Packet| packet.size() > 0 && !libav::is_hidden(packet);
         let times = self.packets.iter().filter(is_presented).map(Packet::pts);
         let mut times = times.collect::<Option<Vec<i64>>>()?;
         times.sort_unstable();
         let first = *times.first()?;
-        let since = |ticks: i64| self.seconds(ticks.saturating_sub(first));
+        let start = self.since_clip_start(self.seconds(first));
+        let since = |ticks: i64| start + self.seconds(ticks.saturating_sub(first));
         Some(times.into_iter().map(since).collect())
     }
 }
@@ -193,8 +205,7 @@ fn read_tracks(path: &Path, wanted: Wanted) -> Result<(Tracks, Option<f64>), Fai
         return Err(Failure::with(failure::NOT_MEDIA, kind));
     }
     let promise = Promise::of(&input, path);
-    let mut audio = StreamCollector::new(&input, Type::Audio, wanted.audio, &promise);
-    let mut video = StreamCollector::new(&input, Type::Video, wanted.video, &promise);
+    let [mut audio, mut video] = collectors(&input, wanted, &promise);
     let indices: Vec<usize> = [&audio, &video]
         .iter()
         .filter_map(|collector| collector.index())
@@ -296,6 +307,9 @@ pub fn check_file(path: &Path) -> Result<Vec<u8>, Failure> {
     }
 }
 
+/// libav's time stamp of what has none (`AV_NOPTS_VALUE`).
+const NO_TIME: i64 = i64::MIN;
+
 /// Collects the packets of one stream.
 struct StreamCollector {
     /// The index of the stream in the file, and its packets.
@@ -306,42 +320,84 @@ struct StreamCollector {
     first: Option<i64>,
 }
 
-impl StreamCollector {
-    fn new(
-        input: &ffmpeg::format::context::Input,
-        medium: Type,
-        wanted: bool,
-        promise: &Promise,
-    ) -> StreamCollector {
-        let best = wanted.then(|| input.streams().best(medium)).flatten();
-        let cover_only = best
-            .as_ref()
-            .is_some_and(|s| s.disposition().contains(Disposition::ATTACHED_PIC));
-        let track = best.filter(|_| !cover_only).map(|stream| {
-            let rate = stream.avg_frame_rate();
-            let frame_rate =
-                (rate.numerator() > 0 && rate.denominator() > 0).then(|| f64::from(rate));
-            let track = Track {
-                parameters: stream.parameters(),
-                time_base: stream.time_base(),
-                frame_rate,
-                display_matrix: libav::display_matrix(&stream),
-                packets: Vec::new(),
-                start: None,
-                end: None,
-                promised: promise.stream(&stream),
-                whole: true,
-                read_errors: 0,
-            };
-            (stream.index(), track)
-        });
-        StreamCollector {
-            track,
-            cover_only,
-            first: None,
-        }
-    }
+/// Returns a collector for the best audio stream and one for the best video stream. They collect
+/// what is wanted of them.
+fn collectors(input: &Input, wanted: Wanted, promise: &Promise) -> [StreamCollector; 2] {
+    let audio = best_audio(input);
+    let (covers, video): (Vec<Stream>, Vec<Stream>) = input
+        .streams()
+        .best(Type::Video)
+        .into_iter()
+        .partition(|stream| stream.disposition().contains(Disposition::ATTACHED_PIC));
+    let video = video.into_iter().next();
+    let clip_start = [&audio, &video].into_iter().flatten().filter_map(start);
+    let clip_start = clip_start.reduce(f64::min);
+    let collector = |stream: Option<Stream>, wanted: bool, cover_only: bool| StreamCollector {
+        track: stream
+            .filter(|_| wanted)
+            .map(|stream| (stream.index(), new_track(&stream, clip_start, promise))),
+        cover_only,
+        first: None,
+    };
+    [
+        collector(audio, wanted.audio, false),
+        collector(video, wanted.video, !covers.is_empty()),
+    ]
+}
 
+/// Returns the audio stream that libav calls the best, or another one where that is marked as
+/// something else than the sound of the scene and another one is not.
+fn best_audio(input: &Input) -> Option<Stream<'_>> {
+    let best = input.streams().best(Type::Audio)?;
+    if !is_aside(&best) {
+        return Some(best);
+    }
+    let is_sound =
+        |stream: &Stream| stream.parameters().medium() == Type::Audio && !is_aside(stream);
+    let is_default = |stream: &Stream| stream.disposition().contains(Disposition::DEFAULT);
+    let sounds = || input.streams().filter(is_sound);
+    let chosen = sounds().find(is_default).or_else(|| sounds().next());
+    chosen.or(Some(best))
+}
+
+/// Whether an audio stream is marked as a commentary, as spoken for people who do not see or hear
+/// well, as dubbed, or as music or effects alone.
+fn is_aside(stream: &Stream) -> bool {
+    let asides = Disposition::COMMENT
+        | Disposition::VISUAL_IMPAIRED
+        | Disposition::HEARING_IMPAIRED
+        | Disposition::DESCRIPTIONS
+        | Disposition::DUB
+        | Disposition::KARAOKE
+        | Disposition::CLEAN_EFFECTS;
+    stream.disposition().intersects(asides)
+}
+
+/// When a stream starts, in seconds. `None` if it has no time stamps.
+fn start(stream: &Stream) -> Option<f64> {
+    let ticks = stream.start_time();
+    (ticks != NO_TIME).then(|| libav::seconds(ticks, stream.time_base()))
+}
+
+fn new_track(stream: &Stream, clip_start: Option<f64>, promise: &Promise) -> Track {
+    let rate = stream.avg_frame_rate();
+    let frame_rate = (rate.numerator() > 0 && rate.denominator() > 0).then(|| f64::from(rate));
+    Track {
+        parameters: stream.parameters(),
+        time_base: stream.time_base(),
+        clip_start,
+        frame_rate,
+        display_matrix: libav::display_matrix(stream),
+        packets: Vec::new(),
+        start: None,
+        end: None,
+        promised: promise.stream(stream),
+        whole: true,
+        read_errors: 0,
+    }
+}
+
+impl StreamCollector {
     fn index(&self) -> Option<usize> {
         self.track.as_ref().map(|(index, _)| *index)
     }

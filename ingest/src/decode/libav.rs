@@ -157,6 +157,11 @@ unsafe fn correct_samples(context: *mut ffi::AVFormatContext, format: SampleForm
     }
 }
 
+/// Converts ticks of a time base to seconds.
+pub fn seconds(ticks: i64, time_base: Rational) -> f64 {
+    ticks as f64 * f64::from(time_base.numerator()) / f64::from(time_base.denominator().max(1))
+}
+
 /// Returns the duration of a file in seconds if its header gives it. Otherwise libav estimates one
 /// from the bit rate, or measures it.
 pub fn declared_duration(input: &Input) -> Option<f64> {

@@ -23,7 +23,7 @@ use ffmpeg_next::{Error, Frame, Packet};
 
 use crate::failure::{self, Failure};
 
-/// The start and the end of a part of a stream, in seconds from the start of the stream.
+/// The start and the end of a part of a clip, in seconds from the start of the clip.
 pub type Span = (f32, f32);
 
 /// How much of a stream could be decoded.
@@ -107,10 +107,10 @@ fn decode_packets<'a, F: std::ops::DerefMut<Target = Frame>>(
     errors
 }
 
-/// The failure of a span that holds nothing of a stream of `seconds`.
-fn empty_span(span: Option<Span>, seconds: f64) -> Failure {
+/// The failure of a span that holds nothing of a stream, whose start and end in the clip are given.
+fn empty_span(span: Option<Span>, (start, end): (f64, f64)) -> Failure {
     let (from, to) = span.unwrap_or_default();
-    let detail = format!("{seconds:.2} s, and the event is from {from} to {to} s");
+    let detail = format!("{start:.2} to {end:.2} s, and the event is from {from} to {to} s");
     Failure::with(failure::TOO_SHORT, detail)
 }
 

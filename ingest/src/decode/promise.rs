@@ -70,9 +70,7 @@ impl Promise {
 
     /// The duration that is promised for one of the streams.
     pub fn stream(&self, stream: &Stream) -> Option<f64> {
-        let time_base = stream.time_base();
-        let seconds = stream.duration() as f64 * f64::from(time_base.numerator())
-            / f64::from(time_base.denominator().max(1));
+        let seconds = libav::seconds(stream.duration(), stream.time_base());
         (self.by_stream && seconds > 0.0).then_some(seconds)
     }
 }

@@ -31,13 +31,13 @@ use crate::failure::{self, Failure};
 pub struct Video {
     /// JPEG files, in the order of presentation.
     pub frames: Vec<Vec<u8>>,
-    /// Presentation time of each frame in seconds from that of the stream's first frame.
+    /// Presentation time of each frame in seconds from the start of the clip.
     pub times: Vec<f32>,
     /// Duration in seconds, from the start of the first frame to the end of the last one. For a
     /// span, the duration of the part of it that the stream has.
     pub seconds: f64,
-    /// The duration of the whole stream in seconds.
-    pub stream_seconds: f64,
+    /// The start and the end of the whole stream in seconds from the start of the clip.
+    pub stream: (f64, f64),
     /// How much of the stream could be decoded.
     pub health: Health,
 }
@@ -83,17 +83,23 @@ pub fn decode(
     let times = presentation_times(track, &pass.times);
     let mut order: Vec<usize> = (0..times.len()).collect();
     order.sort_by(|&a, &b| times[a].total_cmp(&times[b]));
-    let start = times[order[0]];
-    let presented: Vec<f64> = order.iter().map(|&index| times[index] - start).collect();
+    let first = times[order[0]];
+    let start = match pass.times.contains(&None) {
+        // Times that were computed from the frame rate begin at 0.
+        true => 0.0,
+        false => track.since_clip_start(first),
+    };
+    let since = |&index: &usize| start + (times[index] - first);
+    let presented: Vec<f64> = order.iter().map(since).collect();
     let last = presented[presented.len() - 1];
-    let total = last + last_duration(track, &pass, last);
+    let end = last + last_duration(track, &pass, last - start);
     let is_damaged = |position: usize| pass.damaged.get(order[position]).is_some_and(|&is| is);
     let pools: Vec<Result<Vec<usize>, Failure>> = spans
         .iter()
         .map(|&span| {
             let range = positions_of_span(&presented, span);
             if range.is_empty() {
-                return Err(empty_span(span, total));
+                return Err(empty_span(span, (start, end)));
             }
             let damaged = range
                 .clone()
@@ -144,10 +150,10 @@ pub fn decode(
                 .iter()
                 .map(|&position| presented[position] as f32)
                 .collect(),
-            seconds: span.map_or(total, |(from, to)| {
-                total.min(f64::from(to)) - f64::from(from)
+            seconds: span.map_or(end - start, |(from, to)| {
+                end.min(to.into()) - start.max(from.into())
             }),
-            stream_seconds: total,
+            stream: (start, end),
             health,
         }));
     }

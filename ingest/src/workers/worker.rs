@@ -172,19 +172,23 @@ struct Decoded {
 }
 
 impl Decoded {
-    /// Features from a stream, of which so many `seconds` could be decoded. `unit` is what the
-    /// stream's health counts, such as "audio frame".
+    /// Features of a span of a stream, which has been decoded from the first to the second second of
+    /// the clip. `unit` is what the stream's health counts, such as "audio frame".
     fn from_stream(
         content: Content,
         track: &Track,
         (health, unit): (Health, &str),
-        seconds: f64,
+        span: Option<Span>,
+        (start, end): (f64, f64),
     ) -> Decoded {
         let damage = (!health.is_whole())
             .then(|| Failure::with(failure::PARTLY_DAMAGED, health.describe(unit)));
+        // What is missing behind the span makes no difference.
+        let reaches_end = span.is_none_or(|(_, to)| f64::from(to) > end);
+        let cut = track.cut_short(end - start).filter(|_| reaches_end);
         Decoded {
             content,
-            damage: damage.into_iter().chain(track.cut_short(seconds)).collect(),
+            damage: damage.into_iter().chain(cut).collect(),
         }
     }
 
@@ -308,7 +312,8 @@ fn compute_mel(
 ) -> Result<Vec<TaskResult>, Failure> {
     let audio = audio::decode(track)?;
     let results = spans.iter().map(|&span| {
-        let part = audio.part(span)?;
+        let part = audio.part(span);
+        let part = part.map_err(|failure| explain(track, failure))?;
         let mel = front_end.compute(part.samples);
         let blob = mel
             .values
@@ -321,9 +326,20 @@ fn compute_mel(
             blobs: vec![blob],
         };
         let health = (audio.health, "audio frame");
-        Ok(Decoded::from_stream(content, track, health, audio.seconds))
+        let stream = (audio.start, audio.start + audio.seconds);
+        Ok(Decoded::from_stream(content, track, health, span, stream))
     });
     Ok(results.collect())
+}
+
+/// Adds to the failure of a span that nothing is in whether the stream was cut short.
+fn explain(track: &Track, mut failure: Failure) -> Failure {
+    if failure.cause == failure::TOO_SHORT
+        && let Some(cut) = track.cut_short(f64::INFINITY)
+    {
+        failure.detail += &format!("; {cut}");
+    }
+    failure
 }
 
 /// Decodes a video stream and extracts the frames of each span that the request asks for.
@@ -333,8 +349,8 @@ fn extract_frames(
     request: &Request,
 ) -> Result<Vec<TaskResult>, Failure> {
     let videos = video::decode(track, request.frame_pool, request.thorough, spans)?;
-    let results = videos.into_iter().map(|video| {
-        let video = video?;
+    let results = videos.into_iter().zip(spans).map(|(video, &span)| {
+        let video = video.map_err(|failure| explain(track, failure))?;
         let content = Content {
             seconds: Some(video.seconds as f32),
             times: video.times,
@@ -345,7 +361,8 @@ fn extract_frames(
             content,
             track,
             health,
-            video.stream_seconds,
+            span,
+            video.stream,
         ))
     });
     Ok(results.collect())
