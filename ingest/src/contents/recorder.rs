@@ -114,3 +114,71 @@ impl Recorder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use datasets::{Input, Sample, Split};
+    use features::ShardName;
+
+    use super::super::index::Entry;
+    use super::*;
+
+    /// A shard whose samples have these files as images.
+    fn shard(files: &[&str]) -> Shard {
+        let sample = |file: &&str| Sample {
+            id: (*file).to_owned(),
+            split: Split::Train,
+            labels: vec![0],
+            inputs: [Input::Files(vec![(*file).into()]), Input::None],
+            source: (*file).to_owned(),
+            segment: None,
+        };
+        Shard {
+            name: ShardName {
+                split: Split::Train,
+                number: 0,
+                of: 1,
+            },
+            samples: files.iter().map(sample).collect(),
+            input_hash: String::new(),
+        }
+    }
+
+    /// A file that vanishes is unknown, whenever it was hashed; a shard without any file that is left
+    /// has no index.
+    #[test]
+    fn files_that_vanish_are_unknown_and_without_any_left_there_is_no_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let raw = folder.path();
+        let files = ["a", "b", "never"];
+        for file in &files[..2] {
+            fs::write(raw.join(file), "content").unwrap();
+        }
+        let shard = shard(&files);
+        let recorder = Recorder::start().unwrap();
+        for file in files {
+            recorder.watch(&raw.join(file));
+        }
+        let whole = recorder.index(raw, &shard).unwrap().unwrap();
+        let bytes = |index: &Index, file: &str| {
+            let entry = index.get(Path::new(file)).unwrap();
+            entry.content.as_ref().map(|content| content.bytes)
+        };
+        let of = |index: &Index| files.map(|file| bytes(index, file));
+        assert_eq!(of(&whole), [Some(7), Some(7), None]);
+
+        fs::remove_file(raw.join("a")).unwrap();
+        let left = recorder.index(raw, &shard).unwrap().unwrap();
+        assert_eq!(left.get(Path::new("a")), Some(&Entry::default()));
+        assert_eq!(of(&left), [None, Some(7), None]);
+        assert_ne!(left.content_hash(), whole.content_hash());
+
+        fs::remove_file(raw.join("b")).unwrap();
+        assert!(recorder.index(raw, &shard).unwrap().is_none());
+        // What was never there has not vanished.
+        let recorder = Recorder::start().unwrap();
+        assert!(recorder.index(raw, &shard).unwrap().is_some());
+    }
+}
