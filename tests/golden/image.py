@@ -19,6 +19,8 @@ stored_sha256  of the JPEG file that Pillow writes of `square.png` with the sett
 import hashlib
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 from common import HERE, rng, write
@@ -107,20 +109,75 @@ def images():
         "lossless.webp": save(of("RGBA", 70, 49, "webp"), "WEBP", lossless=True, exact=True),
         "lossy.webp": save(photo, "WEBP", quality=85),
         "colours.bmp": save(of("RGB", 41, 38, "bmp"), "BMP"),
+        **unusual(of("RGB", 46, 34, "unusual"), save),
     }
 
 
-def png16(array):
+def unusual(image, save):
+    """Kinds of PNG, GIF, WebP and BMP that are rarely seen."""
+    width, height = image.size
+    values = np.asarray(image)
+    palette = image.quantize(13)
+    alpha = image.copy()
+    alpha.putalpha(Image.fromarray(np.asarray(image)[..., 0]))
+    frames = {"save_all": True, "append_images": [image.transpose(Image.Transpose.ROTATE_180)]}
+    r, g, b = (values[..., c].astype(np.uint16) >> 3 for c in range(3))
+    rows = np.asarray(palette)
+    colours = bytes(palette.getpalette()[: 3 * 13]).ljust(48, b"\0")
+    table = b"".join(colours[i : i + 3][::-1] + b"\0" for i in range(0, 48, 3))
+    runs = b"".join(b"".join(bytes([1, v]) for v in row) + b"\0\0" for row in rows[::-1]) + b"\0\1"
+    padded = np.pad(values[:, :, ::-1], ((0, 0), (0, 0), (0, 1)))
+    return {
+        "interlaced.png": png16(values.astype(np.uint16) * 257, interlaced=True),
+        "gray_clear.png": save(image.convert("L"), "PNG", transparency=100),
+        "four.png": save(palette, "PNG", bits=4),
+        "animated.png": save(image, "PNG", **frames),
+        "animated.gif": save(image, "GIF", **frames),
+        "interlaced.gif": save(palette, "GIF", interlace=1),
+        "within.gif": placed(palette, (width + 30, height + 25), (7, 12)),
+        "within_clear.gif": placed(palette, (width + 30, height), (30, 0), clear=5),
+        "beyond.gif": placed(palette, (width - 20, height + 3), (9, 8)),
+        "alpha.webp": save(alpha, "WEBP", quality=80),
+        "animated.webp": save(image, "WEBP", lossless=True, **frames),
+        "down.bmp": bmp(width, -height, 24, np.pad(values[:, :, ::-1].reshape(height, -1), ((0, 0), (0, -3 * width % 4)))),
+        "555.bmp": bmp(width, height, 16, (r << 10 | g << 5 | b)[::-1]),
+        "565.bmp": bmp(width, height, 16, (r << 11 | g << 6 | b)[::-1], 3, struct.pack("<III", 0xF800, 0x7E0, 0x1F)),
+        "32.bmp": bmp(width, height, 32, padded[::-1]),
+        "runs.bmp": bmp(width, height, 8, np.frombuffer(runs, np.uint8), 1, table, colours=16),
+    }
+
+
+def placed(palette, screen, position, clear=None):
+    """A GIF whose only frame lies somewhere on the screen."""
+    file = io.BytesIO()
+    palette.save(file, "GIF")
+    file = file.getvalue()
+    end = 13 + 3 * (2 << (file[10] & 7))
+    frame = file[file.index(b"\x2c", end) :]
+    control = b"" if clear is None else bytes([0x21, 0xF9, 4, 1, 0, 0, clear, 0])
+    place = b"\x2c" + struct.pack("<HH", *position)
+    return b"GIF89a" + struct.pack("<HH", *screen) + file[10:end] + control + place + frame[5:]
+
+
+def bmp(width, height, bits, rows, compression=0, table=b"", colours=0):
+    rows = rows.astype("<u2").tobytes() if bits == 16 else rows.astype(np.uint8).tobytes()
+    start = 54 + len(table)
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(rows), 2835, 2835, colours, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(rows), 0, 0, start) + header + table + rows
+
+
+def png16(array, interlaced=False):
     """16 bits a channel, which Pillow reads but does not write."""
-    import struct
-    import zlib
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width, _ = array.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    # Left, top and the steps of Adam7's passes.
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    passes = [array[y::dy, x::dx] for x, y, dx, dy in passes] if interlaced else [array]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for part in passes for row in part)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, int(interlaced))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
 
 

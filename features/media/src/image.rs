@@ -13,6 +13,7 @@ mod augmentation;
 mod decode;
 mod encode;
 mod exif;
+mod gif;
 mod jpeg;
 mod markers;
 mod other_formats;

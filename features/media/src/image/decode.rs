@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
 use super::rgb::{MAX_PIXELS, Rgb, check_size};
-use super::{jpeg, other_formats, png};
+use super::{gif, jpeg, other_formats, png};
 use crate::error::Error;
 
 /// The memory that a decoder may take beside the pixels: 16-bit RGBA of the largest image.
@@ -16,7 +16,7 @@ const MAX_DECODER_BYTES: u64 = 8 * MAX_PIXELS as u64;
 /// The colours are those of Pillow's `convert("RGB")`: gray is repeated, CMYK and YCCK are taken
 /// as Adobe's (inverted), alpha is dropped. Every JPEG becomes the same bytes as in Pillow. Of 16
 /// bits the high byte is kept, of gray images too (Pillow cuts those off at 255, which leaves
-/// white). A JPEG with damaged image data is an error; Pillow refuses it only where it ends too
+/// white), and the five or six of a BMP are rounded to eight (Pillow cuts). A JPEG with damaged image data is an error; Pillow refuses it only where it ends too
 /// early, and guesses otherwise. A PNG that lacks nothing but its end is read, as by Pillow. Large
 /// JPEG files are decoded at full size too, since libjpeg's decoding at a half or less gives other
 /// pixels.
@@ -33,7 +33,8 @@ pub fn decode(bytes: &[u8]) -> Result<Rgb, Error> {
             (Error::Media(_), Some(whole)) => decode_as(Png, &whole).map_err(|_| error),
             _ => Err(error),
         }),
-        Ok(format @ (Gif | WebP | Bmp)) => decode_as(format, bytes),
+        Ok(Gif) => decode_gif(bytes),
+        Ok(format @ (WebP | Bmp)) => decode_as(format, bytes),
         _ if bytes.is_empty() => Err(Error::Media("the image is empty".into())),
         _ => Err(Error::Media(other_formats::describe(bytes))),
     }
@@ -47,6 +48,16 @@ pub fn foreign(head: &[u8]) -> Option<String> {
         Ok(Jpeg | Png | Gif | WebP | Bmp) => None,
         _ => Some(other_formats::describe(head)),
     }
+}
+
+/// Decodes the first frame of a GIF file.
+fn decode_gif(bytes: &[u8]) -> Result<Rgb, Error> {
+    let Some(frame) = gif::Frame::first(bytes) else {
+        return decode_as(ImageFormat::Gif, bytes);
+    };
+    let mut screen = decode_as(ImageFormat::Gif, &frame.on_screen(bytes))?;
+    frame.fill_around(&mut screen);
+    Ok(screen)
 }
 
 /// Decodes a file of a format that the crate `image` reads.
