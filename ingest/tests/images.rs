@@ -13,7 +13,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StringArray, StructArray};
 use arrow_schema::{DataType, Field, Fields};
 use common::{batches, ingest, run};
-use features::image::decode;
+use features::image::{PixelFormat, decode, encode_jpeg};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
@@ -169,6 +169,30 @@ fn image_files_are_stored_or_named_in_the_row() {
             (found, _) => panic!("{name}: {found:?}"),
         }
     }
+}
+
+/// Photos of cameras and scans have more pixels than a screen, and larger files.
+#[test]
+fn images_of_108_megapixels_are_read_and_larger_files_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (width, height) = (12_000, 9_000);
+    let pixels = vec![90; width * height];
+    let photo = encode_jpeg(&pixels, width, height, PixelFormat::Gray, 50).unwrap();
+    drop(pixels);
+    fs::write(folder.path().join("photo.jpg"), photo).unwrap();
+    let huge = File::create(folder.path().join("huge.jpg")).unwrap();
+    huge.set_len(600 << 20).unwrap();
+    let table =
+        "id,label,split,image,text\nphoto,cat,train,photo.jpg,x\nhuge,dog,train,huge.jpg,x\n";
+    fs::write(folder.path().join("table.csv"), table).unwrap();
+    let stored = ingested(&describe(folder.path(), "table.csv"), "1");
+    let image = decode(stored["photo"].as_ref().unwrap()).unwrap();
+    assert_eq!((image.width, image.height), (341, 256));
+    let error = stored["huge"].as_ref().unwrap_err();
+    assert!(
+        error.contains("too large (629145600 bytes, at most 536870912)"),
+        "{error}"
+    );
 }
 
 /// A file and its name.

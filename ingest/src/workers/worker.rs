@@ -26,8 +26,8 @@ use crate::parquet_cell::CellReader;
 /// Limit on the size of a text file in bytes.
 const MAX_TEXT_BYTES: u64 = 4 << 20;
 
-/// Limit on the size of an encoded image in bytes.
-const MAX_IMAGE_BYTES: u64 = 64 << 20;
+/// Limit on the size of an encoded image in bytes. Beside its pixels it fits into a worker's memory.
+const MAX_IMAGE_BYTES: u64 = 512 << 20;
 
 /// Bytes that must be free when a worker starts: the least that a clip of ordinary size takes.
 const MIN_FREE_BYTES: usize = 128 << 20;
@@ -371,7 +371,11 @@ fn extract_frames(
 /// Decodes an image, turns it upright, and encodes it as JPEG in the size that shards hold.
 fn encode_image(file: &InputFile, cells: &mut CellReader) -> TaskResult {
     let bytes = match &file.cell {
-        Some((column, row)) => cells.read(&file.path, column, *row)?,
+        Some((column, row)) => {
+            let bytes = cells.read(&file.path, column, *row)?;
+            refuse_above(MAX_IMAGE_BYTES, bytes.len() as u64)?;
+            bytes
+        }
         None => {
             check_size(&file.path, MAX_IMAGE_BYTES)?;
             std::fs::read(&file.path)
@@ -404,11 +408,18 @@ fn read_text(file: &InputFile) -> TaskResult {
 fn check_size(path: &Path, limit: u64) -> Result<(), Failure> {
     demux::check_file(path)?;
     match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() <= limit => Ok(()),
-        Ok(metadata) => Err(Failure::with(
-            failure::TOO_LARGE,
-            format!("{} bytes, at most {limit}", metadata.len()),
-        )),
+        Ok(metadata) => refuse_above(limit, metadata.len()),
         Err(error) => Err(Failure::with(failure::UNREADABLE, error.kind())),
+    }
+}
+
+/// Refuses a file of more than `limit` bytes.
+fn refuse_above(limit: u64, bytes: u64) -> Result<(), Failure> {
+    match bytes <= limit {
+        true => Ok(()),
+        false => {
+            let detail = format!("{bytes} bytes, at most {limit}");
+            Err(Failure::with(failure::TOO_LARGE, detail))
+        }
     }
 }

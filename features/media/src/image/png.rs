@@ -35,8 +35,8 @@ pub(super) fn with_end(file: &[u8]) -> Option<Vec<u8>> {
     }
     let mut mended = SIGNATURE.to_vec();
     for chunk in chunks(file) {
-        // Of the chunks behind the image data none changes a pixel, and the last may be cut.
-        if matches!(&chunk.kind, b"IHDR" | b"PLTE" | b"tRNS" | b"IDAT") {
+        // The other chunks change no colour, and the last may be cut.
+        if matches!(&chunk.kind, b"IHDR" | b"PLTE" | b"IDAT") {
             append(&mut mended, chunk.kind, chunk.data);
         }
     }
