@@ -20,6 +20,7 @@ use ffmpeg_next::{Error, Packet, Rational, Stream};
 use super::file_kind::{self, HEAD_BYTES};
 use super::libav;
 use super::promise::{self, Promise};
+use super::timeline::Timeline;
 use crate::failure::{self, Failure};
 
 /// Limit on the bytes of packets of one clip. A clip of 10 s at 100 Mbit/s has 125 MB.
@@ -318,6 +319,8 @@ struct StreamCollector {
     cover_only: bool,
     /// The time stamp of the first packet.
     first: Option<i64>,
+    /// The time stamps of the packets so far.
+    timeline: Timeline,
 }
 
 /// Returns a collector for the best audio stream and one for the best video stream. They collect
@@ -338,6 +341,7 @@ fn collectors(input: &Input, wanted: Wanted, promise: &Promise) -> [StreamCollec
             .map(|stream| (stream.index(), new_track(&stream, clip_start, promise))),
         cover_only,
         first: None,
+        timeline: Timeline::default(),
     };
     [
         collector(audio, wanted.audio, false),
@@ -403,10 +407,15 @@ impl StreamCollector {
     }
 
     /// Adds a packet of this stream. Returns the number of bytes that are kept of it.
-    fn push(&mut self, packet: Packet) -> usize {
+    fn push(&mut self, mut packet: Packet) -> usize {
         let Some((_, track)) = &mut self.track else {
             return 0;
         };
+        let is_audio = track.parameters.medium() == Type::Audio;
+        // Packets of video are not in the order in which their frames are presented.
+        let decoded = packet.dts().or(packet.pts().filter(|_| is_audio));
+        let tick = track.seconds(1);
+        self.timeline.place(&mut packet, decoded, track.end, tick);
         if let Some(at) = packet.pts().or(packet.dts()) {
             let first = *self.first.get_or_insert(at);
             let end = at.saturating_add(packet.duration().max(0));
@@ -414,7 +423,6 @@ impl StreamCollector {
             if !libav::is_hidden(&packet) {
                 track.start = Some(track.start.map_or(at, |known| known.min(at)));
             }
-            let is_audio = track.parameters.medium() == Type::Audio;
             if is_audio && track.seconds(at.saturating_sub(first)) > AUDIO_SECONDS_KEPT {
                 track.whole = false;
                 return 0;

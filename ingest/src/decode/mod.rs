@@ -12,6 +12,7 @@ pub mod orientation;
 pub mod packet_selection;
 pub mod promise;
 pub mod quick_look;
+mod timeline;
 pub mod video;
 mod wav_header;
 pub mod yuv;
