@@ -18,6 +18,9 @@ use crate::failure::{self, Failure};
 /// Number of samples that [`MAX_MEL_FRAMES`] mel frames are computed from: 10.255 s.
 const MAX_SAMPLES: usize = (MAX_MEL_FRAMES - 1) * HOP + WINDOW;
 
+/// What [`MAX_MEL_FRAMES`] mel frames stand for, in seconds: 10.24 s.
+pub const USED_SECONDS: f64 = (MAX_MEL_FRAMES * HOP) as f64 / SAMPLE_RATE as f64;
+
 /// Least number of input samples in a block of the resampler. Long blocks make a steep filter: with
 /// this length, frequencies up to 7.8 kHz pass unchanged from 44.1 and 48 kHz. rubato's choice for
 /// blocks of 1024 attenuates 7 kHz by 14 dB.
@@ -95,9 +98,6 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
         );
         return Err(Failure::with(failure::UNDECODABLE, detail));
     }
-    if peak == 0.0 {
-        return Err(Failure::with(failure::SILENT, "all samples are zero"));
-    }
     let decoded = mono.seconds();
     let seconds = match (mono.start, track.end) {
         (Some(start), Some(end)) if mono.is_full || !track.whole => {
@@ -105,6 +105,15 @@ pub fn decode(track: &Track) -> Result<Audio, Failure> {
         }
         _ => decoded,
     };
+    if peak == 0.0 {
+        let detail = match seconds > decoded {
+            true => format!(
+                "the first {USED_SECONDS:.1} s of {seconds:.1} s are silent, and no more is used"
+            ),
+            false => "all samples are zero".to_owned(),
+        };
+        return Err(Failure::with(failure::SILENT, detail));
+    }
     let mut samples = Vec::new();
     for (rate, segment) in mono.segments {
         samples.extend(resample(segment, rate as usize)?);

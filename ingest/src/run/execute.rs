@@ -15,6 +15,7 @@ use super::scheduler::{Decoders, Scheduler};
 use super::signals;
 use crate::contents::index::Index;
 use crate::contents::recorder::Recorder;
+use crate::decode::audio::USED_SECONDS;
 use crate::failure::Failure;
 use crate::plan::{self, Plan};
 use crate::progress::Progress;
@@ -108,6 +109,7 @@ pub fn execute(
         );
     }
     streak.finish()?;
+    counts.note_long(&progress);
     progress.finish(&counts.to_string());
     Ok(End::Done(pool.peak_cost()))
 }
@@ -176,18 +178,39 @@ fn print_notes(progress: &Progress, notes: &BTreeMap<NoteKind, usize>, links: us
     }
 }
 
-/// Samples that lack a modality that should be there.
+/// How much longer than [`USED_SECONDS`] a clip must be to be worth a note, in seconds. Clips of
+/// "10 s" often have some frames more.
+const LONG_BY: f64 = 0.5;
+
+/// Samples that lack a modality that should be there, and those with more sound than is used.
 #[derive(Default)]
 struct Counts {
     incomplete: usize,
     quarantined: usize,
+    long: usize,
 }
 
 impl Counts {
     fn add(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Quarantined(_) => self.quarantined += 1,
-            Outcome::Row(_, failures) => self.incomplete += usize::from(!failures.is_empty()),
+            Outcome::Row(row, failures) => {
+                self.incomplete += usize::from(!failures.is_empty());
+                let seconds = row.audio_seconds.unwrap_or_default();
+                self.long += usize::from(f64::from(seconds) > USED_SECONDS + LONG_BY);
+            }
+        }
+    }
+
+    /// Says once how many samples have more sound than is used.
+    fn note_long(&self, progress: &Progress) {
+        if self.long > 0 {
+            let message = format!(
+                "{} clips have more sound than a spectrogram holds: the first {USED_SECONDS} s are used; frames are \
+                 taken from the whole clip",
+                self.long
+            );
+            progress.print("note", &message);
         }
     }
 }
