@@ -101,4 +101,30 @@ mod tests {
         assert_eq!(with(b"\0\0\0\0\0\0\0\0\0\0"), None);
         assert_eq!(with(b"\x41"), None);
     }
+
+    /// The parent process looks at files that nobody has confined.
+    #[test]
+    fn no_header_ends_the_program() {
+        let headers: [&[u8]; 5] = [
+            b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\xfe\xff\x01\0\0\0\0\0\0\0\0\0\x04\0\x20\0data\0\0\0\0",
+            b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0\x50\0\0\0\0\0\0\0wave\xf3\xac\xd3\x11",
+            b"\x1a\x45\xdf\xa3\x82ab\x18\x53\x80\x67\x01\0\0\0\0\0\x10\0",
+            b"\0\0\0\x0cftypisom\0\0\0\x01mdat\0\0\0\0\0\0\0\x18abcdefgh\0\0\0\x08moov",
+            b"{\"error\": \"caf\xc3\xa9\"}",
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for header in headers {
+            for at in 0..header.len() {
+                for value in [0, 1, 0x7f, 0x80, 0xff] {
+                    let mut bytes = header.to_vec();
+                    bytes[at] = value;
+                    std::fs::write(&path, &bytes).unwrap();
+                    drop(quick_look(&path));
+                    std::fs::write(&path, &bytes[..=at]).unwrap();
+                    drop(quick_look(&path));
+                }
+            }
+        }
+    }
 }
