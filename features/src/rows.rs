@@ -30,7 +30,7 @@ pub struct Row {
     pub mel: Option<Mel>,
     /// The frames of the video in time order, as JPEG files, if the sample has it.
     pub frames: Option<Vec<Vec<u8>>>,
-    /// The time of each frame, in seconds from the start of the video stream.
+    /// The time of each frame, in seconds from the start of the clip.
     pub frame_times: Vec<f32>,
     /// The image as a JPEG file, if the sample has it.
     pub image: Option<Vec<u8>>,
@@ -44,7 +44,7 @@ pub struct Row {
     pub segment: Option<(f32, f32)>,
     /// The path of the input, relative to the raw tree.
     pub source: String,
-    /// The reason for which the sample lacks a modality that it should have.
+    /// The reason for which the sample lacks a modality that it should have, or a part of one.
     pub error: Option<String>,
 }
 
