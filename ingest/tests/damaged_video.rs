@@ -205,6 +205,58 @@ fn concealed_frames_are_replaced_by_whole_ones_near_by() {
     }
 }
 
+/// One damaged frame that no other is predicted from costs itself alone, although the clip has one
+/// key frame only.
+#[test]
+fn damage_to_a_disposable_frame_does_not_spread() {
+    if !is_installed("ffmpeg") || !is_installed("ffprobe") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let source =
+        "-f lavfi -i mandelbrot=s=352x256:r=25:end_scale=0.02 -frames:v 60 -pix_fmt yuv420p";
+    let mut clips = Vec::new();
+    for (name, encoder) in [
+        // Every second and third packet after the key frame is one of a B-frame.
+        (
+            "h264",
+            "-c:v libx264 -preset fast -g 100 -bf 2 -x264-params b-pyramid=none:b-adapt=0:cabac=0",
+        ),
+        ("mpeg4", "-c:v mpeg4 -g 100 -bf 2 -q:v 3"),
+    ] {
+        let clip = folder.path().join(format!("{name}.mp4"));
+        ffmpeg(&format!("{source} {encoder}"), &clip);
+        for number in (2..30).step_by(3) {
+            let mut bytes = fs::read(&clip).unwrap();
+            let (position, size, _) = packets(&clip)[number];
+            overwrite(&mut bytes[position + size / 2..][..size / 2]);
+            let id = format!("{name}-{number}");
+            let to = folder.path().join(format!("{id}.mp4"));
+            fs::write(&to, bytes).unwrap();
+            clips.push((id, to));
+        }
+        clips.push((name.to_owned(), clip));
+    }
+    let (rows, warnings) = ingest_clips(folder.path(), &clips, "0");
+    for name in ["h264", "mpeg4"] {
+        let noticed = warnings.iter().filter(|(id, _)| id.starts_with(name));
+        let noticed: Vec<_> = noticed.collect();
+        // A decoder misses some damage: then the frame is stored.
+        assert!(noticed.len() >= 5, "{name}: {warnings:?}");
+        for (id, warning) in noticed {
+            assert!(warning.contains("0 lost, 1 damaged"), "{id}: {warning}");
+            let frames = rows[id].frames.as_ref().unwrap();
+            assert_eq!(frames.len(), 59, "{id}");
+            for (frame, time) in frames.iter().zip(&rows[id].times) {
+                let truth = &rows[name];
+                let same = truth.times.iter().position(|other| other == time);
+                let whole = &truth.frames.as_ref().unwrap()[same.unwrap()];
+                assert!(psnr(frame, whole) > LEAST_PSNR, "{id} at {time} s");
+            }
+        }
+    }
+}
+
 /// Where most frames are damaged, the video is missing, and its reason says so.
 #[test]
 fn a_clip_with_more_damaged_than_whole_frames_has_no_video() {

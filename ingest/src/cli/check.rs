@@ -210,7 +210,11 @@ fn print_decoded(decoded: &Verification) -> anyhow::Result<()> {
             ..
         } = finding;
         let kept = if *usable { ", kept" } else { "" };
-        format!("{}: {modality}: {cause}{kept} ({detail})", files.join(", "))
+        let detail = match detail.as_str() {
+            "" => String::new(),
+            detail => format!(" ({detail})"),
+        };
+        format!("{}: {modality}: {cause}{kept}{detail}", files.join(", "))
     }))
 }
 

@@ -5,7 +5,8 @@
 //! frame. A demuxer marks packets that are incomplete, or that follow a gap. Frames that are
 //! predicted from a marked one are as bad, and bear no mark. So damage lasts from a marked frame,
 //! or from a packet that could not be decoded, to the next key frame, and it includes the B-frames
-//! that are presented just before the marked frame.
+//! that are presented just before the marked frame. Where no other frame is predicted from the
+//! marked one, it alone is damaged.
 //!
 //! Known limits: a decoder marks what it notices. The arithmetic coders of VP6, VP8, VP9, HEVC and AV1
 //! turn most wrong bytes into a wrong picture without an error, and that of H.264 some. Frames that
@@ -14,11 +15,12 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use ffmpeg_next::codec::Id;
 use ffmpeg_next::frame;
 use ffmpeg_next::picture;
 
 use super::demux::Track;
-use super::libav;
+use super::{libav, packet_selection};
 
 /// How a frame is predicted, as far as damage spreads by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,12 +33,27 @@ enum Prediction {
     Other,
 }
 
+/// Whether a frame is marked as damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// It is not.
+    None,
+    /// It is, and other frames may be predicted from it.
+    Reference,
+    /// It is, and no other frame is predicted from it.
+    Disposable,
+}
+
 /// Follows the damage through the frames of a decoder, in the order of its output.
 pub struct Damage {
     /// Number of frames that the decoder holds back to output them in order.
     reorder_depth: usize,
     /// Time stamps of the packets that the demuxer has marked.
     marked: BTreeSet<i64>,
+    /// Time stamps of the frames that no other frame is predicted from.
+    disposable: BTreeSet<i64>,
+    /// Whether the codec predicts no frame from a B-frame.
+    has_disposable_b_frames: bool,
     /// How each frame so far is predicted, and whether it is damaged.
     frames: Vec<(Prediction, bool)>,
     /// Number of errors so far.
@@ -53,13 +70,23 @@ impl Damage {
     pub fn new(track: &Track) -> Damage {
         let marked = track.packets.iter().filter(|packet| packet.is_corrupt());
         let marked = marked.filter_map(|packet| packet.pts().or(packet.dts()));
-        Damage::with(libav::reorder_depth(&track.parameters), marked.collect())
+        Damage {
+            marked: marked.collect(),
+            disposable: packet_selection::disposable_times(track),
+            has_disposable_b_frames: matches!(
+                track.parameters.id(),
+                Id::MPEG1VIDEO | Id::MPEG2VIDEO | Id::MPEG4
+            ),
+            ..Damage::with(libav::reorder_depth(&track.parameters))
+        }
     }
 
-    fn with(reorder_depth: usize, marked: BTreeSet<i64>) -> Damage {
+    fn with(reorder_depth: usize) -> Damage {
         Damage {
             reorder_depth,
-            marked,
+            marked: BTreeSet::new(),
+            disposable: BTreeSet::new(),
+            has_disposable_b_frames: false,
             frames: Vec::new(),
             errors: 0,
             spreads: false,
@@ -77,10 +104,17 @@ impl Damage {
         let time = frame.timestamp();
         let is_marked =
             libav::is_concealed(frame) || time.is_some_and(|t| self.marked.contains(&t));
-        self.push(prediction, is_marked, errors);
+        let is_disposable = time.is_some_and(|t| self.disposable.contains(&t))
+            || prediction == Prediction::Both && self.has_disposable_b_frames;
+        let mark = match (is_marked, is_disposable) {
+            (false, _) => Mark::None,
+            (true, true) => Mark::Disposable,
+            (true, false) => Mark::Reference,
+        };
+        self.push(prediction, mark, errors);
     }
 
-    fn push(&mut self, prediction: Prediction, is_marked: bool, errors: usize) {
+    fn push(&mut self, prediction: Prediction, mark: Mark, errors: usize) {
         if errors > self.errors {
             self.errors = errors;
             self.spreads = true;
@@ -89,14 +123,15 @@ impl Damage {
         if prediction == Prediction::Key && self.frames.len() >= self.held_back {
             self.spreads = false;
         }
-        if is_marked {
+        if mark == Mark::Reference {
             self.spreads = true;
             let before = self.frames.iter_mut().rev();
             for (_, is_damaged) in before.take_while(|(kind, _)| *kind == Prediction::Both) {
                 *is_damaged = true;
             }
         }
-        self.frames.push((prediction, self.spreads));
+        let is_damaged = self.spreads || mark == Mark::Disposable;
+        self.frames.push((prediction, is_damaged));
     }
 
     /// Returns for each frame whether it is damaged.
@@ -141,9 +176,10 @@ mod tests {
 
     /// Follows damage through frames in the order of output, and returns an `x` for each damaged
     /// one. K is a key frame, B is predicted from both sides, P is any other; `!` after a frame
-    /// is its mark, and `-` stands for a packet that cannot be decoded.
+    /// is its mark, `?` that of a frame that no other is predicted from, and `-` stands for a packet
+    /// that cannot be decoded.
     fn damaged(output: &str, reorder_depth: usize) -> String {
-        let mut damage = Damage::with(reorder_depth, BTreeSet::new());
+        let mut damage = Damage::with(reorder_depth);
         let mut errors = 0;
         for (at, letter) in output.char_indices() {
             let prediction = match letter {
@@ -156,7 +192,12 @@ mod tests {
                 }
                 _ => continue,
             };
-            damage.push(prediction, output[at + 1..].starts_with('!'), errors);
+            let mark = match output[at + 1..].chars().next() {
+                Some('!') => Mark::Reference,
+                Some('?') => Mark::Disposable,
+                _ => Mark::None,
+            };
+            damage.push(prediction, mark, errors);
         }
         let letter = |is| if is { 'x' } else { '.' };
         damage.finish().into_iter().map(letter).collect()
@@ -172,6 +213,7 @@ mod tests {
             // B-frames before a damaged frame are predicted from it.
             ("KBBPBBP!BBPK", 2, "....xxxxxx."),
             ("KPBB!BPKP", 2, "..xxxx.."),
+            ("KPBB?BPP?PKP", 2, "...x..x..."),
             // A lost packet leaves no frame.
             ("KP-PPKP", 0, "..xx.."),
             ("KP-K-PP", 0, "...xx"),

@@ -128,14 +128,7 @@ type ParsePacket = Box<dyn Fn(&[u8]) -> Option<Unit>>;
 /// Parses all packets. Returns `None` for a codec that is not known here, and where a packet is not
 /// as expected.
 fn units(track: &Track, packets: &[&Packet]) -> Option<Vec<Unit>> {
-    let parse: ParsePacket = match track.parameters.id() {
-        Id::H264 => {
-            let length_size = h264_length_size(libav::extradata(&track.parameters));
-            Box::new(move |bytes| h264(bytes, length_size))
-        }
-        Id::FLV1 => Box::new(flv1),
-        _ => return None,
-    };
+    let parse = parser(track)?;
     let unit = |packet: &&Packet| {
         let has_new_extradata = packet
             .side_data()
@@ -146,6 +139,32 @@ fn units(track: &Track, packets: &[&Packet]) -> Option<Vec<Unit>> {
         parse(packet.data()?)
     };
     packets.iter().map(unit).collect()
+}
+
+/// Returns the parser of a stream's codec, or `None` for a codec that is not known here.
+fn parser(track: &Track) -> Option<ParsePacket> {
+    match track.parameters.id() {
+        Id::H264 => {
+            let length_size = h264_length_size(libav::extradata(&track.parameters));
+            Some(Box::new(move |bytes| h264(bytes, length_size)))
+        }
+        Id::FLV1 => Some(Box::new(flv1)),
+        _ => None,
+    }
+}
+
+/// Returns the time stamps of the frames that no other frame is predicted from, as far as their
+/// packets tell. In a damaged stream some packets do not.
+pub fn disposable_times(track: &Track) -> BTreeSet<i64> {
+    let Some(parse) = parser(track) else {
+        return BTreeSet::new();
+    };
+    let is_disposable = |packet: &&Packet| {
+        let unit = packet.data().and_then(&parse);
+        unit.is_some_and(|unit| unit.kind == Kind::Disposable)
+    };
+    let packets = track.packets.iter().filter(is_disposable);
+    packets.filter_map(|packet| packet.pts()).collect()
 }
 
 /// Returns the number of bytes of the length before each NAL unit (ISO/IEC 14496-15, 5.3.3.1), or
