@@ -237,13 +237,16 @@ fn times_of_frames_count_from_the_start_of_the_clip() {
             .fold(f32::MAX, f32::min);
         let (_, video) = starts.iter().find(|(kind, _)| kind == "video").unwrap();
         let row = &rows[name];
+        // What codecs and containers shift a stream by is no gap.
+        let offset = Some(video - clip).filter(|offset| *offset >= 0.1);
         assert!(
-            (row.times[0] - (video - clip)).abs() < 2e-3,
+            (row.times[0] - offset.unwrap_or_default()).abs() < 2e-3,
             "{name}: {starts:?} {:?}",
             row.times[0]
         );
     }
     assert_eq!(rows["alone.mp4"].times[0], 0.0);
+    assert_eq!(rows["b-frames.flv"].times[0], 0.0);
     assert!((rows["late-video.ts"].times[0] - 2.0).abs() < 0.1);
     // The spectrogram begins with the first sample.
     let mel = rows["late-sound.mkv"].mel.as_ref().unwrap();

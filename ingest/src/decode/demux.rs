@@ -30,6 +30,11 @@ const MAX_CLIP_BYTES: usize = 512 << 20;
 /// the context of the resampler, and the samples that a decoder skips at the start.
 const AUDIO_SECONDS_KEPT: f64 = 12.0;
 
+/// A stream that starts later than the other one by less than this many seconds starts with it.
+/// Encoders and containers shift streams by that much: by the priming samples of an audio codec
+/// (up to 0.05 s) and by the frames that B-frames wait for (0.08 s at 25 frames a second).
+const LEAST_OFFSET: f64 = 0.1;
+
 /// Number of read errors in a row after which the rest of the file is skipped.
 const MAX_READ_ERRORS: usize = 32;
 
@@ -101,9 +106,9 @@ impl Track {
     /// When something is presented that is presented first in this stream, in seconds from the start
     /// of the clip. `first` is its time stamp in seconds.
     pub fn since_clip_start(&self, first: f64) -> f64 {
-        // The demuxer may announce a later start than the decoder then finds.
-        self.clip_start
-            .map_or(0.0, |start| (first - start).max(0.0))
+        let offset = self.clip_start.map_or(0.0, |start| first - start);
+        // Below zero, the demuxer has announced a later start than the decoder then finds.
+        if offset < LEAST_OFFSET { 0.0 } else { offset }
     }
 
     /// Seconds from the start of the first packet to the end of the last one.
