@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_overridden() {
         let names = setting_names();
-        assert_eq!(names.len(), 38);
+        assert_eq!(names.len(), 39);
         // With every setting given, both structs have to have the same fields.
         let full = Settings {
             max_steps: Some(1),
