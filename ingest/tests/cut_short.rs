@@ -11,17 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Row, describe_dataset, ingest, is_installed, media, rows, run};
-
-/// Runs ffmpeg in a folder.
-#[track_caller]
-fn ffmpeg(folder: &Path, arguments: &str) {
-    let mut command = Command::new("ffmpeg");
-    command.args(["-nostdin", "-v", "error", "-y"]);
-    command.args(arguments.split_whitespace());
-    let status = command.current_dir(folder).status().unwrap();
-    assert!(status.success(), "{arguments}");
-}
+use common::{Row, describe_dataset, ffmpeg, ingest, is_installed, media, rows, run};
 
 /// Returns the lines that ffprobe prints of the entries of a file's packets or streams.
 fn ffprobe(file: &Path, arguments: &[&str]) -> Vec<String> {

@@ -5,20 +5,8 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
-use common::{describe_dataset, ingest, is_installed, rows, run};
-
-/// Runs ffmpeg in a folder.
-#[track_caller]
-fn ffmpeg(folder: &Path, arguments: &str) {
-    let mut command = Command::new("ffmpeg");
-    command.args(["-nostdin", "-v", "error", "-y"]);
-    command.args(arguments.split_whitespace());
-    let status = command.current_dir(folder).status().unwrap();
-    assert!(status.success(), "{arguments}");
-}
+use common::{describe_dataset, ffmpeg, ingest, is_installed, rows, run};
 
 /// Clips of 2 s, each kind in two versions, and their codecs.
 const CLIPS: [(&str, &str); 7] = [

@@ -10,18 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Row, describe_dataset, ingest, is_installed, media, rows, run};
+use common::{Row, describe_dataset, ffmpeg, ingest, is_installed, media, rows, run};
 use features::image;
-
-/// Runs ffmpeg in a folder.
-#[track_caller]
-fn ffmpeg(folder: &Path, arguments: &str) {
-    let mut command = Command::new("ffmpeg");
-    command.args(["-nostdin", "-v", "error", "-y"]);
-    command.args(arguments.split_whitespace());
-    let status = command.current_dir(folder).status().unwrap();
-    assert!(status.success(), "{arguments}");
-}
 
 /// Writes 10 s of video, of which each frame's level is 40 and 20 more for each second, and 10 s of
 /// sound, of which second k is a tone of 400 Hz and 400 k more.

@@ -21,6 +21,16 @@ pub fn ingest() -> Command {
     command
 }
 
+/// Runs ffmpeg in a folder, with arguments that are separated by blanks.
+#[track_caller]
+pub fn ffmpeg(folder: &Path, arguments: &str) {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-v", "error", "-y"]);
+    command.args(arguments.split_whitespace());
+    let status = command.current_dir(folder).status().unwrap();
+    assert!(status.success(), "{arguments}");
+}
+
 /// Runs a command to its end.
 pub fn run(command: &mut Command) -> Outcome {
     let Output {
