@@ -37,7 +37,8 @@ def serve(unit, items, memory=None, resize=None, refusals=()):
             if len(words) > 1:
                 items = resize(*map(int, words[1:]))
             start = time.perf_counter()
-            found = unit() or {}
+            found = unit()
+            found = found if isinstance(found, dict) else {}
             seconds = time.perf_counter() - start
             report = {"seconds": seconds, "items": items, "peak_mb": memory() / 1e6 if memory else peak(), **found}
         except refusals as problem:
