@@ -2,7 +2,7 @@
 //!
 //! [`cli`] has one module per subcommand. A run plans its shards ([`plan`]), has the media decoded
 //! by child processes ([`workers`], which use [`decode`]), and writes the shards in order ([`run`],
-//! [`shard_writer`], [`manifest`]). What the files held then ([`contents`]) tells a later run which
+//! [`shard_writer`], [`manifest`]) into a folder ([`output`]). What the files held then ([`contents`]) tells a later run which
 //! of them have changed.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -13,6 +13,7 @@ mod decode;
 mod failure;
 mod manifest;
 mod mask_import;
+mod output;
 mod parquet_cell;
 mod parquet_table;
 mod plan;

@@ -5,12 +5,8 @@
 //! however often runs were interrupted. They hold no clock time, no host name and no absolute path.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use datasets::{Info, Modality, Split};
@@ -21,6 +17,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::Serialize;
 
+use crate::output::Output;
 use crate::plan::Settings;
 use crate::shard_writer::{self, Finished, Warning};
 
@@ -180,33 +177,31 @@ impl Manifest {
     }
 }
 
-/// Writes the files that belong beside the shards into the folder, the manifest last. Returns
-/// `None` if there are no shards.
+/// Writes the files that belong beside the shards, the manifest last. Returns `None` if there are
+/// no shards.
 ///
 /// # Errors
 /// A shard cannot be read, or a file cannot be written.
 pub fn write(
-    folder: &Path,
+    output: &Output,
     info: &Info,
     finished: &[Finished],
 ) -> anyhow::Result<Option<Manifest>> {
     let Some(first) = finished.first() else {
         return Ok(None);
     };
-    write_failures(folder, info, finished)?;
+    write_failures(output, info, finished)?;
     let mut manifest = Manifest::without_shards(info, first);
     for shard in finished {
-        let path = folder.join(shard.name.file_name());
-        let (bytes, sha256) =
-            util::hash::sha256_of_file(&path).with_context(|| path.display().to_string())?;
+        let (bytes, sha256) = output.size_and_sha256(shard.name)?;
         manifest.add_shard(shard, bytes, sha256);
     }
     if manifest.shards.iter().any(|shard| shard.rows > 0) {
-        write_masks(folder)?;
+        write_masks(output.folder())?;
     }
     let mut json = serde_json::to_vec_pretty(&manifest)?;
     json.push(b'\n');
-    write_file(folder, MANIFEST_FILE, &json)?;
+    output.write(MANIFEST_FILE, &json)?;
     Ok(Some(manifest))
 }
 
@@ -219,7 +214,7 @@ fn add<K: Ord + Clone>(sum: &mut BTreeMap<K, usize>, more: &BTreeMap<K, usize>) 
 
 /// Writes `failures.parquet`. It has a row for each sample without any modality: id, split, source
 /// and the failure of each modality.
-fn write_failures(folder: &Path, info: &Info, finished: &[Finished]) -> anyhow::Result<()> {
+fn write_failures(output: &Output, info: &Info, finished: &[Finished]) -> anyhow::Result<()> {
     let all = || {
         finished.iter().flat_map(|shard| {
             shard
@@ -265,17 +260,12 @@ fn write_failures(folder: &Path, info: &Info, finished: &[Finished]) -> anyhow::
     let mut writer = ArrowWriter::try_new(&mut bytes, schema, Some(properties))?;
     writer.write(&batch)?;
     writer.close()?;
-    write_file(folder, FAILURES_FILE, &bytes)
-}
-
-fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-    let path = folder.join(name);
-    util::atomic::write(&path, bytes).with_context(|| path.display().to_string())
+    output.write(FAILURES_FILE, &bytes)
 }
 
 /// Writes the masks of all protocols that the dataset has, with the rate and the seeds of the
 /// paper's tables.
-fn write_masks(folder: &Path) -> anyhow::Result<()> {
+fn write_masks(folder: &std::path::Path) -> anyhow::Result<()> {
     let shards = Shards::open(folder)?;
     for protocol in Protocol::of(shards.spec().modalities) {
         for seed in STANDARD_SEEDS {
@@ -290,15 +280,8 @@ fn write_masks(folder: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// A file cannot be removed.
-pub fn remove(folder: &Path) -> anyhow::Result<()> {
-    for name in [MANIFEST_FILE, FAILURES_FILE] {
-        let path = folder.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| path.display().to_string());
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+pub fn remove(output: &Output) -> anyhow::Result<()> {
+    [MANIFEST_FILE, FAILURES_FILE]
+        .into_iter()
+        .try_for_each(|name| output.remove(name))
 }

@@ -1,13 +1,11 @@
 //! Shards on disk. A shard is written whole or not at all, and describes its own contents.
 //!
-//! The rows go into a file with a temporary name ([`util::atomic`]), which gets its final name when
-//! it is complete and on the disk. Beside the rows a shard has a [`Summary`] in its Parquet
+//! The rows go into a file without a name ([`crate::output`]), which gets its name when it is
+//! complete. Beside the rows a shard has a [`Summary`] in its Parquet
 //! key-value metadata, which says what became of every sample that was planned for it. The manifest
 //! and the table of failures are made from the summaries alone.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use datasets::{Modality, Split};
@@ -16,10 +14,10 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::KeyValue;
 use serde::{Deserialize, Serialize};
-use util::atomic::AtomicFile;
 
 use crate::contents::index::Index;
 use crate::failure::Failure;
+use crate::output::{Output, ShardFile};
 use crate::plan::Settings;
 
 /// Key of the [`Summary`] in the Parquet metadata.
@@ -140,34 +138,31 @@ impl Summary {
 
 /// A shard that is being written.
 pub struct ShardWriter {
-    folder: PathBuf,
+    output: Output,
     name: ShardName,
-    path: PathBuf,
     spec: ShardSpec,
-    writer: ArrowWriter<AtomicFile>,
+    writer: ArrowWriter<ShardFile>,
     summary: Summary,
     sources: Index,
 }
 
 impl ShardWriter {
-    /// Creates a shard in a folder, under a temporary name.
+    /// Creates a shard, which has no name until [`ShardWriter::finish`].
     ///
     /// # Errors
     /// The file cannot be created or written.
     pub fn create(
-        folder: &Path,
+        output: &Output,
         name: ShardName,
         spec: &ShardSpec,
         summary: Summary,
     ) -> anyhow::Result<ShardWriter> {
-        let path = folder.join(name.file_name());
-        let file = AtomicFile::create(&path).with_context(|| path.display().to_string())?;
+        let file = output.create_shard(name)?;
         let writer = ArrowWriter::try_new(file, spec.arrow_schema(), Some(writer_properties(spec)))
-            .with_context(|| path.display().to_string())?;
+            .with_context(|| output.describe(&name.file_name()))?;
         Ok(ShardWriter {
-            folder: folder.to_owned(),
+            output: output.clone(),
             name,
-            path,
             spec: spec.clone(),
             writer,
             summary,
@@ -202,7 +197,7 @@ impl ShardWriter {
                 let batch = record_batch(&self.spec, std::slice::from_ref(&row))?;
                 self.writer
                     .write(&batch)
-                    .with_context(|| self.path.display().to_string())?;
+                    .with_context(|| self.output.describe(&self.name.file_name()))?;
             }
         }
         Ok(())
@@ -220,13 +215,13 @@ impl ShardWriter {
     /// The file cannot be written.
     pub fn finish(mut self) -> anyhow::Result<()> {
         // An index without its shard does no harm: a shard is judged by its own hash.
-        self.sources.write(&self.folder, self.name)?;
+        self.sources.write(&self.output, self.name)?;
         let json = serde_json::to_string(&self.summary)?;
         self.writer
             .append_key_value_metadata(KeyValue::new(SUMMARY_KEY.to_owned(), json));
-        let path = self.path.display();
-        let file = self.writer.into_inner().with_context(|| path.to_string())?;
-        file.publish().with_context(|| path.to_string())
+        let path = || self.output.describe(&self.name.file_name());
+        let file = self.writer.into_inner().with_context(path)?;
+        file.publish().with_context(path)
     }
 }
 
@@ -241,37 +236,27 @@ pub struct Finished {
     pub summary: Summary,
 }
 
-/// Reads the summaries of all shards in a folder, in order. A folder that does not exist has none.
+/// Reads the summaries of all finished shards, in order.
 ///
 /// # Errors
 /// The folder or a shard cannot be read.
-pub fn read_summaries(folder: &Path) -> anyhow::Result<Vec<Finished>> {
-    let mut names = Vec::new();
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| folder.display().to_string())?,
-    };
-    for entry in entries {
-        let entry = entry.with_context(|| folder.display().to_string())?;
-        names.extend(entry.file_name().to_str().and_then(ShardName::parse));
-    }
-    names.sort();
-    names
+pub fn read_summaries(output: &Output) -> anyhow::Result<Vec<Finished>> {
+    output
+        .shards()?
         .into_iter()
-        .map(|name| read_summary(folder, name))
+        .map(|name| read_summary(output, name))
         .collect()
 }
 
-fn read_summary(folder: &Path, name: ShardName) -> anyhow::Result<Finished> {
-    let path = folder.join(name.file_name());
+fn read_summary(output: &Output, name: ShardName) -> anyhow::Result<Finished> {
     let remedy = "delete it and repeat the command, or use --overwrite";
     let damaged = |problem: &dyn std::fmt::Display| {
         anyhow!(
             "{}: this shard cannot be read ({problem}); {remedy}",
-            path.display()
+            output.describe(&name.file_name())
         )
     };
-    let file = File::open(&path).with_context(|| path.display().to_string())?;
+    let file = output.open(name)?;
     let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
         .map_err(|error| damaged(&error))?;
     let spec = ShardSpec::from_schema(metadata.schema()).map_err(|error| damaged(&error))?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::index::{Entry, Index, Observation};
+use crate::output::Output;
 use crate::plan::Shard;
 
 /// The files of a shard, as they are now and as the index remembers them.
@@ -30,11 +31,11 @@ impl<'a> Comparison<'a> {
     /// Examines the files of a shard without reading them.
     pub fn start(
         raw: &Path,
-        out: &Path,
+        output: &Output,
         shard: &'a Shard,
         content_hash: &'a str,
     ) -> Comparison<'a> {
-        let remembered = Index::read(out, shard.name);
+        let remembered = Index::read(output, shard.name);
         let mut resized = None;
         let mut unknown = Vec::new();
         for file in shard.files() {

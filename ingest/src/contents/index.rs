@@ -9,10 +9,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use features::ShardName;
 use serde::{Deserialize, Serialize};
 
+use crate::output::Output;
 use crate::plan::hash_json;
 
 /// The folder of the indices, in the folder of the shards.
@@ -169,8 +169,9 @@ impl Index {
     }
 
     /// Reads the index of a shard. One that is absent or damaged is empty.
-    pub fn read(out: &Path, shard: ShardName) -> Index {
-        let bytes = fs::read(path(out, shard)).unwrap_or_default();
+    pub fn read(output: &Output, shard: ShardName) -> Index {
+        let bytes = output.read(&name_in_output(shard));
+        let bytes = bytes.ok().flatten().unwrap_or_default();
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
@@ -178,12 +179,8 @@ impl Index {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(&self, out: &Path, shard: ShardName) -> anyhow::Result<()> {
-        let path = path(out, shard);
-        let json = serde_json::to_vec(self)?;
-        fs::create_dir_all(out.join(FOLDER))
-            .and_then(|()| util::atomic::write(&path, json))
-            .with_context(|| path.display().to_string())
+    pub fn write(&self, output: &Output, shard: ShardName) -> anyhow::Result<()> {
+        output.write(&name_in_output(shard), &serde_json::to_vec(self)?)
     }
 }
 
@@ -192,8 +189,8 @@ pub fn file_name(shard: ShardName) -> String {
     format!("{}.json", shard.file_name())
 }
 
-fn path(out: &Path, shard: ShardName) -> PathBuf {
-    out.join(FOLDER).join(file_name(shard))
+fn name_in_output(shard: ShardName) -> String {
+    format!("{FOLDER}/{}", file_name(shard))
 }
 
 #[cfg(test)]
@@ -232,8 +229,8 @@ mod tests {
     #[test]
     fn damaged_indices_are_empty() {
         let folder = tempfile::tempdir().unwrap();
-        let out = folder.path();
-        assert_eq!(Index::read(out, shard()), Index::default());
+        let output = &Output::new(folder.path().to_owned());
+        assert_eq!(Index::read(output, shard()), Index::default());
         let mut index = Index::default();
         let content = Content {
             bytes: 3,
@@ -244,11 +241,11 @@ mod tests {
             content: Some(content),
         };
         index.insert(Path::new("a/b.wav"), entry);
-        index.write(out, shard()).unwrap();
-        assert_eq!(Index::read(out, shard()), index);
-        let path = path(out, shard());
+        index.write(output, shard()).unwrap();
+        assert_eq!(Index::read(output, shard()), index);
+        let path = folder.path().join(name_in_output(shard()));
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-        assert_eq!(Index::read(out, shard()), Index::default());
+        assert_eq!(Index::read(output, shard()), Index::default());
     }
 }

@@ -17,6 +17,7 @@ use crate::contents::index::Index;
 use crate::contents::recorder::Recorder;
 use crate::decode::audio::USED_SECONDS;
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::plan::{self, Plan};
 use crate::progress::Progress;
 use crate::shard_writer::{Outcome, ShardWriter, Summary};
@@ -58,7 +59,7 @@ pub fn execute(
     source: &Source,
     plan: &Plan,
     shards: &[&plan::Shard],
-    out: &Path,
+    output: &Output,
     notes: &BTreeMap<NoteKind, usize>,
 ) -> anyhow::Result<End> {
     let samples: Vec<&Sample> = shards.iter().flat_map(|shard| &shard.samples).collect();
@@ -87,7 +88,7 @@ pub fn execute(
             shard.input_hash.clone(),
             plan.shards_per_split(),
         );
-        let mut writer = ShardWriter::create(out, shard.name, &plan.spec, summary)?;
+        let mut writer = ShardWriter::create(output, shard.name, &plan.spec, summary)?;
         for sample in &shard.samples {
             let Some(replies) = scheduler.next_replies()? else {
                 return Ok(End::Stopped(signals::received().unwrap_or_default()));

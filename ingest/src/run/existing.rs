@@ -1,16 +1,15 @@
 //! The shards that an earlier run has finished, and whether this run may continue with them.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use features::ShardName;
 
 use crate::contents::comparison::{Comparison, Finding};
 use crate::contents::index;
 use crate::manifest;
+use crate::output::Output;
 use crate::plan::{self, Plan};
 use crate::progress::Progress;
 use crate::shard_writer::{self, Finished};
@@ -19,30 +18,25 @@ use crate::shard_writer::{self, Finished};
 ///
 /// # Errors
 /// A shard cannot be read, or is of another dataset, of other settings or not part of this plan.
-pub fn finished_shards(plan: &Plan, out: &Path) -> anyhow::Result<Vec<Finished>> {
-    let finished = shard_writer::read_summaries(out)?;
+pub fn finished_shards(plan: &Plan, output: &Output) -> anyhow::Result<Vec<Finished>> {
+    let finished = shard_writer::read_summaries(output)?;
     let remedy = "use --overwrite to start over, or choose another --out";
     for shard in &finished {
         let file = shard.name.file_name();
         if shard.summary.settings.dataset != plan.settings.dataset {
             let other = &shard.summary.settings.dataset;
             bail!(
-                "{}: {file} is of dataset {other}, not {}; {remedy}",
-                out.display(),
+                "{output}: {file} is of dataset {other}, not {}; {remedy}",
                 plan.settings.dataset
             );
         }
         if shard.spec.settings_hash != plan.hash {
             let difference = first_difference(&shard.summary.settings, &plan.settings)?;
-            bail!(
-                "{}: {file} was made with other settings ({difference}); {remedy}",
-                out.display()
-            );
+            bail!("{output}: {file} was made with other settings ({difference}); {remedy}");
         }
         if !plan.shards.iter().any(|planned| planned.name == shard.name) {
             bail!(
-                "{}: {file} is not one of this run's shards, because the number of samples has changed; {remedy}",
-                out.display()
+                "{output}: {file} is not one of this run's shards, because the number of samples has changed; {remedy}"
             );
         }
     }
@@ -83,7 +77,7 @@ pub fn stale(
     plan: &Plan,
     finished: &[Finished],
     raw: &Path,
-    out: &Path,
+    output: &Output,
     is_own: impl Fn(ShardName) -> bool,
     options: StaleOptions,
 ) -> anyhow::Result<BTreeMap<ShardName, String>> {
@@ -99,7 +93,7 @@ pub fn stale(
             Some(now) if now.input_hash == shard.summary.input_hash => {
                 if is_own(shard.name) {
                     let hash = &shard.summary.content_hash;
-                    comparisons.push((shard.name, Comparison::start(raw, out, now, hash)));
+                    comparisons.push((shard.name, Comparison::start(raw, output, now, hash)));
                 }
             }
             _ => {
@@ -120,7 +114,7 @@ pub fn stale(
             Finding::Same(None) => {}
             Finding::Same(Some(index)) => {
                 if !options.dry_run {
-                    index.write(out, name)?;
+                    index.write(output, name)?;
                 }
             }
             Finding::Changed(file) => {
@@ -136,9 +130,8 @@ pub fn stale(
     }
     match stale.first_key_value() {
         Some((first, reason)) if !options.update => bail!(
-            "{}: the raw data has changed since {} of the shards were made (the first is {}: {reason}); --update \
+            "{output}: the raw data has changed since {} of the shards were made (the first is {}: {reason}); --update \
              replaces those, --overwrite all",
-            out.display(),
             stale.len(),
             first.file_name()
         ),
@@ -147,35 +140,16 @@ pub fn stale(
 }
 
 /// Removes all shards, what is remembered of their files, the manifest and the table of failures.
-pub fn remove_all(out: &Path) -> anyhow::Result<()> {
-    manifest::remove(out)?;
-    match fs::remove_dir_all(out.join(index::FOLDER)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| out.join(index::FOLDER).display().to_string());
-        }
-        _ => {}
-    }
-    for entry in fs::read_dir(out).with_context(|| out.display().to_string())? {
-        let entry = entry?;
-        if entry
-            .file_name()
-            .to_str()
-            .and_then(features::ShardName::parse)
-            .is_some()
-        {
-            remove(&entry.path())?;
-        }
+///
+/// # Errors
+/// A file cannot be removed.
+pub fn remove_all(output: &Output) -> anyhow::Result<()> {
+    manifest::remove(output)?;
+    output.remove_folder(index::FOLDER)?;
+    for shard in output.shards()? {
+        output.remove(&shard.file_name())?;
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| path.display().to_string())
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -253,17 +227,16 @@ mod tests {
         let plan = plan();
         let settings = &plan.settings;
         assert_eq!(settings.schema_version, SCHEMA_VERSION);
+        let output = Output::new(folder.path().to_owned());
         write_shard(folder.path(), &plan, settings.clone());
-        assert_eq!(finished_shards(&plan, folder.path()).unwrap().len(), 1);
+        assert_eq!(finished_shards(&plan, &output).unwrap().len(), 1);
 
         let older = Settings {
             schema_version: SCHEMA_VERSION - 1,
             ..settings.clone()
         };
         write_shard(folder.path(), &plan, older);
-        let error = finished_shards(&plan, folder.path())
-            .unwrap_err()
-            .to_string();
+        let error = finished_shards(&plan, &output).unwrap_err().to_string();
         let versions = format!(
             "schema_version {}, now {SCHEMA_VERSION}",
             SCHEMA_VERSION - 1

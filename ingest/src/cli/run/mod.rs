@@ -8,23 +8,21 @@ mod args;
 mod report;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use datasets::{Info, Note, NoteKind};
 use features::ShardName;
-use util::atomic::remove_temporaries;
 use util::{cli, outln};
 
 pub use self::args::Args;
 use crate::contents::index;
 use crate::manifest;
+use crate::output::{Output, OutputLock, Scope};
 use crate::plan::{self, Plan, Segment};
 use crate::run::execute::{self, End};
 use crate::run::existing::{self, StaleOptions};
-use crate::run::output_lock::{OutputLock, Scope};
 use crate::run::signals;
 use crate::shard_writer::{self, Finished};
 use crate::source;
@@ -37,12 +35,10 @@ use crate::source;
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = source::open(&args.source)?;
     let info = source.dataset.info();
-    let out = args
-        .out
-        .clone()
-        .unwrap_or_else(|| util::default_shards(&info.name));
+    let out = args.out.clone();
+    let output = &Output::new(out.unwrap_or_else(|| util::default_shards(&info.name)));
     if args.finish {
-        return finish_only(args, info, &out);
+        return finish_only(args, info, output);
     }
     let choices = args.choices();
     let listing = source.dataset.list(&source.raw, &choices.listing)?;
@@ -78,19 +74,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let _lock = if args.dry_run {
         None
     } else {
-        Some(create_and_lock(args, &out)?)
+        Some(create_and_lock(args, output)?)
     };
-    let (shards, stale) = shards_to_write(args, &plan, &source.raw, &out)?;
+    let (shards, stale) = shards_to_write(args, &plan, &source.raw, output)?;
     if args.dry_run {
-        return report::print_plan(args, &source, &layout, &out, &plan, &shards, &stale);
+        return report::print_plan(args, &source, &layout, output, &plan, &shards, &stale);
     }
-    remove_leftovers(args, &shards, &out)?;
+    remove_leftovers(args, &shards, output)?;
     let mut peak_cost = None;
     if !shards.is_empty() {
-        manifest::remove(&out)?;
+        manifest::remove(output)?;
         signals::catch().context("cannot catch signals")?;
         let options = args.execute_options();
-        match execute::execute(&options, &source, &plan, &shards, &out, &notes)? {
+        match execute::execute(&options, &source, &plan, &shards, output, &notes)? {
             End::Done(cost) => peak_cost = Some(cost),
             End::Stopped(signal) => {
                 cli::warn(&format!(
@@ -103,21 +99,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let planned = plan.shards_per_split();
     let cost = peak_cost.as_deref();
-    report::conclude(args, info, &planned, &out, cost, &missing_lists)
+    report::conclude(args, info, &planned, output, cost, &missing_lists)
 }
 
 /// Creates the output folder and locks the part of it that this run writes.
-fn create_and_lock(args: &Args, out: &Path) -> anyhow::Result<OutputLock> {
-    fs::create_dir_all(out).with_context(|| {
-        format!(
-            "{}: cannot create this folder; choose another --out",
-            out.display()
-        )
-    })?;
+fn create_and_lock(args: &Args, output: &Output) -> anyhow::Result<OutputLock> {
+    output.create()?;
     let scope = args
         .part
         .map_or(Scope::Whole, |part| Scope::Part(part.index, part.of));
-    OutputLock::acquire(out, scope)
+    output.lock(scope)
 }
 
 /// Returns the shards of the plan that this run has to write: those of its part that are not
@@ -127,12 +118,12 @@ fn shards_to_write<'a>(
     args: &Args,
     plan: &'a Plan,
     raw: &Path,
-    out: &Path,
+    output: &Output,
 ) -> anyhow::Result<(Vec<&'a plan::Shard>, BTreeMap<ShardName, String>)> {
     let finished: Vec<Finished> = if args.overwrite {
         Vec::new()
     } else {
-        existing::finished_shards(plan, out)?
+        existing::finished_shards(plan, output)?
     };
     let own: Vec<&plan::Shard> = plan
         .shards
@@ -146,7 +137,7 @@ fn shards_to_write<'a>(
         update: args.update,
         dry_run: args.dry_run,
     };
-    let stale = existing::stale(plan, &finished, raw, out, is_own, options)?;
+    let stale = existing::stale(plan, &finished, raw, output, is_own, options)?;
     let is_finished = |name| finished.iter().any(|shard| shard.name == name);
     let shards = own
         .iter()
@@ -158,36 +149,30 @@ fn shards_to_write<'a>(
 
 /// Removes the temporary files of a killed run, and with `--overwrite` all shards. With `--part`
 /// only the temporary files of this part's shards, because the other parts may be writing theirs.
-fn remove_leftovers(args: &Args, shards: &[&plan::Shard], out: &Path) -> anyhow::Result<()> {
+fn remove_leftovers(args: &Args, shards: &[&plan::Shard], output: &Output) -> anyhow::Result<()> {
     let is_own = |name: &str| {
         let mut names = shards.iter().map(|shard| shard.name);
         names.any(|shard| shard.file_name() == name || index::file_name(shard) == name)
     };
-    let removed = match args.part {
-        Some(_) => [out, &out.join(index::FOLDER)]
-            .into_iter()
-            .try_for_each(|folder| remove_temporaries(folder, is_own)),
-        None => [out, &out.join("masks"), &out.join(index::FOLDER)]
-            .into_iter()
-            .try_for_each(|folder| remove_temporaries(folder, |_| true)),
-    };
-    removed.with_context(|| out.display().to_string())?;
+    match args.part {
+        Some(_) => output.remove_leftovers(&["", index::FOLDER], is_own)?,
+        None => output.remove_leftovers(&["", "masks", index::FOLDER], |_| true)?,
+    }
     if args.overwrite {
-        existing::remove_all(out)?;
+        existing::remove_all(output)?;
     }
     Ok(())
 }
 
 /// `--finish`: writes the manifest alone.
-fn finish_only(args: &Args, info: &Info, out: &Path) -> anyhow::Result<ExitCode> {
-    let finished = shard_writer::read_summaries(out)?;
+fn finish_only(args: &Args, info: &Info, output: &Output) -> anyhow::Result<ExitCode> {
+    let finished = shard_writer::read_summaries(output)?;
     let Some(first) = finished.first() else {
-        bail!("{}: no shards here; run the parts first", out.display());
+        bail!("{output}: no shards here; run the parts first");
     };
     if first.spec.dataset != info.name {
         bail!(
-            "{}: the shards are of dataset {}, not {}",
-            out.display(),
+            "{output}: the shards are of dataset {}, not {}",
             first.spec.dataset,
             info.name
         );
@@ -195,13 +180,12 @@ fn finish_only(args: &Args, info: &Info, out: &Path) -> anyhow::Result<ExitCode>
     let planned = first.summary.shards.clone();
     if args.dry_run {
         outln!(
-            "would write {} and {} in {}",
+            "would write {} and {} in {output}",
             features::MANIFEST_FILE,
-            features::FAILURES_FILE,
-            out.display()
+            features::FAILURES_FILE
         )?;
         return Ok(ExitCode::SUCCESS);
     }
-    let _lock = OutputLock::acquire(out, Scope::Whole)?;
-    report::conclude(args, info, &planned, out, None, &[])
+    let _lock = output.lock(Scope::Whole)?;
+    report::conclude(args, info, &planned, output, None, &[])
 }

@@ -1,7 +1,6 @@
 //! The output of `ingest run` on stdout: the plan before, and a summary after.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -12,8 +11,8 @@ use util::{cli, outln};
 
 use super::args::Args;
 use crate::manifest::{self, Manifest};
+use crate::output::{Output, Scope};
 use crate::plan::{self, Plan};
-use crate::run::output_lock::{OutputLock, Scope};
 use crate::shard_writer;
 use crate::source::Source;
 use crate::workers::pool::PeakCost;
@@ -24,7 +23,7 @@ pub fn print_plan(
     args: &Args,
     source: &Source,
     layout: &str,
-    out: &Path,
+    output: &Output,
     plan: &Plan,
     shards: &[&plan::Shard],
     stale: &BTreeMap<ShardName, String>,
@@ -50,7 +49,7 @@ pub fn print_plan(
             })
             .collect();
         return cli::print_json(&json!({
-            "raw": source.raw, "layout": layout, "out": out, "settings": plan.settings, "settings_hash": plan.hash,
+            "raw": source.raw, "layout": layout, "out": output.to_string(), "settings": plan.settings, "settings_hash": plan.hash,
             "samples": plan.samples(), "shards": entries,
         }));
     }
@@ -59,7 +58,7 @@ pub fn print_plan(
         plan.settings.dataset,
         source.raw.display()
     )?;
-    outln!("into {}, settings {}", out.display(), &plan.hash[..16])?;
+    outln!("into {output}, settings {}", &plan.hash[..16])?;
     for (file, samples, action, reason) in plan.shards.iter().map(entry) {
         let reason = reason.map_or_else(String::new, |reason| format!(", because {reason}"));
         outln!("  {action} {file}: {samples} samples{reason}")?;
@@ -84,15 +83,14 @@ pub fn conclude(
     args: &Args,
     info: &Info,
     planned: &BTreeMap<Split, usize>,
-    out: &Path,
+    output: &Output,
     peak_cost: Option<&PeakCost>,
     missing_lists: &[String],
 ) -> anyhow::Result<ExitCode> {
-    let finished = shard_writer::read_summaries(out)?;
+    let finished = shard_writer::read_summaries(output)?;
     if let Some(other) = finished.iter().find(|shard| shard.spec != finished[0].spec) {
         bail!(
-            "{}: {} and {} were made with different settings; use --overwrite to start over",
-            out.display(),
+            "{output}: {} and {} were made with different settings; use --overwrite to start over",
             finished[0].name.file_name(),
             other.name.file_name()
         );
@@ -101,39 +99,32 @@ pub fn conclude(
     let missing = total - finished.len().min(total);
     if missing > 0 {
         if args.finish {
-            bail!(
-                "{}: {missing} of {total} shards are still missing; run their parts first",
-                out.display()
-            );
+            bail!("{output}: {missing} of {total} shards are still missing; run their parts first");
         }
         if args.json {
             return cli::print_json(
-                &json!({"out": out, "shards": finished.len(), "of": total, "manifest": null}),
+                &json!({"out": output.to_string(), "shards": finished.len(), "of": total, "manifest": null}),
             );
         }
         outln!(
-            "{} of {total} shards in {}; the last part to finish writes the manifest",
-            finished.len(),
-            out.display()
+            "{} of {total} shards in {output}; the last part to finish writes the manifest",
+            finished.len()
         )?;
         return Ok(ExitCode::SUCCESS);
     }
     // Two parts may both find all shards finished.
-    let _lock = args
-        .part
-        .map(|_| OutputLock::acquire(out, Scope::Finish))
-        .transpose()?;
-    let Some(manifest) = manifest::write(out, info, &finished)? else {
-        bail!("{}: no shards here", out.display());
+    let _lock = args.part.map(|_| output.lock(Scope::Finish)).transpose()?;
+    let Some(manifest) = manifest::write(output, info, &finished)? else {
+        bail!("{output}: no shards here");
     };
-    print_result(args, out, &manifest, peak_cost, missing_lists)
+    print_result(args, output, &manifest, peak_cost, missing_lists)
 }
 
 /// Prints the totals of a finished run. The exit code says whether the failures are within the
 /// budget and every list of the annotation was there.
 fn print_result(
     args: &Args,
-    out: &Path,
+    output: &Output,
     manifest: &Manifest,
     peak_cost: Option<&PeakCost>,
     missing_lists: &[String],
@@ -146,11 +137,11 @@ fn print_result(
             json!({"longest_clip_seconds": cost.seconds(), "largest_worker_mib": cost.mib()})
         });
         cli::print_json(&json!({
-            "out": out, "within_budget": allowed, "effort": cost, "missing_lists": missing_lists,
+            "out": output.to_string(), "within_budget": allowed, "effort": cost, "missing_lists": missing_lists,
             "manifest": manifest,
         }))?;
     } else {
-        print_totals(out, manifest)?;
+        print_totals(output, manifest)?;
     }
     if !allowed {
         cli::warn(&format!(
@@ -167,7 +158,7 @@ fn print_result(
     })
 }
 
-fn print_totals(out: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+fn print_totals(output: &Output, manifest: &Manifest) -> anyhow::Result<()> {
     for (split, totals) in &manifest.totals {
         let present: Vec<String> = totals
             .present
@@ -194,10 +185,9 @@ fn print_totals(out: &Path, manifest: &Manifest) -> anyhow::Result<()> {
     }
     let bytes: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
     outln!(
-        "{} shards, {:.1} MB, in {}",
+        "{} shards, {:.1} MB, in {output}",
         manifest.shards.len(),
-        bytes as f64 / 1e6,
-        out.display()
+        bytes as f64 / 1e6
     )?;
     Ok(())
 }
