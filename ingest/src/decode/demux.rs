@@ -358,11 +358,12 @@ fn collectors(input: &Input, wanted: Wanted, promise: &Promise) -> [StreamCollec
 /// something else than the sound of the scene and another one is not.
 fn best_audio(input: &Input) -> Option<Stream<'_>> {
     let best = input.streams().best(Type::Audio)?;
-    if !is_aside(&best) {
+    if !is_secondary_audio(&best) {
         return Some(best);
     }
-    let is_sound =
-        |stream: &Stream| stream.parameters().medium() == Type::Audio && !is_aside(stream);
+    let is_sound = |stream: &Stream| {
+        stream.parameters().medium() == Type::Audio && !is_secondary_audio(stream)
+    };
     let is_default = |stream: &Stream| stream.disposition().contains(Disposition::DEFAULT);
     let sounds = || input.streams().filter(is_sound);
     let chosen = sounds().find(is_default).or_else(|| sounds().next());
@@ -371,15 +372,15 @@ fn best_audio(input: &Input) -> Option<Stream<'_>> {
 
 /// Whether an audio stream is marked as a commentary, as spoken for people who do not see or hear
 /// well, as dubbed, or as music or effects alone.
-fn is_aside(stream: &Stream) -> bool {
-    let asides = Disposition::COMMENT
+fn is_secondary_audio(stream: &Stream) -> bool {
+    let secondary = Disposition::COMMENT
         | Disposition::VISUAL_IMPAIRED
         | Disposition::HEARING_IMPAIRED
         | Disposition::DESCRIPTIONS
         | Disposition::DUB
         | Disposition::KARAOKE
         | Disposition::CLEAN_EFFECTS;
-    stream.disposition().intersects(asides)
+    stream.disposition().intersects(secondary)
 }
 
 /// When a stream starts, in seconds. `None` if it has no time stamps.
