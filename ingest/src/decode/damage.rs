@@ -140,7 +140,7 @@ impl Damage {
     }
 }
 
-/// Replaces each damaged frame of a pool by the nearest frame of `range` that is whole and not in
+/// Replaces each damaged frame of a pool by the nearest frame of `range` that is intact and not in
 /// the pool, or the earlier one of two. The pool becomes smaller where there are too few. It stays
 /// in order.
 pub fn replace_damaged(
@@ -152,15 +152,15 @@ pub fn replace_damaged(
     if chosen.len() == pool.len() {
         return pool;
     }
-    let whole: Vec<usize> = range.filter(|&position| !is_damaged(position)).collect();
-    if whole.len() <= pool.len() {
-        return whole;
+    let intact: Vec<usize> = range.filter(|&position| !is_damaged(position)).collect();
+    if intact.len() <= pool.len() {
+        return intact;
     }
     for position in pool.into_iter().filter(|&position| is_damaged(position)) {
-        let after = whole.partition_point(|&other| other < position);
+        let after = intact.partition_point(|&other| other < position);
         let is_free = |other: &&usize| !chosen.contains(other);
-        let earlier = whole[..after].iter().rev().find(is_free).copied();
-        let later = whole[after..].iter().find(is_free).copied();
+        let earlier = intact[..after].iter().rev().find(is_free).copied();
+        let later = intact[after..].iter().find(is_free).copied();
         chosen.extend(match (earlier, later) {
             (Some(earlier), Some(later)) if later - position < position - earlier => Some(later),
             (Some(earlier), _) => Some(earlier),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_whole_frame_takes_the_place_of_a_damaged_one() {
+    fn the_nearest_intact_frame_takes_the_place_of_a_damaged_one() {
         let replaced = |pool: &[usize], n: usize, damaged: &[usize]| {
             replace_damaged(pool.to_vec(), 0..n, |position| damaged.contains(&position))
         };
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(replaced(&[2, 5, 8], 10, &[4, 5]), [2, 6, 8]);
         assert_eq!(replaced(&[0, 1, 2, 3], 6, &[1, 2]), [0, 3, 4, 5]);
         assert_eq!(replaced(&[3, 5], 9, &[2, 3, 4, 5, 6]), [1, 7]);
-        // Fewer whole frames than the pool has, or none.
+        // Fewer intact frames than the pool has, or none.
         assert_eq!(replaced(&[0, 1, 2, 3], 6, &[1, 2, 3, 4]), [0, 5]);
         assert!(replaced(&[0, 1], 2, &[0, 1]).is_empty());
         // Only frames of the range.

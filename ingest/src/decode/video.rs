@@ -7,7 +7,7 @@
 //! they are stored.
 //!
 //! A damaged frame (see [`super::damage`]) counts among the n frames, but the nearest frame that is
-//! whole and not in the pool yet takes its place.
+//! intact and not in the pool yet takes its place.
 //!
 //! Only decoding tells n for certain. The packets give an expected number, and in most streams they
 //! tell which of them the frames of the pool depend on. Then only those are decoded, and if the
@@ -48,7 +48,7 @@ pub struct Video {
 ///
 /// # Errors
 /// There is no decoder, nothing can be decoded, or a frame exceeds a limit. The result of a span is
-/// an error if no frame is presented in it, or if more of its frames are damaged than whole.
+/// an error if no frame is presented in it, or if more of its frames are damaged than intact.
 pub fn decode(
     track: &Track,
     size: usize,
