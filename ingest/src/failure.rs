@@ -45,7 +45,7 @@ pub const TIMED_OUT: &str = "decoder took too long";
 
 /// As a warning: some packets could not be read or decoded.
 pub const PARTLY_DAMAGED: &str = "partly damaged";
-/// As a warning: the file holds less than its header promises.
+/// As a warning: the file holds less than its header declares.
 pub const CUT_SHORT: &str = "cut short";
 /// As a warning: another file of the sample was used, because the first choice has a failure.
 pub const SECOND_CHOICE: &str = "second choice";

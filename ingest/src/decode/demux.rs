@@ -17,9 +17,9 @@ use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::media::Type;
 use ffmpeg_next::{Error, Packet, Rational, Stream};
 
+use super::declared_duration::{self, DeclaredDurations};
 use super::file_kind::{self, HEAD_BYTES};
 use super::libav;
-use super::promise::{self, Promise};
 use super::timeline::Timeline;
 use crate::failure::{self, Failure};
 
@@ -71,8 +71,8 @@ pub struct Track {
     /// The end of the packet that is presented last, in ticks. Packets that were not kept count
     /// too.
     pub end: Option<i64>,
-    /// The duration in seconds that the header promises, if the file holds less.
-    pub promised: Option<f64>,
+    /// The duration in seconds that the header declares, if the file holds less.
+    pub declared: Option<f64>,
     /// Whether all packets of the stream were kept.
     pub whole: bool,
     /// Number of read errors.
@@ -121,8 +121,8 @@ impl Track {
     /// `decoded` seconds could be decoded.
     pub fn cut_short(&self, decoded: f64) -> Option<Failure> {
         let found = self.found().min(decoded);
-        let detail = |promised| format!("header {promised:.1} s, found {found:.1} s");
-        Some(Failure::with(failure::CUT_SHORT, detail(self.promised?)))
+        let detail = |declared| format!("header {declared:.1} s, found {found:.1} s");
+        Some(Failure::with(failure::CUT_SHORT, detail(self.declared?)))
     }
 
     /// Number of frames that the packets announce.
@@ -163,12 +163,12 @@ impl Tracks {
         self.each().map(Track::found).fold(0.0, f64::max)
     }
 
-    /// Notes in each stream that is shorter than the header of the file promises.
-    fn note_short(&mut self, promised: f64) {
+    /// Notes in each stream that is shorter than the header of the file declares.
+    fn note_short(&mut self, declared: f64) {
         for track in [&mut self.audio, &mut self.video].into_iter().flatten() {
-            if promise::is_short(promised, track.found()) {
-                let own = track.promised.unwrap_or_default();
-                track.promised = Some(own.max(promised));
+            if declared_duration::is_short(declared, track.found()) {
+                let own = track.declared.unwrap_or_default();
+                track.declared = Some(own.max(declared));
             }
         }
     }
@@ -179,16 +179,16 @@ impl Tracks {
 /// # Errors
 /// The file is absent, empty, a Git LFS pointer, in no known container, or too large.
 pub fn demux(path: &Path, wanted: Wanted) -> Result<Tracks, Failure> {
-    let (mut tracks, promised) = read_tracks(path, wanted)?;
-    let is_short = |found| promise::is_short(promised.unwrap_or_default(), found);
+    let (mut tracks, declared) = read_tracks(path, wanted)?;
+    let is_short = |found| declared_duration::is_short(declared.unwrap_or_default(), found);
     if is_short(tracks.found()) && is_short(found_in_others(path, wanted)) {
-        tracks.note_short(promised.unwrap_or_default());
+        tracks.note_short(declared.unwrap_or_default());
     }
     Ok(tracks)
 }
 
 /// Returns the duration of the streams that were not wanted. They may last as long as the header
-/// of the file promises where the wanted one does not.
+/// of the file declares where the wanted one does not.
 fn found_in_others(path: &Path, wanted: Wanted) -> f64 {
     let others = Wanted {
         audio: !wanted.audio,
@@ -200,7 +200,7 @@ fn found_in_others(path: &Path, wanted: Wanted) -> f64 {
     }
 }
 
-/// Reads the packets of the wanted streams, and the duration that the header promises for the
+/// Reads the packets of the wanted streams, and the duration that the header declares for the
 /// longest one.
 fn read_tracks(path: &Path, wanted: Wanted) -> Result<(Tracks, Option<f64>), Failure> {
     let head = check_file(path)?;
@@ -210,8 +210,8 @@ fn read_tracks(path: &Path, wanted: Wanted) -> Result<(Tracks, Option<f64>), Fai
     {
         return Err(Failure::with(failure::NOT_MEDIA, kind));
     }
-    let promise = Promise::of(&input, path);
-    let [mut audio, mut video] = collectors(&input, wanted, &promise);
+    let durations = DeclaredDurations::of(&input, path);
+    let [mut audio, mut video] = collectors(&input, wanted, &durations);
     let indices: Vec<usize> = [&audio, &video]
         .iter()
         .filter_map(|collector| collector.index())
@@ -252,7 +252,7 @@ fn read_tracks(path: &Path, wanted: Wanted) -> Result<(Tracks, Option<f64>), Fai
         audio: audio.finish(errors, failure::NO_AUDIO),
         video: video.finish(errors, failure::NO_VIDEO),
     };
-    Ok((tracks, promise.file))
+    Ok((tracks, durations.file))
 }
 
 /// The failure of a file that libav cannot open.
@@ -330,7 +330,11 @@ struct StreamCollector {
 
 /// Returns a collector for the best audio stream and one for the best video stream. They collect
 /// what is wanted of them.
-fn collectors(input: &Input, wanted: Wanted, promise: &Promise) -> [StreamCollector; 2] {
+fn collectors(
+    input: &Input,
+    wanted: Wanted,
+    durations: &DeclaredDurations,
+) -> [StreamCollector; 2] {
     let audio = best_audio(input);
     let (covers, video): (Vec<Stream>, Vec<Stream>) = input
         .streams()
@@ -343,7 +347,7 @@ fn collectors(input: &Input, wanted: Wanted, promise: &Promise) -> [StreamCollec
     let collector = |stream: Option<Stream>, wanted: bool, cover_only: bool| StreamCollector {
         track: stream
             .filter(|_| wanted)
-            .map(|stream| (stream.index(), new_track(&stream, clip_start, promise))),
+            .map(|stream| (stream.index(), new_track(&stream, clip_start, durations))),
         cover_only,
         first: None,
         timeline: Timeline::default(),
@@ -389,7 +393,7 @@ fn start(stream: &Stream) -> Option<f64> {
     (ticks != NO_TIME).then(|| libav::seconds(ticks, stream.time_base()))
 }
 
-fn new_track(stream: &Stream, clip_start: Option<f64>, promise: &Promise) -> Track {
+fn new_track(stream: &Stream, clip_start: Option<f64>, durations: &DeclaredDurations) -> Track {
     let rate = stream.avg_frame_rate();
     let frame_rate = (rate.numerator() > 0 && rate.denominator() > 0).then(|| f64::from(rate));
     Track {
@@ -401,7 +405,7 @@ fn new_track(stream: &Stream, clip_start: Option<f64>, promise: &Promise) -> Tra
         packets: Vec::new(),
         start: None,
         end: None,
-        promised: promise.stream(stream),
+        declared: durations.stream(stream),
         whole: true,
         read_errors: 0,
     }
@@ -450,9 +454,9 @@ impl StreamCollector {
         };
         track.read_errors = read_errors;
         let found = track.found();
-        track.promised = track
-            .promised
-            .filter(|&promised| promise::is_short(promised, found));
+        track.declared = track
+            .declared
+            .filter(|&declared| declared_duration::is_short(declared, found));
         Ok(track)
     }
 }

@@ -5,12 +5,12 @@
 
 pub mod audio;
 mod damage;
+pub mod declared_duration;
 pub mod demux;
 pub mod file_kind;
 pub mod libav;
 pub mod orientation;
 pub mod packet_selection;
-pub mod promise;
 pub mod quick_look;
 mod timeline;
 pub mod video;

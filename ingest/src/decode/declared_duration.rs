@@ -1,8 +1,8 @@
-//! The durations that the headers of a file promise.
+//! The durations that the headers of a file declare.
 //!
 //! libav reads them from most containers. Where a file is shorter than its header says, it replaces
 //! the durations of some containers by an estimate from the bit rate or from the index; their
-//! headers are read here. A duration that is only estimated or measured is no promise.
+//! headers are read here. A duration that is only estimated or measured is not declared.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ use ffmpeg_next::format::context::Input;
 
 use super::libav;
 
-/// What may be missing of a promised duration, in seconds. The streams of a good file differ from
+/// What may be missing of a declared duration, in seconds. The streams of a good file differ from
 /// its header by a few frames: the encoder's priming samples, the last packet, and the video frames
 /// that are reordered take 0.1 s.
 const MIN_TOLERANCE: f64 = 0.25;
@@ -27,17 +27,17 @@ const MAX_CHUNKS: usize = 64;
 /// Sizes of WAV data from here on are those of a stream of unknown length.
 const UNKNOWN_SIZE: u64 = 0x7fff_0000;
 
-/// The promised durations of a file and of its streams, in seconds.
-pub struct Promise {
+/// The declared durations of a file and of its streams, in seconds.
+pub struct DeclaredDurations {
     /// The duration of the longest stream.
     pub file: Option<f64>,
-    /// Whether the header also promises the duration of each stream.
+    /// Whether the header also declares the duration of each stream.
     by_stream: bool,
 }
 
-impl Promise {
-    /// Reads the durations that the headers of an opened file promise.
-    pub fn of(input: &Input, path: &Path) -> Promise {
+impl DeclaredDurations {
+    /// Reads the durations that the headers of an opened file declare.
+    pub fn of(input: &Input, path: &Path) -> DeclaredDurations {
         let name = input.format().name().to_owned();
         let declared = libav::declared_duration(input);
         let is_mov = name.starts_with("mov") && declared.is_some();
@@ -62,13 +62,13 @@ impl Promise {
             }),
             _ => None,
         };
-        Promise {
+        DeclaredDurations {
             file: file.filter(|seconds| seconds.is_finite()),
             by_stream: is_mov && (!is_fragmented || has_own_durations(path, input.nb_streams())),
         }
     }
 
-    /// The duration that is promised for one of the streams.
+    /// The duration that is declared for one of the streams.
     pub fn stream(&self, stream: &Stream) -> Option<f64> {
         let seconds = libav::seconds(stream.duration(), stream.time_base());
         (self.by_stream && seconds > 0.0).then_some(seconds)
@@ -93,9 +93,9 @@ fn has_own_durations(path: &Path, streams: u32) -> bool {
     false
 }
 
-/// Whether less was found than was promised, in seconds.
-pub fn is_short(promised: f64, found: f64) -> bool {
-    promised - found > MIN_TOLERANCE.max(TOLERANCE * promised)
+/// Whether less was found than was declared, in seconds.
+pub fn is_short(declared: f64, found: f64) -> bool {
+    declared - found > MIN_TOLERANCE.max(TOLERANCE * declared)
 }
 
 /// Reads the size of the data in a header of sampled audio: RIFF and RF64 (`wav`), Sony's `w64`, or
