@@ -12,7 +12,7 @@ use features::MelDtype;
 use serde::Serialize;
 use util::{cli, outln};
 
-use crate::decode::quick_look::{quick_look, quick_look_at_image};
+use crate::decode::header_check;
 use crate::failure::Failure;
 use crate::plan::{self, Choices, DEFAULT_FRAME_POOL, DEFAULT_SHARD_ROWS, Segment};
 use crate::run::execute::Options;
@@ -139,8 +139,8 @@ fn look(source: &Source, listing: &Listing) -> Vec<Suspect> {
     let suspects = files.into_iter().filter_map(|(file, is_image)| {
         let path = source.raw.join(file);
         let problem = match is_image {
-            true => quick_look_at_image(&path)?,
-            false => quick_look(&path)?,
+            true => header_check::check_image(&path)?,
+            false => header_check::check_clip(&path)?,
         };
         Some(Suspect {
             problem,

@@ -20,7 +20,7 @@ const TOLERANCE: (u64, u64) = (100, 4096);
 
 /// Says what is wrong with a clip, as far as this is known without decoding. `None` does not mean
 /// that it can be decoded.
-pub fn quick_look(path: &Path) -> Option<Failure> {
+pub fn check_clip(path: &Path) -> Option<Failure> {
     let head = match demux::check_file(path) {
         Ok(head) => head,
         Err(failure) => return Some(failure),
@@ -30,15 +30,15 @@ pub fn quick_look(path: &Path) -> Option<Failure> {
     }
     let file = File::open(path).ok()?;
     let found = file.metadata().ok()?.len();
-    let promised = promised_bytes(&head).or_else(|| file_kind::end_of_boxes(&file, &head))?;
+    let declared = declared_bytes(&head).or_else(|| file_kind::end_of_boxes(&file, &head))?;
     let (share, bytes) = TOLERANCE;
-    let missing = promised.saturating_sub(found);
-    let detail = || format!("header {promised} bytes, found {found}");
-    (missing > bytes.max(promised / share)).then(|| Failure::with(failure::CUT_SHORT, detail()))
+    let missing = declared.saturating_sub(found);
+    let detail = || format!("header {declared} bytes, found {found}");
+    (missing > bytes.max(declared / share)).then(|| Failure::with(failure::CUT_SHORT, detail()))
 }
 
 /// Says what an image file is that is none of a kind that is read, by its first bytes.
-pub fn quick_look_at_image(path: &Path) -> Option<Failure> {
+pub fn check_image(path: &Path) -> Option<Failure> {
     match demux::check_file(path) {
         Ok(head) => Some(Failure::with(failure::UNDECODABLE, image::foreign(&head)?)),
         Err(failure) => Some(failure),
@@ -46,7 +46,7 @@ pub fn quick_look_at_image(path: &Path) -> Option<Failure> {
 }
 
 /// Returns the size of a whole RIFF, Wave64 or Matroska file, as its header gives it.
-fn promised_bytes(head: &[u8]) -> Option<u64> {
+fn declared_bytes(head: &[u8]) -> Option<u64> {
     match head.first_chunk::<4>()? {
         b"RIFF" => {
             let size = u32::from_le_bytes(head.get(4..8)?.try_into().ok()?);
@@ -87,11 +87,11 @@ mod tests {
 
     #[test]
     fn sizes_in_headers_are_read() {
-        assert_eq!(promised_bytes(b"RIFF\x24\x7d\0\0WAVE"), Some(0x7d2c));
-        assert_eq!(promised_bytes(b"RIFF\xff\xff\xff\xffWAVE"), None);
-        assert_eq!(promised_bytes(b"RIFF\0\0\0\0WAVE"), None);
+        assert_eq!(declared_bytes(b"RIFF\x24\x7d\0\0WAVE"), Some(0x7d2c));
+        assert_eq!(declared_bytes(b"RIFF\xff\xff\xff\xffWAVE"), None);
+        assert_eq!(declared_bytes(b"RIFF\0\0\0\0WAVE"), None);
         let ebml = b"\x1a\x45\xdf\xa3\x82ab\x18\x53\x80\x67";
-        let with = |size: &[u8]| promised_bytes(&[&ebml[..], size].concat());
+        let with = |size: &[u8]| declared_bytes(&[&ebml[..], size].concat());
         assert_eq!(with(b"\x85"), Some(12 + 5));
         assert_eq!(with(b"\x41\x00"), Some(13 + 256));
         assert_eq!(with(b"\x01\0\0\0\0\0\x10\0"), Some(19 + 4096));
@@ -120,9 +120,9 @@ mod tests {
                     let mut bytes = header.to_vec();
                     bytes[at] = value;
                     std::fs::write(&path, &bytes).unwrap();
-                    drop(quick_look(&path));
+                    drop(check_clip(&path));
                     std::fs::write(&path, &bytes[..=at]).unwrap();
-                    drop(quick_look(&path));
+                    drop(check_clip(&path));
                 }
             }
         }
