@@ -44,7 +44,7 @@ pub struct Video {
 
 /// Decodes a stream and extracts a pool of `size` frames for each of `spans`; a size of 0 stands
 /// for all frames. The pool of a span is selected from the frames that are presented in it. With
-/// `thorough` all packets are decoded, also where those that the frames depend on would do.
+/// `all_packets` all packets are decoded, also where those that the frames depend on would do.
 ///
 /// # Errors
 /// There is no decoder, nothing can be decoded, or a frame exceeds a limit. The result of a span is
@@ -52,13 +52,15 @@ pub struct Video {
 pub fn decode(
     track: &Track,
     size: usize,
-    thorough: bool,
+    all_packets: bool,
     spans: &[Option<Span>],
 ) -> Result<Vec<Result<Video, Failure>>, Failure> {
     let mut jpegs = BTreeMap::new();
     let expected = expected_pool(track, size, spans);
     let pass = match packet_selection::select(track, &expected) {
-        Some(selection) if !thorough => decode_selection(track, &expected, selection, &mut jpegs)?,
+        Some(selection) if !all_packets => {
+            decode_selection(track, &expected, selection, &mut jpegs)?
+        }
         _ => None,
     };
     let pass = match pass {

@@ -14,7 +14,7 @@ use datasets::{Input, Modality, Sample};
 use super::signals;
 use crate::decode::Span;
 use crate::plan::{self, Segment, Settings, files};
-use crate::workers::pool::Replies;
+use crate::workers::pool::{Pool, Replies};
 use crate::workers::protocol::{InputFile, Request, Task};
 
 /// How many samples per worker are submitted ahead of the one that is handed out next.
@@ -43,6 +43,16 @@ pub trait Decoders {
     fn next(&self, timeout: Duration) -> anyhow::Result<Option<(usize, Replies)>>;
 }
 
+impl Decoders for Pool {
+    fn submit(&self, number: usize, request: Request) -> anyhow::Result<()> {
+        Pool::submit(self, number, request)
+    }
+
+    fn next(&self, timeout: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
+        Pool::next(self, timeout)
+    }
+}
+
 /// The state of a run's requests and replies. Samples are identified by their index in `samples`,
 /// and a request has the index of the sample that it was made for.
 pub struct Scheduler<'a, D> {
@@ -51,6 +61,8 @@ pub struct Scheduler<'a, D> {
     modalities: [Modality; 2],
     settings: &'a Settings,
     samples: Vec<&'a Sample>,
+    /// See [`Request::all_packets`].
+    all_packets: bool,
     /// How many samples are submitted ahead of `next`.
     ahead: usize,
     /// The samples before this one are submitted.
@@ -96,6 +108,7 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
             group_of: group_of.collect(),
             groups,
             samples,
+            all_packets: false,
             ahead: workers * AHEAD_PER_WORKER,
             submitted: 0,
             next: 0,
@@ -107,6 +120,12 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
             parked_bytes: 0,
             max_parked_bytes: MAX_PARKED_BYTES,
         }
+    }
+
+    /// Has every packet of a video decoded, also where those that the frames depend on would do.
+    pub fn all_packets(mut self) -> Scheduler<'a, D> {
+        self.all_packets = true;
+        self
     }
 
     /// Waits for the next sample's replies. Returns `None` if a signal was received.
@@ -173,7 +192,7 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
         let frame_pool = self.settings.frame_pool as usize;
         let request = Request {
             frame_pool,
-            thorough: false,
+            all_packets: self.all_packets,
             tasks,
         };
         self.decoders.submit(sample, request)

@@ -2,19 +2,17 @@
 //! files instead of writing shards.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use datasets::{Modality, Sample, Split};
 use serde::Serialize;
 
 use super::execute::{self, Options};
-use super::scheduler::{Decoders, Scheduler};
+use super::scheduler::Scheduler;
 use crate::failure::Failure;
 use crate::plan::{self, Plan};
 use crate::progress::Progress;
 use crate::source::Source;
-use crate::workers::pool::{Pool, Replies};
-use crate::workers::protocol::Request;
+use crate::workers::pool::Replies;
 
 /// What decoding has found.
 #[derive(Debug, Serialize)]
@@ -56,17 +54,17 @@ pub fn verify(
     let samples = plan.shards.iter().flat_map(|shard| &shard.samples);
     let samples: Vec<&Sample> = samples.collect();
     let (pool, _) = execute::start_pool(options, source, &samples)?;
-    let decoders = ThoroughPool(pool);
     let modalities = source.dataset.info().modalities;
     let mut progress = Progress::start("clips", samples.len() as u64);
     let mut scheduler = Scheduler::new(
-        &decoders,
+        &pool,
         options.workers,
         &source.raw,
         modalities,
         &plan.settings,
         samples.clone(),
-    );
+    )
+    .all_packets();
     let mut findings = Vec::new();
     // Samples that share a file have the same findings.
     let mut known: BTreeSet<(Vec<String>, Modality, String, String)> = BTreeSet::new();
@@ -119,24 +117,4 @@ fn findings_of(sample: &Sample, modalities: [Modality; 2], replies: Replies) -> 
         }));
     }
     findings
-}
-
-/// A worker pool that decodes every packet.
-struct ThoroughPool(Pool);
-
-impl Decoders for ThoroughPool {
-    fn submit(&self, number: usize, request: Request) -> anyhow::Result<()> {
-        let thorough = true;
-        self.0.submit(
-            number,
-            Request {
-                thorough,
-                ..request
-            },
-        )
-    }
-
-    fn next(&self, timeout: Duration) -> anyhow::Result<Option<(usize, Replies)>> {
-        self.0.next(timeout)
-    }
 }

@@ -48,7 +48,7 @@ pub struct Request {
     pub frame_pool: usize,
     /// Whether every packet of a video is decoded, also where those that the frames depend on would
     /// do.
-    pub thorough: bool,
+    pub all_packets: bool,
     /// The features to compute, each of which gets a reply.
     pub tasks: Vec<Task>,
 }

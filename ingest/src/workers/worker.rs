@@ -348,7 +348,7 @@ fn extract_frames(
     spans: &[Option<Span>],
     request: &Request,
 ) -> Result<Vec<TaskResult>, Failure> {
-    let videos = video::decode(track, request.frame_pool, request.thorough, spans)?;
+    let videos = video::decode(track, request.frame_pool, request.all_packets, spans)?;
     let results = videos.into_iter().zip(spans).map(|(video, &span)| {
         let video = video.map_err(|failure| explain(track, failure))?;
         let content = Content {
