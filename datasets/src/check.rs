@@ -115,7 +115,21 @@ pub fn check(
     raw: &Path,
     options: &CheckOptions,
 ) -> Result<CheckReport, Error> {
-    let mut listing = dataset.list(raw, &options.list)?;
+    let listing = dataset.list(raw, &options.list)?;
+    check_listing(dataset, raw, listing, options)
+}
+
+/// Compares a raw tree, of which this is the listing, with what a complete copy of the dataset
+/// holds.
+///
+/// # Errors
+/// A list of hashes cannot be read.
+pub fn check_listing(
+    dataset: &dyn Dataset,
+    raw: &Path,
+    mut listing: Listing,
+    options: &CheckOptions,
+) -> Result<CheckReport, Error> {
     read_texts(raw, &mut listing);
     let info = dataset.info();
     let mut notes = listing.notes.clone();

@@ -61,7 +61,9 @@ mod stratify;
 mod tree;
 mod types;
 
-pub use check::{CheckOptions, CheckReport, ClassCheck, MissingItem, SplitCheck, check};
+pub use check::{
+    CheckOptions, CheckReport, ClassCheck, MissingItem, SplitCheck, check, check_listing,
+};
 pub use custom::{Cell, Custom, Table, table_row};
 pub use error::Error;
 pub use hashes::{HashCheck, WrongFile};

@@ -74,8 +74,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         verify: args.verify,
         hashes: args.hashes.clone(),
     };
-    let report = datasets::check(source.dataset.as_ref(), &source.raw, &options)?;
-    let listing = source.dataset.list(&source.raw, &options.list)?;
+    let dataset = source.dataset.as_ref();
+    let listing = dataset.list(&source.raw, &options.list)?;
+    let report = datasets::check_listing(dataset, &source.raw, listing.clone(), &options)?;
     let (mut decoded, mut suspects) = (None, Vec::new());
     if args.verify {
         signals::catch().context("cannot catch signals")?;
