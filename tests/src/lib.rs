@@ -1,5 +1,6 @@
 //! Shared parts of the end-to-end tests: the built programs, commands with a time limit, paths and
-//! TensorBoard files; and [`modules`], which finds circles between the modules of a crate.
+//! TensorBoard files; [`modules`], which finds circles between the modules of a crate; and
+//! [`s3_server`] with a [`link`] to it.
 //!
 //! The tests start `ingest` and `train` as a user does and read the files that they write; nothing
 //! here links either. Commands run without network access, and with `U2A_DATA` in a folder that
@@ -14,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod link;
 pub mod modules;
+pub mod s3_server;
 pub mod tensorboard;
 
 /// The time after which a command is killed and its test fails.
