@@ -9,7 +9,8 @@ pub struct Batch {
     pub labels: Vec<Vec<u32>>,
     /// Which of the two modalities each sample has.
     pub present: Vec<[bool; 2]>,
-    /// The inputs of each modality; `None` where no sample of the batch has it.
+    /// The inputs of each modality; `None` where no sample of the batch has it. Of a loader that
+    /// decodes a [`Share`](crate::Share) of each batch, only the inputs of that share.
     pub inputs: [Option<ModalityBatch>; 2],
     /// The number of samples of this epoch that are consumed once this batch is used.
     pub consumed: u64,
@@ -18,7 +19,7 @@ pub struct Batch {
 /// One modality of a batch.
 #[derive(Clone, Debug)]
 pub struct ModalityBatch {
-    /// The samples of the batch that have the modality, ascending. `data` holds these only.
+    /// The samples of the batch that `data` holds, ascending: those that have the modality.
     pub rows: Vec<usize>,
     /// The samples' values, in the order of `rows`.
     pub data: ModalityData,

@@ -30,6 +30,7 @@ mod rows;
 pub mod schema;
 mod shard_name;
 pub mod shards;
+mod share;
 mod transforms;
 pub mod verify;
 
@@ -44,4 +45,5 @@ pub use rows::{Row, record_batch};
 pub use schema::{MelDtype, SCHEMA_VERSION, ShardSpec, writer_properties};
 pub use shard_name::{FAILURES_FILE, MANIFEST_FILE, ShardName};
 pub use shards::{Shards, SplitIndex};
+pub use share::Share;
 pub use transforms::{MelTransform, Transforms};

@@ -9,6 +9,7 @@
 use crate::batch::{Batch, ModalityBatch, ModalityData};
 use crate::order::{epoch_order, rank};
 use crate::shards::{Content, RowReader, Shards};
+use crate::share::Share;
 use crate::transforms::{Transforms, random_frames, segment_centres};
 use arrow_buffer::Buffer;
 use datasets::{Modality, Split};
@@ -47,6 +48,9 @@ pub struct LoaderOptions {
     /// A missing-modality mask: which modalities each sample of the split shows, in the order of
     /// the files. Without it, a sample shows all that it has.
     pub present: Option<Arc<Vec<[bool; 2]>>>,
+    /// The part of each batch whose inputs are read and decoded; the whole by default. Ids, labels
+    /// and availability are those of the whole batch in any case.
+    pub share: Share,
 }
 
 impl Default for LoaderOptions {
@@ -61,6 +65,7 @@ impl Default for LoaderOptions {
             byte_budget: BYTE_BUDGET,
             transforms: Transforms::default(),
             present: None,
+            share: Share::default(),
         }
     }
 }
@@ -137,6 +142,13 @@ impl LoaderBuilder {
         self
     }
 
+    /// Sets the part of each batch whose inputs are read and decoded.
+    #[must_use]
+    pub fn share(mut self, share: Share) -> Self {
+        self.options.share = share;
+        self
+    }
+
     /// Sets the number of samples at the start of the epoch that are skipped, to resume in its
     /// middle.
     #[must_use]
@@ -202,8 +214,8 @@ impl Loader {
     /// Begins epoch `epoch` after its first `start` samples.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if batch size or number of threads are 0, or if the mask has another
-    /// length than the split.
+    /// [`Error::Invalid`] if batch size or number of threads are 0, if the share's rank is not
+    /// below its count, or if the mask has another length than the split.
     pub fn new(
         shards: &Arc<Shards>,
         options: LoaderOptions,
@@ -215,6 +227,12 @@ impl Loader {
             return Err(Error::Invalid(
                 "a loader needs a batch size and at least one thread".into(),
             ));
+        }
+        let Share { rank, count } = options.share;
+        if rank >= count {
+            return Err(Error::Invalid(format!(
+                "a loader cannot be number {rank} of {count}, counted from 0"
+            )));
         }
         let masked = options.present.as_ref().map(|present| present.len());
         if masked.is_some_and(|length| length != index.len()) {
@@ -281,7 +299,7 @@ impl Loader {
     }
 }
 
-/// Returns the bytes of a full batch's values.
+/// Returns the bytes of the values that are decoded of a full batch.
 fn batch_bytes(shards: &Shards, options: &LoaderOptions) -> usize {
     let t = &options.transforms;
     let sample = |modality: Modality| match modality {
@@ -289,7 +307,8 @@ fn batch_bytes(shards: &Shards, options: &LoaderOptions) -> usize {
         dense => sample_shape(dense, t).iter().product(),
     };
     let modalities = shards.spec().modalities;
-    4 * options.batch_size * modalities.into_iter().map(sample).sum::<usize>()
+    let samples = options.batch_size.div_ceil(options.share.count);
+    4 * samples * modalities.into_iter().map(sample).sum::<usize>()
 }
 
 /// Returns the shape of a sample's audio, video or image in a batch; empty for text.
@@ -398,17 +417,22 @@ impl Shared {
                 [stored[0] && shown[0], stored[1] && shown[1]]
             })
             .collect();
-        let fetched = reader.fetch(options.split, samples, &present)?;
+        let share = options.share.range(samples.len());
+        let fetched = reader.fetch(
+            options.split,
+            &samples[share.clone()],
+            &present[share.clone()],
+        )?;
         let mut inputs = [None, None];
         for (m, input) in inputs.iter_mut().enumerate() {
-            let rows: Vec<usize> = (0..samples.len()).filter(|i| present[*i][m]).collect();
+            let rows: Vec<usize> = share.clone().filter(|i| present[*i][m]).collect();
             if rows.is_empty() {
                 continue;
             }
             let contents = rows.iter().map(|row| {
                 (
                     index.ids[samples[*row] as usize].as_str(),
-                    fetched[*row].contents[m].as_ref(),
+                    fetched[*row - share.start].contents[m].as_ref(),
                 )
             });
             let data = match self.shards.spec().modalities[m] {

@@ -7,7 +7,7 @@ use datasets::{Modality, Split};
 use features::image::{CLIP_MEAN, CLIP_STD, ImageTransform, Rgb, shrink_to_jpeg};
 use features::{
     Batch, Loader, LoaderOptions, Mel, MelDtype, MelTransform, ModalityData, Row, ShardSpec,
-    Shards, Transforms, record_batch, writer_properties,
+    Shards, Share, Transforms, record_batch, writer_properties,
 };
 use parquet::arrow::ArrowWriter;
 use std::collections::BTreeSet;
@@ -118,6 +118,7 @@ fn config(threads: usize) -> LoaderOptions {
             text: None,
         },
         present: None,
+        share: Share::default(),
     }
 }
 
@@ -274,6 +275,55 @@ fn batches_hold_the_values_of_their_samples() {
             }
         }
     }
+}
+
+#[test]
+fn shares_of_a_batch_make_up_the_whole() {
+    let (_folder, shards) = written(38, 9, 3);
+    let whole = all(&shards, config(1), 1, 0);
+    // The last batch has two samples, fewer than there are readers.
+    for count in [2, 3, 5] {
+        let readers = (0..count).map(|rank| {
+            let share = Share { rank, count };
+            let options = LoaderOptions { share, ..config(2) };
+            (share, all(&shards, options, 1, 0))
+        });
+        for (share, batches) in readers {
+            assert_eq!(batches.len(), whole.len());
+            for (part, whole) in batches.iter().zip(&whole) {
+                let own: Vec<usize> = share.range(whole.ids.len()).collect();
+                let inputs = [0, 1].map(|m| whole.inputs[m].as_ref()?.pick(&own));
+                let expected = Batch {
+                    inputs,
+                    ..whole.clone()
+                };
+                assert_eq!(format!("{part:?}"), format!("{expected:?}"), "{share:?}");
+            }
+        }
+    }
+    let share = Share { rank: 2, count: 2 };
+    let options = LoaderOptions { share, ..config(1) };
+    let error = Loader::new(&shards, options, 0, 0).err().unwrap();
+    assert!(error.to_string().contains("number 2 of 2"), "{error}");
+}
+
+#[test]
+fn a_reader_reads_no_sample_outside_its_share() {
+    let (folder, shards) = written(8, 4, 4);
+    // One batch of two shards; what a reader opens of the second is missed.
+    std::fs::remove_file(folder.path().join("train-00001-of-00002.parquet")).unwrap();
+    let batch = |rank| {
+        let options = LoaderOptions {
+            shuffle: false,
+            batch_size: 8,
+            share: Share { rank, count: 2 },
+            ..config(1)
+        };
+        let mut loader = Loader::new(&shards, options, 0, 0).unwrap();
+        loader.next().unwrap()
+    };
+    assert_eq!(batch(0).unwrap().ids.len(), 8);
+    assert!(batch(1).is_err());
 }
 
 #[test]

@@ -12,7 +12,7 @@
 use datasets::{Input, ListOptions, Modality, Split};
 use features::image::{self, ImageTransform};
 use features::mask::Mask;
-use features::{Loader, LoaderOptions, MelTransform, Shards, TextTransform, Transforms};
+use features::{Loader, LoaderOptions, MelTransform, Shards, Share, TextTransform, Transforms};
 use model::encoder::config::{EncoderConfig, Kind};
 use model::encoder::weights::{WeightSource, Weights};
 use report::{RunSummary, text_table, write_page};
@@ -155,7 +155,8 @@ pub fn description(bytes: &[u8]) -> bool {
     })
 }
 
-/// Reads the table of a user's own dataset: JSON lines if it begins as an object, and CSV otherwise.
+/// Reads the table of a user's own dataset: JSON lines if it begins as an object, and CSV
+/// otherwise.
 pub fn table(bytes: &[u8]) -> bool {
     let name = match bytes.starts_with(b"{") {
         true => "clips.jsonl",
@@ -307,6 +308,7 @@ pub fn shard(bytes: &[u8]) -> bool {
                 text: TextTransform::hashed(30_522, 16).ok(),
             },
             present: None,
+            share: Share::default(),
         };
         let stream = Loader::new(&Arc::new(shards), config, 0, 0);
         stream.is_ok_and(|mut stream| stream.all(|batch| batch.is_ok()))
