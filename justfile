@@ -9,7 +9,7 @@ inspect := "target/release/inspect"
 default:
     @just --list
 
-# Build ingest and train, with CUDA if there is an NVIDIA driver and a toolkit; U2A_CUDA=0|1 decides otherwise
+# Build ingest and train, with CUDA if there is an NVIDIA driver and a toolkit (U2A_CUDA=0|1 decides otherwise); U2A_MPI=1 for MPI
 build:
     @scripts/build
 
@@ -69,6 +69,10 @@ test *flags:
 # Unit tests of the libraries that need no FFmpeg, for use after every edit
 test-unit *flags:
     @scripts/test --unit "$@"
+
+# Training in several processes by MPI: the losses of one process, lost ranks, errors
+test-mpi *flags:
+    @scripts/test-mpi "$@"
 
 # Injected faults, thousands of damaged files and long runs; ends with a table of figures
 test-faults *flags:

@@ -66,6 +66,23 @@ fn unknown_names_and_flags_are_usage_errors() {
     mask("--protocol missing-audio --rate 1.5 --seed 1", &["1.5"]);
 }
 
+/// Several processes that know nothing of each other would all train into one run folder.
+#[test]
+fn processes_that_cannot_find_each_other_are_usage_errors() {
+    let mut step = train(&["--random-weights", "0"]);
+    step.env("SLURM_PROCID", "1")
+        .env("SLURM_STEP_NUM_TASKS", "2");
+    run(&mut step).expect_usage(&["srun has started 2 processes", "srun --mpi=pmix"]);
+    let doctor = run(&mut command("train", ["doctor", "--json"])).expect(EXIT_DONE);
+    // With MPI they would look for each other.
+    if doctor.json()["mpi"].is_null() {
+        let mut rank = train(&["--random-weights", "0"]);
+        rank.env("OMPI_COMM_WORLD_RANK", "0")
+            .env("OMPI_COMM_WORLD_SIZE", "2");
+        run(&mut rank).expect_usage(&["mpirun has started 2 processes", "U2A_MPI=1 just build"]);
+    }
+}
+
 #[test]
 fn help_has_an_example() {
     for (program, subcommands) in [

@@ -11,7 +11,7 @@
 //! | `ingest_process` | the program `ingest` as a child process, which decodes media |
 //! | [`evaluation`] | metrics of a split, and labels for new media files |
 //! | [`logging`] | `metrics.jsonl`, TensorBoard events and the progress line |
-//! | [`training`] | the training loop, checkpoints, data-parallel workers |
+//! | [`training`] | the training loop, checkpoints, several ranks |
 //! | `reproduce` | the runs behind the paper's tables and figures |
 //! | `diagnostics` | the machine, the accuracy of its devices and their speed |
 //! | [`cli`] | the subcommands of `train` |
@@ -22,7 +22,7 @@
 //! use std::path::Path;
 //! use std::sync::atomic::AtomicBool;
 //! use train::settings::SettingsOverrides;
-//! use train::training::{job::Job, workers::Workers};
+//! use train::training::{job::Job, ranks::Ranks};
 //!
 //! let overrides = SettingsOverrides { epochs: Some(3), ..SettingsOverrides::default() };
 //! let shards = Path::new("data/shards/crema-d");
@@ -30,7 +30,7 @@
 //! let (weights, tiny, compute) = (WeightSource::Random(0), true, Compute::cpu(4));
 //! let job = Job::new("crema-d", shards, &overrides, weights, tiny, &compute)?;
 //! let (run, stop) = (Path::new("runs/first"), AtomicBool::new(false));
-//! let (outcome, state) = job.start(run, &stop, Workers::single())?;
+//! let (outcome, state) = job.start(run, &stop, &Ranks::single())?;
 //! println!("{outcome:?} after {} steps", state.step);
 //! # anyhow::Ok(())
 //! ```

@@ -117,26 +117,27 @@ impl Compute {
         Compute::open_for(asked, threads, 0, 1)
     }
 
-    /// [`Compute::open`] for one of several workers, each of which has a GPU of its own, from the
-    /// given one on, and its part of the cores.
+    /// [`Compute::open`] for one of several processes on a machine, each of which has a GPU of its
+    /// own, from the given one on, and its part of the cores: `place` is the number of this process
+    /// among those that see the same GPUs, `sharing` the number of those on the same cores.
     ///
     /// # Errors
     /// They are those of [`Compute::open`].
     pub fn open_for(
         asked: DeviceChoice,
         threads: Option<usize>,
-        rank: usize,
-        workers: usize,
+        place: usize,
+        sharing: usize,
     ) -> Result<Compute> {
         let threads = match threads {
             Some(0) => bail!("--threads 0: at least one thread is needed"),
             Some(n) => n,
             None => {
                 let cores = std::thread::available_parallelism().map_or(1, Into::into);
-                (cores / workers).max(1)
+                (cores / sharing).max(1)
             }
         };
-        let (device, used, reason) = match select(asked, rank, open_cuda)? {
+        let (device, used, reason) = match select(asked, place, open_cuda)? {
             Selected::Gpu(device, number) => (device, DeviceChoice::Cuda(number), None),
             Selected::Cpu(reason) => (Device::Cpu, DeviceChoice::Cpu, reason),
         };
@@ -239,21 +240,21 @@ enum Selected<D> {
     Cpu(Option<String>),
 }
 
-/// Selects the device of worker `rank`; `open` opens the GPU of a number or returns the reason why
-/// it cannot.
+/// Selects the device of the process at `place` among several; `open` opens the GPU of a number or
+/// returns the reason why it cannot.
 fn select<D>(
     asked: DeviceChoice,
-    rank: usize,
+    place: usize,
     open: impl FnOnce(usize) -> Result<D, String>,
 ) -> Result<Selected<D>> {
     match asked {
         DeviceChoice::Cpu => Ok(Selected::Cpu(None)),
-        DeviceChoice::Auto => Ok(match open(rank) {
-            Ok(device) => Selected::Gpu(device, rank),
+        DeviceChoice::Auto => Ok(match open(place) {
+            Ok(device) => Selected::Gpu(device, place),
             Err(reason) => Selected::Cpu(Some(reason)),
         }),
         DeviceChoice::Cuda(first) => {
-            let number = first + rank;
+            let number = first + place;
             match open(number) {
                 Ok(device) => Ok(Selected::Gpu(device, number)),
                 Err(reason) => Err(anyhow!(
@@ -366,7 +367,7 @@ mod tests {
                 false => Err(format!("no GPU {number}")),
             }
         };
-        let select = |asked, rank, gpus| select(asked, rank, machine(gpus)).ok();
+        let select = |asked, place, gpus| select(asked, place, machine(gpus)).ok();
         let cpu = |reason: &str| Some(Selected::Cpu(Some(reason.to_string())));
         assert_eq!(select(DeviceChoice::Auto, 0, 2), Some(Selected::Gpu(0, 0)));
         assert_eq!(select(DeviceChoice::Auto, 0, 0), cpu("no GPU 0"));

@@ -5,6 +5,7 @@
 use anyhow::Result;
 use datasets::Modality;
 use features::{Batch, ModalityBatch, ModalityData, Transforms};
+use std::ops::Range;
 
 /// The placeholders for a missing modality (section 3, "Multimodal data embedding"): one empty
 /// input of each modality.
@@ -57,10 +58,9 @@ impl Placeholders {
         Ok(Placeholders([empty(modalities[0])?, empty(modalities[1])?]))
     }
 
-    /// Gives every sample of the batch an input of both modalities; [`Batch::present`] stays as it
-    /// is.
-    pub fn fill(&self, batch: &mut Batch) {
-        let samples = batch.ids.len();
+    /// Gives the given samples of the batch an input of both modalities, and leaves the inputs of
+    /// other samples out; [`Batch::present`] stays as it is.
+    pub fn fill(&self, batch: &mut Batch, samples: Range<usize>) {
         for (input, empty) in batch.inputs.iter_mut().zip(&self.0) {
             let present = input.take();
             let find = |sample: usize| {
@@ -69,8 +69,8 @@ impl Placeholders {
             };
             let row = |sample: usize| find(sample).unwrap_or((empty, 0));
             *input = Some(ModalityBatch {
-                rows: (0..samples).collect(),
-                data: gather((0..samples).map(row), empty),
+                rows: samples.clone().collect(),
+                data: gather(samples.clone().map(row), empty),
             });
         }
     }
@@ -143,7 +143,8 @@ mod tests {
             ],
             consumed: 3,
         };
-        placeholders.fill(&mut batch);
+        let mut two = batch.clone();
+        placeholders.fill(&mut batch, 0..3);
         assert_eq!(batch.present[0], [false, true], "`present` stays as it is");
         let audio = batch.inputs[0].as_ref().unwrap();
         assert_eq!(audio.rows, [0, 1, 2]);
@@ -164,5 +165,8 @@ mod tests {
         assert_eq!((values.len(), shape[0]), (3 * 2 * 3 * 16, 2));
         // CLIP's black: -0.48145466 / 0.26862954 in the red plane.
         assert!((values[0] + 1.792_26).abs() < 1e-4, "{}", values[0]);
+        placeholders.fill(&mut two, 1..3);
+        let filled = |m: usize| two.inputs[m].as_ref().map(|input| &input.rows[..]);
+        assert_eq!([filled(0), filled(1)], [Some(&[1, 2][..]); 2]);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::diagnostics::doctor;
 use crate::ingest_process;
+use crate::training::ranks;
 use anyhow::Result;
 use clap::Args;
 #[cfg(target_arch = "x86_64")]
@@ -37,6 +38,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
             "cores": cores,
             "vectors": vectors,
             "cuda": report.built,
+            "mpi": ranks::mpi_library(),
             "gpu": report,
             "to_do": report.advice(),
             "ingest": ingest,
@@ -55,6 +57,10 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     )?;
     for line in report.lines() {
         outln!("{line}")?;
+    }
+    match ranks::mpi_library() {
+        Some(library) => outln!("MPI       {library}")?,
+        None => outln!("MPI       not in this build: it trains in one process")?,
     }
     match sandbox_gaps.as_deref() {
         Some([]) => outln!("sandbox   decoders are confined by landlock and seccomp")?,

@@ -3,6 +3,7 @@
 use super::shared::{ComputeArgs, print_device, stop_flag};
 use crate::logging::format_duration;
 use crate::reproduce::{self, Options, Plan};
+use crate::training::ranks::Ranks;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use model::encoder::weights::WeightSource;
@@ -108,6 +109,7 @@ pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
         options.estimate(&mut plan)?;
         return print_runs(args, &plan);
     }
+    Ranks::check_alone()?;
     let stop = stop_flag()?;
     let missing = options.prepare();
     let mut plan = options.plan(missing)?;

@@ -6,12 +6,15 @@ use super::metrics::{self, Metrics};
 use crate::session::Session;
 use crate::settings::RunConfig;
 use anyhow::{Context, Result, bail};
-use features::Loader;
-use model::u2a::U2a;
+use features::{Loader, LoaderOptions, Share};
+use model::u2a::{U2a, micro_batch};
 use report::predictions::Prediction;
 
-/// Samples per batch.
+/// Samples per batch and process.
 const BATCH_SIZE: usize = 16;
+
+/// The labels of a complete sample, and its two alignment distances.
+type LabelledDistances = (Vec<u32>, [f64; 2]);
 
 /// The result of an evaluation.
 pub struct Evaluation {
@@ -101,27 +104,76 @@ impl<'a> Evaluator<'a> {
     /// # Errors
     /// A shard cannot be read, or a sample of single-label data has no label.
     pub fn run(self, model: &U2a) -> Result<Evaluation> {
+        let (predictions, distances) = self.score(model, Share::default())?;
+        Ok(Evaluation {
+            metrics: compute_metrics(self.config, &predictions)?,
+            alignment: Alignment::average(&distances, self.config.classes.len()),
+            predictions,
+            kept: self.kept,
+        })
+    }
+
+    /// Computes the metrics of a model together with other processes, each of which scores its
+    /// share of every batch: `all_reduce` replaces numbers by their sums over all of them.
+    ///
+    /// # Errors
+    /// They are those of [`Evaluator::run`].
+    pub fn metrics(
+        self,
+        model: &U2a,
+        share: Share,
+        all_reduce: impl FnOnce(&mut [f32]),
+    ) -> Result<Metrics> {
+        let (mut predictions, _) = self.score(model, share)?;
+        // The logits of each sample come from one process, and are zeros in the others.
+        let mut all: Vec<f32> = predictions.iter().flat_map(|p| p.logits.clone()).collect();
+        all_reduce(&mut all);
+        let summed = all.chunks_exact(self.config.classes.len());
+        for (prediction, logits) in predictions.iter_mut().zip(summed) {
+            prediction.logits.copy_from_slice(logits);
+        }
+        compute_metrics(self.config, &predictions)
+    }
+
+    /// Scores a share of each batch. The logits of all other samples are zeros. Beside the
+    /// predictions, returns labels and alignment distances of the complete samples of the share.
+    fn score(
+        &self,
+        model: &U2a,
+        share: Share,
+    ) -> Result<(Vec<Prediction>, Vec<LabelledDistances>)> {
         let missing_token = self.options.missing_token;
         let placeholders = self.session.placeholders(missing_token)?;
         let merged = model.merged_encoders()?;
+        let present = Some(self.present.clone());
+        let batch_size = BATCH_SIZE * share.count;
         let options = self
             .session
-            .eval_loader(self.options.split, BATCH_SIZE, Some(self.present));
+            .eval_loader(self.options.split, batch_size, present);
+        let options = LoaderOptions { share, ..options };
         let mut loader = Loader::new(&self.session.shards, options, 0, 0)?;
         let mut predictions = Vec::new();
         let mut distances = Vec::new();
         while let Some(batch) = loader.next() {
             let mut batch = batch?;
+            let own = share.range(batch.ids.len());
             if let Some(placeholders) = &placeholders {
-                placeholders.fill(&mut batch);
+                placeholders.fill(&mut batch, own.clone());
             }
-            let scores = model.score(&merged, &batch, missing_token)?;
-            for (sample, distance) in scores.alignment {
-                distances.push((batch.labels[sample].clone(), distance));
+            let mut logits = vec![vec![0.0; self.config.classes.len()]; batch.ids.len()];
+            if !own.is_empty() {
+                let part =
+                    (own.len() < batch.ids.len()).then(|| micro_batch::part(&batch, own.clone()));
+                let scores =
+                    model.score(&merged, part.as_ref().unwrap_or(&batch), missing_token)?;
+                for (sample, distance) in scores.alignment {
+                    distances.push((batch.labels[own.start + sample].clone(), distance));
+                }
+                logits.splice(own, scores.logits);
             }
             loader.reuse(batch.inputs);
             let samples = batch.ids.into_iter().zip(batch.labels).zip(batch.present);
-            for (((id, labels), present), logits) in samples.zip(scores.logits) {
+            for (((id, labels), present), logits) in samples.zip(logits) {
                 predictions.push(Prediction {
                     id,
                     labels,
@@ -130,12 +182,7 @@ impl<'a> Evaluator<'a> {
                 });
             }
         }
-        Ok(Evaluation {
-            metrics: compute_metrics(self.config, &predictions)?,
-            alignment: Alignment::average(&distances, self.config.classes.len()),
-            predictions,
-            kept: self.kept,
-        })
+        Ok((predictions, distances))
     }
 }
 

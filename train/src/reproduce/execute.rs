@@ -5,8 +5,8 @@ use crate::evaluation::{self, Evaluator};
 use crate::session;
 use crate::training::checkpoint;
 use crate::training::job::{Job, claim};
+use crate::training::ranks::Ranks;
 use crate::training::trainer::Outcome;
-use crate::training::workers::Workers;
 use anyhow::Result;
 use report::CONFIG_FILE;
 use report::artefact::Training;
@@ -38,9 +38,9 @@ impl Options {
             if !run.finished {
                 let (outcome, _) = if folder.join(CONFIG_FILE).is_file() {
                     let _lock = claim(&folder)?;
-                    job.resume(&folder, stop, Workers::single())?
+                    job.resume(&folder, stop, &Ranks::single())?
                 } else {
-                    job.start(&folder, stop, Workers::single())?
+                    job.start(&folder, stop, &Ranks::single())?
                 };
                 if outcome == Outcome::Stopped {
                     return Ok(false);

@@ -6,13 +6,15 @@ use candle_core::Tensor;
 use features::Batch;
 use model::encoder::weights::WeightSource;
 use model::loss::LossConfig;
-use model::u2a::{StepOptions, U2a};
+use model::u2a::{StepOptions, U2a, micro_batch};
+use std::ops::Range;
 
 /// Size of the numbers that the check puts into B of the LoRA adapters, which starts as zero.
 const PROBE: f32 = 1e-3;
 
-/// Checks that each learnable parameter gets a finite gradient that is not zero throughout. B of
-/// the LoRA adapters is not zero during the check, because A would get no gradient.
+/// Checks that each learnable parameter gets a finite gradient that is not zero throughout from the
+/// samples `own` of a batch. B of the LoRA adapters is not zero during the check, because A would
+/// get no gradient. Without an input there is nothing to check.
 ///
 /// # Errors
 /// A parameter gets no usable gradient, which the error blames on `weights`, the source of the
@@ -21,10 +23,15 @@ pub fn check_gradients(
     model: &mut U2a,
     session: &Session,
     batch: &Batch,
+    own: Range<usize>,
     options: &StepOptions,
     loss: &LossConfig,
     weights: &WeightSource,
 ) -> Result<()> {
+    let mut present = batch.present[own.clone()].iter();
+    if !present.any(|has| *has != [false, false]) {
+        return Ok(());
+    }
     let initial: Vec<Tensor> = model
         .parameters()
         .iter()
@@ -43,9 +50,12 @@ pub fn check_gradients(
     });
     let probes = probes.collect::<candle_core::Result<Vec<_>>>()?;
     model.set_parameters(probes)?;
-    let mut sample = first_complete_sample(batch).unwrap_or_else(|| batch.clone());
+    let complete = own.clone().find(|i| batch.present[*i] == [true, true]);
+    let checked = complete.map_or(own, |sample| sample..sample + 1);
+    let mut sample = micro_batch::part(batch, checked);
     if let Some(placeholders) = session.placeholders(loss.missing_token)? {
-        placeholders.fill(&mut sample);
+        let samples = 0..sample.ids.len();
+        placeholders.fill(&mut sample, samples);
     }
     let result = model.step(&sample, options, loss)?;
     for (p, grad) in model.parameters().iter().zip(&result.grads) {
@@ -62,22 +72,4 @@ pub fn check_gradients(
     model
         .set_parameters(initial)
         .context("after the gradient check")
-}
-
-/// The first complete sample of a batch, as a batch of its own.
-fn first_complete_sample(batch: &Batch) -> Option<Batch> {
-    let sample = batch.present.iter().position(|has| *has == [true, true])?;
-    let mut one = Batch {
-        ids: vec![batch.ids[sample].clone()],
-        labels: vec![batch.labels[sample].clone()],
-        present: vec![[true, true]],
-        inputs: [None, None],
-        consumed: 0,
-    };
-    for m in 0..2 {
-        let mut input = batch.inputs[m].as_ref()?.pick(&[sample])?;
-        input.rows = vec![0];
-        one.inputs[m] = Some(input);
-    }
-    Some(one)
 }

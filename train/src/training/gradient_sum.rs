@@ -1,14 +1,14 @@
 //! Gradients of data-parallel training.
 
-use super::workers::Workers;
+use super::ranks::Ranks;
 use anyhow::Result;
 use candle_core::{DType, Tensor};
 use model::u2a::U2a;
 
-/// Sums gradients and losses over the workers, and tells all of them if one is to stop. A worker
+/// Sums gradients and losses over the ranks, and tells all of them if one is to stop. A rank
 /// without a sample adds nothing.
 pub fn all_reduce_gradients(
-    workers: &mut Workers,
+    ranks: &Ranks,
     model: &U2a,
     grads: &mut Vec<Option<Tensor>>,
     losses: Option<Tensor>,
@@ -40,7 +40,7 @@ pub fn all_reduce_gradients(
     let flags = numbers.len();
     numbers.extend(has_gradient);
     numbers.push(if stop { 1.0 } else { 0.0 });
-    workers.all_reduce(&mut numbers)?;
+    ranks.all_reduce(&mut numbers);
     let stop = numbers.last().is_some_and(|asked| *asked > 0.0);
     let summed = Tensor::from_slice(&numbers[..flags], flags, &device)?;
     let mut next = 3;

@@ -6,8 +6,8 @@ use crate::settings::{RunConfig, RunDevice, Settings, SettingsOverrides};
 use crate::training::checkpoint::{self, State};
 use crate::training::data_check;
 use crate::training::lock::RunLock;
+use crate::training::ranks::Ranks;
 use crate::training::trainer::{Outcome, Trainer};
-use crate::training::workers::Workers;
 use anyhow::{Context, Result, bail};
 use engine::Compute;
 use features::Shards;
@@ -138,58 +138,61 @@ impl Job {
         Ok(util::hash::sha256(config.to_toml()?))
     }
 
-    /// Makes a new run folder and trains, to the end or until `stop` is set.
+    /// Makes a new run folder and trains, to the end or until `stop` is set. All ranks have to call
+    /// it.
     ///
     /// # Errors
     /// The folder is a run already or cannot be written, or training fails.
-    pub fn start(
-        &self,
-        out: &Path,
-        stop: &AtomicBool,
-        workers: Workers,
-    ) -> Result<(Outcome, State)> {
-        let model = session::build_model(&self.config, &self.compute)?;
-        let mut _lock = None;
-        if workers.is_first() {
-            std::fs::create_dir_all(out)
-                .with_context(|| format!("{}: cannot be made", out.display()))?;
-            _lock = Some(RunLock::acquire(out)?);
-            let path = out.join(CONFIG_FILE);
-            // Another process may have started the same run, and finished it before the lock was
-            // free.
-            if path.exists() {
-                bail!(
-                    "{}: is a run already; continue it with --resume {0}, or give another --out",
-                    out.display()
-                );
-            }
-            util::atomic::write(&path, self.config.to_toml()?)
-                .with_context(|| format!("{}: cannot be written", path.display()))?;
+    pub fn start(&self, out: &Path, stop: &AtomicBool, ranks: &Ranks) -> Result<(Outcome, State)> {
+        let model = ranks.agree(session::build_model(&self.config, &self.compute))?;
+        ranks.check_same(&self.hash()?)?;
+        let lock = ranks.is_first().then(|| self.make_folder(out));
+        let _lock = ranks.agree(lock.transpose())?;
+        let trainer = Trainer::start(out, self.config.clone(), &self.session, model, ranks);
+        self.train(ranks.agree(trainer)?, stop)
+    }
+
+    /// Makes a new run folder with its configuration.
+    fn make_folder(&self, out: &Path) -> Result<RunLock> {
+        std::fs::create_dir_all(out)
+            .with_context(|| format!("{}: cannot be made", out.display()))?;
+        let lock = RunLock::acquire(out)?;
+        let path = out.join(CONFIG_FILE);
+        // Another process may have started the same run, and finished it before the lock was free.
+        if path.exists() {
+            bail!(
+                "{}: is a run already; continue it with --resume {0}, or give another --out",
+                out.display()
+            );
         }
-        let config = self.config.clone();
-        let mut trainer = Trainer::start(out, config, &self.session, model, workers)?;
-        let outcome = trainer.train(stop, self.announcement.as_deref())?;
-        Ok((outcome, trainer.state().clone()))
+        util::atomic::write(&path, self.config.to_toml()?)
+            .with_context(|| format!("{}: cannot be written", path.display()))?;
+        Ok(lock)
     }
 
     /// Continues from the newest checkpoint of a run folder that the caller has locked ([`claim`]).
+    /// All ranks have to call it.
     ///
     /// # Errors
     /// The checkpoint cannot be read, or training fails.
-    pub fn resume(
-        &self,
-        run: &Path,
-        stop: &AtomicBool,
-        workers: Workers,
-    ) -> Result<(Outcome, State)> {
-        self.config.settings.check_device(&self.compute)?;
-        let model = session::build_model(&self.config, &self.compute)?;
+    pub fn resume(&self, run: &Path, stop: &AtomicBool, ranks: &Ranks) -> Result<(Outcome, State)> {
+        let prepared = self.config.settings.check_device(&self.compute);
+        let prepared = prepared.and_then(|()| session::build_model(&self.config, &self.compute));
+        let prepared = prepared.and_then(|model| Ok((model, checkpoint::list(run)?)));
+        // The first rank may write a checkpoint only when all have looked for one.
+        let (model, checkpoints) = ranks.agree(prepared)?;
         let config = self.config.clone();
         // A run that was killed before its initial checkpoint was complete has none.
-        let mut trainer = match checkpoint::list(run)?.is_empty() {
-            true => Trainer::start(run, config, &self.session, model, workers)?,
-            false => Trainer::resume(run, config, &self.session, model, workers)?,
+        let trainer = match checkpoints.is_empty() {
+            true => Trainer::start(run, config, &self.session, model, ranks),
+            false => Trainer::resume(run, config, &self.session, model, ranks),
         };
+        let trainer = ranks.agree(trainer)?;
+        ranks.check_same(&format!("{} {}", self.hash()?, trainer.state().step))?;
+        self.train(trainer, stop)
+    }
+
+    fn train(&self, mut trainer: Trainer, stop: &AtomicBool) -> Result<(Outcome, State)> {
         let outcome = trainer.train(stop, self.announcement.as_deref())?;
         Ok((outcome, trainer.state().clone()))
     }

@@ -1,7 +1,7 @@
 //! Training of a run.
 //!
 //! [`job`] begins or continues a run folder, and [`trainer`] is the training loop. The loop takes
-//! its batches from the prefetcher, adds gradients over [`workers`], and writes [`checkpoint`]s.
+//! its batches from the prefetcher, adds gradients over the [`ranks`], and writes [`checkpoint`]s.
 
 pub mod checkpoint;
 pub(crate) mod data_check;
@@ -11,5 +11,5 @@ pub mod job;
 mod lock;
 pub(crate) mod memory;
 mod prefetch;
+pub mod ranks;
 pub mod trainer;
-pub mod workers;

@@ -9,7 +9,7 @@ use super::checkpoint::{self, State};
 use super::gradient_check::check_gradients;
 use super::gradient_sum::all_reduce_gradients;
 use super::prefetch::{PrefetchedBatch, Prefetcher};
-use super::workers::Workers;
+use super::ranks::Ranks;
 use crate::evaluation::{EvalOptions, Evaluator};
 use crate::logging::{RunLog, StartMessage, StepRecord};
 use crate::session::Session;
@@ -18,7 +18,7 @@ use anyhow::{Result, bail};
 use candle_core::Tensor;
 use datasets::Split;
 use engine::{AdamW, Schedule};
-use features::{Batch, Loader};
+use features::{Batch, Loader, LoaderOptions};
 use model::loss::LossConfig;
 use model::missing_inputs::Placeholders;
 use model::modality_dropout::drop_modality;
@@ -48,7 +48,7 @@ pub(crate) struct Trainer<'a> {
     optimizer: AdamW,
     state: State,
     modality_dropout: bool,
-    workers: Workers,
+    ranks: &'a Ranks,
 }
 
 /// What the steps of a run have in common, and what they hand on to later ones.
@@ -61,7 +61,7 @@ struct LoopState {
     loss: LossConfig,
     schedule: Schedule,
     placeholders: Option<Placeholders>,
-    /// The log; only the first worker has one.
+    /// The log; only the first rank has one.
     log: Option<RunLog>,
     /// A message that has not been printed yet.
     start_message: Option<StartMessage>,
@@ -76,15 +76,15 @@ impl<'a> Trainer<'a> {
         config: RunConfig,
         session: &'a Session,
         model: U2a,
-        workers: Workers,
+        ranks: &'a Ranks,
     ) -> Result<Trainer<'a>> {
         let optimizer = model.optimizer(config.settings.adamw())?;
         let state = State {
             seed: config.settings.seed,
             ..State::default()
         };
-        let mut trainer = Trainer::assemble(run, config, session, model, optimizer, state, workers);
-        if trainer.workers.is_first() {
+        let mut trainer = Trainer::assemble(run, config, session, model, optimizer, state, ranks);
+        if trainer.ranks.is_first() {
             trainer.write_checkpoint()?;
         }
         Ok(trainer)
@@ -96,7 +96,7 @@ impl<'a> Trainer<'a> {
         config: RunConfig,
         session: &'a Session,
         mut model: U2a,
-        workers: Workers,
+        ranks: &'a Ranks,
     ) -> Result<Trainer<'a>> {
         let checkpoint = checkpoint::latest(run)?;
         let with_remedy = checkpoint::with_remedy(run, &checkpoint, true);
@@ -106,13 +106,13 @@ impl<'a> Trainer<'a> {
             checkpoint::read_state(&checkpoint, &model, &mut optimizer).map_err(with_remedy)?;
         // The process may have been killed before it copied this checkpoint to `best`, or before it
         // removed an old one.
-        if workers.is_first() {
+        if ranks.is_first() {
             if state.best.is_some_and(|(_, step)| step == state.step) {
                 checkpoint::mark_best(run, &checkpoint)?;
             }
             checkpoint::prune(run, config.settings.keep_checkpoints)?;
         }
-        let trainer = Trainer::assemble(run, config, session, model, optimizer, state, workers);
+        let trainer = Trainer::assemble(run, config, session, model, optimizer, state, ranks);
         Ok(trainer)
     }
 
@@ -123,7 +123,7 @@ impl<'a> Trainer<'a> {
         model: U2a,
         optimizer: AdamW,
         state: State,
-        workers: Workers,
+        ranks: &'a Ranks,
     ) -> Trainer<'a> {
         let modality_dropout = config
             .settings
@@ -136,7 +136,7 @@ impl<'a> Trainer<'a> {
             optimizer,
             state,
             modality_dropout,
-            workers,
+            ranks,
         }
     }
 
@@ -163,7 +163,7 @@ impl<'a> Trainer<'a> {
         let steps_per_epoch = samples.div_ceil(settings.batch_size as u64);
         let last_step =
             (settings.epochs * steps_per_epoch).min(settings.max_steps.unwrap_or(u64::MAX));
-        let mut log = match self.workers.is_first() {
+        let mut log = match self.ranks.is_first() {
             true => Some(RunLog::open(&self.run, self.state.step, last_step)?),
             false => None,
         };
@@ -200,9 +200,13 @@ impl<'a> Trainer<'a> {
         loop_state: &mut LoopState,
         stop: &AtomicBool,
     ) -> Result<Option<Outcome>> {
+        let options = LoaderOptions {
+            share: self.ranks.share(),
+            ..self.session.train_loader(self.settings())
+        };
         let loader = Loader::new(
             &self.session.shards,
-            self.session.train_loader(self.settings()),
+            options,
             self.state.epoch,
             self.state.consumed,
         )?;
@@ -243,23 +247,26 @@ impl<'a> Trainer<'a> {
     /// Checks the gradients before the first step, applies modality dropout, and fills in empty
     /// inputs for missing modalities where the method needs them.
     fn prepare_batch(&mut self, batch: &mut Batch, loop_state: &LoopState) -> Result<()> {
+        let own = self.ranks.share().range(batch.ids.len());
         if self.state.step == 0 {
             let (options, loss) = (self.step_options(), &loop_state.loss);
             let weights = &self.config.weights;
-            check_gradients(
+            let checked = check_gradients(
                 &mut self.model,
                 self.session,
                 batch,
+                own.clone(),
                 &options,
                 loss,
                 weights,
-            )?;
+            );
+            self.ranks.agree(checked)?;
         }
         if self.modality_dropout {
             drop_modality(batch, self.settings().seed, self.state.step);
         }
         if let Some(placeholders) = &loop_state.placeholders {
-            placeholders.fill(batch);
+            placeholders.fill(batch, own);
         }
         Ok(())
     }
@@ -275,9 +282,7 @@ impl<'a> Trainer<'a> {
             self.read_losses(loop_state)?;
             self.state.epoch += 1;
             self.state.consumed = 0;
-            if let Some(log) = &mut loop_state.log {
-                self.end_epoch(log)?;
-            }
+            self.end_epoch(&mut loop_state.log)?;
         } else if stopped || at_end || self.checkpoint_is_due() {
             self.read_losses(loop_state)?;
             if let Some(log) = &mut loop_state.log {
@@ -310,24 +315,27 @@ impl<'a> Trainer<'a> {
     /// validation split to choose the best checkpoint by, the last one becomes `best`, and the test
     /// split is evaluated once for the log.
     fn finish(&self, log: &mut Option<RunLog>) -> Result<Outcome> {
-        let Some(log) = log else {
-            return Ok(Outcome::Finished);
-        };
         let all_epochs = self.state.epoch >= self.settings().epochs;
-        let has_best = !self.session.shards.split(Split::Val).is_empty()
-            || self.run.join(checkpoint::BEST).is_dir();
-        if all_epochs && !has_best {
-            if !self.session.shards.split(Split::Test).is_empty() {
-                self.evaluate(Split::Test, log)?;
-            }
+        let has_val = !self.session.shards.split(Split::Val).is_empty();
+        if !all_epochs || has_val {
+            return Ok(Outcome::Finished);
+        }
+        let has_best = || self.run.join(checkpoint::BEST).is_dir();
+        if self.ranks.first_decides(has_best) {
+            return Ok(Outcome::Finished);
+        }
+        if !self.session.shards.split(Split::Test).is_empty() {
+            self.evaluate(Split::Test, log)?;
+        }
+        if let Some(log) = log {
             log.flush()?;
             checkpoint::mark_best(&self.run, &checkpoint::latest(&self.run)?)?;
         }
         Ok(Outcome::Finished)
     }
 
-    /// Makes one step on this worker's part of a batch, in micro-batches. Returns the losses, and
-    /// whether any worker is to stop.
+    /// Makes one step on this rank's part of a batch, in micro-batches. Returns the losses of the
+    /// whole batch, and whether any rank is to stop.
     fn step(
         &mut self,
         prefetched: &PrefetchedBatch,
@@ -337,17 +345,17 @@ impl<'a> Trainer<'a> {
     ) -> Result<(Tensor, bool)> {
         let (batch, uploaded) = (&prefetched.batch, prefetched.uploaded());
         let samples = batch.ids.len();
-        let range = micro_batch::worker_range(samples, self.workers.rank, self.workers.count);
+        let range = self.ranks.share().range(samples);
         let size = self.settings().micro_batch.unwrap_or(samples);
         let options = self.step_options();
         let summed =
             micro_batch::accumulate(&self.model, batch, uploaded, range, size, &options, loss)?;
         let (mut grads, losses) = summed.unzip();
         let (losses, stop) = match losses {
-            Some(losses) if self.workers.count == 1 => (losses, stop),
+            Some(losses) if self.ranks.count() == 1 => (losses, stop),
             losses => {
                 let grads = grads.get_or_insert_default();
-                all_reduce_gradients(&mut self.workers, &self.model, grads, losses, stop)?
+                all_reduce_gradients(self.ranks, &self.model, grads, losses, stop)?
             }
         };
         let grads = grads.unwrap_or_default();
@@ -369,6 +377,10 @@ impl<'a> Trainer<'a> {
         let (losses, mut records): (Vec<Tensor>, Vec<StepRecord>) =
             loop_state.unread.drain(..).unzip();
         let losses = wait_for_steps(&mut records, || Losses::read(&losses))?;
+        // All ranks have the same losses; the first one reports them.
+        let Some(log) = &mut loop_state.log else {
+            return Ok(());
+        };
         for (losses, record) in losses.into_iter().zip(records) {
             if !losses.loss.is_finite() {
                 bail!(
@@ -379,9 +391,7 @@ impl<'a> Trainer<'a> {
                     record.lr
                 );
             }
-            if let Some(log) = &mut loop_state.log {
-                log.step(&record, &losses)?;
-            }
+            log.step(&record, &losses)?;
         }
         Ok(())
     }
@@ -418,16 +428,18 @@ impl<'a> Trainer<'a> {
 
     /// Evaluates the validation split, if there is one, and writes a checkpoint. The checkpoint
     /// with the best score becomes `best`.
-    fn end_epoch(&mut self, log: &mut RunLog) -> Result<()> {
-        if self.session.shards.split(Split::Val).is_empty() {
-            self.checkpoint(log)?;
+    fn end_epoch(&mut self, log: &mut Option<RunLog>) -> Result<()> {
+        let mut is_best = false;
+        if !self.session.shards.split(Split::Val).is_empty() {
+            let score = self.evaluate(Split::Val, log)?;
+            is_best = self.state.best.is_none_or(|(best, _)| score > best);
+            if is_best {
+                self.state.best = Some((score, self.state.step));
+            }
+        }
+        let Some(log) = log else {
             return Ok(());
-        }
-        let score = self.evaluate(Split::Val, log)?;
-        let is_best = self.state.best.is_none_or(|(best, _)| score > best);
-        if is_best {
-            self.state.best = Some((score, self.state.step));
-        }
+        };
         let path = self.checkpoint(log)?;
         if is_best {
             checkpoint::mark_best(&self.run, &path)?;
@@ -437,7 +449,7 @@ impl<'a> Trainer<'a> {
 
     /// Evaluates a split, logs the metrics and returns the main one. The validation split is masked
     /// as the training split is, so that the best checkpoint is the best one for such data.
-    fn evaluate(&self, split: Split, log: &mut RunLog) -> Result<f64> {
+    fn evaluate(&self, split: Split, log: &mut Option<RunLog>) -> Result<f64> {
         let options = EvalOptions {
             split,
             mask: self
@@ -449,14 +461,12 @@ impl<'a> Trainer<'a> {
             ..EvalOptions::default()
         };
         let evaluator = Evaluator::new(self.session, &self.config, &options)?;
-        let evaluation = evaluator.run(&self.model)?;
-        log.evaluation(
-            self.state.step,
-            self.state.epoch,
-            split,
-            &evaluation.metrics,
-        )?;
-        Ok(evaluation.metrics.values[report::main_metric(self.config.multi_label)])
+        let all_reduce = |numbers: &mut [f32]| self.ranks.all_reduce(numbers);
+        let metrics = evaluator.metrics(&self.model, self.ranks.share(), all_reduce)?;
+        if let Some(log) = log {
+            log.evaluation(self.state.step, self.state.epoch, split, &metrics)?;
+        }
+        Ok(metrics.values[report::main_metric(self.config.multi_label)])
     }
 }
 

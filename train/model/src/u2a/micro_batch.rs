@@ -1,5 +1,5 @@
 //! Micro-batches: the parts of a batch that are computed one after another (gradient accumulation)
-//! or by several workers. Their losses and gradients add up to those of the whole batch.
+//! or by several ranks. Their losses and gradients add up to those of the whole batch.
 
 use super::{MicroBatch, StepOptions, U2a, Uploaded};
 use crate::loss::LossConfig;
@@ -7,12 +7,6 @@ use anyhow::Result;
 use candle_core::Tensor;
 use features::Batch;
 use std::ops::Range;
-
-/// Returns the samples of worker `rank` of `count`: consecutive, and of one number as far as
-/// possible.
-pub fn worker_range(samples: usize, rank: usize, count: usize) -> Range<usize> {
-    samples * rank / count..samples * (rank + 1) / count
-}
 
 /// Cuts the samples `range` of a batch into micro-batches of at most `size` samples.
 fn cut(batch: &Batch, range: Range<usize>, size: usize) -> Vec<(Batch, MicroBatch)> {
@@ -31,7 +25,8 @@ fn cut(batch: &Batch, range: Range<usize>, size: usize) -> Vec<(Batch, MicroBatc
     parts.collect()
 }
 
-fn part(batch: &Batch, range: Range<usize>) -> Batch {
+/// Returns the samples `range` of a batch as a batch of their own.
+pub fn part(batch: &Batch, range: Range<usize>) -> Batch {
     let samples: Vec<usize> = range.clone().collect();
     let input = |m: usize| {
         let mut input = batch.inputs[m].as_ref()?.pick(&samples)?;
@@ -51,8 +46,8 @@ fn part(batch: &Batch, range: Range<usize>) -> Batch {
 pub type GradientsAndLosses = (Vec<Option<Tensor>>, Tensor);
 
 /// Computes one training step on the samples `range` of a batch, in micro-batches of at most `size`
-/// samples, and adds up their gradients and losses. `None` if the range is empty. A whole batch at
-/// once is not copied.
+/// samples, and adds up their gradients and losses. `None` if the range is empty. The batch needs
+/// no inputs of samples outside the range. A whole batch at once is not copied.
 pub fn accumulate(
     model: &U2a,
     batch: &Batch,

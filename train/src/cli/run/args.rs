@@ -2,7 +2,7 @@
 
 use crate::settings::SettingsOverrides;
 use crate::training::memory;
-use crate::training::workers::Workers;
+use crate::training::ranks::Ranks;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use engine::{Compute, DeviceChoice};
@@ -55,19 +55,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = memory::parse_size)]
     pub memory_limit: Option<u64>,
     /// Device: auto (the first GPU if this build and this machine have one, else the CPU), cpu or
-    /// cuda:N
-    #[arg(long, default_value_t, overrides_with = "device")]
+    /// cuda:N. Of several processes on a machine (mpirun, srun), each takes the next GPU
+    #[arg(long, default_value_t)]
     pub device: DeviceChoice,
-    /// Processes that train together (data-parallel), on consecutive GPUs from the given one
-    #[arg(long, default_value_t = 1)]
-    pub workers: usize,
-    /// Number of this process among the workers; the first process sets it
-    #[arg(long, hide = true)]
-    pub worker: Option<usize>,
     /// Do not verify the shards against the SHA-256 in their manifest
     #[arg(long)]
     pub no_verify: bool,
-    /// Threads for arithmetic [default: all cores]
+    /// Threads for arithmetic [default: all cores; of several processes on a machine, each its
+    /// part]
     #[arg(long)]
     pub threads: Option<usize>,
     /// Threads that load data ahead [default: as many as for arithmetic]
@@ -116,11 +111,16 @@ impl RunArgs {
         self.encoders == EncoderSize::Tiny
     }
 
-    /// Opens the device. `began` is the device that a run to be continued began on. For
-    /// `reproducible`, see [`DeviceChoice::reproducible`].
-    pub fn open_compute(&self, began: Option<DeviceChoice>, reproducible: bool) -> Result<Compute> {
-        let rank = self.worker.unwrap_or(0);
-        let open = |asked| Compute::open_for(asked, self.threads, rank, self.workers);
+    /// Opens the device of this rank. `began` is the device that a run to be continued began on.
+    /// For `reproducible`, see [`DeviceChoice::reproducible`]. All ranks have to call it.
+    pub fn open_compute(
+        &self,
+        ranks: &Ranks,
+        began: Option<DeviceChoice>,
+        reproducible: bool,
+    ) -> Result<Compute> {
+        let (gpu, cores) = (ranks.place_among_gpus(), ranks.place_among_cores());
+        let open = |asked| Compute::open_for(asked, self.threads, gpu.index, cores.count);
         if reproducible {
             return open(self.device.reproducible()?);
         }
@@ -139,15 +139,6 @@ impl RunArgs {
                 })
             }
             _ => open(self.device),
-        }
-    }
-
-    /// The place of this process among the workers. The first process starts the others, on the
-    /// kind of device that it has itself.
-    pub fn join_workers(&self, compute: &Compute) -> Result<Workers> {
-        match self.worker {
-            None => Workers::spawn(self.workers, compute.used),
-            Some(rank) => Workers::join(rank, self.workers),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::training::checkpoint::State;
 use crate::training::data_check;
 use crate::training::job::{self, Job};
 use crate::training::memory;
+use crate::training::ranks::Ranks;
 use crate::training::trainer::Outcome;
 use anyhow::{Result, bail};
 use datasets::Split;
@@ -26,46 +27,79 @@ use util::outln;
 
 /// Runs the subcommand.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    let ranks = Ranks::join()?;
+    let result = run_as(args, &ranks);
+    ranks.end(result)
+}
+
+/// Runs the subcommand as one of several ranks.
+fn run_as(args: &RunArgs, ranks: &Ranks) -> Result<ExitCode> {
     if args.describe {
-        return describe::describe(args);
+        return match ranks.is_first() {
+            true => describe::describe(args),
+            false => Ok(ExitCode::SUCCESS),
+        };
     }
-    if args.workers == 0 {
-        bail!("--workers 0: at least one process is needed");
+    let resumed = args.resume.as_deref().map(RunConfig::read).transpose();
+    let resumed = ranks.agree(resumed)?;
+    let compute = ranks.agree(open_compute(args, ranks, resumed.as_ref()))?;
+    match (&args.resume, resumed) {
+        (Some(run), Some(config)) => resume(args, run, config, &compute, ranks),
+        _ => start(args, &compute, ranks),
     }
-    let resumed = args.resume.as_deref().map(RunConfig::read).transpose()?;
-    let began = resumed.as_ref().and_then(|config| config.device);
-    let reproducible = match &resumed {
+}
+
+/// Opens the device of a new run, or of one that is continued.
+fn open_compute(args: &RunArgs, ranks: &Ranks, resumed: Option<&RunConfig>) -> Result<Compute> {
+    let began = resumed.and_then(|config| config.device);
+    let reproducible = match resumed {
         Some(config) => config.settings.reproducible,
         None => args.overrides()?.reproducible.unwrap_or(false),
     };
-    let mut compute = args.open_compute(began.map(|device| device.used), reproducible)?;
+    let began = began.map(|device| device.used);
+    let mut compute = args.open_compute(ranks, began, reproducible)?;
     if let Some(threads) = args.loader_threads {
         compute.threads = threads;
     }
     if compute.threads == 0 {
         bail!("--loader-threads 0: at least one thread is needed");
     }
-    match (&args.resume, resumed) {
-        (Some(run), Some(config)) => resume(args, run, config, &compute),
-        _ => start(args, &compute),
-    }
+    Ok(compute)
 }
 
 /// Begins a run.
-fn start(args: &RunArgs, compute: &Compute) -> Result<ExitCode> {
-    let name = dataset_name(&args.dataset)?;
+fn start(args: &RunArgs, compute: &Compute, ranks: &Ranks) -> Result<ExitCode> {
+    let name = ranks.agree(dataset_name(&args.dataset))?;
+    let out = args.out.clone().unwrap_or_else(|| {
+        let time = chrono::Local::now().format("%Y%m%d-%H%M%S");
+        PathBuf::from("runs").join(format!("{name}-{time}"))
+    });
+    let job = ranks.agree(new_job(args, &name, &out, compute, ranks))?;
+    if args.dry_run {
+        return print_plan(args, &job, &out, ranks);
+    }
+    ranks.agree(verify(args, &job, ranks))?;
+    let stop = stop_flag()?;
+    let ended = job.start(&out, &stop, ranks)?;
+    print_summary(args, &out, ended, ranks)
+}
+
+/// Makes the job of a new run into the folder `out`.
+fn new_job(
+    args: &RunArgs,
+    name: &str,
+    out: &Path,
+    compute: &Compute,
+    ranks: &Ranks,
+) -> Result<Job> {
     let described = args.dataset.ends_with(".toml");
     if args.shards.is_none() && !described && !datasets::names().contains(&args.dataset.as_str()) {
         // The error lists the known names.
         datasets::open(&args.dataset)?;
     }
     let shards = args.shards.clone();
-    let shards = shards.unwrap_or_else(|| util::default_shards(&name));
-    let out = args.out.clone().unwrap_or_else(|| {
-        let time = chrono::Local::now().format("%Y%m%d-%H%M%S");
-        PathBuf::from("runs").join(format!("{name}-{time}"))
-    });
-    if args.worker.is_none() && out.join(CONFIG_FILE).exists() {
+    let shards = shards.unwrap_or_else(|| util::default_shards(name));
+    if ranks.is_first() && out.join(CONFIG_FILE).exists() {
         bail!(
             "{}: is a run already; continue it with --resume {0}, or give another --out",
             out.display()
@@ -79,7 +113,7 @@ fn start(args: &RunArgs, compute: &Compute) -> Result<ExitCode> {
         .keep
         .get_or_insert(StoredActivations::default_on(&compute.device));
     let mut job = Job::new(
-        &name,
+        name,
         &shards,
         &overrides,
         args.weights(),
@@ -87,28 +121,59 @@ fn start(args: &RunArgs, compute: &Compute) -> Result<ExitCode> {
         compute,
     )?;
     if let Some(limit) = args.memory_limit {
-        limit_memory(&mut job, limit)?;
+        limit_memory(&mut job, limit, ranks)?;
     }
-    if args.dry_run {
-        return print_plan(args, &job, &out);
+    check_modulation(&job, ranks)?;
+    job.announcement = announcement(compute, ranks);
+    Ok(job)
+}
+
+/// The line about the device that is printed when training begins.
+fn announcement(compute: &Compute, ranks: &Ranks) -> Option<String> {
+    let line = compute.announcement()?;
+    Some(match ranks.count() {
+        1 => line,
+        count => format!("{line} in the first of {count} ranks"),
+    })
+}
+
+/// Refuses gradient modulation in several ranks, each of which knows only its part of a batch.
+fn check_modulation(job: &Job, ranks: &Ranks) -> Result<()> {
+    if ranks.count() > 1 && job.config.settings.modulation != Modulation::None {
+        bail!("gradient modulation balances whole batches; train in one process, without mpirun");
     }
-    if args.workers > 1 && job.config.settings.modulation != Modulation::None {
-        bail!("gradient modulation balances whole batches; leave --workers out");
-    }
-    verify(args, &job)?;
-    let stop = stop_flag()?;
-    job.announcement = compute.announcement();
-    let ended = job.start(&out, &stop, args.join_workers(compute)?)?;
-    print_summary(args, &out, ended)
+    Ok(())
 }
 
 /// Continues a run.
 fn resume(
     args: &RunArgs,
     run: &Path,
+    config: RunConfig,
+    compute: &Compute,
+    ranks: &Ranks,
+) -> Result<ExitCode> {
+    let job = ranks.agree(reopen_job(args, run, config, compute, ranks))?;
+    if args.dry_run {
+        return print_plan(args, &job, run, ranks);
+    }
+    // The first rank recovers the folder before others read from it.
+    let lock = ranks.is_first().then(|| job::claim(run));
+    let _lock = ranks.agree(lock.transpose())?;
+    ranks.agree(verify(args, &job, ranks))?;
+    let stop = stop_flag()?;
+    let ended = job.resume(run, &stop, ranks)?;
+    print_summary(args, run, ended, ranks)
+}
+
+/// Makes the job of a run that is continued.
+fn reopen_job(
+    args: &RunArgs,
+    run: &Path,
     mut config: RunConfig,
     compute: &Compute,
-) -> Result<ExitCode> {
+    ranks: &Ranks,
+) -> Result<Job> {
     let name = dataset_name(&args.dataset)?;
     if name != config.dataset {
         bail!(
@@ -130,24 +195,14 @@ fn resume(
     // Without --max-steps, a run that had a limit continues to its end.
     config.settings.max_steps = max_steps;
     let mut job = Job::reopen(config, args.shards.as_deref(), compute)?;
-    if args.dry_run {
-        return print_plan(args, &job, run);
-    }
-    // The folder is recovered before the other workers read from it.
-    let _lock = match args.worker {
-        None => Some(job::claim(run)?),
-        Some(_) => None,
-    };
-    verify(args, &job)?;
-    let stop = stop_flag()?;
-    job.announcement = compute.announcement();
-    let ended = job.resume(run, &stop, args.join_workers(compute)?)?;
-    print_summary(args, run, ended)
+    check_modulation(&job, ranks)?;
+    job.announcement = announcement(compute, ranks);
+    Ok(job)
 }
 
 /// Lets steps store fewer activations and take smaller micro-batches, so that each takes at most
 /// `limit` bytes.
-fn limit_memory(job: &mut Job, limit: u64) -> Result<()> {
+fn limit_memory(job: &mut Job, limit: u64, ranks: &Ranks) -> Result<()> {
     let settings = &mut job.config.settings;
     let bytes = job
         .compute
@@ -159,6 +214,9 @@ fn limit_memory(job: &mut Job, limit: u64) -> Result<()> {
     settings.keep = plan.stored;
     if plan.micro_batch < settings.batch_size {
         settings.micro_batch = Some(plan.micro_batch);
+    }
+    if !ranks.is_first() {
+        return Ok(());
     }
     eprintln!(
         "a step takes about {:.1} GB: {} samples at once, {} stored",
@@ -173,31 +231,41 @@ fn limit_memory(job: &mut Job, limit: u64) -> Result<()> {
     Ok(())
 }
 
-/// Verifies the shards before days are spent on them, and prints what is odd about them. The first worker does it for all.
-fn verify(args: &RunArgs, job: &Job) -> Result<()> {
-    if args.worker.is_none() {
-        let session = &job.session;
-        let splits = [
-            (Split::Train, session.train_present()),
-            (Split::Val, &session.shards.split(Split::Val).present[..]),
-        ];
-        let config = &job.config;
-        for note in data_check::notes(config.modalities, config.settings.modality, &splits) {
-            eprintln!("{note}");
-        }
-    }
-    if args.no_verify || args.worker.is_some() {
+/// Verifies the shards before days are spent on them, and prints what is odd about them. The first
+/// rank does it for all.
+fn verify(args: &RunArgs, job: &Job, ranks: &Ranks) -> Result<()> {
+    if !ranks.is_first() {
         return Ok(());
     }
-    verify_shards(job.session.shards.folder(), job.compute.threads)
+    let session = &job.session;
+    let splits = [
+        (Split::Train, session.train_present()),
+        (Split::Val, &session.shards.split(Split::Val).present[..]),
+    ];
+    let config = &job.config;
+    for note in data_check::notes(config.modalities, config.settings.modality, &splits) {
+        eprintln!("{note}");
+    }
+    if args.no_verify {
+        return Ok(());
+    }
+    verify_shards(session.shards.folder(), job.compute.threads)
 }
 
-/// Prints how training ended.
+/// Prints how training ended, and returns the exit code of all ranks.
 fn print_summary(
     args: &RunArgs,
     out: &Path,
     (outcome, state): (Outcome, State),
+    ranks: &Ranks,
 ) -> Result<ExitCode> {
+    let code = match outcome {
+        Outcome::Finished => ExitCode::SUCCESS,
+        Outcome::Stopped => ExitCode::from(EXIT_FINDINGS),
+    };
+    if !ranks.is_first() {
+        return Ok(code);
+    }
     if args.json {
         let finished = outcome == Outcome::Finished;
         outln!(
@@ -217,13 +285,15 @@ fn print_summary(
             state.step,
             out.display()
         );
-        return Ok(ExitCode::from(EXIT_FINDINGS));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 /// Prints what a run would do.
-fn print_plan(args: &RunArgs, job: &Job, out: &Path) -> Result<ExitCode> {
+fn print_plan(args: &RunArgs, job: &Job, out: &Path, ranks: &Ranks) -> Result<ExitCode> {
+    if !ranks.is_first() {
+        return Ok(ExitCode::SUCCESS);
+    }
     let config = &job.config;
     let samples = job.session.shards.split(Split::Train).len();
     let steps = (samples as u64).div_ceil(config.settings.batch_size as u64);
