@@ -1,0 +1,1 @@
+//! Folders of files, on a disk or in an object store.
