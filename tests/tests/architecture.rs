@@ -15,17 +15,18 @@ use tests::modules::Modules;
 use tests::{binary, run, workspace};
 
 /// The crates of the workspace that each crate may depend on: util <- {datasets, media} <-
-/// {features, synth}, features <- {ingest, inspect, model, report}, synth <- ingest,
-/// util <- engine <- model <- train and report <- train.
+/// {features, synth}, media <- store <- features <- {ingest, inspect, model, report}, synth <-
+/// ingest, util <- engine <- model <- train and report <- train.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("util", &[]),
     ("datasets", &["util"]),
     ("media", &["util"]),
-    ("features", &["datasets", "media", "util"]),
+    ("store", &["media", "util"]),
+    ("features", &["datasets", "media", "store", "util"]),
     ("synth", &["datasets", "media", "util"]),
     (
         "ingest",
-        &["datasets", "features", "media", "synth", "util"],
+        &["datasets", "features", "media", "store", "synth", "util"],
     ),
     ("inspect", &["datasets", "features", "media", "util"]),
     ("engine", &["util"]),
@@ -38,7 +39,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     (
         "train",
         &[
-            "datasets", "engine", "features", "media", "model", "report", "util",
+            "datasets", "engine", "features", "media", "model", "report", "store", "util",
         ],
     ),
 ];
@@ -59,6 +60,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         ],
     ),
     ("media", &["ffmpeg", "arrow", "parquet", "polars", "candle"]),
+    ("store", &["ffmpeg", "polars", "candle"]),
     ("features", &["ffmpeg", "polars", "candle"]),
     ("synth", &["arrow", "parquet", "polars", "candle"]),
     ("ingest", &["polars", "candle"]),
@@ -244,9 +246,10 @@ const UNSAFE: &[&str] = &[
 ];
 
 /// The only modules that may read the wall clock, which can be set: for the age of a source file,
-/// of which only depends whether it is read again, for the name of a default folder and for the time
-/// stamps of TensorBoard.
-const WALL_CLOCK: [&str; 3] = [
+/// of which only depends whether it is read again, for the last use of a block in the cache of
+/// shards, for the name of a default folder and for the time stamps of TensorBoard.
+const WALL_CLOCK: [&str; 4] = [
+    "features/store/src/cache.rs",
     "ingest/src/contents/index.rs",
     "train/src/cli/run/mod.rs",
     "train/src/logging/tensorboard.rs",
