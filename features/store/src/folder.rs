@@ -9,7 +9,7 @@ use object_store::PutMode;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -206,22 +206,23 @@ impl Folder {
     }
 
     /// Copies a file from the disk into the folder, whole or not at all, in place of an older one.
-    /// To a store, a large file is sent in parts.
+    /// To a store, a large file is sent in parts. Returns the version of the object, see
+    /// [`Entry::version`].
     ///
     /// # Errors
     /// The file cannot be read, or the folder or store cannot be written.
-    pub fn upload(&self, name: &str, file: &Path) -> Result<(), Error> {
+    pub fn upload(&self, name: &str, file: &File) -> Result<Option<String>, Error> {
         match &self.0 {
             Kind::Local(path) => {
                 let path = path.join(name);
                 make_folder_of(&path)?;
-                let mut source = File::open(file).map_err(Error::io(file, "open"))?;
-                let mut copy = || {
-                    let mut copy = atomic::AtomicFile::create(&path)?;
+                let copy = || {
+                    let (mut source, mut copy) = (file, atomic::AtomicFile::create(&path)?);
+                    source.seek(SeekFrom::Start(0))?;
                     io::copy(&mut source, &mut copy)?;
                     copy.publish()
                 };
-                copy().map_err(Error::io(&path, "write"))
+                copy().map_err(Error::io(&path, "write")).map(|()| None)
             }
             Kind::Remote(url) => url.upload(name, file),
         }
@@ -382,9 +383,8 @@ mod tests {
         let file = folder.open("b").unwrap().unwrap();
         assert_eq!(file.len(), 5);
         assert_eq!(file.get_bytes(1, 3).unwrap(), &b"234"[..]);
-        folder
-            .upload("copy", &root.path().join("shards/b"))
-            .unwrap();
+        let file = File::open(root.path().join("shards/b")).unwrap();
+        assert_eq!(folder.upload("copy", &file).unwrap(), None);
         assert_eq!(folder.read("copy").unwrap().unwrap(), &b"12345"[..]);
         folder.remove("copy").unwrap();
         folder.remove("copy").unwrap();

@@ -30,6 +30,12 @@ pub(crate) struct Version {
 }
 
 impl Entry {
+    /// Returns what tells this version of an object apart from others: its ETag. `None` for a file on
+    /// a disk, and where the store has no ETags.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_ref()?.etag.as_deref().map(without_quotes)
+    }
+
     /// Returns the entry of an object.
     pub(crate) fn of(name: String, meta: &ObjectMeta) -> Entry {
         Entry {
@@ -41,6 +47,11 @@ impl Entry {
             }),
         }
     }
+}
+
+/// Returns an ETag without its quotation marks, which some stores leave out in some answers.
+pub(crate) fn without_quotes(etag: &str) -> &str {
+    etag.trim_matches('"')
 }
 
 /// A version of an object.

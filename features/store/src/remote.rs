@@ -9,6 +9,7 @@ use bytes::Bytes;
 use media::Error;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use std::fs::File;
 use std::sync::Arc;
 
 impl Url {
@@ -117,7 +118,7 @@ impl Url {
         }
     }
 
-    pub(crate) fn upload(&self, name: &str, file: &std::path::Path) -> Result<(), Error> {
+    pub(crate) fn upload(&self, name: &str, file: &File) -> Result<Option<String>, Error> {
         self.check_writable()?;
         let (client, path) = (self.connect()?, self.path(name)?);
         run(upload::upload(&client, self, name, &path, file))?

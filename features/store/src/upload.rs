@@ -6,12 +6,13 @@
 
 use crate::client::{Client, permit};
 use crate::failure::explain;
+use crate::object::without_quotes;
 use crate::url::Url;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use media::Error;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutResult};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -27,7 +28,7 @@ const RECORDS: &str = ".uploads";
 /// The length of a hash in the name of a record.
 const HASH: usize = 16;
 
-/// Uploads a file from the disk.
+/// Uploads a file from the disk. Returns the version of the object.
 ///
 /// # Errors
 /// The file cannot be read, or the store does not answer or refuses it. Nothing of it is left then,
@@ -37,27 +38,25 @@ pub(crate) async fn upload(
     folder: &Url,
     name: &str,
     path: &Path,
-    source: &std::path::Path,
-) -> Result<(), Error> {
+    file: &File,
+) -> Result<Option<String>, Error> {
     let url = format!("{}/{path}", folder.root);
     let explained = |e| explain(folder, &url, "write", &e);
-    let file = File::open(source).map_err(Error::io(source, "open"))?;
-    let size = file.metadata().map_err(Error::io(source, "read"))?.len();
+    let version = |put: PutResult| put.e_tag.map(|etag| without_quotes(&etag).to_owned());
+    // The file may have no name.
+    let unreadable = || Error::io(std::path::Path::new(name), "read the file of");
+    let size = file.metadata().map_err(unreadable())?.len();
     let read = |range: Range<u64>| {
         let mut bytes = vec![0; (range.end - range.start) as usize];
         file.read_exact_at(&mut bytes, range.start)
-            .map_err(Error::io(source, "read"))?;
+            .map_err(unreadable())?;
         Ok::<_, Error>(bytes)
     };
     let Some(store) = client.multipart.as_ref().filter(|_| size > PART) else {
         let bytes = read(0..size)?;
         let _permit = permit().await;
-        client
-            .store
-            .put(path, bytes.into())
-            .await
-            .map_err(explained)?;
-        return Ok(());
+        let put = client.store.put(path, bytes.into()).await;
+        return put.map(version).map_err(explained);
     };
     let id = store.create_multipart(path).await.map_err(explained)?;
     let record = record(folder, name, &id)?;
@@ -88,13 +87,19 @@ pub(crate) async fn upload(
             .await
             .map_err(explained)
     };
-    let sent = sent.await;
-    if sent.is_err() {
-        // The error of the upload says more than one of this request, which has its record.
-        store.abort_multipart(path, &id).await.map_err(explained)?;
+    match sent.await {
+        Ok(put) => {
+            remove(client, folder, &record).await?;
+            Ok(version(put))
+        }
+        Err(error) => {
+            // If the store does not answer these requests either, the record stays.
+            if store.abort_multipart(path, &id).await.is_ok() {
+                drop(remove(client, folder, &record).await);
+            }
+            Err(error)
+        }
     }
-    remove(client, folder, &record).await?;
-    sent.map(drop)
 }
 
 /// Splits a size into ranges of parts.
