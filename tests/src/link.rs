@@ -5,6 +5,10 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
+
+/// How often a link that holds something back looks whether it may pass it on.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A port on loopback whose connections are those of another port.
 pub struct Link {
@@ -19,8 +23,9 @@ struct State {
     received: AtomicU64,
     /// Bytes that have gone to the server.
     sent: AtomicU64,
-    /// The limit on `sent` at which the link cuts itself.
-    sent_limit: AtomicU64,
+    /// The limits on `sent` at which the link cuts itself, or lets nothing more through.
+    cut_limit: AtomicU64,
+    stall_limit: AtomicU64,
     streams: Mutex<Vec<TcpStream>>,
 }
 
@@ -40,7 +45,8 @@ impl Link {
             is_cut: AtomicBool::new(false),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
-            sent_limit: AtomicU64::new(u64::MAX),
+            cut_limit: AtomicU64::new(u64::MAX),
+            stall_limit: AtomicU64::new(u64::MAX),
             streams: Mutex::new(Vec::new()),
         });
         let shared = Arc::clone(&state);
@@ -65,14 +71,21 @@ impl Link {
 
     /// Lets connections through again.
     pub fn restore(&self) {
-        self.state.sent_limit.store(u64::MAX, Ordering::SeqCst);
+        self.state.cut_limit.store(u64::MAX, Ordering::SeqCst);
+        self.state.stall_limit.store(u64::MAX, Ordering::SeqCst);
         self.state.is_cut.store(false, Ordering::SeqCst);
     }
 
     /// Has the link cut itself when this many more bytes have gone to the server.
     pub fn cut_after_sending(&self, bytes: u64) {
         let limit = self.sent() + bytes;
-        self.state.sent_limit.store(limit, Ordering::SeqCst);
+        self.state.cut_limit.store(limit, Ordering::SeqCst);
+    }
+
+    /// Has the link hold back what is sent after this many more bytes.
+    pub fn stall_after_sending(&self, bytes: u64) {
+        let limit = self.sent() + bytes;
+        self.state.stall_limit.store(limit, Ordering::SeqCst);
     }
 
     /// Whether the link is cut.
@@ -112,8 +125,11 @@ impl State {
         thread::spawn(move || {
             copy(client_reader, server, |bytes| {
                 let sent = state.sent.fetch_add(bytes, Ordering::SeqCst) + bytes;
-                if sent >= state.sent_limit.load(Ordering::SeqCst) {
+                if sent >= state.cut_limit.load(Ordering::SeqCst) {
                     state.cut();
+                }
+                while sent >= state.stall_limit.load(Ordering::SeqCst) {
+                    thread::sleep(POLL_INTERVAL);
                 }
             });
         });

@@ -108,9 +108,17 @@ impl S3Server {
         self.send("DELETE", &format!("/{BUCKET}/{key}"), b"");
     }
 
-    /// The keys of the multipart uploads that are neither completed nor aborted.
-    pub fn uploads(&self) -> Vec<String> {
-        elements(&self.send("GET", &format!("/{BUCKET}?uploads"), b""), "Key")
+    /// The keys of the multipart uploads that are neither completed nor aborted and have parts, for
+    /// which the owner of a bucket pays.
+    pub fn unfinished_uploads(&self) -> Vec<String> {
+        let list = self.send("GET", &format!("/{BUCKET}?uploads"), b"");
+        let uploads = elements(&list, "Key").into_iter();
+        let uploads = uploads.zip(elements(&list, "UploadId"));
+        let has_parts = |(key, id): &(String, String)| {
+            let parts = self.send("GET", &format!("/{BUCKET}/{key}?uploadId={id}"), b"");
+            !elements(&parts, "PartNumber").is_empty()
+        };
+        uploads.filter(has_parts).map(|(key, _)| key).collect()
     }
 
     /// From now on no access key is known to the server, so that every request is refused.
