@@ -42,6 +42,10 @@ pub(crate) async fn upload(
 ) -> Result<Option<String>, Error> {
     let url = format!("{}/{path}", folder.root);
     let explained = |e| explain(folder, &url, "write", &e);
+    let of_upload = |e: object_store::Error| match e {
+        object_store::Error::NotFound { .. } => aborted(&url),
+        e => explained(e),
+    };
     let version = |put: PutResult| put.e_tag.map(|etag| without_quotes(&etag).to_owned());
     // The file may have no name.
     let unreadable = || Error::io(std::path::Path::new(name), "read the file of");
@@ -75,7 +79,7 @@ pub(crate) async fn upload(
                 store
                     .put_part(path, id, number, bytes.into())
                     .await
-                    .map_err(explained)
+                    .map_err(of_upload)
             }
         };
         let parts: Vec<PartId> = stream::iter(ranges(size).into_iter().enumerate().map(part))
@@ -85,7 +89,7 @@ pub(crate) async fn upload(
         store
             .complete_multipart(path, &id, parts)
             .await
-            .map_err(explained)
+            .map_err(of_upload)
     };
     match sent.await {
         Ok(put) => {
@@ -100,6 +104,12 @@ pub(crate) async fn upload(
             Err(error)
         }
     }
+}
+
+/// Returns the error of an upload that the store does not know any more.
+fn aborted(url: &str) -> Error {
+    let problem = "another process writes there too and has aborted this upload; run the same command again when it has ended";
+    Error::io(std::path::Path::new(url), "write")(std::io::Error::other(problem))
 }
 
 /// Splits a size into ranges of parts.
