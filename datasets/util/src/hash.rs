@@ -1,7 +1,7 @@
 //! SHA-256 in lower-case hexadecimal, as in manifests and lists of hashes.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -19,9 +19,16 @@ pub fn sha256(bytes: impl AsRef<[u8]>) -> String {
 /// # Errors
 /// The file cannot be read.
 pub fn sha256_of_file(path: &Path) -> io::Result<(u64, String)> {
+    sha256_of_reader(File::open(path)?)
+}
+
+/// Returns the number of bytes that a reader has left, and their hash.
+///
+/// # Errors
+/// The reader fails.
+pub fn sha256_of_reader(reader: impl Read) -> io::Result<(u64, String)> {
     let mut hash = Sha256::new();
-    let mut file = BufReader::with_capacity(CHUNK, File::open(path)?);
-    let bytes = io::copy(&mut file, &mut hash)?;
+    let bytes = io::copy(&mut BufReader::with_capacity(CHUNK, reader), &mut hash)?;
     Ok((bytes, hex::encode(hash.finalize())))
 }
 
