@@ -101,6 +101,17 @@ impl Progress {
     }
 }
 
+/// Prints a message on stderr outside of any job: as it is on a terminal, otherwise as a JSON line
+/// whose `event` is the kind of message.
+pub fn announce(event: &str, message: &str) {
+    if stderr().is_terminal() {
+        // A closed stderr is no reason to stop.
+        drop(writeln!(stderr(), "{event}: {message}"));
+    } else {
+        print_line(&json!({"event": event, "message": message}));
+    }
+}
+
 /// Prints a line of JSON on stderr.
 fn print_line(value: &Value) {
     // A closed stderr is no reason to stop.

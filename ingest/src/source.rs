@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use datasets::{Custom, Dataset, Table};
 
 /// The arguments that select a dataset and its raw folder.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Clone)]
 pub struct Select {
     /// food-101, mm-imdb, kinetics-sound, ave, crema-d, or the path of a .toml that describes your
     /// own data

@@ -29,6 +29,12 @@ pub const EXIT_DONE: i32 = 0;
 pub const EXIT_FINDINGS: i32 = 1;
 /// The exit code for wrong usage or unusable input.
 pub const EXIT_USAGE: i32 = 2;
+/// In a job: the exit code for wrong usage or unusable input.
+pub const EXIT_PERMANENT: i32 = 42;
+/// In a job: the exit code for an error that may be gone when the command is repeated.
+pub const EXIT_TEMPORARY: i32 = 74;
+/// In a job: the exit code of a run that a signal has stopped.
+pub const EXIT_STOPPED: i32 = 75;
 
 /// The root of the workspace.
 pub fn workspace() -> PathBuf {
@@ -154,6 +160,11 @@ pub fn command<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = 
         .env("HF_HUB_OFFLINE", "1")
         .env_remove("HF_HOME")
         .env_remove("RUST_BACKTRACE")
+        // The tests may run in a job themselves.
+        .env_remove("U2A_JOB")
+        .env_remove("SLURM_ARRAY_TASK_ID")
+        .env_remove("SLURM_STEP_ID")
+        .env_remove("JOB_COMPLETION_INDEX")
         .stdin(Stdio::null());
     command
 }

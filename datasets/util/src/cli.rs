@@ -1,5 +1,5 @@
-//! Output and exit codes of the command-line programs: results go to stdout, errors are one line on
-//! stderr.
+//! Output of the command-line programs: results go to stdout, errors are one line on stderr. Their
+//! exit codes are those of [`crate::exit_code`].
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -7,11 +7,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use serde_json::Value;
 
-/// The exit code of a run that finished with findings that the user must examine.
-pub const EXIT_FINDINGS: u8 = 1;
-
-/// The exit code for wrong usage and unusable input.
-pub const EXIT_USAGE: u8 = 2;
+use crate::exit_code;
+pub use crate::exit_code::FINDINGS as EXIT_FINDINGS;
 
 /// The Linux error numbers ENOSPC, EDQUOT and EFBIG: a full file system, an exceeded quota, a file
 /// beyond the size limit.
@@ -41,8 +38,8 @@ pub fn warn(message: &str) {
     drop(writeln!(io::stderr(), "warning: {message}"));
 }
 
-/// Runs a program: parses its command line, checks the environment variable of
-/// [`cpu`](crate::cpu), calls `run`, and reports an error of any of these.
+/// Runs a program: parses its command line, checks the environment variables of
+/// [`cpu`](crate::cpu) and [`job`](crate::job), calls `run`, and reports an error of any of these.
 pub fn run_program<C: clap::Parser>(run: impl FnOnce(C) -> anyhow::Result<ExitCode>) -> ExitCode {
     let cli = match C::try_parse() {
         Ok(cli) => cli,
@@ -50,6 +47,7 @@ pub fn run_program<C: clap::Parser>(run: impl FnOnce(C) -> anyhow::Result<ExitCo
     };
     crate::cpu::check()
         .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(crate::job::check()?))
         .and_then(|()| run(cli))
         .unwrap_or_else(|error| report_error(&error))
 }
@@ -69,13 +67,13 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
     // Some libraries keep the text of a system error but not its number.
     let is_full = |code: &i32| {
         io_errors().any(|cause| cause.raw_os_error() == Some(*code))
-            || message.contains(&format!("(os error {code})"))
+            || exit_code::numbers_in(&message).any(|number| number == *code)
     };
     if NO_SPACE.iter().any(is_full) {
         message += "; make room or choose another --out; what is finished is kept, and the same command (`train run` with --resume) goes on";
     }
     drop(writeln!(io::stderr(), "error: {message}"));
-    ExitCode::from(EXIT_USAGE)
+    ExitCode::from(exit_code::of(error))
 }
 
 /// Joins the chain of causes into one line, without causes whose text is already in it.

@@ -12,7 +12,8 @@
 //! | [`memory`] | the resident memory of a process |
 //! | [`suggest`] | the word that a mistyped one may mean |
 //! | [`skip`] | reports skipped tests |
-//! | `cli` | output and exit codes of the command-line programs, with the feature `cli` |
+//! | [`job`] | which part of a job array this process does |
+//! | `cli`, `exit_code` | output and exit codes of the command-line programs, with the feature `cli` |
 //!
 //! ```
 //! # let folder = tempfile::tempdir()?;
@@ -38,7 +39,10 @@ pub mod atomic;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod cpu;
+#[cfg(feature = "cli")]
+pub mod exit_code;
 pub mod hash;
+pub mod job;
 pub mod lock;
 pub mod memory;
 pub mod rng;

@@ -10,7 +10,7 @@ use anyhow::Context;
 use datasets::{CheckOptions, CheckReport, Input, ListOptions, Listing, Modality, NoteKind, Plot};
 use features::MelDtype;
 use serde::Serialize;
-use util::{cli, outln};
+use util::{cli, exit_code, outln};
 
 use crate::decode::header_check;
 use crate::failure::Failure;
@@ -84,7 +84,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         if decoded.is_none() {
             let signal = signals::received().unwrap_or_default();
             cli::warn(&format!("stopped by signal {signal}"));
-            return Ok(ExitCode::from(128u8.saturating_add(signal as u8)));
+            return Ok(exit_code::stopped(128u8.saturating_add(signal as u8)));
         }
     } else {
         suspects = look(&source, &listing);

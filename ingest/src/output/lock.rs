@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::anyhow;
+use util::exit_code::Temporary;
 use util::lock::{FileLock, LockError, LockMode};
 
 /// What a run is going to write in a folder.
@@ -46,10 +46,10 @@ impl OutputLock {
 
     fn add(&mut self, folder: &Path, path: PathBuf, mode: LockMode) -> anyhow::Result<()> {
         let lock = FileLock::acquire(&path, mode).map_err(|error| match error {
-            LockError::Held(holder) => anyhow!(
+            LockError::Held(holder) => Temporary::error(format!(
                 "{}: another ingest{holder} is writing here; wait for it, or choose another --out",
                 folder.display()
-            ),
+            )),
             LockError::Io(error) => anyhow::Error::new(error).context(format!(
                 "{}: cannot write there; choose another --out",
                 folder.display()

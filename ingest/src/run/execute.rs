@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use datasets::{NoteKind, Sample};
+use util::exit_code::Temporary;
 
 use super::row;
 use super::scheduler::{Decoders, Scheduler};
@@ -103,11 +104,11 @@ pub fn execute(
         streak.finish_shard(writer, recorder.index(&source.raw, shard)?)?;
     }
     if streak.has_lost_files {
-        bail!(
+        return Err(Temporary::error(format!(
             "{}: the files have vanished while they were read; is the disk still mounted? Finished shards are kept, the \
              same command continues",
             source.raw.display()
-        );
+        )));
     }
     streak.finish()?;
     counts.note_long(&progress);
@@ -262,13 +263,13 @@ impl FailureStreak {
             (Reading::Failed(failure), Outcome::Quarantined(_)) => {
                 self.length += 1;
                 if self.length == self.limit {
-                    bail!(
+                    return Err(Temporary::error(format!(
                         "{}: {} samples in a row failed, the last is {} ({failure}); is the disk still mounted? \
                          Finished shards are kept, the same command continues; --max-failures-in-a-row 0 never stops",
                         raw.display(),
                         self.length,
                         sample.id
-                    );
+                    )));
                 }
             }
             (Reading::Succeeded, _) => {

@@ -14,10 +14,19 @@ use arrow_array::{Array, RecordBatch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use util::skip::{Missing, skip};
 
-/// Returns a command that starts the program. Its environment does not move the data folder.
+/// Returns a command that starts the program. Its environment does not move the data folder and
+/// names no part of a job.
 pub fn ingest() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ingest"));
-    command.env_remove("U2A_DATA");
+    for name in [
+        "U2A_DATA",
+        "U2A_JOB",
+        "SLURM_ARRAY_TASK_ID",
+        "SLURM_STEP_ID",
+        "JOB_COMPLETION_INDEX",
+    ] {
+        command.env_remove(name);
+    }
     command
 }
 

@@ -11,8 +11,7 @@ use report::artefact::Artefact;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use util::cli::EXIT_FINDINGS;
-use util::{data_root, outln};
+use util::{data_root, exit_code, outln};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -133,9 +132,10 @@ pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
     for (dataset, why) in &plan.missing {
         eprintln!("without {dataset}: {why}");
     }
-    Ok(match finished && plan.missing.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(EXIT_FINDINGS),
+    Ok(match (finished, plan.missing.is_empty()) {
+        (false, _) => exit_code::stopped(exit_code::FINDINGS),
+        (true, false) => ExitCode::from(exit_code::FINDINGS),
+        (true, true) => ExitCode::SUCCESS,
     })
 }
 

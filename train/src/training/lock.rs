@@ -1,8 +1,9 @@
 //! The lock of a run folder, which only one process may train in. `eval`, `predict` and `report`
 //! only read and take no lock.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use std::path::Path;
+use util::exit_code::Temporary;
 use util::lock::{FileLock, LockError, LockMode};
 
 const LOCK_FILE: &str = ".train.lock";
@@ -22,9 +23,9 @@ impl RunLock {
         let run_folder = run.display();
         let lock = FileLock::acquire(&run.join(LOCK_FILE), LockMode::Exclusive);
         let lock = lock.map_err(|error| match error {
-            LockError::Held(holder) => anyhow!(
+            LockError::Held(holder) => Temporary::error(format!(
                 "{run_folder}: another train{holder} is training here; wait for it, or give another --out"
-            ),
+            )),
             LockError::Io(error) => anyhow::Error::new(error)
                 .context(format!("{run_folder}: cannot be written; give another --out")),
         })?;

@@ -17,7 +17,8 @@ use features::Share;
 use launch::Launch;
 use std::fmt;
 use std::process::ExitCode;
-use util::cli::{EXIT_USAGE, report_error};
+use util::cli::report_error;
+use util::exit_code;
 #[cfg(feature = "mpi")]
 use with_mpi::World;
 #[cfg(not(feature = "mpi"))]
@@ -212,7 +213,7 @@ impl Ranks {
             Err(error) if error.is::<ReportedElsewhere>() => {
                 // Until the rank that reports ends this one.
                 world.finalize();
-                Ok(ExitCode::from(EXIT_USAGE))
+                Ok(ExitCode::from(exit_code::of(&error)))
             }
             Err(error) => {
                 let named = match share.rank {
@@ -220,7 +221,7 @@ impl Ranks {
                     rank => error.context(format!("rank {rank} of {}", share.count)),
                 };
                 report_error(&named);
-                world.abort(EXIT_USAGE)
+                world.abort(exit_code::of(&named))
             }
         }
     }

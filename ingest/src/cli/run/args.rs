@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use anyhow::bail;
 use datasets::{ListOptions, Plot};
 use features::MelDtype;
+use util::job::{self, Part};
 
 use crate::plan::{Choices, DEFAULT_FRAME_POOL, DEFAULT_SHARD_ROWS, Segment};
+use crate::progress;
 use crate::run::execute;
 use crate::source;
 use crate::workers::pool;
@@ -25,15 +28,19 @@ Examples:
   ingest run ave --raw /data/AVE_Dataset --out /data/shards/ave --workers 8
   ingest run clips.toml --limit 20 --dry-run
   ingest run kinetics-sound --part 0/3     # and 1/3, 2/3 on other machines, in any order
+  srun --ntasks=8 ingest run ave           # eight parts; then `ingest run ave --finish`
 
 A finished shard is made again only with --update or --overwrite. A file whose size, times and inode
 are as remembered in OUT/.sources is not read again; of any other file the content decides, so that
 neither a touched file nor a copied tree is decoded again. Without --update a changed file is an error.
 
-Exits with 1 if more samples than --max-failures lack a modality that should be there.";
+Exits with 1 if more samples than --max-failures lack a modality that should be there. In a job (a part
+from the environment, or U2A_JOB=1) a part exits with 0 when its shards are done and --finish judges; 75
+means that a signal stopped it and the same command continues, 42 that no repetition helps, any other
+code that one may. `ingest cluster` prints scripts that heed this.";
 
 /// Decode raw media and write Parquet shards. Continues a run that was stopped
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Clone)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
@@ -47,7 +54,8 @@ pub struct Args {
     /// Ingest only the first N samples of each split
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub limit: Option<usize>,
-    /// Write only every N-th shard, from shard I on (0 to N-1)
+    /// Write only every N-th shard, from shard I on (0 to N-1) [default: the task of a Slurm job
+    /// array 0-(N-1) or of srun, the pod of an Indexed Job of Kubernetes, or all shards]
     #[arg(long, value_name = "I/N", conflicts_with_all = ["overwrite", "finish"])]
     pub part: Option<Part>,
     /// Decode nothing, and write the manifest over the shards of all parts
@@ -99,6 +107,36 @@ pub struct Args {
 }
 
 impl Args {
+    /// Returns these arguments, with the part that the environment of a job names if none is given.
+    /// Says on stderr which part that is.
+    ///
+    /// # Errors
+    /// The environment names a part in a way that is not clear, or `--overwrite` is given for one
+    /// of several parts.
+    pub fn with_part_of_job(&self) -> anyhow::Result<Args> {
+        let mut args = self.clone();
+        // The manifest is about all parts.
+        if args.part.is_some() || args.finish {
+            return Ok(args);
+        }
+        let Some(assigned) = job::assigned()?.filter(|assigned| assigned.part.of > 1) else {
+            return Ok(args);
+        };
+        let (part, variable) = (assigned.part, assigned.variable);
+        if args.overwrite {
+            bail!(
+                "--overwrite: this is part {part} ({variable}), and it would remove the shards of the other parts; \
+                 remove the output folder before the job, or choose another --out"
+            );
+        }
+        progress::announce(
+            "note",
+            &format!("part {part} of the shards, from {variable}"),
+        );
+        args.part = Some(part);
+        Ok(args)
+    }
+
     /// The arguments that change the bytes of the output.
     pub fn choices(&self) -> Choices {
         Choices {
@@ -131,29 +169,6 @@ fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(number) => Ok(number),
         Err(_) => Err("must be a whole number".to_owned()),
-    }
-}
-
-/// The part of a run that one process does: the shards whose number modulo `of` is `index`.
-#[derive(Debug, Clone, Copy)]
-pub struct Part {
-    /// The part's number, from 0.
-    pub index: usize,
-    /// The number of parts.
-    pub of: usize,
-}
-
-impl FromStr for Part {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Part, String> {
-        let parsed = text
-            .split_once('/')
-            .and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-        match parsed {
-            Some((index, of)) if index < of => Ok(Part { index, of }),
-            _ => Err("must be I/N with I from 0 to N-1, such as 0/3".to_owned()),
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use datasets::{Info, Note, NoteKind};
 use features::ShardName;
-use util::{cli, outln};
+use util::{cli, exit_code, outln};
 
 pub use self::args::Args;
 use crate::contents::index;
@@ -33,6 +33,7 @@ use crate::source;
 /// The dataset cannot be listed, the folder holds other shards or is being written by another run,
 /// too many samples in a row fail, or a file cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let args = &args.with_part_of_job()?;
     let source = source::open(&args.source)?;
     let info = source.dataset.info();
     let out = args.out.clone();
@@ -93,7 +94,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
                     "stopped by signal {signal}; the same command continues the run"
                 ));
                 // The exit code that a shell gives to a program that a signal has killed.
-                return Ok(ExitCode::from(128u8.saturating_add(signal as u8)));
+                return Ok(exit_code::stopped(128u8.saturating_add(signal as u8)));
             }
         }
     }
@@ -187,5 +188,6 @@ fn finish_only(args: &Args, info: &Info, output: &Output) -> anyhow::Result<Exit
         return Ok(ExitCode::SUCCESS);
     }
     let _lock = output.lock(Scope::Whole)?;
+    remove_leftovers(args, &[], output)?;
     report::conclude(args, info, &planned, output, None, &[])
 }

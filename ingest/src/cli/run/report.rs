@@ -7,7 +7,8 @@ use anyhow::bail;
 use datasets::{Info, Split};
 use features::ShardName;
 use serde_json::json;
-use util::{cli, outln};
+use util::exit_code::Temporary;
+use util::{cli, job, outln};
 
 use super::args::Args;
 use crate::manifest::{self, Manifest};
@@ -73,7 +74,8 @@ pub fn print_plan(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the manifest if all `planned` shards are finished, and prints the result of the run.
+/// Writes the manifest if all `planned` shards are finished, and prints the result of the run. A
+/// part of a job leaves both to `--finish`, which runs once and judges all parts.
 /// `missing_lists` are the notes about lists of the annotation that are not there.
 ///
 /// # Errors
@@ -97,19 +99,24 @@ pub fn conclude(
     }
     let total: usize = planned.values().sum();
     let missing = total - finished.len().min(total);
-    if missing > 0 {
-        if args.finish {
-            bail!("{output}: {missing} of {total} shards are still missing; run their parts first");
-        }
+    if missing > 0 && args.finish {
+        return Err(Temporary::error(format!(
+            "{output}: {missing} of {total} shards are still missing; run their parts first"
+        )));
+    }
+    let is_part_of_job = args.part.is_some() && job::is_job();
+    if missing > 0 || is_part_of_job {
         if args.json {
             return cli::print_json(
                 &json!({"out": output.to_string(), "shards": finished.len(), "of": total, "manifest": null}),
             );
         }
-        outln!(
-            "{} of {total} shards in {output}; the last part to finish writes the manifest",
-            finished.len()
-        )?;
+        let who = if is_part_of_job {
+            "--finish writes the manifest once all are done"
+        } else {
+            "the last part to finish writes the manifest"
+        };
+        outln!("{} of {total} shards in {output}; {who}", finished.len())?;
         return Ok(ExitCode::SUCCESS);
     }
     // Two parts may both find all shards finished.

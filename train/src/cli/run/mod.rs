@@ -22,8 +22,7 @@ use report::CONFIG_FILE;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use util::cli::EXIT_FINDINGS;
-use util::outln;
+use util::{exit_code, outln};
 
 /// Runs the subcommand.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
@@ -67,13 +66,16 @@ fn open_compute(args: &RunArgs, ranks: &Ranks, resumed: Option<&RunConfig>) -> R
     Ok(compute)
 }
 
+/// The run folder of a run on dataset `name` that begins now, if the user has named none.
+pub fn default_out(name: &str) -> PathBuf {
+    let time = chrono::Local::now().format("%Y%m%d-%H%M%S");
+    PathBuf::from("runs").join(format!("{name}-{time}"))
+}
+
 /// Begins a run.
 fn start(args: &RunArgs, compute: &Compute, ranks: &Ranks) -> Result<ExitCode> {
     let name = ranks.agree(dataset_name(&args.dataset))?;
-    let out = args.out.clone().unwrap_or_else(|| {
-        let time = chrono::Local::now().format("%Y%m%d-%H%M%S");
-        PathBuf::from("runs").join(format!("{name}-{time}"))
-    });
+    let out = args.out.clone().unwrap_or_else(|| default_out(&name));
     let job = ranks.agree(new_job(args, &name, &out, compute, ranks))?;
     if args.dry_run {
         return print_plan(args, &job, &out, ranks);
@@ -261,7 +263,7 @@ fn print_summary(
 ) -> Result<ExitCode> {
     let code = match outcome {
         Outcome::Finished => ExitCode::SUCCESS,
-        Outcome::Stopped => ExitCode::from(EXIT_FINDINGS),
+        Outcome::Stopped => exit_code::stopped(exit_code::FINDINGS),
     };
     if !ranks.is_first() {
         return Ok(code);
