@@ -58,6 +58,10 @@ reproduce artefact *flags: build
 report *runs: build
     @{{train}} report "$@"
 
+# Print a job for a cluster, with flags of `ingest run` or `train run`: just cluster slurm ingest crema-d > ingest.sh
+cluster scheduler program dataset *flags: build
+    @scripts/cluster "$@"
+
 # Show what this machine and this build support
 doctor *flags: build
     @{{train}} doctor "$@"

@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::json;
 use tests::{CommandOutput, CremaD, EXIT_DONE, command, names, run, temp, weights, workspace};
 use util::skip::{Missing, skip};
 
@@ -64,6 +65,55 @@ fn shards_open_in_every_reader() {
     script("check_shards.py", &[&data.shards()], &[])
         .unwrap()
         .expect(EXIT_DONE);
+}
+
+/// Paths and claims with characters that YAML or a shell could misread reach the programs as they
+/// were typed.
+#[test]
+fn manifests_for_kubernetes_are_valid() {
+    if tests::python().is_none() {
+        script("", &[], &[]);
+        return;
+    }
+    let folder = temp();
+    let (raw, out) = ("/data/it's \"raw\" # $HOME: {x}", "/data/a b");
+    let cluster = ["cluster", "k8s", "crema-d", "--image", "registry/u2a:1"];
+    let print = |program: &str, flags: &[&str]| {
+        let mut command = command(program, cluster);
+        command.args(["--volume", "claim: \"1\""]).args(flags);
+        let path = folder.path().join(format!("{program}.yaml"));
+        std::fs::write(&path, run(&mut command).expect(EXIT_DONE).stdout).unwrap();
+        path
+    };
+    let array = print("ingest", &["--parts", "8", "--raw", raw, "--out", out]);
+    let gpu = ["--gpus", "1", "--threads", "2"];
+    let job = print(
+        "train",
+        &[&["--out", out, "--shards", raw], &gpu[..]].concat(),
+    );
+    let checked = script("check_manifests.py", &[&array, &job], &[]);
+    let commands = checked.unwrap().expect(EXIT_DONE).json();
+    let run = ["ingest", "run", "crema-d", "--raw", raw, "--out", out];
+    assert_eq!(commands[0], json!([&run[..], &["--workers", "4"]].concat()));
+    assert_eq!(commands[1], json!([&run[..], &["--finish"]].concat()));
+    // The shell of the training would begin a run or continue one.
+    let shell = commands[2][2]
+        .as_str()
+        .unwrap()
+        .replace("exec train", "printf '%s|'");
+    let printed = Command::new("sh").args(["-c", &shell]).output().unwrap();
+    let words = [
+        "run",
+        "crema-d",
+        "--shards",
+        raw,
+        "--threads",
+        "2",
+        "--out",
+        out,
+        "",
+    ];
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), words.join("|"));
 }
 
 #[test]

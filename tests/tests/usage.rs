@@ -86,8 +86,11 @@ fn processes_that_cannot_find_each_other_are_usage_errors() {
 #[test]
 fn help_has_an_example() {
     for (program, subcommands) in [
-        ("ingest", &["run", "synth", "check", "inspect", "mask"][..]),
-        ("train", &["run", "eval", "report", "doctor"]),
+        (
+            "ingest",
+            &["run", "synth", "check", "inspect", "mask", "cluster"][..],
+        ),
+        ("train", &["run", "eval", "report", "cluster", "doctor"]),
     ] {
         run(&mut command(program, ["--help"])).expect(EXIT_DONE);
         for subcommand in subcommands {

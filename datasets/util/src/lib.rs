@@ -14,6 +14,7 @@
 //! | [`skip`] | reports skipped tests |
 //! | [`job`] | which part of a job array this process does |
 //! | `cli`, `exit_code` | output and exit codes of the command-line programs, with the feature `cli` |
+//! | `cluster` | scripts and manifests for clusters, with the feature `cli` |
 //!
 //! ```
 //! # let folder = tempfile::tempdir()?;
@@ -38,6 +39,8 @@
 pub mod atomic;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
+pub mod cluster;
 pub mod cpu;
 #[cfg(feature = "cli")]
 pub mod exit_code;

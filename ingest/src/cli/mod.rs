@@ -2,6 +2,7 @@
 //! The exit codes are those of [`util::cli`].
 
 mod check;
+mod cluster;
 mod inspect;
 mod mask;
 mod run;
@@ -20,7 +21,8 @@ Examples:
   ingest check crema-d
   ingest run crema-d
   ingest inspect crema-d
-  ingest mask crema-d --protocol missing-audio";
+  ingest mask crema-d --protocol missing-audio
+  ingest cluster slurm crema-d --parts 8";
 
 /// Turns the raw media of five multimodal datasets, or of your own, into Parquet shards
 #[derive(Parser, Debug)]
@@ -37,6 +39,7 @@ enum Command {
     Check(check::Args),
     Inspect(inspect::Args),
     Mask(mask::Args),
+    Cluster(cluster::Args),
     /// Decode media for a parent process
     #[command(hide = true)]
     DecodeWorker(worker::Args),
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Mask(args) => mask::run(args),
+        Command::Cluster(args) => cluster::run(args),
         Command::DecodeWorker(args) => worker::run(*args),
     })
 }

@@ -1,6 +1,7 @@
 //! The command line, with one module per subcommand. Results go to stdout and progress to stderr.
 //! The exit codes are those of [`util::cli`].
 
+mod cluster;
 mod doctor;
 mod eval;
 mod predict;
@@ -18,7 +19,8 @@ const EXAMPLES: &str = "\
 Examples:
   train run crema-d --random-weights 0 --encoders tiny --epochs 3 --out runs/first
   train eval runs/first --missing audio
-  train report runs/first";
+  train report runs/first
+  train cluster slurm crema-d --out runs/first";
 
 /// Trains and evaluates U2A (unified unimodal adaptation) on the shards that `ingest` writes
 #[derive(Parser)]
@@ -35,6 +37,7 @@ enum Command {
     Predict(predict::PredictArgs),
     Reproduce(Box<reproduce::ReproduceArgs>),
     Report(report::ReportArgs),
+    Cluster(cluster::ClusterArgs),
     Doctor(doctor::DoctorArgs),
     Selftest(selftest::SelftestArgs),
     /// Measure the time of steps: for each line of stdin, computes steps and prints a line of JSON
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Predict(args) => predict::run(args),
         Command::Reproduce(args) => reproduce::run(args),
         Command::Report(args) => report::run(args),
+        Command::Cluster(args) => cluster::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Bench(args) => selftest::bench(args),
