@@ -72,7 +72,8 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
     if NO_SPACE.iter().any(is_full) {
         message += "; make room or choose another --out; what is finished is kept, and the same command (`train run` with --resume) goes on";
     }
-    drop(writeln!(io::stderr(), "error: {message}"));
+    // In one piece: several processes may write to the same stderr.
+    drop(io::stderr().write_all(format!("error: {message}\n").as_bytes()));
     ExitCode::from(exit_code::of(error))
 }
 
