@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::{
-    CremaD, EXIT_DONE, EXIT_FINDINGS, EXIT_USAGE, TIME_LIMIT, assert_same, command, json_lines,
-    names, process_usage, run, send_signal, temp, weights,
+    CremaD, EXIT_DONE, EXIT_FINDINGS, EXIT_USAGE, TIME_LIMIT, assert_same, binary, command,
+    json_lines, names, process_usage, run, send_signal, temp, weights,
 };
 use util::skip::{Missing, skip};
 
@@ -215,6 +215,26 @@ fn ranks_have_the_losses_of_one_process_on_images_and_texts() {
         ("four ranks", 4, &[]),
     ];
     assert_losses_of_one_process(&Data::image_text(32), &cases);
+}
+
+/// The sums of the all-reduce have the same bits in every rank: those of an addition in the order of
+/// the ranks, also of fewer numbers than ranks.
+#[test]
+fn sums_are_added_in_the_order_of_the_ranks() {
+    if !has_mpi() {
+        return;
+    }
+    for (count, numbers) in [(2, 10_007), (3, 10_007), (4, 10_007), (4, 5), (4, 1)] {
+        let mut program = Command::new(binary("examples/all_reduce"));
+        program.arg(numbers.to_string());
+        let measured = run(&mut ranks(count, program)).expect(EXIT_DONE).stdout;
+        let ours = measured.lines().find(|line| line.starts_with("train "));
+        // Whether the ranks have the same bits, and whether these are of an addition in order.
+        assert!(
+            ours.unwrap().ends_with(" yes yes"),
+            "{count} ranks: {measured}"
+        );
+    }
 }
 
 /// Starts a command whose processes are looked at while it runs.

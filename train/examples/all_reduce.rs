@@ -11,6 +11,7 @@
 //! ranks, `yes` or `no` for the order.
 
 use anyhow::{Context, Result, bail};
+use engine::{Compute, DeviceChoice};
 use mpi::collective::SystemOperation;
 use mpi::topology::{Process, SimpleCommunicator};
 use mpi::traits::{Communicator, CommunicatorCollectives, Root};
@@ -35,6 +36,8 @@ fn measure_all(ranks: &Ranks) -> Result<()> {
     let count: usize = count
         .parse()
         .with_context(|| format!("{count}: is no number"))?;
+    // As in a training, the memory of one exchange is kept for the next.
+    Compute::open(DeviceChoice::Cpu, Some(1))?;
     let world = SimpleCommunicator::world();
     let gather = |numbers: &[f32]| {
         let mut all = vec![0f32; numbers.len() * ranks.count()];

@@ -122,7 +122,7 @@ impl<'a> Evaluator<'a> {
         self,
         model: &U2a,
         share: Share,
-        all_reduce: impl FnOnce(&mut [f32]),
+        all_reduce: impl FnOnce(&mut Vec<f32>),
     ) -> Result<Metrics> {
         let (mut predictions, _) = self.score(model, share)?;
         // The logits of each sample come from one process, and are zeros in the others.

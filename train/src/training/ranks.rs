@@ -147,7 +147,7 @@ impl Ranks {
 
     /// Replaces the numbers by their sums over all ranks (all-reduce). The sums have the same bits
     /// in every rank, and from run to run for one number of ranks.
-    pub fn all_reduce(&self, numbers: &mut [f32]) {
+    pub fn all_reduce(&self, numbers: &mut Vec<f32>) {
         if let Some(world) = &self.world {
             world.all_reduce(numbers);
         }

@@ -461,7 +461,7 @@ impl<'a> Trainer<'a> {
             ..EvalOptions::default()
         };
         let evaluator = Evaluator::new(self.session, &self.config, &options)?;
-        let all_reduce = |numbers: &mut [f32]| self.ranks.all_reduce(numbers);
+        let all_reduce = |numbers: &mut Vec<f32>| self.ranks.all_reduce(numbers);
         let metrics = evaluator.metrics(&self.model, self.ranks.share(), all_reduce)?;
         if let Some(log) = log {
             log.evaluation(self.state.step, self.state.epoch, split, &metrics)?;

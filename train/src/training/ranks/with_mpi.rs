@@ -65,22 +65,22 @@ impl World {
     /// Each rank adds one part of the numbers, in the order of the ranks, and hands the sums to the
     /// others. A rank sends and receives about twice the numbers whatever the number of ranks, as
     /// in the algorithms of `MPI_Allreduce`, which may add in any order.
-    pub fn all_reduce(&self, numbers: &mut [f32]) {
-        let count = self.count();
-        let part = numbers.len().div_ceil(count);
+    pub fn all_reduce(&self, numbers: &mut Vec<f32>) {
+        let length = numbers.len();
+        let part = length.div_ceil(self.count());
         if part == 0 {
             return;
         }
-        let mut sent = numbers.to_vec();
-        sent.resize(part * count, 0.0);
-        let mut received = vec![0.0f32; part * count];
-        self.all.all_to_all_into(&sent[..], &mut received[..]);
+        numbers.resize(part * self.count(), 0.0);
+        let mut received = vec![0.0f32; numbers.len()];
+        self.all.all_to_all_into(&numbers[..], &mut received[..]);
         let (sums, others) = received.split_at_mut(part);
         for other in others.chunks_exact(part) {
             sums.iter_mut().zip(other).for_each(|(sum, n)| *sum += n);
         }
-        self.all.all_gather_into(&received[..part], &mut sent[..]);
-        numbers.copy_from_slice(&sent[..numbers.len()]);
+        self.all
+            .all_gather_into(&received[..part], &mut numbers[..]);
+        numbers.truncate(length);
     }
 
     /// Leaves the other ranks, once all of them do.

@@ -44,7 +44,7 @@ impl World {
     }
 
     /// Adds numbers over all ranks.
-    pub fn all_reduce(&self, _: &mut [f32]) {
+    pub fn all_reduce(&self, _: &mut Vec<f32>) {
         match *self {}
     }
 
