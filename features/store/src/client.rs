@@ -1,6 +1,7 @@
 //! Connections to object stores: one client for each bucket, and the runtime that they share.
 
-use crate::failure::explain;
+use crate::credentials;
+use crate::failure::{incomplete, without_credentials};
 use crate::url::{Scheme, Url};
 use media::Error;
 use object_store::aws::AmazonS3Builder;
@@ -11,8 +12,6 @@ use object_store::multipart::MultipartStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::TcpStream;
-use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -31,45 +30,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RUNTIME_THREADS: usize = 2;
 /// The requests that one process has in flight at most.
 const REQUESTS: usize = 32;
-/// Where a virtual machine of each of the three clouds finds credentials.
-const METADATA_SERVICE: ([u8; 4], u16) = ([169, 254, 169, 254], 80);
-const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Variables of which one must be set outside of a cloud's own machines.
-const AWS_CREDENTIALS: &[&str] = &[
-    "AWS_ACCESS_KEY_ID",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_METADATA_ENDPOINT",
-    "AWS_SKIP_SIGNATURE",
-];
-const GOOGLE_CREDENTIALS: &[&str] = &[
-    "GOOGLE_APPLICATION_CREDENTIALS",
-    "GOOGLE_SERVICE_ACCOUNT",
-    "GOOGLE_SERVICE_ACCOUNT_PATH",
-    "GOOGLE_SERVICE_ACCOUNT_KEY",
-    "GOOGLE_SKIP_SIGNATURE",
-    "SERVICE_ACCOUNT",
-];
-const AZURE_CREDENTIALS: &[&str] = &[
-    "AZURE_STORAGE_ACCOUNT_KEY",
-    "AZURE_STORAGE_ACCESS_KEY",
-    "AZURE_STORAGE_MASTER_KEY",
-    "AZURE_STORAGE_SAS_KEY",
-    "AZURE_STORAGE_SAS_TOKEN",
-    "AZURE_STORAGE_TOKEN",
-    "AZURE_STORAGE_CLIENT_ID",
-    "AZURE_CLIENT_ID",
-    "AZURE_FEDERATED_TOKEN_FILE",
-    "AZURE_MSI_ENDPOINT",
-    "AZURE_USE_AZURE_CLI",
-    "AZURE_SKIP_SIGNATURE",
-    "AZURE_STORAGE_USE_EMULATOR",
-];
-/// Where `gcloud auth application-default login` leaves credentials, below the home folder.
-const GCLOUD_FILE: &str = ".config/gcloud/application_default_credentials.json";
-
 /// The client of a bucket.
 pub(crate) struct Client {
     pub store: Arc<dyn ObjectStore>,
@@ -143,7 +103,7 @@ fn connect(url: &Url) -> Result<Client, Error> {
             .with_timeout(REQUEST_TIMEOUT.min(timeout))
             .with_connect_timeout(CONNECT_TIMEOUT.min(timeout))
     };
-    let build_error = |e| explain(url, &url.to_string(), "connect to", &e);
+    let build_error = |e| incomplete(url, &e);
     Ok(match url.scheme {
         Scheme::S3 => {
             let builder = AmazonS3Builder::from_env()
@@ -230,36 +190,10 @@ fn timeout() -> Result<Duration, Error> {
     }
 }
 
-/// Checks that there is a source of credentials. Without this, a machine outside of a cloud would
-/// wait minutes for the cloud's metadata service.
+/// Checks that there is a source of credentials.
 fn check_credentials(url: &Url) -> Result<(), Error> {
-    let (variables, remedy) = match url.scheme {
-        Scheme::S3 => (
-            AWS_CREDENTIALS,
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (files such as ~/.aws/credentials are not read), or AWS_SKIP_SIGNATURE=true for a public bucket",
-        ),
-        Scheme::Gs => (
-            GOOGLE_CREDENTIALS,
-            "set GOOGLE_APPLICATION_CREDENTIALS, or GOOGLE_SKIP_SIGNATURE=true for a public bucket",
-        ),
-        Scheme::Az => (
-            AZURE_CREDENTIALS,
-            "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_SKIP_SIGNATURE=true for a public container",
-        ),
-        Scheme::Http => return Ok(()),
-    };
-    let gcloud =
-        || std::env::home_dir().is_some_and(|home| home.join(Path::new(GCLOUD_FILE)).is_file());
-    if variables
-        .iter()
-        .any(|name| std::env::var_os(name).is_some())
-        || (url.scheme == Scheme::Gs && gcloud())
-        || TcpStream::connect_timeout(&METADATA_SERVICE.into(), METADATA_TIMEOUT).is_ok()
-    {
-        return Ok(());
+    match credentials::are_named(url.scheme) || credentials::is_metadata_service_there() {
+        true => Ok(()),
+        false => Err(without_credentials(url)),
     }
-    Err(Error::unusable(
-        format!("{url}: there are no credentials for this store"),
-        remedy,
-    ))
 }

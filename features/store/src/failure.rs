@@ -1,5 +1,6 @@
 //! One-line errors from those of `object_store`, which span lines and repeat the server's XML.
 
+use crate::credentials;
 use crate::url::{Scheme, Url};
 use media::Error;
 use std::io;
@@ -7,20 +8,8 @@ use std::path::PathBuf;
 
 /// The most characters of a foreign message that are shown.
 const SHOWN: usize = 200;
-
-/// Returns what to check when a store refuses access.
-fn credentials(scheme: Scheme) -> &'static str {
-    match scheme {
-        Scheme::S3 => {
-            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and that their owner may do this"
-        }
-        Scheme::Gs => "check GOOGLE_APPLICATION_CREDENTIALS, and that its account may do this",
-        Scheme::Az => {
-            "check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, and that the account may do this"
-        }
-        Scheme::Http => "ask the server's owner for access, or give another URL",
-    }
-}
+/// Words in the errors of a metadata service.
+const METADATA: [&str; 3] = ["169.254.169.254", "metadata", "/latest/api/token"];
 
 /// Returns the error of a request for `url`, a folder or a file below `folder`. `action` is what
 /// failed, as an infinitive.
@@ -31,7 +20,7 @@ pub(crate) fn explain(
     error: &object_store::Error,
 ) -> Error {
     use object_store::Error as Store;
-    let text = error.to_string();
+    let text = whole_text(error);
     let code = between(&text, "<Code>", "</Code>").unwrap_or_default();
     let status = after(&text, "status code: ").unwrap_or_default();
     let unusable =
@@ -39,6 +28,14 @@ pub(crate) fn explain(
     if ["NoSuchBucket", "ContainerNotFound"].contains(&code) {
         let problem = format!("there is no bucket '{}'", folder.host());
         return unusable(&problem, "create it, or correct the URL");
+    }
+    let is_refused = matches!(
+        error,
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. }
+    ) || ["401", "403"].contains(&status);
+    let from_metadata = METADATA.iter().any(|word| text.contains(word));
+    if (is_refused || from_metadata) && !credentials::are_named(folder.scheme) {
+        return without_credentials(folder);
     }
     if text.contains("redirect without LOCATION")
         || ["301", "307"].contains(&status)
@@ -55,7 +52,7 @@ pub(crate) fn explain(
             "set AWS_ALLOW_HTTP=true (or AZURE_ALLOW_HTTP), or give an https:// endpoint",
         );
     }
-    if text.contains("non-partial response") {
+    if text.contains("non-partial response") || text.contains("Range request not supported") {
         return unusable(
             "the server sends no byte ranges",
             "use a server that answers range requests, or copy the folder to a disk",
@@ -67,13 +64,27 @@ pub(crate) fn explain(
             "has changed while it was read",
             "start again when nobody writes into the folder",
         ),
-        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => {
-            refused(url, code, folder.scheme)
-        }
-        _ if ["401", "403"].contains(&status) => refused(url, code, folder.scheme),
+        _ if is_refused => refused(url, code, folder.scheme),
         _ if status == "404" => unusable("there is no such bucket or file", "correct the URL"),
         _ => lost(folder.scheme, url, action, error),
     }
+}
+
+/// Returns the error of a store that no credentials are named for.
+pub(crate) fn without_credentials(folder: &Url) -> Error {
+    Error::unusable(
+        format!("{folder}: there are no credentials for this store"),
+        credentials::to_set(folder.scheme),
+    )
+}
+
+/// Returns the error of settings that do not suffice for a connection.
+pub(crate) fn incomplete(folder: &Url, error: &object_store::Error) -> Error {
+    let text = innermost(error);
+    Error::unusable(
+        format!("{folder}: the settings in the environment do not suffice: {text}"),
+        credentials::to_check(folder.scheme),
+    )
 }
 
 /// Returns the error of a request that the store refuses.
@@ -84,17 +95,13 @@ fn refused(url: &str, code: &str, scheme: Scheme) -> Error {
     };
     Error::unusable(
         format!("{url}: the store refuses access{code}"),
-        credentials(scheme),
+        credentials::to_check(scheme),
     )
 }
 
 /// Returns the error of a request that got no usable answer, so that a later one may.
 fn lost(scheme: Scheme, url: &str, action: &'static str, error: &object_store::Error) -> Error {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    let text = cause.to_string();
+    let text = innermost(error);
     let first: String = text
         .lines()
         .next()
@@ -120,6 +127,27 @@ fn lost(scheme: Scheme, url: &str, action: &'static str, error: &object_store::E
             format!("{first}; check {endpoint}, then run the same command again"),
         ),
     }
+}
+
+/// Returns the message of the first cause of an error.
+fn innermost(error: &object_store::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// Returns the messages of an error and of its causes.
+fn whole_text(error: &object_store::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text += "\n";
+        text += &inner.to_string();
+        cause = inner.source();
+    }
+    text
 }
 
 /// Returns what stands between two words.
