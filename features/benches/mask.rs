@@ -54,7 +54,7 @@ fn main() {
     println!("{{\"ready\": true}}");
     for _ in std::io::stdin().lock().lines() {
         let start = Instant::now();
-        let shards = Shards::open(folder.path()).unwrap();
+        let shards = Shards::open(&folder.path().into()).unwrap();
         let mask = Mask::draw(&shards, Protocol::MissingBoth, 0.5, 0).unwrap();
         let path = Mask::path_in(folder.path(), Protocol::MissingBoth, 0.5, 0);
         mask.write(&path).unwrap();

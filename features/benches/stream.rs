@@ -6,7 +6,6 @@
 
 use features::{Loader, ModalityData, Shards};
 use std::io::BufRead;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,7 +17,7 @@ const BYTES: usize = 120 << 20;
 
 fn main() {
     let folder = std::env::args().nth(1).unwrap();
-    let shards = Arc::new(Shards::open(Path::new(&folder)).unwrap());
+    let shards = Arc::new(Shards::open(&folder.parse().unwrap()).unwrap());
     let loader = Loader::builder(&shards)
         .augment(true)
         .batch_size(BATCH)

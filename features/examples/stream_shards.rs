@@ -1,16 +1,16 @@
 //! Streams the training split of a folder of shards: `cargo run --example stream_shards
-//! data/shards/ave`.
+//! data/shards/ave`, or `s3://BUCKET/shards/ave`.
 
-use std::{error::Error, path::PathBuf, sync::Arc};
+use std::{error::Error, sync::Arc};
 
 use datasets::Split;
-use features::{Loader, Shards};
+use features::{Folder, Loader, Shards};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder: PathBuf = std::env::args_os()
+    let folder: Folder = std::env::args()
         .nth(1)
         .ok_or("give a folder of shards")?
-        .into();
+        .parse()?;
     let shards = Arc::new(Shards::open(&folder)?);
     let loader = Loader::builder(&shards)
         .split(Split::Train)

@@ -6,12 +6,13 @@
 //!   their SHA-256, [`mask`] draws missing-modality masks.
 //! - [`loader`] applies [`Transforms`] and hands out each [`Batch`] in an [`order`] that depends
 //!   only on (seed, epoch, ids).
+//! - [`Folder`], a folder on a disk or in an object store, comes from the crate `store`.
 //! - [`image`], [`mel`] and [`text`] come from the crate `media`.
 //!
 //! ```no_run
 //! use features::{Loader, Shards};
 //!
-//! let shards = std::sync::Arc::new(Shards::open("data/shards/ave".as_ref())?);
+//! let shards = std::sync::Arc::new(Shards::open(&"data/shards/ave".parse()?)?);
 //! for batch in Loader::builder(&shards).batch_size(16).epoch(0)? {
 //!     println!("{:?}", batch?.ids);
 //! }
@@ -38,6 +39,7 @@ pub use media::image::{Augmentation, ImageTransform};
 pub use media::mel::{Mel, MelFrontEnd};
 pub use media::text::{TextRules, TextTransform};
 pub use media::{Error, image, mel, text};
+pub use store::Folder;
 
 pub use batch::{Batch, ModalityBatch, ModalityData};
 pub use loader::{Loader, LoaderBuilder, LoaderOptions};

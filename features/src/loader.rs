@@ -4,7 +4,10 @@
 //! the last batch of an epoch may be smaller. An epoch can start at any sample, so the number of
 //! samples consumed is all that a resumed run needs. Each thread claims a whole batch by its
 //! number, and waits while the batches between it and the reader would exceed the byte budget:
-//! memory is bounded by that budget plus one batch per thread.
+//! memory is bounded by that budget plus one batch per thread. Of shards in an object store, one
+//! more thread brings what comes next into the cache on the disk.
+
+mod read_ahead;
 
 use crate::batch::{Batch, ModalityBatch, ModalityData};
 use crate::order::{epoch_order, rank};
@@ -259,12 +262,16 @@ impl Loader {
             state: Mutex::default(),
             changed: Condvar::new(),
         });
-        let threads = (0..threads)
+        let mut threads: Vec<JoinHandle<()>> = (0..threads)
             .map(|_| {
                 let shared = shared.clone();
                 std::thread::spawn(move || shared.work())
             })
             .collect();
+        if shards.is_remote() {
+            let shared = shared.clone();
+            threads.push(std::thread::spawn(move || shared.read_ahead()));
+        }
         Ok(Loader {
             shared,
             threads,
@@ -403,20 +410,35 @@ impl Shared {
         }
     }
 
+    /// Returns the samples of a batch; none behind the end of the epoch.
+    fn samples(&self, number: usize) -> &[u32] {
+        let at = |number: usize| (number * self.options.batch_size).min(self.order.len());
+        &self.order[at(number)..at(number + 1)]
+    }
+
+    /// Returns those samples of a batch whose inputs this loader decodes.
+    fn own_samples(&self, number: usize) -> &[u32] {
+        let samples = self.samples(number);
+        &samples[self.options.share.range(samples.len())]
+    }
+
+    /// Returns which modalities of samples are both stored and shown.
+    fn present(&self, samples: &[u32]) -> Vec<[bool; 2]> {
+        let index = self.shards.split(self.options.split);
+        let shown = self.options.present.as_deref().unwrap_or(&index.present);
+        let both = |s: &u32| {
+            let (stored, shown) = (index.present[*s as usize], shown[*s as usize]);
+            [stored[0] && shown[0], stored[1] && shown[1]]
+        };
+        samples.iter().map(both).collect()
+    }
+
     /// Reads and transforms the samples of a batch.
     fn batch(&self, reader: &mut RowReader, number: usize) -> Result<Batch, Error> {
         let options = &self.options;
-        let from = number * options.batch_size;
-        let samples = &self.order[from..(from + options.batch_size).min(self.order.len())];
+        let samples = self.samples(number);
         let index = self.shards.split(options.split);
-        let shown = options.present.as_deref().unwrap_or(&index.present);
-        let present: Vec<[bool; 2]> = samples
-            .iter()
-            .map(|s| {
-                let (stored, shown) = (index.present[*s as usize], shown[*s as usize]);
-                [stored[0] && shown[0], stored[1] && shown[1]]
-            })
-            .collect();
+        let present = self.present(samples);
         let share = options.share.range(samples.len());
         let fetched = reader.fetch(
             options.split,
@@ -452,7 +474,7 @@ impl Shared {
                 .collect(),
             present,
             inputs,
-            consumed: self.start + (from + samples.len()) as u64,
+            consumed: self.start + (number * options.batch_size + samples.len()) as u64,
         })
     }
 

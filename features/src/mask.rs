@@ -26,7 +26,8 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use util::atomic::AtomicFile;
+use parquet::file::reader::ChunkReader;
+use store::Folder;
 
 use crate::order::by_rank;
 use crate::schema::has_column;
@@ -35,6 +36,9 @@ use media::Error;
 
 /// The missing rate of the paper's experiments.
 pub const RATE: f64 = 0.7;
+
+/// The folder of masks, in the folder of the shards.
+pub const MASKS_FOLDER: &str = "masks";
 
 /// Compensates for the rounding of a decimal rate to a double, so that 0.7 of 90 samples are 63,
 /// not 62.
@@ -205,11 +209,15 @@ impl Mask {
         })
     }
 
-    /// Returns the path of a mask: `FOLDER/masks/PROTOCOL-RATE-seedS.parquet`.
+    /// Returns the name of a mask in the folder of its shards:
+    /// `masks/PROTOCOL-RATE-seedS.parquet`.
+    pub fn name(protocol: Protocol, rate: f64, seed: u64) -> String {
+        format!("{MASKS_FOLDER}/{protocol}-{rate}-seed{seed}.parquet")
+    }
+
+    /// Returns the path of a mask in a folder of shards on a disk.
     pub fn path_in(folder: &Path, protocol: Protocol, rate: f64, seed: u64) -> PathBuf {
-        folder
-            .join("masks")
-            .join(format!("{protocol}-{rate}-seed{seed}.parquet"))
+        folder.join(Mask::name(protocol, rate, seed))
     }
 
     /// Returns how many samples of a split lose their first and their second modality.
@@ -260,7 +268,7 @@ impl Mask {
                     name(),
                     lacking.len(),
                     ids.len(),
-                    shards.folder().display()
+                    shards.folder()
                 ),
                 remedy,
             ));
@@ -272,30 +280,32 @@ impl Mask {
             .collect())
     }
 
-    /// Writes the mask: `id`, `split`, one bool per modality, sorted by split and id. The write is
-    /// atomic, and equal masks give equal bytes.
+    /// Writes the mask, see [`Mask::encode`], whole or not at all.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
-        let file = AtomicFile::create(path).map_err(Error::io(path, "create"))?;
+        util::atomic::write(path, self.encode()?).map_err(Error::io(path, "write"))
+    }
+
+    /// Returns the mask as a Parquet file: `id`, `split`, one bool per modality, sorted by split
+    /// and id. Equal masks give equal bytes.
+    ///
+    /// # Errors
+    /// The mask cannot be encoded.
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_created_by("u2a".into())
             .build();
-        let refused = |e: parquet::errors::ParquetError| Error::Io {
-            path: path.to_owned(),
-            action: "write",
-            cause: std::io::Error::other(e),
-        };
+        let refused = |e: parquet::errors::ParquetError| Error::Invalid(format!("a mask: {e}"));
         let rows = self.rows()?;
         let mut writer =
-            ArrowWriter::try_new(file, rows.schema(), Some(properties)).map_err(refused)?;
+            ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).map_err(refused)?;
         writer.write(&rows).map_err(refused)?;
-        let file = writer.into_inner().map_err(refused)?;
-        file.publish().map_err(Error::io(path, "write"))
+        writer.into_inner().map_err(refused)
     }
 
     fn rows(&self) -> Result<RecordBatch, Error> {
@@ -348,16 +358,35 @@ impl Mask {
     /// twice, or a sample has both modalities hidden.
     pub fn read(path: &Path) -> Result<Mask, Error> {
         let file = File::open(path).map_err(Error::io(path, "open"))?;
-        read(file)
-            .map_err(|problem| {
-                let remedy = "draw it with `ingest mask`, or give it `id`, `split` and two of \
+        named(read(file), path)
+    }
+
+    /// Reads a mask in a folder, which may lie in an object store; see [`Mask::read`].
+    ///
+    /// # Errors
+    /// There is no such file, the store does not answer, or the errors of [`Mask::read`].
+    pub fn read_in(folder: &Folder, name: &str) -> Result<Mask, Error> {
+        let path = folder.path_of(name);
+        let bytes = folder.read(name)?.ok_or_else(|| {
+            let problem = format!("{}: there is no such file", path.display());
+            Error::unusable(problem, "draw it with `ingest mask`, or correct the name")
+        })?;
+        named(read(bytes), &path)
+    }
+}
+
+/// Adds the name of its file to a mask that was read, or to the problem.
+fn named(read: Result<Mask, String>, path: &Path) -> Result<Mask, Error> {
+    match read {
+        Ok(mask) => Ok(Mask {
+            path: Some(path.to_owned()),
+            ..mask
+        }),
+        Err(problem) => {
+            let remedy = "draw it with `ingest mask`, or give it `id`, `split` and two of \
                           has_audio, has_video, has_image, has_text";
-                Error::unusable(problem, remedy).in_file(path)
-            })
-            .map(|mask| Mask {
-                path: Some(path.to_owned()),
-                ..mask
-            })
+            Err(Error::unusable(problem, remedy).in_file(path))
+        }
     }
 }
 
@@ -367,7 +396,7 @@ fn join(has: [bool; 2], shown: [bool; 2]) -> [bool; 2] {
     if present == [false; 2] { has } else { present }
 }
 
-fn read(file: File) -> Result<Mask, String> {
+fn read(file: impl ChunkReader + 'static) -> Result<Mask, String> {
     let not_parquet = |e| format!("cannot be read as Parquet ({e})");
     let metadata =
         ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(not_parquet)?;

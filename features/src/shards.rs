@@ -1,27 +1,31 @@
 //! A folder of shards: which samples it holds, where each of them lies, and single rows of it.
 //!
 //! Opening reads only footers and the small columns. A row is fetched through the page index, one
-//! page per media cell, so that a shuffled epoch reads what it uses and nothing else.
+//! page per media cell, so that a shuffled epoch reads what it uses and nothing else. Of shards in
+//! an object store, the pages of a batch are requested together.
 
+mod copy;
+mod footer;
 mod index;
+mod names;
 mod pages;
+mod ranges;
 mod reader;
+mod shard;
 
 use crate::schema::ShardSpec;
-use crate::shard_name::ShardName;
-use arrow_array::{ArrayRef, RecordBatch};
 use arrow_buffer::Buffer;
+pub use copy::copy_to;
 use datasets::Split;
+use footer::Opened;
 pub use index::SplitIndex;
 use media::Error;
 use media::mel::Mel;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::file::metadata::PageIndexPolicy;
 pub use reader::{Fetched, RowReader};
 use sha2::{Digest, Sha256};
+use shard::Shard;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use store::Folder;
 
 /// The content of one modality, as stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,49 +39,13 @@ pub enum Content {
     Text(String),
 }
 
-/// One shard, its footer read.
-struct Shard {
-    path: PathBuf,
-    metadata: ArrowReaderMetadata,
-    /// The first row of each row group, then the number of rows.
-    starts: Vec<u32>,
-}
-
 /// An opened folder of shards.
 pub struct Shards {
-    folder: PathBuf,
+    folder: Folder,
     spec: ShardSpec,
     shards: Vec<Shard>,
     splits: BTreeMap<Split, SplitIndex>,
     fingerprint: String,
-}
-
-fn parquet_error(path: &Path, error: impl std::fmt::Display) -> Error {
-    Error::unusable(
-        format!("{}: cannot be read as Parquet: {error}", path.display()),
-        "ingest this dataset again with --overwrite",
-    )
-}
-
-impl Shard {
-    /// Reads the footer of a shard, and what it says of the dataset.
-    fn open(path: PathBuf) -> Result<(Shard, File, ShardSpec), Error> {
-        let file = File::open(&path).map_err(Error::io(&path, "open"))?;
-        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-        let metadata =
-            ArrowReaderMetadata::load(&file, options).map_err(|e| parquet_error(&path, e))?;
-        let spec = ShardSpec::from_schema(metadata.schema()).map_err(|e| e.in_file(&path))?;
-        let mut starts = vec![0u32];
-        for group in metadata.metadata().row_groups() {
-            starts.push(starts[starts.len() - 1] + group.num_rows() as u32);
-        }
-        let shard = Shard {
-            path,
-            metadata,
-            starts,
-        };
-        Ok((shard, file, spec))
-    }
 }
 
 impl Shards {
@@ -86,41 +54,38 @@ impl Shards {
     /// # Errors
     /// There are no shards, one is missing, one has another schema version or dataset, or its
     /// footer is damaged.
-    pub fn open(folder: &Path) -> Result<Shards, Error> {
-        let names = names(folder)?;
-        for split in Split::ALL {
-            check_complete(folder, split, &names)?;
-        }
+    pub fn open(folder: &Folder) -> Result<Shards, Error> {
+        let entries = names::list(folder)?;
         let mut first: Option<ShardSpec> = None;
         let mut shards = Vec::new();
         let mut splits: BTreeMap<Split, SplitIndex> = Split::ALL
             .iter()
             .map(|s| (*s, SplitIndex::default()))
             .collect();
-        for name in &names {
-            let (shard, file, own) = Shard::open(folder.join(name.file_name()))?;
-            let spec = first.get_or_insert_with(|| own.clone());
-            if *spec != own {
+        for opened in footer::open_all(folder, &entries)? {
+            let Opened { shard, spec, index } = opened;
+            let common = first.get_or_insert_with(|| spec.clone());
+            if *common != spec {
                 return Err(Error::unusable(
                     format!(
                         "{}: was made from another dataset or with other settings than {}",
                         shard.path.display(),
-                        names[0].file_name()
+                        entries[0].0.file_name()
                     ),
                     "ingest into an empty folder",
                 ));
             }
-            let split = splits.entry(name.split).or_default();
-            index::read(&shard, file, spec, shards.len() as u32, split)?;
+            let split = splits.entry(shard.name.split).or_default();
+            split.append(index, shards.len() as u32);
             shards.push(shard);
         }
-        // `names` is not empty, so a shard was read and set it.
+        // `entries` is not empty, so a shard was read and set it.
         let Some(spec) = first else {
             return Err(Error::Invalid("no shard was read".into()));
         };
         let fingerprint = fingerprint(&spec, &splits);
         Ok(Shards {
-            folder: folder.to_owned(),
+            folder: folder.clone(),
             spec,
             shards,
             splits,
@@ -129,7 +94,7 @@ impl Shards {
     }
 
     /// Returns the folder.
-    pub fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Folder {
         &self.folder
     }
 
@@ -150,76 +115,6 @@ impl Shards {
     }
 }
 
-/// Returns the names of the shards in a folder, sorted; at least one.
-fn names(folder: &Path) -> Result<Vec<ShardName>, Error> {
-    if !folder.is_dir() {
-        return Err(Error::unusable(
-            format!("{}: there is no such folder of shards", folder.display()),
-            "run `ingest run` first, or give the folder they are in",
-        ));
-    }
-    let mut names: Vec<ShardName> = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "list"))? {
-        let file_name = entry.map_err(Error::io(folder, "list"))?.file_name();
-        names.extend(file_name.to_str().and_then(ShardName::parse));
-    }
-    names.sort();
-    if names.is_empty() {
-        return Err(Error::unusable(
-            format!(
-                "{}: holds no shards (SPLIT-00000-of-00001.parquet)",
-                folder.display()
-            ),
-            "run `ingest run` first",
-        ));
-    }
-    Ok(names)
-}
-
-/// Checks that all shards of a split are there, and that they are of one run.
-fn check_complete(folder: &Path, split: Split, names: &[ShardName]) -> Result<(), Error> {
-    let of_split: Vec<ShardName> = names.iter().copied().filter(|n| n.split == split).collect();
-    let Some(first) = of_split.first() else {
-        return Ok(());
-    };
-    if let Some(other) = of_split.iter().find(|n| n.of != first.of) {
-        return Err(Error::unusable(
-            format!(
-                "{}: holds {split} shards of two runs, one of {} and one of {}",
-                folder.display(),
-                first.of,
-                other.of
-            ),
-            "ingest into an empty folder",
-        ));
-    }
-    for number in 0..first.of {
-        if !of_split.iter().any(|n| n.number == number) {
-            let missing = ShardName { number, ..*first };
-            return Err(Error::unusable(
-                format!(
-                    "{}: shard {} is missing",
-                    folder.display(),
-                    missing.file_name()
-                ),
-                "run `ingest run` again, it makes what is missing",
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Returns a column of a batch by its name.
-fn column<'a>(batch: &'a RecordBatch, name: &str, path: &Path) -> Result<&'a ArrayRef, Error> {
-    batch.column_by_name(name).ok_or_else(|| {
-        Error::unusable(
-            format!("{}: column {name} is missing", path.display()),
-            "ingest this dataset again with --overwrite",
-        )
-    })
-}
-
-/// Computes [`Shards::fingerprint`].
 /// Computes [`Shards::fingerprint`].
 fn fingerprint(spec: &ShardSpec, splits: &BTreeMap<Split, SplitIndex>) -> String {
     let mut hash = Sha256::new();

@@ -98,7 +98,7 @@ fn write(folder: &Path, samples: usize, per_shard: usize, per_group: usize, dtyp
 fn written(samples: usize, per_shard: usize, per_group: usize) -> (tempfile::TempDir, Arc<Shards>) {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), samples, per_shard, per_group, MelDtype::F32);
-    let shards = Arc::new(Shards::open(folder.path()).unwrap());
+    let shards = Arc::new(Shards::open(&folder.path().into()).unwrap());
     (folder, shards)
 }
 
@@ -330,7 +330,7 @@ fn a_reader_reads_no_sample_outside_its_share() {
 fn half_precision_mels_are_close() {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), 6, 6, 6, MelDtype::F16);
-    let half = Arc::new(Shards::open(folder.path()).unwrap());
+    let half = Arc::new(Shards::open(&folder.path().into()).unwrap());
     let (_full_folder, full) = written(6, 6, 6);
     let mel = |shards| match all(
         shards,
@@ -439,7 +439,7 @@ fn unreadable_shards_are_named() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), 12, 4, 4, MelDtype::F32);
         spoil(folder.path());
-        match Shards::open(folder.path()) {
+        match Shards::open(&folder.path().into()) {
             Ok(_) => panic!("opened"),
             Err(error) => error.to_string(),
         }
@@ -483,7 +483,7 @@ fn unreadable_shards_are_named() {
     assert!(mixed.contains("train-00001-of-00003.parquet"), "{mixed}");
     let empty = tempfile::tempdir().unwrap();
     assert!(
-        Shards::open(empty.path())
+        Shards::open(&empty.path().into())
             .err()
             .unwrap()
             .to_string()
@@ -501,7 +501,8 @@ fn damage_found_while_loading_ends_the_epoch_with_an_error() {
     let from = bytes.len() / 4;
     bytes[from..from + 2000].fill(0xA5);
     std::fs::write(&path, bytes).unwrap();
-    let shards = Shards::open(folder.path()).expect("opening reads no page of a media column");
+    let shards =
+        Shards::open(&folder.path().into()).expect("opening reads no page of a media column");
     let mut loader = Loader::new(&Arc::new(shards), config(2), 0, 0).unwrap();
     let failed = loader.by_ref().any(|b| b.is_err());
     assert!(failed, "damaged pages went unnoticed");

@@ -161,7 +161,7 @@ fn shards(folder: &Path, n: usize) -> Shards {
         ArrowWriter::try_new(file, spec.arrow_schema(), Some(writer_properties(&spec))).unwrap();
     writer.write(&record_batch(&spec, &rows).unwrap()).unwrap();
     writer.close().unwrap();
-    Shards::open(folder).unwrap()
+    Shards::open(&folder.into()).unwrap()
 }
 
 #[test]

@@ -266,7 +266,7 @@ fn write_failures(output: &Output, info: &Info, finished: &[Finished]) -> anyhow
 /// Writes the masks of all protocols that the dataset has, with the rate and the seeds of the
 /// paper's tables.
 fn write_masks(folder: &std::path::Path) -> anyhow::Result<()> {
-    let shards = Shards::open(folder)?;
+    let shards = Shards::open(&folder.into())?;
     for protocol in Protocol::of(shards.spec().modalities) {
         for seed in STANDARD_SEEDS {
             let path = Mask::path_in(folder, protocol, mask::RATE, seed);

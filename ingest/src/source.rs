@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use datasets::{Custom, Dataset, Table};
+use features::Folder;
 
 /// The arguments that select a dataset and its raw folder.
 #[derive(clap::Args, Debug, Clone)]
@@ -55,15 +56,18 @@ fn read_table(path: &Path, columns: &[&str]) -> anyhow::Result<Table> {
         .with_context(|| format!("{}: not a Parquet table that can be used", path.display()))
 }
 
-/// Returns the folder of shards that an argument names: the argument itself if it is a folder, and
-/// the default folder if it is the name of a dataset.
+/// Returns the folder of shards that an argument names: the argument itself if it is a folder or a
+/// URL, and the default folder if it is the name of a dataset.
 ///
 /// # Errors
 /// It is neither, or the default folder does not exist.
-pub fn shards_folder(argument: &str) -> anyhow::Result<PathBuf> {
+pub fn shards_folder(argument: &str) -> anyhow::Result<Folder> {
     let path = Path::new(argument);
     if path.is_dir() {
-        return Ok(path.to_owned());
+        return Ok(path.into());
+    }
+    if argument.contains("://") {
+        return Ok(argument.parse()?);
     }
     let is_path = argument.contains('/') && !argument.ends_with(".toml");
     if is_path {
@@ -84,5 +88,5 @@ pub fn shards_folder(argument: &str) -> anyhow::Result<PathBuf> {
             folder.display()
         );
     }
-    Ok(folder)
+    Ok(folder.into())
 }

@@ -180,7 +180,7 @@ fn each_subcommand_reads_what_the_others_wrote() {
     assert_eq!(imported["hidden"]["test"]["video"], (n + 1) / 3);
     let path = std::path::PathBuf::from(imported["file"].as_str().unwrap());
     let mask = features::mask::Mask::read(&path).unwrap();
-    let shards = features::Shards::open(&out).unwrap();
+    let shards = features::Shards::open(&out.as_path().into()).unwrap();
     let present = mask.present(&shards, datasets::Split::Test).unwrap();
     for (id, present) in shards.split(datasets::Split::Test).ids.iter().zip(present) {
         let position = test.iter().rev().position(|one| *one == id).unwrap();

@@ -141,7 +141,7 @@ fn memory_is_flat_over_many_samples() {
     eprintln!("ingest: {samples} samples in {:.0?}", start.elapsed());
 
     let start = Instant::now();
-    let shards = Arc::new(Shards::open(&out).unwrap());
+    let shards = Arc::new(Shards::open(&out.as_path().into()).unwrap());
     assert_eq!(shards.split(Split::Train).len(), samples);
     let config = LoaderOptions {
         split: Split::Train,

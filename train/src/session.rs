@@ -25,7 +25,7 @@ const GPU_BYTE_BUDGET: usize = 8 << 30;
 /// Where a missing-modality mask comes from.
 #[derive(Clone, Debug)]
 pub struct MaskSource {
-    /// The path of a mask file, or the name of a protocol that the mask is drawn by.
+    /// The path or URL of a mask file, or the name of a protocol that the mask is drawn by.
     pub source: String,
     /// Missing rate of the protocol.
     pub rate: f64,
@@ -151,6 +151,9 @@ impl Session {
         let path = Path::new(source);
         if path.is_file() {
             return Ok(Mask::read(path)?);
+        }
+        if let Some((folder, name)) = source.rsplit_once('/').filter(|_| source.contains("://")) {
+            return Ok(Mask::read_in(&folder.parse()?, name)?);
         }
         let Ok(protocol) = source.parse::<Protocol>() else {
             bail!(

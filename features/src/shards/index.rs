@@ -1,6 +1,6 @@
 //! The samples of a split, from the small columns of its shards.
 
-use super::{Shard, column, parquet_error};
+use super::shard::{Shard, column, parquet_error};
 use crate::schema::{ShardSpec, has_column};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
@@ -9,7 +9,7 @@ use arrow_schema::DataType;
 use media::Error;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use std::fs::File;
+use store::StoredFile;
 
 /// The samples of one split, in the order of the files.
 #[derive(Clone, Debug, Default)]
@@ -34,23 +34,35 @@ impl SplitIndex {
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
+
+    /// Appends the samples of the shard with this number.
+    pub(super) fn append(&mut self, shard: SplitIndex, number: u32) {
+        self.ids.extend(shard.ids);
+        self.labels.extend(shard.labels);
+        self.present.extend(shard.present);
+        let places = shard.places.into_iter().map(|(_, row)| (number, row));
+        self.places.extend(places);
+    }
 }
 
-/// Appends the samples of a shard to the index of its split.
-pub(super) fn read(
-    shard: &Shard,
-    file: File,
-    spec: &ShardSpec,
-    number: u32,
-    index: &mut SplitIndex,
-) -> Result<(), Error> {
-    let label = if spec.multi_label { "labels" } else { "label" };
-    let columns = [
+/// Returns the names of the columns that make an index.
+pub(super) fn columns(spec: &ShardSpec) -> [&'static str; 4] {
+    [
         "id",
-        label,
+        label_column(spec),
         has_column(spec.modalities[0]),
         has_column(spec.modalities[1]),
-    ];
+    ]
+}
+
+fn label_column(spec: &ShardSpec) -> &'static str {
+    if spec.multi_label { "labels" } else { "label" }
+}
+
+/// Reads the samples of a shard; they have the shard number 0.
+pub(super) fn read(shard: &Shard, file: StoredFile, spec: &ShardSpec) -> Result<SplitIndex, Error> {
+    let (columns, label) = (columns(spec), label_column(spec));
+    let mut index = SplitIndex::default();
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, shard.metadata.clone());
     let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
     let reader = builder
@@ -98,9 +110,9 @@ pub(super) fn read(
             index.labels.push(of.collect::<Result<_, Error>>()?);
             index.ids.push(ids.value(i).to_owned());
             index.present.push([has[0].value(i), has[1].value(i)]);
-            index.places.push((number, row));
+            index.places.push((0, row));
             row += 1;
         }
     }
-    Ok(())
+    Ok(index)
 }

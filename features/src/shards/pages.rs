@@ -4,7 +4,8 @@
 //! long. The pages read here are those that [`crate::schema::writer_properties`] asks for: one row
 //! per page, no dictionary, one encoding per column. Everything else is left to Arrow.
 
-use super::{Content, Shard};
+use super::Content;
+use super::shard::Shard;
 use crate::schema::content_column;
 use arrow_buffer::Buffer;
 use bytes::{Buf, Bytes};
@@ -14,8 +15,8 @@ use parquet::basic::{Encoding, Type};
 use parquet::column::page::{Page, PageReader};
 use parquet::errors::ParquetError;
 use parquet::file::serialized_reader::SerializedPageReader;
-use std::fs::File;
 use std::sync::Arc;
+use store::StoredFile;
 
 /// Reads a modality's contents in the given rows of a row group, ascending. Returns `None` if its
 /// pages are of another kind than described above, or hold text.
@@ -24,7 +25,7 @@ use std::sync::Arc;
 /// A page cannot be read.
 pub(super) fn read(
     shard: &Shard,
-    file: File,
+    file: StoredFile,
     group: usize,
     modality: Modality,
     rows: &[(u32, usize)],

@@ -1,6 +1,7 @@
 //! Reads the media and texts of single rows.
 
-use super::{Content, Shard, Shards, column, pages, parquet_error};
+use super::shard::{Shard, column, parquet_error, unreadable};
+use super::{Content, Shards, pages, ranges};
 use crate::schema::{content_column, has_column};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type};
@@ -13,11 +14,12 @@ use media::mel::Mel;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
+use store::StoredFile;
 
-/// The files that one reader keeps open. The usual limit of a process is 1024, a machine may have
-/// 64 threads with a reader each, and a dataset hundreds of shards.
+/// The local files that one reader keeps open. The usual limit of a process is 1024, a machine may
+/// have 64 threads with a reader each, and a dataset hundreds of shards.
 const OPEN_FILES: usize = 8;
 
 /// The wanted contents of one row.
@@ -27,11 +29,73 @@ pub struct Fetched {
     pub contents: [Option<Content>; 2],
 }
 
+/// A modality's number, a shard and a row group of it.
+type Place = (usize, u32, usize);
+/// The rows that are read of each place, ascending, and the position of each among the samples.
+type Rows = BTreeMap<Place, Vec<(u32, usize)>>;
+
+impl Shards {
+    /// Returns whether the shards lie in an object store.
+    pub fn is_remote(&self) -> bool {
+        self.folder.local().is_none()
+    }
+
+    /// Brings what [`RowReader::fetch`] reads of these samples into the cache on the disk. Does
+    /// nothing for shards on a disk. Returns the bytes that the samples take in the cache.
+    ///
+    /// # Errors
+    /// The store does not answer, or a shard has changed.
+    pub fn prefetch(
+        &self,
+        split: Split,
+        samples: &[u32],
+        wanted: &[[bool; 2]],
+    ) -> Result<u64, Error> {
+        let requests = self.requests(&self.rows(split, samples, wanted));
+        store::prefetch(&requests.into_values().collect::<Vec<_>>())
+    }
+
+    /// Returns where samples lie. The rows of one row group are read together.
+    fn rows(&self, split: Split, samples: &[u32], wanted: &[[bool; 2]]) -> Rows {
+        let index = self.split(split);
+        let mut rows = Rows::new();
+        for (slot, (sample, want)) in samples.iter().zip(wanted).enumerate() {
+            let (shard, row) = index.places[*sample as usize];
+            let starts = &self.shards[shard as usize].starts;
+            let group = starts.partition_point(|s| *s <= row) - 1;
+            for m in (0..2).filter(|m| want[*m]) {
+                let rows = rows.entry((m, shard, group)).or_default();
+                rows.push((row - starts[group], slot));
+            }
+        }
+        rows.values_mut().for_each(|rows| rows.sort_unstable());
+        rows
+    }
+
+    /// Returns what to read of each shard that lies in a store, by the shard's number.
+    fn requests(&self, rows: &Rows) -> BTreeMap<u32, (&StoredFile, Vec<Range<u64>>)> {
+        let mut requests = BTreeMap::new();
+        for ((m, number, group), rows) in rows {
+            let shard = &self.shards[*number as usize];
+            let Some(remote) = &shard.remote else {
+                continue;
+            };
+            let name = content_column(self.spec.modalities[*m]);
+            let rows = rows.iter().map(|(row, _)| *row);
+            let (_, ranges) = requests
+                .entry(*number)
+                .or_insert_with(|| (remote, Vec::new()));
+            ranges.extend(ranges::of_rows(shard, *group, name, rows));
+        }
+        requests
+    }
+}
+
 /// Fetches rows. Each thread needs its own, because a file handle shares its position with its
 /// clones.
 pub struct RowReader<'a> {
     shards: &'a Shards,
-    files: BTreeMap<u32, File>,
+    files: BTreeMap<u32, StoredFile>,
 }
 
 impl<'a> RowReader<'a> {
@@ -54,65 +118,58 @@ impl<'a> RowReader<'a> {
         samples: &[u32],
         wanted: &[[bool; 2]],
     ) -> Result<Vec<Fetched>, Error> {
-        let index = self.shards.split(split);
+        let ids = &self.shards.split(split).ids;
         let mut fetched: Vec<Fetched> = samples.iter().map(|_| Fetched::default()).collect();
-        for (m, modality) in self.shards.spec.modalities.into_iter().enumerate() {
-            // The rows of one row group are read together.
-            let mut groups: BTreeMap<(u32, usize), Vec<(u32, usize)>> = BTreeMap::new();
-            for (slot, (sample, want)) in samples.iter().zip(wanted).enumerate() {
-                if !want[m] {
-                    continue;
-                }
-                let (shard, row) = index.places[*sample as usize];
-                let starts = &self.shards.shards[shard as usize].starts;
-                let group = starts.partition_point(|s| *s <= row) - 1;
-                groups
-                    .entry((shard, group))
-                    .or_default()
-                    .push((row - starts[group], slot));
-            }
-            for ((number, group), mut rows) in groups {
-                rows.sort_unstable();
-                let shard = &self.shards.shards[number as usize];
-                let file = self.file(number)?;
-                let stored = pages::read(shard, file, group, modality, &rows);
-                let contents = match stored.map_err(|e| parquet_error(&shard.path, e))? {
-                    Some(stored) => stored.into_iter().map(Ok).collect(),
-                    None => contents(shard, self.file(number)?, group, modality, &rows)?,
-                };
-                for (content, (_, slot)) in contents.into_iter().zip(rows) {
-                    let id = &index.ids[samples[slot] as usize];
-                    let content = content.map_err(|error| error.at_sample(id))?;
-                    fetched[slot].contents[m] = Some(content);
-                }
+        let rows = self.shards.rows(split, samples, wanted);
+        let remote = self.remote_files(&rows)?;
+        for ((m, number, group), rows) in rows {
+            let shard = &self.shards.shards[number as usize];
+            let modality = self.shards.spec.modalities[m];
+            let mut file = || match remote.get(&number) {
+                Some(file) => file.try_clone().map_err(Error::io(&shard.path, "open")),
+                None => self.file(number),
+            };
+            let stored = pages::read(shard, file()?, group, modality, &rows);
+            let contents = match stored.map_err(|e| unreadable(&shard.path, e))? {
+                Some(stored) => stored.into_iter().map(Ok).collect(),
+                None => contents(shard, file()?, group, modality, &rows)?,
+            };
+            for (content, (_, slot)) in contents.into_iter().zip(rows) {
+                let id = &ids[samples[slot] as usize];
+                let content = content.map_err(|error| error.at_sample(id))?;
+                fetched[slot].contents[m] = Some(content);
             }
         }
         Ok(fetched)
     }
 
-    /// Returns the file of a shard, opening it if necessary.
-    fn file(&mut self, number: u32) -> Result<File, Error> {
-        let path = &self.shards.shards[number as usize].path;
-        match self.files.get(&number) {
-            Some(file) => file.try_clone(),
-            None => File::open(path).and_then(|f| {
-                let clone = f.try_clone()?;
-                // It does not matter which one is closed: a shuffled epoch uses all alike.
-                if self.files.len() >= OPEN_FILES {
-                    self.files.pop_first();
-                }
-                self.files.insert(number, f);
-                Ok(clone)
-            }),
+    /// Requests what is to be read of shards in a store, all at once, and returns these files with
+    /// it in memory.
+    fn remote_files(&self, rows: &Rows) -> Result<BTreeMap<u32, StoredFile>, Error> {
+        let (numbers, requests): (Vec<_>, Vec<_>) = self.shards.requests(rows).into_iter().unzip();
+        Ok(numbers.into_iter().zip(store::fetch(&requests)?).collect())
+    }
+
+    /// Returns the file of a shard on a disk, opening it if necessary.
+    fn file(&mut self, number: u32) -> Result<StoredFile, Error> {
+        let shard = &self.shards.shards[number as usize];
+        if !self.files.contains_key(&number) {
+            let file = self.shards.folder.open_entry(&shard.entry)?;
+            // It does not matter which one is closed: a shuffled epoch uses all alike.
+            if self.files.len() >= OPEN_FILES {
+                self.files.pop_first();
+            }
+            self.files.insert(number, file);
         }
-        .map_err(Error::io(path, "open"))
+        let clone = self.files[&number].try_clone();
+        clone.map_err(Error::io(&shard.path, "open"))
     }
 }
 
 /// Reads a modality's contents in the given rows of a row group with Arrow.
 fn contents(
     shard: &Shard,
-    file: File,
+    file: StoredFile,
     group: usize,
     modality: Modality,
     rows: &[(u32, usize)],
@@ -243,9 +300,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("train-00000-of-00001.parquet");
         std::fs::write(path, write(spec, &rows, properties)).unwrap();
-        let shards = Shards::open(folder.path()).unwrap();
+        let shards = Shards::open(&folder.path().into()).unwrap();
         let shard = &shards.shards[0];
-        let file = || File::open(&shard.path).unwrap();
+        let file = || shards.folder.open_entry(&shard.entry).unwrap();
         let rows = COMPLETE.map(|row| (row, 0));
         let arrow = contents(shard, file(), 0, modality, &rows).unwrap();
         (

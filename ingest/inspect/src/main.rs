@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use features::{MANIFEST_FILE, ShardName, verify};
+use features::{Folder, MANIFEST_FILE, ShardName, shards, verify};
 use serde_json::json;
 use util::{cli, outln};
 
@@ -30,6 +30,7 @@ Examples:
   inspect crema-d
   inspect data/shards/ave --json | jq .splits
   inspect crema-d --verify
+  inspect s3://bucket/shards/crema-d --verify
   inspect crema-d --sample 1041_TIE_NEU_XX --out /tmp/sample
 
 Exits with 1 if --verify finds a shard that has changed.";
@@ -39,7 +40,7 @@ Exits with 1 if --verify finds a shard that has changed.";
 #[derive(Parser, Debug)]
 #[command(name = "inspect", version, max_term_width = 100, after_help = EXAMPLES)]
 struct Args {
-    /// Name of a dataset, a folder of shards, or one Parquet file
+    /// Name of a dataset, a folder of shards or its URL, or one Parquet file
     #[arg(value_name = "DATASET|DIR|FILE")]
     target: String,
     /// Print one sample, and write its frames and its log-mel spectrogram as PNG images
@@ -68,6 +69,13 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let target = Path::new(&args.target);
+    if args.target.contains("://") {
+        let folder: Folder = args.target.parse()?;
+        if args.verify {
+            return verify_shards(&folder, args.json);
+        }
+        return run_on_copy(args, &folder);
+    }
     let (files, folder) = if target.is_file() {
         (vec![target.to_owned()], None)
     } else {
@@ -81,12 +89,33 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let Some(folder) = folder else {
             bail!("{}: --verify needs the folder of the shards", args.target);
         };
-        return verify_shards(&folder, args.json);
+        return verify_shards(&folder.into(), args.json);
     }
+    show(args, &files, folder.as_deref())
+}
+
+/// Copies shards from an object store into a temporary folder, because polars reads files, and
+/// shows them.
+fn run_on_copy(args: &Args, folder: &Folder) -> anyhow::Result<ExitCode> {
+    let copy = tempfile::tempdir().context("the temporary folder cannot be written")?;
+    eprintln!(
+        "{folder}: copying the shards into {}",
+        copy.path().display()
+    );
+    shards::copy_to(folder, copy.path())?;
+    let files = shard_files(copy.path())?;
+    if let Some(id) = &args.sample {
+        return sample::run(&files, id, args.out.as_deref(), args.dry_run, args.json);
+    }
+    show(args, &files, Some(copy.path()))
+}
+
+/// Prints the overview of shards, or the head of another Parquet file.
+fn show(args: &Args, files: &[PathBuf], folder: Option<&Path>) -> anyhow::Result<ExitCode> {
     let Some(schema) = overview::read_schema(&files[0])? else {
         return print_table(&files[0], args.json);
     };
-    let report = overview::overview(&files, folder.as_deref(), &schema)?;
+    let report = overview::overview(files, folder, &schema)?;
     if args.json {
         return cli::print_json(&report);
     }
@@ -95,12 +124,11 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// `--verify`: compares the shards with the manifest.
-fn verify_shards(folder: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
+fn verify_shards(folder: &Folder, as_json: bool) -> anyhow::Result<ExitCode> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let Some(found) = verify::verify(folder, threads)? else {
         bail!(
-            "{}: no {MANIFEST_FILE} to compare the shards with; `ingest run` writes it when all shards are finished",
-            folder.display()
+            "{folder}: no {MANIFEST_FILE} to compare the shards with; `ingest run` writes it when all shards are finished"
         );
     };
     if as_json {

@@ -18,6 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   ingest mask crema-d --protocol missing-audio
   ingest mask data/shards/ave --protocol missing-both --rate 0.5 --seed 7
+  ingest mask s3://bucket/shards/ave --protocol missing-video
   ingest mask food-101 --import missing_table.npy --split test
 
 `ingest run` writes the masks of all protocols with rate 0.7 and the seeds 0, 1 and 2.";
@@ -26,7 +27,7 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Name of a dataset, or a folder of shards
+    /// Name of a dataset, or a folder of shards or its URL
     #[arg(value_name = "DATASET|DIR")]
     target: String,
     /// How the mask is drawn: missing-audio, missing-video, missing-image, missing-text or
@@ -67,19 +68,19 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let folder = source::shards_folder(&args.target)?;
     let shards = Shards::open(&folder)?;
-    let (mask, path) = match (&args.import, args.split, args.protocol) {
+    let (mask, name) = match (&args.import, args.split, args.protocol) {
         (Some(file), Some(split), _) => import(&shards, file, split)?,
         (_, _, Some(protocol)) => (
             Mask::draw(&shards, protocol, args.rate, args.seed)?,
-            Mask::path_in(&folder, protocol, args.rate, args.seed),
+            Mask::name(protocol, args.rate, args.seed),
         ),
         _ => bail!("give --protocol, or --import with --split"),
     };
+    folder.check_writable()?;
     if !args.dry_run {
-        mask.write(&path)
-            .with_context(|| path.display().to_string())?;
+        folder.write(&name, &mask.encode()?)?;
     }
-    print_result(args, &shards, &mask, &path)
+    print_result(args, &shards, &mask, &folder.path_of(&name))
 }
 
 fn print_result(
@@ -120,9 +121,9 @@ fn print_result(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads a mask of another program. Also returns the path of the mask to write,
-/// `FOLDER/masks/import-STEM-SPLIT.parquet`.
-fn import(shards: &Shards, file: &Path, split: Split) -> anyhow::Result<(Mask, PathBuf)> {
+/// Reads a mask of another program. Also returns the name of the mask to write in the folder of the
+/// shards, `masks/import-STEM-SPLIT.parquet`.
+fn import(shards: &Shards, file: &Path, split: Split) -> anyhow::Result<(Mask, String)> {
     let ids = &shards.split(split).ids;
     let codes = match mask_import::read(file, split.as_str())? {
         Values::InOrder(codes) => codes,
@@ -143,16 +144,13 @@ fn import(shards: &Shards, file: &Path, split: Split) -> anyhow::Result<(Mask, P
             "{}: holds {} values, the {split} split in {} has {} samples; a csv with id and value needs no order",
             file.display(),
             codes.len(),
-            shards.folder().display(),
+            shards.folder(),
             ids.len()
         );
     }
     let present = codes.into_iter().map(mask_import::present).collect();
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-    let mask = Mask::imported(shards, split, present, &file.display().to_string())?;
-    let path = shards
-        .folder()
-        .join("masks")
-        .join(format!("import-{stem}-{split}.parquet"));
-    Ok((mask, path))
+    let imported = Mask::imported(shards, split, present, &file.display().to_string())?;
+    let name = format!("{}/import-{stem}-{split}.parquet", mask::MASKS_FOLDER);
+    Ok((imported, name))
 }

@@ -290,7 +290,7 @@ pub fn vocabulary(bytes: &[u8]) -> bool {
 pub fn shard(bytes: &[u8]) -> bool {
     in_folder(|folder| {
         write_file(&folder.join("train-00000-of-00001.parquet"), bytes);
-        let Ok(shards) = Shards::open(folder) else {
+        let Ok(shards) = Shards::open(&folder.into()) else {
             return false;
         };
         let config = LoaderOptions {
@@ -329,7 +329,7 @@ pub fn manifest(bytes: &[u8]) -> bool {
     in_folder(|folder| {
         write_file(&folder.join(features::MANIFEST_FILE), bytes);
         write_file(&folder.join("train-00000-of-00001.parquet"), b"a shard");
-        features::verify::verify(folder, 1).is_ok()
+        features::verify::verify(&folder.into(), 1).is_ok()
     })
 }
 
@@ -401,7 +401,7 @@ pub fn run_config_text() -> String {
     let config = RunConfig {
         version: "0".to_owned(),
         dataset: "crema-d".to_owned(),
-        shards: "shards".into(),
+        shards: Path::new("shards").into(),
         fingerprint: "0".to_owned(),
         modalities: [Modality::Audio, Modality::Video],
         classes: vec!["cat".to_owned(), "dog".to_owned()],

@@ -86,7 +86,7 @@ fn shard_and_mask(folder: &Path, modalities: [Modality; 2]) -> (Vec<u8>, Vec<u8>
     writer.write(&record_batch(&spec, &rows).unwrap()).unwrap();
     writer.close().unwrap();
     let mask = folder.join("mask.parquet");
-    let shards = Shards::open(folder).unwrap();
+    let shards = Shards::open(&folder.into()).unwrap();
     Mask::draw(&shards, Protocol::of(modalities)[0], 0.5, 0)
         .unwrap()
         .write(&mask)

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use datasets::Modality;
+use features::Folder;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -34,8 +35,8 @@ pub fn main_metric(multi_label: bool) -> &'static str {
 pub struct RunDescription {
     /// The name of the dataset.
     pub dataset: String,
-    /// The folder of the shards.
-    pub shards: PathBuf,
+    /// The path or URL of the folder of shards.
+    pub shards: Folder,
     /// The two modalities, in the dataset's order.
     pub modalities: [Modality; 2],
     /// The names of the classes, in canonical order.

@@ -9,6 +9,7 @@ use crate::training::job::Job;
 use anyhow::Result;
 use clap::Args;
 use datasets::{Modality, Split};
+use features::Folder;
 use model::variant::MissingToken;
 use serde_json::json;
 use std::path::PathBuf;
@@ -48,9 +49,9 @@ pub struct EvalArgs {
     /// Name of a checkpoint's folder in the run folder [default: best, else the newest]
     #[arg(long)]
     checkpoint: Option<String>,
-    /// Folder of the shards, if it is not that of the training
+    /// Folder of the shards or its URL, if it is not that of the training
     #[arg(long)]
-    shards: Option<PathBuf>,
+    shards: Option<Folder>,
     #[command(flatten)]
     compute: ComputeArgs,
     /// Give the same numbers on every x86-64 processor with AVX2 and with any number of threads
@@ -70,7 +71,7 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     let mut config = RunConfig::read(&args.run)?;
     let trained_in = config.settings.precision;
     let compute = args.compute.open_for_run(args.reproducible, &mut config)?;
-    let job = Job::reopen(config, args.shards.as_deref(), &compute)?;
+    let job = Job::reopen(config, args.shards.as_ref(), &compute)?;
     let (config, session) = (&job.config, &job.session);
     let checkpoint = checkpoint::named_or_default(&args.run, args.checkpoint.as_deref())?;
     let mask = |source: &String| MaskSource {

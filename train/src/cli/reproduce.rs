@@ -6,6 +6,7 @@ use crate::reproduce::{self, Options, Plan};
 use crate::training::ranks::Ranks;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use features::Folder;
 use model::encoder::weights::WeightSource;
 use report::artefact::Artefact;
 use serde_json::json;
@@ -49,7 +50,7 @@ pub struct ReproduceArgs {
     out: Option<PathBuf>,
     /// Folder with a folder of shards for each dataset [default: data/shards]
     #[arg(long)]
-    shards: Option<PathBuf>,
+    shards: Option<Folder>,
     /// Folder with the encoders' pretrained weights [default: the Hugging Face hub or its cache]
     #[arg(long)]
     weights: Option<PathBuf>,
@@ -100,7 +101,7 @@ pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
         shards: args
             .shards
             .clone()
-            .unwrap_or_else(|| data_root().join("shards")),
+            .unwrap_or_else(|| data_root().join("shards").into()),
         compute: args.compute.open()?,
     };
     if args.dry_run {

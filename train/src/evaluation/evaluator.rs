@@ -56,7 +56,7 @@ impl<'a> Evaluator<'a> {
         if index.is_empty() {
             bail!(
                 "{}: the {} split holds no sample",
-                session.shards.folder().display(),
+                session.shards.folder(),
                 options.split
             );
         }

@@ -294,7 +294,7 @@ fn ingest_samples(
     }
     let shards = match rows {
         0 => None,
-        _ => Some(Shards::open(&out)?),
+        _ => Some(Shards::open(&out.as_path().into())?),
     };
     Ok((shards, errors))
 }

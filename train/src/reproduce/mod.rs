@@ -21,6 +21,7 @@ use crate::training::job::Job;
 use anyhow::Result;
 use datasets::Modality;
 use engine::Compute;
+use features::Folder;
 use model::encoder::weights::WeightSource;
 use report::artefact::{Artefact, Row, Training};
 use report::evaluation_file;
@@ -62,7 +63,7 @@ pub struct Options {
     /// The folder for runs and pages.
     pub out: PathBuf,
     /// The folder that holds a folder of shards for each dataset.
-    pub shards: PathBuf,
+    pub shards: Folder,
     /// The device to train on.
     pub compute: Compute,
 }
@@ -108,12 +109,17 @@ impl Options {
     }
 
     /// Returns the folder of a dataset's shards.
-    fn shards(&self, dataset: &str) -> PathBuf {
-        if self.small {
-            let name = format!("{dataset}-{}", self.samples);
-            return self.out.join("data").join(name).join("shards");
+    fn shards(&self, dataset: &str) -> Folder {
+        match self.small {
+            true => self.synthetic_shards(dataset).into(),
+            false => self.shards.join(dataset),
         }
-        self.shards.join(dataset)
+    }
+
+    /// Returns the folder of a synthetic dataset's shards.
+    fn synthetic_shards(&self, dataset: &str) -> PathBuf {
+        let name = format!("{dataset}-{}", self.samples);
+        self.out.join("data").join(name).join("shards")
     }
 
     /// Returns the settings of runs that are trained in this way, beside those of the dataset.

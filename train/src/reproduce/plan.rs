@@ -7,6 +7,7 @@ use crate::settings::{RunConfig, Settings};
 use crate::training::checkpoint;
 use anyhow::{Context, Result};
 use datasets::Split;
+use features::MANIFEST_FILE;
 use report::artefact::{Row, Training};
 use report::evaluation_file;
 use serde::Serialize;
@@ -66,14 +67,14 @@ impl Options {
             let dataset_rows = experiments::rows(self.artefact, opened.info())?;
             let [train, _, _] = opened.info().expected;
             let shards = self.shards(&opened.info().name);
-            let has_data = shards.is_dir();
+            let has_data = match shards.local() {
+                Some(path) => path.is_dir(),
+                None => shards.entry(MANIFEST_FILE)?.is_some(),
+            };
             if !has_data && !missing.contains_key(&dataset) {
                 let reason = match self.small {
                     true => "its synthetic data are made first".to_string(),
-                    false => format!(
-                        "{}: no shards; run `ingest run {dataset}` first",
-                        shards.display()
-                    ),
+                    false => format!("{shards}: no shards; run `ingest run {dataset}` first"),
                 };
                 missing.insert(dataset.clone(), reason);
             }

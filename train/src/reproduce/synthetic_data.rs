@@ -20,7 +20,7 @@ impl Options {
             return missing;
         }
         for dataset in self.datasets() {
-            let shards = self.shards(&dataset);
+            let shards = self.synthetic_shards(&dataset);
             if shards.join("manifest.json").is_file() {
                 continue;
             }

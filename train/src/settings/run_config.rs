@@ -4,11 +4,12 @@ use super::Settings;
 use anyhow::{Context, Result, anyhow};
 use datasets::Modality;
 use engine::DeviceChoice;
+use features::Folder;
 use model::encoder::config::EncoderConfig;
 use model::encoder::weights::WeightSource;
 use report::CONFIG_FILE;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The device that a run was asked to use, and the one that it used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +28,8 @@ pub struct RunConfig {
     pub version: String,
     /// Name of the dataset.
     pub dataset: String,
-    /// Folder of the shards.
-    pub shards: PathBuf,
+    /// Path or URL of the folder of shards.
+    pub shards: Folder,
     /// Fingerprint of the samples in the shards; a run is not resumed on other samples.
     pub fingerprint: String,
     /// The modalities of the dataset, in the order of the encoders.

@@ -10,7 +10,7 @@ use crate::training::ranks::Ranks;
 use crate::training::trainer::{Outcome, Trainer};
 use anyhow::{Context, Result, bail};
 use engine::Compute;
-use features::Shards;
+use features::{Folder, Shards};
 use model::encoder::weights::WeightSource;
 use report::CONFIG_FILE;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ impl Job {
     /// The shards are those of another dataset, or the settings do not fit the data or the device.
     pub fn new(
         name: &str,
-        folder: &Path,
+        folder: &Folder,
         overrides: &SettingsOverrides,
         weights: WeightSource,
         tiny: bool,
@@ -56,8 +56,7 @@ impl Job {
         let spec = shards.spec().clone();
         if spec.dataset != name {
             bail!(
-                "{}: holds shards of {}, not of {name}; give the folder of {name} with --shards",
-                folder.display(),
+                "{folder}: holds shards of {}, not of {name}; give the folder of {name} with --shards",
                 spec.dataset
             );
         }
@@ -73,14 +72,14 @@ impl Job {
             settings.modality,
             session.train_present(),
         )
-        .with_context(|| folder.display().to_string())?;
+        .with_context(|| folder.to_string())?;
         // The run folder says what the default came to.
         let modality_dropout = settings.uses_modality_dropout(session.train_present());
         settings.modality_dropout = Some(modality_dropout);
         let config = RunConfig {
             version: env!("CARGO_PKG_VERSION").to_string(),
             dataset: name.to_string(),
-            shards: std::path::absolute(folder)?,
+            shards: folder.absolute()?,
             fingerprint: session.shards.fingerprint().to_string(),
             modalities: spec.modalities,
             classes: spec.classes,
@@ -109,13 +108,12 @@ impl Job {
     ///
     /// # Errors
     /// The shards hold other samples than those that the run was trained on.
-    pub fn reopen(config: RunConfig, shards: Option<&Path>, compute: &Compute) -> Result<Job> {
+    pub fn reopen(config: RunConfig, shards: Option<&Folder>, compute: &Compute) -> Result<Job> {
         let folder = shards.unwrap_or(&config.shards);
         let shards = Shards::open(folder)?;
         if shards.fingerprint() != config.fingerprint {
             bail!(
-                "{}: holds other samples than the run was trained on; give the same shards with --shards",
-                folder.display()
+                "{folder}: holds other samples than the run was trained on; give the same shards with --shards"
             );
         }
         let session = Session::from_config(shards, &config, compute)?;
@@ -131,7 +129,7 @@ impl Job {
     /// are the same run. The folder of the shards and the device do not count.
     pub fn hash(&self) -> Result<String> {
         let config = RunConfig {
-            shards: PathBuf::new(),
+            shards: PathBuf::new().into(),
             device: None,
             ..self.config.clone()
         };

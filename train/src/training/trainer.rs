@@ -156,7 +156,7 @@ impl<'a> Trainer<'a> {
         if samples == 0 {
             bail!(
                 "{}: the train split holds no sample; ingest it first",
-                self.config.shards.display()
+                self.config.shards
             );
         }
         let settings = self.settings();

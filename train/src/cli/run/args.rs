@@ -6,6 +6,7 @@ use crate::training::ranks::Ranks;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use engine::{Compute, DeviceChoice};
+use features::Folder;
 use model::encoder::weights::WeightSource;
 use std::path::PathBuf;
 
@@ -31,9 +32,14 @@ pub struct RunArgs {
     /// Name of a dataset, or the .toml file that describes your own
     #[arg(value_name = "DATASET")]
     pub dataset: String,
-    /// Folder of the shards [default: data/shards/DATASET]
+    /// Folder of the shards, or its URL (s3://, gs://, az://, https://)
+    /// [default: data/shards/DATASET]
     #[arg(long)]
-    pub shards: Option<PathBuf>,
+    pub shards: Option<Folder>,
+    /// Most bytes of remote shards that are kept on this machine, such as 200GB; 0 for none
+    /// [default: U2A_CACHE_SIZE, or 20GB]
+    #[arg(long, value_name = "SIZE", value_parser = store::parse_size)]
+    pub cache_size: Option<u64>,
     /// Run folder to make [default: runs/DATASET-TIME]
     #[arg(long)]
     pub out: Option<PathBuf>,

@@ -63,6 +63,9 @@ fn open_compute(args: &RunArgs, ranks: &Ranks, resumed: Option<&RunConfig>) -> R
     if compute.threads == 0 {
         bail!("--loader-threads 0: at least one thread is needed");
     }
+    if let Some(bytes) = args.cache_size {
+        store::set_cache_size(bytes);
+    }
     Ok(compute)
 }
 
@@ -100,7 +103,13 @@ fn new_job(
         datasets::open(&args.dataset)?;
     }
     let shards = args.shards.clone();
-    let shards = shards.unwrap_or_else(|| util::default_shards(name));
+    let shards = shards.unwrap_or_else(|| util::default_shards(name).into());
+    if out.to_string_lossy().contains("://") {
+        bail!(
+            "{}: a run folder lies on a disk of this machine; give a path, and copy the folder when the run is finished",
+            out.display()
+        );
+    }
     if ranks.is_first() && out.join(CONFIG_FILE).exists() {
         bail!(
             "{}: is a run already; continue it with --resume {0}, or give another --out",
@@ -196,7 +205,7 @@ fn reopen_job(
     }
     // Without --max-steps, a run that had a limit continues to its end.
     config.settings.max_steps = max_steps;
-    let mut job = Job::reopen(config, args.shards.as_deref(), compute)?;
+    let mut job = Job::reopen(config, args.shards.as_ref(), compute)?;
     check_modulation(&job, ranks)?;
     job.announcement = announcement(compute, ranks);
     Ok(job)
