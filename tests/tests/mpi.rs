@@ -11,6 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::slurm::{self, Slurm};
 use tests::{
     CremaD, EXIT_DONE, EXIT_FINDINGS, EXIT_USAGE, TIME_LIMIT, assert_same, binary, command,
     json_lines, names, process_usage, run, send_signal, temp, weights,
@@ -443,6 +444,41 @@ fn error_of_one_rank_in_the_middle_ends_all_ranks() {
         "{}",
         ran.stderr
     );
+}
+
+/// `srun` starts ranks too. Without its MPI each would train the whole run.
+#[test]
+fn srun_starts_ranks_that_find_each_other() {
+    if !has_mpi() {
+        return;
+    }
+    if let Some(reason) = slurm::lacking() {
+        skip(Missing::Platform, reason);
+        return;
+    }
+    let data = Data::audio_video(12);
+    let folder = temp();
+    let path = |name: &str| folder.path().join(name);
+    run(&mut data.training(&path("alone"), 4)).expect(EXIT_DONE);
+    let slurm = Slurm::start();
+    let srun = |mpi: &str| {
+        let program = data.training(&path("srun"), 4);
+        let mut srun = slurm.command("srun");
+        srun.args([mpi, "--kill-on-bad-exit", "-n", "3"])
+            .arg(program.get_program())
+            .args(program.get_args());
+        run(&mut srun)
+    };
+    let refused = srun("--mpi=none");
+    assert_ne!(refused.status.code(), Some(EXIT_DONE));
+    assert!(
+        refused.stderr.contains("srun has started 3 processes"),
+        "{}",
+        refused.stderr
+    );
+    assert!(!path("srun").exists());
+    srun("--mpi=pmix").expect(EXIT_DONE);
+    assert_near(&losses(&path("srun")), &losses(&path("alone")), "srun");
 }
 
 /// Describing and planning are done once, by the first rank.

@@ -70,7 +70,9 @@ fn unknown_names_and_flags_are_usage_errors() {
 #[test]
 fn processes_that_cannot_find_each_other_are_usage_errors() {
     let mut step = train(&["--random-weights", "0"]);
-    step.env("SLURM_PROCID", "1")
+    // With the exit codes of no job.
+    step.env("U2A_JOB", "0")
+        .env("SLURM_PROCID", "1")
         .env("SLURM_STEP_NUM_TASKS", "2");
     run(&mut step).expect_usage(&["srun has started 2 processes", "srun --mpi=pmix"]);
     let doctor = run(&mut command("train", ["doctor", "--json"])).expect(EXIT_DONE);
