@@ -17,7 +17,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::Serialize;
 
-use crate::output::Output;
+use crate::output::{Output, folder_error};
 use crate::plan::Settings;
 use crate::shard_writer::{self, Finished, Warning};
 
@@ -192,12 +192,12 @@ pub fn write(
     };
     write_failures(output, info, finished)?;
     let mut manifest = Manifest::without_shards(info, first);
-    for shard in finished {
-        let (bytes, sha256) = output.size_and_sha256(shard.name)?;
+    let hashes = output.map(finished, |shard| output.size_and_sha256(&shard.stored))?;
+    for (shard, (bytes, sha256)) in finished.iter().zip(hashes) {
         manifest.add_shard(shard, bytes, sha256);
     }
     if manifest.shards.iter().any(|shard| shard.rows > 0) {
-        write_masks(output.folder())?;
+        write_masks(output)?;
     }
     let mut json = serde_json::to_vec_pretty(&manifest)?;
     json.push(b'\n');
@@ -265,12 +265,12 @@ fn write_failures(output: &Output, info: &Info, finished: &[Finished]) -> anyhow
 
 /// Writes the masks of all protocols that the dataset has, with the rate and the seeds of the
 /// paper's tables.
-fn write_masks(folder: &std::path::Path) -> anyhow::Result<()> {
-    let shards = Shards::open(&folder.into())?;
+fn write_masks(output: &Output) -> anyhow::Result<()> {
+    let shards = Shards::open(output.folder()).map_err(folder_error)?;
     for protocol in Protocol::of(shards.spec().modalities) {
         for seed in STANDARD_SEEDS {
-            let path = Mask::path_in(folder, protocol, mask::RATE, seed);
-            Mask::draw(&shards, protocol, mask::RATE, seed)?.write(&path)?;
+            let mask = Mask::draw(&shards, protocol, mask::RATE, seed)?;
+            output.write(&Mask::name(protocol, mask::RATE, seed), &mask.encode()?)?;
         }
     }
     Ok(())

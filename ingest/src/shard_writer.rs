@@ -12,12 +12,13 @@ use datasets::{Modality, Split};
 use features::{Row, ShardName, ShardSpec, record_batch, writer_properties};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use serde::{Deserialize, Serialize};
 
 use crate::contents::index::Index;
 use crate::failure::Failure;
-use crate::output::{Output, ShardFile};
+use crate::output::{Output, ShardFile, StoredShard, folder_error};
 use crate::plan::Settings;
 
 /// Key of the [`Summary`] in the Parquet metadata.
@@ -221,7 +222,7 @@ impl ShardWriter {
             .append_key_value_metadata(KeyValue::new(SUMMARY_KEY.to_owned(), json));
         let path = || self.output.describe(&self.name.file_name());
         let file = self.writer.into_inner().with_context(path)?;
-        file.publish().with_context(path)
+        file.publish()
     }
 }
 
@@ -230,6 +231,8 @@ impl ShardWriter {
 pub struct Finished {
     /// The shard's name.
     pub name: ShardName,
+    /// The file.
+    pub stored: StoredShard,
     /// What its schema says.
     pub spec: ShardSpec,
     /// What became of its samples.
@@ -241,24 +244,28 @@ pub struct Finished {
 /// # Errors
 /// The folder or a shard cannot be read.
 pub fn read_summaries(output: &Output) -> anyhow::Result<Vec<Finished>> {
-    output
-        .shards()?
-        .into_iter()
-        .map(|name| read_summary(output, name))
-        .collect()
+    output.map(&output.shards()?, |shard| read_summary(output, shard))
 }
 
-fn read_summary(output: &Output, name: ShardName) -> anyhow::Result<Finished> {
+fn read_summary(output: &Output, shard: &StoredShard) -> anyhow::Result<Finished> {
     let remedy = "delete it and repeat the command, or use --overwrite";
     let damaged = |problem: &dyn std::fmt::Display| {
         anyhow!(
             "{}: this shard cannot be read ({problem}); {remedy}",
-            output.describe(&name.file_name())
+            output.describe(&shard.entry.name)
         )
     };
-    let file = output.open(name)?;
-    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
-        .map_err(|error| damaged(&error))?;
+    let file = output.open(shard)?;
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(
+        |error| match error {
+            // The store does not answer, which says nothing about the shard.
+            ParquetError::External(cause) => match cause.downcast::<features::Error>() {
+                Ok(error) => folder_error(*error),
+                Err(cause) => damaged(&cause),
+            },
+            error => damaged(&error),
+        },
+    )?;
     let spec = ShardSpec::from_schema(metadata.schema()).map_err(|error| damaged(&error))?;
     let pairs = metadata.metadata().file_metadata().key_value_metadata();
     let summary = pairs
@@ -272,7 +279,8 @@ fn read_summary(output: &Output, name: ShardName) -> anyhow::Result<Finished> {
         bail!(damaged(&"its summary has another number of rows"));
     }
     Ok(Finished {
-        name,
+        name: shard.name,
+        stored: shard.clone(),
         spec,
         summary,
     })

@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn damaged_indices_are_empty() {
         let folder = tempfile::tempdir().unwrap();
-        let output = &Output::new(folder.path().to_owned());
+        let output = &Output::new(folder.path().into());
         assert_eq!(Index::read(output, shard()), Index::default());
         let mut index = Index::default();
         let content = Content {

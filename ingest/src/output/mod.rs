@@ -1,42 +1,84 @@
-//! The folder that a run writes. Everything that `ingest run` does with it goes through [`Output`].
+//! The folder that a run writes, on a disk or in an object store. Everything that `ingest run` does
+//! with it goes through [`Output`].
 //!
 //! A file appears under its name whole or not at all. Names are relative to the folder, with
-//! slashes between their parts.
+//! slashes between their parts. A store has no locks: see [`crate::run::existing::claim`].
 
 mod lock;
+mod shard_file;
+mod shard_hash;
+mod uploads;
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::thread;
 
 use anyhow::Context;
 use features::ShardName;
-use util::atomic::{self, AtomicFile};
+use store::{Entry, Folder, StoredFile};
+use util::atomic;
+use util::exit_code::Temporary;
 
 pub use self::lock::{OutputLock, Scope};
+pub use self::shard_file::ShardFile;
+use self::uploads::Uploads;
+
+/// The requests to a store that [`Output::map`] has in flight.
+const AT_ONCE: usize = 16;
 
 /// The output folder of a run.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Output {
-    folder: PathBuf,
+    folder: Folder,
+    uploads: Arc<Uploads>,
+}
+
+/// A shard that is complete.
+#[derive(Debug, Clone)]
+pub struct StoredShard {
+    /// The shard's name.
+    pub name: ShardName,
+    /// Its size, and its version in a store.
+    pub entry: Entry,
 }
 
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.folder.display().fmt(f)
+        self.folder.fmt(f)
     }
 }
 
 impl Output {
     /// An output folder, which need not exist.
-    pub fn new(folder: PathBuf) -> Output {
-        Output { folder }
+    pub fn new(folder: Folder) -> Output {
+        Output {
+            folder,
+            uploads: Arc::default(),
+        }
     }
 
     /// Returns the folder.
-    pub fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    /// Whether the folder lies in an object store.
+    pub fn is_remote(&self) -> bool {
+        self.folder.local().is_none()
+    }
+
+    /// Checks that a store can be used, before the work begins.
+    ///
+    /// # Errors
+    /// There is no such bucket, the store does not answer or refuses access, or it is a web server.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.folder.check_writable()?;
+        if self.is_remote() {
+            self.folder.list().map_err(folder_error)?;
+        }
+        Ok(())
     }
 
     /// Creates the folder if it is missing.
@@ -44,61 +86,96 @@ impl Output {
     /// # Errors
     /// The folder cannot be created.
     pub fn create(&self) -> anyhow::Result<()> {
-        fs::create_dir_all(&self.folder)
-            .with_context(|| format!("{self}: cannot create this folder; choose another --out"))
+        match self.folder.local() {
+            Some(folder) => fs::create_dir_all(folder).with_context(|| {
+                format!("{self}: cannot create this folder; choose another --out")
+            }),
+            None => Ok(()),
+        }
     }
 
-    /// Locks the folder, which must exist.
+    /// Locks the folder, which must exist. A store has no locks.
     ///
     /// # Errors
     /// Another run writes the same files, or the folder cannot be written.
-    pub fn lock(&self, scope: Scope) -> anyhow::Result<OutputLock> {
-        OutputLock::acquire(&self.folder, scope)
+    pub fn lock(&self, scope: Scope) -> anyhow::Result<Option<OutputLock>> {
+        let folder = self.folder.local();
+        folder
+            .map(|folder| OutputLock::acquire(folder, scope))
+            .transpose()
     }
 
     /// Returns where a file is, for messages.
     pub fn describe(&self, name: &str) -> String {
-        self.path(name).display().to_string()
+        self.folder.path_of(name).display().to_string()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    /// Returns the names of the shards, sorted. A folder that does not exist has none.
+    /// Returns the shards, sorted by name. A folder that does not exist has none.
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn shards(&self) -> anyhow::Result<Vec<ShardName>> {
-        let entries = match fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.with_context(|| self.to_string())?,
+    pub fn shards(&self) -> anyhow::Result<Vec<StoredShard>> {
+        let entries = self.folder.list().map_err(folder_error)?.into_iter();
+        let shard = |entry: Entry| {
+            let name = ShardName::parse(&entry.name)?;
+            Some(StoredShard { name, entry })
         };
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.with_context(|| self.to_string())?;
-            names.extend(entry.file_name().to_str().and_then(ShardName::parse));
+        let mut shards: Vec<StoredShard> = entries.filter_map(shard).collect();
+        shards.sort_by_key(|shard| shard.name);
+        Ok(shards)
+    }
+
+    /// Calls a function for each item, for a store several at once, because each request takes a
+    /// while. Returns the results in the order of the items.
+    ///
+    /// # Errors
+    /// The first error of the function.
+    pub fn map<T: Sync, R: Send>(
+        &self,
+        items: &[T],
+        call: impl Fn(&T) -> anyhow::Result<R> + Sync,
+    ) -> anyhow::Result<Vec<R>> {
+        if !self.is_remote() {
+            return items.iter().map(call).collect();
         }
-        names.sort();
-        Ok(names)
+        let mut results = Vec::new();
+        for items in items.chunks(AT_ONCE) {
+            let of_chunk: anyhow::Result<Vec<R>> = thread::scope(|scope| {
+                let call = &call;
+                let threads: Vec<_> = items
+                    .iter()
+                    .map(|item| scope.spawn(move || call(item)))
+                    .collect();
+                threads.into_iter().map(uploads::join).collect()
+            });
+            results.extend(of_chunk?);
+        }
+        Ok(results)
     }
 
     /// Opens a shard for reading.
     ///
     /// # Errors
-    /// There is no such shard, or it cannot be read.
-    pub fn open(&self, shard: ShardName) -> anyhow::Result<File> {
-        let path = self.path(&shard.file_name());
-        File::open(&path).with_context(|| path.display().to_string())
+    /// The shard cannot be read.
+    pub fn open(&self, shard: &StoredShard) -> anyhow::Result<StoredFile> {
+        self.folder.open_entry(&shard.entry).map_err(folder_error)
     }
 
     /// Returns the size of a shard in bytes, and its SHA-256 in hexadecimal.
     ///
     /// # Errors
     /// The shard cannot be read.
-    pub fn size_and_sha256(&self, shard: ShardName) -> anyhow::Result<(u64, String)> {
-        let path = self.path(&shard.file_name());
-        util::hash::sha256_of_file(&path).with_context(|| path.display().to_string())
+    pub fn size_and_sha256(&self, shard: &StoredShard) -> anyhow::Result<(u64, String)> {
+        match self.folder.local() {
+            Some(folder) => {
+                let path = folder.join(&shard.entry.name);
+                util::hash::sha256_of_file(&path).with_context(|| path.display().to_string())
+            }
+            None => {
+                let sha256 = shard_hash::of_version(&self.folder, &shard.entry)?;
+                Ok((shard.entry.bytes, sha256))
+            }
+        }
     }
 
     /// Creates a shard, which has no name until it is published.
@@ -106,9 +183,15 @@ impl Output {
     /// # Errors
     /// The file cannot be created.
     pub fn create_shard(&self, shard: ShardName) -> anyhow::Result<ShardFile> {
-        let path = self.path(&shard.file_name());
-        let file = AtomicFile::create(&path).with_context(|| path.display().to_string())?;
-        Ok(ShardFile { file })
+        ShardFile::create(&self.folder, &self.uploads, &shard.file_name())
+    }
+
+    /// Waits until all shards that were published are in the store.
+    ///
+    /// # Errors
+    /// A shard cannot be uploaded.
+    pub fn finish_uploads(&self) -> anyhow::Result<()> {
+        self.uploads.finish()
     }
 
     /// Reads a file. `None` if there is no such file.
@@ -116,10 +199,8 @@ impl Output {
     /// # Errors
     /// The file cannot be read.
     pub fn read(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        match fs::read(self.path(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            bytes => bytes.map(Some).with_context(|| self.describe(name)),
-        }
+        let bytes = self.folder.read(name).map_err(folder_error)?;
+        Ok(bytes.map(Vec::from))
     }
 
     /// Writes a file, in place of an older one, and creates the folder that it is in.
@@ -127,11 +208,16 @@ impl Output {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let path = self.path(name);
-        let folder = path.parent().unwrap_or(&self.folder);
-        fs::create_dir_all(folder)
-            .and_then(|()| atomic::write(&path, bytes))
-            .with_context(|| path.display().to_string())
+        self.folder.write(name, bytes).map_err(folder_error)
+    }
+
+    /// Writes a file if there is none of this name, and returns whether it did. Of two runs at once
+    /// one writes it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_new(&self, name: &str, bytes: &[u8]) -> anyhow::Result<bool> {
+        self.folder.write_new(name, bytes).map_err(folder_error)
     }
 
     /// Removes a file, if there is one.
@@ -139,21 +225,36 @@ impl Output {
     /// # Errors
     /// The file cannot be removed.
     pub fn remove(&self, name: &str) -> anyhow::Result<()> {
-        let path = self.path(name);
-        ignore_missing(fs::remove_file(&path)).with_context(|| path.display().to_string())
+        self.folder.remove(name).map_err(folder_error)
     }
 
-    /// Removes a folder and everything in it, if there is one.
+    /// Removes all shards, and what is remembered of their bytes and of the files that are in
+    /// `folders`.
     ///
     /// # Errors
-    /// Something in it cannot be removed.
-    pub fn remove_folder(&self, name: &str) -> anyhow::Result<()> {
-        let path = self.path(name);
-        ignore_missing(fs::remove_dir_all(&path)).with_context(|| path.display().to_string())
+    /// A file cannot be removed.
+    pub fn remove_shards(&self, folders: &[&str]) -> anyhow::Result<()> {
+        for folder in folders.iter().chain(&[shard_hash::FOLDER]) {
+            match self.folder.local() {
+                Some(path) => {
+                    let path = path.join(folder);
+                    ignore_missing(fs::remove_dir_all(&path))
+                        .with_context(|| path.display().to_string())?;
+                }
+                None => {
+                    let folder = self.folder.join(folder);
+                    let remove = |entry: &Entry| folder.remove(&entry.name).map_err(folder_error);
+                    self.map(&folder.list().map_err(folder_error)?, remove)?;
+                }
+            }
+        }
+        self.map(&self.shards()?, |shard| self.remove(&shard.entry.name))?;
+        Ok(())
     }
 
     /// Removes what killed runs have left of files that they did not complete, for all names in
-    /// these folders that `which` accepts. The empty name stands for the output folder itself.
+    /// these folders that `which` accepts: temporary files, and in a store the parts of uploads.
+    /// The empty name stands for the output folder itself.
     ///
     /// # Errors
     /// A folder cannot be read, or a file cannot be removed.
@@ -162,10 +263,36 @@ impl Output {
         folders: &[&str],
         which: impl Fn(&str) -> bool,
     ) -> anyhow::Result<()> {
-        folders
-            .iter()
-            .try_for_each(|folder| atomic::remove_temporaries(&self.path(folder), &which))
-            .with_context(|| self.to_string())
+        match self.folder.local() {
+            Some(path) => folders
+                .iter()
+                .try_for_each(|folder| atomic::remove_temporaries(&path.join(folder), &which))
+                .with_context(|| self.to_string()),
+            None => self.abort_uploads(which),
+        }
+    }
+
+    /// Aborts the uploads of killed runs to a store, of all names that `which` accepts.
+    ///
+    /// # Errors
+    /// The store does not answer or refuses access.
+    pub fn abort_uploads(&self, which: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+        if self.is_remote() {
+            let aborted = self.folder.abort_leftovers(which);
+            aborted.map_err(folder_error)?;
+        }
+        Ok(())
+    }
+}
+
+/// Converts an error of a folder. That of a store that does not answer, which is no error of the
+/// system, may be gone when the command is repeated.
+pub fn folder_error(error: features::Error) -> anyhow::Error {
+    match &error {
+        features::Error::Io { cause, .. } if cause.raw_os_error().is_none() => {
+            Temporary::error(error.to_string())
+        }
+        _ => error.into(),
     }
 }
 
@@ -173,30 +300,5 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
-    }
-}
-
-/// A shard that is being written. It is removed if it is dropped before it is published.
-pub struct ShardFile {
-    file: AtomicFile,
-}
-
-impl ShardFile {
-    /// Gives the shard its name, in place of an older one. It lasts from then on.
-    ///
-    /// # Errors
-    /// The shard cannot be written.
-    pub fn publish(self) -> io::Result<()> {
-        self.file.publish()
-    }
-}
-
-impl Write for ShardFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
     }
 }

@@ -3,16 +3,23 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use features::ShardName;
+use serde_json::Value;
 
 use crate::contents::comparison::{Comparison, Finding};
 use crate::contents::index;
 use crate::manifest;
 use crate::output::Output;
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::shard_writer::{self, Finished};
+
+/// The file with the settings of the runs into a folder of an object store.
+const SETTINGS_FILE: &str = ".settings.json";
+
+/// What to do about shards that this run cannot continue.
+const REMEDY: &str = "use --overwrite to start over, or choose another --out";
 
 /// Reads the summaries of the shards in the output folder.
 ///
@@ -20,43 +27,69 @@ use crate::shard_writer::{self, Finished};
 /// A shard cannot be read, or is of another dataset, of other settings or not part of this plan.
 pub fn finished_shards(plan: &Plan, output: &Output) -> anyhow::Result<Vec<Finished>> {
     let finished = shard_writer::read_summaries(output)?;
-    let remedy = "use --overwrite to start over, or choose another --out";
     for shard in &finished {
         let file = shard.name.file_name();
         if shard.summary.settings.dataset != plan.settings.dataset {
             let other = &shard.summary.settings.dataset;
             bail!(
-                "{output}: {file} is of dataset {other}, not {}; {remedy}",
+                "{output}: {file} is of dataset {other}, not {}; {REMEDY}",
                 plan.settings.dataset
             );
         }
         if shard.spec.settings_hash != plan.hash {
-            let difference = first_difference(&shard.summary.settings, &plan.settings)?;
-            bail!("{output}: {file} was made with other settings ({difference}); {remedy}");
+            let old = serde_json::to_value(&shard.summary.settings)?;
+            let difference = first_difference(&old, &serde_json::to_value(&plan.settings)?);
+            bail!("{output}: {file} was made with other settings ({difference}); {REMEDY}");
         }
         if !plan.shards.iter().any(|planned| planned.name == shard.name) {
             bail!(
-                "{output}: {file} is not one of this run's shards, because the number of samples has changed; {remedy}"
+                "{output}: {file} is not one of this run's shards, because the number of samples has changed; {REMEDY}"
             );
         }
     }
     Ok(finished)
 }
 
+/// Claims a folder in an object store for runs with the settings of this plan. A store has no locks,
+/// so two runs with the same settings may be writing at once, and write the same bytes. Does nothing
+/// for a folder on a disk, which is locked.
+///
+/// # Errors
+/// A run with other settings has begun before, and this one does not start over.
+pub fn claim(plan: &Plan, output: &Output, start_over: bool) -> anyhow::Result<()> {
+    let json = serde_json::to_vec(&plan.settings)?;
+    if !output.is_remote() {
+        return Ok(());
+    }
+    if start_over {
+        return output.write(SETTINGS_FILE, &json);
+    }
+    // Of two runs that begin at once, the store lets one write.
+    if output.write_new(SETTINGS_FILE, &json)? {
+        return Ok(());
+    }
+    let old = output.read(SETTINGS_FILE)?.unwrap_or_default();
+    if old == json {
+        return Ok(());
+    }
+    let path = || format!("{} is damaged; {REMEDY}", output.describe(SETTINGS_FILE));
+    let old: Value = serde_json::from_slice(&old).with_context(path)?;
+    let difference = first_difference(&old, &serde_json::to_value(&plan.settings)?);
+    bail!("{output}: a run with other settings has begun here ({difference}); {REMEDY}")
+}
+
 /// Describes the first setting in which two runs differ.
-fn first_difference(old: &plan::Settings, new: &plan::Settings) -> anyhow::Result<String> {
-    let (old, new) = (serde_json::to_value(old)?, serde_json::to_value(new)?);
+fn first_difference(old: &Value, new: &Value) -> String {
     let first = old
         .as_object()
         .into_iter()
         .flatten()
         .find_map(|(key, old)| {
             let new = new.get(key)?;
-            let short =
-                |value: &serde_json::Value| value.to_string().chars().take(60).collect::<String>();
+            let short = |value: &Value| value.to_string().chars().take(60).collect::<String>();
             (old != new).then(|| format!("{key} {}, now {}", short(old), short(new)))
         });
-    Ok(first.unwrap_or_else(|| "an unknown difference".to_owned()))
+    first.unwrap_or_else(|| "an unknown difference".to_owned())
 }
 
 /// What [`stale`] may do.
@@ -145,11 +178,7 @@ pub fn stale(
 /// A file cannot be removed.
 pub fn remove_all(output: &Output) -> anyhow::Result<()> {
     manifest::remove(output)?;
-    output.remove_folder(index::FOLDER)?;
-    for shard in output.shards()? {
-        output.remove(&shard.file_name())?;
-    }
-    Ok(())
+    output.remove_shards(&[index::FOLDER])
 }
 
 #[cfg(test)]
@@ -163,7 +192,7 @@ mod tests {
     use parquet::file::metadata::KeyValue;
 
     use super::*;
-    use crate::plan::{Choices, Segment, Settings};
+    use crate::plan::{self, Choices, Segment, Settings};
 
     fn plan() -> Plan {
         let info = Info {
@@ -227,7 +256,7 @@ mod tests {
         let plan = plan();
         let settings = &plan.settings;
         assert_eq!(settings.schema_version, SCHEMA_VERSION);
-        let output = Output::new(folder.path().to_owned());
+        let output = Output::new(folder.path().into());
         write_shard(folder.path(), &plan, settings.clone());
         assert_eq!(finished_shards(&plan, &output).unwrap().len(), 1);
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::bail;
 use datasets::{ListOptions, Plot};
 use features::MelDtype;
+use store::Folder;
 use util::job::{self, Part};
 
 use crate::plan::{Choices, DEFAULT_FRAME_POOL, DEFAULT_SHARD_ROWS, Segment};
@@ -27,6 +28,7 @@ Examples:
   ingest run crema-d
   ingest run ave --raw /data/AVE_Dataset --out /data/shards/ave --workers 8
   ingest run clips.toml --limit 20 --dry-run
+  ingest run crema-d --out s3://bucket/shards/crema-d
   ingest run kinetics-sound --part 0/3     # and 1/3, 2/3 on other machines, in any order
   srun --ntasks=8 ingest run ave           # eight parts; then `ingest run ave --finish`
 
@@ -45,9 +47,10 @@ code that one may. `ingest cluster` prints scripts that heed this.";
 pub struct Args {
     #[command(flatten)]
     pub source: source::Select,
-    /// Folder for the shards [default: data/shards/DATASET]
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
+    /// Folder for the shards, or its URL in an object store: s3://BUCKET/PREFIX, gs:// or az://
+    /// [default: data/shards/DATASET]
+    #[arg(long, value_name = "DIR|URL")]
+    pub out: Option<Folder>,
     /// Number of decode workers [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub workers: Option<u16>,

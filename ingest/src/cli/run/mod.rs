@@ -37,7 +37,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = source::open(&args.source)?;
     let info = source.dataset.info();
     let out = args.out.clone();
-    let output = &Output::new(out.unwrap_or_else(|| util::default_shards(&info.name)));
+    let output = &Output::new(out.unwrap_or_else(|| util::default_shards(&info.name).into()));
+    // Of shards in a store the footers are read, and only once.
+    store::set_cache_size(0);
+    output.check()?;
     if args.finish {
         return finish_only(args, info, output);
     }
@@ -75,19 +78,25 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let _lock = if args.dry_run {
         None
     } else {
-        Some(create_and_lock(args, output)?)
+        create_and_lock(args, output)?
     };
     let (shards, stale) = shards_to_write(args, &plan, &source.raw, output)?;
     if args.dry_run {
         return report::print_plan(args, &source, &layout, output, &plan, &shards, &stale);
     }
-    remove_leftovers(args, &shards, output)?;
+    existing::claim(&plan, output, args.overwrite)?;
+    remove_leftovers(args, &own_shards(args, &plan), output)?;
     let mut peak_cost = None;
     if !shards.is_empty() {
         manifest::remove(output)?;
         signals::catch().context("cannot catch signals")?;
         let options = args.execute_options();
-        match execute::execute(&options, &source, &plan, &shards, output, &notes)? {
+        let end = execute::execute(&options, &source, &plan, &shards, output, &notes);
+        // A shard that is complete is kept, also after a signal or an error.
+        let uploaded = output.finish_uploads();
+        let end = end?;
+        uploaded?;
+        match end {
             End::Done(cost) => peak_cost = Some(cost),
             End::Stopped(signal) => {
                 cli::warn(&format!(
@@ -104,7 +113,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Creates the output folder and locks the part of it that this run writes.
-fn create_and_lock(args: &Args, output: &Output) -> anyhow::Result<OutputLock> {
+fn create_and_lock(args: &Args, output: &Output) -> anyhow::Result<Option<OutputLock>> {
     output.create()?;
     let scope = args
         .part
@@ -126,13 +135,7 @@ fn shards_to_write<'a>(
     } else {
         existing::finished_shards(plan, output)?
     };
-    let own: Vec<&plan::Shard> = plan
-        .shards
-        .iter()
-        .enumerate()
-        .filter(|(number, _)| args.part.is_none_or(|part| number % part.of == part.index))
-        .map(|(_, shard)| shard)
-        .collect();
+    let own = own_shards(args, plan);
     let is_own = |name: ShardName| own.iter().any(|shard| shard.name == name);
     let options = StaleOptions {
         update: args.update,
@@ -148,11 +151,21 @@ fn shards_to_write<'a>(
     Ok((shards, stale))
 }
 
+/// Returns the shards of this run's part.
+fn own_shards<'a>(args: &Args, plan: &'a Plan) -> Vec<&'a plan::Shard> {
+    let shards = plan.shards.iter().enumerate();
+    let is_own = |number: usize| args.part.is_none_or(|part| number % part.of == part.index);
+    shards
+        .filter(|(number, _)| is_own(*number))
+        .map(|(_, shard)| shard)
+        .collect()
+}
+
 /// Removes the temporary files of a killed run, and with `--overwrite` all shards. With `--part`
 /// only the temporary files of this part's shards, because the other parts may be writing theirs.
-fn remove_leftovers(args: &Args, shards: &[&plan::Shard], output: &Output) -> anyhow::Result<()> {
+fn remove_leftovers(args: &Args, own: &[&plan::Shard], output: &Output) -> anyhow::Result<()> {
     let is_own = |name: &str| {
-        let mut names = shards.iter().map(|shard| shard.name);
+        let mut names = own.iter().map(|shard| shard.name);
         names.any(|shard| shard.file_name() == name || index::file_name(shard) == name)
     };
     match args.part {
@@ -187,7 +200,11 @@ fn finish_only(args: &Args, info: &Info, output: &Output) -> anyhow::Result<Exit
         )?;
         return Ok(ExitCode::SUCCESS);
     }
-    let _lock = output.lock(Scope::Whole)?;
-    remove_leftovers(args, &[], output)?;
+    let lock = output.lock(Scope::Whole)?;
+    // In a store, where nothing is locked, a part may be uploading: `conclude` removes what is left
+    // when no shard is missing.
+    if lock.is_some() {
+        remove_leftovers(args, &[], output)?;
+    }
     report::conclude(args, info, &planned, output, None, &[])
 }

@@ -121,6 +121,8 @@ pub fn conclude(
     }
     // Two parts may both find all shards finished.
     let _lock = args.part.map(|_| output.lock(Scope::Finish)).transpose()?;
+    // Whichever part they were of.
+    output.abort_uploads(|_| true)?;
     let Some(manifest) = manifest::write(output, info, &finished)? else {
         bail!("{output}: no shards here");
     };
