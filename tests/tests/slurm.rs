@@ -1,5 +1,6 @@
 //! Ingest and training as jobs of a real Slurm, which the tests start: the scripts that
-//! `ingest cluster slurm` and `train cluster slurm` print, and the lines of the README.
+//! `ingest cluster slurm` and `train cluster slurm` print, the jobs of `train reproduce --cluster`,
+//! and the lines of the README.
 //!
 //! The tests are ignored because they start daemons as root; `just test-slurm` runs them.
 
@@ -10,10 +11,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::{Value, json};
 use tests::slurm::{self, Slurm};
 use tests::{
-    EXIT_DONE, EXIT_USAGE, assert_same, binary, command, json_lines, names, run, send_signal, temp,
-    weights, workspace,
+    EXIT_DONE, EXIT_USAGE, assert_same, binary, command, json_lines, kill_when, names, run,
+    send_signal, temp, weights, workspace,
 };
 use util::skip::{Missing, skip};
 
@@ -346,6 +348,66 @@ fn lines_of_the_readme_work() {
     let all: Vec<u64> = (1..=steps.len() as u64).collect();
     assert_eq!(steps, all, "every step is logged once");
     assert!(data.join("shards/crema-d/manifest.json").is_file());
+}
+
+/// The work behind a table as jobs: what is finished gets no job, what failed is submitted
+/// again, and the table is that of one process.
+#[test]
+#[ignore = "starts daemons as root: just test-slurm"]
+fn jobs_reproduce_a_table() {
+    let Some(slurm) = start() else { return };
+    let folder = temp();
+    let (alone, jobs) = (folder.path().join("alone"), folder.path().join("it's jobs"));
+    let reproduce = |out: &Path| {
+        let mut train = slurm.command(binary("train"));
+        train.args(["reproduce", "table4", "--scale", "small", "--samples", "32"]);
+        train.args(["--seeds", "1", "--dataset", "crema-d", "--set", "epochs=2"]);
+        train.arg("--out").arg(out).current_dir(folder.path());
+        train
+    };
+    run(&mut reproduce(&alone)).expect(EXIT_DONE);
+
+    // One run is trained before, by a process that is stopped in the second.
+    let runs = jobs.join("runs");
+    let two = || runs.is_dir() && names(&runs).len() == 2;
+    let mut first = reproduce(&jobs);
+    assert!(!kill_when(&mut first, two));
+
+    let submit = || {
+        let mut train = reproduce(&jobs);
+        train.args(["--cluster", "slurm", "--cpus", "2", "--json"]);
+        run(&mut train)
+    };
+    let submitted = submit().expect(EXIT_DONE).json()["jobs"].clone();
+    let id = |array: &Value| array["id"].as_str().unwrap().to_owned();
+    let train = id(&submitted["train"]);
+    assert_eq!(submitted["train"]["runs"], json!([1, 2, 3]), "{submitted}");
+    // The same command again would do the same work twice.
+    submit().expect_usage(&["still in the queue", "scancel"]);
+
+    // One training is killed with its script: its evaluation never begins, and the page says so.
+    let task = format!("{train}_3");
+    slurm.wait_until("a run trains", || slurm.job(&task).state == "RUNNING");
+    let kill = ["--signal=KILL", "--full", &task];
+    slurm.call("scancel", kill).expect(EXIT_DONE);
+    let page = |submitted: &Value| {
+        let job = slurm.wait_for(submitted["page"].as_str().unwrap());
+        (job.state, job.exit_code)
+    };
+    let ended = |state: &str, code: &str| (state.to_owned(), code.to_owned());
+    assert_eq!(page(&submitted), ended("FAILED", "1:0"));
+
+    // The same command again submits what is left.
+    let submitted = submit().expect(EXIT_DONE).json()["jobs"].clone();
+    assert_eq!(submitted["train"]["runs"], json!([3]), "{submitted}");
+    assert_eq!(page(&submitted), ended("COMPLETED", "0:0"));
+    for file in ["table4/table4.csv", "table4/table4.md"] {
+        let read = |out: &Path| fs::read_to_string(out.join(file)).unwrap();
+        assert_eq!(read(&alone), read(&jobs), "{file}");
+    }
+    // Nothing is left to submit: the page is written at once.
+    let again = submit().expect(EXIT_DONE);
+    assert!(again.json()["files"].is_array(), "{}", again.stdout);
 }
 
 /// Printing needs no Slurm.

@@ -140,7 +140,7 @@ fn own_flags<Options: clap::Args>() -> Vec<String> {
 /// What was typed for `ingest run`.
 fn typed<A: clap::Args>(own: &[String]) -> anyhow::Result<Vec<String>> {
     let definition = cluster::definition::<A>();
-    let words = cluster::typed_words()?;
+    let words = cluster::typed_words(3)?;
     Ok(cluster::select(&words, &definition, Keep::AllBut(own)))
 }
 

@@ -162,7 +162,7 @@ impl Commands {
         let run = args.resume.as_deref().or(args.out.as_deref());
         let run = run.unwrap_or(out).to_str();
         let run = run.context("--out: is not UTF-8; choose another folder")?;
-        let (typed, definition) = (cluster::typed_words()?, cluster::definition::<A>());
+        let (typed, definition) = (cluster::typed_words(3)?, cluster::definition::<A>());
         let mut left_out = cluster::flags::<Options>();
         left_out.extend(["out", "resume"].map(str::to_owned));
         let start = cluster::select(&typed, &definition, Keep::AllBut(&left_out));

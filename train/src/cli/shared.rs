@@ -22,6 +22,11 @@ pub struct ComputeArgs {
 }
 
 impl ComputeArgs {
+    /// Whether the number of threads is given.
+    pub fn has_threads(&self) -> bool {
+        self.threads.is_some()
+    }
+
     /// Opens the device.
     pub fn open(&self) -> Result<Compute> {
         Compute::open(self.device, self.threads)

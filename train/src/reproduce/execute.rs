@@ -7,11 +7,20 @@ use crate::training::checkpoint;
 use crate::training::job::{Job, claim};
 use crate::training::ranks::Ranks;
 use crate::training::trainer::Outcome;
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use report::CONFIG_FILE;
 use report::artefact::Training;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A part of the work on a run, as jobs of a cluster do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunStage {
+    /// Training to the end.
+    Train,
+    /// The evaluations that are still to do, of a run that is trained.
+    Evaluate,
+}
 
 impl Options {
     /// Trains and evaluates the runs that are not finished, one after the other. Returns whether
@@ -20,38 +29,63 @@ impl Options {
     /// # Errors
     /// A run cannot be trained or evaluated.
     pub fn execute(&self, plan: &mut Plan, stop: &AtomicBool) -> Result<bool> {
-        let total = plan.runs.len();
-        for (i, run) in plan.runs.iter_mut().enumerate() {
-            let Some(folder) = run.folder.clone() else {
-                continue;
-            };
-            let title = format!("run {} of {total}: {}", i + 1, title(run));
-            if run.finished && run.evaluations.is_empty() {
-                eprintln!("{title}: finished already");
-                continue;
-            }
-            match run.finished {
-                true => eprintln!("{title}: {} evaluations", run.evaluations.len()),
-                false => eprintln!("{title}: {} steps", run.steps),
-            }
-            let job = self.job(&run.dataset, &run.training, run.seed)?;
-            if !run.finished {
-                let (outcome, _) = if folder.join(CONFIG_FILE).is_file() {
-                    let _lock = claim(&folder)?;
-                    job.resume(&folder, stop, &Ranks::single())?
-                } else {
-                    job.start(&folder, stop, &Ranks::single())?
-                };
-                if outcome == Outcome::Stopped {
-                    return Ok(false);
-                }
-                run.finished = true;
-            }
-            if !evaluate(run, &folder, &job, stop)? {
+        let stages = [RunStage::Train, RunStage::Evaluate];
+        for number in 0..plan.runs.len() {
+            if !self.execute_run(plan, number, &stages, stop)? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Does the given stages of one run of the plan, as far as they are still to do. Returns
+    /// `false` if a signal set `stop` before that was finished.
+    ///
+    /// # Errors
+    /// The run cannot be trained, or it is to be evaluated and is not trained.
+    pub fn execute_run(
+        &self,
+        plan: &mut Plan,
+        number: usize,
+        stages: &[RunStage],
+        stop: &AtomicBool,
+    ) -> Result<bool> {
+        let total = plan.runs.len();
+        let run = plan.runs.get_mut(number).with_context(|| {
+            format!("--run {number}: the plan has {total} runs, with numbers from 0")
+        })?;
+        let Some(folder) = run.folder.clone() else {
+            return Ok(true);
+        };
+        let title = format!("run {} of {total}: {}", number + 1, title(run));
+        if run.is_done() {
+            eprintln!("{title}: finished already");
+            return Ok(true);
+        }
+        match run.finished {
+            true => eprintln!("{title}: {} evaluations", run.evaluations.len()),
+            false => eprintln!("{title}: {} steps", run.steps),
+        }
+        let job = self.job(&run.dataset, &run.training, run.seed)?;
+        if !run.finished && stages.contains(&RunStage::Train) {
+            let (outcome, _) = if folder.join(CONFIG_FILE).is_file() {
+                let _lock = claim(&folder)?;
+                job.resume(&folder, stop, &Ranks::single())?
+            } else {
+                job.start(&folder, stop, &Ranks::single())?
+            };
+            if outcome == Outcome::Stopped {
+                return Ok(false);
+            }
+            run.finished = true;
+        }
+        if !stages.contains(&RunStage::Evaluate) {
+            return Ok(true);
+        }
+        if !run.finished {
+            bail!("{}: is not trained to its end yet", folder.display());
+        }
+        evaluate(run, &folder, &job, stop)
     }
 }
 

@@ -12,8 +12,10 @@ mod estimate;
 mod execute;
 mod experiments;
 mod plan;
+mod slurm;
 mod synthetic_data;
 
+pub use execute::RunStage;
 pub use plan::{Plan, PlannedRun};
 
 use crate::settings::{Settings, SettingsOverrides};

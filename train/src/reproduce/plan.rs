@@ -148,6 +148,11 @@ impl Options {
 }
 
 impl PlannedRun {
+    /// Whether it is trained and evaluated.
+    pub fn is_done(&self) -> bool {
+        self.finished && self.evaluations.is_empty()
+    }
+
     /// Whether the run is one of those behind a row.
     pub(super) fn belongs_to(&self, row: &Row) -> bool {
         self.dataset == row.dataset && self.training == row.training

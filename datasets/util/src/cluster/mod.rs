@@ -97,12 +97,13 @@ pub fn select(words: &[String], command: &clap::Command, keep: Keep) -> Vec<Stri
     selected
 }
 
-/// The words of this process's command line after `PROGRAM cluster SCHEDULER`.
+/// The words of this process's command line after the first `skip` ones, of which the program is
+/// one: 3 for `PROGRAM cluster SCHEDULER`.
 ///
 /// # Errors
 /// A word is not UTF-8, which a manifest cannot hold.
-pub fn typed_words() -> anyhow::Result<Vec<String>> {
-    let words = std::env::args_os().skip(3).map(OsString::into_string);
+pub fn typed_words(skip: usize) -> anyhow::Result<Vec<String>> {
+    let words = std::env::args_os().skip(skip).map(OsString::into_string);
     words
         .map(|word| word.or_else(|word| bail!("{}: is not UTF-8; rename the file", word.display())))
         .collect()
