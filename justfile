@@ -99,6 +99,10 @@ test-full:
 test-slurm *flags:
     @scripts/test-slurm "$@"
 
+# Shards in an object store: an S3 server on loopback, in a Python environment that the first call makes
+test-s3 *flags:
+    @scripts/test-s3 "$@"
+
 # Tests against Python packages, in an environment that the first call makes
 test-python *flags:
     @scripts/test-python "$@"
