@@ -78,7 +78,8 @@ impl Object {
     ) -> Object {
         let url = format!("{}/{path}", folder.root);
         // The time would differ for each copy of equal bytes, and an ETag says more.
-        let tag = version.etag.as_ref().unwrap_or(&version.modified);
+        let etag = version.etag.as_deref().map(without_quotes);
+        let tag = etag.unwrap_or(&version.modified);
         let mut key = util::hash::sha256(format!("{url}\0{tag}\0{bytes}"));
         key.truncate(32);
         Object {
@@ -113,7 +114,7 @@ impl Object {
                 Some(Version {
                     etag: Some(now), ..
                 }),
-            ) => *etag == now,
+            ) => without_quotes(etag) == without_quotes(&now),
             (_, Some(now)) => self.version.modified == now.modified,
             (_, None) => false,
         };
