@@ -19,6 +19,18 @@ pub(crate) fn explain(
     action: &'static str,
     error: &object_store::Error,
 ) -> Error {
+    let has_credentials = credentials::are_named(folder.scheme);
+    explain_with(folder, url, action, error, has_credentials)
+}
+
+/// [`explain`], with what the environment says of credentials.
+fn explain_with(
+    folder: &Url,
+    url: &str,
+    action: &'static str,
+    error: &object_store::Error,
+    has_credentials: bool,
+) -> Error {
     use object_store::Error as Store;
     let text = whole_text(error);
     let code = between(&text, "<Code>", "</Code>").unwrap_or_default();
@@ -34,7 +46,7 @@ pub(crate) fn explain(
         Store::PermissionDenied { .. } | Store::Unauthenticated { .. }
     ) || ["401", "403"].contains(&status);
     let from_metadata = METADATA.iter().any(|word| text.contains(word));
-    if (is_refused || from_metadata) && !credentials::are_named(folder.scheme) {
+    if (is_refused || from_metadata) && !has_credentials {
         return without_credentials(folder);
     }
     if text.contains("redirect without LOCATION")
@@ -175,7 +187,8 @@ mod tests {
     #[test]
     fn errors_are_one_line_with_the_remedy() {
         let url = Url::parse("s3://bucket/a").unwrap().unwrap();
-        let line = |error| explain(&url, "s3://bucket/a/x", "read", &error).to_string();
+        let file = "s3://bucket/a/x";
+        let line = |error| explain_with(&url, file, "read", &error, true).to_string();
         for (text, words) in [
             (
                 "Server returned non-2xx status code: 404 Not Found: <?xml?>\n<Error><Code>NoSuchBucket</Code>",
@@ -201,5 +214,8 @@ mod tests {
                 assert!(line.contains(word), "no '{word}' in {line}");
             }
         }
+        let refused = generic("Server returned non-2xx status code: 403 Forbidden");
+        let line = explain_with(&url, file, "read", &refused, false).to_string();
+        assert!(line.contains("there are no credentials"), "{line}");
     }
 }
