@@ -25,10 +25,10 @@
 //! use train::training::{job::Job, ranks::Ranks};
 //!
 //! let overrides = SettingsOverrides { epochs: Some(3), ..SettingsOverrides::default() };
-//! let shards = Path::new("data/shards/crema-d");
+//! let shards = "data/shards/crema-d".parse()?;
 //! // Small encoders with random weights, on four threads.
 //! let (weights, tiny, compute) = (WeightSource::Random(0), true, Compute::cpu(4));
-//! let job = Job::new("crema-d", shards, &overrides, weights, tiny, &compute)?;
+//! let job = Job::new("crema-d", &shards, &overrides, weights, tiny, &compute)?;
 //! let (run, stop) = (Path::new("runs/first"), AtomicBool::new(false));
 //! let (outcome, state) = job.start(run, &stop, &Ranks::single())?;
 //! println!("{outcome:?} after {} steps", state.step);
