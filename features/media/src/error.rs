@@ -65,6 +65,16 @@ impl Error {
         }
     }
 
+    /// Returns whether a server has not answered, so that the same call may succeed later: an error
+    /// of input or output that is none of this system.
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            Error::Io { cause, .. } => cause.raw_os_error().is_none(),
+            Error::InFile { cause, .. } | Error::AtSample { cause, .. } => cause.is_unanswered(),
+            _ => false,
+        }
+    }
+
     /// Adds the file to the message.
     #[must_use]
     pub fn in_file(self, path: &Path) -> Self {

@@ -288,11 +288,9 @@ impl Output {
 /// Converts an error of a folder. That of a store that does not answer, which is no error of the
 /// system, may be gone when the command is repeated.
 pub fn folder_error(error: features::Error) -> anyhow::Error {
-    match &error {
-        features::Error::Io { cause, .. } if cause.raw_os_error().is_none() => {
-            Temporary::error(error.to_string())
-        }
-        _ => error.into(),
+    match error.is_unanswered() {
+        true => Temporary::error(error.to_string()),
+        false => error.into(),
     }
 }
 

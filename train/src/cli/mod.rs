@@ -11,7 +11,9 @@ mod run;
 mod selftest;
 mod shared;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use shared::temporary_if_unanswered;
 use std::process::ExitCode;
 use util::cli::run_program;
 
@@ -47,7 +49,11 @@ enum Command {
 
 /// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
-    run_program(|cli: Cli| match &cli.command {
+    run_program(|cli: Cli| dispatch(&cli.command).map_err(temporary_if_unanswered))
+}
+
+fn dispatch(command: &Command) -> Result<ExitCode> {
+    match command {
         Command::Run(args) => run::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Predict(args) => predict::run(args),
@@ -57,7 +63,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Bench(args) => selftest::bench(args),
-    })
+    }
 }
 
 #[cfg(test)]
