@@ -95,6 +95,10 @@ test-full:
     @cargo build --quiet --workspace --bins
     @cargo test -p tests --test full_scale -- --ignored --nocapture --test-threads 1
 
+# Ingest in 64 parts on this machine, killed at random, compared with one run: --parts, --samples, --seed
+simulate-scale *flags: build
+    @scripts/simulate-scale "$@"
+
 # Ingest and train as jobs of a real Slurm that the test starts; needs root. `./setup test-slurm` installs Slurm and munge
 test-slurm *flags:
     @scripts/test-slurm "$@"
