@@ -3,6 +3,7 @@ set positional-arguments
 
 ingest := "target/release/ingest"
 train := "target/release/train"
+fetch := "target/release/fetch"
 inspect := "target/release/inspect"
 
 # Show the recipes
@@ -21,6 +22,10 @@ demo: build
 synth dataset *flags: build
     @{{ingest}} synth "$@"
 
+# Get the raw data of a dataset, or the weights of the encoders, from their publishers: just fetch crema-d, just fetch weights
+fetch what *flags: build
+    @{{fetch}} "$@"
+
 # Check a raw tree for completeness
 check dataset *flags: build
     @{{ingest}} check "$@"
@@ -33,6 +38,14 @@ ingest dataset *flags: build
 inspect dataset *flags:
     @scripts/build inspect
     @{{inspect}} "$@"
+
+# Write an HTML page that shows what shards contain
+browse dataset *flags: build
+    @{{ingest}} browse "$@"
+
+# Write a dataset card and Croissant metadata beside shards
+publish shards *flags: build
+    @{{ingest}} publish "$@"
 
 # Write a missing-modality mask beside the shards
 mask dataset *flags: build

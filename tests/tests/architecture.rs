@@ -15,31 +15,45 @@ use tests::modules::Modules;
 use tests::{binary, run, workspace};
 
 /// The crates of the workspace that each crate may depend on: util <- {datasets, media} <-
-/// {features, synth}, media <- store <- features <- {ingest, inspect, model, report}, synth <-
-/// ingest, util <- engine <- model <- train and report <- train.
+/// {features, synth}, media <- store <- features <- {browse, ingest, inspect, model, publish, report},
+/// page <- {browse, report}, {browse, publish, synth} <- ingest, datasets <- fetch <- model,
+/// util <- engine <- model <- train and report <- train.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("util", &[]),
     ("datasets", &["util"]),
+    ("fetch", &["datasets", "util"]),
     ("media", &["util"]),
+    ("page", &[]),
     ("store", &["media", "util"]),
     ("features", &["datasets", "media", "store", "util"]),
     ("synth", &["datasets", "media", "util"]),
     (
         "ingest",
-        &["datasets", "features", "media", "store", "synth", "util"],
+        &[
+            "browse", "datasets", "features", "media", "page", "publish", "store", "synth", "util",
+        ],
+    ),
+    (
+        "browse",
+        &["datasets", "features", "media", "page", "store", "util"],
+    ),
+    (
+        "publish",
+        &["datasets", "features", "media", "store", "util"],
     ),
     ("inspect", &["datasets", "features", "media", "util"]),
     ("engine", &["util"]),
     ("host_emulator", &["engine", "util"]),
     (
         "model",
-        &["datasets", "engine", "features", "media", "util"],
+        &["datasets", "engine", "features", "fetch", "media", "util"],
     ),
-    ("report", &["datasets", "features", "media", "util"]),
+    ("report", &["datasets", "features", "media", "page", "util"]),
     (
         "train",
         &[
-            "datasets", "engine", "features", "media", "model", "report", "store", "util",
+            "datasets", "engine", "features", "fetch", "media", "model", "page", "report", "store",
+            "util",
         ],
     ),
 ];
@@ -59,6 +73,24 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "tokenizers",
         ],
     ),
+    (
+        "fetch",
+        &[
+            "ffmpeg",
+            "arrow",
+            "parquet",
+            "polars",
+            "image",
+            "candle",
+            "tokenizers",
+        ],
+    ),
+    (
+        "page",
+        &["ffmpeg", "arrow", "parquet", "polars", "image", "candle"],
+    ),
+    ("browse", &["ffmpeg", "polars", "candle"]),
+    ("publish", &["ffmpeg", "polars", "candle"]),
     ("media", &["ffmpeg", "arrow", "parquet", "polars", "candle"]),
     ("store", &["ffmpeg", "polars", "candle"]),
     ("features", &["ffmpeg", "polars", "candle"]),

@@ -1,10 +1,12 @@
 //! The command line, with one module per subcommand. Results go to stdout and progress to stderr.
 //! The exit codes are those of [`util::cli`].
 
+mod browse;
 mod check;
 mod cluster;
 mod inspect;
 mod mask;
+mod publish;
 mod run;
 mod synth;
 
@@ -21,7 +23,9 @@ Examples:
   ingest check crema-d
   ingest run crema-d
   ingest inspect crema-d
+  ingest browse crema-d
   ingest mask crema-d --protocol missing-audio
+  ingest publish data/shards/crema-d
   ingest cluster slurm crema-d --parts 8";
 
 /// Turns the raw media of five multimodal datasets, or of your own, into Parquet shards
@@ -38,7 +42,9 @@ enum Command {
     Synth(synth::Args),
     Check(check::Args),
     Inspect(inspect::Args),
+    Browse(browse::Args),
     Mask(mask::Args),
+    Publish(publish::Args),
     Cluster(cluster::Args),
     /// Decode media for a parent process
     #[command(hide = true)]
@@ -52,7 +58,9 @@ pub fn main() -> ExitCode {
         Command::Synth(args) => synth::run(args),
         Command::Check(args) => check::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Browse(args) => browse::run(args),
         Command::Mask(args) => mask::run(args),
+        Command::Publish(args) => publish::run(args),
         Command::Cluster(args) => cluster::run(args),
         Command::DecodeWorker(args) => worker::run(*args),
     })

@@ -289,41 +289,7 @@ fn find(folder: &Path) -> Result<PathBuf> {
 
 /// Returns the folder of a checkpoint in the hub's cache, after fetching what it lacks.
 fn from_hub(kind: Kind) -> Result<PathBuf> {
-    let name = kind.hub_name().to_string();
-    let cached = hf_hub::Cache::from_env().model(name.clone());
-    let api = std::cell::OnceCell::new();
-    let get = |file: &str| -> Result<PathBuf> {
-        if let Some(path) = cached.get(file) {
-            return Ok(path);
-        }
-        if api.get().is_none() {
-            let built = hf_hub::api::sync::ApiBuilder::from_env().build()?;
-            api.get_or_init(|| built.model(name.clone()));
-        }
-        match api.get() {
-            Some(api) => Ok(api.get(file)?),
-            None => bail!("no connection to the hub"),
-        }
-    };
-    let problem = || {
-        format!(
-            "{name}: cannot be fetched from the Hugging Face hub; \
-             give --weights DIR with {}/ in it, or --random-weights SEED",
-            kind.folder()
-        )
-    };
-    let config = get(CONFIG_FILE).with_context(problem)?;
-    // Older checkpoints have PyTorch's own format only.
-    get(FILES[0])
-        .or_else(|_| get(FILES[1]))
-        .with_context(problem)?;
-    if kind == Kind::Bert {
-        get(VOCAB_FILE).with_context(problem)?;
-    }
-    config
-        .parent()
-        .map(Path::to_path_buf)
-        .ok_or_else(|| anyhow!("{}: has no folder", config.display()))
+    bail!("{}: cannot be fetched", kind.hub_name())
 }
 
 fn is_block_tensor(name: &str) -> bool {

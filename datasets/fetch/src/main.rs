@@ -1,0 +1,3 @@
+//! `fetch`: gets the raw data of a dataset, or the weights of the encoders, from their publishers.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Dataset card and Croissant metadata beside shards.
