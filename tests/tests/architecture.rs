@@ -23,9 +23,9 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("datasets", &["util"]),
     ("fetch", &["datasets", "util"]),
     ("media", &["util"]),
-    ("page", &[]),
     ("store", &["media", "util"]),
     ("features", &["datasets", "media", "store", "util"]),
+    ("page", &["datasets", "features", "media", "store", "util"]),
     ("synth", &["datasets", "media", "util"]),
     (
         "ingest",
@@ -85,10 +85,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "tokenizers",
         ],
     ),
-    (
-        "page",
-        &["ffmpeg", "arrow", "parquet", "polars", "image", "candle"],
-    ),
+    ("page", &["ffmpeg", "polars", "candle"]),
     ("browse", &["ffmpeg", "polars", "candle"]),
     ("publish", &["ffmpeg", "polars", "candle"]),
     ("media", &["ffmpeg", "arrow", "parquet", "polars", "candle"]),
