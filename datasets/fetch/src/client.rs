@@ -286,7 +286,7 @@ impl Client {
             builder = builder.body(body.clone());
         }
         let answer = self
-            .run(builder.send())
+            .run(async { builder.send().await })
             .map_err(|e| Error::connection(&request.url, e))?;
         let status = answer.status();
         let is_empty_range = start > 0 && status == StatusCode::RANGE_NOT_SATISFIABLE;
@@ -305,6 +305,7 @@ impl Client {
         })
     }
 
+    /// Waits for a request; its timers start inside the runtime.
     fn run<F: Future>(&self, future: F) -> F::Output {
         self.0.runtime.block_on(future)
     }
@@ -366,7 +367,8 @@ impl Response {
 impl Read for Response {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.buffered.is_empty() {
-            let chunk = self.client.0.runtime.block_on(self.answer.chunk());
+            let answer = &mut self.answer;
+            let chunk = self.client.run(async { answer.chunk().await });
             match chunk {
                 Ok(Some(bytes)) => self.buffered = bytes,
                 Ok(None) => return Ok(0),
