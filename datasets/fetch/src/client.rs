@@ -58,8 +58,8 @@ pub enum Redirects {
     /// All, except from an encrypted to an unencrypted address.
     #[default]
     All,
-    /// Those to the same server; another one is returned as the response.
-    SameServer,
+    /// None: a redirection is returned as the response.
+    None,
 }
 
 /// A request.
@@ -99,7 +99,7 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     runtime: Runtime,
     all: reqwest::Client,
-    same_server: reqwest::Client,
+    none: reqwest::Client,
     limits: Limits,
 }
 
@@ -134,28 +134,11 @@ impl Client {
                 attempt.follow()
             }
         }))?;
-        let same_server = build(Policy::custom(|attempt| {
-            let server = |url: &reqwest::Url| {
-                let port = url.port_or_known_default();
-                (
-                    url.scheme().to_owned(),
-                    url.host_str().map(str::to_owned),
-                    port,
-                )
-            };
-            let from = attempt.previous().last().map(server);
-            if attempt.previous().len() > MAX_REDIRECTS {
-                attempt.error("too many redirections")
-            } else if from == Some(server(attempt.url())) {
-                attempt.follow()
-            } else {
-                attempt.stop()
-            }
-        }))?;
+        let none = build(Policy::none())?;
         Ok(Client(Arc::new(Inner {
             runtime,
             all,
-            same_server,
+            none,
             limits,
         })))
     }
@@ -168,7 +151,7 @@ impl Client {
     /// Sends a request: POST if it has a body, otherwise GET. Repeats it after temporary errors.
     ///
     /// # Errors
-    /// The answer is neither a success nor, with [`Redirects::SameServer`], a redirection.
+    /// The answer is neither a success nor, with [`Redirects::None`], a redirection.
     pub fn send(&self, request: &Request) -> Result<Response, Error> {
         let method = match request.body {
             Some(_) => Method::POST,
@@ -270,7 +253,7 @@ impl Client {
     ) -> Result<Response, Error> {
         let client = match request.redirects {
             Redirects::All => &self.0.all,
-            Redirects::SameServer => &self.0.same_server,
+            Redirects::None => &self.0.none,
         };
         let mut builder = client.request(method, &request.url);
         for (name, value) in &request.headers {
@@ -290,7 +273,7 @@ impl Client {
             .map_err(|e| Error::connection(&request.url, e))?;
         let status = answer.status();
         let is_empty_range = start > 0 && status == StatusCode::RANGE_NOT_SATISFIABLE;
-        let is_redirection = request.redirects == Redirects::SameServer && status.is_redirection();
+        let is_redirection = request.redirects == Redirects::None && status.is_redirection();
         if !status.is_success() && !is_redirection && !is_empty_range {
             let retry_after = answer.headers().get(RETRY_AFTER);
             let retry_after = retry_after.and_then(|value| value.to_str().ok());

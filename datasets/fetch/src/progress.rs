@@ -14,6 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// The progress of a job of several downloads.
 pub struct Progress {
     job: String,
+    is_silent: bool,
     bars: Option<MultiProgress>,
     total: Option<ProgressBar>,
     started: Instant,
@@ -34,7 +35,16 @@ pub struct Transfer<'a> {
 impl Progress {
     /// Starts a job of `bytes` bytes, as far as that is known.
     pub fn start(job: &str, bytes: Option<u64>) -> Progress {
-        let bars = stderr().is_terminal().then(MultiProgress::new);
+        Progress::new(job, bytes, false)
+    }
+
+    /// Starts a job that shows its messages alone.
+    pub fn silent(job: &str) -> Progress {
+        Progress::new(job, None, true)
+    }
+
+    fn new(job: &str, bytes: Option<u64>, is_silent: bool) -> Progress {
+        let bars = (stderr().is_terminal() && !is_silent).then(MultiProgress::new);
         let expected = bytes.unwrap_or(0);
         let total = bars.as_ref().map(|bars| {
             let bar = bars.add(ProgressBar::new(expected));
@@ -45,11 +55,12 @@ impl Progress {
             bar
         });
         let now = Instant::now();
-        if bars.is_none() {
+        if bars.is_none() && !is_silent {
             print_line(&json!({"event": "start", "job": job, "bytes": bytes}));
         }
         Progress {
             job: job.to_owned(),
+            is_silent,
             bars,
             total,
             started: now,
@@ -129,7 +140,7 @@ impl Progress {
     fn report(&self, transfer: &Transfer) {
         // A panic while the time was held left a time.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.elapsed() < INTERVAL {
+        if self.is_silent || last.elapsed() < INTERVAL {
             return;
         }
         *last = Instant::now();

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use datasets::Modality;
 use engine::Activation;
+use fetch::weights::{self, Checkpoint};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::Path;
@@ -32,19 +33,20 @@ impl Kind {
 
     /// Returns the name of the checkpoint's folder below `--weights`.
     pub fn folder(self) -> &'static str {
-        match self {
-            Kind::Clip => "clip-vit-base-patch16",
-            Kind::Bert => "bert-base-uncased",
-            Kind::Ast => "ast-finetuned-audioset-10-10-0.4593",
-        }
+        self.checkpoint().folder
     }
 
     /// Returns the name of the checkpoint on the Hugging Face hub.
     pub fn hub_name(self) -> &'static str {
+        self.checkpoint().repository
+    }
+
+    /// Returns the checkpoint on the Hugging Face hub.
+    pub(crate) fn checkpoint(self) -> &'static Checkpoint {
         match self {
-            Kind::Clip => "openai/clip-vit-base-patch16",
-            Kind::Bert => "google-bert/bert-base-uncased",
-            Kind::Ast => "MIT/ast-finetuned-audioset-10-10-0.4593",
+            Kind::Clip => &weights::CLIP,
+            Kind::Bert => &weights::BERT,
+            Kind::Ast => &weights::AST,
         }
     }
 }

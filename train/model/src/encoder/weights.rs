@@ -9,6 +9,8 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 use engine::normals;
+use fetch::weights::WEIGHTS_FILES;
+pub use fetch::weights::{CONFIG_FILE, VOCAB_FILE};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +36,17 @@ impl WeightSource {
         match self {
             WeightSource::Folder(folder) => Ok(Some(folder.join(kind.folder()))),
             WeightSource::Random(_) => Ok(None),
-            WeightSource::Hub => from_hub(kind).map(Some),
+            WeightSource::Hub => {
+                let fetched = kind.checkpoint().from_hub().with_context(|| {
+                    format!(
+                        "{}: its weights are not here; fetch them, give --weights DIR with {}/ in it, or \
+                         --random-weights SEED",
+                        kind.hub_name(),
+                        kind.folder()
+                    )
+                });
+                fetched.map(Some)
+            }
         }
     }
 }
@@ -44,12 +56,6 @@ impl WeightSource {
 #[derive(Clone)]
 pub struct Weights(BTreeMap<String, Tensor>);
 
-/// The file beside the weights that holds the encoder's sizes.
-pub const CONFIG_FILE: &str = "config.json";
-/// The file beside the weights that holds BERT's vocabulary.
-pub const VOCAB_FILE: &str = "vocab.txt";
-/// The names of a weights file, in the order in which they are tried.
-const FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 /// The list of a checkpoint's files where its tensors are spread over several.
 const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The beginning of the small file that Git LFS leaves in place of a large one.
@@ -267,7 +273,7 @@ fn reader(file: impl SimpleBackend + 'static) -> VarBuilder<'static> {
 const RANDOM_WEIGHTS: u32 = 0x7765_6967;
 
 fn find(folder: &Path) -> Result<PathBuf> {
-    for file in [FILES[0], INDEX_FILE, FILES[1]] {
+    for file in [WEIGHTS_FILES[0], INDEX_FILE, WEIGHTS_FILES[1]] {
         let path = folder.join(file);
         if path.is_file() {
             return Ok(path);
@@ -283,13 +289,8 @@ fn find(folder: &Path) -> Result<PathBuf> {
     bail!(
         "{}: holds no {}; download the checkpoint there, or use --random-weights SEED",
         folder.display(),
-        FILES.join(" or ")
+        WEIGHTS_FILES.join(" or ")
     )
-}
-
-/// Returns the folder of a checkpoint in the hub's cache, after fetching what it lacks.
-fn from_hub(kind: Kind) -> Result<PathBuf> {
-    bail!("{}: cannot be fetched", kind.hub_name())
 }
 
 fn is_block_tensor(name: &str) -> bool {
