@@ -109,6 +109,7 @@ pub struct Server {
     port: u16,
     sent: Arc<Mutex<Vec<Sent>>>,
     open: Arc<AtomicUsize>,
+    bytes: Arc<AtomicUsize>,
 }
 
 /// Bytes that are written at a time.
@@ -129,15 +130,16 @@ impl Server {
         let open = Arc::new(AtomicUsize::new(0));
         let counts: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
         let answer = Arc::new(answer);
-        let (log, connections) = (sent.clone(), open.clone());
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let (log, connections, total) = (sent.clone(), open.clone(), bytes.clone());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (answer, log, counts) = (answer.clone(), log.clone(), counts.clone());
-                let connections = connections.clone();
+                let (connections, total) = (connections.clone(), total.clone());
                 connections.fetch_add(1, Ordering::SeqCst);
                 thread::spawn(move || {
                     // A client that goes away ends its connection alone.
-                    drop(serve(&stream, &*answer, &log, &counts));
+                    drop(serve(&stream, &*answer, &log, &counts, &total));
                     connections.fetch_sub(1, Ordering::SeqCst);
                 });
             }
@@ -146,6 +148,7 @@ impl Server {
             port: address.port(),
             sent,
             open,
+            bytes,
         }
     }
 
@@ -157,6 +160,11 @@ impl Server {
     /// The port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The bytes of all bodies that have been sent so far.
+    pub fn bytes_so_far(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Everything that was sent, in the order in which the answers ended. Answers that are still
@@ -185,6 +193,7 @@ fn serve(
     answer: &dyn Fn(&Request) -> Answer,
     log: &Mutex<Vec<Sent>>,
     counts: &Mutex<BTreeMap<String, usize>>,
+    total: &AtomicUsize,
 ) -> io::Result<()> {
     let Some(mut request) = read_request(stream)? else {
         return Ok(());
@@ -203,7 +212,7 @@ fn serve(
         start: 0,
         bytes: 0,
     };
-    let result = send(stream, &request, &answer, &mut sent);
+    let result = send(stream, &request, &answer, &mut sent, total);
     log.lock().expect("no thread panics with it").push(sent);
     result
 }
@@ -247,6 +256,7 @@ fn send(
     request: &Request,
     answer: &Answer,
     sent: &mut Sent,
+    sent_bytes: &AtomicUsize,
 ) -> io::Result<()> {
     let total = answer.body.len();
     let mut range = 0..total;
@@ -293,6 +303,7 @@ fn send(
     for piece in body.chunks(answer.bytes_per_ms.unwrap_or(PIECE).clamp(1, PIECE)) {
         stream.write_all(piece)?;
         sent.bytes += piece.len();
+        sent_bytes.fetch_add(piece.len(), Ordering::Relaxed);
         if answer.bytes_per_ms.is_some() {
             thread::sleep(Duration::from_millis(1));
         }

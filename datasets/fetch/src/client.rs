@@ -398,3 +398,46 @@ fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
             .unwrap_or_default(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_differ_between_addresses() {
+        let limits = Limits::default();
+        for (failures, longest) in [(1, 250), (2, 500), (3, 1000), (8, 30_000), (40, 30_000)] {
+            let longest = Duration::from_millis(longest);
+            let pause = pause(&limits, "http://host/file", failures);
+            assert!(
+                pause <= longest && pause >= longest / 2,
+                "{failures}: {pause:?}"
+            );
+        }
+        assert_ne!(
+            pause(&limits, "http://host/a", 1),
+            pause(&limits, "http://host/b", 1)
+        );
+    }
+
+    #[test]
+    fn retry_after_is_a_number_of_seconds_or_a_date() {
+        // The example of RFC 9110, section 10.2.3.
+        let date = "Fri, 31 Dec 1999 23:59:59 GMT";
+        let before = SystemTime::UNIX_EPOCH + Duration::from_secs(946_684_799 - 20);
+        for (value, want) in [
+            ("120", Some(120)),
+            (" 0", Some(0)),
+            (date, Some(20)),
+            ("soon", None),
+        ] {
+            assert_eq!(
+                parse_retry_after(value, before),
+                want.map(Duration::from_secs),
+                "{value}"
+            );
+        }
+        let after = before + Duration::from_secs(60);
+        assert_eq!(parse_retry_after(date, after), Some(Duration::ZERO));
+    }
+}
