@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Subcommand;
 use util::cluster::kubernetes::{self, KubernetesOptions};
 use util::cluster::slurm::{self, SlurmOptions};
-use util::cluster::{self, Keep};
+use util::cluster::{self, JobArray, Keep};
 use util::outln;
 
 use super::run;
@@ -101,14 +101,7 @@ fn for_slurm(args: &ForSlurm) -> anyhow::Result<String> {
         bail!("{}: is not UTF-8; move this program", program.display());
     };
     let typed = typed::<ForSlurm>(&own)?;
-    let commands = Commands::new(program, typed, &args.run, args.options.cpus)?;
-    let array = slurm::Array {
-        name: &commands.name,
-        title: &commands.title,
-        parts: args.parts.parts,
-        part: &commands.part,
-        finish: &commands.finish,
-    };
+    let array = job_array(&args.parts, program, typed, &args.run, args.options.cpus)?;
     slurm::array(&args.options, &array)
 }
 
@@ -119,14 +112,7 @@ fn for_kubernetes(args: &ForKubernetes) -> anyhow::Result<String> {
     }
     let own = own_flags::<KubernetesOptions>();
     let typed = typed::<ForKubernetes>(&own)?;
-    let commands = Commands::new("ingest", typed, &args.run, args.options.cpus)?;
-    let array = kubernetes::Array {
-        name: &commands.name,
-        title: &commands.title,
-        parts: args.parts.parts,
-        part: &commands.part,
-        finish: &commands.finish,
-    };
+    let array = job_array(&args.parts, "ingest", typed, &args.run, args.options.cpus)?;
     Ok(kubernetes::array(&args.options, &array))
 }
 
@@ -144,49 +130,41 @@ fn typed<A: clap::Args>(own: &[String]) -> anyhow::Result<Vec<String>> {
     Ok(cluster::select(&words, &definition, Keep::AllBut(own)))
 }
 
-/// The commands of an array of parts.
-struct Commands {
-    name: String,
-    title: String,
-    part: Vec<String>,
-    finish: Vec<String>,
-}
-
-impl Commands {
-    /// The commands `program run TYPED`, which start as many decode workers as the task has cores
-    /// if nothing else was typed.
-    fn new(
-        program: &str,
-        typed: Vec<String>,
-        args: &run::Args,
-        cpus: u16,
-    ) -> anyhow::Result<Commands> {
-        let (finish, overwrite) = (args.finish, args.overwrite);
-        for (flag, is_given) in [("--part", args.part.is_some()), ("--finish", finish)] {
-            if is_given {
-                bail!(
-                    "{flag}: the scheduler numbers the parts, and a job of its own finishes; omit this flag"
-                );
-            }
-        }
-        if overwrite {
+/// The array of parts that run `program run TYPED`. A part starts as many decode workers as its task
+/// has cores, if nothing else was typed.
+fn job_array(
+    parts: &Parts,
+    program: &str,
+    typed: Vec<String>,
+    args: &run::Args,
+    cpus: u16,
+) -> anyhow::Result<JobArray> {
+    let (finish, overwrite) = (args.finish, args.overwrite);
+    for (flag, is_given) in [("--part", args.part.is_some()), ("--finish", finish)] {
+        if is_given {
             bail!(
-                "--overwrite: a part would remove the shards of the others; remove the output folder first"
+                "{flag}: the scheduler numbers the parts, and a job of its own finishes; omit this flag"
             );
         }
-        let dataset = &args.source.dataset;
-        let mut part = vec![program.to_owned(), "run".to_owned()];
-        part.extend(typed);
-        let mut finish = part.clone();
-        finish.push("--finish".to_owned());
-        if args.workers.is_none() {
-            part.extend(["--workers".to_owned(), cpus.to_string()]);
-        }
-        Ok(Commands {
-            name: cluster::job_name("ingest", dataset),
-            title: format!("Ingests {}", cluster::one_line(dataset)),
-            part,
-            finish,
-        })
     }
+    if overwrite {
+        bail!(
+            "--overwrite: a part would remove the shards of the others; remove the output folder first"
+        );
+    }
+    let dataset = &args.source.dataset;
+    let mut part = vec![program.to_owned(), "run".to_owned()];
+    part.extend(typed);
+    let mut finish = part.clone();
+    finish.push("--finish".to_owned());
+    if args.workers.is_none() {
+        part.extend(["--workers".to_owned(), cpus.to_string()]);
+    }
+    Ok(JobArray {
+        name: cluster::job_name("ingest", dataset),
+        title: format!("Ingests {}", cluster::one_line(dataset)),
+        parts: parts.parts,
+        part,
+        finish,
+    })
 }

@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use super::{DEFAULT_CPUS, RETRIES, fill};
+use super::{DEFAULT_CPUS, JobArray, RETRIES, fill};
 
 const ARRAY: &str = include_str!("kubernetes_array.yaml");
 const JOB: &str = include_str!("kubernetes_job.yaml");
@@ -32,24 +32,9 @@ pub struct KubernetesOptions {
     pub gpus: u16,
 }
 
-/// An Indexed Job, and the Job that finishes when all of its pods are done.
-#[derive(Debug)]
-pub struct Array<'a> {
-    /// The name of the Job.
-    pub name: &'a str,
-    /// What the Jobs do, in a few words, without a line break.
-    pub title: &'a str,
-    /// The number of pods.
-    pub parts: u16,
-    /// The command of each pod, which knows its part from the environment.
-    pub part: &'a [String],
-    /// The command of the finishing Job.
-    pub finish: &'a [String],
-}
-
 /// Returns the manifest of an Indexed Job and of the Job that finishes it.
-pub fn array(options: &KubernetesOptions, array: &Array) -> String {
-    let mut values = common(options, array.name, array.title);
+pub fn array(options: &KubernetesOptions, array: &JobArray) -> String {
+    let mut values = common(options, &array.name, &array.title);
     values.extend([
         ("FINISH_NAME", format!("{}-finish", array.name)),
         ("PARTS", array.parts.to_string()),
@@ -105,12 +90,12 @@ mod tests {
             gpus: 1,
         };
         let words = ODD.map(str::to_owned);
-        let array = Array {
-            name: "ingest-x",
-            title: "Ingests x",
+        let array = JobArray {
+            name: "ingest-x".into(),
+            title: "Ingests x".into(),
             parts: 8,
-            part: &words,
-            finish: &words,
+            part: words.to_vec(),
+            finish: words.to_vec(),
         };
         let manifest = array_and_job(&options, &array, &words);
         let commands: Vec<Vec<String>> = manifest
@@ -126,7 +111,7 @@ mod tests {
         assert!(manifest.contains(r#""nvidia.com/gpu":1"#), "{manifest}");
     }
 
-    fn array_and_job(options: &KubernetesOptions, of: &Array, words: &[String]) -> String {
+    fn array_and_job(options: &KubernetesOptions, of: &JobArray, words: &[String]) -> String {
         array(options, of) + &job(options, "train-x", "Trains x", words)
     }
 }

@@ -19,6 +19,21 @@ const RETRIES: u32 = 5;
 /// The number of cores of each task, with the value that both schedulers get by default.
 const DEFAULT_CPUS: u16 = 4;
 
+/// An array of tasks that each do one part, and a job that finishes when all of them are done.
+#[derive(Debug)]
+pub struct JobArray {
+    /// The name of the job, as [`job_name`] returns it.
+    pub name: String,
+    /// What the jobs do, in a few words, without a line break.
+    pub title: String,
+    /// The number of tasks.
+    pub parts: u16,
+    /// The command of each task, which knows its part from the environment.
+    pub part: Vec<String>,
+    /// The command of the finishing job.
+    pub finish: Vec<String>,
+}
+
 /// Returns a word as the shell reads it: unchanged, or in quotes if a character of it means
 /// something to the shell.
 pub fn quote(word: &str) -> String {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use super::{DEFAULT_CPUS, RETRIES, command_line, fill, quote};
+use super::{DEFAULT_CPUS, JobArray, RETRIES, command_line, fill, quote};
 
 const ARRAY: &str = include_str!("slurm_array.sh");
 const JOB: &str = include_str!("slurm_job.sh");
@@ -21,33 +21,18 @@ pub struct SlurmOptions {
     pub sbatch: Vec<String>,
 }
 
-/// A job array, and the job that finishes when all of its tasks are done.
-#[derive(Debug)]
-pub struct Array<'a> {
-    /// The name of the job.
-    pub name: &'a str,
-    /// What the jobs do, in a few words, without a line break.
-    pub title: &'a str,
-    /// The number of tasks.
-    pub parts: u16,
-    /// The command of each task, which knows its part from the environment.
-    pub part: &'a [String],
-    /// The command of the finishing job.
-    pub finish: &'a [String],
-}
-
 /// Returns the script of a job array. `sbatch` takes it as it is; run by a shell it submits the
 /// array and the finishing job, and prints the id of the latter.
 ///
 /// # Errors
 /// An option has a line break, or there is no current folder.
-pub fn array(options: &SlurmOptions, array: &Array) -> anyhow::Result<String> {
-    let mut values = common(options, array.name, array.title)?;
+pub fn array(options: &SlurmOptions, array: &JobArray) -> anyhow::Result<String> {
+    let mut values = common(options, &array.name, &array.title)?;
     values.extend([
         ("PARTS", array.parts.to_string()),
         ("LAST", (array.parts - 1).to_string()),
-        ("PART", command_line(array.part)),
-        ("FINISH", command_line(array.finish)),
+        ("PART", command_line(&array.part)),
+        ("FINISH", command_line(&array.finish)),
     ]);
     Ok(fill(ARRAY, &values))
 }
@@ -128,12 +113,12 @@ mod tests {
         words.extend(ODD.map(str::to_owned));
         let script = array(
             &options(),
-            &Array {
-                name: "ingest-x",
-                title: "Ingests x",
+            &JobArray {
+                name: "ingest-x".into(),
+                title: "Ingests x".into(),
                 parts: 8,
-                part: &words,
-                finish: &["false".to_owned()],
+                part: words.to_vec(),
+                finish: vec!["false".to_owned()],
             },
         )
         .unwrap();
