@@ -17,7 +17,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use serde::Serialize;
 
-use crate::output::{Output, folder_error};
+use crate::output::Output;
 use crate::plan::Settings;
 use crate::shard_writer::{self, Finished, Warning};
 
@@ -192,7 +192,9 @@ pub fn write(
     };
     write_failures(output, info, finished)?;
     let mut manifest = Manifest::without_shards(info, first);
-    let hashes = output.map(finished, |shard| output.size_and_sha256(&shard.stored))?;
+    let hashes = output
+        .folder()
+        .map(finished, |shard| output.size_and_sha256(&shard.stored))?;
     for (shard, (bytes, sha256)) in finished.iter().zip(hashes) {
         manifest.add_shard(shard, bytes, sha256);
     }
@@ -266,7 +268,7 @@ fn write_failures(output: &Output, info: &Info, finished: &[Finished]) -> anyhow
 /// Writes the masks of all protocols that the dataset has, with the rate and the seeds of the
 /// paper's tables.
 fn write_masks(output: &Output) -> anyhow::Result<()> {
-    let shards = Shards::open(output.folder()).map_err(folder_error)?;
+    let shards = Shards::open(output.folder())?;
     for protocol in Protocol::of(shards.spec().modalities) {
         for seed in STANDARD_SEEDS {
             let mask = Mask::draw(&shards, protocol, mask::RATE, seed)?;

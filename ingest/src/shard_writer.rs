@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contents::index::Index;
 use crate::failure::Failure;
-use crate::output::{Output, ShardFile, StoredShard, folder_error};
+use crate::output::{Output, ShardFile, StoredShard};
 use crate::plan::Settings;
 
 /// Key of the [`Summary`] in the Parquet metadata.
@@ -244,7 +244,9 @@ pub struct Finished {
 /// # Errors
 /// The folder or a shard cannot be read.
 pub fn read_summaries(output: &Output) -> anyhow::Result<Vec<Finished>> {
-    output.map(&output.shards()?, |shard| read_summary(output, shard))
+    output
+        .folder()
+        .map(&output.shards()?, |shard| read_summary(output, shard))
 }
 
 fn read_summary(output: &Output, shard: &StoredShard) -> anyhow::Result<Finished> {
@@ -260,7 +262,7 @@ fn read_summary(output: &Output, shard: &StoredShard) -> anyhow::Result<Finished
         |error| match error {
             // The store does not answer, which says nothing about the shard.
             ParquetError::External(cause) => match cause.downcast::<features::Error>() {
-                Ok(error) => folder_error(*error),
+                Ok(error) => (*error).into(),
                 Err(cause) => damaged(&cause),
             },
             error => damaged(&error),

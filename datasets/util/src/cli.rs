@@ -78,7 +78,7 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
 }
 
 /// Joins the chain of causes into one line, without causes whose text is already in it.
-fn one_line(error: &anyhow::Error) -> String {
+pub fn one_line(error: &anyhow::Error) -> String {
     let mut message = String::new();
     for cause in error.chain() {
         let cause = cause.to_string();

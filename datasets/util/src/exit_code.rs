@@ -68,7 +68,7 @@ pub fn of(error: &anyhow::Error) -> u8 {
 }
 
 /// Whether the error may be gone when the command is repeated.
-fn is_temporary(error: &anyhow::Error) -> bool {
+pub fn is_temporary(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<Temporary>()
             || match cause.downcast_ref::<io::Error>() {

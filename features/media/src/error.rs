@@ -1,7 +1,7 @@
 //! The errors of `media` and `features`, by what the caller should do about them.
 //!
 //! Every message is one line that names the file or sample, the problem and the remedy, so that a
-//! binary can print it as it is.
+//! binary can print it as it is. It has the messages of its causes in it.
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,10 @@ pub enum Error {
         path: PathBuf,
         /// The action that failed, as an infinitive: "read", "create".
         action: &'static str,
-        /// The system's error. It is part of the message, so it is no `source`: it would be printed
-        /// twice.
+        /// The system's error. A store that does not answer has one of the kind
+        /// [`ConnectionAborted`](std::io::ErrorKind::ConnectionAborted) or
+        /// [`TimedOut`](std::io::ErrorKind::TimedOut).
+        #[source]
         cause: std::io::Error,
     },
     /// The input cannot be used as it is. The user must change something.
@@ -44,6 +46,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The error.
+        #[source]
         cause: Box<Error>,
     },
     /// One of the above, with the sample.
@@ -52,6 +55,7 @@ pub enum Error {
         /// The sample's id.
         id: String,
         /// The error.
+        #[source]
         cause: Box<Error>,
     },
 }
@@ -62,16 +66,6 @@ impl Error {
         Error::Unusable {
             problem: problem.into(),
             remedy: remedy.into(),
-        }
-    }
-
-    /// Returns whether a server has not answered, so that the same call may succeed later: an error
-    /// of input or output that is none of this system.
-    pub fn is_unanswered(&self) -> bool {
-        match self {
-            Error::Io { cause, .. } => cause.raw_os_error().is_none(),
-            Error::InFile { cause, .. } | Error::AtSample { cause, .. } => cause.is_unanswered(),
-            _ => false,
         }
     }
 

@@ -1,6 +1,5 @@
 //! Copies shards from an object store onto a disk, for programs that read files alone.
 
-use super::footer::in_parallel;
 use super::names;
 use super::shard::unreadable;
 use crate::shard_name::{FAILURES_FILE, MANIFEST_FILE};
@@ -21,7 +20,7 @@ const CHUNK: u64 = 8 << 20;
 /// A shard is missing, the store does not answer, or the disk is full.
 pub fn copy_to(folder: &Folder, target: &Path) -> Result<u64, Error> {
     let shards = names::list(folder)?;
-    in_parallel(folder, &shards, |(_, entry)| {
+    folder.map(&shards, |(_, entry)| {
         let path = folder.path_of(&entry.name);
         let file = folder.open_entry(entry)?;
         let mut copy = create(target, &entry.name)?;

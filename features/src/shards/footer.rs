@@ -1,5 +1,4 @@
-//! Opens shards: footers, and the small columns. Those in an object store are opened several at
-//! once, because each request takes a while.
+//! Opens shards: footers, and the small columns.
 
 use super::index::{self, SplitIndex};
 use super::ranges;
@@ -9,11 +8,7 @@ use crate::shard_name::ShardName;
 use media::Error;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::metadata::PageIndexPolicy;
-use std::sync::Mutex;
 use store::{Entry, Folder, StoredFile};
-
-/// The shards of an object store that are opened at once.
-const AT_ONCE: usize = 16;
 
 /// A shard, what it says of the dataset, and its samples.
 pub(super) struct Opened {
@@ -27,35 +22,7 @@ pub(super) fn open_all(
     folder: &Folder,
     entries: &[(ShardName, Entry)],
 ) -> Result<Vec<Opened>, Error> {
-    in_parallel(folder, entries, |(name, entry)| open(folder, *name, entry))
-}
-
-/// Calls a function for each item, in a store's folder on several threads. Returns the results in
-/// the order of the items, or the first error of that order.
-pub(super) fn in_parallel<T: Sync, R: Send>(
-    folder: &Folder,
-    items: &[T],
-    call: impl Fn(&T) -> Result<R, Error> + Sync,
-) -> Result<Vec<R>, Error> {
-    if folder.local().is_some() {
-        return items.iter().map(call).collect();
-    }
-    let (queue, done) = (Mutex::new(items.iter().enumerate()), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(items.len()) {
-            scope.spawn(|| {
-                // A poisoned lock means that another thread panicked, which the scope passes on.
-                while let Some((i, item)) = queue.lock().ok().and_then(|mut queue| queue.next()) {
-                    let result = call(item);
-                    let Ok(mut done) = done.lock() else { break };
-                    done.push((i, result));
-                }
-            });
-        }
-    });
-    let mut done = done.into_inner().unwrap_or_default();
-    done.sort_by_key(|(i, _)| *i);
-    done.into_iter().map(|(_, result)| result).collect()
+    folder.map(entries, |(name, entry)| open(folder, *name, entry))
 }
 
 /// Reads the footer of a shard, and its small columns.

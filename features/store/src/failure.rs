@@ -125,7 +125,7 @@ fn lost(scheme: Scheme, url: &str, action: &'static str, error: &object_store::E
     let first = first.trim_end_matches([' ', ':']);
     let kind = match text.contains("timed out") {
         true => io::ErrorKind::TimedOut,
-        false => io::ErrorKind::Other,
+        false => io::ErrorKind::ConnectionAborted,
     };
     let endpoint = match scheme {
         Scheme::S3 => "the connection and AWS_ENDPOINT_URL",

@@ -12,8 +12,11 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use util::atomic;
+
+/// The items of an object store for which [`Folder::map`] calls a function at once.
+const AT_ONCE: usize = 16;
 
 /// A folder of files, on a disk or in a store. It need not exist.
 ///
@@ -79,6 +82,38 @@ impl Folder {
             Kind::Local(path) => path.join(name),
             Kind::Remote(url) => PathBuf::from(format!("{url}/{name}")),
         }
+    }
+
+    /// Calls a function for each item: on a disk for one after the other, in a store for several at
+    /// once, because each request takes a while. Returns the results in the order of the items.
+    ///
+    /// # Errors
+    /// The function's first error, in the order of the items.
+    pub fn map<T: Sync, R: Send, E: Send>(
+        &self,
+        items: &[T],
+        call: impl Fn(&T) -> Result<R, E> + Sync,
+    ) -> Result<Vec<R>, E> {
+        if self.local().is_some() {
+            return items.iter().map(call).collect();
+        }
+        let (queue, done) = (Mutex::new(items.iter().enumerate()), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE.min(items.len()) {
+                scope.spawn(|| {
+                    // A poisoned lock means that another thread panicked, which the scope passes on.
+                    while let Some((i, item)) = queue.lock().ok().and_then(|mut queue| queue.next())
+                    {
+                        let result = call(item);
+                        let Ok(mut done) = done.lock() else { break };
+                        done.push((i, result));
+                    }
+                });
+            }
+        });
+        let mut done = done.into_inner().unwrap_or_default();
+        done.sort_by_key(|(i, _)| *i);
+        done.into_iter().map(|(_, result)| result).collect()
     }
 
     /// Lists the files directly in the folder, by name. A folder that does not exist holds none.

@@ -13,20 +13,15 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::sync::Arc;
-use std::thread;
 
 use anyhow::Context;
 use features::ShardName;
 use store::{Entry, Folder, StoredFile};
 use util::atomic;
-use util::exit_code::Temporary;
 
 pub use self::lock::{OutputLock, Scope};
 pub use self::shard_file::ShardFile;
 use self::uploads::Uploads;
-
-/// The requests to a store that [`Output::map`] has in flight.
-const AT_ONCE: usize = 16;
 
 /// The output folder of a run.
 #[derive(Clone)]
@@ -76,7 +71,7 @@ impl Output {
     pub fn check(&self) -> anyhow::Result<()> {
         self.folder.check_writable()?;
         if self.is_remote() {
-            self.folder.list().map_err(folder_error)?;
+            self.folder.list()?;
         }
         Ok(())
     }
@@ -115,7 +110,7 @@ impl Output {
     /// # Errors
     /// The folder cannot be read.
     pub fn shards(&self) -> anyhow::Result<Vec<StoredShard>> {
-        let entries = self.folder.list().map_err(folder_error)?.into_iter();
+        let entries = self.folder.list()?.into_iter();
         let shard = |entry: Entry| {
             let name = ShardName::parse(&entry.name)?;
             Some(StoredShard { name, entry })
@@ -125,40 +120,12 @@ impl Output {
         Ok(shards)
     }
 
-    /// Calls a function for each item, for a store several at once, because each request takes a
-    /// while. Returns the results in the order of the items.
-    ///
-    /// # Errors
-    /// The first error of the function.
-    pub fn map<T: Sync, R: Send>(
-        &self,
-        items: &[T],
-        call: impl Fn(&T) -> anyhow::Result<R> + Sync,
-    ) -> anyhow::Result<Vec<R>> {
-        if !self.is_remote() {
-            return items.iter().map(call).collect();
-        }
-        let mut results = Vec::new();
-        for items in items.chunks(AT_ONCE) {
-            let of_chunk: anyhow::Result<Vec<R>> = thread::scope(|scope| {
-                let call = &call;
-                let threads: Vec<_> = items
-                    .iter()
-                    .map(|item| scope.spawn(move || call(item)))
-                    .collect();
-                threads.into_iter().map(uploads::join).collect()
-            });
-            results.extend(of_chunk?);
-        }
-        Ok(results)
-    }
-
     /// Opens a shard for reading.
     ///
     /// # Errors
     /// The shard cannot be read.
     pub fn open(&self, shard: &StoredShard) -> anyhow::Result<StoredFile> {
-        self.folder.open_entry(&shard.entry).map_err(folder_error)
+        Ok(self.folder.open_entry(&shard.entry)?)
     }
 
     /// Returns the size of a shard in bytes, and its SHA-256 in hexadecimal.
@@ -199,7 +166,7 @@ impl Output {
     /// # Errors
     /// The file cannot be read.
     pub fn read(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        let bytes = self.folder.read(name).map_err(folder_error)?;
+        let bytes = self.folder.read(name)?;
         Ok(bytes.map(Vec::from))
     }
 
@@ -208,7 +175,7 @@ impl Output {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        self.folder.write(name, bytes).map_err(folder_error)
+        Ok(self.folder.write(name, bytes)?)
     }
 
     /// Writes a file if there is none of this name, and returns whether it did. Of two runs at once
@@ -217,7 +184,7 @@ impl Output {
     /// # Errors
     /// The file cannot be written.
     pub fn write_new(&self, name: &str, bytes: &[u8]) -> anyhow::Result<bool> {
-        self.folder.write_new(name, bytes).map_err(folder_error)
+        Ok(self.folder.write_new(name, bytes)?)
     }
 
     /// Removes a file, if there is one.
@@ -225,7 +192,7 @@ impl Output {
     /// # Errors
     /// The file cannot be removed.
     pub fn remove(&self, name: &str) -> anyhow::Result<()> {
-        self.folder.remove(name).map_err(folder_error)
+        Ok(self.folder.remove(name)?)
     }
 
     /// Removes all shards, and what is remembered of their bytes and of the files that are in
@@ -243,12 +210,12 @@ impl Output {
                 }
                 None => {
                     let folder = self.folder.join(folder);
-                    let remove = |entry: &Entry| folder.remove(&entry.name).map_err(folder_error);
-                    self.map(&folder.list().map_err(folder_error)?, remove)?;
+                    folder.map(&folder.list()?, |entry| folder.remove(&entry.name))?;
                 }
             }
         }
-        self.map(&self.shards()?, |shard| self.remove(&shard.entry.name))?;
+        self.folder
+            .map(&self.shards()?, |shard| self.remove(&shard.entry.name))?;
         Ok(())
     }
 
@@ -279,18 +246,9 @@ impl Output {
     pub fn abort_uploads(&self, which: impl Fn(&str) -> bool) -> anyhow::Result<()> {
         if self.is_remote() {
             let aborted = self.folder.abort_leftovers(which);
-            aborted.map_err(folder_error)?;
+            aborted?;
         }
         Ok(())
-    }
-}
-
-/// Converts an error of a folder. That of a store that does not answer, which is no error of the
-/// system, may be gone when the command is repeated.
-pub fn folder_error(error: features::Error) -> anyhow::Error {
-    match error.is_unanswered() {
-        true => Temporary::error(error.to_string()),
-        false => error.into(),
     }
 }
 

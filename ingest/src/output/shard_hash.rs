@@ -13,8 +13,6 @@ use serde::{Deserialize, Serialize};
 use store::{Entry, Folder};
 use util::hash::sha256_of_reader;
 
-use super::folder_error;
-
 /// The folder of what is remembered, in the folder of the shards.
 pub const FOLDER: &str = ".hashes";
 
@@ -36,7 +34,7 @@ pub fn upload(folder: &Folder, shard: &str, mut file: File) -> anyhow::Result<()
         .seek(SeekFrom::Start(0))
         .and_then(|_| sha256_of_reader(&file));
     let (_, sha256) = hash.with_context(|| format!("{shard}: cannot read the temporary file"))?;
-    let version = folder.upload(shard, &file).map_err(folder_error)?;
+    let version = folder.upload(shard, &file)?;
     remember(folder, shard, version.as_deref(), &sha256)
 }
 
@@ -46,7 +44,7 @@ pub fn upload(folder: &Folder, shard: &str, mut file: File) -> anyhow::Result<()
 /// # Errors
 /// The store does not answer, or the shard has been replaced meanwhile.
 pub fn of_version(folder: &Folder, entry: &Entry) -> anyhow::Result<String> {
-    let remembered = folder.read(&record(&entry.name)).map_err(folder_error)?;
+    let remembered = folder.read(&record(&entry.name))?;
     let remembered = remembered.and_then(|json| serde_json::from_slice::<ShardHash>(&json).ok());
     if let Some(hash) = remembered
         && Some(hash.version.as_str()) == entry.version()
@@ -54,7 +52,7 @@ pub fn of_version(folder: &Folder, entry: &Entry) -> anyhow::Result<String> {
         return Ok(hash.sha256);
     }
     let path = || folder.path_of(&entry.name).display().to_string();
-    let file = folder.open_entry(entry).map_err(folder_error)?;
+    let file = folder.open_entry(entry)?;
     let reader = file.get_read(0).with_context(path)?;
     let (_, sha256) = sha256_of_reader(reader).with_context(path)?;
     remember(folder, &entry.name, entry.version(), &sha256)?;
@@ -74,7 +72,7 @@ fn remember(
             sha256: sha256.to_owned(),
         };
         let json = serde_json::to_vec(&hash)?;
-        folder.write(&record(shard), &json).map_err(folder_error)?;
+        folder.write(&record(shard), &json)?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::panic;
 use std::sync::{Mutex, PoisonError};
-use std::thread::{self, JoinHandle, ScopedJoinHandle};
+use std::thread::{self, JoinHandle};
 
 use anyhow::Context;
 
@@ -52,11 +52,4 @@ impl Uploads {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut running, thread)
     }
-}
-
-/// Returns the result of a thread, whose panic becomes one of the caller.
-pub fn join<R>(thread: ScopedJoinHandle<'_, anyhow::Result<R>>) -> anyhow::Result<R> {
-    thread
-        .join()
-        .unwrap_or_else(|cause| panic::resume_unwind(cause))
 }

@@ -13,7 +13,6 @@ mod shared;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use shared::temporary_if_unanswered;
 use std::process::ExitCode;
 use util::cli::run_program;
 
@@ -49,7 +48,7 @@ enum Command {
 
 /// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
-    run_program(|cli: Cli| dispatch(&cli.command).map_err(temporary_if_unanswered))
+    run_program(|cli: Cli| dispatch(&cli.command))
 }
 
 fn dispatch(command: &Command) -> Result<ExitCode> {

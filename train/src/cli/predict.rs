@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use util::cli::EXIT_FINDINGS;
+use util::cli::one_line;
 use util::outln;
 
 /// Time between two listings of a watched folder.
@@ -208,7 +209,7 @@ fn watch(folder: &Path, predictor: &Predictor, args: &PredictArgs) -> Result<()>
         if !complete.is_empty() {
             match predictor.predict(&complete, args.text.as_deref()) {
                 Ok(classifications) => print(&classifications, args)?,
-                Err(error) => eprintln!("error: {error:#}"),
+                Err(error) => eprintln!("error: {}", one_line(&error)),
             }
         }
         std::thread::sleep(WATCH_INTERVAL);

@@ -8,7 +8,6 @@ use features::verify::{verify, verify_sizes};
 use features::{Folder, MANIFEST_FILE};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use util::exit_code::Temporary;
 
 /// `--device` and `--threads`.
 #[derive(Args)]
@@ -109,19 +108,6 @@ pub fn verify_shards(folder: &Folder, threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// Marks an error as one that a job may repeat, if a server with shards has not answered.
-pub fn temporary_if_unanswered(error: anyhow::Error) -> anyhow::Error {
-    let mut causes = error.chain();
-    let unanswered = |cause: &(dyn std::error::Error + 'static)| {
-        let error = cause.downcast_ref::<features::Error>();
-        error.is_some_and(features::Error::is_unanswered)
-    };
-    match causes.any(unanswered) {
-        true => Temporary::error(format!("{error:#}")),
-        false => error,
-    }
-}
-
 /// A flag that the first SIGINT or SIGTERM sets.
 pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -141,9 +127,7 @@ mod tests {
         let failed = |cause: Error| {
             let read = features::Error::io("s3://bucket/a".as_ref(), "read")(cause);
             let error = anyhow::Error::from(read.at_sample("a")).context("batch 3");
-            let marked = temporary_if_unanswered(error);
-            assert!(marked.to_string().contains("a"), "{marked}");
-            marked.is::<Temporary>()
+            util::exit_code::is_temporary(&error)
         };
         assert!(failed(Error::new(ErrorKind::TimedOut, "timed out")));
         // The file is not there: no repetition helps.

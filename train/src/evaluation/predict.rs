@@ -23,6 +23,7 @@ use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use util::cli::one_line;
 
 /// File extensions of audio without video.
 const AUDIO_EXTENSIONS: [&str; 12] = [
@@ -270,7 +271,7 @@ fn ingest_samples(
     all.push(out.clone().into_os_string());
     let renamed = |text: String| with_user_names(text, folder, samples);
     if let Err(error) = ingest_process::run(all) {
-        bail!("{}", renamed(format!("{error:#}")));
+        bail!("{}", renamed(one_line(&error)));
     }
     let mut errors = BTreeMap::new();
     let mut rows = 0;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
+use util::cli::one_line;
 
 /// The seed of the synthetic data.
 const SEED: u64 = 0;
@@ -26,7 +27,7 @@ impl Options {
             }
             eprintln!("making {} synthetic samples of {dataset}", self.samples);
             if let Err(error) = self.make_shards(&dataset, &shards) {
-                missing.insert(dataset, format!("{error:#}"));
+                missing.insert(dataset, one_line(&error));
             }
         }
         missing

@@ -21,6 +21,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use util::atomic;
+use util::cli::one_line;
 
 const PREFIX: &str = "checkpoint-";
 const HEAD_FILE: &str = "head.safetensors";
@@ -280,7 +281,7 @@ pub fn named_or_default(run: &Path, name: Option<&str>) -> Result<PathBuf> {
 /// Returns a function that adds to the error of a checkpoint what to use instead. `resume` says
 /// whether training was to continue from the checkpoint.
 pub fn with_remedy(run: &Path, damaged: &Path, resume: bool) -> impl Fn(Error) -> Error {
-    move |error| anyhow!("{error:#}; {}", remedy(run, damaged, resume))
+    move |error| anyhow!("{}; {}", one_line(&error), remedy(run, damaged, resume))
 }
 
 /// Returns the advice of [`with_remedy`].

@@ -5,7 +5,7 @@ mod describe;
 
 pub use args::RunArgs;
 
-use super::shared::{dataset_name, stop_flag, temporary_if_unanswered, verify_shards};
+use super::shared::{dataset_name, stop_flag, verify_shards};
 use crate::settings::RunConfig;
 use crate::training::checkpoint::State;
 use crate::training::data_check;
@@ -27,7 +27,7 @@ use util::{exit_code, outln};
 /// Runs the subcommand.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let ranks = Ranks::join()?;
-    let result = run_as(args, &ranks).map_err(temporary_if_unanswered);
+    let result = run_as(args, &ranks);
     ranks.end(result)
 }
 
