@@ -106,13 +106,15 @@ fn ends() -> [f64; 2] {
 
 /// Returns the values of the darkest and the lightest colour.
 fn range(values: &[f32]) -> Option<[f32; 2]> {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f32::total_cmp);
-    let low = *sorted.get((sorted.len() as f64 * CLIPPED) as usize)?;
-    let high = *sorted.last()?;
-    let is_finite = sorted.first().is_some_and(|least| least.is_finite()) && high.is_finite();
+    if !values.iter().all(|value| value.is_finite()) {
+        return None;
+    }
+    let mut values = values.to_vec();
+    let high = values.iter().copied().reduce(f32::max)?;
+    let clipped = (values.len() as f64 * CLIPPED) as usize;
+    let (_, low, _) = values.select_nth_unstable_by(clipped, f32::total_cmp);
     // Sound without any change still needs a range.
-    is_finite.then(|| [low, high.max(low + 1e-3)])
+    Some([*low, high.max(*low + 1e-3)])
 }
 
 /// Returns the colour of a value from 0 to 1.
