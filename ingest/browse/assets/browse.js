@@ -21,23 +21,23 @@ figures.define("durations", (data, width) =>
   }),
 );
 
-figures.define("missing", (data, width) =>
-  Plot.plot({
+figures.define("missing", (data, width) => {
+  const bars = data.bars.map((bar) => ({ ...bar, name: `${bar.split}, ${bar.modality}` }));
+  return Plot.plot({
     width,
-    height: 40 + 26 * data.bars.length,
-    marginLeft: 46,
+    height: 44 + 24 * bars.length,
+    marginLeft: 82,
     marginRight: 50,
-    x: { label: "% of the split's rows", grid: true, ticks: Math.max(3, width / 90) },
-    y: { label: null, domain: data.modalities },
-    fy: { label: null, domain: present(data.bars), axis: "left" },
+    x: { label: "% of the split's rows", grid: true, ticks: Math.max(3, width / 90), zero: true },
+    y: { label: null, domain: bars.map((bar) => bar.name) },
     color: { domain: ["audio", "video", "image", "text"], range: ["var(--audio)", "var(--video)", "var(--image)", "var(--text-modality)"] },
     marks: [
-      Plot.barX(data.bars, { x: "share", y: "modality", fy: "split", fill: "modality" }),
-      Plot.text(data.bars, { x: "share", y: "modality", fy: "split", text: (bar) => `${bar.share.toFixed(1)} %`, textAnchor: "start", dx: 4 }),
+      Plot.barX(bars, { x: "share", y: "name", fill: "modality", insetTop: 1, insetBottom: 1 }),
+      Plot.text(bars, { x: "share", y: "name", text: (bar) => `${bar.share.toFixed(1)} %`, textAnchor: "start", dx: 4 }),
       Plot.ruleX([0]),
     ],
-  }),
-);
+  });
+});
 
 figures.define("class-balance", (data, width) => {
   const longest = Math.max(...data.classes.map((name) => name.length));

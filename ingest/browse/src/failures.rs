@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, anyhow};
-use arrow_array::cast::AsArray;
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
 use datasets::{Modality, Split};
 use features::{FAILURES_FILE, Folder, ShardSpec};
 use page::problems;

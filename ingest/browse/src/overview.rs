@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use datasets::{Modality, Split};
 use features::ShardSpec;
 use page::{Figure, Markup, html};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::charts;
 use crate::failures::Failures;
@@ -34,20 +34,17 @@ pub fn markup(
                 @if let Some(data) = charts::durations(rows, which) {
                     div {
                         h2 { "Durations of " (modality) }
-                        (Figure {
-                            kind: "durations",
-                            label: &format!("Histogram of the durations of {modality}, in seconds, by split"),
-                            data: &data,
-                        }.markup())
-                        p.note { "From " (data["least"]) " to " (data["most"]) " s." }
+                        (durations(*modality, &data))
                     }
                 }
             }
         }
         section {
             h2 { "Class balance" }
-            // A list that scrolls must be reachable by the keyboard.
-            div.tall tabindex="0" role="group" aria-label="Class balance" {
+            // A list that scrolls must be reachable by the keyboard. Its height is kept free until
+            // it is drawn, so that nothing below it moves.
+            div.tall tabindex="0" role="group" aria-label="Class balance"
+                style={ "min-height:min(36rem," (90 + 17 * spec.classes.len()) "px)" } {
                 (Figure {
                     kind: "class-balance",
                     label: "Share of each class among the rows of each split, in percent",
@@ -117,6 +114,23 @@ fn splits(
             }
         }
         p.note { "Samples of which no input is left are left out of the shards; failures.parquet has their ids." }
+    }
+}
+
+fn durations(modality: Modality, data: &Value) -> Markup {
+    let (least, most) = (&data["least"], &data["most"]);
+    if least == most {
+        return html! { p { "All last " (least) " s." } };
+    }
+    let label = format!("Histogram of the durations of {modality}, in seconds, by split");
+    let figure = Figure {
+        kind: "durations",
+        label: &label,
+        data,
+    };
+    html! {
+        (figure.markup())
+        p.note { "From " (least) " to " (most) " s." }
     }
 }
 
