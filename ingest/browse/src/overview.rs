@@ -21,15 +21,17 @@ pub fn markup(
 ) -> Markup {
     let balance = charts::class_balance(spec, rows);
     html! {
-        section {
-            h2 { "Rows" }
-            (splits(spec, rows, failures, link))
-        }
         section.grid {
+            div {
+                h2 { "Rows" }
+                (splits(spec, rows, failures, link))
+            }
             div {
                 h2 { "Missing inputs" }
                 (missing(spec, rows))
             }
+        }
+        section.grid {
             @for (which, modality) in spec.modalities.iter().enumerate() {
                 @if let Some(data) = charts::durations(rows, which) {
                     div {
@@ -89,7 +91,7 @@ fn splits(
     }
     let number = |count: usize| html! { td.number { (grouped(count)) } };
     html! {
-        table {
+        table.counts {
             thead { tr {
                 th scope="col" { "split" }
                 th.number scope="col" { "rows" }
@@ -118,7 +120,8 @@ fn splits(
 }
 
 fn durations(modality: Modality, data: &Value) -> Markup {
-    let (least, most) = (&data["least"], &data["most"]);
+    let seconds = |name: &str| format!("{:.2}", data[name].as_f64().unwrap_or_default());
+    let (least, most) = (seconds("least"), seconds("most"));
     if least == most {
         return html! { p { "All last " (least) " s." } };
     }
@@ -152,7 +155,7 @@ fn causes(failures: &Failures) -> Markup {
         (std::cmp::Reverse(rows + left_out), cause.0, cause.1.clone())
     });
     html! {
-        table {
+        table.counts {
             thead { tr {
                 th scope="col" { "modality" }
                 th scope="col" { "cause" }

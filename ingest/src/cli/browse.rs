@@ -77,6 +77,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return print_result(args, &planned);
     }
+    if let Some(folder) = page.parent() {
+        std::fs::create_dir_all(folder).with_context(|| {
+            format!("{}: cannot be made; choose another --out", folder.display())
+        })?;
+    }
     let mut sounds = match &args.raw {
         Some(raw) => Some(RawSounds::new(open_raw(args, dataset, raw)?, &folder)?),
         None => None,
