@@ -45,6 +45,23 @@ fn the_same_shards_give_the_same_pages() {
     assert_eq!(pages[0].len(), 9);
 }
 
+/// Shards behind a URL, here on a web server, are shown like those on a disk.
+#[test]
+fn remote_shards_give_the_same_page() {
+    let folder = temp();
+    let port = tests::web_server::serve(&data().shards(), true);
+    let url = format!("http://127.0.0.1:{port}");
+    let page = |target: &str, name: &str| {
+        let mut browse = command("ingest", ["browse", target, "--out", name]);
+        run(browse.current_dir(folder.path())).expect(EXIT_DONE);
+        fs::read_to_string(folder.path().join(name)).unwrap()
+    };
+    let local = data().shards().display().to_string();
+    let pages = [page(&local, "local.html"), page(&url, "remote.html")];
+    assert!(pages[1].contains(&url));
+    assert!(pages[0].replace(&local, "") == pages[1].replace(&url, ""));
+}
+
 #[test]
 fn dry_runs_write_nothing() {
     let folder = temp();

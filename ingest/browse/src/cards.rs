@@ -55,6 +55,8 @@ fn one(spec: &ShardSpec, card: &Card) -> Markup {
         seconds: row.seconds,
         error: row.error.as_deref(),
     };
+    let mut modalities = spec.modalities.iter().zip(row.present);
+    let has_audio = modalities.any(|(modality, has)| *modality == Modality::Audio && has);
     html! {
         article.sample id=(row.anchor()) data-split=(row.at.0) data-labels=(labels.join(" "))
             data-bits=(bits(row)) data-id=(row.id) {
@@ -64,7 +66,10 @@ fn one(spec: &ShardSpec, card: &Card) -> Markup {
                 span.note { (row.at.0) }
             }
             (sample.markup())
-            @if let Some(sound) = card.sound { (player(row, sound)) }
+            // Where there is no audio, its reason stands above.
+            @if let Some(sound) = card.sound && (sound.is_ok() || has_audio) {
+                (player(row, sound))
+            }
             p.note.source {
                 (row.source)
                 @if let Some((start, end)) = row.segment {

@@ -49,6 +49,8 @@ pub struct SamplesPages {
     pub folder: PathBuf,
     /// The pages, by split and number.
     pub pages: Vec<SamplesPage>,
+    /// By split and class: the page of the first sample, and its position in the rows.
+    first_of_class: BTreeMap<(Split, u32), (usize, usize)>,
 }
 
 impl SamplesPages {
@@ -73,7 +75,17 @@ impl SamplesPages {
                 }
             }
         }
+        let mut first_of_class = BTreeMap::new();
+        for (number, page) in pages.iter().enumerate() {
+            for &sample in &page.samples {
+                for &label in &rows[sample].labels {
+                    let first = first_of_class.entry((page.split, label));
+                    first.or_insert((number, sample));
+                }
+            }
+        }
         SamplesPages {
+            first_of_class,
             folder: first_page.with_extension(""),
             pages,
         }
@@ -230,15 +242,7 @@ pub fn samples_page(
             }
         }
     };
-    // The first sample of each class in this split.
-    let mut classes: BTreeMap<u32, (&SamplesPage, &Row)> = BTreeMap::new();
-    for (page, row) in
-        of_split().flat_map(|page| page.samples.iter().map(move |&at| (page, &rows[at])))
-    {
-        for label in &row.labels {
-            classes.entry(*label).or_insert((page, row));
-        }
-    }
+    let of_class = (own.split, 0)..=(own.split, u32::MAX);
     let body = html! {
         header {
             p { a href=(start) { "Overview" } " · "
@@ -248,10 +252,12 @@ pub fn samples_page(
                 }
             }
             h1 { (spec.dataset) ", " (own.split) }
-            p.note { (grouped(own.samples.len())) " of " (grouped(total)) " samples, sorted by class. Frames and images are smaller than stored." }
+            p.note { (grouped(own.samples.len())) " of " (grouped(total)) " samples, sorted by class. The filters are those of this page; the overview filters all rows. Frames and images are smaller than stored." }
             details { summary { "First sample of each class" }
-                p.classes { @for (class, (page, row)) in classes {
-                    a href={ (page.file_name()) "#" (row.anchor()) } { (spec.classes[class as usize]) } " "
+                p.classes { @for ((_, class), (page, row)) in pages.first_of_class.range(of_class) {
+                    a href={ (pages.pages[*page].file_name()) "#" (rows[*row].anchor()) } {
+                        (spec.classes[*class as usize])
+                    } " "
                 } }
             }
             (steps())

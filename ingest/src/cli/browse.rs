@@ -21,7 +21,7 @@ Examples:
   ingest browse mm-imdb --all --page-size 50
 
 Open the page in any browser; it loads nothing from elsewhere. A sample with 9 frames and a
-spectrogram takes about 90 kB of it, and 50 kB more with 10 s of sound.";
+spectrogram takes about 85 kB of it, and 55 kB more with 10 s of sound.";
 
 /// Write an HTML page that shows shards: samples with frames, spectrograms, images and texts, and
 /// charts of all rows
