@@ -15,12 +15,16 @@
 //! assert_eq!(visit.requests, [""; 0]);
 //! ```
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{EXIT_DONE, run, temp};
+use crate::{send_signal, temp};
 
 /// The names of the browser in the distributions.
 const PROGRAMS: [&str; 4] = [
@@ -30,8 +34,12 @@ const PROGRAMS: [&str; 4] = [
     "google-chrome-stable",
 ];
 
-/// How long a page's timers may run, in milliseconds of the browser's virtual time.
-const VIRTUAL_MILLISECONDS: u32 = 20_000;
+/// How long a script may take. It waits in real time: in the browser's virtual time there are no
+/// frames, and what is drawn when it becomes visible never is.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What the script's end tells.
+const END: &str = "told: \"end of the script\"";
 
 /// What the browser marks requests with that it makes for itself and no page has asked for.
 const BROWSER_OWN: &str = "not an origin";
@@ -71,8 +79,6 @@ pub struct Visit {
     pub messages: Vec<String>,
     /// All URLs that the page asked the network for. Files on the disk and `data:` are none.
     pub requests: Vec<String>,
-    /// The page's HTML at the end.
-    pub dom: String,
 }
 
 /// Returns what this machine lacks for opening pages, if it lacks anything.
@@ -104,7 +110,9 @@ pub fn open(page: &Path, view: View, script: &str) -> Visit {
     let copy = page.with_file_name(format!(".visited-{}-{name}", std::process::id()));
     let driver = format!(
         "<script type=\"module\">const tell = (value) => console.log(\"told: \" + JSON.stringify(value));\n\
-         const wait = (time) => new Promise((done) => setTimeout(done, time));\n{script}\n</script>\n"
+         const wait = (time) => new Promise((done) => setTimeout(done, time));\n\
+         try {{ {script}\n }} catch (error) {{ console.error(error); }}\n\
+         tell(\"end of the script\");</script>\n"
     );
     std::fs::write(&copy, html + &driver).unwrap_or_else(|e| panic!("{}: {e}", copy.display()));
     let profile = temp();
@@ -127,24 +135,68 @@ pub fn open(page: &Path, view: View, script: &str) -> Visit {
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg("--enable-logging=stderr")
         .arg(format!("--log-net-log={}", network.display()))
-        .arg(format!("--virtual-time-budget={VIRTUAL_MILLISECONDS}"))
-        .arg("--dump-dom")
         .arg(&copy);
-    let ran = run(&mut command).expect(EXIT_DONE);
+    let log = run(&mut command);
     std::fs::remove_file(&copy).unwrap_or_else(|e| panic!("{}: {e}", copy.display()));
     let mut visit = Visit {
         told: Vec::new(),
         messages: Vec::new(),
         requests: requests(&network),
-        dom: ran.stdout,
     };
-    for message in console(&ran.stderr) {
+    for message in console(&log) {
         match message.strip_prefix("told: ").map(serde_json::from_str) {
             Some(Ok(value)) => visit.told.push(value),
             _ => visit.messages.push(message.to_owned()),
         }
     }
+    // That of the script's end.
+    visit.told.pop();
     visit
+}
+
+/// Runs a browser until the script has ended, and returns its log.
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let mut browser = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let lines = lines_of(&mut browser);
+    let start = Instant::now();
+    let mut log = String::new();
+    while !log.contains(END) && start.elapsed() < LIMIT {
+        match lines.recv_timeout(Duration::from_secs(1)) {
+            Ok(line) => log += &line,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    // It then writes the rest of its log of the network.
+    send_signal(browser.id(), "TERM");
+    let status = browser.wait();
+    assert!(
+        log.contains(END),
+        "{command:?}: {status:?} before the end of the script\n{log}"
+    );
+    log
+}
+
+/// Reads the lines of a process's standard error on a thread, so that a full pipe never blocks it.
+fn lines_of(process: &mut Child) -> Receiver<String> {
+    let pipe = process.stderr.take().expect("standard error is a pipe");
+    let (lines, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut pipe = BufReader::new(pipe);
+        let mut line = Vec::new();
+        while pipe.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            // Nobody may listen any more; the pipe is emptied nevertheless.
+            drop(lines.send(String::from_utf8_lossy(&line).into_owned()));
+            line.clear();
+        }
+    });
+    receiver
 }
 
 /// Returns the messages on the console, from the browser's log, whose lines are
@@ -160,8 +212,11 @@ fn console(log: &str) -> impl Iterator<Item = &str> {
 /// Returns the URLs that pages asked for, from the browser's log of the network.
 fn requests(log: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(log).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
-    let log: Value = serde_json::from_str(&text).expect("the browser has closed its log");
-    let events = log["events"].as_array().expect("the log has events");
+    // Each event has a line of its own. The end of the file is missing if the browser was killed.
+    let events: Vec<Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line.trim_end_matches(',')).ok())
+        .collect();
     let of_pages = events.iter().map(|event| &event["params"]).filter(|of| {
         // Requests have a method, and those of pages an origin, if only that of a file.
         of["method"].is_string() && of["initiator"].as_str() != Some(BROWSER_OWN)

@@ -9,7 +9,7 @@ use page::{Input, Markup, Sample, data_url, html};
 
 use crate::filters::bits;
 use crate::rows::Row;
-use crate::write::Sound;
+use crate::sounds::Sound;
 
 /// What a card shows.
 pub struct Card<'a> {

@@ -18,7 +18,9 @@ mod filters;
 mod overview;
 mod pages;
 mod rows;
+mod sounds;
 mod write;
 
 pub use rows::RowId;
-pub use write::{Browse, Choice, Sound, Sounds, Written};
+pub use sounds::{Sound, Sounds};
+pub use write::{Browse, Choice, Written};

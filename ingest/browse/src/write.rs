@@ -13,6 +13,7 @@ use crate::choice;
 use crate::failures::Failures;
 use crate::pages::{FirstPage, SamplesPages, is_samples_page, samples_page};
 use crate::rows::{self, Row, RowId};
+use crate::sounds::Sounds;
 
 /// The rows whose media are in memory at once; with 9 frames each about 20 MB.
 const ROWS_AT_ONCE: usize = 64;
@@ -24,23 +25,6 @@ pub enum Choice {
     Examples(usize),
     /// All, on pages of this many.
     All(usize),
-}
-
-/// A sound that a browser can play.
-pub struct Sound {
-    /// Its media type, such as "audio/mpeg".
-    pub media_type: &'static str,
-    /// The file.
-    pub bytes: Vec<u8>,
-}
-
-/// Where sounds come from.
-pub trait Sounds {
-    /// Returns the sounds of rows, which have these ids, or the reason why a row has none.
-    ///
-    /// # Errors
-    /// No further row can have a sound.
-    fn of(&mut self, rows: &[(RowId, &str)]) -> anyhow::Result<Vec<Result<Sound, String>>>;
 }
 
 /// Shards, ready to be shown.
