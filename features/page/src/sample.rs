@@ -128,18 +128,6 @@ impl Sample<'_> {
     }
 }
 
-/// Returns a line of badges that say which modalities a sample has.
-pub fn availability(modalities: &[(Modality, bool)]) -> Markup {
-    html! {
-        span.badges {
-            @for (i, (modality, present)) in modalities.iter().enumerate() {
-                @if i > 0 { " " }
-                (badge(*modality, *present))
-            }
-        }
-    }
-}
-
 /// Returns a badge in the modality's colour; that of a missing one is hollow and says so.
 fn badge(modality: Modality, present: bool) -> Markup {
     html! {

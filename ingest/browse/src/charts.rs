@@ -121,6 +121,41 @@ mod tests {
     use crate::choice::tests::row;
 
     #[test]
+    fn class_balance_has_every_class_and_split() {
+        let spec = ShardSpec {
+            dataset: "toy".into(),
+            modalities: [Modality::Audio, Modality::Video],
+            classes: ["a", "b", "c"].map(str::to_owned).into(),
+            multi_label: true,
+            mel_dtype: features::MelDtype::F32,
+            frame_pool: 9,
+            segment: false,
+            tool_version: "0".into(),
+            settings_hash: "00".into(),
+        };
+        let rows = [
+            row(0, Split::Train, &[1], None),
+            row(1, Split::Train, &[0, 1], None),
+            row(0, Split::Test, &[0], None),
+        ];
+        let balance = class_balance(&spec, &rows);
+        assert_eq!(balance["classes"], json!(["a", "b", "c"]));
+        let dots = balance["dots"].as_array().unwrap().iter();
+        let rows: Vec<Value> = dots.map(|dot| json!([dot["rows"], dot["share"]])).collect();
+        assert_eq!(
+            json!(rows),
+            json!([
+                [1, 50.0],
+                [1, 100.0],
+                [2, 100.0],
+                [0, 0.0],
+                [0, 0.0],
+                [0, 0.0]
+            ])
+        );
+    }
+
+    #[test]
     fn histograms_count_every_row_in_round_bars() {
         let mut rows: Vec<Row> = (0..100).map(|i| row(i, Split::Train, &[0], None)).collect();
         for (i, row) in rows.iter_mut().enumerate() {

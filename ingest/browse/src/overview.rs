@@ -56,6 +56,10 @@ pub fn markup(
             @if spec.multi_label {
                 p.note { "A row counts for each of its labels, so the shares of a split add up to more than 100 %." }
             }
+            details {
+                summary { "Rows of each class" }
+                (class_counts(&balance))
+            }
         }
         @if !failures.causes.is_empty() {
             section {
@@ -116,6 +120,31 @@ fn splits(
             }
         }
         p.note { "Samples of which no input is left are left out of the shards; failures.parquet has their ids." }
+    }
+}
+
+/// Returns the counts behind the chart of class balance.
+fn class_counts(balance: &Value) -> Markup {
+    let list = |name: &str| balance[name].as_array().map_or(&[][..], Vec::as_slice);
+    let (splits, dots) = (list("splits"), list("dots"));
+    html! {
+        table.counts {
+            thead { tr {
+                th scope="col" { "class" }
+                @for split in splits { th.number scope="col" { (split.as_str().unwrap_or_default()) } }
+            } }
+            tbody {
+                // The chart has one dot for each class and split, in this order.
+                @for (class, dots) in list("classes").iter().zip(dots.chunks(splits.len().max(1))) {
+                    tr {
+                        th scope="row" { (class.as_str().unwrap_or_default()) }
+                        @for dot in dots {
+                            td.number { (grouped(dot["rows"].as_u64().unwrap_or_default() as usize)) }
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 

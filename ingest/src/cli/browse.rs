@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let dataset = &browse.spec().dataset;
     let page = match &args.out {
         Some(page) => page.clone(),
-        None => PathBuf::from(format!("browse-{dataset}.html")),
+        None => PathBuf::from(format!("browse-{}.html", file_name(dataset))),
     };
     let choice = match args.all {
         true => Choice::All(args.page_size as usize),
@@ -95,6 +95,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     )?;
     progress.finish("");
     print_result(args, &written)
+}
+
+/// Returns a dataset's name as part of a file name: that of a user's own data may be any text.
+fn file_name(dataset: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    dataset
+        .chars()
+        .map(|c| if is_plain(c) { c } else { '_' })
+        .collect()
 }
 
 /// Opens the dataset that the shards were made from.
