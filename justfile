@@ -116,6 +116,10 @@ simulate-scale *flags: build
 test-slurm *flags:
     @scripts/test-slurm "$@"
 
+# The pages of browse and report in a headless Chromium. `./setup test-browser` installs it
+test-browser *flags:
+    @scripts/test-browser "$@"
+
 # Shards in an object store: an S3 server on loopback, in a Python environment that the first call makes
 test-s3 *flags:
     @scripts/test-s3 "$@"

@@ -11,6 +11,7 @@ mod names;
 mod pages;
 mod ranges;
 mod reader;
+mod scan;
 mod shard;
 
 use crate::schema::ShardSpec;

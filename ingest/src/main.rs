@@ -20,6 +20,7 @@ mod plan;
 mod progress;
 mod run;
 mod shard_writer;
+mod sounds;
 mod source;
 mod workers;
 

@@ -1,6 +1,7 @@
 //! Shared parts of the end-to-end tests: the built programs, commands with a time limit, paths and
 //! TensorBoard files; [`modules`], which finds circles between the modules of a crate;
-//! [`s3_server`] with a [`link`] to it; a [`web_server`] of a folder and a [`publisher`]'s server; and [`slurm`], which starts a Slurm.
+//! [`s3_server`] with a [`link`] to it; a [`web_server`] of a folder and a [`publisher`]'s server;
+//! [`slurm`], which starts a Slurm; and [`browser`], which opens pages.
 //!
 //! The tests start `ingest` and `train` as a user does and read the files that they write; nothing
 //! here links either. Commands run without network access, and with `U2A_DATA` in a folder that
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod browser;
 pub mod link;
 pub mod modules;
 pub mod publisher;

@@ -59,9 +59,9 @@ const SPAN: usize = WINDOW + (BLOCK - 1) * HOP;
 /// The coefficient of the pre-emphasis filter, `y[t] = x[t] - 0.97 x[t - 1]`.
 const PRE_EMPHASIS: f64 = 0.97;
 /// The lower edge of the first filter.
-const LOW_HZ: f32 = 20.0;
+pub const LOW_HZ: f32 = 20.0;
 /// The upper edge of the last filter.
-const HIGH_HZ: f32 = 8_000.0;
+pub const HIGH_HZ: f32 = 8_000.0;
 /// The least energy, which smaller ones are raised to: float32's epsilon, as in Kaldi.
 const FLOOR: f32 = f32::EPSILON;
 
@@ -313,6 +313,13 @@ fn ln(x: f32) -> f32 {
     e * LN_2.0 + (e * LN_2.1 + 2.0 * (s + s * series))
 }
 
+/// Converts a frequency to the mel scale of HTK and Kaldi. The centres of the filters lie at even
+/// distances on it, the first one such distance above [`LOW_HZ`] and the last one below
+/// [`HIGH_HZ`].
+pub fn hz_to_mel(hz: f64) -> f64 {
+    1127.0 * (1.0 + hz / 700.0).ln()
+}
+
 /// Returns the triangular filters, centred at even distances on the mel scale, each reaching to its
 /// neighbours' centres.
 ///
@@ -320,9 +327,8 @@ fn ln(x: f32) -> f32 {
 /// triangle covers one or two bins, and an exact weight there would be up to 2e-4 off in the
 /// logarithm.
 fn filters() -> Vec<Filter> {
-    let mel = |hz: f64| 1127.0 * (1.0 + hz / 700.0).ln();
-    let low = mel(f64::from(LOW_HZ));
-    let step = (mel(f64::from(HIGH_HZ)) - low) / (MEL_BINS + 1) as f64;
+    let low = hz_to_mel(f64::from(LOW_HZ));
+    let step = (hz_to_mel(f64::from(HIGH_HZ)) - low) / (MEL_BINS + 1) as f64;
     let edge = |i: usize| low as f32 + i as f32 * step as f32;
     let bin_width = SAMPLE_RATE as f32 / FFT as f32;
     let weight = |filter: usize, bin: usize| {

@@ -16,7 +16,8 @@ const figures = (() => {
   }
 
   // Figures that have come near the visible part of the page, which are drawn again when their width changes.
-  const resized = new ResizeObserver((entries) => entries.forEach((entry) => draw(entry.target)));
+  // In the next frame: a figure that changes its height within the observer's call would be reported as an error.
+  const resized = new ResizeObserver((entries) => requestAnimationFrame(() => entries.forEach((entry) => draw(entry.target))));
   const visible = new IntersectionObserver(
     (entries) => {
       for (const entry of entries.filter((entry) => entry.isIntersecting)) {

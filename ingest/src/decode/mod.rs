@@ -10,6 +10,7 @@ pub mod demux;
 pub mod file_kind;
 pub mod header_check;
 pub mod libav;
+pub mod mp3;
 pub mod orientation;
 pub mod packet_selection;
 mod timeline;

@@ -6,6 +6,6 @@
 pub mod execute;
 pub mod existing;
 mod row;
-mod scheduler;
+pub mod scheduler;
 pub mod signals;
 pub mod verify;

@@ -193,6 +193,7 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
         let request = Request {
             frame_pool,
             all_packets: self.all_packets,
+            sound: false,
             tasks,
         };
         self.decoders.submit(sample, request)
@@ -242,24 +243,28 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
     /// The tasks that decode a span of a sample's files.
     fn tasks(&self, sample: usize, span: Option<Span>) -> Vec<Task> {
         let inputs = self.modalities.iter().zip(&self.samples[sample].inputs);
-        let task = |(&modality, input)| {
-            let files = files(input)?.iter().map(|path| InputFile {
-                path: self.raw.join(path),
-                name: plan::name(input, path),
-                encoding: match input {
-                    Input::TextFile { encoding, .. } => encoding.clone(),
-                    _ => None,
-                },
-                cell: cell(input).map(|(column, row)| (column.to_owned(), row)),
-            });
-            Some(Task {
-                modality,
-                files: files.collect(),
-                span,
-            })
-        };
+        let task = |(&modality, input)| task(self.raw, modality, input, span);
         inputs.filter_map(task).collect()
     }
+}
+
+/// Returns the task that decodes a span of an input's files, which lie below `raw`. `None` for an
+/// input without files.
+pub fn task(raw: &Path, modality: Modality, input: &Input, span: Option<Span>) -> Option<Task> {
+    let files = files(input)?.iter().map(|path| InputFile {
+        path: raw.join(path),
+        name: plan::name(input, path),
+        encoding: match input {
+            Input::TextFile { encoding, .. } => encoding.clone(),
+            _ => None,
+        },
+        cell: cell(input).map(|(column, row)| (column.to_owned(), row)),
+    });
+    Some(Task {
+        modality,
+        files: files.collect(),
+        span,
+    })
 }
 
 /// Groups samples that have exactly the same files. Samples that share theirs with no other are

@@ -49,6 +49,9 @@ pub struct Request {
     /// Whether every packet of a video is decoded, also where those that the frames depend on would
     /// do.
     pub all_packets: bool,
+    /// Whether audio is wanted as a sound to listen to, see [`Content::blobs`].
+    #[serde(default)]
+    pub sound: bool,
     /// The features to compute, each of which gets a reply.
     pub tasks: Vec<Task>,
 }
@@ -94,8 +97,8 @@ pub struct Content {
     pub seconds: Option<f32>,
     /// Presentation times of video frames in seconds, one for each blob.
     pub times: Vec<f32>,
-    /// For audio one blob of mel values as little-endian f32, for video one JPEG file for each
-    /// frame, for an image one JPEG file, for text its UTF-8 bytes.
+    /// For audio one blob of mel values as little-endian f32, or one MP3 file where a
+    /// [`Request::sound`] is wanted; for video one JPEG file for each frame, for an image one JPEG file, for text its UTF-8 bytes.
     pub blobs: Vec<Vec<u8>>,
 }
 

@@ -19,7 +19,7 @@ use super::protocol::{self, Content, Handshake, InputFile, ReadAccess, Reply, Re
 use super::{process_limits, sandbox};
 use crate::decode::demux::{self, Track, Tracks, Wanted};
 use crate::decode::orientation::Orientation;
-use crate::decode::{Health, Span, audio, libav, video};
+use crate::decode::{Health, Span, audio, libav, mp3, video};
 use crate::failure::{self, Failure};
 use crate::parquet_cell::CellReader;
 
@@ -248,6 +248,7 @@ impl ClipCache {
         let results = track.and_then(|track| {
             track.check_encryption()?;
             match task.modality {
+                Modality::Audio if request.sound => encode_sound(&track, &spans),
                 Modality::Audio => compute_mel(&track, &spans, front_end),
                 _ => extract_frames(&track, &spans, request),
             }
@@ -328,6 +329,17 @@ fn compute_mel(
         let health = (audio.health, "audio frame");
         let stream = (audio.start, audio.start + audio.seconds);
         Ok(Decoded::from_stream(content, track, health, span, stream))
+    });
+    Ok(results.collect())
+}
+
+/// Decodes an audio stream and encodes each span of what a spectrogram is computed from.
+fn encode_sound(track: &Track, spans: &[Option<Span>]) -> Result<Vec<TaskResult>, Failure> {
+    let audio = audio::decode(track)?;
+    let results = spans.iter().map(|&span| {
+        let part = audio.part(span);
+        let part = part.map_err(|failure| explain(track, failure))?;
+        Ok(Decoded::from_blob(mp3::encode(part.samples)?))
     });
     Ok(results.collect())
 }

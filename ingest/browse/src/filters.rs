@@ -1,0 +1,96 @@
+//! The filters of a page, and what its script needs to know of each row.
+
+use std::collections::BTreeMap;
+
+use datasets::Split;
+use features::ShardSpec;
+use page::{Markup, html};
+
+use crate::rows::Row;
+
+/// Bits of a row: it has the first modality, it has the second one, and its column `error` is not
+/// empty.
+const FIRST: u32 = 1;
+const SECOND: u32 = 2;
+const PROBLEM: u32 = 4;
+
+/// Returns the bits that the script filters by.
+pub fn bits(row: &Row) -> u32 {
+    let bit = |is_set, bit| if is_set { bit } else { 0 };
+    bit(row.present[0], FIRST) | bit(row.present[1], SECOND) | bit(row.error.is_some(), PROBLEM)
+}
+
+/// Returns the filters of these rows: by split, class, availability and part of the id. A choice
+/// that would leave nothing is not offered.
+pub fn markup<'a>(spec: &ShardSpec, rows: impl Iterator<Item = &'a Row> + Clone) -> Markup {
+    let mut splits: BTreeMap<Split, usize> = BTreeMap::new();
+    let mut classes: BTreeMap<u32, usize> = BTreeMap::new();
+    let (mut total, mut complete, mut problem, mut lacks) = (0, 0, 0, [0, 0]);
+    for row in rows {
+        total += 1;
+        *splits.entry(row.at.0).or_default() += 1;
+        for label in &row.labels {
+            *classes.entry(*label).or_default() += 1;
+        }
+        complete += usize::from(row.is_complete());
+        problem += usize::from(row.error.is_some());
+        for (lacks, present) in lacks.iter_mut().zip(row.present) {
+            *lacks += usize::from(!present);
+        }
+    }
+    let option = |value: String, text: &str, count: usize| {
+        html! {
+            @if count > 0 { option value=(value) { (text) " (" (grouped(count)) ")" } }
+        }
+    };
+    let all = || option(String::new(), "all", total);
+    html! {
+        form.filters role="search" aria-label="Filter the samples" {
+            label { "Split " select name="split" {
+                (all())
+                @for (split, count) in splits { (option(split.to_string(), split.as_str(), count)) }
+            } }
+            label { "Class " select name="class" {
+                (all())
+                @for (class, count) in classes {
+                    (option(class.to_string(), &spec.classes[class as usize], count))
+                }
+            } }
+            label { "Availability " select name="has" {
+                (all())
+                (option("complete".into(), "complete", complete))
+                @for (i, (modality, lacks)) in spec.modalities.iter().zip(lacks).enumerate() {
+                    (option(format!("no{i}"), &format!("no {modality}"), lacks))
+                }
+                (option("problem".into(), "with a problem", problem))
+            } }
+            label { "Id " input type="search" name="id" size="12" autocomplete="off"; }
+            output aria-live="polite" {}
+        }
+    }
+}
+
+/// Returns a count with a comma before each three digits.
+pub fn grouped(count: usize) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_have_commas() {
+        let counts = [0, 12, 999, 1000, 25_959, 1_234_567];
+        let texts = ["0", "12", "999", "1,000", "25,959", "1,234,567"];
+        assert_eq!(counts.map(grouped), texts);
+    }
+}
