@@ -57,6 +57,7 @@ mod list_reader;
 mod mm_imdb;
 mod near_names;
 mod quotes;
+pub mod sources;
 mod stratify;
 mod tree;
 mod types;

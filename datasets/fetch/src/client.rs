@@ -1,5 +1,6 @@
 //! Requests to servers, repeated after temporary errors.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -69,7 +70,7 @@ pub struct Request {
     pub url: String,
     /// Further headers. `authorization` goes to the server of the address only, to no other one that it
     /// redirects to.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     /// The body of a POST request, as JSON.
     pub body: Option<String>,
     /// Which redirections are followed.
@@ -86,8 +87,12 @@ impl Request {
     }
 
     /// Adds a header.
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Request {
-        self.headers.push((name, value.into()));
+    pub fn header(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<String>,
+    ) -> Request {
+        self.headers.push((name.into(), value.into()));
         self
     }
 }
@@ -257,7 +262,7 @@ impl Client {
         };
         let mut builder = client.request(method, &request.url);
         for (name, value) in &request.headers {
-            builder = builder.header(*name, value);
+            builder = builder.header(name.as_ref(), value);
         }
         if start > 0 {
             builder = builder.header(RANGE, format!("bytes={start}-"));

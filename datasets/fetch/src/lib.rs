@@ -9,11 +9,15 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod archive;
+pub mod cli;
 mod client;
 mod download;
 mod error;
 pub mod hub;
+mod origin;
 mod progress;
+mod raw;
 mod stream;
 pub mod weights;
 

@@ -1,3 +1,7 @@
 //! `fetch`: gets the raw data of a dataset, or the weights of the encoders, from their publishers.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fetch::cli::main()
+}

@@ -1,0 +1,241 @@
+//! What has been fetched of an archive, so that another process goes on and nothing is fetched twice.
+//!
+//! `RAW/.fetch/KEY.json` holds the position, `RAW/.fetch/KEY.kept` the files that were kept, one a
+//! line. The first says how much of the second counts, so that both are of one moment; what follows
+//! are files that a process has written since, which will be written again.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::gzip::Point;
+
+/// The folder of records below the raw folder.
+pub const FOLDER: &str = ".fetch";
+
+/// The version of the form of a record.
+const VERSION: u32 = 1;
+
+/// What was fetched of an archive at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedState {
+    version: u32,
+    /// The address of the archive.
+    pub address: String,
+    /// What the user asked for. With other options another part of an archive is kept.
+    pub options: String,
+    /// The version of the archive on the server.
+    pub validator: Option<String>,
+    /// Whether all is done.
+    pub done: bool,
+    /// The beginning of the next member, in bytes of the tar.
+    pub position: u64,
+    /// Where to go on in the gzip file, if it is one.
+    pub point: Option<Point>,
+    /// The members that were read.
+    pub members: u64,
+    /// The bytes of the list of files that count.
+    list_bytes: u64,
+}
+
+impl SavedState {
+    /// Nothing of an archive.
+    pub fn nothing(address: &str, options: &str) -> SavedState {
+        SavedState {
+            version: VERSION,
+            address: address.to_owned(),
+            options: options.to_owned(),
+            validator: None,
+            done: false,
+            position: 0,
+            point: None,
+            members: 0,
+            list_bytes: 0,
+        }
+    }
+}
+
+/// The record of an archive.
+pub struct Record {
+    raw: PathBuf,
+    key: String,
+    /// The files that are on the disk, with their sizes, by their paths below the raw folder.
+    pub kept: BTreeMap<String, u64>,
+    /// The files among them that no saved record has yet.
+    unsaved: Vec<String>,
+    /// Files of a process that was killed, which no saved record has.
+    leftover: Vec<String>,
+    /// The list, once something is added to it, and how much of it counts.
+    list: Option<File>,
+    list_bytes: u64,
+}
+
+impl Record {
+    /// Opens the record `key`. Returns what was fetched, unless the options were others.
+    ///
+    /// # Errors
+    /// A file of the record cannot be read or removed.
+    pub fn open(raw: &Path, key: &str, options: &str) -> io::Result<(Record, Option<SavedState>)> {
+        fs::create_dir_all(raw.join(FOLDER))?;
+        let mut record = Record {
+            raw: raw.to_owned(),
+            key: key.to_owned(),
+            kept: BTreeMap::new(),
+            unsaved: Vec::new(),
+            leftover: Vec::new(),
+            list: None,
+            list_bytes: 0,
+        };
+        let saved = fs::read(record.path("json")).ok();
+        let saved: Option<SavedState> = saved.and_then(|text| serde_json::from_slice(&text).ok());
+        let fits = |one: &SavedState| one.version == VERSION && one.options == options;
+        let Some(saved) = saved.filter(fits) else {
+            record.forget()?;
+            return Ok((record, None));
+        };
+        let list = fs::read(record.path("kept")).unwrap_or_default();
+        let Some((counted, more)) = list.split_at_checked(saved.list_bytes as usize) else {
+            record.forget()?;
+            return Ok((record, None));
+        };
+        let lines = |bytes: &[u8]| -> Vec<(String, u64)> {
+            let text = String::from_utf8_lossy(bytes);
+            let lines = text.lines().filter_map(|line| line.split_once('\t'));
+            let lines =
+                lines.map(|(size, path)| (path.to_owned(), size.parse().unwrap_or(u64::MAX)));
+            lines.collect()
+        };
+        record.kept.extend(lines(counted));
+        record
+            .leftover
+            .extend(lines(more).into_iter().map(|(path, _)| path));
+        record.list_bytes = saved.list_bytes;
+        let is_there = |(path, size): (&String, &u64)| {
+            fs::metadata(raw.join(path)).is_ok_and(|file| file.len() == *size)
+        };
+        if !record.kept.iter().all(is_there) {
+            // Somebody has removed files, which can only be had from the beginning.
+            record.forget()?;
+            return Ok((record, None));
+        }
+        Ok((record, Some(saved)))
+    }
+
+    /// Returns the address from which an earlier process has fetched a part of an archive.
+    pub fn begun(raw: &Path, key: &str, options: &str) -> Option<String> {
+        let saved = fs::read(raw.join(FOLDER).join(format!("{key}.json"))).ok()?;
+        let saved: SavedState = serde_json::from_slice(&saved).ok()?;
+        (saved.options == options).then_some(saved.address)
+    }
+
+    fn path(&self, extension: &str) -> PathBuf {
+        self.raw
+            .join(FOLDER)
+            .join(format!("{}.{extension}", self.key))
+    }
+
+    /// Where a file lies until it is whole.
+    pub fn temporary(&self) -> PathBuf {
+        self.path("tmp")
+    }
+
+    /// Adds a file that is whole.
+    ///
+    /// # Errors
+    /// The list cannot be written.
+    pub fn add(&mut self, path: String, size: u64) -> io::Result<()> {
+        let mut list = match self.list.take() {
+            Some(list) => list,
+            None => {
+                let mut options = OpenOptions::new();
+                let options = options.create(true).write(true).truncate(false);
+                let mut list = options.open(self.path("kept"))?;
+                list.set_len(self.list_bytes)?;
+                list.seek(SeekFrom::End(0))?;
+                list
+            }
+        };
+        list.write_all(format!("{size}\t{path}\n").as_bytes())?;
+        self.list = Some(list);
+        self.unsaved.push(path.clone());
+        self.kept.insert(path, size);
+        Ok(())
+    }
+
+    /// Saves the record. All files that it names are on the disk before it is.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn save(&mut self, state: &mut SavedState) -> io::Result<()> {
+        let mut folders: Vec<PathBuf> = Vec::new();
+        for path in self.unsaved.drain(..) {
+            let file = self.raw.join(path);
+            File::open(&file)?.sync_all()?;
+            folders.extend(file.parent().map(Path::to_owned));
+        }
+        folders.sort();
+        folders.dedup();
+        for folder in folders {
+            util::atomic::sync_folder(&folder)?;
+        }
+        if let Some(list) = &mut self.list {
+            list.sync_all()?;
+            self.list_bytes = list.stream_position()?;
+        }
+        state.list_bytes = self.list_bytes;
+        util::atomic::write(&self.path("json"), serde_json::to_vec(state)?)
+    }
+
+    /// Saves that nothing is left to do.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn finish(&mut self, address: &str, options: &str) -> io::Result<()> {
+        let mut state = SavedState::nothing(address, options);
+        state.done = true;
+        self.save(&mut state)
+    }
+
+    /// Removes the record. The files stay.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn forget(&mut self) -> io::Result<()> {
+        self.kept.clear();
+        self.unsaved.clear();
+        self.leftover.clear();
+        (self.list, self.list_bytes) = (None, 0);
+        for extension in ["json", "kept", "tmp"] {
+            match fs::remove_file(self.path(extension)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the record and the files that it names.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn discard(&mut self) -> io::Result<()> {
+        let kept = std::mem::take(&mut self.kept).into_keys();
+        let files: Vec<String> = kept.chain(std::mem::take(&mut self.leftover)).collect();
+        for path in &files {
+            drop(fs::remove_file(self.raw.join(path)));
+        }
+        for path in &files {
+            // Folders that hold other files stay.
+            let folders = Path::new(path).ancestors().skip(1);
+            for folder in folders.take_while(|folder| !folder.as_os_str().is_empty()) {
+                if folder == Path::new(FOLDER) || fs::remove_dir(self.raw.join(folder)).is_err() {
+                    break;
+                }
+            }
+        }
+        self.forget()
+    }
+}
