@@ -434,3 +434,70 @@ fn processes_that_start_together_fetch_once() {
         .sum();
     assert_eq!(hub.store.bytes_so_far(), total);
 }
+
+/// A call of `fetch weights`.
+fn fetch_weights(hub: &Hub, flags: &[&str]) -> Command {
+    let mut command = command("fetch", ["weights"]);
+    command.args(flags);
+    hub.set(&mut command);
+    command
+}
+
+#[test]
+fn weights_can_be_fetched_for_a_machine_without_a_network() {
+    let data = shards();
+    let hub = Hub::start(repositories(), |_, answer| answer);
+    let to = hub.home.path().join("weights");
+    let flags = ["--to", to.to_str().unwrap(), "--json"];
+    let planned = run(fetch_weights(&hub, &flags).arg("--dry-run")).expect(EXIT_DONE);
+    let bytes: usize = repositories().values().map(|body| body.len()).sum();
+    assert_eq!(planned.json()["bytes"], bytes);
+    assert!(!to.exists());
+
+    let fetched = run(&mut fetch_weights(&hub, &flags)).expect(EXIT_DONE);
+    assert_eq!(fetched.json()["folders"].as_array().unwrap().len(), 3);
+    for (file, body) in repositories() {
+        let (_, path) = file.split_once('/').unwrap();
+        assert_eq!(fs::read(to.join(path)).unwrap(), *body, "{path}");
+    }
+    let mut train = hub.train(&data.shards());
+    run(train.arg("--weights").arg(&to).env("HF_HUB_OFFLINE", "1")).expect(EXIT_DONE);
+
+    // A damaged file is fetched again, and it alone.
+    let damaged = to.join("clip-vit-base-patch16/model.safetensors");
+    let mut body = fs::read(&damaged).unwrap();
+    let size = body.len();
+    body[100] ^= 1;
+    fs::write(&damaged, body).unwrap();
+    let before = hub.store.bytes_so_far();
+    run(&mut fetch_weights(&hub, &flags)).expect(EXIT_DONE);
+    assert_eq!(hub.store.bytes_so_far() - before, size);
+    let whole = &repositories()[&format!("{CLIP}/model.safetensors")];
+    assert_eq!(fs::read(&damaged).unwrap(), **whole);
+}
+
+#[test]
+fn weights_can_be_fetched_into_the_cache() {
+    let hub = Hub::start(repositories(), |_, answer| answer);
+    run(&mut fetch_weights(&hub, &[])).expect(EXIT_DONE);
+    assert_eq!(names(&hub.cache(CLIP).join("blobs")).len(), 2);
+    let before = hub.store.bytes_so_far();
+    let blob = fs::canonicalize(
+        hub.cache(AST)
+            .join("snapshots")
+            .join(COMMIT)
+            .join("model.safetensors"),
+    )
+    .unwrap();
+    let mut body = fs::read(&blob).unwrap();
+    body[50] ^= 1;
+    fs::write(&blob, &body).unwrap();
+    run(&mut fetch_weights(&hub, &[])).expect(EXIT_DONE);
+    assert_eq!(hub.store.bytes_so_far() - before, body.len());
+    for (flags, words) in [
+        (&["--raw", "x"][..], "--raw: is for datasets"),
+        (&["--limit", "3"], "--limit: is for datasets"),
+    ] {
+        run(&mut fetch_weights(&hub, flags)).expect_usage(&[words]);
+    }
+}

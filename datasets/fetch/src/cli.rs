@@ -20,7 +20,10 @@ use crate::client::{Client, Limits};
 use crate::origin::Base;
 use crate::progress::Progress;
 use crate::raw::{self, Report, Run};
+use crate::weights::fetch_weights;
 
+/// In place of a dataset: the weights of the encoders.
+const WEIGHTS: &str = "weights";
 /// Files that are fetched at once.
 const DEFAULT_JOBS: u16 = 4;
 /// Findings that are printed; --json has them all.
@@ -34,6 +37,8 @@ Examples:
   fetch ave --source /media/disk/ave        # a folder with AVE_Dataset.zip, or a mirror's address
   fetch food-101 --from kaggle              # with KAGGLE_USERNAME and KAGGLE_KEY, or ~/.kaggle
   fetch crema-d --dry-run
+  fetch weights                             # of CLIP, BERT and AST, into the cache of the Hugging Face hub
+  fetch weights --to weights                # or into a folder that `train --weights` takes
 
 A fetch that was interrupted goes on when the same command is given again, and repeats only the end
 of what was on its way. Proxies are those of HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
@@ -41,16 +46,20 @@ docs/fetch.md says what each dataset takes and what has to be done by hand.
 
 Exits with 1 if something could not be fetched, and says how to get it by hand.";
 
-/// Get the raw data of a dataset from its publisher. Continues a fetch that was stopped
+/// Get the raw data of a dataset, or the weights of the encoders, from their publishers. Continues a
+/// fetch that was stopped
 #[derive(Parser, Debug)]
 #[command(name = "fetch", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
-    /// food-101, mm-imdb, kinetics-sound, ave or crema-d
-    #[arg(value_name = "DATASET")]
+    /// food-101, mm-imdb, kinetics-sound, ave or crema-d; or weights
+    #[arg(value_name = "DATASET|weights")]
     what: String,
     /// Folder for the raw data [default: data/raw/DATASET]
     #[arg(long, value_name = "DIR")]
     raw: Option<PathBuf>,
+    /// Folder for the weights [default: the cache of the Hugging Face hub]
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
     /// Fetch only N samples, as many of each split
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -83,6 +92,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    if cli.what == WEIGHTS {
+        return run_weights(cli);
+    }
+    if cli.to.is_some() {
+        bail!("--to: is for weights; the raw data of a dataset go to --raw DIR");
+    }
     if cli.what.ends_with(".toml") {
         bail!(
             "{}: describes your own data, which have no publisher to fetch them from; put them where it says",
@@ -114,6 +129,33 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let _lock = lock(&folder)?;
     let report = fetch(cli, sources, &raw)?;
     print(cli, sources, &raw, &report)
+}
+
+/// Fetches the weights of the encoders.
+fn run_weights(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let of_datasets = [
+        ("--raw", cli.raw.is_some()),
+        ("--limit", cli.limit.is_some()),
+        ("--source", !cli.source.is_empty()),
+        ("--from", cli.from.is_some()),
+    ];
+    if let Some((flag, _)) = of_datasets.iter().find(|(_, is_given)| *is_given) {
+        bail!(
+            "{flag}: is for datasets; weights go to --to DIR, and HF_ENDPOINT names a mirror of the hub"
+        );
+    }
+    let fetched = fetch_weights(cli.to.as_deref(), cli.dry_run)?;
+    if cli.json {
+        return cli::print_json(&json!(fetched));
+    }
+    for folder in &fetched.folders {
+        outln!("{}", folder.display())?;
+    }
+    match &cli.to {
+        Some(to) if !cli.dry_run => outln!("next: just train DATASET --weights {}", to.display())?,
+        _ => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Refuses a `--from` that the dataset does not have.

@@ -1,5 +1,7 @@
 //! Downloads from a server on loopback that breaks, stalls, refuses and changes its files.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::io::Read;
 use std::path::Path;

@@ -70,7 +70,7 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
             || exit_code::numbers_in(&message).any(|number| number == *code)
     };
     if NO_SPACE.iter().any(is_full) {
-        message += "; make room or choose another --out; what is finished is kept, and the same command (`train run` with --resume) goes on";
+        message += "; make room or choose another folder; what is finished is kept, and the same command (`train run` with --resume) goes on";
     }
     // In one piece: several processes may write to the same stderr.
     drop(io::stderr().write_all(format!("error: {message}\n").as_bytes()));
