@@ -58,6 +58,7 @@ mod mm_imdb;
 mod near_names;
 mod quotes;
 mod stratify;
+mod terms;
 mod tree;
 mod types;
 
@@ -67,6 +68,7 @@ pub use check::{
 pub use custom::{Cell, Custom, Table, table_row};
 pub use error::Error;
 pub use hashes::{HashCheck, WrongFile};
+pub use terms::{Terms, terms};
 pub use tree::LFS_PREFIX;
 pub use types::{
     AbsenceCause, Dataset, Info, Input, ListOptions, Listing, MAX_ID_BYTES, Modality, Note,
