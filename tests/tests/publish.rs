@@ -88,6 +88,12 @@ fn same_shards_give_the_same_bytes_in_place_and_elsewhere() {
 }
 
 #[test]
+fn help_has_an_example() {
+    let help = run(&mut command("ingest", ["publish", "--help"])).expect(EXIT_DONE);
+    assert!(help.stdout.contains("Examples:"), "{}", help.stdout);
+}
+
+#[test]
 fn metadata_agree_with_the_manifest() {
     let folder = temp();
     let shards = copy_of(&crema_d(), folder.path());
