@@ -177,8 +177,11 @@ fn a_second_folder_takes_no_other_shards() {
     let to = out.display().to_string();
     publish(&crema_d(), &["--out", &to]).expect_usage(&["train-00000-of-00009.parquet", "--out"]);
     assert_eq!(names(&out), ["train-00000-of-00009.parquet"]);
-    let same = crema_d().display().to_string();
-    publish(&crema_d(), &["--out", &same]).expect_usage(&["--out", "is the folder of the shards"]);
+    for inside in [crema_d(), crema_d().join("a/b")] {
+        let inside = inside.display().to_string();
+        publish(&crema_d(), &["--out", &inside])
+            .expect_usage(&["--out", "lies in the folder of the shards"]);
+    }
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! The dataset card: YAML for programs, then sentences and tables for people.
 
-use std::fmt::Write;
-
 use datasets::{Modality, Split};
 
 use crate::columns;
@@ -47,10 +45,12 @@ fn paragraph(text: &mut String, paragraph: &str) {
     text.push_str("\n\n");
 }
 
-/// Returns a table in Markdown.
+/// Returns a table in Markdown. A line break in a cell would end the table.
 fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let line = |cells: Vec<String>| {
-        let cells = cells.into_iter().map(|cell| cell.replace('|', "\\|"));
+        let cells = cells
+            .into_iter()
+            .map(|cell| cell.replace('|', "\\|").replace(['\n', '\r'], " "));
         format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
     };
     let mut text = line(head.iter().map(|&cell| cell.to_owned()).collect());
@@ -78,8 +78,7 @@ fn making_section(dataset: &Dataset) -> String {
         manifest.tool_version, manifest.schema_version, manifest.settings_hash
     );
     if dataset.has(Modality::Audio) {
-        let _ = write!(
-            text,
+        text += &format!(
             "\nAudio was decoded to mono at 16 kHz and turned into a log-mel spectrogram by the recipe `{}`.\n",
             settings.mel_recipe
         );
@@ -89,11 +88,7 @@ fn making_section(dataset: &Dataset) -> String {
             0 => "All frames of a clip are stored".to_owned(),
             pool => format!("Of each clip {pool} frames are stored, or all if it has fewer"),
         };
-        let _ = write!(
-            text,
-            "\n{frames}, by the policy `{}`.\n",
-            settings.frame_policy
-        );
+        text += &format!("\n{frames}, by the policy `{}`.\n", settings.frame_policy);
     }
     if dataset.has(Modality::Image) {
         text += "\nImages were turned upright, shrunk to a shorter side of at most 256 pixels and encoded as JPEG.\n";
@@ -106,8 +101,7 @@ fn making_section(dataset: &Dataset) -> String {
         text += "\nClips were cut to their annotated event.\n";
     }
     if let Some(limit) = settings.limit {
-        let _ = write!(
-            text,
+        text += &format!(
             "\n**This is a part of the dataset:** the first {limit} samples of each split.\n"
         );
     }
@@ -126,8 +120,7 @@ fn counts_section(dataset: &Dataset) -> String {
     let mut text = table(&["split", "samples", "bytes"], rows);
     let classes = &dataset.spec.classes;
     if classes.len() > MAX_CLASSES {
-        let _ = write!(
-            text,
+        text += &format!(
             "\nThere are {} classes; `manifest.json` has the number of samples of each.\n",
             classes.len()
         );
@@ -245,8 +238,7 @@ fn loading_section(dataset: &Dataset) -> String {
             text = text.replace("dtype=\"float32\"", "dtype=\"float16\"");
         }
     }
-    let _ = write!(
-        text,
+    text += &format!(
         "```python\n\
          import polars as pl\n\n\
          samples = pl.scan_parquet(\"DIR/*-of-*.parquet\")\n\
@@ -284,18 +276,17 @@ fn licence_section(dataset: &Dataset) -> String {
         _ => format!("{}.\n", capitalised(&licence.words)),
     };
     if let Some(terms) = licence.terms {
-        let _ = write!(
-            text,
+        text += &format!(
             "Source: {}. Publisher: <{}>.\n",
             terms.source, terms.home_page
         );
         if !terms.conditions.is_empty() {
-            let _ = write!(text, "\n{}.\n", terms.conditions);
+            text += &format!("\n{}.\n", terms.conditions);
         }
         text += "\nThese shards are a changed version: media are decoded, shrunk and encoded again, and audio is a spectrogram.\n";
     }
     if let Some(refusal) = &licence.refusal {
-        let _ = write!(text, "\nThe files must not be passed on: {refusal}.\n");
+        text += &format!("\nThe files must not be passed on: {refusal}.\n");
     }
     text
 }

@@ -6,7 +6,7 @@
 //! Masks are left out: they are functions of the ids, and `ingest mask` draws them again.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use arrow_array::cast::AsArray;
@@ -21,16 +21,15 @@ use crate::dataset::Dataset;
 /// The file name of the samples that were left out, one JSON object a line.
 pub const FAILURES_LINES: &str = "failures.jsonl";
 
-/// Checks that the target holds no other shards, and that its files are not those of the source.
+/// Checks that the target holds no other shards, and that it does not lie in the source.
 ///
 /// # Errors
-/// It does, or they are.
+/// It does.
 pub fn check(dataset: &Dataset, source: &Path, target: &Path) -> anyhow::Result<()> {
-    if let (Ok(source), Ok(target)) = (source.canonicalize(), target.canonicalize())
-        && source == target
-    {
+    // In a folder below, the shards would be found twice by patterns that look into folders.
+    if place_of(target)?.starts_with(place_of(source)?) {
         bail!(
-            "--out {}: is the folder of the shards; give another one, or leave the flag out",
+            "--out {}: lies in the folder of the shards; give another one, or leave the flag out",
             target.display()
         );
     }
@@ -44,6 +43,17 @@ pub fn check(dataset: &Dataset, source: &Path, target: &Path) -> anyhow::Result<
         }
     }
     Ok(())
+}
+
+/// Returns the absolute path of a folder that need not exist, without links in the part that does.
+fn place_of(folder: &Path) -> std::io::Result<PathBuf> {
+    let folder = std::path::absolute(folder)?;
+    for existing in folder.ancestors() {
+        if let (Ok(real), Ok(rest)) = (existing.canonicalize(), folder.strip_prefix(existing)) {
+            return Ok(real.join(rest));
+        }
+    }
+    Ok(folder)
 }
 
 /// Puts shards, manifest and the list of left out samples into the target. Shards are hard links

@@ -113,7 +113,13 @@ impl Licence {
                 "--licence {answer}: the terms of {dataset} are its publisher's ({stated}); leave the flag out"
             ),
             (Some(terms), None) => Ok(Licence::known(terms, stated)),
-            (None, Some(OTHER)) => Ok(Licence::own(OTHER, stated, None)),
+            (None, Some(OTHER)) => {
+                let words = match stated {
+                    NOT_STATED => "the owner's own terms",
+                    stated => stated,
+                };
+                Ok(Licence::own(OTHER, words, None))
+            }
             (None, Some(answer)) => {
                 let (id, url) = find(answer).ok_or_else(|| unknown(answer))?;
                 Ok(Licence::own(id, id, Some(url)))
@@ -219,6 +225,11 @@ mod tests {
         assert!(!of("ask me", None).may_be_passed_on());
         assert_eq!(of("ask me", None).id, "other");
         assert!(of("ask me", Some("other")).may_be_passed_on());
+        assert_eq!(of("ask me", Some("other")).words, "ask me");
+        assert_eq!(
+            of("not stated", Some("other")).slug(),
+            "the-owner-s-own-terms"
+        );
         assert_eq!(of("CC-BY-4.0", None).id, "cc-by-4.0");
         assert_eq!(of("not stated", Some("CC0-1.0")).id, "cc0-1.0");
         let error = Licence::of("clips", "not stated", Some("cc-by-4")).unwrap_err();
