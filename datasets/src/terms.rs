@@ -1,8 +1,8 @@
-//! The terms of the five datasets: under which licence each is distributed, whether it may be passed
-//! on, and how it is cited.
+//! The terms of the five datasets: under which licence each is distributed, whether it may be
+//! passed on, and how it is cited.
 //!
-//! Each entry names the sources of its facts. A licence that nobody has stated allows nothing: where
-//! none is stated, the data may not be passed on.
+//! Each entry names the sources of its facts. A licence that nobody has stated allows nothing:
+//! where none is stated, the data may not be passed on.
 
 /// The terms of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +39,12 @@ const TERMS: [(&str, Terms); 5] = [
         Terms {
             licence: None,
             not_redistributable: Some(
-                "no licence is stated, and photographs and texts belong to the authors of the web pages they come from",
+                "no licence is stated, and photographs and texts belong to the authors of the web \
+                 pages they come from",
             ),
             conditions: "",
-            source: "neither the paper nor the publisher's archive states a licence; copies say research use",
+            source: "neither the paper nor the publisher's archive states a licence; copies say \
+                research use",
             home_page: "http://visiir.lip6.fr/",
             published: "2015",
             language: Some("en"),
@@ -66,7 +68,8 @@ const TERMS: [(&str, Terms); 5] = [
                 "no licence is stated, and posters and plots are those of IMDb and of the films' owners",
             ),
             conditions: "",
-            source: "the repository johnarevalo/gmu-mmimdb is under MIT, which covers its code; nothing states a licence of the data",
+            source: "the repository johnarevalo/gmu-mmimdb is under MIT, which covers its code; nothing \
+                states a licence of the data",
             home_page: "http://lisi1.unal.edu.co/mmimdb/",
             published: "2017",
             language: Some("en"),
@@ -87,10 +90,12 @@ const TERMS: [(&str, Terms); 5] = [
         Terms {
             licence: None,
             not_redistributable: Some(
-                "the licence of Kinetics, CC BY 4.0, covers the annotation; the clips belong to their YouTube authors",
+                "the licence of Kinetics, CC BY 4.0, covers the annotation; the clips belong to their \
+                 YouTube authors",
             ),
             conditions: "",
-            source: "the publisher's page says of the annotation: licensed by Google Inc. under CC BY 4.0; it lists YouTube clips",
+            source: "the publisher's page says of the annotation: licensed by Google Inc. under CC BY \
+                4.0; it lists YouTube clips",
             home_page: "https://github.com/cvdfoundation/kinetics-dataset",
             published: "2017",
             language: None,
@@ -139,9 +144,9 @@ const TERMS: [(&str, Terms); 5] = [
         Terms {
             licence: Some("odbl"),
             not_redistributable: None,
-            conditions: "The database is under the Open Database License 1.0 and its contents are under the Database \
-                Contents License 1.0. Whoever passes it on, changed or not, names its authors, keeps these licences \
-                and passes a changed version on under the Open Database License as well",
+            conditions: "The database is under the Open Database License 1.0 and its contents are under \
+                the Database Contents License 1.0. Whoever passes it on, changed or not, names its \
+                authors, keeps these licences and passes a changed version on under the Open Database License as well",
             source: "LICENSE.txt of the repository CheyneyComputerScience/CREMA-D",
             home_page: "https://github.com/CheyneyComputerScience/CREMA-D",
             published: "2014",

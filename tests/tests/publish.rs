@@ -1,5 +1,5 @@
-//! `ingest publish`: files beside shards and in a folder of their own, what it refuses, and that the
-//! same shards give the same bytes. `tests/python/check_published.py` reads the results.
+//! `ingest publish`: files beside shards and in a folder of their own, what it refuses, and that
+//! the same shards give the same bytes. `tests/python/check_published.py` reads the results.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! Shards in five Python readers and as published, runs in transformers and PEFT, and the scripts of
-//! docs/python.md.
+//! Shards in five Python readers and as published, runs in transformers and PEFT, and the scripts
+//! of docs/python.md.
 //!
 //! Needs a Python with tests/golden/requirements.txt (`U2A_PYTHON`, or `.venv` at the root as
 //! `just test-python` makes it); without one the tests are skipped.
@@ -69,8 +69,8 @@ fn shards_with_gaps(folder: &Path) -> PathBuf {
     shards
 }
 
-/// `load_dataset` on the folder gives splits, counts and pictures, `mlcroissant` finds no fault, and
-/// in the folder of `--out` every Parquet file is a shard.
+/// `load_dataset` on the folder gives splits, counts and pictures, `mlcroissant` finds no fault,
+/// and in the folder of `--out` every Parquet file is a shard.
 #[test]
 fn published_shards_open_as_a_dataset() {
     if tests::python().is_none() {

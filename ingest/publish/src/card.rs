@@ -1,12 +1,19 @@
 //! The dataset card: YAML for programs, then sentences and tables for people.
 
-use datasets::{Modality, Split};
+use datasets::Modality;
+use features::MelDtype;
 
 use crate::columns;
 use crate::dataset::Dataset;
 use crate::front_matter::front_matter;
 
-/// The most classes of which the card has a table; of more it names the smallest and the largest.
+/// How to load the shards, with `{{NAME}}` in the places that differ.
+const LOADING: &str = include_str!("loading.md");
+
+/// The part of [`LOADING`] about spectrograms.
+const LOADING_MEL: &str = include_str!("loading_mel.md");
+
+/// The most classes of which the card has a table.
 const MAX_CLASSES: usize = 200;
 
 /// Returns the text of `README.md`, without the line of [`mark`](crate::marker::mark).
@@ -73,13 +80,15 @@ fn columns_section(dataset: &Dataset) -> String {
 fn making_section(dataset: &Dataset) -> String {
     let (manifest, settings) = (&dataset.manifest, &dataset.manifest.settings);
     let mut text = format!(
-        "The shards were made by `ingest` {}, with schema version {} and the settings whose SHA-256 is `{}`. All settings \
-         and the SHA-256 of every file are in `manifest.json`. The same raw data and settings give the same bytes.\n",
+        "The shards were made by `ingest` {}, with schema version {} and the settings whose \
+         SHA-256 is `{}`. All settings and the SHA-256 of every file are in `manifest.json`. \
+         The same raw data and settings give the same bytes.\n",
         manifest.tool_version, manifest.schema_version, manifest.settings_hash
     );
     if dataset.has(Modality::Audio) {
         text += &format!(
-            "\nAudio was decoded to mono at 16 kHz and turned into a log-mel spectrogram by the recipe `{}`.\n",
+            "\nAudio was decoded to mono at 16 kHz and turned into a log-mel spectrogram by the \
+             recipe `{}`.\n",
             settings.mel_recipe
         );
     }
@@ -91,7 +100,8 @@ fn making_section(dataset: &Dataset) -> String {
         text += &format!("\n{frames}, by the policy `{}`.\n", settings.frame_policy);
     }
     if dataset.has(Modality::Image) {
-        text += "\nImages were turned upright, shrunk to a shorter side of at most 256 pixels and encoded as JPEG.\n";
+        text += "\nImages were turned upright, shrunk to a shorter side of at most 256 pixels and \
+                 encoded as JPEG.\n";
     }
     if dataset.has(Modality::Text) {
         text +=
@@ -153,8 +163,9 @@ fn missing_section(dataset: &Dataset) -> String {
     let manifest = &dataset.manifest;
     let [first, second] = dataset.spec.modalities;
     let mut text = format!(
-        "No sample is dropped because one of its modalities is missing: `has_{first}` and `has_{second}` say what a sample \
-         has, and `error` says why something is missing that should be there.\n\n"
+        "No sample is dropped because one of its modalities is missing: `has_{first}` and \
+         `has_{second}` say what a sample has, and `error` says why something is missing that \
+         should be there.\n\n"
     );
     let head = [
         "split".to_owned(),
@@ -211,59 +222,17 @@ fn missing_section(dataset: &Dataset) -> String {
 }
 
 fn loading_section(dataset: &Dataset) -> String {
-    let split = dataset
-        .splits()
-        .next()
-        .map_or(Split::Train, |(split, _)| split);
-    let mut text = format!(
-        "`DIR` is the folder of this file, or for `load_dataset` the name of a repository on the Hugging Face hub.\n\n\
-         ```python\n\
-         from datasets import load_dataset\n\n\
-         dataset = load_dataset(\"DIR\")  # a split each: {}\n\
-         sample = dataset[\"{split}\"][0]\n\
-         ```\n\n",
-        dataset
-            .splits()
-            .map(|(split, _)| split.as_str())
-            .collect::<Vec<_>>()
-            .join(", ")
-    );
-    if dataset.has(Modality::Audio) {
-        text += "Spectrograms are nested lists. As arrays of numpy:\n\n\
-                 ```python\n\
-                 from datasets import Array2D\n\n\
-                 dataset = dataset.cast_column(\"mel\", Array2D(shape=(None, 128), dtype=\"float32\")).with_format(\"numpy\", columns=[\"mel\"])\n\
-                 ```\n\n";
-        if dataset.spec.mel_dtype == features::MelDtype::F16 {
-            text = text.replace("dtype=\"float32\"", "dtype=\"float16\"");
-        }
-    }
-    text += &format!(
-        "```python\n\
-         import polars as pl\n\n\
-         samples = pl.scan_parquet(\"DIR/*-of-*.parquet\")\n\
-         {split} = pl.scan_parquet(\"DIR/{split}-*.parquet\")\n\
-         ```\n\n\
-         ```sql\n\
-         -- DuckDB\n\
-         SELECT split, count(*) FROM read_parquet('DIR/*-of-*.parquet') GROUP BY split;\n\
-         ```\n\n\
-         ```python\n\
-         import pandas as pd\n\n\
-         ids = pd.read_parquet(\"DIR/{split}-00000-of-{of:05}.parquet\", columns=[\"id\", \"split\"])\n\
-         ```\n\n\
-         The shards are the files `SPLIT-00000-of-{of:05}.parquet`. Where `failures.parquet` and `masks/` lie beside them, \
-         which `ingest run` writes for its own use, a pattern such as `*.parquet` takes these tables in too: polars refuses \
-         it, and DuckDB counts their rows. Name the shards as above, also below folders: `DIR/**/*-of-*.parquet`. A folder that \
-         `ingest publish --out` has made holds no such tables.\n",
-        of = dataset
-            .manifest
-            .shards
-            .iter()
-            .filter(|shard| shard.split == split)
-            .count()
-    );
-    text
+    let names: Vec<&str> = dataset.splits().map(|(split, _)| split.as_str()).collect();
+    let mel = match (dataset.has(Modality::Audio), dataset.spec.mel_dtype) {
+        (false, _) => String::new(),
+        (true, MelDtype::F32) => LOADING_MEL.replace("{{DTYPE}}", "float32"),
+        (true, MelDtype::F16) => LOADING_MEL.replace("{{DTYPE}}", "float16"),
+    };
+    LOADING
+        .replace("{{MEL}}\n", &format!("{mel}\n"))
+        .replace("{{SPLITS}}", &names.join(", "))
+        .replace("{{SPLIT}}", names.first().unwrap_or(&"train"))
+        .replace("{{FILE}}", dataset.files().next().unwrap_or_default())
 }
 
 fn licence_section(dataset: &Dataset) -> String {
@@ -283,7 +252,8 @@ fn licence_section(dataset: &Dataset) -> String {
         if !terms.conditions.is_empty() {
             text += &format!("\n{}.\n", terms.conditions);
         }
-        text += "\nThese shards are a changed version: media are decoded, shrunk and encoded again, and audio is a spectrogram.\n";
+        text +=
+            "\nThese shards are a changed version of the publisher's files, made as said above.\n";
     }
     if let Some(refusal) = &licence.refusal {
         text += &format!("\nThe files must not be passed on: {refusal}.\n");

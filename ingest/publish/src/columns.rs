@@ -17,11 +17,12 @@ pub fn meaning(name: &str) -> &'static str {
         "has_image" => "Whether the sample has an image.",
         "has_text" => "Whether the sample has text.",
         "mel" => {
-            "Log-mel spectrogram: one row of 128 natural-log energies for every 10 ms, at most 1024 rows, neither padded nor \
-             normalised. Null without audio."
+            "Log-mel spectrogram: one row of 128 natural-log energies for every 10 ms, at most 1024 \
+             rows, neither padded nor normalised. Null without audio."
         }
         "frames" => {
-            "Frames of the video in time order as JPEG files, shorter side at most 256 pixels. Null without video."
+            "Frames of the video in time order as JPEG files, shorter side at most 256 pixels. Null \
+             without video."
         }
         "frame_times" => "Times of the frames in seconds from the start of the clip.",
         "image" => "The image as a JPEG file, shorter side at most 256 pixels. Null without image.",
@@ -34,7 +35,8 @@ pub fn meaning(name: &str) -> &'static str {
             "Path of the file that the sample was read from, below the folder of the raw data."
         }
         "error" => {
-            "Why a modality that should be there is missing, or what is missing of one that is there; else null."
+            "Why a modality that should be there is missing, or what is missing of one that is \
+             there; else null."
         }
         _ => "",
     }

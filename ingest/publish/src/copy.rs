@@ -1,5 +1,5 @@
-//! Fills a second folder with what is published and nothing else: the shards, `manifest.json` and the
-//! samples that were left out, as JSON lines.
+//! Fills a second folder with what is published and nothing else: the shards, `manifest.json` and
+//! the samples that were left out, as JSON lines.
 //!
 //! In such a folder every Parquet file is a shard, so that `DIR/**/*.parquet` means the dataset to
 //! every reader. The names are those of a folder of shards, which the programs here read as well.

@@ -1,8 +1,9 @@
-//! Croissant metadata, version 1.1: <https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html>.
+//! Croissant metadata, version 1.1:
+//! <https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html>.
 //!
 //! Every shard is a `FileObject` with size and SHA-256. The fields take their values from one
-//! `FileSet` of all shards, because `mlcroissant` 1.1 reads a set either out of an archive or out of
-//! the folder in which the metadata lie.
+//! `FileSet` of all shards, because `mlcroissant` 1.1 reads a set either out of an archive or out
+//! of the folder in which the metadata lie.
 
 use serde_json::{Map, Value, json};
 
@@ -27,6 +28,7 @@ pub fn croissant(dataset: &Dataset) -> anyhow::Result<String> {
 
 fn document(dataset: &Dataset) -> Value {
     let (manifest, licence) = (&dataset.manifest, &dataset.licence);
+    let [first, second] = dataset.spec.modalities;
     let mut document = json!({
         "@context": context(),
         "@type": "sc:Dataset",
@@ -38,7 +40,7 @@ fn document(dataset: &Dataset) -> Value {
             (_, Some(url)) => url,
         },
         "version": manifest.tool_version,
-        "keywords": ["multimodal", "missing modalities", dataset.spec.modalities[0], dataset.spec.modalities[1]],
+        "keywords": ["multimodal", "missing modalities", first, second],
     });
     let mut put = |key: &str, value: Value| document[key] = value;
     if let Some(terms) = licence.terms {

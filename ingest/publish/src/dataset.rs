@@ -32,7 +32,8 @@ impl Dataset {
         let path = folder.path_of(MANIFEST_FILE);
         let Some(bytes) = folder.read(MANIFEST_FILE)? else {
             bail!(
-                "{}: is missing, so the shards are not finished; run `ingest run` again, and after parts with --finish",
+                "{}: is missing, so the shards are not finished; run `ingest run` again, and after \
+                 parts with --finish",
                 path.display()
             );
         };
@@ -48,7 +49,8 @@ impl Dataset {
         let spec = shards.spec().clone();
         if manifest.settings_hash != spec.settings_hash {
             bail!(
-                "{}: is not the manifest of these shards; run `ingest run` again, which writes a new one",
+                "{}: is not the manifest of these shards; run `ingest run` again, which writes a \
+                 new one",
                 path.display()
             );
         }
@@ -103,8 +105,8 @@ impl Dataset {
             false => "one of",
         };
         format!(
-            "{}: {} samples of {first} and {second}, each with {labels} {} classes, as Parquet shards. A sample may lack \
-             one of its modalities.",
+            "{}: {} samples of {first} and {second}, each with {labels} {} classes, as Parquet \
+             shards. A sample may lack one of its modalities.",
             self.manifest.title,
             self.rows(),
             self.spec.classes.len()

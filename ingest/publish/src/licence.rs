@@ -7,8 +7,8 @@ use anyhow::bail;
 use datasets::Terms;
 use util::suggest::did_you_mean;
 
-/// Licences that are in use for data: the identifier on the Hugging Face hub, and the URL of the text.
-/// Source: <https://huggingface.co/docs/hub/repositories-licenses>.
+/// Licences that are in use for data: the identifier on the Hugging Face hub, and the URL of the
+/// text. Source: <https://huggingface.co/docs/hub/repositories-licenses>.
 const KNOWN: [(&str, &str); 25] = [
     ("apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0"),
     (
@@ -110,7 +110,8 @@ impl Licence {
     pub fn of(dataset: &str, stated: &str, answer: Option<&str>) -> anyhow::Result<Licence> {
         match (datasets::terms(dataset), answer) {
             (Some(_), Some(answer)) => bail!(
-                "--licence {answer}: the terms of {dataset} are its publisher's ({stated}); leave the flag out"
+                "--licence {answer}: the terms of {dataset} are its publisher's ({stated}); leave \
+                 the flag out"
             ),
             (Some(terms), None) => Ok(Licence::known(terms, stated)),
             (None, Some(OTHER)) => {
@@ -161,7 +162,8 @@ impl Licence {
         };
         Licence {
             refusal: Some(format!(
-                "only you know whether they may be passed on ({stated}); say so with --licence ID, such as cc-by-4.0 or other"
+                "only you know whether they may be passed on ({stated}); say so with --licence ID, \
+                 such as cc-by-4.0 or other"
             )),
             ..Licence::own(id, stated, None)
         }

@@ -1,5 +1,5 @@
-//! Tells a card and metadata that this program wrote from those that a person wrote or changed, which
-//! are not overwritten.
+//! Tells a card and metadata that this program wrote from those that a person wrote or changed,
+//! which are not overwritten.
 //!
 //! A line of the card, a comment in Markdown, holds the SHA-256 of the rest of the card and of the
 //! metadata.

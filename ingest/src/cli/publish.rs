@@ -120,7 +120,8 @@ fn check_foreign(target: &Folder) -> anyhow::Result<()> {
     let foreign = marker::foreign(card.as_deref(), croissant.as_deref());
     if let Some(name) = foreign.first() {
         bail!(
-            "{}: is not as `ingest publish` writes it; move it away, or replace it with --overwrite",
+            "{}: is not as `ingest publish` writes it; move it away, or replace it with \
+             --overwrite",
             target.path_of(name).display()
         );
     }
