@@ -59,6 +59,7 @@ mod near_names;
 mod quotes;
 pub mod sources;
 mod stratify;
+mod terms;
 mod tree;
 mod types;
 
@@ -68,6 +69,7 @@ pub use check::{
 pub use custom::{Cell, Custom, Table, table_row};
 pub use error::Error;
 pub use hashes::{HashCheck, WrongFile};
+pub use terms::{Terms, terms};
 pub use tree::LFS_PREFIX;
 pub use types::{
     AbsenceCause, Dataset, Info, Input, ListOptions, Listing, MAX_ID_BYTES, Modality, Note,

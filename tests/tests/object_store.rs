@@ -292,6 +292,8 @@ fn a_web_server_needs_only_byte_ranges() {
         ["mask", &url(true), "--protocol", "missing-audio"],
     );
     run(&mut mask).expect_usage(&["a web server can only be read"]);
+    run(&mut command("ingest", ["publish", &url(true)]))
+        .expect_usage(&["a web server can only be read"]);
     let port = web_server::serve(folder.path(), true);
     let mut nothing = train(
         &format!("http://127.0.0.1:{port}"),
@@ -413,6 +415,28 @@ fn masks_are_written_beside_the_shards_and_found_there() {
     ]);
     run(store.configure(&mut command)).expect(EXIT_DONE);
     assert!(read(&out.join("config.toml")).contains("train_mask_sha256"));
+}
+
+#[test]
+fn cards_are_written_beside_the_shards() {
+    let Some(store) = Store::start() else { return };
+    let publish = |flags: &[&str]| {
+        let mut publish = command("ingest", ["publish", &store.url()]);
+        run(store.configure(publish.args(flags)))
+    };
+    publish(&[]).expect(EXIT_DONE);
+    // Over its own files.
+    publish(&[]).expect(EXIT_DONE);
+    let out = store.folder.path().join("published").display().to_string();
+    let mut local_publish = command("ingest", ["publish", "--out", &out]);
+    run(local_publish.arg(local())).expect(EXIT_DONE);
+    for name in ["README.md", "croissant.json"] {
+        let written = store.server.objects(&format!("{PREFIX}/{name}"));
+        let bytes = written.values().next().unwrap();
+        assert!(*bytes == fs::read(Path::new(&out).join(name)).unwrap());
+    }
+    publish(&["--out", &out]).expect_usage(&["--out", "copy it onto a disk first"]);
+    publish(&["--push", "me/crema-d"]).expect_usage(&["--push", "from a disk"]);
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! Shards in five Python readers, and runs in transformers and PEFT.
+//! Shards in five Python readers and as published, runs in transformers and PEFT, and the scripts
+//! of docs/python.md.
 //!
 //! Needs a Python with tests/golden/requirements.txt (`U2A_PYTHON`, or `.venv` at the root as
 //! `just test-python` makes it); without one the tests are skipped.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
@@ -37,6 +38,108 @@ fn script(name: &str, arguments: &[&Path], more: &[&str]) -> Option<CommandOutpu
         .env("OMP_NUM_THREADS", "1")
         .env("PYTHONDONTWRITEBYTECODE", "1");
     Some(run(&mut command))
+}
+
+/// Reports as skipped what a script left out for want of a package.
+fn report_skipped(output: &CommandOutput) {
+    let lines = output.stdout.lines();
+    for reason in lines.filter_map(|line| line.strip_prefix("skipped ")) {
+        skip(Missing::Platform, reason);
+    }
+}
+
+/// Shards of a synthetic CREMA-D in which every seventh clip has no video and one has nothing.
+fn shards_with_gaps(folder: &Path) -> PathBuf {
+    let (raw, shards) = (folder.join("raw"), folder.join("shards"));
+    run(command("ingest", ["synth", "crema-d", "--samples", "24", "--out"]).arg(&raw))
+        .expect(EXIT_DONE);
+    for (number, name) in names(&raw.join("VideoFlash")).iter().enumerate().step_by(7) {
+        std::fs::remove_file(raw.join("VideoFlash").join(name)).unwrap();
+        if number == 0 {
+            let stem = Path::new(name).file_stem().unwrap().to_str().unwrap();
+            std::fs::remove_file(raw.join(format!("AudioWAV/{stem}.wav"))).unwrap();
+            std::fs::remove_file(raw.join(format!("AudioMP3/{stem}.mp3"))).unwrap();
+        }
+    }
+    let mut ingest = command(
+        "ingest",
+        ["run", "crema-d", "--max-failures", "100%", "--raw"],
+    );
+    run(ingest.arg(&raw).arg("--out").arg(&shards)).expect(EXIT_DONE);
+    shards
+}
+
+/// `load_dataset` on the folder gives splits, counts and pictures, `mlcroissant` finds no fault,
+/// and in the folder of `--out` every Parquet file is a shard.
+#[test]
+fn published_shards_open_as_a_dataset() {
+    if tests::python().is_none() {
+        script("", &[], &[]);
+        return;
+    }
+    let folder = temp();
+    let shards = shards_with_gaps(folder.path());
+    let (out, posters) = (folder.path().join("out"), folder.path().join("posters"));
+    run(command("ingest", ["publish"]).arg(&shards)).expect(EXIT_DONE);
+    run(command("ingest", ["publish"])
+        .arg(&shards)
+        .arg("--out")
+        .arg(&out))
+    .expect(EXIT_DONE);
+    // One line for the clip that has nothing.
+    let left_out = tests::json_lines(&out.join("failures.jsonl"));
+    assert_eq!(left_out.len(), 1);
+    assert!(
+        left_out[0]["video_error"]
+            .as_str()
+            .unwrap()
+            .contains("no such file")
+    );
+    // Several labels a sample, an image and a text.
+    let raw = folder.path().join("posters-raw");
+    run(command("ingest", ["synth", "mm-imdb", "--samples", "24", "--out"]).arg(&raw))
+        .expect(EXIT_DONE);
+    let mut ingest = command("ingest", ["run", "mm-imdb", "--raw"]);
+    run(ingest.arg(&raw).arg("--out").arg(&posters)).expect(EXIT_DONE);
+    run(command("ingest", ["publish"]).arg(&posters)).expect(EXIT_DONE);
+    for (folder, more) in [
+        (&shards, &[][..]),
+        (&out, &["--everything"]),
+        (&posters, &[]),
+    ] {
+        let checked = script("check_published.py", &[folder], more).unwrap();
+        report_skipped(&checked.expect(EXIT_DONE));
+    }
+}
+
+#[test]
+fn scripts_of_the_python_page_run() {
+    if tests::python().is_none() {
+        script("", &[], &[]);
+        return;
+    }
+    let folder = temp();
+    let shards = shards_with_gaps(folder.path());
+    run(command("ingest", ["publish"]).arg(&shards)).expect(EXIT_DONE);
+    let out = folder.path().join("run");
+    let mut train = command("train", ["run", "crema-d", "--epochs", "2", "--lr", "1e-2"]);
+    train.arg("--shards").arg(&shards).arg("--weights");
+    run(train.arg(weights()).arg("--out").arg(&out)).expect(EXIT_DONE);
+    for missing in [&[][..], &["--missing", "audio"]] {
+        run(command("train", ["eval"]).arg(&out).args(missing)).expect(EXIT_DONE);
+    }
+    let (page, weights) = (workspace().join("docs/python.md"), weights());
+    let paths = [
+        &page,
+        Path::new("--shards"),
+        &shards,
+        Path::new("--run"),
+        &out,
+        Path::new("--weights"),
+        &weights,
+    ];
+    let checked = script("check_python_docs.py", &paths, &[]).unwrap();
+    report_skipped(&checked.expect(EXIT_DONE));
 }
 
 #[test]
