@@ -104,13 +104,18 @@ impl Hub {
             .arg(shards)
             .arg("--out")
             .arg(self.home.path().join(out));
+        self.set(&mut command);
+        command
+    }
+
+    /// Sets the environment variables for this hub.
+    fn set(&self, command: &mut Command) {
         command
             .env_remove("HF_HUB_OFFLINE")
             .env_remove("HF_HUB_CACHE")
             .env("HF_ENDPOINT", self.hub.url(""))
             .env("HF_HOME", self.home.path().join("hf"))
             .env("HF_TOKEN", TOKEN);
-        command
     }
 
     fn cache(&self, repository: &str) -> PathBuf {
