@@ -310,9 +310,14 @@ fn killed_reproduction_repeats_no_finished_run() {
         let svg = fs::read_to_string(out.join(figure).join(format!("{figure}-crema-d{file}.svg")))
             .unwrap();
         assert!(
-            svg.contains("<svg xmlns") && svg.trim_end().ends_with("</svg>"),
+            svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"),
             "{svg}"
         );
+        assert!(
+            svg.contains("xmlns=\"http://www.w3.org/2000/svg\""),
+            "{svg}"
+        );
+        assert!(svg.contains("<circle"), "{figure} has no point");
     }
 
     // Six classes, two directions.
