@@ -1,5 +1,5 @@
 //! Pages in a real browser: what `ingest browse` writes loads without an error, asks no server for
-//! anything, draws its figures, fits a phone, and can be filtered.
+//! anything, draws its figures, fits a phone, and can be filtered; so does what `train report` writes.
 //!
 //! `just test-browser` installs the browser; without one the tests skip themselves.
 
@@ -56,6 +56,7 @@ fn check(page: &Path) {
             view,
             "await wait(2000);
              tell(document.querySelector('figure[data-kind] svg') !== null);
+             document.querySelectorAll('details').forEach((one) => { one.open = true; });
              figures.drawAll(); await wait(1000);
              const figure = (of) => of.querySelector('svg') !== null;
              tell([...document.querySelectorAll('figure[data-kind]')].every(figure));
@@ -413,4 +414,104 @@ fn real_frame() -> Vec<u8> {
         Some(features::shards::Content::Images(frames)) => frames[0].as_slice().to_vec(),
         other => panic!("{other:?}"),
     }
+}
+
+/// Trains and evaluates a run for reports.
+#[track_caller]
+fn trained(out: &Path, flags: &[&str]) {
+    let arguments = "run crema-d --encoders tiny --random-weights 0 --epochs 2 --batch-size 8";
+    let mut train = command("train", arguments.split_whitespace());
+    train
+        .arg("--shards")
+        .arg(data().shards())
+        .arg("--out")
+        .arg(out);
+    run(train.args(flags)).expect(EXIT_DONE);
+    for evaluation in [
+        "",
+        "--missing audio",
+        "--missing video",
+        "--missing audio --missing-token zeros",
+        "--protocol missing-both --rate 0.5",
+        "--protocol missing-audio --rate 0.5",
+    ] {
+        let mut eval = command("train", ["eval"]);
+        run(eval.arg(out).args(evaluation.split_whitespace())).expect(EXIT_DONE);
+    }
+}
+
+#[test]
+fn reports_draw_their_figures_in_light_and_dark_on_any_width() {
+    if !has_browser() {
+        return;
+    }
+    let folder = temp();
+    let runs = ["first", "second", "other"].map(|name| folder.path().join(name));
+    trained(&runs[0], &["--seed", "0"]);
+    trained(&runs[1], &["--seed", "1"]);
+    trained(&runs[2], &["--seed", "0", "--fusion", "concat"]);
+    let page = folder.path().join("report.html");
+    let report = |runs: &[PathBuf]| {
+        let mut report = command("train", ["report", "--out"]);
+        let told = run(report.arg(&page).args(runs)).expect(EXIT_DONE).stdout;
+        assert!(
+            told.ends_with(&format!("report: {}\n", page.display())),
+            "{told}"
+        );
+    };
+    for (runs, kinds) in [
+        // Curves of three losses and the learning rate, scores, gain and distances per class, three
+        // matrices, and a chart of missing rates with a line for each protocol.
+        (
+            &runs[..2],
+            json!({"rates": 1, "curves": 4, "dots": 3, "confusion": 3}),
+        ),
+        // A chart for each protocol, and the classes of both experiments.
+        (
+            &runs[..],
+            json!({"rates": 3, "curves": 4, "dots": 6, "confusion": 6}),
+        ),
+    ] {
+        report(runs);
+        check(&page);
+        let visit = browser::open(
+            &page,
+            View::PHONE,
+            "const kinds = {};
+             document.querySelectorAll('figure[data-kind]').forEach((figure) => {
+               const kind = figure.dataset.kind;
+               if (kind !== 'spectrogram') kinds[kind] = (kinds[kind] ?? 0) + 1;
+             });
+             tell(['rates', 'curves', 'dots', 'confusion'].map((kind) => kinds[kind]));
+             tell([...document.querySelectorAll('figure')].every((figure) => figure.getAttribute('aria-label')));
+             const wide = (one) => one.checkVisibility() && one.getBoundingClientRect().right > innerWidth;
+             tell([...document.querySelectorAll('table, figure svg')].filter(wide).length);
+             figures.drawAll(); await wait(500);
+             const names = [...document.querySelectorAll('figure[data-kind=dots]')][0].textContent;
+             tell(['Anger', 'Sad'].every((name) => names.includes(name)));
+             const point = document.querySelector('figure[data-kind=dots] [aria-label=dot] > *');
+             const { x, y } = point.getBoundingClientRect();
+             const options = { clientX: x, clientY: y, pointerType: 'mouse', bubbles: true };
+             point.closest('svg').dispatchEvent(new PointerEvent('pointermove', options));
+             await wait(200);
+             const tip = document.querySelector('figure[data-kind=dots] [aria-label=tip]');
+             tell(/both: [0-9.]+/.test(tip.textContent));",
+        );
+        let wanted = ["rates", "curves", "dots", "confusion"].map(|kind| kinds[kind].clone());
+        assert_eq!(
+            visit.told,
+            [
+                json!(wanted),
+                json!(true),
+                json!(0),
+                json!(true),
+                json!(true)
+            ]
+        );
+    }
+    // Without scripts the tables are there.
+    let html = fs::read_to_string(&page).unwrap();
+    let body = html.split_once("<body>").unwrap().1;
+    let text = body.split_once("<script>").unwrap().0;
+    assert!(text.contains("<table class=\"scores\">") && text.contains("<noscript>"));
 }

@@ -197,10 +197,26 @@ fn watched(model: &Path, file: &Path) -> Value {
     serde_json::from_str::<Value>(&line).unwrap()["seen"].clone()
 }
 
-/// Asserts that a page has no script and loads nothing, and that its samples show their inputs.
+/// Returns a page without the contents of its own scripts; the data of its figures stay.
+fn without_scripts(page: &str) -> String {
+    let mut parts = page.split("<script>");
+    let first = parts.next().unwrap().to_owned();
+    let behind = parts.map(|part| part.split_once("</script>").unwrap().1);
+    first + &behind.collect::<String>()
+}
+
+/// Asserts that a page loads nothing, and that its samples show the inputs that the model was given:
+/// with both modalities, and with audio missing. `samples` is the size of the test split.
 fn assert_page_is_self_contained(page: &str, samples: usize) {
+    let page = &without_scripts(page);
     for external in [
-        "<script", "http:", "https:", "url(", "@import", "<iframe", "onload=",
+        "<script src",
+        "http:",
+        "https:",
+        "url(",
+        "@import",
+        "<iframe",
+        "onload=",
     ] {
         assert!(!page.contains(external), "{external}");
     }
@@ -213,12 +229,25 @@ fn assert_page_is_self_contained(page: &str, samples: usize) {
             );
         }
     }
-    let shown = page.matches("<article>").count();
-    assert!(shown > 0 && shown <= samples, "{shown} samples");
-    // Three frames and a spectrogram each.
-    assert_eq!(page.matches("data:image/jpeg").count(), 3 * shown);
-    assert_eq!(page.matches("data:image/bmp").count(), shown);
-    assert!(page.contains("video only") && page.contains("Score by missing rate"));
+    let (before, mistakes) = page.split_once("<h2>Mistakes</h2>").unwrap();
+    assert!(before.contains("video only") && before.contains("<h2>Missing rate</h2>"));
+    let (both, video_only) = mistakes.split_once("<h3>video only</h3>").unwrap();
+    let video_only = video_only.split_once("<h2>").unwrap().0;
+    let count = |text: &str, what: &str| text.matches(what).count();
+    for (part, hidden) in [(both, 0), (video_only, 1)] {
+        let shown = count(part, "<article>");
+        assert!(shown > 0 && shown <= 3.min(samples), "{shown} samples");
+        // Three frames each, and a spectrogram where audio is not missing.
+        assert_eq!(count(part, "alt=\"Frame "), 3 * shown);
+        assert_eq!(
+            count(part, "data-kind=\"spectrogram\""),
+            (1 - hidden) * shown
+        );
+        assert_eq!(count(part, "hidden from the model"), hidden * shown);
+        // The wrong answer, and the true class.
+        assert_eq!(count(part, "<tr class=\"wrong\">"), shown);
+        assert_eq!(count(part, "<tr class=\"right\">"), shown);
+    }
 }
 
 fn reproduce(out: &Path, arguments: &[&str]) -> Command {
@@ -310,9 +339,14 @@ fn killed_reproduction_repeats_no_finished_run() {
         let svg = fs::read_to_string(out.join(figure).join(format!("{figure}-crema-d{file}.svg")))
             .unwrap();
         assert!(
-            svg.contains("<svg xmlns") && svg.trim_end().ends_with("</svg>"),
+            svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"),
             "{svg}"
         );
+        assert!(
+            svg.contains("xmlns=\"http://www.w3.org/2000/svg\""),
+            "{svg}"
+        );
+        assert!(svg.contains("<circle"), "{figure} has no point");
     }
 
     // Six classes, two directions.

@@ -66,6 +66,8 @@ pub struct RunSettings {
     pub missing_token: String,
     /// The missing-modality mask of the training split: a file or a protocol.
     pub train_mask: Option<String>,
+    /// The number of frames that the model is given of a video.
+    pub frames: usize,
 }
 
 impl Default for RunSettings {
@@ -76,6 +78,7 @@ impl Default for RunSettings {
             fusion: "sum".to_string(),
             missing_token: "mask".to_string(),
             train_mask: None,
+            frames: 3,
         }
     }
 }
@@ -117,21 +120,38 @@ impl RunDescription {
     }
 }
 
+/// A step of a run, as `metrics.jsonl` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Step {
+    /// Its number; the first is 1.
+    pub step: u64,
+    /// The loss: that of the task plus the weighted one of the alignment.
+    pub loss: f64,
+    /// The loss of the task.
+    pub task_loss: Option<f64>,
+    /// The alignment loss, before its weight.
+    pub align_loss: Option<f64>,
+    /// The learning rate.
+    pub lr: Option<f64>,
+}
+
 /// All that a report shows of one run but its samples.
 pub struct RunSummary {
     /// The run folder.
     pub folder: PathBuf,
     /// Its configuration.
     pub config: RunDescription,
-    /// The number of each step, and its loss.
-    pub losses: Vec<(u64, f64)>,
+    /// Its steps.
+    pub steps: Vec<Step>,
+    /// The main metric on the validation split, after each step with an evaluation.
+    pub validation: Vec<(u64, f64)>,
     /// The contents of `eval-NAME.json`, by NAME.
     pub evaluations: BTreeMap<String, Value>,
 }
 
 impl RunSummary {
     /// Reads `config.toml`, `metrics.jsonl` and each `eval-*.json` of a run. A run without
-    /// `metrics.jsonl` has no losses; lines that are no steps are skipped.
+    /// `metrics.jsonl` has no steps; lines that are neither steps nor evaluations are skipped.
     ///
     /// # Errors
     /// A file cannot be read, or is not what its name says.
@@ -143,13 +163,20 @@ impl RunSummary {
         } else {
             String::new()
         };
-        let losses = text
+        let metric = main_metric(config.multi_label);
+        let lines = text
             .lines()
-            .filter_map(|line| {
-                let json: Value = serde_json::from_str(line).ok()?;
-                Some((json["step"].as_u64()?, json["loss"].as_f64()?))
-            })
-            .collect();
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let (mut steps, mut validation) = (Vec::new(), Vec::new());
+        for line in lines {
+            if line["split"] == "val" {
+                let score = line["step"].as_u64().zip(line["metrics"][metric].as_f64());
+                validation.extend(score);
+            } else {
+                // A loss that is not a number is written as null.
+                steps.extend(serde_json::from_value::<Step>(line));
+            }
+        }
         let mut evaluations = BTreeMap::new();
         for entry in fs::read_dir(run).with_context(|| run.display().to_string())? {
             let entry = entry?;
@@ -173,8 +200,36 @@ impl RunSummary {
         Ok(RunSummary {
             folder: run.to_path_buf(),
             config,
-            losses,
+            steps,
+            validation,
             evaluations,
+        })
+    }
+
+    /// Returns the evaluation of the default checkpoint on the test split with this modality
+    /// missing from all samples, and with this token in place of missing ones.
+    pub fn test_evaluation(&self, missing: Option<Modality>, token: &str) -> Option<&Value> {
+        Some(self.find_test_evaluation(missing, token)?.1)
+    }
+
+    /// Returns [`RunSummary::test_evaluation`] with its name.
+    pub(crate) fn find_test_evaluation(
+        &self,
+        missing: Option<Modality>,
+        token: &str,
+    ) -> Option<(&str, &Value)> {
+        let missing = missing.map(Modality::as_str);
+        let all = self
+            .evaluations
+            .iter()
+            .map(|(name, json)| (name.as_str(), json));
+        all.into_iter().find(|(_, json)| {
+            json["split"] == "test"
+                && json["protocol"].is_null()
+                && json["missing"].as_str() == missing
+                && json["missing_token"].as_str().unwrap_or("mask") == token
+                // Evaluations of earlier versions do not say which checkpoint they are of.
+                && json["default_checkpoint"] != false
         })
     }
 
@@ -184,5 +239,58 @@ impl RunSummary {
             || self.folder.display().to_string(),
             |n| n.to_string_lossy().into_owned(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_runs::{TestRun, evaluation};
+    use serde_json::json;
+
+    #[test]
+    fn metrics_have_steps_and_validation_scores() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = TestRun {
+            metrics: &[
+                json!({"step": 1, "loss": 2.5, "task_loss": 2.0, "align_loss": 2.5, "lr": 0.1}),
+                // A loss that is not a number.
+                json!({"step": 2, "loss": null, "task_loss": null, "align_loss": 1.0}),
+                json!({"step": 2, "epoch": 0, "split": "val", "metrics": {"accuracy": 0.25}}),
+                // Of an earlier version.
+                json!({"step": 3, "loss": 1.5}),
+            ],
+            ..TestRun::default()
+        };
+        let run = run.write(folder.path(), "run");
+        let losses: Vec<_> = run
+            .steps
+            .iter()
+            .map(|s| (s.step, s.loss, s.task_loss))
+            .collect();
+        assert_eq!(losses, [(1, 2.5, Some(2.0)), (3, 1.5, None)]);
+        assert_eq!(run.validation, [(2, 0.25)]);
+    }
+
+    #[test]
+    fn evaluations_of_other_checkpoints_are_not_those_of_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut other = evaluation(None, "mask", [0.1; 2]);
+        other["default_checkpoint"] = false.into();
+        let run = TestRun {
+            evaluations: &[
+                ("test-checkpoint-00000120", other),
+                ("test-no-audio", evaluation(Some("audio"), "mask", [0.2; 2])),
+            ],
+            ..TestRun::default()
+        };
+        let run = run.write(folder.path(), "run");
+        assert!(run.test_evaluation(None, "mask").is_none());
+        assert!(
+            run.test_evaluation(Some(Modality::Audio), "zeros")
+                .is_none()
+        );
+        let found = run.find_test_evaluation(Some(Modality::Audio), "mask");
+        assert_eq!(found.unwrap().0, "test-no-audio");
     }
 }

@@ -171,48 +171,30 @@ fn group_table(group: &RunGroup, rows: &[ScoreRow]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-    use std::fs;
-    use std::path::Path;
-
-    /// Writes a run folder with one evaluation for each (name, accuracy).
-    fn run(
-        folder: &Path,
-        dataset: &str,
-        seed: u64,
-        fusion: &str,
-        scores: &[(&str, f64)],
-    ) -> RunSummary {
-        let run = folder.join(format!("{dataset}-{fusion}-{seed}"));
-        fs::create_dir(&run).unwrap();
-        let encoder = "kind = \"clip\"\nlayers = 12\nhidden = 768\n";
-        let config = format!(
-            "dataset = \"{dataset}\"\nshards = \"/shards/{seed}\"\nmodalities = [\"audio\", \"video\"]\n\
-             classes = [\"a\", \"b\"]\nmulti_label = false\n[settings]\nseed = {seed}\n\
-             fusion = \"{fusion}\"\n[[encoders]]\n{encoder}[[encoders]]\n{encoder}"
-        );
-        fs::write(run.join("config.toml"), config).unwrap();
-        for (name, accuracy) in scores {
-            let missing = name.strip_prefix("test-no-");
-            let evaluation = json!({
-                "split": "test", "missing": missing, "missing_token": "mask",
-                "metrics": {"accuracy": accuracy}, "chance": 0.5,
-            });
-            let file = run.join(format!("eval-{name}.json"));
-            fs::write(file, evaluation.to_string()).unwrap();
-        }
-        RunSummary::read(&run).unwrap()
-    }
+    use crate::test_runs::{TestRun, evaluation};
 
     #[test]
     fn only_repetitions_of_one_experiment_are_averaged() {
         let folder = tempfile::tempdir().unwrap();
-        let run = |dataset, seed, fusion, scores| run(folder.path(), dataset, seed, fusion, scores);
+        let run = |dataset: &str, seed: u64, fusion: &str, scores: &[(Option<&str>, f64)]| {
+            let evaluations = scores.iter().map(|(missing, score)| {
+                let name = missing.map_or("test", |_| "test-no-audio");
+                (name, evaluation(*missing, "mask", [*score; 2]))
+            });
+            let run = TestRun {
+                dataset,
+                seed,
+                settings: &format!("fusion = \"{fusion}\""),
+                evaluations: &evaluations.collect::<Vec<_>>(),
+                ..TestRun::default()
+            };
+            run.write(folder.path(), &format!("{dataset}-{fusion}-{seed}"))
+        };
         let runs = [
-            run("ave", 0, "sum", &[("test", 0.5), ("test-no-audio", 0.4)]),
-            run("food-101", 0, "sum", &[("test", 0.9)]),
-            run("ave", 1, "sum", &[("test", 0.7)]),
-            run("ave", 1, "concat", &[("test", 0.1)]),
+            run("ave", 0, "sum", &[(None, 0.5), (Some("audio"), 0.4)]),
+            run("food-101", 0, "sum", &[(None, 0.9)]),
+            run("ave", 1, "sum", &[(None, 0.7)]),
+            run("ave", 1, "concat", &[(None, 0.1)]),
         ];
         let rows = score_table(&runs);
         let found: Vec<_> = rows

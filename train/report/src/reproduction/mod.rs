@@ -4,15 +4,14 @@
 mod charts;
 mod hyperparameters;
 mod results;
+mod svg;
 
 pub use hyperparameters::write_hyperparameters;
 
 use crate::artefact::{Artefact, Row};
-use crate::chart::svg_file;
 use crate::paper::{PaperScore, method_key};
 use anyhow::{Context, Result};
 use charts::charts;
-use maud::Markup;
 use results::{RowResult, mask_token_distances};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -79,7 +78,7 @@ impl Reproduction<'_> {
             .zip(&self.evaluations)
             .map(|(row, files)| RowResult::read(row, files))
             .collect::<Result<Vec<_>>>()?;
-        let charts = charts(self.artefact, &results);
+        let charts = charts(self.artefact, &results)?;
         let class_rows = class_rows(self.artefact, &results);
         pages.write(format!("{name}.md"), self.markdown(&results, &charts)?)?;
         pages.write(format!("{name}.csv"), self.csv(&results)?)?;
@@ -99,7 +98,7 @@ impl Reproduction<'_> {
         });
         pages.write(format!("{name}.json"), format!("{json:#}\n"))?;
         for (file, svg) in charts {
-            pages.write(file, svg_file(&svg))?;
+            pages.write(file, svg)?;
         }
         Ok(pages.paths)
     }
@@ -119,7 +118,7 @@ impl Reproduction<'_> {
     fn markdown(
         &self,
         results: &[RowResult],
-        charts: &[(String, Markup)],
+        charts: &[(String, String)],
     ) -> Result<String, fmt::Error> {
         let title = self.artefact.title();
         let mut out = format!("# {title}\n\n");
