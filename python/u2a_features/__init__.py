@@ -9,6 +9,8 @@ Threads in Rust decode ahead, without Python's global lock. The classes are desc
 :class:`Shards` and :class:`Loader`.
 """
 
+import numpy  # noqa: F401  without it the compiled part would fail in its first batch
+
 from ._native import Batches, Loader, Shards
 
 __all__ = ["Batches", "Loader", "Shards"]
