@@ -62,6 +62,12 @@ def loader(names):
     check("loader: mask", names["present"].tolist() == both, names["present"])
 
 
+def batches(names):
+    losses, loader = names["losses"], names["loader"]
+    check("batches: two epochs", len(losses) == 2 * len(loader) and loader.epoch == 2, len(losses))
+    check("batches: the model learns", np.isfinite(losses).all() and losses[-1] < losses[0], losses)
+
+
 def model(names):
     import pyarrow.parquet as pq
 
@@ -129,6 +135,7 @@ def mlflow(names):
 
 SECTIONS = {
     "A torch DataLoader": loader,
+    "The batches of our trainer": batches,
     "A run's model in transformers and PEFT": model,
     "Predictions in polars": predictions,
     "Metrics in Weights & Biases": wandb,

@@ -6,14 +6,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
 use features::{Batch, Loader, ModalityData, Shards};
 use sha2::{Digest, Sha256};
-use tests::{CremaD, EXIT_DONE, names, run, temp, workspace};
+use tests::{CremaD, EXIT_DONE, python_package, run, temp, workspace};
 use util::skip::{Missing, skip};
 
 /// The epochs that are compared.
@@ -43,18 +41,6 @@ fn digest(batch: &Batch) -> String {
     sha.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The compiled module in the folder of the built programs.
-fn module() -> PathBuf {
-    let programs = tests::binary("ingest");
-    let path = programs.with_file_name("libu2a_features.so");
-    assert!(
-        path.is_file(),
-        "{}: no such module; run `cargo build --workspace --lib` first, or `just test-python`",
-        path.display()
-    );
-    path
-}
-
 #[test]
 fn python_gets_the_batches_of_rust() {
     let Some(python) = tests::python() else {
@@ -74,13 +60,7 @@ fn python_gets_the_batches_of_rust() {
     let digests: Vec<Vec<String>> = (0..EPOCHS).map(epoch).collect();
 
     let installed = temp();
-    let package = installed.path().join("u2a_features");
-    fs::create_dir(&package).unwrap();
-    let source = workspace().join("python/u2a_features");
-    for name in names(&source).iter().filter(|name| name.ends_with(".py")) {
-        fs::copy(source.join(name), package.join(name)).unwrap();
-    }
-    fs::copy(module(), package.join("_native.abi3.so")).unwrap();
+    python_package(installed.path());
     let mut tests = Command::new(python);
     tests
         .arg(workspace().join("python/tests/test_loader.py"))
