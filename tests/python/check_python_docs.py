@@ -64,8 +64,9 @@ def loader(names):
 
 def batches(names):
     losses, loader = names["losses"], names["loader"]
-    check("batches: two epochs", len(losses) == 2 * len(loader) and loader.epoch == 2, len(losses))
-    check("batches: the model learns", np.isfinite(losses).all() and losses[-1] < losses[0], losses)
+    check("batches: five epochs", len(losses) == 5 * len(loader) and loader.epoch == 5, len(losses))
+    epochs = np.array(losses).reshape(5, -1).mean(1)
+    check("batches: the model learns", epochs[-1] < epochs[0], epochs)
 
 
 def model(names):
