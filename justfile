@@ -79,6 +79,10 @@ cluster scheduler program dataset *flags: build
 doctor *flags: build
     @{{train}} doctor "$@"
 
+# Build the Python package u2a_features into target/wheels
+wheel *flags:
+    @scripts/wheel "$@"
+
 # All tests that need neither Python nor a GPU; ends with the skipped ones
 test *flags:
     @scripts/test "$@"

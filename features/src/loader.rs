@@ -22,6 +22,7 @@ use media::mel::MEL_BINS;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use util::rng::Rng;
 
 /// The default byte budget: the decoded bytes that may wait for the reader.
@@ -298,6 +299,30 @@ impl Loader {
         free.truncate(2 * self.shared.window);
     }
 
+    /// Returns the next batch, as [`Iterator::next`] does, or `None` if it is not there within
+    /// `limit`: for callers that have to look after something else meanwhile.
+    pub fn next_within(&mut self, limit: Duration) -> Option<Option<Result<Batch, Error>>> {
+        let mut state = self.shared.lock();
+        if state.stop || state.next_returned >= self.batches {
+            return Some(None);
+        }
+        let number = state.next_returned;
+        if !state.ready.contains_key(&number) {
+            let waited = self
+                .shared
+                .changed
+                .wait_timeout_while(state, limit, |state| !state.ready.contains_key(&number));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let batch = state.ready.remove(&number)?;
+        state.next_returned += 1;
+        // After an error nothing else would be what the caller expects.
+        state.stop = batch.is_err();
+        drop(state);
+        self.shared.changed.notify_all();
+        Some(Some(batch))
+    }
+
     /// Returns the number of prefetched batches: those that are decoded, or being decoded, and not
     /// yet returned. The byte budget bounds it.
     pub fn prefetched(&self) -> usize {
@@ -333,21 +358,11 @@ impl Iterator for Loader {
     type Item = Result<Batch, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut state = self.shared.lock();
-        if state.stop || state.next_returned >= self.batches {
-            return None;
-        }
         loop {
-            let number = state.next_returned;
-            if let Some(batch) = state.ready.remove(&number) {
-                state.next_returned += 1;
-                // After an error nothing else would be what the caller expects.
-                state.stop = batch.is_err();
-                drop(state);
-                self.shared.changed.notify_all();
-                return Some(batch);
+            // Spurious wake-ups apart, this waits once.
+            if let Some(next) = self.next_within(Duration::MAX) {
+                return next;
             }
-            state = self.shared.wait(state);
         }
     }
 }

@@ -69,6 +69,12 @@ def stream():
     return ours("stream", folder), {title: peer("peer_stream.py", how, folder) for title, how in peers.items()}
 
 
+def stream_python():
+    folder = shards("ave", 256)
+    peers = {"Hugging Face datasets, 2 workers": peer("peer_stream.py", "datasets", folder)}
+    return ("module", "ours_stream.py", (folder,)), peers
+
+
 def growth(make, small, large):
     """A run against one with a tenth of the samples, which should have the same rate and memory."""
     return make(large), {"a tenth of the samples": make(small)}
@@ -93,6 +99,7 @@ TASKS = {
     # Where the publisher's own clips are.
     **({"ingest-crema-d-real": (*ingest("crema-d-real"), 1.3)} if clips.CREMA_D.is_dir() else {}),
     "stream": (*stream(), 4.0),
+    "stream-python": (*stream_python(), 3.0),
     "growth-ingest": (*growth(lambda rows: program("ours_ingest.py", "crema-d", str(rows)), 96, 960), 1.0),
     "growth-stream": (*growth(lambda rows: ours("stream", shards("crema-d", rows)), 96, 960), 1.0),
     "growth-mask": (*growth(lambda count: ours("mask", str(count)), 10_000, 100_000), 1.0),
@@ -192,7 +199,16 @@ def command_of(ours):
         return [build("bench", "--bench", name, "--no-run", name=name), *arguments]
     if kind == "train":
         return [build("build", "--release", "--bins", name=name), *arguments]
+    if kind == "module":
+        return peer(name, build_module(), *arguments)
     return peer(name, build("build", "--release", "--bins", name="ingest"), *arguments)
+
+
+def build_module():
+    """Builds the Python package's compiled module; returns its path."""
+    command = ["cargo", "build", "--release", "--package", "u2a_features", "--quiet"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return str(Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release/libu2a_features.so"))
 
 
 def build(*arguments, name):

@@ -62,6 +62,13 @@ def loader(names):
     check("loader: mask", names["present"].tolist() == both, names["present"])
 
 
+def batches(names):
+    losses, loader = names["losses"], names["loader"]
+    check("batches: five epochs", len(losses) == 5 * len(loader) and loader.epoch == 5, len(losses))
+    epochs = np.array(losses).reshape(5, -1).mean(1)
+    check("batches: the model learns", epochs[-1] < epochs[0], epochs)
+
+
 def model(names):
     import pyarrow.parquet as pq
 
@@ -129,6 +136,7 @@ def mlflow(names):
 
 SECTIONS = {
     "A torch DataLoader": loader,
+    "The batches of our trainer": batches,
     "A run's model in transformers and PEFT": model,
     "Predictions in polars": predictions,
     "Metrics in Weights & Biases": wandb,

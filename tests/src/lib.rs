@@ -84,6 +84,29 @@ pub fn python() -> Option<PathBuf> {
     }
 }
 
+/// Assembles the Python package `u2a_features` in a folder, for `PYTHONPATH`.
+///
+/// # Panics
+/// The compiled module has not been built.
+pub fn python_package(folder: &Path) {
+    let module = binary("ingest").with_file_name("libu2a_features.so");
+    assert!(
+        module.is_file(),
+        "{}: no such module; run `cargo build --workspace --lib` first, or `just test-python`",
+        module.display()
+    );
+    let package = folder.join("u2a_features");
+    std::fs::create_dir(&package).expect("a folder can be made in the temporary folder");
+    let copy = |from: &Path, name: &str| {
+        std::fs::copy(from, package.join(name)).expect("a file can be copied");
+    };
+    copy(&module, "_native.abi3.so");
+    let source = workspace().join("python/u2a_features");
+    for name in names(&source).iter().filter(|name| name.ends_with(".py")) {
+        copy(&source.join(name), name);
+    }
+}
+
 /// A new temporary folder, which is removed when the value is dropped.
 pub fn temp() -> tempfile::TempDir {
     tempfile::Builder::new()

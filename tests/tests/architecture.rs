@@ -15,7 +15,8 @@ use tests::modules::Modules;
 use tests::{binary, run, workspace};
 
 /// The crates of the workspace that each crate may depend on: util <- {datasets, media} <-
-/// {features, synth}, media <- store <- features <- {browse, ingest, inspect, model, publish, report},
+/// {features, synth}, media <- store <- features <- {browse, ingest, inspect, model, publish, report,
+/// u2a_features},
 /// page <- {browse, report}, {browse, publish, synth} <- ingest, datasets <- fetch <- model,
 /// util <- engine <- model <- train and report <- train.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
@@ -87,6 +88,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
     ("page", &["ffmpeg", "polars", "candle"]),
     ("browse", &["ffmpeg", "polars", "candle"]),
+    ("u2a_features", &["ffmpeg", "polars", "candle"]),
     ("publish", &["ffmpeg", "polars", "candle"]),
     ("media", &["ffmpeg", "arrow", "parquet", "polars", "candle"]),
     ("store", &["ffmpeg", "polars", "candle"]),

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
-use tests::{CommandOutput, CremaD, EXIT_DONE, command, names, run, temp, weights, workspace};
+use tests::{
+    CommandOutput, CremaD, EXIT_DONE, command, names, python_package, run, temp, weights, workspace,
+};
 use util::skip::{Missing, skip};
 
 /// The largest difference of a logit; 8e-7 was measured.
@@ -21,6 +23,16 @@ const LOSS_TOLERANCE: &str = "1e-6";
 /// Runs a script of tests/python. Returns `None`, and reports the test as skipped, if there is no
 /// Python for it.
 fn script(name: &str, arguments: &[&Path], more: &[&str]) -> Option<CommandOutput> {
+    script_with(name, arguments, more, None)
+}
+
+/// [`script`], with a folder of further Python packages.
+fn script_with(
+    name: &str,
+    arguments: &[&Path],
+    more: &[&str],
+    packages: Option<&Path>,
+) -> Option<CommandOutput> {
     let Some(python) = tests::python() else {
         skip(
             Missing::Platform,
@@ -33,6 +45,9 @@ fn script(name: &str, arguments: &[&Path], more: &[&str]) -> Option<CommandOutpu
         .arg(workspace().join("tests/python").join(name))
         .args(arguments)
         .args(more);
+    if let Some(packages) = packages {
+        command.env("PYTHONPATH", packages);
+    }
     command
         .env("HF_HUB_OFFLINE", "1")
         .env("OMP_NUM_THREADS", "1")
@@ -138,7 +153,8 @@ fn scripts_of_the_python_page_run() {
         Path::new("--weights"),
         &weights,
     ];
-    let checked = script("check_python_docs.py", &paths, &[]).unwrap();
+    python_package(folder.path());
+    let checked = script_with("check_python_docs.py", &paths, &[], Some(folder.path())).unwrap();
     report_skipped(&checked.expect(EXIT_DONE));
 }
 

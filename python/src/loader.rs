@@ -1,0 +1,315 @@
+//! The loader, and the iterator over one of its epochs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use datasets::Modality;
+use features::mask::Mask;
+use features::{LoaderOptions, Share, TextTransform, Transforms};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::arrays;
+use crate::exception;
+use crate::shards::{Shards, parse_split};
+
+/// How often a waiting iterator looks whether the user has pressed Ctrl-C.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Where a loader is: what `state_dict` gives.
+#[derive(Clone, Copy, Default)]
+struct Position {
+    epoch: u64,
+    /// The samples of the epoch that have been used.
+    consumed: u64,
+}
+
+/// Batches of a split, epoch after epoch.
+#[pyclass(frozen, module = "u2a_features")]
+pub struct Loader {
+    shards: Py<Shards>,
+    options: LoaderOptions,
+    /// Where the batches that were returned end.
+    position: Arc<Mutex<Position>>,
+    /// Where the next iteration begins: a loaded state; otherwise the beginning of the epoch.
+    start: Mutex<Option<Position>>,
+}
+
+#[pymethods]
+impl Loader {
+    #[new]
+    #[pyo3(signature = (
+        shards, split = "train", batch_size = 16, seed = 0, epoch = 0, *, train = None, frames = 3, mask = None,
+        threads = 2, rank = 0, world_size = 1, vocab = None, text_length = 128, image_size = 224, mel_frames = 1024
+    ))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "keyword arguments of a Python class"
+    )]
+    fn new(
+        py: Python<'_>,
+        shards: &Bound<'_, PyAny>,
+        split: &str,
+        batch_size: usize,
+        seed: u64,
+        epoch: u64,
+        train: Option<bool>,
+        frames: usize,
+        mask: Option<PathBuf>,
+        threads: usize,
+        rank: usize,
+        world_size: usize,
+        vocab: Option<PathBuf>,
+        text_length: usize,
+        image_size: usize,
+        mel_frames: usize,
+    ) -> PyResult<Loader> {
+        let shards: Py<Shards> = match shards.cast::<Shards>() {
+            Ok(shards) => shards.clone().unbind(),
+            Err(_) => {
+                let class = py.get_type::<Shards>();
+                class.call1((shards,))?.cast_into::<Shards>()?.unbind()
+            }
+        };
+        let opened = &shards.get().shards;
+        let split = parse_split(split)?;
+        let train = train.unwrap_or(split == datasets::Split::Train);
+        if batch_size == 0 || threads == 0 || frames == 0 || world_size == 0 || rank >= world_size {
+            return Err(PyValueError::new_err(
+                "batch_size, threads, frames and world_size are at least 1, and rank is below world_size",
+            ));
+        }
+        let has_text = opened.spec().modalities.contains(&Modality::Text);
+        let text = match vocab {
+            Some(path) => Some(TextTransform::from_vocab(&path, text_length).map_err(exception)?),
+            None if has_text => {
+                return Err(PyValueError::new_err(
+                    "this dataset has text; give vocab=, the path of BERT's vocab.txt",
+                ));
+            }
+            None => None,
+        };
+        let present = match mask {
+            Some(mask) => {
+                let mask = read_mask(opened, &mask)?;
+                Some(Arc::new(mask.present(opened, split).map_err(exception)?))
+            }
+            None => None,
+        };
+        let defaults = Transforms::default();
+        let options = LoaderOptions {
+            split,
+            shuffle: train,
+            augment: train,
+            seed,
+            batch_size,
+            threads,
+            transforms: Transforms {
+                frames,
+                image: features::ImageTransform::clip(image_size),
+                mel: features::MelTransform {
+                    frames: mel_frames,
+                    ..defaults.mel
+                },
+                text,
+            },
+            present,
+            share: Share {
+                rank,
+                count: world_size,
+            },
+            ..LoaderOptions::default()
+        };
+        let position = Position { epoch, consumed: 0 };
+        Ok(Loader {
+            shards,
+            options,
+            position: Arc::new(Mutex::new(position)),
+            start: Mutex::new(None),
+        })
+    }
+
+    /// Begins the epoch, or goes on where a loaded state was.
+    fn __iter__(&self, py: Python<'_>) -> PyResult<Batches> {
+        let loaded = lock(&self.start).take();
+        let position = loaded.unwrap_or_else(|| Position {
+            epoch: lock(&self.position).epoch,
+            consumed: 0,
+        });
+        *lock(&self.position) = position;
+        let shards = self.shards.get().of_this_process()?;
+        let options = self.options.clone();
+        let loader = py
+            .detach(|| features::Loader::new(&shards, options, position.epoch, position.consumed));
+        Ok(Batches {
+            loader: Mutex::new(Some(loader.map_err(exception)?)),
+            shards: self.shards.clone_ref(py),
+            position: self.position.clone(),
+            process: std::process::id(),
+        })
+    }
+
+    /// The number of batches of a whole epoch.
+    fn __len__(&self) -> usize {
+        let samples = self.shards.get().shards.split(self.options.split).len();
+        samples.div_ceil(self.options.batch_size)
+    }
+
+    /// The epoch that the next iteration goes through, or that the present one is in.
+    #[getter]
+    fn epoch(&self) -> u64 {
+        lock(&self.position).epoch
+    }
+
+    /// Sets the epoch of the next iteration.
+    fn set_epoch(&self, epoch: u64) {
+        *lock(&self.position) = Position { epoch, consumed: 0 };
+        *lock(&self.start) = None;
+    }
+
+    /// The shards.
+    #[getter]
+    fn shards(&self, py: Python<'_>) -> Py<Shards> {
+        self.shards.clone_ref(py)
+    }
+
+    /// The position behind the last batch that was returned, for `load_state_dict`.
+    fn state_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let position = *lock(&self.position);
+        let state = PyDict::new(py);
+        state.set_item("epoch", position.epoch)?;
+        state.set_item("consumed", position.consumed)?;
+        state.set_item("seed", self.options.seed)?;
+        state.set_item("split", self.options.split.as_str())?;
+        state.set_item("shards", self.shards.get().shards.fingerprint())?;
+        Ok(state)
+    }
+
+    /// Makes the next iteration begin where `state_dict` was called.
+    fn load_state_dict(&self, state: &Bound<'_, PyDict>) -> PyResult<()> {
+        let get = |key: &str| {
+            state.get_item(key)?.ok_or_else(|| {
+                PyValueError::new_err(format!("the state has no {key:?}; is it of a Loader?"))
+            })
+        };
+        let own = self.state_dict(state.py())?;
+        for key in ["seed", "split", "shards"] {
+            let (theirs, ours) = (get(key)?, own.get_item(key)?);
+            if !ours.is_some_and(|ours| ours.eq(&theirs).unwrap_or(false)) {
+                return Err(PyValueError::new_err(format!(
+                    "the state is of another loader: its {key:?} is {theirs}"
+                )));
+            }
+        }
+        let position = Position {
+            epoch: get("epoch")?.extract()?,
+            consumed: get("consumed")?.extract()?,
+        };
+        *lock(&self.start) = Some(position);
+        *lock(&self.position) = position;
+        Ok(())
+    }
+}
+
+/// An iterator over the batches of an epoch.
+#[pyclass(frozen, module = "u2a_features")]
+pub struct Batches {
+    /// The running loader; none when it is closed.
+    loader: Mutex<Option<features::Loader>>,
+    shards: Py<Shards>,
+    position: Arc<Mutex<Position>>,
+    /// The process whose threads decode.
+    process: u32,
+}
+
+#[pymethods]
+impl Batches {
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    /// Returns the next batch. Other Python threads run while it is waited for.
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        if self.process != std::process::id() {
+            return Err(PyRuntimeError::new_err(
+                "this iteration began before the process was forked, and its threads are in the other process; \
+                 iterate over the Loader anew",
+            ));
+        }
+        let batch = loop {
+            let waited = py.detach(|| {
+                let mut loader = lock(&self.loader);
+                match &mut *loader {
+                    Some(loader) => loader.next_within(SIGNAL_INTERVAL),
+                    None => Some(None),
+                }
+            });
+            match waited {
+                Some(batch) => break batch,
+                // Raises KeyboardInterrupt.
+                None => py.check_signals()?,
+            }
+        };
+        match batch {
+            Some(batch) => {
+                let batch = batch.map_err(exception)?;
+                lock(&self.position).consumed = batch.consumed;
+                arrays::dictionary(py, batch, self.shards.get()).map(Some)
+            }
+            None => {
+                self.end_epoch(py);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Ends the iteration and its threads.
+    fn close(&self, py: Python<'_>) {
+        // The threads of another process cannot be waited for.
+        let loader = lock(&self.loader).take();
+        if self.process == std::process::id() {
+            py.detach(|| drop(loader));
+        } else {
+            std::mem::forget(loader);
+        }
+    }
+}
+
+impl Batches {
+    /// Moves the loader on to the next epoch, once.
+    fn end_epoch(&self, py: Python<'_>) {
+        let loader = lock(&self.loader).take();
+        if loader.is_some() {
+            let mut position = lock(&self.position);
+            *position = Position {
+                epoch: position.epoch + 1,
+                consumed: 0,
+            };
+        }
+        py.detach(|| drop(loader));
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            std::mem::forget(lock(&self.loader).take());
+        }
+    }
+}
+
+/// Reads a mask: a file, or one of the folder `masks` of the shards by its name without `.parquet`.
+fn read_mask(shards: &features::Shards, mask: &Path) -> PyResult<Mask> {
+    if mask.exists() {
+        return Mask::read(mask).map_err(exception);
+    }
+    let name = mask.to_string_lossy();
+    Mask::read_in(shards.folder(), &name).map_err(exception)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What the locks hold is consistent between statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

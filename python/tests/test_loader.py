@@ -1,0 +1,232 @@
+"""What `u2a_features` promises: the trainer's batches, resuming, ranks, threads, forks, signals.
+
+`tests/tests/python_package.rs` runs it, with a folder of shards and the digests of the Rust loader's batches.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+import numpy as np
+
+from u2a_features import Loader, Shards
+
+SHARDS = os.environ["U2A_SHARDS"]
+#: For each epoch, a SHA-256 per batch, of the Rust loader.
+RUST = json.loads(os.environ["U2A_DIGESTS"])
+
+
+def digest(batch):
+    """The SHA-256 of a batch: ids, rows and bytes of the inputs."""
+    sha = hashlib.sha256()
+    for one in batch["id"]:
+        sha.update(one.encode() + b"\0")
+    for name in ("audio", "video", "image", "text"):
+        if name in batch:
+            sha.update(batch[name + "_rows"].astype("<i8").tobytes())
+            sha.update(np.ascontiguousarray(batch[name]).tobytes())
+    return sha.hexdigest()
+
+
+def loader(**options):
+    return Loader(SHARDS, **{"batch_size": 5, "seed": 3, **options})
+
+
+class Batches(unittest.TestCase):
+    def test_batches_are_those_of_rust_bit_for_bit(self):
+        for threads in (1, 3):
+            own = loader(threads=threads)
+            for epoch, want in enumerate(RUST):
+                self.assertEqual(own.epoch, epoch)
+                self.assertEqual([digest(batch) for batch in own], want)
+
+    def test_arrays_have_the_documented_shapes(self):
+        shards = Shards(SHARDS)
+        self.assertEqual(shards.modalities, ["audio", "video"])
+        own = loader(frames=2)
+        batches = list(own)
+        self.assertEqual(len(batches), len(own))
+        self.assertEqual(sorted(i for b in batches for i in b["id"]), sorted(shards.ids("train")))
+        batch = batches[0]
+        present = int(batch["has_video"].sum())
+        self.assertEqual(batch["video"].shape, (present, 2, 3, 224, 224))
+        self.assertEqual(batch["audio"].shape[1:], (1024, 128))
+        self.assertEqual((batch["audio"].dtype, batch["label"].dtype), (np.float32, np.int64))
+        self.assertTrue((batch["label"] < len(shards.classes)).all())
+        self.assertTrue(batch["audio"].flags.owndata or batch["audio"].base is not None)
+
+    def test_the_evaluation_view_is_in_the_order_of_the_files(self):
+        ids = [one for batch in loader(split="test") for one in batch["id"]]
+        self.assertEqual(ids, Shards(SHARDS).ids("test"))
+
+    def test_ranks_decode_their_part_of_the_same_batches(self):
+        whole = list(loader())
+        parts = [list(loader(rank=rank, world_size=2)) for rank in range(2)]
+        for batch, first, second in zip(whole, *parts):
+            self.assertEqual(batch["id"], first["id"])
+            rows = [*first.get("audio_rows", []), *second.get("audio_rows", [])]
+            self.assertEqual(rows, list(batch["audio_rows"]))
+            values = [part["audio"] for part in (first, second) if "audio" in part]
+            np.testing.assert_array_equal(np.concatenate(values), batch["audio"])
+
+
+class Resuming(unittest.TestCase):
+    def test_a_state_goes_on_in_the_middle_of_an_epoch(self):
+        own = loader()
+        iterator = iter(own)
+        for _ in range(2):
+            next(iterator)
+        state = pickle.loads(pickle.dumps(own.state_dict()))
+        rest = [digest(batch) for batch in iterator]
+        other = loader()
+        other.load_state_dict(state)
+        self.assertEqual([digest(batch) for batch in other], rest)
+        self.assertEqual([digest(batch) for batch in other], RUST[1], "then the next epoch follows")
+
+    def test_a_state_of_another_loader_is_refused(self):
+        state = loader().state_dict()
+        for other in (loader(seed=4), loader(split="test")):
+            with self.assertRaisesRegex(ValueError, "of another loader"):
+                other.load_state_dict(state)
+        with self.assertRaisesRegex(ValueError, "has no"):
+            loader().load_state_dict({})
+
+    def test_after_a_break_the_epoch_begins_anew(self):
+        own = loader()
+        for _ in own:
+            break
+        self.assertEqual([digest(batch) for batch in own], RUST[0])
+
+
+class Threads(unittest.TestCase):
+    def test_threads_end_with_a_break(self):
+        before = len(os.listdir("/proc/self/task"))
+        for _ in range(20):
+            for _ in loader(threads=4):
+                break
+        self.assertLessEqual(len(os.listdir("/proc/self/task")), before + 1)
+
+    def test_other_threads_run_while_a_batch_is_waited_for(self):
+        counts = []
+        stop = threading.Event()
+
+        def count():
+            n = 0
+            while not stop.is_set():
+                n += 1
+                time.sleep(0.001)
+            counts.append(n)
+
+        thread = threading.Thread(target=count)
+        thread.start()
+        start = time.monotonic()
+        list(loader(threads=1))
+        seconds = time.monotonic() - start
+        stop.set()
+        thread.join()
+        # With the lock held it would not have counted at all.
+        self.assertGreater(counts[0], 20 * seconds)
+
+    def test_ctrl_c_interrupts_a_loop(self):
+        code = (
+            "import sys\nfrom u2a_features import Loader\n"
+            "print('started', flush=True)\n"
+            "while True:\n    for batch in Loader(sys.argv[1], batch_size=2): pass\n"
+        )
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, SHARDS], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self.assertEqual(child.stdout.readline().strip(), b"started")
+        time.sleep(0.3)
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=20)
+        self.assertIn(b"KeyboardInterrupt", errors)
+
+
+class Forks(unittest.TestCase):
+    def in_a_fork(self, call):
+        """What `call` returns in a forked process."""
+        read, write = os.pipe()
+        process = os.fork()
+        if process == 0:
+            try:
+                text = str(call())
+            except BaseException as error:  # noqa: BLE001  the parent looks at it
+                text = f"{type(error).__name__}: {error}"
+            os.write(write, text.encode())
+            os._exit(0)
+        os.close(write)
+        text = os.read(read, 1 << 20).decode()
+        os.close(read)
+        os.waitpid(process, 0)
+        return text
+
+    def test_a_loader_works_in_a_forked_process(self):
+        own = loader()
+        want = RUST[0]
+        self.assertEqual(self.in_a_fork(lambda: [digest(b) for b in own] == want), "True")
+        self.assertEqual([digest(b) for b in own], want)
+
+    def test_an_iterator_of_the_parent_is_refused(self):
+        iterator = iter(loader())
+        next(iterator)
+        self.assertIn("iterate over the Loader anew", self.in_a_fork(lambda: next(iterator)))
+        next(iterator)
+
+
+class Errors(unittest.TestCase):
+    def test_errors_name_what_is_wrong(self):
+        for options, words in [
+            ({"split": "tran"}, "split"),
+            ({"batch_size": 0}, "at least 1"),
+            ({"rank": 2, "world_size": 2}, "below world_size"),
+            ({"mask": "/no/such/mask"}, "mask"),
+        ]:
+            with self.assertRaises((ValueError, OSError)) as caught:
+                loader(**options)
+            self.assertIn(words, str(caught.exception))
+        with self.assertRaisesRegex((ValueError, OSError), "/no/such/folder"):
+            Loader("/no/such/folder")
+
+
+class Torch(unittest.TestCase):
+    def setUp(self):
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            self.skipTest("PyTorch is not installed")
+
+    def test_tensors_share_the_arrays_memory(self):
+        import torch
+
+        batch = next(iter(loader()))
+        tensor = torch.from_numpy(batch["audio"])
+        tensor[0, 0, 0] = 42.0
+        self.assertEqual(batch["audio"][0, 0, 0], 42.0)
+
+    def test_a_data_loader_takes_the_batches(self):
+        from torch.utils.data import DataLoader
+
+        from u2a_features.torch import TorchBatches
+
+        want = [digest(batch) for batch in loader()]
+        for workers in (0, 1):
+            batches = DataLoader(TorchBatches(loader()), batch_size=None, num_workers=workers)
+            arrays = (
+                {k: v.numpy() if hasattr(v, "numpy") else v for k, v in b.items()} for b in batches
+            )
+            self.assertEqual([digest(batch) for batch in arrays], want)
+            self.assertEqual(len(batches), len(want))
+        with self.assertRaisesRegex(ValueError, "each worker would return all batches"):
+            list(DataLoader(TorchBatches(loader()), batch_size=None, num_workers=2))
+
+
+if __name__ == "__main__":
+    unittest.main()
