@@ -176,7 +176,9 @@ impl Module {
         };
         let mut at = 0;
         while at < module.tokens.len() {
-            if module.tokens[at] == "use" {
+            // `impl X + use<'a>` is a bound and no declaration.
+            let is_bound = module.tokens.get(at + 1).is_some_and(|next| next == "<");
+            if module.tokens[at] == "use" && !is_bound {
                 let mut uses = Vec::new();
                 at = use_tree(&module.tokens, at + 1, &[], &mut uses);
                 for (name, path) in uses {
@@ -470,6 +472,7 @@ mod tests {
             ),
             ("a test's import", "#[cfg(test)]\nuse crate::a::{f, g};"),
             ("another crate", "use other::a::f; fn g() { a::f() }"),
+            ("captured lifetimes", "fn f() -> impl X + use<> { { 1 } }"),
         ] {
             let found = circles(&[ROOT, ("a.rs", "use crate::b::X;"), ("b.rs", text), EMPTY]);
             assert!(found.is_empty(), "{case}: {found:?}");

@@ -42,6 +42,10 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
         "publish",
         &["datasets", "features", "media", "store", "util"],
     ),
+    (
+        "u2a_features",
+        &["datasets", "features", "media", "store", "util"],
+    ),
     ("inspect", &["datasets", "features", "media", "util"]),
     ("engine", &["util"]),
     ("host_emulator", &["engine", "util"]),

@@ -47,6 +47,8 @@ impl Default for Limits {
 
 /// The longest that a server's `Retry-After` is obeyed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
+/// The failure in a row of which the user is told, so that a long wait is no riddle.
+const TOLD_FAILURE: u32 = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_REDIRECTS: usize = 10;
 /// Threads for connections and TLS; the callers' threads wait for them.
@@ -239,6 +241,9 @@ impl Client {
         if failures >= limits.attempts {
             let times = format!("given up after {failures} attempts");
             return Err(error.with_advice(&times));
+        }
+        if failures == TOLD_FAILURE {
+            util::cli::warn(&format!("{error}; trying again"));
         }
         thread::sleep(match retry_after {
             Some(time) => time.min(LONGEST_RETRY_AFTER),
