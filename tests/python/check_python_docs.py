@@ -66,7 +66,7 @@ def batches(names):
     losses, loader = names["losses"], names["loader"]
     check("batches: five epochs", len(losses) == 5 * len(loader) and loader.epoch == 5, len(losses))
     epochs = np.array(losses).reshape(5, -1).mean(1)
-    check("batches: the model learns", epochs[-1] < epochs[0], epochs)
+    check("batches: the model learns", epochs[-1] < epochs[0], epochs.tolist())
 
 
 def model(names):
