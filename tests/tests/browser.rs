@@ -227,6 +227,13 @@ fn all_rows_are_on_linked_pages_and_in_the_list() {
     );
 }
 
+/// The writer of a folder's only shard.
+fn shard_writer(folder: &Path, spec: &ShardSpec) -> ArrowWriter<fs::File> {
+    let file = fs::File::create(folder.join("train-00000-of-00001.parquet")).unwrap();
+    let properties = writer_properties(spec);
+    ArrowWriter::try_new(file, spec.arrow_schema(), Some(properties)).unwrap()
+}
+
 /// Writes one shard of movies whose ids, texts, classes and errors are hostile.
 fn hostile_shards(folder: &Path) {
     let spec = ShardSpec {
@@ -249,14 +256,7 @@ fn hostile_shards(folder: &Path) {
             row
         })
         .collect();
-    let path = folder.join("train-00000-of-00001.parquet");
-    let properties = writer_properties(&spec);
-    let mut writer = ArrowWriter::try_new(
-        fs::File::create(path).unwrap(),
-        spec.arrow_schema(),
-        Some(properties),
-    )
-    .unwrap();
+    let mut writer = shard_writer(folder, &spec);
     writer.write(&record_batch(&spec, &rows).unwrap()).unwrap();
     writer.close().unwrap();
 }
@@ -376,14 +376,7 @@ fn many_rows(folder: &Path, count: u32) {
     };
     // A real frame, so that its size is real.
     let frame = real_frame();
-    let path = folder.join("train-00000-of-00001.parquet");
-    let properties = writer_properties(&spec);
-    let mut writer = ArrowWriter::try_new(
-        fs::File::create(path).unwrap(),
-        spec.arrow_schema(),
-        Some(properties),
-    )
-    .unwrap();
+    let mut writer = shard_writer(folder, &spec);
     for i in 0..count {
         // The first pages have the media of clips of 10 s; more of them would only take time.
         let (class, frames, mel) = match i {

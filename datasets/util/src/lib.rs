@@ -10,6 +10,7 @@
 //! | [`hash`] | SHA-256 in hexadecimal |
 //! | [`cpu`] | which vector instructions may be used |
 //! | [`memory`] | the resident memory of a process |
+//! | [`number`] | numbers with commas between their thousands |
 //! | [`suggest`] | the word that a mistyped one may mean |
 //! | [`skip`] | reports skipped tests |
 //! | [`job`] | which part of a job array this process does |
@@ -48,6 +49,7 @@ pub mod hash;
 pub mod job;
 pub mod lock;
 pub mod memory;
+pub mod number;
 pub mod rng;
 pub mod skip;
 pub mod suggest;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use datasets::Split;
 use features::ShardSpec;
 use page::{Markup, html};
+use util::number::thousands;
 
 use crate::rows::Row;
 
@@ -40,7 +41,7 @@ pub fn markup<'a>(spec: &ShardSpec, rows: impl Iterator<Item = &'a Row> + Clone)
     }
     let option = |value: String, text: &str, count: usize| {
         html! {
-            @if count > 0 { option value=(value) { (text) " (" (grouped(count)) ")" } }
+            @if count > 0 { option value=(value) { (text) " (" (thousands(count as u64)) ")" } }
         }
     };
     let all = || option(String::new(), "all", total);
@@ -67,30 +68,5 @@ pub fn markup<'a>(spec: &ShardSpec, rows: impl Iterator<Item = &'a Row> + Clone)
             label { "Id " input type="search" name="id" size="12" autocomplete="off"; }
             output aria-live="polite" {}
         }
-    }
-}
-
-/// Returns a count with a comma before each three digits.
-pub fn grouped(count: usize) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_have_commas() {
-        let counts = [0, 12, 999, 1000, 25_959, 1_234_567];
-        let texts = ["0", "12", "999", "1,000", "25,959", "1,234,567"];
-        assert_eq!(counts.map(grouped), texts);
     }
 }

@@ -6,10 +6,10 @@ use datasets::{Modality, Split};
 use features::ShardSpec;
 use page::{Figure, Markup, html};
 use serde_json::{Value, json};
+use util::number::thousands;
 
 use crate::charts;
 use crate::failures::Failures;
-use crate::filters::grouped;
 use crate::rows::Row;
 
 /// Returns the overview. `link` gives the page on which a split begins, if it has one.
@@ -93,7 +93,7 @@ fn splits(
             *count += usize::from(present);
         }
     }
-    let number = |count: usize| html! { td.number { (grouped(count)) } };
+    let number = |count: usize| html! { td.number { (thousands(count as u64)) } };
     html! {
         table.counts {
             thead { tr {
@@ -139,7 +139,7 @@ fn class_counts(balance: &Value) -> Markup {
                     tr {
                         th scope="row" { (class.as_str().unwrap_or_default()) }
                         @for dot in dots {
-                            td.number { (grouped(dot["rows"].as_u64().unwrap_or_default() as usize)) }
+                            td.number { (thousands(dot["rows"].as_u64().unwrap_or_default())) }
                         }
                     }
                 }
@@ -196,8 +196,8 @@ fn causes(failures: &Failures) -> Markup {
                     tr {
                         td { span.badge data-modality=(modality) { (modality) } }
                         td { (cause) }
-                        td.number { (grouped(*rows)) }
-                        td.number { (grouped(*left_out)) }
+                        td.number { (thousands(*rows as u64)) }
+                        td.number { (thousands(*left_out as u64)) }
                     }
                 }
             }

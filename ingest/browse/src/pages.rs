@@ -7,9 +7,10 @@ use datasets::Split;
 use features::ShardSpec;
 use page::{Document, Markup, PreEscaped, html, json};
 use serde_json::Value;
+use util::number::thousands;
 
 use crate::failures::Failures;
-use crate::filters::{self, bits, grouped};
+use crate::filters::{self, bits};
 use crate::overview;
 use crate::rows::Row;
 
@@ -120,7 +121,11 @@ impl FirstPage<'_> {
     fn document(&self, link: impl Fn(Split) -> Option<String>, samples: Markup) -> String {
         let spec = self.spec;
         let [first, second] = spec.modalities;
-        let title = format!("{}: {} samples", spec.dataset, grouped(self.rows.len()));
+        let title = format!(
+            "{}: {} samples",
+            spec.dataset,
+            thousands(self.rows.len() as u64)
+        );
         let body = html! {
             header {
                 h1 { (title) }
@@ -144,7 +149,7 @@ impl FirstPage<'_> {
                 h2 id="samples" { "Samples" }
                 p.note {
                     "Some of each class and split, and of each reason for which something is missing: "
-                    (shown.len()) " of " (grouped(self.rows.len())) " rows. Frames and images are smaller than stored."
+                    (shown.len()) " of " (thousands(self.rows.len() as u64)) " rows. Frames and images are smaller than stored."
                 }
                 (filters::markup(self.spec, shown.iter().map(|&at| &self.rows[at])))
                 (card_list(cards))
@@ -252,7 +257,7 @@ pub fn samples_page(
                 }
             }
             h1 { (spec.dataset) ", " (own.split) }
-            p.note { (grouped(own.samples.len())) " of " (grouped(total)) " samples, sorted by class. The filters are those of this page; the overview filters all rows. Frames and images are smaller than stored." }
+            p.note { (thousands(own.samples.len() as u64)) " of " (thousands(total as u64)) " samples, sorted by class. The filters are those of this page; the overview filters all rows. Frames and images are smaller than stored." }
             details { summary { "First sample of each class" }
                 p.classes { @for ((_, class), (page, row)) in pages.first_of_class.range(of_class) {
                     a href={ (pages.pages[*page].file_name()) "#" (rows[*row].anchor()) } {

@@ -8,7 +8,7 @@ use tests::publisher::{Answer, Request, Server};
 use tests::{EXIT_DONE, run, temp};
 
 use crate::killing::{IN_FLIGHT, KILLS, Requests, assert_no_byte_twice, fetch, kill_repeatedly};
-use crate::packing::{Files, assert_whole, check, synthesize, zip};
+use crate::packing::{Files, assert_whole, check, listed, synthesize, zip};
 
 /// Answers as Google Drive does: a page first, the file at the address of its form.
 fn answer(request: &Request, archive: &Arc<Vec<u8>>, bytes_per_ms: usize) -> Answer {
@@ -88,8 +88,7 @@ fn an_archive_of_clips_in_the_archive_is_unpacked_too_and_a_limit_keeps_few() {
     run(fetch("ave", source, &few).args(["--limit", "6"])).expect(EXIT_DONE);
     let (code, checked) = check("ave", &few);
     assert_eq!((code, &checked["missing"]), (Some(0), &json!([])));
-    let listed = checked["splits"].as_array().unwrap().iter();
-    let listed: u64 = listed.map(|split| split["listed"].as_u64().unwrap()).sum();
+    let listed: u64 = listed(&checked).iter().sum();
     assert!((6..9).contains(&listed), "{listed}");
 }
 

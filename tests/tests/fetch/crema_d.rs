@@ -13,7 +13,7 @@ use util::hash::sha256;
 
 use crate::ave::FetchError;
 use crate::killing::{IN_FLIGHT, Requests, assert_no_byte_twice, fetch, kill_repeatedly};
-use crate::packing::{Files, assert_whole, check, gzip, synthesize, tar};
+use crate::packing::{Files, assert_whole, check, gzip, listed, synthesize, tar};
 
 const COMMIT: &str = datasets::sources::CREMA_D_COMMIT;
 const FOLDERS: [&str; 2] = ["AudioWAV/", "VideoFlash/"];
@@ -255,12 +255,7 @@ fn a_limit_shortens_the_lists_to_what_was_fetched() {
     assert_eq!(fetched["files"], 12);
     let (code, checked) = check("crema-d", &raw);
     assert_eq!((code, &checked["missing"]), (Some(0), &json!([])));
-    let listed = checked["splits"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|split| split["listed"].as_u64().unwrap());
-    assert_eq!(listed.collect::<Vec<_>>(), [3, 3]);
+    assert_eq!(listed(&checked), [3, 3]);
     // Without a limit the rest follows, and the lists are whole again.
     run(&mut fetch("crema-d", &source, &raw)).expect(EXIT_DONE);
     assert_whole("crema-d", &synthetic, &raw, is_fetched);

@@ -11,7 +11,7 @@ use crate::ave::FetchError;
 use crate::killing::{
     IN_FLIGHT, KILLS, Records, Requests, assert_no_byte_twice, fetch, kill_repeatedly, repeated,
 };
-use crate::packing::{Files, assert_whole, check, gzip, largest, synthesize, tar, zip};
+use crate::packing::{Files, assert_whole, check, gzip, largest, listed, synthesize, tar, zip};
 
 /// The synthetic tree in the publisher's layout: a text for each image in place of the titles.
 fn publishers_layout(files: &Files) -> Files {
@@ -153,12 +153,7 @@ fn kaggles_zip_is_fetched_with_the_users_token() {
     .expect(EXIT_DONE);
     let (code, checked) = check("food-101", &few);
     assert_eq!((code, &checked["missing"]), (Some(0), &json!([])));
-    let listed = checked["splits"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|split| split["listed"].as_u64().unwrap());
-    assert_eq!(listed.collect::<Vec<_>>(), [5, 5]);
+    assert_eq!(listed(&checked), [5, 5]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tests::publisher::{Answer, Server};
 use tests::{EXIT_DONE, EXIT_FINDINGS, contents, run, temp};
 
 use crate::killing::{Records, Requests, assert_no_byte_twice, fetch, kill_repeatedly, repeated};
-use crate::packing::{Files, assert_whole, check, gzip, largest, synthesize, tar};
+use crate::packing::{Files, assert_whole, check, gzip, largest, listed, synthesize, tar};
 
 const REPLACEMENTS: &str = "replacement_for_corrupted_k400";
 
@@ -203,12 +203,7 @@ fn a_limit_and_the_classes_need_few_archives() {
     run(fetch("kinetics-sound", &server.url(""), &raw).args(["--limit", "4"])).expect(EXIT_DONE);
     let (code, checked) = check("kinetics-sound", &raw);
     assert_eq!((code, &checked["missing"]), (Some(0), &json!([])));
-    let listed = checked["splits"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|split| split["listed"].as_u64().unwrap());
-    assert_eq!(listed.collect::<Vec<_>>(), [2, 2]);
+    assert_eq!(listed(&checked), [2, 2]);
     assert_eq!(server.bytes_of("/train/part_1.tar.gz"), 0);
 
     // By the tables of Kinetics-400 in place of the lists.
@@ -216,8 +211,6 @@ fn a_limit_and_the_classes_need_few_archives() {
     let mut command = fetch("kinetics-sound", &server.url(""), &classes);
     run(command.args(["--from", "classes"])).expect(EXIT_DONE);
     let (_, checked) = check("kinetics-sound", &classes);
-    let listed = checked["splits"].as_array().unwrap().iter();
-    let listed: u64 = listed.map(|split| split["listed"].as_u64().unwrap()).sum();
-    assert_eq!(listed, 24);
+    assert_eq!(listed(&checked).iter().sum::<u64>(), 24);
     assert_eq!(clips(&classes), 24);
 }

@@ -89,6 +89,14 @@ pub fn check(dataset: &str, raw: &Path) -> (Option<i32>, Value) {
     (checked.status.code(), parts.into())
 }
 
+/// How many samples of each split the lists of a checked tree name.
+pub fn listed(checked: &Value) -> Vec<u64> {
+    let splits = checked["splits"].as_array().unwrap().iter();
+    splits
+        .map(|split| split["listed"].as_u64().unwrap())
+        .collect()
+}
+
 /// Asserts that a fetched tree is as whole as the synthetic one, and has its very files.
 #[track_caller]
 pub fn assert_whole(

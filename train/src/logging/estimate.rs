@@ -1,7 +1,8 @@
 //! The estimated time of a run, from its first steps.
 
-use super::format::{format_duration, thousands};
+use super::format::format_duration;
 use std::time::Instant;
+use util::number::thousands;
 
 /// Steps that are timed. The steps before the first call of [`StartMessage::line`] are not: they
 /// fill buffers and start threads.

@@ -1,17 +1,4 @@
-//! Numbers and durations for people.
-
-/// Formats a number with commas between its thousands, such as `172,159,519`.
-pub fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+//! Durations for people.
 
 /// Formats a duration in its two largest units, such as `45 s`, `12 min`, `3 h 20 min` or
 /// `2 days 5 h`.
@@ -45,12 +32,5 @@ mod tests {
         ] {
             assert_eq!(format_duration(seconds), words);
         }
-    }
-
-    #[test]
-    fn thousands_are_separated_by_commas() {
-        assert_eq!(thousands(7), "7");
-        assert_eq!(thousands(123), "123");
-        assert_eq!(thousands(1_234_567), "1,234,567");
     }
 }

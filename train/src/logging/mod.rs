@@ -7,7 +7,7 @@ mod tensorboard;
 mod throughput;
 
 pub(crate) use estimate::StartMessage;
-pub(crate) use format::{format_duration, thousands};
+pub(crate) use format::format_duration;
 pub use run_log::RunLog;
 
 use std::time::Duration;

@@ -1,7 +1,6 @@
 //! `train run --describe`: the parameter table.
 
 use super::args::RunArgs;
-use crate::logging::thousands;
 use crate::session;
 use crate::settings::Settings;
 use anyhow::Result;
@@ -9,6 +8,7 @@ use features::Shards;
 use model::parameter_table::parameter_table;
 use serde_json::json;
 use std::process::ExitCode;
+use util::number::thousands;
 use util::outln;
 
 /// Prints the number of parameters of each part of the model, and how many of them are learnable.
