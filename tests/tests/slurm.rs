@@ -282,16 +282,17 @@ fn just_of_this_build(folder: &Path) {
 
 /// Lays the golden encoders out as the cache of the Hugging Face hub.
 fn fill_hub_cache(home: &Path) {
+    let commit = "0".repeat(40);
     for owned in [
         "openai/clip-vit-base-patch16",
         "MIT/ast-finetuned-audioset-10-10-0.4593",
     ] {
         let (_, name) = owned.split_once('/').unwrap();
         let cached = home.join(format!("hub/models--{}", owned.replace('/', "--")));
-        let snapshot = cached.join("snapshots/1");
+        let snapshot = cached.join("snapshots").join(&commit);
         fs::create_dir_all(&snapshot).unwrap();
         fs::create_dir_all(cached.join("refs")).unwrap();
-        fs::write(cached.join("refs/main"), "1").unwrap();
+        fs::write(cached.join("refs/main"), &commit).unwrap();
         for file in names(&weights().join(name)) {
             fs::copy(weights().join(name).join(&file), snapshot.join(&file)).unwrap();
         }
