@@ -90,21 +90,29 @@ fn help_has_an_example() {
     for (program, subcommands) in [
         (
             "ingest",
-            &["run", "synth", "check", "inspect", "mask", "cluster"][..],
+            &[
+                "run", "synth", "check", "inspect", "mask", "browse", "publish", "cluster",
+            ][..],
         ),
         ("train", &["run", "eval", "report", "cluster", "doctor"]),
     ] {
-        run(&mut command(program, ["--help"])).expect(EXIT_DONE);
+        has_example(&[program, "--help"]);
         for subcommand in subcommands {
-            let help = run(&mut command(program, [subcommand, "--help"]))
-                .expect(EXIT_DONE)
-                .stdout;
-            assert!(
-                help.to_lowercase().contains("example"),
-                "{program} {subcommand} --help has no example"
-            );
+            has_example(&[program, subcommand, "--help"]);
         }
     }
+    has_example(&["fetch", "--help"]);
+}
+
+#[track_caller]
+fn has_example(words: &[&str]) {
+    let help = run(&mut command(words[0], &words[1..])).expect(EXIT_DONE);
+    let help = help.stdout.to_lowercase();
+    assert!(
+        help.contains("example"),
+        "{} has no example",
+        words.join(" ")
+    );
 }
 
 /// Rewrites a shard with another value of one key of its schema metadata.
