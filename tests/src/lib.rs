@@ -186,6 +186,8 @@ pub fn command<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = 
         .args(arguments)
         .env("U2A_DATA", std::env::temp_dir().join("u2a-no-such-data"))
         .env("HF_HUB_OFFLINE", "1")
+        // Servers of tests are on this machine, which no proxy reaches.
+        .env("NO_PROXY", "127.0.0.1,localhost")
         .env_remove("HF_HOME")
         .env_remove("RUST_BACKTRACE")
         // The tests may run in a job themselves.
