@@ -47,8 +47,8 @@ impl Default for Limits {
 
 /// The longest that a server's `Retry-After` is obeyed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
-/// The failure in a row of which the user is told, so that a long wait is no riddle.
-const TOLD_FAILURE: u32 = 3;
+/// The failure in a row at which a warning is printed, so that the user knows what is waited for.
+const WARNED_FAILURE: u32 = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_REDIRECTS: usize = 10;
 /// Threads for connections and TLS; the callers' threads wait for them.
@@ -85,6 +85,13 @@ impl Request {
         Request {
             url: url.into(),
             ..Request::default()
+        }
+    }
+
+    fn method(&self) -> Method {
+        match self.body {
+            Some(_) => Method::POST,
+            None => Method::GET,
         }
     }
 
@@ -160,12 +167,8 @@ impl Client {
     /// # Errors
     /// The answer is neither a success nor, with [`Redirects::None`], a redirection.
     pub fn send(&self, request: &Request) -> Result<Response, Error> {
-        let method = match request.body {
-            Some(_) => Method::POST,
-            None => Method::GET,
-        };
         self.repeat(&request.url, || {
-            self.send_once(method.clone(), request, 0, None)
+            self.send_once(request.method(), request, 0, None)
         })
     }
 
@@ -185,12 +188,8 @@ impl Client {
     /// # Errors
     /// Those of [`Client::send`], and an answer that is longer or no UTF-8.
     pub fn text(&self, request: &Request, limit: u64) -> Result<String, Error> {
-        let method = match request.body {
-            Some(_) => Method::POST,
-            None => Method::GET,
-        };
         self.repeat(&request.url, || {
-            let response = self.send_once(method.clone(), request, 0, None)?;
+            let response = self.send_once(request.method(), request, 0, None)?;
             let mut text = Vec::new();
             response
                 .take(limit + 1)
@@ -242,7 +241,7 @@ impl Client {
             let times = format!("given up after {failures} attempts");
             return Err(error.with_advice(&times));
         }
-        if failures == TOLD_FAILURE {
+        if failures == WARNED_FAILURE {
             util::cli::warn(&format!("{error}; trying again"));
         }
         thread::sleep(match retry_after {

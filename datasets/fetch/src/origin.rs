@@ -52,7 +52,7 @@ impl std::fmt::Display for Base {
 pub enum Remote {
     /// A file of a server.
     Request(Request),
-    /// A file on this machine.
+    /// A file of a folder on this machine.
     File(PathBuf),
 }
 

@@ -125,7 +125,7 @@ impl Record {
     }
 
     /// Returns the address from which an earlier process has fetched a part of an archive.
-    pub fn begun(raw: &Path, key: &str, options: &str) -> Option<String> {
+    pub fn interrupted_address(raw: &Path, key: &str, options: &str) -> Option<String> {
         let saved = fs::read(raw.join(FOLDER).join(format!("{key}.json"))).ok()?;
         let saved: SavedState = serde_json::from_slice(&saved).ok()?;
         (saved.options == options).then_some(saved.address)

@@ -89,7 +89,7 @@ fn choose(member: &Member, is_wanted: &dyn Fn(&str) -> bool) -> Option<String> {
         return Some(INNER.to_owned());
     }
     if name.ends_with(".txt") {
-        return Some(format!("{}{}", lists::WHOLE, member.path));
+        return Some(format!("{}{}", lists::ORIGINALS, member.path));
     }
     id_of_clip(&member.path)
         .is_some_and(is_wanted)

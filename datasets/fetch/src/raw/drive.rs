@@ -10,8 +10,8 @@ const MAX_PAGE: u64 = 4 << 20;
 
 /// The page of a file that too many have fetched today.
 const QUOTA: [&str; 2] = ["too many users have viewed or downloaded", "quota exceeded"];
-/// The pages of a file that is gone or private.
-const GONE: [&str; 4] = [
+/// The pages of a file that does not exist any more or is private.
+const UNAVAILABLE: [&str; 4] = [
     "does not exist",
     "you need access",
     "file is in the trash",
@@ -53,7 +53,7 @@ fn refusal(page: &str, address: &str, run: &Run) -> Error {
         );
         return Error::new(address, Kind::Temporary(None), message);
     }
-    if has(&GONE) {
+    if has(&UNAVAILABLE) {
         let message = format!(
             "Google Drive has no such file any more, or not for everybody; name another copy by --source, or try by hand: {by_hand}"
         );

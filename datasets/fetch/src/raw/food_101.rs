@@ -1,17 +1,18 @@
 //! UPMC Food-101: the publisher's tar.gz, or the zip of Kaggle.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use datasets::sources::FOOD_101_KAGGLE;
 
 use super::kaggle;
 use super::lists;
+use super::pairs::Pairs;
 use super::run::{Finding, Report, Run, first_working};
 use super::zipped::{self, Chooser};
 use crate::archive::names::base;
 use crate::archive::record::Record;
 use crate::archive::tar::Member;
-use crate::archive::unpack::{Choice, Wanted, unpack};
+use crate::archive::unpack::Choice;
 use crate::archive::zip;
 use crate::client::Request;
 use crate::error::{Error, Kind};
@@ -51,45 +52,34 @@ pub fn fetch(run: &Run) -> Result<Report, Error> {
 }
 
 fn fetch_tar(run: &Run) -> Result<Record, Error> {
-    let options = run.options();
     first_working(run, &run.bases("publisher"), |place| {
-        let wanted = Wanted {
-            remote: &place.file(ARCHIVE),
-            key: ARCHIVE,
-            raw: run.raw,
-            options: &options,
-        };
-        let transfer = run.progress.transfer(ARCHIVE);
-        unpack(run.client, &wanted, &transfer, &mut |member, record| {
-            choose_of_tar(run, member, record)
+        let mut dishes = Pairs::default();
+        run.unpack(&place.file(ARCHIVE), ARCHIVE, &mut |member, record| {
+            choose_of_tar(run, &mut dishes, member, record)
         })
     })
 }
 
 /// Keeps images and their texts. With `--limit` it ends when so many have both; the others, which lie
 /// far from each other in the archive, are kept too.
-fn choose_of_tar(run: &Run, member: &Member, record: &Record) -> Choice {
-    let kind = |path: &str| match path.rsplit_once('.') {
-        Some((_, "jpg")) if path.contains("images/") => Some(0),
-        Some((_, "txt")) if path.contains("texts_txt/") => Some(1),
-        _ => None,
+fn choose_of_tar(run: &Run, dishes: &mut Pairs, member: &Member, record: &Record) -> Choice {
+    let path = &member.path;
+    let is_wanted = match path.rsplit_once('.') {
+        Some((_, "jpg")) => path.contains("images/"),
+        Some((_, "txt")) => path.contains("texts_txt/"),
+        _ => false,
     };
-    if kind(&member.path).is_none() {
+    if !is_wanted {
         return Choice::Skip;
     }
     if let Some(limit) = run.limit {
-        let mut seen: BTreeMap<&str, BTreeSet<i32>> = BTreeMap::new();
-        for path in record.kept.keys() {
-            let stem = base(path).rsplit_once('.').map(|(stem, _)| stem);
-            if let (Some(stem), Some(kind)) = (stem, kind(path)) {
-                seen.entry(stem).or_default().insert(kind);
-            }
-        }
-        if seen.values().filter(|kinds| kinds.len() > 1).count() >= limit {
+        dishes.read(record);
+        if dishes.complete() >= limit {
             return Choice::Stop;
         }
+        dishes.add(path);
     }
-    Choice::Keep(member.path.clone())
+    Choice::Keep(path.clone())
 }
 
 fn fetch_zip(run: &Run) -> Result<Record, Error> {
@@ -146,7 +136,7 @@ fn fetch_zip(run: &Run) -> Result<Record, Error> {
 fn choose_of_zip(member: &Member, is_wanted: &dyn Fn(&str) -> bool) -> Option<String> {
     let (_, extension) = member.path.rsplit_once('.')?;
     match extension {
-        "csv" | "json" | "jsonl" | "txt" => Some(format!("{}{}", lists::WHOLE, member.path)),
+        "csv" | "json" | "jsonl" | "txt" => Some(format!("{}{}", lists::ORIGINALS, member.path)),
         _ if base(&member.path).starts_with('.') => None,
         _ => is_wanted(&member.path).then(|| member.path.clone()),
     }

@@ -13,7 +13,7 @@ use super::run::{Finding, Report, Run, first_working};
 use crate::archive::names::base;
 use crate::archive::record::Record;
 use crate::archive::tar::Member;
-use crate::archive::unpack::{Choice, Wanted, unpack};
+use crate::archive::unpack::Choice;
 use crate::error::{Error, Kind};
 use crate::origin::{Base, Remote};
 
@@ -64,7 +64,7 @@ fn fetch_from(run: &Run, place: &Base) -> Result<Report, Error> {
 
 /// The clips that are kept.
 struct WantedClips {
-    /// The clips of each split.
+    /// Those of the training split, then those of the test split.
     clips: [BTreeSet<Clip>; 2],
     /// Name and text of each list.
     texts: Vec<(String, String)>,
@@ -183,7 +183,7 @@ impl WantedClips {
     }
 }
 
-/// An archive of a split.
+/// One of the archives over which the clips of a split are spread.
 #[derive(Debug, Clone)]
 struct Part {
     split: usize,
@@ -228,17 +228,9 @@ fn fetch_replacements(run: &Run, place: &Base, wanted: &WantedClips) -> Result<R
         .map(|(id, _)| id.as_str())
         .collect();
     let name = format!("{REPLACEMENTS}.tgz");
-    let transfer = run.progress.transfer(&name);
-    let archive = Wanted {
-        remote: &place.file(&name),
-        key: &name,
-        raw: run.raw,
-        options: &run.options(),
-    };
-    unpack(
-        run.client,
-        &archive,
-        &transfer,
+    run.unpack(
+        &place.file(&name),
+        &name,
         &mut |member, _| match parse(base(&member.path)) {
             Some((id, _)) if ids.contains(id.as_str()) => {
                 let name = base(&member.path);
@@ -359,14 +351,7 @@ fn fetch_part(
     part: &Part,
     choose: &mut dyn FnMut(&Member, &Record) -> Choice,
 ) -> Result<Record, Error> {
-    let transfer = run.progress.transfer(&part.key);
-    let archive = Wanted {
-        remote: &part.remote,
-        key: &part.key,
-        raw: run.raw,
-        options: &run.options(),
-    };
-    unpack(run.client, &archive, &transfer, choose)
+    run.unpack(&part.remote, &part.key, choose)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -43,7 +43,7 @@ pub fn fetch(run: &Run, lists: &[KnownFile]) -> Result<Option<Vec<String>>, Erro
 
 /// Where lists of an archive lie as the publisher made them. With `--limit` those in the tree are
 /// shorter.
-pub const WHOLE: &str = ".fetch/lists/";
+pub const ORIGINALS: &str = ".fetch/lists/";
 
 /// Writes the lists of an archive to their places in the tree, without the lines that `is_kept` does
 /// not accept.
@@ -52,7 +52,7 @@ pub const WHOLE: &str = ".fetch/lists/";
 /// A list cannot be read or written.
 pub fn publish(run: &Run, record: &Record, is_kept: &dyn Fn(&str) -> bool) -> Result<(), Error> {
     for path in record.kept.keys() {
-        let Some(place) = path.strip_prefix(WHOLE) else {
+        let Some(place) = path.strip_prefix(ORIGINALS) else {
             continue;
         };
         let from = run.raw.join(path);

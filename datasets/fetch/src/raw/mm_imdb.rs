@@ -1,17 +1,15 @@
 //! MM-IMDb: a tar.gz, unpacked while it is fetched.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use serde_json::Value;
 
 use super::lists;
+use super::pairs::Pairs;
 use super::run::{Report, Run, first_working};
-use crate::archive::names::base;
 use crate::archive::record::Record;
 use crate::archive::tar::Member;
-use crate::archive::unpack::{Choice, Wanted, unpack};
+use crate::archive::unpack::Choice;
 use crate::error::{Error, Kind};
 use crate::origin::Base;
 
@@ -27,23 +25,16 @@ pub fn fetch(run: &Run) -> Result<Report, Error> {
     let options = run.options();
     let mut places = run.bases("publisher");
     // Another server's copy may be another version, so that it would be fetched from its beginning.
-    if let Some(begun) = Record::begun(run.raw, ARCHIVE, &options) {
+    if let Some(begun) = Record::interrupted_address(run.raw, ARCHIVE, &options) {
         let is_begun = |place: &Base| place.file(ARCHIVE).address() == begun;
         if places.iter().any(is_begun) {
             places.retain(is_begun);
         }
     }
     let record = first_working(run, &places, |place| {
-        let wanted = Wanted {
-            remote: &place.file(ARCHIVE),
-            key: ARCHIVE,
-            raw: run.raw,
-            options: &options,
-        };
-        let transfer = run.progress.transfer(ARCHIVE);
-        let films = RefCell::new(Pairs::default());
-        unpack(run.client, &wanted, &transfer, &mut |member, record| {
-            choose(run, &films, member, record)
+        let mut films = Pairs::default();
+        run.unpack(&place.file(ARCHIVE), ARCHIVE, &mut |member, record| {
+            choose(run, &mut films, member, record)
         })
     })?;
     publish_split(run, &record)?;
@@ -53,14 +44,13 @@ pub fn fetch(run: &Run) -> Result<Report, Error> {
     })
 }
 
-fn choose(run: &Run, films: &RefCell<Pairs>, member: &Member, record: &Record) -> Choice {
-    let split = format!("{}{SPLIT}", lists::WHOLE);
+fn choose(run: &Run, films: &mut Pairs, member: &Member, record: &Record) -> Choice {
+    let split = format!("{}{SPLIT}", lists::ORIGINALS);
     let mut parts = member.path.rsplit('/');
     let (name, folder) = (parts.next().unwrap_or_default(), parts.next());
-    let (id, extension) = name.rsplit_once('.').unwrap_or((name, ""));
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
     let is_film = folder == Some("dataset") && matches!(extension, "json" | "jpeg");
     if let Some(limit) = run.limit {
-        let mut films = films.borrow_mut();
         films.read(record);
         let is_full = films.complete() >= limit;
         if is_full && record.kept.contains_key(&split) {
@@ -70,7 +60,7 @@ fn choose(run: &Run, films: &RefCell<Pairs>, member: &Member, record: &Record) -
             return Choice::Skip;
         }
         if is_film {
-            films.add(id, extension);
+            films.add(name);
         }
     }
     match name {
@@ -81,40 +71,10 @@ fn choose(run: &Run, films: &RefCell<Pairs>, member: &Member, record: &Record) -
     }
 }
 
-/// The films of which the poster or the text was seen, and the kinds of these files.
-#[derive(Default)]
-struct Pairs {
-    seen: BTreeMap<String, BTreeSet<String>>,
-    has_read: bool,
-}
-
-impl Pairs {
-    /// Reads what an earlier process has kept.
-    fn read(&mut self, record: &Record) {
-        if std::mem::replace(&mut self.has_read, true) {
-            return;
-        }
-        for path in record.kept.keys() {
-            if let Some((id, extension)) = base(path).rsplit_once('.') {
-                self.add(id, extension);
-            }
-        }
-    }
-
-    fn add(&mut self, id: &str, extension: &str) {
-        let kinds = self.seen.entry(id.to_owned()).or_default();
-        kinds.insert(extension.to_owned());
-    }
-
-    fn complete(&self) -> usize {
-        self.seen.values().filter(|kinds| kinds.len() > 1).count()
-    }
-}
-
 /// Writes the split into the tree, beside the folder of the films. With `--limit` it names those
 /// films alone that have poster and text.
 fn publish_split(run: &Run, record: &Record) -> Result<(), Error> {
-    let from = run.raw.join(lists::WHOLE).join(SPLIT);
+    let from = run.raw.join(lists::ORIGINALS).join(SPLIT);
     let mut text = fs::read(&from).map_err(|error| {
         let message = format!("the archive holds no {SPLIT} ({error})");
         Error::new(ARCHIVE, Kind::Mismatch, message)
@@ -132,7 +92,7 @@ fn publish_split(run: &Run, record: &Record) -> Result<(), Error> {
         films.read(record);
         let is_complete = |id: &Value| {
             let id = id.as_str().unwrap_or_default();
-            films.seen.get(id).is_some_and(|kinds| kinds.len() > 1)
+            films.is_complete(id)
         };
         let mut split: Value = serde_json::from_slice(&text)
             .map_err(|error| Error::new(ARCHIVE, Kind::Mismatch, format!("{SPLIT}: {error}")))?;

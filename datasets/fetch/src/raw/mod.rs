@@ -9,6 +9,7 @@ mod kinetics_sound;
 mod lfs;
 mod lists;
 mod mm_imdb;
+mod pairs;
 mod run;
 mod zipped;
 

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use datasets::sources::Sources;
 use serde::Serialize;
 
-use crate::archive::record;
+use crate::archive::record::{self, Record};
+use crate::archive::tar::Member;
+use crate::archive::unpack::{Choice, Wanted, unpack};
 use crate::client::Client;
 use crate::error::{Error, Kind};
-use crate::origin::Base;
+use crate::origin::{Base, Remote};
 use crate::progress::Progress;
 
 /// A run of `fetch` for one dataset.
@@ -73,6 +75,26 @@ impl Run<'_> {
             .limit
             .map_or("all".to_owned(), |limit| limit.to_string());
         format!("limit {limit}, from {}", self.from.unwrap_or("default"))
+    }
+
+    /// Unpacks an archive into the raw folder while it is fetched. `key` names its record.
+    ///
+    /// # Errors
+    /// Those of [`unpack`].
+    pub fn unpack(
+        &self,
+        remote: &Remote,
+        key: &str,
+        choose: &mut dyn FnMut(&Member, &Record) -> Choice,
+    ) -> Result<Record, Error> {
+        let transfer = self.progress.transfer(key);
+        let archive = Wanted {
+            remote,
+            key,
+            raw: self.raw,
+            options: &self.options(),
+        };
+        unpack(self.client, &archive, &transfer, choose)
     }
 
     /// An error of a file below the raw folder.
