@@ -125,14 +125,14 @@ impl Sounds for RawSounds {
                 *sound = replies
                     .into_iter()
                     .next()
-                    .map_or_else(|| Err("no reply".to_owned()), heard);
+                    .map_or_else(|| Err("no reply".to_owned()), sound_of);
             }
         }
         Ok(sounds)
     }
 }
 
-fn heard(reply: Reply) -> Result<Sound, String> {
+fn sound_of(reply: Reply) -> Result<Sound, String> {
     let content = reply.outcome.map_err(|failure| failure.to_string())?;
     let bytes = content.blobs.into_iter().next().unwrap_or_default();
     Ok(Sound {

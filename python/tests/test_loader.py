@@ -98,7 +98,7 @@ class Resuming(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "has no"):
             loader().load_state_dict({})
 
-    def test_after_a_break_the_epoch_begins_anew(self):
+    def test_a_loop_after_a_break_restarts_the_epoch(self):
         own = loader()
         for _ in own:
             break

@@ -77,7 +77,7 @@ impl Answer {
         }
     }
 
-    /// A redirection.
+    /// A redirection to another address.
     pub fn redirect(status: u16, to: &str) -> Answer {
         Answer::status(status).header("Location", to)
     }
@@ -263,7 +263,7 @@ fn send(
     let mut head = String::new();
     if answer.ranges && answer.status == 200 {
         head += "Accept-Ranges: bytes\r\n";
-        if let Some(start) = asked_range(request, answer) {
+        if let Some(start) = requested_range(request, answer) {
             if start.start >= total {
                 sent.status = 416;
                 head += &format!("Content-Range: bytes */{total}\r\n");
@@ -316,7 +316,7 @@ fn send(
 }
 
 /// The range that the client asks for, unless it has another version of the file.
-fn asked_range(request: &Request, answer: &Answer) -> Option<std::ops::Range<usize>> {
+fn requested_range(request: &Request, answer: &Answer) -> Option<std::ops::Range<usize>> {
     let range = request.headers.get("range")?.strip_prefix("bytes=")?;
     if let Some(wanted) = request.headers.get("if-range") {
         let is_version = |name: &str| {

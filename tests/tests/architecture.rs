@@ -63,33 +63,22 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// The packages of crates that decode no media and read no shards.
+const NO_MEDIA: &[&str] = &[
+    "ffmpeg",
+    "arrow",
+    "parquet",
+    "polars",
+    "image",
+    "candle",
+    "tokenizers",
+];
+
 /// The packages that a crate must not bring in, directly or through others, by the start of their
 /// names.
 const FORBIDDEN: &[(&str, &[&str])] = &[
-    (
-        "datasets",
-        &[
-            "ffmpeg",
-            "arrow",
-            "parquet",
-            "polars",
-            "image",
-            "candle",
-            "tokenizers",
-        ],
-    ),
-    (
-        "fetch",
-        &[
-            "ffmpeg",
-            "arrow",
-            "parquet",
-            "polars",
-            "image",
-            "candle",
-            "tokenizers",
-        ],
-    ),
+    ("datasets", NO_MEDIA),
+    ("fetch", NO_MEDIA),
     ("page", &["ffmpeg", "polars", "candle"]),
     ("browse", &["ffmpeg", "polars", "candle"]),
     ("u2a_features", &["ffmpeg", "polars", "candle"]),

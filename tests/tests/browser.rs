@@ -302,7 +302,7 @@ fn check_hostile_pages(folder: &Path) {
 
 /// A page that does what no page may: the checks above would see it.
 #[test]
-fn errors_and_requests_are_seen() {
+fn console_errors_and_network_requests_are_reported() {
     if !has_browser() {
         return;
     }

@@ -17,7 +17,7 @@ use crate::rows::Row;
 const SCRIPT: &str = include_str!("../assets/browse.js");
 const STYLE: &str = include_str!("../assets/browse.css");
 
-/// A page of samples.
+/// One of the linked pages that show the samples of a split.
 pub struct SamplesPage {
     /// The split of all its samples.
     pub split: Split,

@@ -24,7 +24,7 @@ pub const FAILURES_LINES: &str = "failures.jsonl";
 /// Checks that the target holds no other shards, and that it does not lie in the source.
 ///
 /// # Errors
-/// It does.
+/// It holds other shards or lies in the source, or it cannot be read.
 pub fn check(dataset: &Dataset, source: &Path, target: &Path) -> anyhow::Result<()> {
     // In a folder below, the shards would be found twice by patterns that look into folders.
     if place_of(target)?.starts_with(place_of(source)?) {

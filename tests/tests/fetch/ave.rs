@@ -8,7 +8,7 @@ use tests::publisher::{Answer, Request, Server};
 use tests::{EXIT_DONE, run, temp};
 
 use crate::killing::{IN_FLIGHT, KILLS, Requests, assert_no_byte_twice, fetch, kill_repeatedly};
-use crate::packing::{Files, assert_whole, check, listed, synthesize, zip};
+use crate::packing::{Files, assert_same_tree, check, listed, synthesize, zip};
 
 /// Answers as Google Drive does: a page first, the file at the address of its form.
 fn answer(request: &Request, archive: &Arc<Vec<u8>>, bytes_per_ms: usize) -> Answer {
@@ -59,7 +59,7 @@ fn the_confirm_page_is_answered_and_the_zip_goes_on_after_every_kill() {
     let start = || fetch("ave", &server.url(""), &raw);
     let (killed, _) = kill_repeatedly(&requests, Duration::from_millis(400), start, || ());
     assert_eq!(killed, KILLS);
-    assert_whole("ave", &synthetic, &raw, |_| true);
+    assert_same_tree("ave", &synthetic, &raw, |_| true);
     assert_no_byte_twice(&server, "/uc/download", size, IN_FLIGHT);
     assert!(!raw.join(".fetch/AVE_Dataset.zip").exists() && !raw.join("AVE_Dataset.zip").exists());
     // Once more there is nothing to do.
@@ -82,7 +82,7 @@ fn an_archive_of_clips_in_the_archive_is_unpacked_too_and_a_limit_keeps_few() {
     std::fs::write(mirror.join("AVE_Dataset.zip"), zip(&outer, "AVE_Dataset/")).unwrap();
     let source = mirror.to_str().unwrap();
     run(fetch("ave", source, &raw).arg("--keep-archives")).expect(EXIT_DONE);
-    assert_whole("ave", &synthetic, &raw, |_| true);
+    assert_same_tree("ave", &synthetic, &raw, |_| true);
     assert!(raw.join("AVE_Dataset.zip").is_file());
     let few = folder.path().join("few");
     run(fetch("ave", source, &few).args(["--limit", "6"])).expect(EXIT_DONE);

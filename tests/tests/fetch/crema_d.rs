@@ -13,7 +13,7 @@ use util::hash::sha256;
 
 use crate::ave::FetchError;
 use crate::killing::{IN_FLIGHT, Requests, assert_no_byte_twice, fetch, kill_repeatedly};
-use crate::packing::{Files, assert_whole, check, gzip, listed, synthesize, tar};
+use crate::packing::{Files, assert_same_tree, check, gzip, listed, synthesize, tar};
 
 const COMMIT: &str = datasets::sources::CREMA_D_COMMIT;
 const FOLDERS: [&str; 2] = ["AudioWAV/", "VideoFlash/"];
@@ -184,7 +184,7 @@ fn media_come_from_git_lfs_and_go_on_after_every_kill() {
     let (killed, output) = kill_repeatedly(&requests, Duration::from_millis(600), start, || ());
     assert!(killed >= 8, "{killed}");
     assert_eq!(output.json()["files"], 60);
-    assert_whole("crema-d", &synthetic, &raw, is_fetched);
+    assert_same_tree("crema-d", &synthetic, &raw, is_fetched);
     assert_no_byte_twice_of_objects(&server, &sizes, &files);
     assert!(
         !raw.join("AudioMP3").exists(),
@@ -221,7 +221,7 @@ fn assert_no_byte_twice_of_objects(server: &Server, sizes: &[(String, usize)], f
 }
 
 #[test]
-fn an_object_that_is_gone_is_listed_and_the_others_are_fetched() {
+fn missing_lfs_object_is_listed_and_the_others_are_fetched() {
     let folder = temp();
     let (synthetic, raw) = (folder.path().join("synth"), folder.path().join("raw"));
     let files = synthesize("crema-d", 12, &synthetic);
@@ -258,7 +258,7 @@ fn a_limit_shortens_the_lists_to_what_was_fetched() {
     assert_eq!(listed(&checked), [3, 3]);
     // Without a limit the rest follows, and the lists are whole again.
     run(&mut fetch("crema-d", &source, &raw)).expect(EXIT_DONE);
-    assert_whole("crema-d", &synthetic, &raw, is_fetched);
+    assert_same_tree("crema-d", &synthetic, &raw, is_fetched);
 }
 
 #[test]
@@ -307,5 +307,5 @@ fn a_folder_with_the_same_files_takes_the_place_of_the_server() {
         write(&mirror.join(list), &files[list]);
     }
     run(&mut fetch("crema-d", mirror.to_str().unwrap(), &raw)).expect(EXIT_DONE);
-    assert_whole("crema-d", &synthetic, &raw, is_fetched);
+    assert_same_tree("crema-d", &synthetic, &raw, is_fetched);
 }

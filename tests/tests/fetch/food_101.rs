@@ -11,7 +11,7 @@ use crate::ave::FetchError;
 use crate::killing::{
     IN_FLIGHT, KILLS, Records, Requests, assert_no_byte_twice, fetch, kill_repeatedly, repeated,
 };
-use crate::packing::{Files, assert_whole, check, gzip, largest, listed, synthesize, tar, zip};
+use crate::packing::{Files, assert_same_tree, check, gzip, largest, listed, synthesize, tar, zip};
 
 /// The synthetic tree in the publisher's layout: a text for each image in place of the titles.
 fn publishers_layout(files: &Files) -> Files {
@@ -62,7 +62,7 @@ fn the_publishers_tar_gz_goes_on_after_every_kill() {
     });
     assert_eq!(killed, KILLS);
     assert!(records.assert_exact() > 5);
-    assert_whole("food-101", &layout, &raw, |path| {
+    assert_same_tree("food-101", &layout, &raw, |path| {
         !path.starts_with("texts_html")
     });
     assert!(!raw.join("UPMC_Food101/texts_html").exists());
@@ -143,7 +143,7 @@ fn kaggles_zip_is_fetched_with_the_users_token() {
     };
     let (killed, _) = kill_repeatedly(&requests, Duration::from_millis(250), start, || ());
     assert!(killed > 5, "{killed}");
-    assert_whole("food-101", &synthetic, &raw, |_| true);
+    assert_same_tree("food-101", &synthetic, &raw, |_| true);
     assert_no_byte_twice(&server, "/signed/archive.zip", size, IN_FLIGHT);
     let few = folder.path().join("few");
     let mut command = kaggle(&few);
@@ -157,7 +157,7 @@ fn kaggles_zip_is_fetched_with_the_users_token() {
 }
 
 #[test]
-fn a_publisher_that_is_gone_is_said_with_the_other_source() {
+fn unreachable_publisher_error_names_kaggle() {
     let folder = temp();
     let server = Server::start(|_| Answer::status(404));
     let mut command = fetch("food-101", &server.url(""), &folder.path().join("raw"));

@@ -27,7 +27,7 @@ const IN_FLIGHT_OF_ARCHIVE: usize = 1 << 20;
 pub struct Requests(Arc<AtomicUsize>);
 
 impl Requests {
-    /// Counts one.
+    /// Counts a request; a handler of the server calls it first.
     pub fn count(&self, _: &Request) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }

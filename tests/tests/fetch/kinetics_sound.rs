@@ -10,7 +10,7 @@ use tests::publisher::{Answer, Server};
 use tests::{EXIT_DONE, EXIT_FINDINGS, contents, run, temp};
 
 use crate::killing::{Records, Requests, assert_no_byte_twice, fetch, kill_repeatedly, repeated};
-use crate::packing::{Files, assert_whole, check, gzip, largest, listed, synthesize, tar};
+use crate::packing::{Files, assert_same_tree, check, gzip, largest, listed, synthesize, tar};
 
 const REPLACEMENTS: &str = "replacement_for_corrupted_k400";
 
@@ -138,7 +138,7 @@ fn clips_of_the_lists_are_kept_and_archives_go_on_after_every_kill() {
     assert!(records.assert_exact() > 3);
     assert_eq!(output.json()["files"], 24);
     assert_eq!(clips(&raw), 24);
-    assert_whole("kinetics-sound", &synthetic, &raw, is_fetched(&files));
+    assert_same_tree("kinetics-sound", &synthetic, &raw, is_fetched(&files));
     for (path, bytes) in published.iter().filter(|(path, _)| path.ends_with("gz")) {
         assert_no_byte_twice(
             &server,

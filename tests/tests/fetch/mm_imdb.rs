@@ -8,7 +8,7 @@ use tests::temp;
 
 use crate::ave::FetchError;
 use crate::killing::{Records, Requests, assert_no_byte_twice, fetch, kill_repeatedly, repeated};
-use crate::packing::{assert_whole, gzip, largest, synthesize, tar};
+use crate::packing::{assert_same_tree, gzip, largest, synthesize, tar};
 
 /// The archive's record, and its path on the server.
 const RECORD: (&str, &str) = ("mmimdb.tar.gz", "/mmimdb.tar.gz");
@@ -52,7 +52,7 @@ fn a_tar_gz_of_a_thousand_members_goes_on_after_every_kill() {
     });
     assert_eq!(killed, crate::killing::KILLS);
     assert!(records.assert_exact() > 5);
-    assert_whole("mm-imdb", &synthetic, &raw, |_| true);
+    assert_same_tree("mm-imdb", &synthetic, &raw, |_| true);
     assert_no_byte_twice(
         &server,
         "/mmimdb.tar.gz",
@@ -84,7 +84,7 @@ fn a_plain_tar_goes_on_at_its_last_member() {
     });
     assert!(killed > 5, "{killed}");
     assert!(records.assert_exact() > 3);
-    assert_whole("mm-imdb", &synthetic, &raw, |_| true);
+    assert_same_tree("mm-imdb", &synthetic, &raw, |_| true);
     assert_no_byte_twice(
         &server,
         "/mmimdb.tar.gz",
@@ -94,7 +94,7 @@ fn a_plain_tar_goes_on_at_its_last_member() {
 }
 
 #[test]
-fn an_archive_that_changes_on_the_server_is_fetched_anew() {
+fn changed_archive_is_fetched_from_its_beginning() {
     let folder = temp();
     let (synthetic, raw) = (folder.path().join("synth"), folder.path().join("raw"));
     let files = synthesize("mm-imdb", 24, &synthetic);
@@ -116,13 +116,13 @@ fn an_archive_that_changes_on_the_server_is_fetched_anew() {
     });
     assert!(!ended);
     tests::run(&mut fetch("mm-imdb", &server.url(""), &raw)).expect(0);
-    assert_whole("mm-imdb", &synthetic, &raw, |_| true);
+    assert_same_tree("mm-imdb", &synthetic, &raw, |_| true);
     let old = std::fs::read_dir(raw.join("mmimdb/dataset"));
     assert!(!old.is_ok_and(|mut entries| entries.next().is_some()));
 }
 
 #[test]
-fn a_limit_ends_the_fetch_early_in_a_tree_that_is_whole() {
+fn limited_fetch_stops_early_with_a_complete_tree() {
     let folder = temp();
     let (synthetic, raw) = (folder.path().join("synth"), folder.path().join("raw"));
     let files = synthesize("mm-imdb", 100, &synthetic);
@@ -149,7 +149,7 @@ fn a_limit_ends_the_fetch_early_in_a_tree_that_is_whole() {
 }
 
 #[test]
-fn an_archive_that_was_begun_is_not_begun_again_at_another_source() {
+fn interrupted_archive_is_not_restarted_at_another_source() {
     let folder = temp();
     let (synthetic, raw) = (folder.path().join("synth"), folder.path().join("raw"));
     let files = synthesize("mm-imdb", 40, &synthetic);
@@ -180,7 +180,7 @@ fn an_archive_that_was_begun_is_not_begun_again_at_another_source() {
     tests::run(&mut start()).expect_fetch_error(&["/a/mmimdb.tar.gz", "404"]);
     assert!(record.is_file(), "what was fetched is kept");
     tests::run(&mut start()).expect(0);
-    assert_whole("mm-imdb", &synthetic, &raw, |_| true);
+    assert_same_tree("mm-imdb", &synthetic, &raw, |_| true);
     assert_eq!(server.bytes_of("/b/mmimdb.tar.gz"), 0);
     let last = server.sent().pop().unwrap();
     assert!(last.start > size / 4, "{}", last.start);

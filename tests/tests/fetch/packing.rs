@@ -74,7 +74,7 @@ pub fn zip(files: &Files, folder: &str) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-/// The largest file.
+/// The size of the largest file in bytes.
 pub fn largest(files: &Files) -> usize {
     files.values().map(Vec::len).max().unwrap()
 }
@@ -97,9 +97,9 @@ pub fn listed(checked: &Value) -> Vec<u64> {
         .collect()
 }
 
-/// Asserts that a fetched tree is as whole as the synthetic one, and has its very files.
+/// Asserts that a fetched tree has the same result of `check` as the synthetic one, and the same files.
 #[track_caller]
-pub fn assert_whole(
+pub fn assert_same_tree(
     dataset: &str,
     synthetic: &Path,
     raw: &Path,

@@ -24,7 +24,7 @@ pub struct Dots {
     pub rows: Vec<Row>,
 }
 
-/// The dots of one colour.
+/// What dots of one colour and symbol stand for, such as scores with audio alone.
 #[derive(Clone, Serialize)]
 pub struct Series {
     /// The name.
