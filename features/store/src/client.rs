@@ -1,5 +1,6 @@
 //! Connections to object stores: one client for each bucket, and the runtime that they share.
 
+use crate::connector::Connector;
 use crate::credentials;
 use crate::failure::{incomplete, without_credentials};
 use crate::url::{Scheme, Url};
@@ -107,6 +108,7 @@ fn connect(url: &Url) -> Result<Client, Error> {
     Ok(match url.scheme {
         Scheme::S3 => {
             let builder = AmazonS3Builder::from_env()
+                .with_http_connector(Connector)
                 .with_bucket_name(url.host())
                 .with_retry(retry);
             let options = client_options("AWS_", limits);
@@ -119,6 +121,7 @@ fn connect(url: &Url) -> Result<Client, Error> {
         }
         Scheme::Gs => {
             let builder = GoogleCloudStorageBuilder::from_env()
+                .with_http_connector(Connector)
                 .with_bucket_name(url.host())
                 .with_retry(retry);
             let options = client_options("GOOGLE_", limits);
@@ -131,6 +134,7 @@ fn connect(url: &Url) -> Result<Client, Error> {
         }
         Scheme::Az => {
             let builder = MicrosoftAzureBuilder::from_env()
+                .with_http_connector(Connector)
                 .with_container_name(url.host())
                 .with_retry(retry);
             let options = client_options("AZURE_", limits);
@@ -144,6 +148,7 @@ fn connect(url: &Url) -> Result<Client, Error> {
         Scheme::Http => {
             let options = limits(ClientOptions::new().with_allow_http(true));
             let builder = HttpBuilder::new()
+                .with_http_connector(Connector)
                 .with_url(&url.root)
                 .with_retry(retry)
                 .with_client_options(options);

@@ -35,6 +35,7 @@
 mod blocks;
 mod cache;
 mod client;
+mod connector;
 mod credentials;
 mod failure;
 mod file;
