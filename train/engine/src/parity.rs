@@ -140,13 +140,13 @@ pub fn layer_cases() -> Result<Vec<LayerCase>> {
 }
 
 /// Returns cases for all kernels of attention in bf16, over sequences shorter and longer than a block,
-/// among them one row more than blocks hold and one less.
+/// among them one row more than blocks hold and one less, and those of CLIP ViT-L/14.
 pub fn attention_cases() -> Result<Vec<LayerCase>> {
     let mut offsets = vec![0];
-    for length in [70, 1, 64, 198, 41, 128, 129, 255] {
+    for length in [70, 1, 64, 198, 41, 128, 129, 255, 258] {
         offsets.push(offsets[offsets.len() - 1] + length);
     }
-    let rows = Rows::new(offsets, vec![3, 0, 9, 1, 2, 11, 4, 5]);
+    let rows = Rows::new(offsets, vec![3, 0, 9, 1, 2, 11, 4, 5, 6]);
     let mut cases = Vec::new();
     for dim in [16, 32, 64] {
         cases.push(attention(dim, AttentionBlocks::Narrow, None, &rows)?);

@@ -380,12 +380,14 @@ mod tests {
 
     #[test]
     fn forward_equals_the_definition() {
-        let (d, heads) = (12, 3);
-        let rows = PackedRows::new(vec![0, 5, 5 + 2 * TILE + 3], vec![0, 1]);
-        let qkv = noise(1, rows.len() * 3 * d);
-        let (out, _) = attention(d, heads, &rows, None).forward(&qkv);
-        for (a, b) in out.iter().zip(by_definition(&qkv, d, heads, &rows)) {
-            assert!((a - b).abs() < 1e-12);
+        // Heads of 4 numbers, of 20, and of 80 as CLIP ViT-H/14 has them.
+        for (d, heads) in [(12, 3), (40, 2), (160, 2)] {
+            let rows = PackedRows::new(vec![0, 5, 5 + 2 * TILE + 3], vec![0, 1]);
+            let qkv = noise(1, rows.len() * 3 * d);
+            let (out, _) = attention(d, heads, &rows, None).forward(&qkv);
+            for (a, b) in out.iter().zip(by_definition(&qkv, d, heads, &rows)) {
+                assert!((a - b).abs() < 1e-12, "{d} in {heads} heads");
+            }
         }
     }
 

@@ -71,6 +71,14 @@ fn choose_blocks(asked: Option<AttentionBlocks>, longest: usize, dropout: bool) 
     }
 }
 
+/// Refuses a head size that the attention kernels are not compiled for.
+pub(super) fn check_head_size(dim: usize) -> Result<()> {
+    if !HEAD_SIZES.contains(&dim) {
+        bail!("the GPU's attention is compiled for heads of {HEAD_SIZES:?} numbers, not {dim}");
+    }
+    Ok(())
+}
+
 /// The struct `Attention` of the kernels.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -186,9 +194,7 @@ struct AttentionKernels {
 impl AttentionKernels {
     fn new(attention: &Attention, dtype: DType, d: usize) -> Result<AttentionKernels> {
         let dim = d / attention.heads;
-        if !HEAD_SIZES.contains(&dim) {
-            bail!("the GPU's attention is compiled for heads of {HEAD_SIZES:?} numbers, not {dim}");
-        }
+        check_head_size(dim)?;
         let longest = attention.rows.longest();
         let dropout = attention.dropout.is_some();
         let bf16 = match dtype {

@@ -111,9 +111,19 @@ impl Gpu {
         lora: Option<Lora>,
         epilogue: LinearEpilogue,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let n = dims(x)?.0;
+        // Only the matrix product reads `x`, whose width may be any: 588 where an image's patches have
+        // 14 x 14 pixels.
+        let (n, d) = x.dims2()?;
         let out = linear.weight.dim(0)?;
-        if lora.is_none() && epilogue.dropout.is_none() && epilogue.activation.is_none() {
+        if !out.is_multiple_of(VECTOR_WIDTH) {
+            bail!("the GPU's kernels take widths that are multiples of {VECTOR_WIDTH}, not {out}");
+        }
+        let is_aligned = d.is_multiple_of(VECTOR_WIDTH);
+        if is_aligned
+            && lora.is_none()
+            && epilogue.dropout.is_none()
+            && epilogue.activation.is_none()
+        {
             let residual = epilogue.residual;
             let product = LinearProduct {
                 linear,

@@ -63,6 +63,27 @@ pub fn of(tensor: &Tensor) -> Result<Option<Gpu>> {
     }
 }
 
+/// Refuses the sizes of a transformer for which a GPU has no kernels: its width, its number of
+/// heads, and the width between the two layers of its feed-forward part.
+///
+/// # Errors
+/// One of the sizes has no kernel; the message says which are possible.
+pub fn check_sizes(width: usize, heads: usize, feed_forward: usize) -> Result<()> {
+    attention::check_head_size(width / heads)?;
+    if width > norm::MAX_WIDTH {
+        bail!(
+            "tokens of {width} numbers: the GPU's kernels take {} at most",
+            norm::MAX_WIDTH
+        );
+    }
+    if !feed_forward.is_multiple_of(VECTOR_WIDTH) {
+        bail!(
+            "a feed-forward part of {feed_forward} numbers: the GPU's kernels take multiples of {VECTOR_WIDTH}"
+        );
+    }
+    Ok(())
+}
+
 /// Returns the versions of CUDA of this build and this machine, or `None` for a build without CUDA.
 #[cfg(not(feature = "cuda"))]
 pub fn versions() -> Option<CudaVersions> {

@@ -11,6 +11,8 @@ use candle_core::{Result, Tensor, bail};
 
 /// Bytes of shared memory that a block may have without asking for more.
 const SHARED_MEMORY: usize = 48 * 1024;
+/// The widest row that the kernels normalize backward: a block holds one of f32 for each warp.
+pub(super) const MAX_WIDTH: usize = SHARED_MEMORY / (ROWS_PER_BLOCK * size_of::<f32>());
 
 impl Gpu {
     /// [`Norm::forward`] and its statistics (`n x 2`), or [`Norm::recompute`] from `stats`; and
@@ -69,11 +71,10 @@ impl Gpu {
             self.address(&dx)?,
         ];
         arguments.extend(self.down_arguments(lora, (n, d))?);
-        // One row of f32 for each warp.
-        let shared = ROWS_PER_BLOCK * d * size_of::<f32>();
-        if shared > SHARED_MEMORY {
-            bail!("a layer norm over {d} numbers: the GPU's kernels take 3072 at most");
+        if d > MAX_WIDTH {
+            bail!("a layer norm over {d} numbers: the GPU's kernels take {MAX_WIDTH} at most");
         }
+        let shared = ROWS_PER_BLOCK * d * size_of::<f32>();
         let blocks = n.div_ceil(ROWS_PER_BLOCK);
         let kernel = kernel_name("layer_norm_backward", x)?;
         self.launch(kernel, [blocks, 1, 1], ROW_THREADS, shared, &arguments)?;
