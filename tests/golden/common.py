@@ -27,6 +27,8 @@ transformers_logging.disable_progress_bar()
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE / "models"
+# Encoders of other sizes; one folder each, not the hub's names, so that no folder holds two of a kind.
+SIZES = HERE / "sizes"
 ADAPTERS = HERE / "adapters"
 SEED = 2025
 
@@ -60,10 +62,10 @@ def tensor(array):
     return torch.from_numpy(np.ascontiguousarray(array)).double()
 
 
-def load(encoder, dtype=torch.float64, root=MODELS):
+def load(encoder, dtype=torch.float64, root=MODELS, folder=None):
     """The Hugging Face module with the committed weights, in evaluation mode (no dropout)."""
     model, report = CLASSES[encoder].from_pretrained(
-        root / FOLDERS[encoder], attn_implementation="sdpa", output_loading_info=True
+        root / (folder or FOLDERS[encoder]), attn_implementation="sdpa", output_loading_info=True
     )
     assert not report["missing_keys"], report["missing_keys"]
     return model.to(dtype).eval()

@@ -1,12 +1,16 @@
 """Outputs and gradients of the small encoders: bare, with the mask token, with PEFT's LoRA.
 
 Writes encoders.safetensors, encoders.json and adapters/ENCODER-CASE/ (PEFT's own folders). The LoRA of a
-case is in its adapter folder and nowhere else; gradients carry the adapter file's key.
+case is in its adapter folder and nowhere else; gradients carry the adapter file's key. The encoders of other
+sizes (sizes/NAME/) have one case each: encoder_sizes.safetensors, encoder_sizes.json and adapters/NAME/.
 """
 
+import numpy as np
 import torch
 
-from common import ADAPTERS, HERE, Encoder, adapters, fill, load, lora, normal, relative, rng, save_adapter, tensor, write
+from common import (
+    ADAPTERS, HERE, SIZES, Encoder, adapters, fill, load, lora, normal, relative, rng, save_adapter, tensor, write,
+)
 
 WIDTH = 32
 # rank and alpha; in r0 B is zero as at the start of training
@@ -83,7 +87,79 @@ def run(kind, dtype):
     return out
 
 
+def half(*arguments):
+    """`normal`, rounded to float16 so that it can be stored as such."""
+    return normal(*arguments).astype(np.float16)
+
+
+def input_of_size(kind, name, config):
+    """(x, lengths) of two sequences in the sizes of a configuration; numbers are exact in float16."""
+    if kind == "clip":
+        return half((2, 3, config.image_size, config.image_size), 1.0, name, "pixels"), None
+    if kind == "ast":
+        return half((2, config.max_length, config.num_mel_bins), 0.5, name, "mel"), None
+    lengths = np.array([config.max_position_embeddings, 5])
+    ids = rng(name, "ids").integers(5, config.vocab_size, (2, config.max_position_embeddings))
+    ids[1, 5:] = 0
+    return ids, lengths
+
+
+def run_size(kind, name, folder, dtype):
+    """Class token, mask token and gradients with LoRA of rank 2, of the encoder in `folder`."""
+    config = load(kind, dtype, SIZES, folder).config
+    x, lengths = input_of_size(kind, name, config)
+    rows, width = 2, config.hidden_size
+    drawn = {
+        part: half((n, width), std, name, part)
+        for part, n, std in (("mask_token", 1, 0.5), ("c1", rows, 1.0), ("c2", rows, 1.0))
+    }
+    out = {f"{name}.input": x} | {f"{name}.{part}": value for part, value in drawn.items()}
+    if lengths is not None:
+        out[f"{name}.lengths"] = lengths
+    x = torch.from_numpy(x) if kind == "bert" else tensor(x).to(dtype)
+    lengths = None if lengths is None else torch.from_numpy(lengths)
+    mask_token, c1, c2 = (tensor(value).to(dtype) for value in drawn.values())
+    peft = lora(kind, load(kind, dtype, SIZES, folder), rank=2, alpha=4)
+    fill(peft, 0.3, 0.3, name)
+    mask_token.requires_grad_()
+    cls, token = Encoder(kind, peft).tokens(x, lengths, mask_token)
+    ((cls * c1).sum() + (token * c2).sum()).backward()
+    out |= {f"{name}.cls": cls, f"{name}.mt": token, f"{name}.grad.mask_token": mask_token.grad}
+    out |= {f"{name}.grad.{key}": p.grad for key, p in adapters(peft).items()}
+    if dtype == torch.float64:
+        save_adapter(peft.float(), ADAPTERS / name)
+    return out
+
+
+def sizes():
+    tensors, spread = {}, {}
+    for path in sorted(SIZES.glob("*/*")):
+        name, folder = path.parent.name, path.relative_to(SIZES)
+        kind = name.split("-")[0]
+        truth = run_size(kind, name, folder, torch.float64)
+        single = run_size(kind, name, folder, torch.float32)
+        tensors |= truth
+        computed = [k for k, v in truth.items() if isinstance(v, torch.Tensor) and v.is_floating_point()]
+        for part, keys in (
+            ("outputs", [k for k in computed if ".grad." not in k]),
+            ("gradients", [k for k in computed if ".grad." in k]),
+        ):
+            spread[f"{name}, {part}"] = float(f"{max(relative(single[k], truth[k]) for k in keys):.1e}")
+    about = {
+        "what": {
+            "NAME": "the encoder in sizes/NAME with the adapter in adapters/NAME: rank 2, alpha 4",
+            "NAME.input": "pixels [2, 3, size, size]; mel [2, frames, bins]; token ids, 0-padded",
+            "NAME.lengths": "bert: real tokens of each row",
+            "NAME.mask_token, NAME.cls, NAME.mt, NAME.grad.KEY": "as in encoders.json; the loss is sum(cls * c1) + sum(mt * c2)",
+        },
+        "computed": "float64, stored as float32",
+        "float32_of_torch": spread,
+    }
+    write(HERE / "encoder_sizes.safetensors", tensors, about)
+
+
 def main():
+    sizes()
     tensors, spread = {}, {}
     for kind in ("clip", "ast", "bert"):
         truth, single = run(kind, torch.float64), run(kind, torch.float32)

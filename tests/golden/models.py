@@ -4,6 +4,7 @@
 key that `save_pretrained` writes where it differs: transformers 4 and 5, the bare encoder and the whole model,
 5 also with `save_original_format=False` (its new module names). Renaming by these maps makes such a file.
 `bin/FOLDER/pytorch_model.bin` holds CLIP's weights again, as torch.save writes them.
+`sizes/NAME/FOLDER/` holds bare encoders of other sizes, stored in float16.
 """
 
 import json
@@ -22,9 +23,10 @@ from transformers import (
     BertForPreTraining,
     CLIPConfig,
     CLIPModel,
+    CLIPVisionConfig,
 )
 
-from common import CLASSES, FOLDERS, HERE, MODELS, json_text, normal
+from common import CLASSES, FOLDERS, HERE, MODELS, SIZES, json_text, normal
 
 WIDTH, LAYERS, HEADS, INNER = 32, 3, 4, 64
 WORDS = (
@@ -153,7 +155,65 @@ def saved_keys(model, weights, **options):
     return dict(sorted(mapping.items()))
 
 
+# Encoders whose sizes differ from the paper's where larger checkpoints do: (kind, name of the checkpoint's folder,
+# configuration). Like ViT-B/32 a grid of 7 x 7 patches, like ViT-L/14 patches of 14 pixels, like ViT-H/14 heads of
+# 80 numbers and the other activation, heads of no multiple of 8, one layer, one head, strides of their own.
+OTHER_SIZES = {
+    "clip-patch14": ("clip", "clip-vit-large-patch14", CLIPVisionConfig(
+        hidden_size=48, intermediate_size=72, num_hidden_layers=2, num_attention_heads=2, image_size=42,
+        patch_size=14, hidden_act="quick_gelu", projection_dim=8,
+    )),
+    "clip-heads80": ("clip", "CLIP-ViT-H", CLIPVisionConfig(
+        hidden_size=80, intermediate_size=40, num_hidden_layers=1, num_attention_heads=1, image_size=56,
+        patch_size=8, hidden_act="gelu", projection_dim=8,
+    )),
+    "bert": ("bert", "bert-large-uncased", BertConfig(
+        hidden_size=40, intermediate_size=56, num_hidden_layers=4, num_attention_heads=2, vocab_size=60,
+        max_position_embeddings=20, type_vocab_size=1, pad_token_id=0,
+    )),
+    "ast": ("ast", "ast-strides", ASTConfig(
+        hidden_size=40, intermediate_size=48, num_hidden_layers=2, num_attention_heads=5, max_length=70,
+        num_mel_bins=128, patch_size=16, frequency_stride=16, time_stride=9,
+    )),
+    "ast-patch12": ("ast", "ast-patch12", ASTConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=3, max_length=50,
+        num_mel_bins=128, patch_size=12, frequency_stride=11, time_stride=7,
+    )),
+}
+
+
+def write_config(config, model, folder):
+    """The library writes the configuration, less the fields that only say who wrote it."""
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=2, sort_keys=True) + "\n")
+
+
+def write_sizes():
+    if SIZES.exists():
+        shutil.rmtree(SIZES)
+    for name, (encoder, folder, config) in OTHER_SIZES.items():
+        folder = SIZES / name / folder
+        folder.mkdir(parents=True)
+        model = CLASSES[encoder](config)
+        weights = {}
+        for key, v in sorted(model.state_dict().items()):
+            if encoder == "clip":
+                key = f"vision_model.{key}"
+            if encoder == "ast":
+                key = ast_hub_key(f"audio_spectrogram_transformer.{key}")
+            weights[key] = value(f"{name}/{key}", tuple(v.shape)).astype(np.float16)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        write_config(config, model, folder)
+        CLASSES[encoder].from_pretrained(folder)
+        for file in folder.iterdir():
+            file.chmod(0o644)
+        print(f"{name}: {len(weights)} tensors, {sum(p.stat().st_size for p in folder.iterdir())} bytes")
+
+
 def main():
+    write_sizes()
     layouts = {}
     for encoder, build in (("clip", clip_keys), ("ast", ast_keys), ("bert", bert_keys)):
         folder = MODELS / FOLDERS[encoder]
@@ -169,12 +229,7 @@ def main():
             torch.save({k: torch.from_numpy(v) for k, v in weights.items()}, file)
         if encoder == "bert":
             (folder / "vocab.txt").write_text("".join(t + "\n" for t in vocabulary()))
-        # The library writes the configuration, less the fields that only say who wrote it.
-        config.architectures = [type(whole).__name__]
-        config.save_pretrained(folder)
-        path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()), indent=2, sort_keys=True) + "\n")
-
+        write_config(config, whole, folder)
         bare = CLASSES[encoder].from_pretrained(folder)
         entire = type(whole).from_pretrained(folder)
         forms = {

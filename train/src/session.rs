@@ -65,7 +65,8 @@ impl Session {
         compute: &Compute,
     ) -> Result<Session> {
         let shards = Arc::new(shards);
-        let transforms = transforms(settings, encoders, weights)?;
+        let modalities = shards.spec().modalities;
+        let transforms = transforms(settings, modalities, encoders, weights)?;
         let mut session = Session {
             shards,
             train_mask: None,
@@ -208,25 +209,91 @@ fn mask_hash(present: &[[bool; 2]]) -> String {
     util::hash::sha256(bytes)
 }
 
-/// The configurations of the encoders for a pair of modalities. With `tiny`, encoders without
-/// pretrained weights are small.
+/// Finds the checkpoints of the encoders that are used: of all modalities, or of `only` one.
 ///
 /// # Errors
-/// A `config.json` cannot be read.
+/// A folder holds several checkpoints of one kind.
+pub(crate) fn resolve_weights(
+    modalities: [Modality; 2],
+    only: Option<Modality>,
+    weights: &WeightSource,
+) -> Result<WeightSource> {
+    let used = modalities.into_iter().filter(|m| is_used(*m, only));
+    weights.resolved(&used.map(Kind::of).collect::<Vec<_>>())
+}
+
+/// Whether a modality is used, if `only` says which one is.
+fn is_used(modality: Modality, only: Option<Modality>) -> bool {
+    only.is_none_or(|only| only == modality)
+}
+
+/// The configurations of the encoders for a pair of modalities. With `tiny`, encoders without
+/// pretrained weights are small. If `only` one modality is used, the checkpoint of the other is not
+/// looked at: a small encoder, which never runs, takes its place.
+///
+/// # Errors
+/// A `config.json` cannot be read, or two encoders that are used differ in width.
 pub(crate) fn encoder_configs(
     modalities: [Modality; 2],
+    only: Option<Modality>,
     weights: &WeightSource,
     tiny: bool,
 ) -> Result<[EncoderConfig; 2]> {
+    let weights = resolve_weights(modalities, only, weights)?;
     let config = |m: Modality| {
         let kind = Kind::of(m);
+        if !is_used(m, only) {
+            return Ok(EncoderConfig::tiny(kind));
+        }
         match weights.folder(kind)? {
             Some(folder) => EncoderConfig::read(&folder.join(CONFIG_FILE), kind),
             None if tiny => Ok(EncoderConfig::tiny(kind)),
             None => Ok(EncoderConfig::base(kind)),
         }
     };
-    Ok([config(modalities[0])?, config(modalities[1])?])
+    let configs = [config(modalities[0])?, config(modalities[1])?];
+    if only.is_none() {
+        check_widths(modalities, &configs, &weights)?;
+    }
+    Ok(configs)
+}
+
+/// Refuses two encoders of different widths.
+fn check_widths(
+    modalities: [Modality; 2],
+    configs: &[EncoderConfig; 2],
+    weights: &WeightSource,
+) -> Result<()> {
+    let [first, second] = configs;
+    if first.hidden == second.hidden {
+        return Ok(());
+    }
+    let describe = |config: &EncoderConfig| -> Result<String> {
+        let from = match weights.folder(config.kind)? {
+            Some(folder) => folder.display().to_string(),
+            None => "random weights".to_string(),
+        };
+        let (name, width) = (config.kind.name(), config.hidden);
+        Ok(format!("{name} of width {width} ({from})"))
+    };
+    bail!(
+        "the encoders differ in width: {} for {}, {} for {}; a token of one stands for a missing one of the other, so take two of one width (768: CLIP ViT-B, BERT base, AST; 1024: CLIP ViT-L, BERT large), or one modality alone: --modality {} or --modality {}",
+        describe(first)?,
+        modalities[0],
+        describe(second)?,
+        modalities[1],
+        modalities[0],
+        modalities[1]
+    )
+}
+
+/// The weights of an encoder before any training.
+fn read_weights(encoder: &EncoderConfig, source: &WeightSource) -> Result<Weights> {
+    match (source.folder(encoder.kind)?, source) {
+        (Some(folder), _) => Weights::load(&folder, encoder),
+        (None, WeightSource::Random(seed)) => Weights::random(*seed, encoder),
+        (None, _) => bail!("no weights"),
+    }
 }
 
 /// The model of a run before any training: the encoders' weights, and learnable parameters that are
@@ -238,10 +305,10 @@ pub fn build_model(config: &RunConfig, compute: &Compute) -> Result<U2a> {
     let arithmetic = compute.arithmetic(config.settings.precision);
     let encoder = |i: usize| -> Result<(Encoder, Weights)> {
         let encoder = &config.encoders[i];
-        let weights = match (config.weights.folder(encoder.kind)?, &config.weights) {
-            (Some(folder), _) => Weights::load(&folder, encoder)?,
-            (None, WeightSource::Random(seed)) => Weights::random(*seed, encoder)?,
-            (None, _) => bail!("no weights"),
+        let weights = if is_used(config.modalities[i], config.settings.modality) {
+            read_weights(encoder, &config.weights)?
+        } else {
+            Weights::random(0, encoder)?
         };
         let weights = weights.to_device(&compute.device)?;
         let built = Encoder::new(encoder.clone(), weights.clone(), arithmetic)?;

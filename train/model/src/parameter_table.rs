@@ -52,7 +52,8 @@ pub fn parameter_table(
         let name = format!("{modality} mask token");
         table.push(ParameterCount::new(name, d, learns));
     }
-    let d = configs[0].hidden;
+    let used = modalities.iter().position(|m| variant.uses(*m));
+    let d = configs[used.unwrap_or(0)].hidden;
     for (name, shape) in variant.fusion.layers(d) {
         let total = shape.iter().product();
         table.push(ParameterCount::new(name.to_string(), total, true));

@@ -111,10 +111,12 @@ pub fn named_tensors<'a, B: AsRef<[Adapter]>>(
     list
 }
 
-/// Writes an adapter folder; the caller makes it durable.
+/// Writes an adapter folder; the caller makes it durable. `base_model` is what Python loads the
+/// adapter onto: a name on the hub, or a path.
 pub fn write(
     folder: &Path,
     config: &EncoderConfig,
+    base_model: &str,
     lora: &LoraConfig,
     adapters: &LoraAdapters,
     names: ModuleNames,
@@ -131,7 +133,7 @@ pub fn write(
     let json = json!({
         "peft_type": "LORA",
         "auto_mapping": {"base_model_class": class, "parent_library": library},
-        "base_model_name_or_path": config.kind.hub_name(),
+        "base_model_name_or_path": base_model,
         "revision": null,
         "task_type": null,
         "inference_mode": true,

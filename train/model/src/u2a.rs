@@ -105,8 +105,8 @@ impl U2aBuilder {
     /// standard deviation 0.02), fusion layers and head (as PyTorch's `nn.Linear`).
     ///
     /// # Errors
-    /// The encoders differ in width, the variant's only modality is none of the two, or full
-    /// fine-tuning has no weights.
+    /// Two encoders that are used differ in width, the variant's only modality is none of the two,
+    /// or full fine-tuning has no weights.
     pub fn build(self) -> Result<U2a> {
         let U2aBuilder {
             variant,
@@ -114,27 +114,24 @@ impl U2aBuilder {
             seed,
             ..
         } = self;
-        let widths = self
-            .encoders
-            .as_ref()
-            .map(|encoder| encoder.config().hidden);
-        let d = widths.m1;
-        if widths.m2 != d {
-            bail!(
-                "the encoders differ in width ({d} and {}): their class tokens cannot be added",
-                widths.m2
-            );
-        }
         let Pair { m1, m2 } = self.modalities;
         if let Some(only) = variant.modality
             && ![m1, m2].contains(&only)
         {
             bail!("modality {only}: the data have {m1} and {m2}");
         }
+        let used = self.modalities.map(|m| variant.uses(m));
+        let widths = self.encoders.as_ref().map(|e| e.config().hidden);
+        let d = if used.m1 { widths.m1 } else { widths.m2 };
+        if used.m1 && used.m2 && widths.m1 != widths.m2 {
+            bail!(
+                "the encoders differ in width ({d} and {}): their class tokens cannot be added",
+                widths.m2
+            );
+        }
         let weights = match variant.adaptation {
             Adaptation::Full => {
                 let weights = self.weights.context("full fine-tuning without weights")?;
-                let used = self.modalities.map(|m| variant.uses(m));
                 weights.zip(used).map(|(w, used)| used.then_some(w))
             }
             Adaptation::Lora | Adaptation::Head => Pair::default(),
@@ -145,7 +142,7 @@ impl U2aBuilder {
             .zip(weights)
             .entries()
             .map(|(slot, ((modality, encoder), weights))| {
-                let adapters = variant.adaptation != Adaptation::Full;
+                let adapters = used[slot] && variant.adaptation != Adaptation::Full;
                 let lora = adapters.then_some(&lora);
                 Branch::new(modality, encoder, weights, lora, seed, slot)
             });

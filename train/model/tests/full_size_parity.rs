@@ -44,7 +44,7 @@ fn full_size_encoders_equal_transformers_with_peft() {
         let get = |name: &str| &values[&format!("{k}.{name}")];
         let encoder = encoder_at(root, kind, DType::F32);
         let adapters = adapters(&encoder, &root.join("adapters").join(k), DType::F32);
-        let (data, n) = input(kind, &values);
+        let (data, n) = input(kind, k, &values);
         let samples: Vec<u32> = (0..n as u32).collect();
         let read = EncoderInput {
             data: &data,

@@ -7,9 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use engine::AdamWConfig;
 use engine::parity::max_relative_error;
 use features::{Batch, ModalityData};
-use host_emulator::{emulate, on_cpu};
-use model::encoder::StoredActivations;
+use host_emulator::{emulate, emulate_with_linear_products, on_cpu};
+use model::encoder::config::{EncoderConfig, InputSize};
 use model::encoder::weights::Weights;
+use model::encoder::{Encoder, StoredActivations};
 use model::parity::{self, AUDIO_VIDEO, CLASSES, IMAGE_TEXT, LOSS, step_options};
 use model::u2a::{StepResult, U2a, Uploaded};
 use model::variant::{Adaptation, Variant};
@@ -49,6 +50,79 @@ fn training_step_equals_the_cpus() {
                 }
             }
         }
+    }
+}
+
+/// The kernels take patches of any side, of which a row is no multiple of eight numbers, and any
+/// strides; and heads that there is no kernel for are refused before anything is computed.
+#[test]
+fn encoders_of_other_sizes_equal_the_cpus() {
+    let [ast, clip] = parity::configs(AUDIO_VIDEO, true);
+    let sizes = EncoderConfig {
+        layers: 2,
+        heads: 2,
+        intermediate: 72,
+        ..ast.clone()
+    };
+    let configs = [
+        EncoderConfig {
+            input: InputSize::Mel {
+                frames: 70,
+                bins: 128,
+                patch: 13,
+                time_stride: 9,
+                frequency_stride: 16,
+            },
+            ..sizes.clone()
+        },
+        EncoderConfig {
+            // Patches of 3 x 14 x 14 = 588 numbers, as ViT-L/14 has them.
+            input: InputSize::Image {
+                size: 42,
+                patch: 14,
+            },
+            kind: clip.kind,
+            heads: 1,
+            ..sizes
+        },
+    ];
+    let batch = parity::batch(AUDIO_VIDEO, &configs, 2, true).unwrap();
+    let step = |dtype| {
+        let model = parity::model(AUDIO_VIDEO, &configs, &Device::Cpu, dtype).unwrap();
+        let options = step_options(2, StoredActivations::Selective);
+        model.step(&batch, &options, &LOSS).unwrap()
+    };
+    let want = step(DType::F32);
+    for (dtype, limit) in [(DType::F32, 1e-4), (DType::BF16, 0.08)] {
+        for emulated in [
+            emulate(|| step(dtype)),
+            emulate_with_linear_products(|| step(dtype)),
+        ] {
+            let Some(got) = emulated else {
+                return;
+            };
+            let error = max_relative_error(&got.losses, &want.losses).unwrap();
+            assert!(error < limit / 10.0, "{dtype:?}: losses {error:e}");
+            for (i, (got, want)) in got.grads.iter().zip(&want.grads).enumerate() {
+                let (got, want) = (got.as_ref().unwrap(), want.as_ref().unwrap());
+                let worst = max_relative_error(got, want).unwrap();
+                assert!(worst < limit, "{dtype:?} gradient {i}: {worst:e}");
+            }
+        }
+    }
+    // 64 numbers in 8 heads: 8 in each.
+    let many = EncoderConfig { heads: 8, ..clip };
+    let weights = Weights::random(3, &many).unwrap();
+    let build = || Encoder::new(many.clone(), weights.clone(), DType::F32);
+    assert!(build().is_ok());
+    let refused = emulate(|| build().err().map(|e| e.to_string()));
+    let refused = refused.unwrap().unwrap();
+    for words in [
+        "the CLIP encoder",
+        "[16, 32, 64] numbers, not 8",
+        "--device cpu",
+    ] {
+        assert!(refused.contains(words), "{refused}");
     }
 }
 

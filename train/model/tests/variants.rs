@@ -9,10 +9,10 @@ use candle_core::{DType, Device, Tensor};
 use common::{encoder, flat};
 use datasets::Modality;
 use features::{Batch, ModalityBatch, ModalityData};
-use model::encoder::StoredActivations;
 use model::encoder::config::{EncoderConfig, Kind};
 use model::encoder::lora::LoraConfig;
 use model::encoder::weights::Weights;
+use model::encoder::{Encoder, StoredActivations};
 use model::loss::LossConfig;
 use model::u2a::{MicroBatch, StepOptions, U2a};
 use model::variant::{Adaptation, Fusion, MissingToken, Modulation, Variant};
@@ -256,6 +256,42 @@ fn sample_without_the_only_modality_scores_the_bias() {
     assert_eq!(scores.logits[2], bias);
     assert_ne!(scores.logits[1], bias);
     assert!(scores.alignment.is_empty());
+}
+
+/// The encoder of a modality that is not used takes no part, whatever its width; two that are used
+/// have one width.
+#[test]
+fn unused_encoder_may_have_another_width() {
+    let wide = || {
+        let config = EncoderConfig::tiny(Kind::Clip);
+        let weights = Weights::random(1, &config).unwrap();
+        Encoder::new(config, weights, DType::F32).unwrap()
+    };
+    let usual = || encoder(Kind::Clip, DType::F32);
+    let build = |modality, clip| {
+        U2a::builder(AV, [encoder(Kind::Ast, DType::F32), clip], CLASSES)
+            .variant(Variant {
+                modality,
+                ..Variant::default()
+            })
+            .build()
+    };
+    let audio = Some(Modality::Audio);
+    let batch = batch(AV);
+    let results = [wide(), usual()].map(|clip| {
+        let model = build(audio, clip).unwrap();
+        let step = model.step(&batch, &OPTIONS, &loss(MissingToken::Mask));
+        let merged = model.merged_encoders().unwrap();
+        let scores = model.score(&merged, &batch, MissingToken::Mask).unwrap();
+        (step.unwrap().losses().unwrap(), scores.logits)
+    });
+    assert_eq!(results[0], results[1]);
+    let video = Some(Modality::Video);
+    let model = build(video, wide()).unwrap();
+    let weight = model.parameters().into_iter().find(|p| p.name == "weight");
+    assert_eq!(weight.unwrap().tensor.dims(), [CLASSES, 64]);
+    let error = build(None, wide()).err().unwrap().to_string();
+    assert!(error.contains("(32 and 64)"), "{error}");
 }
 
 /// OGM scales the gradients of the stronger modality's encoder and nothing else; by which factor

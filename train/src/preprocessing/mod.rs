@@ -12,6 +12,7 @@ mod views;
 
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
+use datasets::Modality;
 use features::mel::MEL_BINS;
 use features::{ImageTransform, MelTransform, TextTransform, Transforms};
 use model::encoder::config::{EncoderConfig, InputSize};
@@ -21,20 +22,29 @@ use model::pretrained::HASHED_FILE;
 /// Mel frames and pixels of a modality that the run does not have.
 const UNUSED: usize = 1;
 
-/// The transforms that make inputs as the encoders read them.
+/// The transforms that make inputs as the encoders read them. The checkpoint of a modality that is
+/// not used is not looked at.
 ///
 /// # Errors
 /// A side file cannot be read, or asks for something that this program does not do.
 pub(crate) fn transforms(
     settings: &Settings,
+    modalities: [Modality; 2],
     encoders: &[EncoderConfig; 2],
     weights: &WeightSource,
 ) -> Result<Transforms> {
     let mut image = ImageTransform::clip(UNUSED);
     let mut mel = MelTransform::ast(UNUSED);
     let mut text = None;
-    for config in encoders {
-        let folder = weights.folder(config.kind)?;
+    let uses = |modality: Modality| settings.modality.is_none_or(|only| only == modality);
+    let mut pairs: Vec<_> = encoders.iter().zip(modalities.map(uses)).collect();
+    // Where both modalities have one kind of encoder, the one that is used has the last word.
+    pairs.sort_by_key(|(_, used)| *used);
+    for (config, used) in pairs {
+        let folder = match used {
+            true => weights.folder(config.kind)?,
+            false => None,
+        };
         match config.input {
             InputSize::Image { size, .. } => {
                 image = ImageTransform::clip(size);

@@ -1,7 +1,6 @@
 //! Side files with other values than the paper's checkpoints: used, or refused by name.
 
 use super::*;
-use datasets::Modality;
 use model::encoder::config::Kind;
 use serde_json::{Value, json};
 use std::fs;
@@ -33,7 +32,8 @@ fn with(kinds: [Kind; 2], files: &[(&str, String)]) -> Result<Transforms, String
     let overrides = crate::settings::SettingsOverrides::default();
     let settings = Settings::resolve("mine", modalities, &overrides).unwrap();
     let weights = WeightSource::Folder(folder.path().to_path_buf());
-    let text = transforms(&settings, &kinds.map(EncoderConfig::base), &weights);
+    let encoders = kinds.map(EncoderConfig::base);
+    let text = transforms(&settings, modalities, &encoders, &weights);
     text.map_err(|e| format!("{e:#}"))
 }
 
@@ -259,6 +259,125 @@ fn tokenizers_that_are_not_supported_are_refused_by_name() {
         let named = names.iter().all(|name| error.contains(name));
         assert!(named && !error.contains('\n'), "{names:?}: {error}");
     }
+}
+
+/// The sizes of inputs are those of `config.json`, and side files have to agree with them.
+#[test]
+fn sizes_of_inputs_are_those_of_the_encoders() {
+    let weights = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: Value| {
+        let path = weights.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content.to_string()).unwrap();
+    };
+    let large = "clip-vit-large-patch14-336";
+    let sizes = json!({"image_size": 336, "patch_size": 14});
+    let config = json!({"model_type": "clip", "vision_config": sizes});
+    write(&format!("{large}/config.json"), config);
+    let preprocessor = format!("{large}/preprocessor_config.json");
+    write(&preprocessor, json!({"size": 336, "crop_size": 336}));
+    let ast = json!({
+        "model_type": "audio-spectrogram-transformer",
+        "max_length": 512, "time_stride": 12, "frequency_stride": 16,
+    });
+    write("ast-512/config.json", ast);
+    write(
+        "bert-base-cased/config.json",
+        json!({"model_type": "bert", "vocab_size": 10}),
+    );
+    fs::write(
+        weights.path().join("bert-base-cased/vocab.txt"),
+        PIECES.join("\n"),
+    )
+    .unwrap();
+
+    let source = WeightSource::Folder(weights.path().to_path_buf());
+    let read = |modalities: [Modality; 2], only: Option<Modality>| {
+        let overrides = crate::settings::SettingsOverrides {
+            modality: only,
+            ..Default::default()
+        };
+        let settings = Settings::resolve("mine", modalities, &overrides).unwrap();
+        let resolved = crate::session::resolve_weights(modalities, only, &source)?;
+        let encoders = crate::session::encoder_configs(modalities, only, &source, false)?;
+        let transforms = transforms(&settings, modalities, &encoders, &resolved);
+        transforms.map(|transforms| (transforms, encoders))
+    };
+    let audio_video = [Modality::Audio, Modality::Video];
+    let (transforms, encoders) = read(audio_video, None).unwrap();
+    assert_eq!((transforms.mel.frames, transforms.image.size), (512, 336));
+    // (128 - 16) / 16 + 1 patches along frequency, (512 - 16) / 12 + 1 along time; 336 / 14.
+    let patches = encoders.map(|config| config.patches());
+    assert_eq!(patches, [8 * 42, 24 * 24]);
+    let (transforms, _) = read([Modality::Image, Modality::Text], None).unwrap();
+    let pieces = transforms.text.unwrap().encode("cafe").unwrap();
+    assert_eq!((transforms.image.size, pieces[1]), (336, 5));
+
+    // A damaged checkpoint of the modality that is not used is not looked at.
+    write(&preprocessor, json!({"size": 224}));
+    let error = |result: Result<_>| format!("{:#}", result.err().unwrap());
+    let refused = error(read(audio_video, None));
+    assert!(
+        refused.contains("size is 224") && refused.contains("336"),
+        "{refused}"
+    );
+    assert_eq!(
+        read(audio_video, Some(Modality::Audio))
+            .unwrap()
+            .0
+            .mel
+            .frames,
+        512
+    );
+    fs::remove_dir_all(weights.path().join(large)).unwrap();
+    assert!(read(audio_video, None).is_err());
+    assert!(read(audio_video, Some(Modality::Audio)).is_ok());
+}
+
+/// Encoders of different widths are named with their widths and folders, and one alone is taken.
+#[test]
+fn encoders_of_different_widths_are_refused_by_name() {
+    let weights = tempfile::tempdir().unwrap();
+    for (name, config) in [
+        (
+            "bert-large-uncased",
+            json!({"model_type": "bert", "hidden_size": 1024, "num_attention_heads": 16}),
+        ),
+        (
+            "clip-vit-base-patch16",
+            json!({"model_type": "clip", "vision_config": {}}),
+        ),
+    ] {
+        fs::create_dir(weights.path().join(name)).unwrap();
+        fs::write(
+            weights.path().join(name).join("config.json"),
+            config.to_string(),
+        )
+        .unwrap();
+    }
+    let source = WeightSource::Folder(weights.path().to_path_buf());
+    let modalities = [Modality::Image, Modality::Text];
+    let configs = |only| crate::session::encoder_configs(modalities, only, &source, false);
+    let error = configs(None).unwrap_err().to_string();
+    for words in [
+        format!(
+            "CLIP of width 768 ({}/clip-vit-base-patch16)",
+            weights.path().display()
+        ),
+        format!(
+            "BERT of width 1024 ({}/bert-large-uncased)",
+            weights.path().display()
+        ),
+        "--modality image".to_string(),
+        "--modality text".to_string(),
+    ] {
+        assert!(error.contains(&words), "{error}");
+    }
+    assert!(!error.contains('\n'), "{error}");
+    let [_, text] = configs(Some(Modality::Text)).unwrap();
+    assert_eq!((text.hidden, text.heads), (1024, 16));
+    let [image, _] = configs(Some(Modality::Image)).unwrap();
+    assert_eq!(image.hidden, 768);
 }
 
 /// An id beyond the word embeddings would be an error in the middle of training.

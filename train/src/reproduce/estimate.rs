@@ -24,7 +24,8 @@ pub fn estimate(options: &Options, plan: &mut Plan) -> Result<()> {
         let overrides = options.overrides(&run.training)?;
         let settings = Settings::resolve(&run.dataset, info.modalities, &overrides)?;
         // A plan needs no weights: the published sizes of the encoders are known.
-        let encoders = session::encoder_configs(info.modalities, &options.weights, options.tiny)
+        let (only, weights) = (settings.modality, &options.weights);
+        let encoders = session::encoder_configs(info.modalities, only, weights, options.tiny)
             .unwrap_or_else(|_| info.modalities.map(|m| EncoderConfig::base(Kind::of(m))));
         // Runs that agree in these take equally long.
         let key = format!(

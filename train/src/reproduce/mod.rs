@@ -91,7 +91,8 @@ impl Options {
             WeightSource::Random(seed) if !self.tiny => {
                 line += &format!(" --random-weights {seed}")
             }
-            WeightSource::Random(_) | WeightSource::Hub => {}
+            // The command line gives a folder, not the checkpoints in it.
+            WeightSource::Random(_) | WeightSource::Hub | WeightSource::Checkpoints(_) => {}
         }
         for setting in &self.settings {
             line += &format!(" --set {setting}");

@@ -48,7 +48,7 @@ pub struct RunConfig {
     pub device: Option<RunDevice>,
     /// The settings.
     pub settings: Settings,
-    /// Sizes of the two encoders.
+    /// Sizes of the two encoders; the smallest ones for a modality that is not used.
     pub encoders: [EncoderConfig; 2],
 }
 

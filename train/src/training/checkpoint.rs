@@ -65,12 +65,22 @@ pub fn write(
         for branch in model.branches() {
             let config = branch.encoder().config();
             if let Some(weights) = branch.weights() {
-                let sub = folder.join(WEIGHTS_FOLDER).join(config.kind.folder());
+                let sub = folder
+                    .join(WEIGHTS_FOLDER)
+                    .join(source.folder_name(config.kind));
                 pretrained::write(&sub, config, weights, source)?;
             }
             if let Some(adapters) = branch.adapters() {
                 let sub = folder.join(branch.modality().as_str());
-                peft::write(&sub, config, model.lora(), adapters, settings.module_names)?;
+                let base = source.base_model(config.kind);
+                peft::write(
+                    &sub,
+                    config,
+                    &base,
+                    model.lora(),
+                    adapters,
+                    settings.module_names,
+                )?;
             }
         }
         let head: HashMap<String, Tensor> = model
@@ -327,7 +337,9 @@ pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
             named.insert(format!("{modality}/{name}"), tensor.clone());
         };
         if branch.weights().is_some() {
-            let folder = checkpoint.join(WEIGHTS_FOLDER).join(config.kind.folder());
+            let written = WeightSource::Folder(checkpoint.join(WEIGHTS_FOLDER));
+            let folder = written.resolved(&[config.kind])?.folder(config.kind)?;
+            let folder = folder.context("random weights are in no folder")?;
             let weights = Weights::load(&folder, config)?;
             weights.iter().for_each(|(name, tensor)| add(name, tensor));
         }

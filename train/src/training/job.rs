@@ -63,7 +63,9 @@ impl Job {
         let mut settings = Settings::resolve(name, spec.modalities, overrides)?;
         settings.check_data(spec.modalities, spec.multi_label)?;
         settings.check_device(compute)?;
-        let encoders = session::encoder_configs(spec.modalities, &weights, tiny)?;
+        let weights = session::resolve_weights(spec.modalities, settings.modality, &weights)?;
+        let encoders =
+            session::encoder_configs(spec.modalities, settings.modality, &weights, tiny)?;
         let session = Session::new(shards, &settings, &encoders, &weights, compute)?;
         data_check::check_trainable(
             &spec.classes,
@@ -84,10 +86,7 @@ impl Job {
             modalities: spec.modalities,
             classes: spec.classes,
             multi_label: spec.multi_label,
-            weights: match weights {
-                WeightSource::Folder(folder) => WeightSource::Folder(std::path::absolute(folder)?),
-                other => other,
-            },
+            weights,
             train_mask_sha256: session.train_mask_sha256.clone(),
             device: Some(RunDevice {
                 asked: compute.asked,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// The three encoders of the paper (section 4.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// CLIP's vision tower, for images and video frames.
@@ -31,7 +31,7 @@ impl Kind {
         }
     }
 
-    /// Returns the name of the checkpoint's folder below `--weights`.
+    /// Returns the name of the folder in which the paper's checkpoint lies below `--weights`.
     pub fn folder(self) -> &'static str {
         self.checkpoint().folder
     }
@@ -39,6 +39,32 @@ impl Kind {
     /// Returns the name of the checkpoint on the Hugging Face hub.
     pub fn hub_name(self) -> &'static str {
         self.checkpoint().repository
+    }
+
+    /// Returns the name as people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Clip => "CLIP",
+            Kind::Bert => "BERT",
+            Kind::Ast => "AST",
+        }
+    }
+
+    /// Returns whether a file is the `config.json` of such an encoder.
+    pub(crate) fn is_of_config(self, path: &Path) -> bool {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let json: Value = serde_json::from_str(&text).unwrap_or_default();
+        let model_type = json["model_type"].as_str();
+        model_type.is_some_and(|model_type| self.has_model_type(model_type))
+    }
+
+    /// Returns whether this is the `model_type` of such an encoder in transformers.
+    fn has_model_type(self, model_type: &str) -> bool {
+        match self {
+            Kind::Clip => matches!(model_type, "clip" | "clip_vision_model"),
+            Kind::Bert => model_type == "bert",
+            Kind::Ast => model_type == "audio-spectrogram-transformer",
+        }
     }
 
     /// Returns the checkpoint on the Hugging Face hub.
@@ -259,12 +285,7 @@ impl EncoderConfig {
 
     fn from_json(json: &Value, kind: Kind) -> Result<EncoderConfig> {
         let model_type = json["model_type"].as_str().unwrap_or("?");
-        let fits = match kind {
-            Kind::Clip => matches!(model_type, "clip" | "clip_vision_model"),
-            Kind::Bert => model_type == "bert",
-            Kind::Ast => model_type == "audio-spectrogram-transformer",
-        };
-        if !fits {
+        if !kind.has_model_type(model_type) {
             bail!(
                 "is of model type {model_type:?}, not {kind:?}; put {} into this folder",
                 kind.hub_name()
@@ -374,6 +395,12 @@ impl EncoderConfig {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses sizes for which a GPU has no kernels.
+    pub fn check_gpu(&self) -> Result<()> {
+        engine::cuda::check_sizes(self.hidden, self.heads, self.intermediate)
+            .map_err(|e| anyhow!("the {} encoder: {e}; add --device cpu", self.kind.name()))
     }
 
     /// Returns the number of patches of one input; 0 for text, whose length varies.

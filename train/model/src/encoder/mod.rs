@@ -149,6 +149,11 @@ impl Encoder {
     ) -> Result<Encoder> {
         let arithmetic = arithmetic.into();
         ensure!(config.layers > 0, "config.json: an encoder without layers");
+        if let Some((_, tensor)) = weights.iter().next()
+            && engine::cuda::of(tensor)?.is_some()
+        {
+            config.check_gpu()?;
+        }
         let mut reader = LayerReader::new(weights, arithmetic, config.norm_eps);
         let embedding = Embedding::new(&config, &mut reader)?;
         let pre_norm = match config.kind {

@@ -21,8 +21,10 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightSource {
-    /// A folder with one checkpoint folder per encoder.
+    /// A folder with one checkpoint folder per encoder, under the names of the paper's checkpoints.
     Folder(PathBuf),
+    /// The folder of each encoder's checkpoint, where one has another name.
+    Checkpoints(BTreeMap<Kind, PathBuf>),
     /// Random weights from this seed.
     Random(u64),
     /// The Hugging Face hub, or its cache on this machine.
@@ -30,11 +32,37 @@ pub enum WeightSource {
 }
 
 impl WeightSource {
+    /// Looks for the checkpoints of encoders in a folder that the user has given, and returns a
+    /// source with absolute paths that stays the same when more checkpoints come into that folder.
+    /// Other sources stay as they are.
+    ///
+    /// # Errors
+    /// There are several checkpoints of a kind.
+    pub fn resolved(&self, kinds: &[Kind]) -> Result<WeightSource> {
+        let WeightSource::Folder(folder) = self else {
+            return Ok(self.clone());
+        };
+        let folder = std::path::absolute(folder)?;
+        let found = kinds
+            .iter()
+            .map(|kind| Ok((*kind, find_checkpoint(&folder, *kind)?)));
+        let found: BTreeMap<Kind, PathBuf> = found.collect::<Result<_>>()?;
+        let is_default = |(kind, path): (&Kind, &PathBuf)| path.ends_with(kind.folder());
+        Ok(match found.iter().all(is_default) {
+            true => WeightSource::Folder(folder),
+            false => WeightSource::Checkpoints(found),
+        })
+    }
+
     /// Returns the folder of one encoder's checkpoint, after fetching it from the hub if need be;
     /// `None` for random weights.
     pub fn folder(&self, kind: Kind) -> Result<Option<PathBuf>> {
         match self {
             WeightSource::Folder(folder) => Ok(Some(folder.join(kind.folder()))),
+            WeightSource::Checkpoints(folders) => match folders.get(&kind) {
+                Some(folder) => Ok(Some(folder.clone())),
+                None => bail!("the run has no folder with weights of the kind {kind:?}"),
+            },
             WeightSource::Random(_) => Ok(None),
             WeightSource::Hub => {
                 let fetched = kind.checkpoint().from_hub().with_context(|| {
@@ -47,6 +75,57 @@ impl WeightSource {
                 });
                 fetched.map(Some)
             }
+        }
+    }
+
+    /// Returns the folder of one encoder's checkpoint if it has another name than the paper's.
+    fn other_folder(&self, kind: Kind) -> Option<&Path> {
+        let WeightSource::Checkpoints(folders) = self else {
+            return None;
+        };
+        let folder = folders.get(&kind)?;
+        (!folder.ends_with(kind.folder())).then_some(folder)
+    }
+
+    /// Returns what PEFT calls the base model of an adapter: the name of the paper's checkpoint on
+    /// the hub, or the folder of another one.
+    pub fn base_model(&self, kind: Kind) -> String {
+        let other = self.other_folder(kind);
+        other.map_or(kind.hub_name().into(), |folder| {
+            folder.display().to_string()
+        })
+    }
+
+    /// Returns the name of the folder in which a trained encoder is written: that of the checkpoint
+    /// that it began with.
+    pub fn folder_name(&self, kind: Kind) -> String {
+        let name = self.other_folder(kind).and_then(Path::file_name);
+        name.map_or(kind.folder().into(), |name| name.to_string_lossy().into())
+    }
+}
+
+/// Returns the checkpoint of an encoder in a folder of checkpoints: the only one whose
+/// `config.json` is of its model type, whatever its name. Where there is none, it is the one with
+/// the name of the paper's checkpoint, whose files the caller then misses.
+fn find_checkpoint(folder: &Path, kind: Kind) -> Result<PathBuf> {
+    let default = folder.join(kind.folder());
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_checkpoint =
+        |path: &PathBuf| *path == default || kind.is_of_config(&path.join(CONFIG_FILE));
+    let mut found: Vec<PathBuf> = entries.map(|e| e.path()).filter(is_checkpoint).collect();
+    found.sort();
+    match &found[..] {
+        [] => Ok(default),
+        [only] => Ok(only.clone()),
+        several => {
+            let names = several.iter().filter_map(|path| path.file_name());
+            let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+            bail!(
+                "{}: holds several {} encoders ({}); leave one of them there, or give --weights a folder with links to those that you want",
+                folder.display(),
+                kind.name(),
+                names.join(", ")
+            )
         }
     }
 }
@@ -73,10 +152,11 @@ impl Weights {
         for TensorSpec { name, shape, .. } in config.specs() {
             let Some((stored, dims)) = file.names.remove(&name) else {
                 bail!(
-                    "{}: tensor {name} is missing; this is not a whole {} checkpoint of {} layers",
+                    "{}: tensor {name} is missing; this is not a whole {:?} checkpoint of {} layers, such as {}",
                     path.display(),
-                    config.kind.hub_name(),
-                    config.layers
+                    config.kind,
+                    config.layers,
+                    config.kind.hub_name()
                 );
             };
             if dims != shape {
@@ -388,6 +468,48 @@ mod tests {
         ] {
             assert_eq!(canonical_name(kind, given), want);
         }
+    }
+
+    /// Other checkpoints have other names; two of a kind are not chosen between.
+    #[test]
+    fn checkpoint_is_found_by_its_model_type() {
+        let weights = tempfile::tempdir().unwrap();
+        let weights = weights.path();
+        let add = |name: &str, model_type: &str| {
+            std::fs::create_dir(weights.join(name)).unwrap();
+            let json = format!("{{\"model_type\": \"{model_type}\"}}");
+            std::fs::write(weights.join(name).join(CONFIG_FILE), json).unwrap();
+        };
+        let source = WeightSource::Folder(weights.to_path_buf());
+        let resolved = |kinds: &[Kind]| source.resolved(kinds).map_err(|e| e.to_string());
+        std::fs::write(weights.join("notes.txt"), "").unwrap();
+        // Nothing yet: errors name the checkpoint of the paper.
+        assert_eq!(resolved(&[Kind::Bert]).unwrap(), source);
+        add("bert-large-uncased", "bert");
+        add("clip-vit-large-patch14", "clip");
+        add("gpt2", "gpt2");
+        let found = resolved(&[Kind::Clip, Kind::Bert]).unwrap();
+        let folder = |kind| found.folder(kind).unwrap().unwrap();
+        assert_eq!(folder(Kind::Bert), weights.join("bert-large-uncased"));
+        assert_eq!(folder(Kind::Clip), weights.join("clip-vit-large-patch14"));
+        assert_eq!(found.folder_name(Kind::Bert), "bert-large-uncased");
+        let path = weights.join("bert-large-uncased").display().to_string();
+        assert_eq!(found.base_model(Kind::Bert), path);
+        assert!(found.folder(Kind::Ast).is_err());
+        // A run keeps what it began with.
+        add("clip-vit-base-patch16", "clip");
+        assert_eq!(found.resolved(&[Kind::Clip]).unwrap(), found);
+        let error = resolved(&[Kind::Clip]).unwrap_err();
+        let both = "(clip-vit-base-patch16, clip-vit-large-patch14)";
+        assert!(error.contains(both) && !error.contains('\n'), "{error}");
+        let bert = resolved(&[Kind::Bert]).unwrap();
+        assert_eq!(bert.folder_name(Kind::Bert), "bert-large-uncased");
+        // The names of the paper are as before.
+        std::fs::remove_dir_all(weights.join("clip-vit-large-patch14")).unwrap();
+        let paper = resolved(&[Kind::Clip]).unwrap();
+        assert_eq!(paper, source);
+        assert_eq!(paper.folder_name(Kind::Clip), "clip-vit-base-patch16");
+        assert_eq!(paper.base_model(Kind::Clip), "openai/clip-vit-base-patch16");
     }
 
     #[test]

@@ -21,7 +21,7 @@ const INIT_MASK_TOKEN: u32 = 0x4d61_736b;
 pub struct Branch {
     modality: Modality,
     encoder: Encoder,
-    /// The LoRA adapters; none in full fine-tuning.
+    /// The LoRA adapters; none in full fine-tuning, and for a modality that is not used.
     adapters: Option<LoraAdapters>,
     /// The encoder's weights if they learn.
     weights: Option<Weights>,
@@ -62,7 +62,7 @@ impl Branch {
         &self.encoder
     }
 
-    /// Returns the LoRA adapters; `None` in full fine-tuning.
+    /// Returns the LoRA adapters; `None` in full fine-tuning, and for a modality that is not used.
     pub fn adapters(&self) -> Option<&LoraAdapters> {
         self.adapters.as_ref()
     }

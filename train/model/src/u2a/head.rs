@@ -190,8 +190,9 @@ impl U2a {
         tokens: &Pair<Option<ModalityTokens>>,
         missing: MissingToken,
     ) -> Result<Pair<Tensor>> {
-        let mask_token = self.branches.m1.mask_token();
         let rule = self.selection_rule(missing);
+        // The token of zeros has the width of an encoder that is used.
+        let mask_token = self.branches[rule.only.unwrap_or(Slot::M1)].mask_token();
         select(&batch.present, tokens, rule, mask_token)
     }
 

@@ -26,9 +26,13 @@ pub fn encoder(kind: Kind, dtype: DType) -> Encoder {
 
 /// Loads the encoder in its folder below `root`.
 pub fn encoder_at(root: &Path, kind: Kind, dtype: DType) -> Encoder {
-    let folder = root.join(kind.folder());
+    encoder_in(&root.join(kind.folder()), kind, dtype)
+}
+
+/// Loads the encoder in `folder`.
+pub fn encoder_in(folder: &Path, kind: Kind, dtype: DType) -> Encoder {
     let config = EncoderConfig::read(&folder.join("config.json"), kind).unwrap();
-    let weights = Weights::load(&folder, &config).unwrap();
+    let weights = Weights::load(folder, &config).unwrap();
     Encoder::new(config, weights, dtype).unwrap()
 }
 
@@ -52,12 +56,14 @@ pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
         / if top == 0.0 { 1.0 } else { top }
 }
 
-/// Returns an encoder's golden input and its number of sequences.
-pub fn input(kind: Kind, golden: &HashMap<String, Tensor>) -> (ModalityData, usize) {
-    let name = key(kind);
+/// Returns the golden input of the encoder `name` and its number of sequences.
+pub fn input(kind: Kind, name: &str, golden: &HashMap<String, Tensor>) -> (ModalityData, usize) {
     let t = &golden[&format!("{name}.input")];
     let n = t.dims()[0];
-    let floats = || t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let floats = || {
+        let t = t.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
+        t.to_vec1::<f32>().unwrap()
+    };
     let ints = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<i64>().unwrap();
     let data = match kind {
         Kind::Clip => ModalityData::Dense {
@@ -70,7 +76,7 @@ pub fn input(kind: Kind, golden: &HashMap<String, Tensor>) -> (ModalityData, usi
         },
         Kind::Bert => ModalityData::Tokens {
             ids: ints(t).into_iter().map(|i| i as u32).collect(),
-            lengths: ints(&golden["bert.lengths"])
+            lengths: ints(&golden[&format!("{name}.lengths")])
                 .into_iter()
                 .map(|i| i as usize)
                 .collect(),

@@ -24,7 +24,8 @@ pub fn describe(args: &RunArgs) -> Result<ExitCode> {
         }
     };
     let settings = Settings::resolve(&args.dataset, modalities, &args.overrides()?)?;
-    let encoders = session::encoder_configs(modalities, &args.weights(), args.tiny_encoders())?;
+    let (only, tiny) = (settings.modality, args.tiny_encoders());
+    let encoders = session::encoder_configs(modalities, only, &args.weights(), tiny)?;
     let table = parameter_table(
         modalities,
         &encoders,
