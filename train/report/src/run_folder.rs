@@ -45,7 +45,7 @@ pub struct RunDescription {
     pub multi_label: bool,
     /// The hyperparameters.
     pub settings: RunSettings,
-    /// The sizes of the two encoders.
+    /// The sizes of the two encoders; of no meaning for a modality that is not used.
     pub encoders: [EncoderSize; 2],
     /// The text of the file.
     #[serde(skip)]
@@ -66,6 +66,8 @@ pub struct RunSettings {
     pub missing_token: String,
     /// The missing-modality mask of the training split: a file or a protocol.
     pub train_mask: Option<String>,
+    /// The only modality that is used, if not both are.
+    pub modality: Option<Modality>,
     /// The number of frames that the model is given of a video.
     pub frames: usize,
 }
@@ -78,6 +80,7 @@ impl Default for RunSettings {
             fusion: "sum".to_string(),
             missing_token: "mask".to_string(),
             train_mask: None,
+            modality: None,
             frames: 3,
         }
     }

@@ -428,6 +428,7 @@ mod tests {
         let token = shown.missing_token.as_str();
         assert_eq!(ours["missing_token"].as_str(), Some(token));
         assert_eq!((ours.get("train_mask"), shown.train_mask), (None, None));
+        assert_eq!((ours.get("modality"), shown.modality), (None, None));
         assert_eq!(ours["frames"].as_integer(), Some(shown.frames as i64));
     }
 

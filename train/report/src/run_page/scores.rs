@@ -5,6 +5,7 @@ use super::number::{percent, percent_average};
 use crate::run_folder::{EncoderSize, main_metric};
 use crate::scores::score_rows;
 use crate::statistics::Average;
+use datasets::Modality;
 use maud::{Markup, html};
 
 /// The head of a chapter: what was trained on what, and the scores with each modality missing.
@@ -32,8 +33,16 @@ pub fn section(chapter: &Chapter) -> Markup {
 fn what_was_trained(chapter: &Chapter) -> String {
     let classes = chapter.classes.len();
     let [first, second] = chapter.modalities;
-    let config = &chapter.groups[0].group.runs[0].config;
-    let [a, b] = config.encoders.each_ref().map(encoder_size);
+    // The encoder of a modality that a run does not use has no size; another run may tell it.
+    let runs_of_all = || chapter.groups.iter().flat_map(|e| &e.group.runs);
+    let size = |m: usize| {
+        let uses = |only: Modality| only == chapter.modalities[m];
+        let run = runs_of_all().find(|run| run.config.settings.modality.is_none_or(uses));
+        run.map_or("not used".into(), |run| {
+            encoder_size(&run.config.encoders[m])
+        })
+    };
+    let [a, b] = [size(0), size(1)];
     let runs: usize = chapter.groups.iter().map(|e| e.group.runs.len()).sum();
     let encoders = format!("{classes} classes from {first} ({a}) and {second} ({b})");
     match &chapter.groups[..] {
