@@ -47,7 +47,8 @@ pub struct RunArgs {
     #[arg(long, conflicts_with_all = ["out", "weights", "random_weights"])]
     pub resume: Option<PathBuf>,
     /// Folder with clip-vit-base-patch16/, bert-base-uncased/ and
-    /// ast-finetuned-audioset-10-10-0.4593/ [default: the Hugging Face hub or its cache]
+    /// ast-finetuned-audioset-10-10-0.4593/, or with a CLIP, BERT or AST of other sizes in a folder
+    /// of any name [default: the Hugging Face hub or its cache]
     #[arg(long)]
     pub weights: Option<PathBuf>,
     /// Random frozen weights from this seed instead of pretrained ones
