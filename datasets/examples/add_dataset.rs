@@ -12,8 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use datasets::{
-    AbsenceCause, CheckOptions, Dataset, Error, Info, Input, ListOptions, Listing, Modality, Note,
-    NoteKind, Sample, Split,
+    AbsenceCause, CheckOptions, Dataset, Error, Info, Input, ListOptions, Listing, Modalities,
+    Modality, Note, NoteKind, Sample, Split,
 };
 
 /// Clips of two classes, each with audio and video in one file.
@@ -27,7 +27,7 @@ impl Instruments {
             info: Info {
                 name: "instruments".to_owned(),
                 title: "Instruments".to_owned(),
-                modalities: [Modality::Audio, Modality::Video],
+                modalities: Modalities::Two(Modality::Audio, Modality::Video),
                 // The order of the classes defines the labels, so it must never change.
                 classes: vec!["piano".to_owned(), "violin".to_owned()],
                 multi_label: false,
@@ -67,7 +67,7 @@ impl Dataset for Instruments {
                         split,
                         labels: vec![label],
                         // The audio is the track of the video, so both inputs are the same file.
-                        inputs: [input.clone(), input],
+                        inputs: vec![input.clone(), input],
                         source: file,
                         segment: None,
                     });

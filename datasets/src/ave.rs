@@ -162,7 +162,7 @@ impl Row {
             split,
             labels: vec![self.class],
             source: files.swap_remove(0),
-            inputs: [video.clone(), video],
+            inputs: vec![video.clone(), video],
             segment,
         }
     }

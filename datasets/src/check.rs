@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::hashes::{self, HashCheck};
+use crate::modalities::{InputName, Modalities};
 use crate::read_text_file;
 use crate::types::{
-    AbsenceCause, Dataset, Info, Input, ListOptions, Listing, Modality, Note, PublishedCount, Split,
+    AbsenceCause, Dataset, Info, Input, ListOptions, Listing, Note, PublishedCount, Split,
 };
 
 /// Options of [`check()`].
@@ -33,8 +34,8 @@ pub struct CheckOptions {
 pub struct CheckReport {
     /// The dataset's registry name.
     pub dataset: String,
-    /// The two modalities, in the order of [`SplitCheck::present`].
-    pub modalities: [Modality; 2],
+    /// The modalities, in the order of [`SplitCheck::present`].
+    pub modalities: Modalities,
     /// The layout that was recognised, in words for people.
     pub layout: String,
     /// The splits that are listed or expected.
@@ -62,10 +63,10 @@ pub struct SplitCheck {
     pub published: Vec<PublishedCount>,
     /// The number of samples in the annotation below the raw root.
     pub listed: usize,
-    /// The number of samples with both modalities.
+    /// The number of samples with every modality.
     pub complete: usize,
-    /// The number of samples with the first modality, and with the second.
-    pub present: [usize; 2],
+    /// The number of samples with each modality.
+    pub present: Vec<usize>,
     /// The classes, in canonical order.
     pub classes: Vec<ClassCheck>,
 }
@@ -79,7 +80,7 @@ pub struct ClassCheck {
     pub expected: Option<usize>,
     /// The number of samples in the annotation.
     pub listed: usize,
-    /// The number of these with both modalities.
+    /// The number of these with every modality.
     pub complete: usize,
 }
 
@@ -90,8 +91,8 @@ pub struct MissingItem {
     pub id: String,
     /// The split of the sample.
     pub split: Split,
-    /// The modality of the input.
-    pub modality: Modality,
+    /// The input.
+    pub modality: InputName,
     /// The cause; in JSON it is a sentence.
     pub reason: AbsenceCause,
 }
@@ -202,7 +203,8 @@ fn check_splits(dataset: &dyn Dataset, listing: &Listing) -> Vec<SplitCheck> {
         if listed == 0 && expected.is_none() {
             continue;
         }
-        let present = [0, 1].map(|which| {
+        let count = dataset.info().modalities.count();
+        let present = (0..count).map(|which| {
             let samples = listing.split(split);
             samples.filter(|one| one.inputs[which].is_present()).count()
         });
@@ -217,7 +219,7 @@ fn check_splits(dataset: &dyn Dataset, listing: &Listing) -> Vec<SplitCheck> {
             published: dataset.published_counts(split),
             listed,
             complete: complete.count(),
-            present,
+            present: present.collect(),
             classes: count_classes(dataset, listing, in_split, expected_classes),
         });
     }
@@ -228,7 +230,7 @@ fn check_splits(dataset: &dyn Dataset, listing: &Listing) -> Vec<SplitCheck> {
 fn missing_items(info: &Info, listing: &Listing) -> Vec<MissingItem> {
     let mut missing = Vec::new();
     for sample in &listing.samples {
-        for (input, modality) in sample.inputs.iter().zip(info.modalities) {
+        for (input, modality) in sample.inputs.iter().zip(info.modalities.names()) {
             if let Input::Absent(cause) = input {
                 missing.push(MissingItem {
                     id: sample.id.clone(),

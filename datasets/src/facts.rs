@@ -3,10 +3,11 @@
 //! The order of the classes never changes, because label indices in shards, checkpoints and
 //! predictions depend on it.
 
-use crate::types::{Info, Modality};
+use crate::modalities::{Modalities, Modality};
+use crate::types::Info;
 
-const IMAGE_TEXT: [Modality; 2] = [Modality::Image, Modality::Text];
-const AUDIO_VIDEO: [Modality; 2] = [Modality::Audio, Modality::Video];
+const IMAGE_TEXT: Modalities = Modalities::Two(Modality::Image, Modality::Text);
+const AUDIO_VIDEO: Modalities = Modalities::Two(Modality::Audio, Modality::Video);
 
 /// Registry names, in the order in which the paper presents them.
 pub(crate) const NAMES: [&str; 5] = ["food-101", "mm-imdb", "kinetics-sound", "ave", "crema-d"];

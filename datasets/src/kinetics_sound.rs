@@ -233,7 +233,7 @@ impl Row {
             split: self.split,
             labels: vec![self.class],
             source: videos.swap_remove(0),
-            inputs: [audio, video],
+            inputs: vec![audio, video],
             segment: None,
         }
     }

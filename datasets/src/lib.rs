@@ -2,7 +2,7 @@
 //!
 //! A dataset ([`Dataset`]) knows its classes, splits and published counts ([`Info`]), the folder
 //! layouts that publishers use and the grammar of their annotations. From a raw folder it makes a
-//! [`Listing`]: the samples, each with an id, a split, labels and the inputs of two modalities, and
+//! [`Listing`]: the samples, each with an id, a split, labels and the input of each modality, and
 //! notes about everything that is unusual in the tree.
 //!
 //! This crate decodes no media, reads no Parquet and writes no files.
@@ -55,6 +55,7 @@ mod json;
 mod kinetics_sound;
 mod list_reader;
 mod mm_imdb;
+mod modalities;
 mod near_names;
 mod quotes;
 pub mod sources;
@@ -69,11 +70,12 @@ pub use check::{
 pub use custom::{Cell, Custom, Table, table_row};
 pub use error::Error;
 pub use hashes::{HashCheck, WrongFile};
+pub use modalities::{InputName, Modalities, Modality, View};
 pub use terms::{Terms, terms};
 pub use tree::LFS_PREFIX;
 pub use types::{
-    AbsenceCause, Dataset, Info, Input, ListOptions, Listing, MAX_ID_BYTES, Modality, Note,
-    NoteKind, Plot, PublishedCount, Sample, Split,
+    AbsenceCause, Dataset, Info, Input, ListOptions, Listing, MAX_ID_BYTES, Note, NoteKind, Plot,
+    PublishedCount, Sample, Split,
 };
 
 use std::path::Path;

@@ -107,14 +107,14 @@ impl Dataset for MmImdb {
                         finder.note(NoteKind::Repaired, &id, message);
                     }
                     let image = finder.input(&id, std::slice::from_ref(&poster));
-                    (movie.labels, [image, movie.text.into()])
+                    (movie.labels, vec![image, movie.text.into()])
                 }
                 Err(cause) => {
                     let kind = note_kind(&cause);
                     let cause = AbsenceCause::UnknownGenres(Box::new(cause));
                     finder.note(kind, &id, cause.to_string());
                     let absent = Input::Absent(cause);
-                    (Vec::new(), [absent.clone(), absent])
+                    (Vec::new(), vec![absent.clone(), absent])
                 }
             };
             samples.push(Sample {

@@ -10,40 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::error::Error;
-
-/// One of the four kinds of input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Modality {
-    /// Audio.
-    Audio,
-    /// Video, from which a few frames are sampled.
-    Video,
-    /// A single image.
-    Image,
-    /// Text.
-    Text,
-}
-
-impl Modality {
-    /// Every modality, in the order of the enum.
-    pub const ALL: [Modality; 4] = [
-        Modality::Audio,
-        Modality::Video,
-        Modality::Image,
-        Modality::Text,
-    ];
-
-    /// The name used in columns, flags and files: `audio`, `video`, `image`, `text`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Modality::Audio => "audio",
-            Modality::Video => "video",
-            Modality::Image => "image",
-            Modality::Text => "text",
-        }
-    }
-}
+use crate::modalities::Modalities;
 
 /// The part of a dataset that a sample belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -113,7 +80,6 @@ macro_rules! names {
     };
 }
 
-names!(Modality, "modality", "audio, video, image, text");
 names!(Split, "split", "train, val, test");
 names!(Plot, "plot choice", "longest, first, outline, all");
 
@@ -125,8 +91,8 @@ pub struct Info {
     pub name: String,
     /// The published name, such as `CREMA-D`.
     pub title: String,
-    /// The two modalities: image and text, or audio and video.
-    pub modalities: [Modality; 2],
+    /// The modalities, one or two.
+    pub modalities: Modalities,
     /// Class names in canonical order; a label is an index into this list.
     pub classes: Vec<String>,
     /// Whether a sample has any number of labels (MM-IMDb) instead of exactly one.
@@ -258,7 +224,7 @@ impl Serialize for AbsenceCause {
     }
 }
 
-/// One row of the annotation: an id, a split, labels and the inputs of two modalities.
+/// One row of the annotation: an id, a split, labels and the input of each modality.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sample {
     /// The id: unique in the dataset, the same in all layouts, without `/` and control characters,
@@ -268,8 +234,8 @@ pub struct Sample {
     pub split: Split,
     /// Class indices, ascending and distinct; exactly one unless [`Info::multi_label`].
     pub labels: Vec<u32>,
-    /// The inputs of the two modalities, in the order of [`Info::modalities`].
-    pub inputs: [Input; 2],
+    /// The input of each modality, in the order of [`Info::modalities`].
+    pub inputs: Vec<Input>,
     /// The file that best names the sample, relative to the raw root, with `/` on every system.
     pub source: String,
     /// Start and end, in seconds, of the labelled event in the clip, if the annotation has one.

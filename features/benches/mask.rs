@@ -6,7 +6,7 @@
 
 use datasets::{Modality, Split};
 use features::mask::{Mask, Protocol};
-use features::{MelDtype, Row, ShardSpec, Shards, record_batch, writer_properties};
+use features::{MelDtype, Row, RowContent, ShardSpec, Shards, record_batch, writer_properties};
 use parquet::arrow::ArrowWriter;
 use std::fs::File;
 use std::io::BufRead;
@@ -18,7 +18,7 @@ const ROWS_PER_SHARD: usize = 1000;
 fn write(folder: &Path, count: usize) {
     let spec = ShardSpec {
         dataset: "bench".into(),
-        modalities: [Modality::Image, Modality::Text],
+        modalities: [Modality::Image, Modality::Text].into(),
         classes: vec!["one".into()],
         multi_label: false,
         mel_dtype: MelDtype::F32,
@@ -38,7 +38,7 @@ fn write(folder: &Path, count: usize) {
         let rows: Vec<Row> = numbers
             .map(|number| {
                 let mut row = Row::new(format!("sample-{number}"), Split::Train, vec![0]);
-                row.text = Some("words".into());
+                row.contents[1] = Some(RowContent::Text("words".into()));
                 row
             })
             .collect();

@@ -15,7 +15,7 @@ use crate::shards::{Content, RowReader, Shards};
 use crate::share::Share;
 use crate::transforms::{Transforms, random_frames, segment_centres};
 use arrow_buffer::Buffer;
-use datasets::{Modality, Split};
+use datasets::{InputName, Modality, Split};
 use media::Error;
 use media::image::{Augmentation, View};
 use media::mel::MEL_BINS;
@@ -334,13 +334,13 @@ impl Loader {
 /// Returns the bytes of the values that are decoded of a full batch.
 fn batch_bytes(shards: &Shards, options: &LoaderOptions) -> usize {
     let t = &options.transforms;
-    let sample = |modality: Modality| match modality {
+    let sample = |input: InputName| match input.modality {
         Modality::Text => t.text.as_ref().map_or(0, |t| t.max_len()),
         dense => sample_shape(dense, t).iter().product(),
     };
     let modalities = shards.spec().modalities;
     let samples = options.batch_size.div_ceil(options.share.count);
-    4 * samples * modalities.into_iter().map(sample).sum::<usize>()
+    4 * samples * modalities.names().map(sample).sum::<usize>()
 }
 
 /// Returns the shape of a sample's audio, video or image in a batch; empty for text.
@@ -461,7 +461,7 @@ impl Shared {
             &present[share.clone()],
         )?;
         let mut inputs = [None, None];
-        for (m, input) in inputs.iter_mut().enumerate() {
+        for (m, name) in self.shards.spec().modalities.names().enumerate() {
             let rows: Vec<usize> = share.clone().filter(|i| present[*i][m]).collect();
             if rows.is_empty() {
                 continue;
@@ -472,11 +472,11 @@ impl Shared {
                     fetched[*row - share.start].contents[m].as_ref(),
                 )
             });
-            let data = match self.shards.spec().modalities[m] {
+            let data = match name.modality {
                 Modality::Text => self.tokens(contents)?,
-                dense => self.dense(dense, contents, rows.len())?,
+                _ => self.dense(name, contents, rows.len())?,
             };
-            *input = Some(ModalityBatch { rows, data });
+            inputs[m] = Some(ModalityBatch { rows, data });
         }
         Ok(Batch {
             ids: samples
@@ -511,18 +511,18 @@ impl Shared {
     /// Transforms the audio, video or image of `rows` samples, given as (id, content).
     fn dense<'a>(
         &self,
-        modality: Modality,
+        input: InputName,
         contents: impl Iterator<Item = (&'a str, Option<&'a Content>)>,
         rows: usize,
     ) -> Result<ModalityData, Error> {
         let transforms = &self.options.transforms;
-        let shape = sample_shape(modality, transforms);
+        let shape = sample_shape(input.modality, transforms);
         let mut values = self.buffer(rows * shape.iter().product::<usize>());
         for (id, content) in contents {
             match content {
                 Some(Content::Mel(mel)) => transforms.mel.append(mel, &mut values),
                 Some(Content::Images(images)) => self
-                    .append_views(id, images, shape[0], &mut values)
+                    .append_views(id, input, images, shape[0], &mut values)
                     .map_err(|e| e.at_sample(id))?,
                 Some(Content::Text(_)) | None => return Err(not_fetched(id)),
             }
@@ -563,6 +563,7 @@ impl Shared {
     fn append_views(
         &self,
         id: &str,
+        input: InputName,
         images: &[Buffer],
         wanted: usize,
         out: &mut Vec<f32>,
@@ -580,10 +581,9 @@ impl Shared {
             ));
         }
         if *augment {
-            let key = rank(
-                &["u2a-augment", &seed.to_string(), &self.epoch.to_string()],
-                id,
-            );
+            // Two views of one modality are augmented independently.
+            let epoch = format!("{}{}", self.epoch, input.suffix());
+            let key = rank(&["u2a-augment", &seed.to_string(), &epoch], id);
             let mut key_bytes = [0; 8];
             key_bytes.copy_from_slice(&key[..8]);
             let mut rng = Rng::new(u64::from_le_bytes(key_bytes), &[]);

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Metadata, Schema, SchemaRef};
-use datasets::{Modality, Split};
+use datasets::{InputName, Modalities, Split};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
@@ -47,38 +47,34 @@ const RATE_ROUNDING: f64 = 1e-9;
 /// A protocol: which modality is hidden.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
-    /// The given modality of every chosen sample.
-    Missing(Modality),
+    /// The given input of every chosen sample.
+    Missing(InputName),
     /// The two modalities in turn: in rank order the second modality, the first, the second, ...
     MissingBoth,
 }
 
 impl Protocol {
-    /// Returns the name: "missing-audio", ..., "missing-both".
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Protocol::Missing(Modality::Audio) => "missing-audio",
-            Protocol::Missing(Modality::Video) => "missing-video",
-            Protocol::Missing(Modality::Image) => "missing-image",
-            Protocol::Missing(Modality::Text) => "missing-text",
-            Protocol::MissingBoth => "missing-both",
-        }
-    }
-
-    /// Returns the protocols of a dataset with these modalities.
-    pub fn of(modalities: [Modality; 2]) -> [Protocol; 3] {
-        let [first, second] = modalities;
-        [
-            Protocol::Missing(first),
-            Protocol::Missing(second),
-            Protocol::MissingBoth,
-        ]
+    /// Returns the protocols of a dataset with these modalities: none if there is one modality,
+    /// which cannot be missing.
+    pub fn of(modalities: impl Into<Modalities>) -> Vec<Protocol> {
+        let pair = modalities.into().pair();
+        pair.map_or_else(Vec::new, |[first, second]| {
+            vec![
+                Protocol::Missing(first),
+                Protocol::Missing(second),
+                Protocol::MissingBoth,
+            ]
+        })
     }
 }
 
+/// The name: "missing-audio", ..., "missing-both".
 impl std::fmt::Display for Protocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
+        match self {
+            Protocol::Missing(input) => f.pad(&format!("missing-{input}")),
+            Protocol::MissingBoth => f.pad("missing-both"),
+        }
     }
 }
 
@@ -86,11 +82,12 @@ impl std::str::FromStr for Protocol {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        let mut all = Modality::ALL
-            .map(Protocol::Missing)
-            .into_iter()
-            .chain([Protocol::MissingBoth]);
-        all.find(|one| one.as_str() == name).ok_or_else(|| {
+        let input = || name.strip_prefix("missing-")?.parse().ok();
+        match name {
+            "missing-both" => Some(Protocol::MissingBoth),
+            _ => input().map(Protocol::Missing),
+        }
+        .ok_or_else(|| {
             Error::unusable(
                 format!("no protocol '{name}'"),
                 "use missing-audio, missing-video, missing-image, missing-text or missing-both",
@@ -102,7 +99,7 @@ impl std::str::FromStr for Protocol {
 /// The modalities that each sample shows under a protocol, for every split.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
-    modalities: [Modality; 2],
+    inputs: [InputName; 2],
     /// The metadata of the file: dataset, protocol, rate, seed.
     origin: BTreeMap<String, String>,
     /// The file that the mask was read from, for messages.
@@ -113,9 +110,10 @@ pub struct Mask {
 /// Draws the mask of one split: which of the two modalities each id shows.
 ///
 /// # Errors
-/// The rate is outside 0..=1, or the protocol hides a modality that is none of the two.
+/// The rate is outside 0..=1, the protocol hides an input that is none of the two, or there is one
+/// input, which nothing can stand for.
 pub fn draw(
-    modalities: [Modality; 2],
+    modalities: impl Into<Modalities>,
     protocol: Protocol,
     rate: f64,
     seed: u64,
@@ -127,23 +125,27 @@ pub fn draw(
             "give a number from 0 to 1",
         ));
     }
+    let modalities = modalities.into();
+    if modalities.count() == 1 {
+        return Err(Error::unusable(
+            format!("{protocol}: the samples have {modalities} alone, and nothing stands for it"),
+            "draw masks for datasets of two modalities",
+        ));
+    }
     let hidden = |rank: usize| match protocol {
-        Protocol::Missing(modality) => modalities.iter().position(|&m| m == modality),
+        Protocol::Missing(input) => modalities.position(input),
         Protocol::MissingBoth => Some((rank + 1) % 2),
     };
     if hidden(0).is_none() {
-        let [a, b, c] = Protocol::of(modalities);
+        let [a, b] = [modalities.name(0), modalities.name(1)].map(Protocol::Missing);
         return Err(Error::unusable(
-            format!(
-                "{protocol}: the samples have {} and {}",
-                modalities[0], modalities[1]
-            ),
-            format!("use {a}, {b} or {c}"),
+            format!("{protocol}: the samples have {modalities}"),
+            format!("use {a}, {b} or {}", Protocol::MissingBoth),
         ));
     }
     let count = (rate * ids.len() as f64 + RATE_ROUNDING).floor() as usize;
     let mut shown = vec![[true; 2]; ids.len()];
-    let key = ["u2a-mask", protocol.as_str(), &seed.to_string()];
+    let key = ["u2a-mask", &protocol.to_string(), &seed.to_string()];
     for (rank, sample) in by_rank(&key, ids).into_iter().take(count).enumerate() {
         if let Some(modality) = hidden(rank) {
             shown[sample as usize][modality] = false;
@@ -172,7 +174,7 @@ impl Mask {
             ("u2a.mask_seed", seed.to_string()),
         ];
         Ok(Mask {
-            modalities: spec.modalities,
+            inputs: inputs_of(shards)?,
             origin: origin.map(|(key, value)| (key.to_owned(), value)).into(),
             path: None,
             splits,
@@ -202,7 +204,7 @@ impl Mask {
             ("u2a.mask_imported_from", from.to_owned()),
         ];
         Ok(Mask {
-            modalities: spec.modalities,
+            inputs: inputs_of(shards)?,
             origin: origin.map(|(key, value)| (key.to_owned(), value)).into(),
             path: None,
             splits: [(split, ids.iter().cloned().zip(shown).collect())].into(),
@@ -242,15 +244,15 @@ impl Mask {
             None => "the mask".into(),
         };
         let remedy = "draw a mask for these shards with `ingest mask`";
-        let wanted = shards.spec().modalities;
-        let column = wanted.map(|one| self.modalities.iter().position(|&own| own == one));
+        let wanted = inputs_of(shards)?;
+        let column = wanted.map(|one| self.inputs.iter().position(|&own| own == one));
         let [Some(first), Some(second)] = column else {
             return Err(Error::unusable(
                 format!(
                     "{}: is about {} and {}, the shards hold {} and {}",
                     name(),
-                    self.modalities[0],
-                    self.modalities[1],
+                    self.inputs[0],
+                    self.inputs[1],
                     wanted[0],
                     wanted[1]
                 ),
@@ -337,12 +339,12 @@ impl Mask {
 
     fn schema(&self) -> SchemaRef {
         let text = |name: &str| Field::new(name, DataType::Utf8, false);
-        let flag = |modality| Field::new(has_column(modality), DataType::Boolean, false);
+        let flag = |input| Field::new(has_column(input), DataType::Boolean, false);
         let fields = vec![
             text("id"),
             text("split"),
-            flag(self.modalities[0]),
-            flag(self.modalities[1]),
+            flag(self.inputs[0]),
+            flag(self.inputs[1]),
         ];
         let mut metadata = Metadata::default();
         for (key, value) in &self.origin {
@@ -373,6 +375,23 @@ impl Mask {
         })?;
         named(read(bytes), &path)
     }
+}
+
+/// Returns the two inputs of shards.
+///
+/// # Errors
+/// There is one.
+fn inputs_of(shards: &Shards) -> Result<[InputName; 2], Error> {
+    let modalities = shards.spec().modalities;
+    modalities.pair().ok_or_else(|| {
+        Error::unusable(
+            format!(
+                "{}: the samples have {modalities} alone, and nothing stands for it",
+                shards.folder()
+            ),
+            "use masks with datasets of two modalities",
+        )
+    })
 }
 
 /// Adds the name of its file to a mask that was read, or to the problem.
@@ -406,13 +425,13 @@ fn read(file: impl ChunkReader + 'static) -> Result<Mask, String> {
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
         .map_err(not_parquet)?;
-    let modality_of = |name: &str| Modality::ALL.into_iter().find(|&m| has_column(m) == name);
-    let modalities: Vec<Modality> = schema
+    let input_of = |name: &str| InputName::all().find(|input| has_column(*input) == name);
+    let inputs: Vec<InputName> = schema
         .fields()
         .iter()
-        .filter_map(|field| modality_of(field.name()))
+        .filter_map(|field| input_of(field.name()))
         .collect();
-    let modalities: [Modality; 2] = modalities
+    let inputs: [InputName; 2] = inputs
         .try_into()
         .map_err(|found: Vec<_>| format!("is about {} modalities, not two", found.len()))?;
     let origin = schema
@@ -422,7 +441,7 @@ fn read(file: impl ChunkReader + 'static) -> Result<Mask, String> {
         .map(|(key, value)| (key.to_string(), value.to_string()))
         .collect();
     let mut mask = Mask {
-        modalities,
+        inputs,
         origin,
         path: None,
         splits: BTreeMap::new(),
@@ -447,8 +466,8 @@ fn read(file: impl ChunkReader + 'static) -> Result<Mask, String> {
             column("split", DataType::Utf8)?,
         );
         let flags = [
-            column(has_column(modalities[0]), DataType::Boolean)?,
-            column(has_column(modalities[1]), DataType::Boolean)?,
+            column(&has_column(inputs[0]), DataType::Boolean)?,
+            column(&has_column(inputs[1]), DataType::Boolean)?,
         ];
         for row in 0..batch.num_rows() {
             let id = ids.as_string::<i32>().value(row);

@@ -13,7 +13,10 @@ use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType, Field};
 use datasets::{Modality, Split};
 
-use crate::schema::{MelDtype, ShardSpec, has_column, image_fields, item};
+use crate::schema::{
+    MelDtype, ShardSpec, content_column, frame_times_column, has_column, image_fields, item,
+    seconds_column,
+};
 use media::Error;
 use media::mel::{MAX_MEL_FRAMES, MEL_BINS, Mel};
 
@@ -26,20 +29,8 @@ pub struct Row {
     pub split: Split,
     /// The class indices; exactly one where the dataset is single-label.
     pub labels: Vec<u32>,
-    /// The log-mel spectrogram of the audio, if the sample has it.
-    pub mel: Option<Mel>,
-    /// The frames of the video in time order, as JPEG files, if the sample has it.
-    pub frames: Option<Vec<Vec<u8>>>,
-    /// The time of each frame, in seconds from the start of the clip.
-    pub frame_times: Vec<f32>,
-    /// The image as a JPEG file, if the sample has it.
-    pub image: Option<Vec<u8>>,
-    /// The cleaned text, if the sample has it.
-    pub text: Option<String>,
-    /// The decoded duration of the audio in seconds.
-    pub audio_seconds: Option<f32>,
-    /// The decoded duration of the video in seconds.
-    pub video_seconds: Option<f32>,
+    /// What the sample has of each modality.
+    pub contents: [Option<RowContent>; 2],
     /// The start and end of the labelled event in seconds.
     pub segment: Option<(f32, f32)>,
     /// The path of the input, relative to the raw tree.
@@ -55,26 +46,71 @@ impl Row {
             id: id.into(),
             split,
             labels,
-            mel: None,
-            frames: None,
-            frame_times: Vec::new(),
-            image: None,
-            text: None,
-            audio_seconds: None,
-            video_seconds: None,
+            contents: [None, None],
             segment: None,
             source: String::new(),
             error: None,
         }
     }
+}
 
-    /// Returns whether the sample has this modality.
-    pub fn has(&self, modality: Modality) -> bool {
-        match modality {
-            Modality::Audio => self.mel.is_some(),
-            Modality::Video => self.frames.is_some(),
-            Modality::Image => self.image.is_some(),
-            Modality::Text => self.text.is_some(),
+/// What a sample has of one modality.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowContent {
+    /// Audio.
+    Mel {
+        /// The log-mel spectrogram.
+        mel: Mel,
+        /// The decoded duration in seconds.
+        seconds: Option<f32>,
+    },
+    /// Video.
+    Frames {
+        /// The frames in time order, as JPEG files.
+        files: Vec<Vec<u8>>,
+        /// The time of each frame, in seconds from the start of the clip.
+        times: Vec<f32>,
+        /// The decoded duration in seconds.
+        seconds: Option<f32>,
+    },
+    /// An image as a JPEG file.
+    Image(Vec<u8>),
+    /// A cleaned text.
+    Text(String),
+}
+
+impl RowContent {
+    /// Returns the modality.
+    pub fn modality(&self) -> Modality {
+        match self {
+            RowContent::Mel { .. } => Modality::Audio,
+            RowContent::Frames { .. } => Modality::Video,
+            RowContent::Image(_) => Modality::Image,
+            RowContent::Text(_) => Modality::Text,
+        }
+    }
+
+    /// Returns the spectrogram of audio.
+    pub fn mel(&self) -> Option<&Mel> {
+        match self {
+            RowContent::Mel { mel, .. } => Some(mel),
+            _ => None,
+        }
+    }
+
+    /// Returns the frames of a video, as JPEG files.
+    pub fn frames(&self) -> Option<&[Vec<u8>]> {
+        match self {
+            RowContent::Frames { files, .. } => Some(files),
+            _ => None,
+        }
+    }
+
+    /// Returns the decoded duration of audio or video in seconds.
+    pub fn seconds(&self) -> Option<f32> {
+        match self {
+            RowContent::Mel { seconds, .. } | RowContent::Frames { seconds, .. } => *seconds,
+            _ => None,
         }
     }
 }
@@ -117,37 +153,53 @@ fn check(spec: &ShardSpec, row: &Row) -> Result<(), String> {
             spec.classes.len()
         ));
     }
-    if let Some(other) = Modality::ALL
-        .into_iter()
-        .find(|&m| row.has(m) && !spec.has(m))
-    {
-        return Err(format!("has {other}, which {} does not have", spec.dataset));
-    }
-    if !spec.modalities.into_iter().any(|m| row.has(m)) {
-        return Err("has no modality at all; it belongs into the failures".into());
-    }
-    if let Some(mel) = &row.mel {
-        let whole = mel.bins == MEL_BINS && mel.values.len() % MEL_BINS == 0;
-        if !whole || !(1..=MAX_MEL_FRAMES).contains(&mel.frames()) {
+    for (i, content) in row.contents.iter().enumerate() {
+        let Some(content) = content else { continue };
+        let expected = spec.modalities.names().nth(i).map(|input| input.modality);
+        if expected != Some(content.modality()) {
             return Err(format!(
-                "mel of {} values in {} bins is not 1 to {MAX_MEL_FRAMES} frames of {MEL_BINS}",
-                mel.values.len(),
-                mel.bins
+                "has {} as input {i}, which {} does not have there",
+                content.modality(),
+                spec.dataset
             ));
         }
-        if mel.values.iter().any(|v| !v.is_finite()) {
-            return Err("mel holds a value that is not finite".into());
+        check_content(content)?;
+    }
+    if row.contents.iter().all(Option::is_none) {
+        return Err("has no modality at all; it belongs into the failures".into());
+    }
+    Ok(())
+}
+
+/// Checks what a row has of one modality; the error is the problem.
+fn check_content(content: &RowContent) -> Result<(), String> {
+    match content {
+        RowContent::Mel { mel, .. } => {
+            let whole = mel.bins == MEL_BINS && mel.values.len() % MEL_BINS == 0;
+            if !whole || !(1..=MAX_MEL_FRAMES).contains(&mel.frames()) {
+                return Err(format!(
+                    "mel of {} values in {} bins is not 1 to {MAX_MEL_FRAMES} frames of {MEL_BINS}",
+                    mel.values.len(),
+                    mel.bins
+                ));
+            }
+            if mel.values.iter().any(|v| !v.is_finite()) {
+                return Err("mel holds a value that is not finite".into());
+            }
         }
-    }
-    let frames = row.frames.as_ref().map_or(0, Vec::len);
-    if row.frames.is_some() && frames == 0 {
-        return Err("has video without a frame".into());
-    }
-    if row.frame_times.len() != frames {
-        return Err(format!(
-            "{} frame times for {frames} frames",
-            row.frame_times.len()
-        ));
+        RowContent::Frames { files, times, .. } => {
+            if files.is_empty() {
+                return Err("has video without a frame".into());
+            }
+            if times.len() != files.len() {
+                return Err(format!(
+                    "{} frame times for {} frames",
+                    times.len(),
+                    files.len()
+                ));
+            }
+        }
+        RowContent::Image(_) | RowContent::Text(_) => {}
     }
     Ok(())
 }
@@ -164,31 +216,50 @@ fn column(spec: &ShardSpec, rows: &[Row], field: &Field) -> ArrayRef {
         "id" => text(&|row| Some(&row.id)),
         "split" => text(&|row| Some(row.split.as_str())),
         "label" | "label_name" | "labels" | "label_names" => label_column(spec, rows, field),
-        "mel" => mel_column(spec, rows, field),
-        "frames" => frames_column(rows, field),
-        "frame_times" => {
-            let times = rows.iter().flat_map(|row| &row.frame_times);
-            let values: Float32Array = times.map(|&t| Some(t)).collect();
-            let lengths = rows.iter().map(|row| row.frame_times.len());
-            list(field, lengths, Arc::new(values), None)
-        }
-        "image" => images(rows.iter().map(|row| row.image.as_ref())),
-        "text" => text(&|row| row.text.as_deref()),
-        "audio_seconds" => float(&|row| row.audio_seconds),
-        "video_seconds" => float(&|row| row.video_seconds),
         "event_start" => float(&|row| row.segment.map(|(start, _)| start)),
         "event_end" => float(&|row| row.segment.map(|(_, end)| end)),
         "source" => text(&|row| Some(&row.source)),
         "error" => text(&|row| row.error.as_deref()),
-        other => {
-            let mut modalities = spec.modalities.into_iter();
-            let Some(modality) = modalities.find(|&m| has_column(m) == other) else {
-                unreachable!("no column is called {other}")
-            };
-            let has = rows.iter().map(|row| Some(row.has(modality)));
-            Arc::new(has.collect::<BooleanArray>())
+        name => input_column(spec, rows, field)
+            .unwrap_or_else(|| unreachable!("no column is called {name}")),
+    }
+}
+
+/// Returns the column of a field that belongs to one of the inputs.
+fn input_column(spec: &ShardSpec, rows: &[Row], field: &Field) -> Option<ArrayRef> {
+    let name = field.name();
+    for (i, input) in spec.modalities.names().enumerate() {
+        let contents = || rows.iter().map(move |row| row.contents[i].as_ref());
+        if *name == has_column(input) {
+            let has = contents().map(|content| Some(content.is_some()));
+            return Some(Arc::new(has.collect::<BooleanArray>()));
+        }
+        if *name == content_column(input) {
+            return Some(match input.modality {
+                Modality::Audio => mel_column(spec, contents(), field),
+                Modality::Video => frames_column(contents(), field),
+                Modality::Image => images(contents().map(|content| match content {
+                    Some(RowContent::Image(file)) => Some(file),
+                    _ => None,
+                })),
+                Modality::Text => {
+                    let texts = contents().map(|content| match content {
+                        Some(RowContent::Text(text)) => Some(text.as_str()),
+                        _ => None,
+                    });
+                    Arc::new(texts.collect::<StringArray>())
+                }
+            });
+        }
+        if input.modality == Modality::Video && *name == frame_times_column(input) {
+            return Some(frame_times(contents(), field));
+        }
+        if seconds_column(input).as_ref() == Some(name) {
+            let seconds = contents().map(|content| content.and_then(RowContent::seconds));
+            return Some(Arc::new(seconds.collect::<Float32Array>()));
         }
     }
+    None
 }
 
 /// Returns the column of class indices or class names, one or a list per row.
@@ -210,21 +281,45 @@ fn label_column(spec: &ShardSpec, rows: &[Row], field: &Field) -> ArrayRef {
 }
 
 /// Returns the column of videos: a list of JPEG files per row, null where a row has no video.
-fn frames_column(rows: &[Row], field: &Field) -> ArrayRef {
-    let frames = rows.iter().flat_map(|row| row.frames.iter().flatten());
-    let frame_counts = rows
-        .iter()
-        .map(|row| row.frames.as_ref().map_or(0, Vec::len));
-    let present = rows.iter().map(|row| row.frames.is_some()).collect();
-    list(field, frame_counts, images(frames.map(Some)), Some(present))
+fn frames_column<'a>(
+    contents: impl Iterator<Item = Option<&'a RowContent>>,
+    field: &Field,
+) -> ArrayRef {
+    let videos: Vec<_> = contents
+        .map(|content| content.and_then(RowContent::frames))
+        .collect();
+    let counts = videos.iter().map(|files| files.map_or(0, <[_]>::len));
+    let present = videos.iter().map(Option::is_some).collect();
+    let files = videos.iter().flatten().copied().flatten();
+    list(field, counts, images(files.map(Some)), Some(present))
+}
+
+/// Returns the column of the times of a video's frames: a list per row, empty where a row has no
+/// video.
+fn frame_times<'a>(
+    contents: impl Iterator<Item = Option<&'a RowContent>>,
+    field: &Field,
+) -> ArrayRef {
+    let times: Vec<&[f32]> = contents
+        .map(|content| match content {
+            Some(RowContent::Frames { times, .. }) => times.as_slice(),
+            _ => &[],
+        })
+        .collect();
+    let values: Float32Array = times.iter().copied().flatten().map(|t| Some(*t)).collect();
+    list(field, times.iter().map(|t| t.len()), Arc::new(values), None)
 }
 
 /// Returns the column of spectrograms: a list of frames per row, null where a row has no audio.
-fn mel_column(spec: &ShardSpec, rows: &[Row], field: &Field) -> ArrayRef {
-    let values = rows
-        .iter()
-        .filter_map(|row| row.mel.as_ref())
-        .flat_map(|mel| mel.values.iter());
+fn mel_column<'a>(
+    spec: &ShardSpec,
+    contents: impl Iterator<Item = Option<&'a RowContent>>,
+    field: &Field,
+) -> ArrayRef {
+    let mels: Vec<_> = contents
+        .map(|content| content.and_then(RowContent::mel))
+        .collect();
+    let values = mels.iter().flatten().flat_map(|mel| mel.values.iter());
     let values: ArrayRef = match spec.mel_dtype {
         MelDtype::F32 => Arc::new(Float32Array::from_iter_values(values.copied())),
         MelDtype::F16 => Arc::new(Float16Array::from_iter_values(
@@ -237,15 +332,9 @@ fn mel_column(spec: &ShardSpec, rows: &[Row], field: &Field) -> ArrayRef {
         values,
         None,
     );
-    let lengths = rows
-        .iter()
-        .map(|row| row.mel.as_ref().map_or(0, Mel::frames));
-    list(
-        field,
-        lengths,
-        Arc::new(frames),
-        Some(rows.iter().map(|row| row.mel.is_some()).collect()),
-    )
+    let lengths = mels.iter().map(|mel| mel.map_or(0, Mel::frames));
+    let present = mels.iter().map(Option::is_some).collect();
+    list(field, lengths, Arc::new(frames), Some(present))
 }
 
 /// Returns a list column. The field is one of the schema's list fields, so its parts always fit
@@ -289,17 +378,19 @@ fn images<'a>(encoded: impl Iterator<Item = Option<&'a Vec<u8>>>) -> ArrayRef {
 pub(crate) mod tests {
     use super::*;
     use crate::schema::writer_properties;
+    use arrow_array::cast::AsArray;
     use arrow_schema::Schema;
     use bytes::Bytes;
+    use datasets::Modalities;
     use parquet::arrow::ArrowWriter;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
     use parquet::file::properties::WriterProperties;
 
-    pub(crate) fn spec(modalities: [Modality; 2], multi_label: bool) -> ShardSpec {
+    pub(crate) fn spec(modalities: impl Into<Modalities>, multi_label: bool) -> ShardSpec {
         ShardSpec {
             dataset: "toy".into(),
-            modalities,
+            modalities: modalities.into(),
             classes: vec!["angry".into(), "sad".into(), "\"quoted\"".into()],
             multi_label,
             mel_dtype: MelDtype::F32,
@@ -315,15 +406,21 @@ pub(crate) mod tests {
         if i % 4 != 1 {
             let frames = 1 + i * 37 % MAX_MEL_FRAMES;
             let values = (0..frames * MEL_BINS).map(|k| -((k * (i + 3)) as f32 * 0.37).sin() * 9.0);
-            row.mel = Some(Mel {
+            let mel = Mel {
                 bins: MEL_BINS,
                 values: values.collect(),
+            };
+            row.contents[0] = Some(RowContent::Mel {
+                mel,
+                seconds: Some(0.5),
             });
-            row.audio_seconds = Some(0.5);
         }
         if i % 4 != 2 {
-            row.frames = Some((0..1 + i % 10).map(|k| vec![k as u8; 30_000 + k]).collect());
-            row.frame_times = (0..1 + i % 10).map(|k| k as f32).collect();
+            row.contents[1] = Some(RowContent::Frames {
+                files: (0..1 + i % 10).map(|k| vec![k as u8; 30_000 + k]).collect(),
+                times: (0..1 + i % 10).map(|k| k as f32).collect(),
+                seconds: None,
+            });
         }
         row
     }
@@ -357,6 +454,27 @@ pub(crate) mod tests {
         let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
         let all = arrow_select::concat::concat_batches(&spec.arrow_schema(), &batches).unwrap();
         assert_eq!(all, record_batch(&spec, &rows).unwrap());
+    }
+
+    #[test]
+    fn two_views_of_a_modality_read_back() {
+        let spec = spec([Modality::Image, Modality::Image], false);
+        let row = |i: u8| {
+            let mut row = Row::new(format!("image{i}"), Split::Train, vec![0]);
+            row.contents[0] = (i != 1).then(|| RowContent::Image(vec![i; 10]));
+            row.contents[1] = (i != 2).then(|| RowContent::Image(vec![i + 100; 20]));
+            row
+        };
+        let rows: Vec<Row> = (0..4).map(row).collect();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(written(&spec, &rows)).unwrap();
+        let found = ShardSpec::from_schema(reader.schema()).unwrap();
+        assert_eq!(found.modalities, spec.modalities);
+        let batch = record_batch(&spec, &rows).unwrap();
+        let has = |name| batch.column_by_name(name).unwrap().as_boolean().clone();
+        let [a, b] = ["has_image_a", "has_image_b"].map(has);
+        assert!(!a.value(1) && a.value(2) && b.value(1) && !b.value(2));
+        let images = batch.column_by_name("image_b").unwrap().as_struct();
+        assert_eq!(images.column(0).as_binary::<i32>().value(3), [103; 20]);
     }
 
     #[test]
@@ -409,6 +527,15 @@ pub(crate) mod tests {
             names(&spec([Modality::Image, Modality::Text], true)),
             "id split labels label_names has_image has_text image text source error"
         );
+        assert_eq!(
+            names(&spec([Modality::Video, Modality::Video], false)),
+            "id split label label_name has_video_a has_video_b frames_a frame_times_a frames_b \
+             frame_times_b video_seconds_a video_seconds_b source error"
+        );
+        assert_eq!(
+            names(&spec(Modality::Text, false)),
+            "id split label label_name has_text text source error"
+        );
     }
 
     #[test]
@@ -422,26 +549,27 @@ pub(crate) mod tests {
         };
         refuse(&|row| row.labels = vec![3], "none of the 3 classes");
         refuse(&|row| row.labels = vec![], "exactly one");
-        refuse(&|row| row.text = Some(String::new()), "does not have");
-        refuse(&|row| row.frame_times = vec![], "0 frame times");
+        let text = RowContent::Text(String::new());
+        refuse(&|row| row.contents[0] = Some(text.clone()), "does not have");
+        let untimed = RowContent::Frames {
+            files: vec![vec![1]],
+            times: vec![],
+            seconds: None,
+        };
         refuse(
-            &|row| {
-                row.mel = Some(Mel {
-                    bins: 128,
-                    values: vec![],
-                })
-            },
-            "1 to 1024 frames",
+            &|row| row.contents[1] = Some(untimed.clone()),
+            "0 frame times",
         );
-        refuse(
-            &|row| {
-                row.mel = Some(Mel {
-                    bins: 128,
-                    values: vec![f32::NAN; 128],
-                })
-            },
-            "not finite",
-        );
+        let mel = |values| RowContent::Mel {
+            mel: Mel { bins: 128, values },
+            seconds: None,
+        };
+        for (values, problem) in [
+            (vec![], "1 to 1024 frames"),
+            (vec![f32::NAN; 128], "not finite"),
+        ] {
+            refuse(&|row| row.contents[0] = Some(mel(values.clone())), problem);
+        }
         refuse(
             &|row| *row = Row::new("x", Split::Test, vec![0]),
             "no modality at all",

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
-use datasets::Modality;
+use datasets::{InputName, Modalities, Modality};
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -91,8 +91,8 @@ impl std::str::FromStr for MelDtype {
 pub struct ShardSpec {
     /// The dataset's name, such as "crema-d".
     pub dataset: String,
-    /// The two modalities: image and text, or audio and video.
-    pub modalities: [Modality; 2],
+    /// The modalities, one or two.
+    pub modalities: Modalities,
     /// The class names, which labels index.
     pub classes: Vec<String>,
     /// Whether the columns are `labels` and `label_names` instead of `label` and `label_name`.
@@ -109,30 +109,42 @@ pub struct ShardSpec {
     pub settings_hash: String,
 }
 
-/// Returns the name of the column that holds whether a sample has a modality, such as "has_audio".
-pub fn has_column(modality: Modality) -> &'static str {
-    match modality {
-        Modality::Audio => "has_audio",
-        Modality::Video => "has_video",
-        Modality::Image => "has_image",
-        Modality::Text => "has_text",
-    }
+/// Returns the name of the column that holds whether a sample has an input, such as "has_audio".
+pub fn has_column(input: InputName) -> String {
+    format!("has_{input}")
 }
 
-/// Returns the name of the column with a modality's content: `mel`, `frames`, `image` or `text`.
-pub fn content_column(modality: Modality) -> &'static str {
-    match modality {
+/// Returns the name of the column with an input's content: `mel`, `frames`, `image` or `text`, with
+/// the suffix of its view where there are two.
+pub fn content_column(input: InputName) -> String {
+    let content = match input.modality {
         Modality::Audio => "mel",
         Modality::Video => "frames",
         Modality::Image => "image",
         Modality::Text => "text",
+    };
+    format!("{content}{}", input.suffix())
+}
+
+/// Returns the name of the column with the times of a video's frames.
+pub fn frame_times_column(input: InputName) -> String {
+    format!("frame_times{}", input.suffix())
+}
+
+/// Returns the name of the column with the duration of a clip; images and texts have none.
+pub fn seconds_column(input: InputName) -> Option<String> {
+    match input.modality {
+        Modality::Audio | Modality::Video => {
+            Some(format!("{}_seconds{}", input.modality, input.suffix()))
+        }
+        Modality::Image | Modality::Text => None,
     }
 }
 
 impl ShardSpec {
     /// Returns whether the dataset has this modality.
     pub fn has(&self, modality: Modality) -> bool {
-        self.modalities.contains(&modality)
+        self.modalities.has(modality)
     }
 
     /// Returns the columns in order, with the metadata. There are no columns for modalities that
@@ -154,30 +166,28 @@ impl ShardSpec {
             fields.push(required("label", DataType::Int32));
             fields.push(required("label_name", DataType::Utf8));
         }
-        for modality in self.modalities {
-            fields.push(required(has_column(modality), DataType::Boolean));
+        for input in self.modalities.names() {
+            fields.push(required(&has_column(input), DataType::Boolean));
         }
-        if self.has(Modality::Audio) {
-            fields.push(optional("mel", DataType::List(item(self.mel_frame_type()))));
+        for input in self.modalities.names() {
+            let content = match input.modality {
+                Modality::Audio => DataType::List(item(self.mel_frame_type())),
+                Modality::Video => DataType::List(item(image_type())),
+                Modality::Image => image_type(),
+                Modality::Text => DataType::Utf8,
+            };
+            fields.push(optional(&content_column(input), content));
+            if input.modality == Modality::Video {
+                fields.push(required(
+                    &frame_times_column(input),
+                    DataType::List(item(DataType::Float32)),
+                ));
+            }
         }
-        if self.has(Modality::Video) {
-            fields.push(optional("frames", DataType::List(item(image_type()))));
-            fields.push(required(
-                "frame_times",
-                DataType::List(item(DataType::Float32)),
-            ));
-        }
-        if self.has(Modality::Image) {
-            fields.push(optional("image", image_type()));
-        }
-        if self.has(Modality::Text) {
-            fields.push(optional("text", DataType::Utf8));
-        }
-        if self.has(Modality::Audio) {
-            fields.push(optional("audio_seconds", DataType::Float32));
-        }
-        if self.has(Modality::Video) {
-            fields.push(optional("video_seconds", DataType::Float32));
+        for input in self.modalities.names() {
+            if let Some(name) = seconds_column(input) {
+                fields.push(optional(&name, DataType::Float32));
+            }
         }
         if self.segment {
             fields.push(optional("event_start", DataType::Float32));
@@ -198,12 +208,13 @@ impl ShardSpec {
     }
 
     fn metadata(&self, fields: &[Field]) -> HashMap<String, String> {
-        let modalities = self.modalities.map(Modality::as_str);
+        let names = self.modalities.names().map(InputName::as_str);
+        let names: Vec<&str> = names.collect();
         let mut metadata = HashMap::new();
         let mut put = |key: &str, value: String| metadata.insert(key.to_owned(), value);
         put("u2a.schema_version", SCHEMA_VERSION.to_string());
         put("u2a.dataset", self.dataset.clone());
-        put("u2a.modalities", modalities.join(","));
+        put("u2a.modalities", names.join(","));
         put("u2a.classes", json!(self.classes).to_string());
         put("u2a.multi_label", self.multi_label.to_string());
         put("u2a.segment", self.segment.to_string());
@@ -263,13 +274,11 @@ impl ShardSpec {
             )
         };
         let flag = |key: &str| get(key)?.parse::<bool>().map_err(|_| wrong(key));
-        let modalities: Vec<Modality> = get("modalities")?
-            .split(',')
-            .map(|word| word.parse().map_err(|_| wrong("modalities")))
-            .collect::<Result<_, _>>()?;
         let spec = ShardSpec {
             dataset: get("dataset")?.clone(),
-            modalities: modalities.try_into().map_err(|_| wrong("modalities"))?,
+            modalities: get("modalities")?
+                .parse()
+                .map_err(|_| wrong("modalities"))?,
             classes: serde_json::from_str(get("classes")?).map_err(|_| wrong("classes"))?,
             multi_label: flag("multi_label")?,
             mel_dtype: match optional("mel_dtype") {
@@ -389,16 +398,20 @@ pub fn writer_properties(spec: &ShardSpec) -> WriterProperties {
         .expect("every column type of the schema exists in Parquet");
     for column in columns.columns() {
         let path = column.path().clone();
-        let (rows_per_page, compression, encoding) = match path.parts()[0].as_str() {
-            "mel" => match spec.mel_dtype {
+        let name = path.parts()[0].as_str();
+        let mut inputs = spec.modalities.names();
+        let Some(input) = inputs.find(|input| content_column(*input) == name) else {
+            continue;
+        };
+        let (rows_per_page, compression, encoding) = match input.modality {
+            Modality::Audio => match spec.mel_dtype {
                 MelDtype::F32 => (1, zstd, Encoding::BYTE_STREAM_SPLIT),
                 // DuckDB refuses byte-stream-split for 2-byte values.
                 MelDtype::F16 => (1, zstd, Encoding::PLAIN),
             },
             // JPEG does not compress any further.
-            "frames" | "image" => (1, Compression::UNCOMPRESSED, Encoding::PLAIN),
-            "text" => (TEXTS_PER_PAGE, zstd, Encoding::PLAIN),
-            _ => continue,
+            Modality::Video | Modality::Image => (1, Compression::UNCOMPRESSED, Encoding::PLAIN),
+            Modality::Text => (TEXTS_PER_PAGE, zstd, Encoding::PLAIN),
         };
         builder = builder
             .set_column_data_page_row_count_limit(path.clone(), rows_per_page)

@@ -17,7 +17,7 @@ mod shard;
 use crate::schema::ShardSpec;
 use arrow_buffer::Buffer;
 pub use copy::copy_to;
-use datasets::Split;
+use datasets::{Modality, Split};
 use footer::Opened;
 pub use index::SplitIndex;
 use media::Error;
@@ -119,9 +119,11 @@ impl Shards {
 /// Computes [`Shards::fingerprint`].
 fn fingerprint(spec: &ShardSpec, splits: &BTreeMap<Split, SplitIndex>) -> String {
     let mut hash = Sha256::new();
+    let modalities = spec.modalities.names().map(|input| input.modality);
+    let modalities: Vec<Modality> = modalities.collect();
     hash.update(format!(
-        "{}\0{:?}\0{:?}\0",
-        spec.dataset, spec.modalities, spec.classes
+        "{}\0{modalities:?}\0{:?}\0",
+        spec.dataset, spec.classes
     ));
     for (split, index) in splits {
         for ((id, labels), present) in index.ids.iter().zip(&index.labels).zip(&index.present) {

@@ -6,8 +6,8 @@
 use datasets::{Modality, Split};
 use features::image::{CLIP_MEAN, CLIP_STD, ImageTransform, Rgb, shrink_to_jpeg};
 use features::{
-    Batch, Loader, LoaderOptions, Mel, MelDtype, MelTransform, ModalityData, Row, ShardSpec,
-    Shards, Share, Transforms, record_batch, writer_properties,
+    Batch, Loader, LoaderOptions, Mel, MelDtype, MelTransform, ModalityData, Row, RowContent,
+    ShardSpec, Shards, Share, Transforms, record_batch, writer_properties,
 };
 use parquet::arrow::ArrowWriter;
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ const CLASSES: usize = 3;
 fn spec(mel_dtype: MelDtype) -> ShardSpec {
     ShardSpec {
         dataset: "made-up".into(),
-        modalities: [Modality::Audio, Modality::Video],
+        modalities: [Modality::Audio, Modality::Video].into(),
         classes: (0..CLASSES).map(|c| format!("class {c}")).collect(),
         multi_label: false,
         mel_dtype,
@@ -41,13 +41,16 @@ fn row(i: usize) -> Row {
     );
     if !i.is_multiple_of(5) {
         let frames = 3 + i % 4;
-        row.mel = Some(Mel {
+        let mel = Mel {
             bins: 128,
             values: (0..frames * 128)
                 .map(|k| (i * 1000 + k) as f32 / 64.0)
                 .collect(),
+        };
+        row.contents[0] = Some(RowContent::Mel {
+            mel,
+            seconds: Some(1.0),
         });
-        row.audio_seconds = Some(1.0);
     }
     if i.is_multiple_of(5) || !i.is_multiple_of(7) {
         let frame = |f: usize| {
@@ -65,9 +68,11 @@ fn row(i: usize) -> Row {
             )
             .unwrap()
         };
-        row.frames = Some((0..5).map(frame).collect());
-        row.frame_times = vec![0.0, 0.1, 0.2, 0.3, 0.4];
-        row.video_seconds = Some(0.5);
+        row.contents[1] = Some(RowContent::Frames {
+            files: (0..5).map(frame).collect(),
+            times: vec![0.0, 0.1, 0.2, 0.3, 0.4],
+            seconds: Some(0.5),
+        });
     }
     row
 }
@@ -239,10 +244,10 @@ fn batches_hold_the_values_of_their_samples() {
             let wanted = row(number);
             assert_eq!(
                 batch.present[i],
-                [wanted.mel.is_some(), wanted.frames.is_some()]
+                wanted.contents.each_ref().map(Option::is_some)
             );
             assert_eq!(batch.labels[i], wanted.labels);
-            if let Some(mel) = wanted.mel {
+            if let Some(mel) = wanted.contents[0].as_ref().and_then(RowContent::mel) {
                 let input = batch.inputs[0].as_ref().unwrap().pick(&[i]).unwrap();
                 assert_eq!(input.shape(), [1, 8, 128]);
                 let ModalityData::Dense { values, .. } = input.data else {
@@ -256,7 +261,7 @@ fn batches_hold_the_values_of_their_samples() {
                     );
                 }
             }
-            if wanted.frames.is_some() {
+            if wanted.contents[1].is_some() {
                 let input = batch.inputs[1].as_ref().unwrap().pick(&[i]).unwrap();
                 assert_eq!(input.shape(), [1, 3, 3, 16, 16]);
                 let ModalityData::Dense { values, .. } = input.data else {
@@ -382,7 +387,7 @@ fn mask_hides_modalities_and_shows_no_absent_ones() {
     for batch in all(&shards, masked, 0, 0) {
         for (id, present) in batch.ids.iter().zip(&batch.present) {
             let i: usize = id[4..].parse().unwrap();
-            let there = [row(i).mel.is_some(), row(i).frames.is_some()];
+            let there = row(i).contents.map(|content| content.is_some());
             assert_eq!(*present, [there[0] && i % 2 == 1, there[1]], "{id}");
         }
     }

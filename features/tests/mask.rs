@@ -5,7 +5,9 @@
 
 use datasets::{Modality, Split};
 use features::mask::{Mask, Protocol, draw};
-use features::{Mel, MelDtype, Row, ShardSpec, Shards, record_batch, writer_properties};
+use features::{
+    Mel, MelDtype, Row, RowContent, ShardSpec, Shards, record_batch, writer_properties,
+};
 use parquet::arrow::ArrowWriter;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -38,7 +40,7 @@ fn ranks_equal_the_documented_hash() {
         let lost = ids.iter().zip(shown).filter(|(_, shown)| !shown[modality]);
         lost.map(|(id, _)| id.clone()).collect()
     };
-    let audio = Protocol::Missing(Modality::Audio);
+    let audio = Protocol::Missing(Modality::Audio.into());
     assert_eq!(lost(audio, 0), ["clip1", "clip3", "clip5", "clip7"]);
     // Ranks: clip8, clip2, clip3, clip4.
     assert_eq!(lost(Protocol::MissingBoth, 1), ["clip3", "clip8"]);
@@ -51,8 +53,14 @@ fn counts_are_exact() {
         for (rate, tenths) in (0..=10).map(|tenths| (tenths as f64 / 10.0, tenths)) {
             let touched = n * tenths / 10;
             let count = |protocol| hidden(&draw(PAIR, protocol, rate, 1, &ids(n)).unwrap());
-            assert_eq!(count(Protocol::Missing(Modality::Audio)), [touched, 0, 0]);
-            assert_eq!(count(Protocol::Missing(Modality::Video)), [0, touched, 0]);
+            assert_eq!(
+                count(Protocol::Missing(Modality::Audio.into())),
+                [touched, 0, 0]
+            );
+            assert_eq!(
+                count(Protocol::Missing(Modality::Video.into())),
+                [0, touched, 0]
+            );
             let both = [touched / 2, touched.div_ceil(2), 0];
             assert_eq!(count(Protocol::MissingBoth), both, "{rate} of {n}");
         }
@@ -92,9 +100,9 @@ fn higher_rates_include_lower_ones() {
 fn seeds_and_protocols_draw_independently() {
     let ids = ids(200);
     let draws: Vec<Vec<usize>> = [
-        (Protocol::Missing(Modality::Audio), 1),
-        (Protocol::Missing(Modality::Audio), 2),
-        (Protocol::Missing(Modality::Video), 1),
+        (Protocol::Missing(Modality::Audio.into()), 1),
+        (Protocol::Missing(Modality::Audio.into()), 2),
+        (Protocol::Missing(Modality::Video.into()), 1),
     ]
     .map(|(protocol, seed)| {
         let shown = draw(PAIR, protocol, 0.5, seed, &ids).unwrap();
@@ -135,7 +143,7 @@ fn invalid_rates_and_protocols_are_refused() {
 fn shards(folder: &Path, n: usize) -> Shards {
     let spec = ShardSpec {
         dataset: "made-up".into(),
-        modalities: PAIR,
+        modalities: PAIR.into(),
         classes: vec!["one".into()],
         multi_label: false,
         mel_dtype: MelDtype::F32,
@@ -147,12 +155,18 @@ fn shards(folder: &Path, n: usize) -> Shards {
     let rows: Vec<Row> = (0..n)
         .map(|i| {
             let mut row = Row::new(format!("clip{i}"), Split::Test, vec![0]);
-            row.mel = (i % 4 != 0).then(|| Mel {
-                bins: 128,
-                values: vec![0.0; 128],
+            row.contents[0] = (i % 4 != 0).then(|| RowContent::Mel {
+                mel: Mel {
+                    bins: 128,
+                    values: vec![0.0; 128],
+                },
+                seconds: None,
             });
-            row.frames = (i % 4 != 1).then(|| vec![vec![1]]);
-            row.frame_times = vec![0.0; usize::from(i % 4 != 1)];
+            row.contents[1] = (i % 4 != 1).then(|| RowContent::Frames {
+                files: vec![vec![1]],
+                times: vec![0.0],
+                seconds: None,
+            });
             row
         })
         .collect();
@@ -182,7 +196,7 @@ fn no_sample_is_left_without_modality() {
         assert_eq!(mask.hidden_counts(Split::Test).iter().sum::<usize>(), 80);
         assert_eq!(mask.hidden_counts(Split::Train), [0, 0]);
     }
-    let mask = Mask::draw(&shards, Protocol::Missing(Modality::Audio), 1.0, 3).unwrap();
+    let mask = Mask::draw(&shards, Protocol::Missing(Modality::Audio.into()), 1.0, 3).unwrap();
     let present = mask.present(&shards, Split::Test).unwrap();
     let kept = present.iter().zip(&there).filter(|(p, t)| p == t).count();
     // A quarter never had audio; another has only audio and keeps it.
@@ -284,7 +298,7 @@ fn columns_are_read_by_name() {
     let shards = shards(folder.path(), 3);
     // clip2 has both.
     let path = folder.path().join("own.parquet");
-    let mask = Mask::draw(&shards, Protocol::Missing(Modality::Audio), 1.0, 0).unwrap();
+    let mask = Mask::draw(&shards, Protocol::Missing(Modality::Audio.into()), 1.0, 0).unwrap();
     mask.write(&path).unwrap();
     assert_eq!(
         mask.present(&shards, Split::Test).unwrap()[2],

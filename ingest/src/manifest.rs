@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
-use datasets::{Info, Modality, Split};
+use datasets::{Info, InputName, Modalities, Split};
 use features::mask::{self, Mask, Protocol};
 use features::{FAILURES_FILE, MANIFEST_FILE, Shards};
 use parquet::arrow::ArrowWriter;
@@ -40,8 +40,8 @@ pub struct Manifest {
     pub title: String,
     /// The licence of the data.
     pub license: String,
-    /// The two modalities.
-    pub modalities: [Modality; 2],
+    /// The modalities, one or two.
+    pub modalities: Modalities,
     /// SHA-256 of `settings`, in hexadecimal.
     pub settings_hash: String,
     /// The settings that the bytes depend on.
@@ -83,7 +83,7 @@ pub struct Totals {
     /// The number of rows that lack a modality that should be there.
     pub incomplete: usize,
     /// The number of rows with each modality.
-    pub present: BTreeMap<Modality, usize>,
+    pub present: BTreeMap<InputName, usize>,
     /// The number of rows of each class, in the order of the classes.
     pub classes: Vec<ClassCount>,
 }
@@ -105,7 +105,7 @@ pub struct Failures {
     /// The number of rows that lack a modality. Their `error` column holds the reason.
     pub incomplete: usize,
     /// The failures of both by modality and cause.
-    pub causes: BTreeMap<Modality, BTreeMap<String, usize>>,
+    pub causes: BTreeMap<InputName, BTreeMap<String, usize>>,
 }
 
 /// Problems that did not cost a modality.
@@ -241,7 +241,7 @@ fn write_failures(output: &Output, info: &Info, finished: &[Finished]) -> anyhow
                 .collect::<StringArray>(),
         ),
     ];
-    for modality in info.modalities {
+    for modality in info.modalities.names() {
         fields.push(Field::new(
             format!("{modality}_error"),
             DataType::Utf8,

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, anyhow, bail};
-use datasets::{Modality, Split};
+use datasets::{InputName, Split};
 use features::{Row, ShardName, ShardSpec, record_batch, writer_properties};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
@@ -47,11 +47,11 @@ pub struct Summary {
     /// The number of rows of each class, by label.
     pub classes: Vec<usize>,
     /// The number of rows with each modality.
-    pub present: BTreeMap<Modality, usize>,
+    pub present: BTreeMap<InputName, usize>,
     /// The number of rows that lack a modality that should be there.
     pub incomplete: usize,
     /// Failures by modality and cause, those of quarantined samples included.
-    pub causes: BTreeMap<Modality, BTreeMap<String, usize>>,
+    pub causes: BTreeMap<InputName, BTreeMap<String, usize>>,
     /// The samples without any modality, which have no row.
     pub quarantined: Vec<Quarantined>,
     /// The number of warnings, by cause.
@@ -70,7 +70,7 @@ pub struct Quarantined {
     /// The class indices.
     pub labels: Vec<u32>,
     /// Failures by modality. Empty if the data never had any.
-    pub failures: BTreeMap<Modality, Failure>,
+    pub failures: BTreeMap<InputName, Failure>,
 }
 
 /// A problem of a row that did not cost a modality.
@@ -78,8 +78,8 @@ pub struct Quarantined {
 pub struct Warning {
     /// The sample's id.
     pub id: String,
-    /// The modality with the problem.
-    pub modality: Modality,
+    /// The input with the problem.
+    pub modality: InputName,
     /// The problem.
     #[serde(rename = "what")]
     pub problem: Failure,
@@ -88,7 +88,7 @@ pub struct Warning {
 /// What became of one sample.
 pub enum Outcome {
     /// A row, and the failures of the modalities that it lacks.
-    Row(Box<Row>, BTreeMap<Modality, Failure>),
+    Row(Box<Row>, BTreeMap<InputName, Failure>),
     /// No row.
     Quarantined(Quarantined),
 }
@@ -113,7 +113,7 @@ impl Summary {
         }
     }
 
-    fn count(&mut self, failures: &BTreeMap<Modality, Failure>) {
+    fn count(&mut self, failures: &BTreeMap<InputName, Failure>) {
         for (modality, failure) in failures {
             *self
                 .causes
@@ -190,9 +190,9 @@ impl ShardWriter {
                 for &label in &row.labels {
                     self.summary.classes[label as usize] += 1;
                 }
-                for modality in self.spec.modalities {
-                    *self.summary.present.entry(modality).or_default() +=
-                        usize::from(row.has(modality));
+                for (input, content) in self.spec.modalities.names().zip(&row.contents) {
+                    *self.summary.present.entry(input).or_default() +=
+                        usize::from(content.is_some());
                 }
                 // A batch of one row makes the row groups depend on the rows alone.
                 let batch = record_batch(&self.spec, std::slice::from_ref(&row))?;

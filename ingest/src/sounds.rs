@@ -52,10 +52,7 @@ impl RawSounds {
     /// The dataset has no audio, or the raw data cannot be listed.
     pub fn new(source: Source, folder: &Folder) -> anyhow::Result<RawSounds> {
         let info = source.dataset.info();
-        let audio = info
-            .modalities
-            .iter()
-            .position(|one| *one == Modality::Audio);
+        let audio = info.modalities.position_of(Modality::Audio);
         let audio = audio
             .with_context(|| format!("--raw: {} has no sound; omit this option", info.name))?;
         let Settings { listing, segment } = settings(folder)?;

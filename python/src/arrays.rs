@@ -32,12 +32,12 @@ pub fn dictionary<'py>(
         let labels = batch.labels.iter().map(|labels| i64::from(labels[0]));
         out.set_item("label", PyArray1::from_vec(py, labels.collect()))?;
     }
-    let inputs = spec.modalities.into_iter().zip(batch.inputs);
-    for (m, (modality, input)) in inputs.enumerate() {
+    let inputs = spec.modalities.names().zip(batch.inputs);
+    for (m, (name, input)) in inputs.enumerate() {
         let present: Vec<bool> = batch.present.iter().map(|present| present[m]).collect();
-        out.set_item(format!("has_{modality}"), PyArray1::from_vec(py, present))?;
+        out.set_item(format!("has_{name}"), PyArray1::from_vec(py, present))?;
         if let Some(input) = input {
-            set_input(py, &out, modality.as_str(), input)?;
+            set_input(py, &out, name.as_str(), input)?;
         }
     }
     Ok(out)

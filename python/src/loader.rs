@@ -81,7 +81,7 @@ impl Loader {
                 "batch_size, threads, frames and world_size are at least 1, and rank is below world_size",
             ));
         }
-        let has_text = opened.spec().modalities.contains(&Modality::Text);
+        let has_text = opened.spec().modalities.has(Modality::Text);
         let text = match vocab {
             Some(path) => Some(TextTransform::from_vocab(&path, text_length).map_err(exception)?),
             None if has_text => {

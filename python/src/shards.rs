@@ -40,7 +40,7 @@ impl Shards {
     #[getter]
     fn modalities(&self) -> Vec<&'static str> {
         let modalities = self.shards.spec().modalities;
-        modalities.into_iter().map(|m| m.as_str()).collect()
+        modalities.names().map(|name| name.as_str()).collect()
     }
 
     /// The names of the classes, in the order of the labels.

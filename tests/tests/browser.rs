@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use datasets::{Modality, Split};
 use features::mel::{MEL_BINS, Mel};
-use features::{MelDtype, Row, ShardSpec, record_batch, writer_properties};
+use features::{MelDtype, Row, RowContent, ShardSpec, record_batch, writer_properties};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 use tests::browser::{self, View, Visit};
@@ -238,7 +238,7 @@ fn shard_writer(folder: &Path, spec: &ShardSpec) -> ArrowWriter<fs::File> {
 fn hostile_shards(folder: &Path) {
     let spec = ShardSpec {
         dataset: format!("movies {HOSTILE}"),
-        modalities: [Modality::Image, Modality::Text],
+        modalities: [Modality::Image, Modality::Text].into(),
         classes: vec![HOSTILE.to_owned(), "Drama".to_owned(), "Comedy".to_owned()],
         multi_label: true,
         mel_dtype: MelDtype::F32,
@@ -250,7 +250,7 @@ fn hostile_shards(folder: &Path) {
     let rows: Vec<Row> = (0..6u32)
         .map(|i| {
             let mut row = Row::new(format!("{HOSTILE}{i}"), Split::Train, vec![0, 1 + i % 2]);
-            row.text = Some(HOSTILE.repeat(3));
+            row.contents[1] = Some(RowContent::Text(HOSTILE.repeat(3)));
             row.source = HOSTILE.to_owned();
             row.error = Some(format!("image: no such file ({HOSTILE}); text: cut short"));
             row
@@ -365,7 +365,7 @@ fn ten_thousand_rows_do_not_stall() {
 fn many_rows(folder: &Path, count: u32) {
     let spec = ShardSpec {
         dataset: "many".to_owned(),
-        modalities: [Modality::Audio, Modality::Video],
+        modalities: [Modality::Audio, Modality::Video].into(),
         classes: (0..28).map(|class| format!("class {class}")).collect(),
         multi_label: false,
         mel_dtype: MelDtype::F16,
@@ -385,14 +385,19 @@ fn many_rows(folder: &Path, count: u32) {
         };
         let mut row = Row::new(format!("clip{i:05}"), Split::Train, vec![class]);
         let value = |k: usize| ((k * 7919 + i as usize) % 1013) as f32 / 100.0 - 9.0;
-        row.mel = Some(Mel {
+        let mel = Mel {
             bins: MEL_BINS,
             values: (0..mel * MEL_BINS).map(value).collect(),
-        });
-        row.frames = Some(vec![frame.clone(); frames]);
-        row.frame_times = (0..frames).map(|k| k as f32).collect();
-        row.audio_seconds = Some(10.0);
-        row.video_seconds = Some(10.0);
+        };
+        let seconds = Some(10.0);
+        row.contents = [
+            Some(RowContent::Mel { mel, seconds }),
+            Some(RowContent::Frames {
+                files: vec![frame.clone(); frames],
+                times: (0..frames).map(|k| k as f32).collect(),
+                seconds,
+            }),
+        ];
         writer.write(&record_batch(&spec, &[row]).unwrap()).unwrap();
     }
     writer.close().unwrap();

@@ -4,7 +4,7 @@
 use crate::preprocessing::transforms;
 use crate::settings::{ClipFeatures, RunConfig, Settings};
 use anyhow::{Result, bail};
-use datasets::{Modality, Split};
+use datasets::{InputName, Modalities, Split};
 use engine::Compute;
 use features::loader::BYTE_BUDGET;
 use features::mask::{Mask, Protocol};
@@ -60,7 +60,7 @@ impl Session {
     pub fn new(
         shards: Shards,
         settings: &Settings,
-        encoders: &[EncoderConfig; 2],
+        encoders: &[EncoderConfig],
         weights: &WeightSource,
         compute: &Compute,
     ) -> Result<Session> {
@@ -127,7 +127,7 @@ impl Session {
     }
 
     /// Which modalities the samples of a split have if only one modality is used.
-    fn restrict_to(&self, modality: Option<Modality>, split: Split) -> Option<Vec<[bool; 2]>> {
+    fn restrict_to(&self, modality: Option<InputName>, split: Split) -> Option<Vec<[bool; 2]>> {
         let modality = modality?;
         let used = self.shards.spec().modalities.map(|m| m == modality);
         let restrict = |present: &[bool; 2]| [0, 1].map(|m| present[m] && used[m]);
@@ -214,35 +214,37 @@ fn mask_hash(present: &[[bool; 2]]) -> String {
 /// # Errors
 /// A folder holds several checkpoints of one kind.
 pub(crate) fn resolve_weights(
-    modalities: [Modality; 2],
-    only: Option<Modality>,
+    modalities: Modalities,
+    only: Option<InputName>,
     weights: &WeightSource,
 ) -> Result<WeightSource> {
-    let used = modalities.into_iter().filter(|m| is_used(*m, only));
-    weights.resolved(&used.map(Kind::of).collect::<Vec<_>>())
+    let used = modalities.names().filter(|input| is_used(*input, only));
+    let mut kinds: Vec<Kind> = used.map(|input| Kind::of(input.modality)).collect();
+    kinds.dedup();
+    weights.resolved(&kinds)
 }
 
-/// Whether a modality is used, if `only` says which one is.
-fn is_used(modality: Modality, only: Option<Modality>) -> bool {
-    only.is_none_or(|only| only == modality)
+/// Whether an input is used, if `only` says which one is.
+fn is_used(input: InputName, only: Option<InputName>) -> bool {
+    only.is_none_or(|only| only == input)
 }
 
-/// The configurations of the encoders for a pair of modalities. With `tiny`, encoders without
+/// The configurations of the encoders for the modalities of a dataset. With `tiny`, encoders without
 /// pretrained weights are small. If `only` one modality is used, the checkpoint of the other is not
 /// looked at: a small encoder, which never runs, takes its place.
 ///
 /// # Errors
 /// A `config.json` cannot be read, or two encoders that are used differ in width.
 pub(crate) fn encoder_configs(
-    modalities: [Modality; 2],
-    only: Option<Modality>,
+    modalities: Modalities,
+    only: Option<InputName>,
     weights: &WeightSource,
     tiny: bool,
-) -> Result<[EncoderConfig; 2]> {
+) -> Result<Vec<EncoderConfig>> {
     let weights = resolve_weights(modalities, only, weights)?;
-    let config = |m: Modality| {
-        let kind = Kind::of(m);
-        if !is_used(m, only) {
+    let config = |input: InputName| {
+        let kind = Kind::of(input.modality);
+        if !is_used(input, only) {
             return Ok(EncoderConfig::tiny(kind));
         }
         match weights.folder(kind)? {
@@ -251,20 +253,21 @@ pub(crate) fn encoder_configs(
             None => Ok(EncoderConfig::base(kind)),
         }
     };
-    let configs = [config(modalities[0])?, config(modalities[1])?];
-    if only.is_none() {
-        check_widths(modalities, &configs, &weights)?;
+    let configs: Vec<EncoderConfig> = modalities.names().map(config).collect::<Result<_>>()?;
+    if only.is_none()
+        && let ([m1, m2], Some(inputs)) = (&configs[..], modalities.pair())
+    {
+        check_widths(inputs, [m1, m2], &weights)?;
     }
     Ok(configs)
 }
 
 /// Refuses two encoders of different widths.
 fn check_widths(
-    modalities: [Modality; 2],
-    configs: &[EncoderConfig; 2],
+    [m1, m2]: [InputName; 2],
+    [first, second]: [&EncoderConfig; 2],
     weights: &WeightSource,
 ) -> Result<()> {
-    let [first, second] = configs;
     if first.hidden == second.hidden {
         return Ok(());
     }
@@ -277,13 +280,9 @@ fn check_widths(
         Ok(format!("{name} of width {width} ({from})"))
     };
     bail!(
-        "the encoders differ in width: {} for {}, {} for {}; a token of one stands for a missing one of the other, so take two of one width (768: CLIP ViT-B, BERT base, AST; 1024: CLIP ViT-L, BERT large), or one modality alone: --modality {} or --modality {}",
+        "the encoders differ in width: {} for {m1}, {} for {m2}; a token of one stands for a missing one of the other, so take two of one width (768: CLIP ViT-B, BERT base, AST; 1024: CLIP ViT-L, BERT large), or one modality alone: --modality {m1} or --modality {m2}",
         describe(first)?,
-        modalities[0],
         describe(second)?,
-        modalities[1],
-        modalities[0],
-        modalities[1]
     )
 }
 
@@ -303,9 +302,8 @@ fn read_weights(encoder: &EncoderConfig, source: &WeightSource) -> Result<Weight
 /// The weights cannot be read, or do not fit the device.
 pub fn build_model(config: &RunConfig, compute: &Compute) -> Result<U2a> {
     let arithmetic = compute.arithmetic(config.settings.precision);
-    let encoder = |i: usize| -> Result<(Encoder, Weights)> {
-        let encoder = &config.encoders[i];
-        let weights = if is_used(config.modalities[i], config.settings.modality) {
+    let encoder = |(input, encoder): (InputName, &EncoderConfig)| -> Result<(Encoder, Weights)> {
+        let weights = if is_used(input, config.settings.modality) {
             read_weights(encoder, &config.weights)?
         } else {
             Weights::random(0, encoder)?
@@ -321,12 +319,14 @@ pub fn build_model(config: &RunConfig, compute: &Compute) -> Result<U2a> {
         };
         Ok((built, weights))
     };
-    let ((first, first_weights), (second, second_weights)) = (encoder(0)?, encoder(1)?);
+    let built = config.modalities.names().zip(&config.encoders).map(encoder);
+    let built: Vec<(Encoder, Weights)> = built.collect::<Result<_>>()?;
+    let (encoders, weights): (Vec<_>, Vec<_>) = built.into_iter().unzip();
     let settings = &config.settings;
-    U2a::builder(config.modalities, [first, second], config.classes.len())
+    U2a::builder(config.modalities, encoders, config.classes.len())
         .lora(settings.lora())
         .variant(settings.variant())
-        .weights([first_weights, second_weights])
+        .weights(weights)
         .seed(settings.seed)
         .device(&compute.device)
         .build()

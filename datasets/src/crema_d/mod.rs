@@ -298,7 +298,7 @@ impl Media {
             id: stem.to_owned(),
             split,
             labels: vec![clip.class],
-            inputs: [audio, video],
+            inputs: vec![audio, video],
             source,
             segment: None,
         }

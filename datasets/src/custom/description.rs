@@ -12,7 +12,7 @@ use util::suggest::did_you_mean;
 use crate::encoding;
 use crate::error::Error;
 use crate::facts;
-use crate::types::Modality;
+use crate::modalities::{InputName, Modalities, Modality, View};
 
 /// The share of the rows that is drawn for the test by default.
 const DEFAULT_TEST_SHARE: f64 = 0.2;
@@ -23,17 +23,27 @@ const DEFAULT_VAL_SHARE: f64 = 0.0;
 const TOP_KEYS: [&str; 9] = [
     "name", "title", "license", "table", "raw", "encoding", "classes", "columns", "splits",
 ];
-const COLUMN_KEYS: [&str; 10] = [
+const COLUMN_KEYS: [&str; 20] = [
     "id",
     "label",
     "labels",
     "separator",
     "split",
     "audio",
+    "audio_a",
+    "audio_b",
     "video",
+    "video_a",
+    "video_b",
     "image",
+    "image_a",
+    "image_b",
     "text",
+    "text_a",
+    "text_b",
     "text_file",
+    "text_file_a",
+    "text_file_b",
 ];
 const SPLIT_KEYS: [&str; 2] = ["val", "test"];
 
@@ -51,8 +61,9 @@ pub(super) struct Description {
     pub(super) id: String,
     pub(super) labels: Labels,
     pub(super) splits: Splits,
-    pub(super) modalities: [Modality; 2],
-    pub(super) sources: [Source; 2],
+    pub(super) modalities: Modalities,
+    /// The source of each modality.
+    pub(super) sources: Vec<Source>,
 }
 
 /// The column that holds the labels.
@@ -330,35 +341,73 @@ impl File<'_> {
         }
     }
 
-    fn sources(&self, columns: &Table) -> Result<([Modality; 2], [Source; 2]), Error> {
-        let get = |key| self.text_if(columns, key);
-        let (audio, video) = (get("audio")?, get("video")?);
-        let (image, text, text_file) = (get("image")?, get("text")?, get("text_file")?);
-        let words = match (text, text_file) {
-            (Some(_), Some(_)) => {
-                return Err(self.error("both `text` and `text_file`", "keep one of them"));
+    /// Reads the modalities and where each comes from.
+    fn sources(&self, columns: &Table) -> Result<(Modalities, Vec<Source>), Error> {
+        let mut given: Vec<(InputName, Source)> = Vec::new();
+        for name in InputName::all() {
+            if let Some(source) = self.source(columns, name)? {
+                given.push((name, source));
             }
-            (Some(column), None) => Some(Source::Text(column)),
-            (None, Some(column)) => Some(Source::TextPath(column)),
-            (None, None) => None,
+        }
+        let has_track = match columns.get("audio") {
+            Some(Value::Boolean(wanted)) => *wanted,
+            _ => true,
         };
-        match (audio, video, image, words) {
-            (audio, Some(video), None, None) => Ok((
-                [Modality::Audio, Modality::Video],
-                [
-                    audio.map_or(Source::VideoTrack, Source::Path),
-                    Source::Path(video),
-                ],
-            )),
-            (None, None, Some(image), Some(words)) => Ok((
-                [Modality::Image, Modality::Text],
-                [Source::Path(image), words],
-            )),
-            _ => Err(self.error(
-                "[columns] names no pair of modalities",
-                "name either video (and audio, if it lies in files of its own) or image and text",
+        let video = InputName::from(Modality::Video);
+        if let [(only, _)] = given[..]
+            && only == video
+            && has_track
+        {
+            given.insert(0, (Modality::Audio.into(), Source::VideoTrack));
+        }
+        let (names, sources): (Vec<InputName>, Vec<Source>) = given.into_iter().unzip();
+        self.check_views(&names)?;
+        match Modalities::of_names(&names) {
+            Ok(modalities) => Ok((modalities, sources)),
+            Err(_) => Err(self.error(
+                match names.is_empty() {
+                    true => "[columns] names no input".to_owned(),
+                    false => format!("[columns] names {} inputs", names.len()),
+                },
+                "name one or two of audio, video, image and text (or text_file)",
             )),
         }
+    }
+
+    /// Reads where an input comes from; `None` if there is none.
+    fn source(&self, columns: &Table, name: InputName) -> Result<Option<Source>, Error> {
+        let column = match columns.get(name.as_str()) {
+            // Whether the track of the video is used.
+            Some(Value::Boolean(_)) if name == Modality::Audio.into() => None,
+            _ => self.text_if(columns, name.as_str())?,
+        };
+        if name.modality != Modality::Text {
+            return Ok(column.map(Source::Path));
+        }
+        let file_key = format!("text_file{}", name.suffix());
+        match (column, self.text_if(columns, &file_key)?) {
+            (Some(_), Some(_)) => Err(self.error(
+                format!("both `{name}` and `{file_key}`"),
+                "keep one of them",
+            )),
+            (Some(column), None) => Ok(Some(Source::Text(column))),
+            (None, file) => Ok(file.map(Source::TextPath)),
+        }
+    }
+
+    /// Checks that there are two views of a modality or none.
+    fn check_views(&self, names: &[InputName]) -> Result<(), Error> {
+        for modality in Modality::ALL {
+            let has = |view| names.contains(&InputName { modality, view });
+            let views = [has(Some(View::A)), has(Some(View::B))];
+            if views != [true; 2] && (views != [false; 2]) {
+                return Err(self.error(
+                    format!("one of `{modality}_a` and `{modality}_b` without the other"),
+                    format!("write `{modality}` for a single {modality}, or name both columns"),
+                ));
+            }
+        }
+        Ok(())
     }
 }
 

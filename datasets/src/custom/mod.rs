@@ -22,10 +22,12 @@
 //! test = 0.2                    # default 0.2
 //! ```
 //!
-//! For image and text instead of video and audio, write `image = "photo"` (a path) with
-//! `text = "caption"` (the text itself) or `text_file = "page"` (a path). For several labels per
-//! sample, write `labels = "genres"` instead of `label`, with `separator = "|"`. An empty cell
-//! means that the sample lacks that modality.
+//! The inputs may be any two of `audio`, `video`, `image` and text: `image = "photo"` (a path),
+//! `text = "caption"` (the text itself) or `text_file = "page"` (a path). Two of a kind are written
+//! as `image_a = "front"` and `image_b = "back"`. A single one is enough, but `video` alone takes
+//! its audio track as well unless `audio = false` stands beside it. For several labels per sample,
+//! write `labels = "genres"` instead of `label`, with `separator = "|"`. An empty cell means that
+//! the sample lacks that modality.
 //!
 //! The column `image` of a Parquet table may also hold the image files themselves, as bytes or as
 //! the struct of `bytes` and `path` that Hugging Face `datasets` writes. JSON lines have one object
@@ -59,12 +61,11 @@ use self::table::{Lines, Reader};
 use crate::clean;
 use crate::error::{Error, shorten};
 use crate::finder::{Finder, note_shared_files};
+use crate::modalities::Modality;
 use crate::near_names;
 use crate::stratify;
 use crate::tree::Tree;
-use crate::types::{
-    Dataset, Info, Input, ListOptions, Listing, Modality, Note, NoteKind, Sample, Split,
-};
+use crate::types::{Dataset, Info, Input, ListOptions, Listing, Note, NoteKind, Sample, Split};
 
 /// A dataset that a `.toml` describes; the module's documentation has the format.
 pub struct Custom {
@@ -83,7 +84,7 @@ struct Row {
     /// The number of the row in the table, from 0.
     number: usize,
     /// What the table holds of each modality; `None` for an empty cell.
-    cells: [Option<Content>; 2],
+    cells: Vec<Option<Content>>,
 }
 
 /// The cell of an input.
@@ -270,13 +271,15 @@ impl Dataset for Custom {
         let mut finder = Finder::new(&tree);
         let mut samples = Vec::with_capacity(rows.len());
         for row in rows {
-            // The second modality comes first, because the sample is named after its file.
-            let second = self.input(row, 1, &table_path, &mut finder);
-            let first = self.input(row, 0, &table_path, &mut finder);
-            let source = [1, 0]
-                .iter()
-                .filter(|&&which| !matches!(self.description.sources[which], Source::Text(_)))
-                .find_map(|&which| match row.cells[which].as_ref()? {
+            // The last modality comes first, because the sample is named after its file.
+            let last_first = (0..self.description.sources.len()).rev();
+            let inputs = last_first.clone();
+            let inputs = inputs.map(|which| self.input(row, which, &table_path, &mut finder));
+            let mut inputs: Vec<Input> = inputs.collect();
+            inputs.reverse();
+            let source = last_first
+                .filter(|&which| !matches!(self.description.sources[which], Source::Text(_)))
+                .find_map(|which| match row.cells[which].as_ref()? {
                     Content::Text(path) => Some(path.clone()),
                     Content::File => Some(self.row_name(row)),
                 })
@@ -285,7 +288,7 @@ impl Dataset for Custom {
                 id: row.id.clone(),
                 split: row.split,
                 labels: row.labels.clone(),
-                inputs: [first, second],
+                inputs,
                 source,
                 segment: None,
             });
@@ -339,7 +342,8 @@ struct Columns {
     id: usize,
     label: usize,
     split: Option<usize>,
-    inputs: [Option<usize>; 2],
+    /// The column of each modality, if it has one.
+    inputs: Vec<Option<usize>>,
 }
 
 impl Columns {
@@ -350,12 +354,10 @@ impl Columns {
             Splits::Column(name) => Some(reader.column(name)?),
             Splits::Drawn { .. } => None,
         };
-        let mut inputs = [None; 2];
-        for (column, source) in inputs.iter_mut().zip(&description.sources) {
-            if let Some(name) = source.column() {
-                *column = Some(reader.column(name)?);
-            }
-        }
+        let inputs = description.sources.iter().map(Source::column);
+        let inputs = inputs
+            .map(|name| name.map(|name| reader.column(name)).transpose())
+            .collect::<Result<_, _>>()?;
         Ok(Columns {
             id,
             label,
@@ -396,8 +398,8 @@ fn alike_notes(reader: &Reader<'_>, classes: &[String]) -> Vec<Note> {
 /// Returns a note for each spelling of a missing value in a column of labels or inputs.
 fn missing_notes(reader: &Reader<'_>, columns: &Columns, known: &[String]) -> Vec<Note> {
     let mut notes = Vec::new();
-    let used = [Some(columns.label)].into_iter().chain(columns.inputs);
-    for column in used.flatten() {
+    let inputs = columns.inputs.iter().flatten().copied();
+    for column in [columns.label].into_iter().chain(inputs) {
         for (spelling, count) in reader.missing_spellings(column) {
             if column == columns.label && known.iter().any(|class| class == spelling) {
                 continue;
@@ -483,11 +485,10 @@ fn parse_rows(
         }
         labels.sort_unstable();
         labels.dedup();
-        let mut cells = [None, None];
+        let mut cells = Vec::with_capacity(description.sources.len());
         let sources = columns.inputs.iter().zip(&description.sources);
-        for ((cell, (column, source)), modality) in
-            cells.iter_mut().zip(sources).zip(description.modalities)
-        {
+        for ((column, source), input) in sources.zip(description.modalities.names()) {
+            let modality = input.modality;
             if let (Some(column), Source::Path(_)) = (column, source)
                 && reader.is_file(index, *column)
             {
@@ -499,7 +500,7 @@ fn parse_rows(
                     let remedy = "write each to a file, and its path into the table";
                     return Err(reader.error(index, &problem, remedy));
                 }
-                *cell = Some(Content::File);
+                cells.push(Some(Content::File));
                 continue;
             }
             let text = match column {
@@ -508,12 +509,12 @@ fn parse_rows(
                     .filter(|text| !is_missing(text)),
                 None => None,
             };
-            *cell = match (text, source) {
+            cells.push(match (text, source) {
                 (Some(path), Source::Path(_) | Source::TextPath(_)) => {
                     Some(Content::Text(reader.path(index, path)?))
                 }
                 (text, _) => text.map(|text| Content::Text(text.to_owned())),
-            };
+            });
         }
         let split = match columns.split {
             Some(column) => reader.split(index, column)?,

@@ -73,7 +73,7 @@ impl Dataset for Food101 {
             let file = images.path(&row);
             let image = finder.input(&row.id, std::slice::from_ref(&file));
             samples.push(Sample {
-                inputs: [image, row.text],
+                inputs: vec![image, row.text],
                 source: file,
                 id: row.id,
                 split: row.split,

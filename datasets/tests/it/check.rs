@@ -53,14 +53,14 @@ fn samples_are_counted_per_split_and_class() {
     assert_eq!(
         missing.collect::<Vec<_>>(),
         [
-            ("1088_IOM_NEU_XX", Split::Train, Modality::Audio),
-            ("1088_IOM_NEU_XX", Split::Train, Modality::Video),
+            ("1088_IOM_NEU_XX", Split::Train, Modality::Audio.into()),
+            ("1088_IOM_NEU_XX", Split::Train, Modality::Video.into()),
         ]
     );
     let train = &lacking.splits[0];
     assert_eq!(
-        (train.listed, train.complete, train.present),
-        (6_698, 6_697, [6_697, 6_697])
+        (train.listed, train.complete, train.present.clone()),
+        (6_698, 6_697, vec![6_697, 6_697])
     );
     assert_eq!(train.classes[4].complete, 972);
     // The placeholders differ from the real clips, and the missing file is named.

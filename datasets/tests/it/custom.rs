@@ -58,7 +58,7 @@ fn videos_with_audio_tracks_are_listed() {
     let info = dataset.info();
     assert_eq!(info.name, "my-clips");
     assert_eq!(info.classes, ["cat", "dog"]);
-    assert_eq!(info.modalities, [Modality::Audio, Modality::Video]);
+    assert_eq!(info.modalities, [Modality::Audio, Modality::Video].into());
     assert_eq!(info.expected, [Some(3), Some(1), Some(4)]);
     assert_eq!(dataset.default_raw(), Some(tree.raw().as_path()));
     let listing = list(&tree, dataset.as_ref());
@@ -737,10 +737,21 @@ fn mistakes_in_the_description_are_errors() {
             "no column is called \"clips\" (did you mean \"clip\"?)",
         ),
         ("label = ", "labels = ", "`labels` without a separator"),
+        ("video = \"file\"", "", "[columns] names no input"),
         (
             "video = \"file\"",
-            "image = \"file\"",
-            "names no pair of modalities",
+            "image = \"file\"\naudio = \"file\"\ntext = \"file\"",
+            "[columns] names 3 inputs; name one or two",
+        ),
+        (
+            "video = \"file\"",
+            "image_a = \"file\"",
+            "one of `image_a` and `image_b` without the other",
+        ),
+        (
+            "video = \"file\"",
+            "text_b = \"file\"\ntext_file_b = \"file\"",
+            "both `text_b` and `text_file_b`",
         ),
         (
             "split = \"part\"",

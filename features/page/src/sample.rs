@@ -3,7 +3,7 @@
 use crate::data_url::data_url;
 use crate::problems::problems;
 use crate::spectrogram::Spectrogram;
-use datasets::Modality;
+use datasets::{InputName, Modality};
 use features::shards::Content;
 use maud::{Markup, html};
 use media::image::{decode, shrink_to_jpeg};
@@ -22,17 +22,26 @@ const MAX_CHARACTERS: usize = 3000;
 pub struct Sample<'a> {
     /// The id, for the descriptions of pictures.
     pub id: &'a str,
-    /// The inputs of its modalities, in the order of the dataset.
-    pub inputs: [(Modality, Input<'a>); 2],
-    /// The time of each frame in seconds from the start of the video.
-    pub frame_times: &'a [f32],
-    /// The decoded durations in seconds, in the order of `inputs`.
-    pub seconds: [Option<f32>; 2],
+    /// Its inputs, in the order of the dataset.
+    pub inputs: Vec<SampleInput<'a>>,
     /// The column `error`: why an input is missing, or there in part only.
     pub error: Option<&'a str>,
 }
 
-/// An input of a sample.
+/// An input of a sample, with what is known beside its content.
+#[derive(Clone, Copy)]
+pub struct SampleInput<'a> {
+    /// The name of the input.
+    pub name: InputName,
+    /// What it holds.
+    pub content: Input<'a>,
+    /// The time of each frame of a video in seconds from its start.
+    pub frame_times: &'a [f32],
+    /// The decoded duration in seconds, of audio and video.
+    pub seconds: Option<f32>,
+}
+
+/// The content of an input.
 #[derive(Clone, Copy)]
 pub enum Input<'a> {
     /// What the shard holds.
@@ -46,32 +55,26 @@ impl Sample<'_> {
     pub fn markup(&self) -> Markup {
         let problems = problems(self.error.unwrap_or_default());
         html! {
-            @for ((modality, input), seconds) in self.inputs.iter().zip(self.seconds) {
+            @for input in &self.inputs {
                 @let own: Vec<&str> = problems
                     .iter()
-                    .filter(|(of, _)| of == modality)
+                    .filter(|(of, _)| *of == input.name)
                     .map(|(_, problem)| *problem)
                     .collect();
-                div.input data-modality=(modality) {
-                    (self.input(*modality, *input, seconds, &own))
+                div.input data-modality=(input.name.modality) {
+                    (self.input(input, &own))
                 }
             }
         }
     }
 
-    fn input(
-        &self,
-        modality: Modality,
-        input: Input,
-        seconds: Option<f32>,
-        problems: &[&str],
-    ) -> Markup {
-        let content = match input {
+    fn input(&self, input: &SampleInput, problems: &[&str]) -> Markup {
+        let content = match input.content {
             Input::Missing(reason) => {
                 let reasons: Vec<&str> =
                     reason.into_iter().chain(problems.iter().copied()).collect();
                 return html! {
-                    p.head { (badge(modality, false)) }
+                    p.head { (badge(input.name, false)) }
                     p.reason {
                         @if reasons.is_empty() { "the publisher provides none" }
                         @else { (reasons.join("; ")) }
@@ -82,12 +85,14 @@ impl Sample<'_> {
         };
         html! {
             p.head {
-                (badge(modality, true))
-                @if let Some(seconds) = seconds { " " span.note { (format!("{seconds:.2} s")) } }
+                (badge(input.name, true))
+                @if let Some(seconds) = input.seconds { " " span.note { (format!("{seconds:.2} s")) } }
             }
             @match content {
                 Content::Mel(mel) => (self.spectrogram(mel)),
-                Content::Images(frames) if modality == Modality::Video => (self.frames(frames)),
+                Content::Images(files) if input.name.modality == Modality::Video => {
+                    (frames(files, input.frame_times))
+                }
                 Content::Images(images) => {
                     @for image in images {
                         (picture(image, IMAGE_SIDE, &format!("Image of sample {}", self.id)))
@@ -96,24 +101,6 @@ impl Sample<'_> {
                 Content::Text(text) => (quoted(text)),
             }
             @for problem in problems { p.reason { (problem) } }
-        }
-    }
-
-    fn frames(&self, frames: &[impl AsRef<[u8]>]) -> Markup {
-        html! {
-            ol.frames {
-                @for (i, frame) in frames.iter().enumerate() {
-                    @let time = self.frame_times.get(i).map(|time| format!("{time:.2} s"));
-                    @let alt = match &time {
-                        Some(time) => format!("Frame at {time}"),
-                        None => format!("Frame {}", i + 1),
-                    };
-                    li {
-                        (picture(frame.as_ref(), FRAME_SIDE, &alt))
-                        @if let Some(time) = time { span.note { (time) } }
-                    }
-                }
-            }
         }
     }
 
@@ -128,11 +115,30 @@ impl Sample<'_> {
     }
 }
 
-/// Returns a badge in the modality's colour; that of a missing one is hollow and says so.
-fn badge(modality: Modality, present: bool) -> Markup {
+/// Returns the frames of a video with their times.
+fn frames(frames: &[impl AsRef<[u8]>], times: &[f32]) -> Markup {
     html! {
-        @if present { span.badge data-modality=(modality) { (modality) } }
-        @else { span.badge.missing data-modality=(modality) { "no " (modality) } }
+        ol.frames {
+            @for (i, frame) in frames.iter().enumerate() {
+                @let time = times.get(i).map(|time| format!("{time:.2} s"));
+                @let alt = match &time {
+                    Some(time) => format!("Frame at {time}"),
+                    None => format!("Frame {}", i + 1),
+                };
+                li {
+                    (picture(frame.as_ref(), FRAME_SIDE, &alt))
+                    @if let Some(time) = time { span.note { (time) } }
+                }
+            }
+        }
+    }
+}
+
+/// Returns a badge in the modality's colour; that of a missing input is hollow and says so.
+fn badge(name: InputName, present: bool) -> Markup {
+    html! {
+        @if present { span.badge data-modality=(name.modality) { (name) } }
+        @else { span.badge.missing data-modality=(name.modality) { "no " (name) } }
     }
 }
 
@@ -180,6 +186,15 @@ mod tests {
         encode_jpeg(&pixels, width, height, PixelFormat::Rgb, 95).unwrap()
     }
 
+    fn input(modality: Modality, content: Input) -> SampleInput {
+        SampleInput {
+            name: modality.into(),
+            content,
+            frame_times: &[],
+            seconds: None,
+        }
+    }
+
     #[test]
     fn frames_are_in_order_with_their_times() {
         let frames = Content::Images((0..3).map(|_| jpeg(340, 256).into()).collect());
@@ -189,12 +204,17 @@ mod tests {
         });
         let html = Sample {
             id: "clip",
-            inputs: [
-                (Modality::Audio, Input::Present(&mel)),
-                (Modality::Video, Input::Present(&frames)),
+            inputs: vec![
+                SampleInput {
+                    seconds: Some(0.5),
+                    ..input(Modality::Audio, Input::Present(&mel))
+                },
+                SampleInput {
+                    frame_times: &[0.5, 1.25, 2.0],
+                    seconds: Some(2.5),
+                    ..input(Modality::Video, Input::Present(&frames))
+                },
             ],
-            frame_times: &[0.5, 1.25, 2.0],
-            seconds: [Some(0.5), Some(2.5)],
             error: Some("audio: cut short (0.5 s of 2.5 s)"),
         }
         .markup()
@@ -220,12 +240,10 @@ mod tests {
         let sample = |error, reason| {
             Sample {
                 id: "1",
-                inputs: [
-                    (Modality::Image, Input::Missing(reason)),
-                    (Modality::Text, Input::Present(&text)),
+                inputs: vec![
+                    input(Modality::Image, Input::Missing(reason)),
+                    input(Modality::Text, Input::Present(&text)),
                 ],
-                frame_times: &[],
-                seconds: [None, None],
                 error,
             }
             .markup()
@@ -244,12 +262,10 @@ mod tests {
         let error = format!("image: {HOSTILE}");
         let html = Sample {
             id: HOSTILE,
-            inputs: [
-                (Modality::Image, Input::Present(&broken)),
-                (Modality::Text, Input::Present(&text)),
+            inputs: vec![
+                input(Modality::Image, Input::Present(&broken)),
+                input(Modality::Text, Input::Present(&text)),
             ],
-            frame_times: &[],
-            seconds: [None, None],
             error: Some(&error),
         }
         .markup()

@@ -18,7 +18,7 @@ pub struct SplitIndex {
     pub ids: Vec<String>,
     /// The class indices of each sample: one for single-label data, any number for multi-label.
     pub labels: Vec<Vec<u32>>,
-    /// Which of the two modalities each sample has.
+    /// Which modalities each sample has; a dataset of one modality has no second.
     pub present: Vec<[bool; 2]>,
     /// The shard number and the row of each sample.
     pub(super) places: Vec<(u32, u32)>,
@@ -46,13 +46,10 @@ impl SplitIndex {
 }
 
 /// Returns the names of the columns that make an index.
-pub(super) fn columns(spec: &ShardSpec) -> [&'static str; 4] {
-    [
-        "id",
-        label_column(spec),
-        has_column(spec.modalities[0]),
-        has_column(spec.modalities[1]),
-    ]
+pub(super) fn columns(spec: &ShardSpec) -> Vec<String> {
+    let mut columns = vec!["id".to_owned(), label_column(spec).to_owned()];
+    columns.extend(spec.modalities.names().map(has_column));
+    columns
 }
 
 fn label_column(spec: &ShardSpec) -> &'static str {
@@ -64,7 +61,8 @@ pub(super) fn read(shard: &Shard, file: StoredFile, spec: &ShardSpec) -> Result<
     let (columns, label) = (columns(spec), label_column(spec));
     let mut index = SplitIndex::default();
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, shard.metadata.clone());
-    let mask = ProjectionMask::columns(builder.parquet_schema(), columns);
+    let names = columns.iter().map(String::as_str);
+    let mask = ProjectionMask::columns(builder.parquet_schema(), names);
     let reader = builder
         .with_projection(mask)
         .build()
@@ -77,9 +75,9 @@ pub(super) fn read(shard: &Shard, file: StoredFile, spec: &ShardSpec) -> Result<
             .clone();
         let has: Vec<BooleanArray> = spec
             .modalities
-            .iter()
-            .map(|m| {
-                Ok(column(&batch, has_column(*m), &shard.path)?
+            .names()
+            .map(|input| {
+                Ok(column(&batch, &has_column(input), &shard.path)?
                     .as_boolean()
                     .clone())
             })
@@ -109,7 +107,8 @@ pub(super) fn read(shard: &Shard, file: StoredFile, spec: &ShardSpec) -> Result<
             });
             index.labels.push(of.collect::<Result<_, Error>>()?);
             index.ids.push(ids.value(i).to_owned());
-            index.present.push([has[0].value(i), has[1].value(i)]);
+            let has = |m: usize| has.get(m).is_some_and(|has| has.value(i));
+            index.present.push([has(0), has(1)]);
             index.places.push((0, row));
             row += 1;
         }

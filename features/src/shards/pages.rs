@@ -9,7 +9,7 @@ use super::shard::Shard;
 use crate::schema::content_column;
 use arrow_buffer::Buffer;
 use bytes::{Buf, Bytes};
-use datasets::Modality;
+use datasets::{InputName, Modality};
 use media::mel::{MEL_BINS, Mel};
 use parquet::basic::{Encoding, Type};
 use parquet::column::page::{Page, PageReader};
@@ -18,7 +18,7 @@ use parquet::file::serialized_reader::SerializedPageReader;
 use std::sync::Arc;
 use store::StoredFile;
 
-/// Reads a modality's contents in the given rows of a row group, ascending. Returns `None` if its
+/// Reads an input's contents in the given rows of a row group, ascending. Returns `None` if its
 /// pages are of another kind than described above, or hold text.
 ///
 /// # Errors
@@ -27,13 +27,13 @@ pub(super) fn read(
     shard: &Shard,
     file: StoredFile,
     group: usize,
-    modality: Modality,
+    input: InputName,
     rows: &[(u32, usize)],
 ) -> Result<Option<Vec<Content>>, ParquetError> {
     let metadata = shard.metadata.metadata();
     let columns = metadata.file_metadata().schema_descr();
-    let name = content_column(modality);
-    let (kind, expected) = match modality {
+    let name = content_column(input);
+    let (kind, expected) = match input.modality {
         Modality::Audio => (Type::FLOAT, Encoding::BYTE_STREAM_SPLIT),
         Modality::Video | Modality::Image => (Type::BYTE_ARRAY, Encoding::PLAIN),
         Modality::Text => return Ok(None),
@@ -75,7 +75,7 @@ pub(super) fn read(
             return Ok(None);
         };
         let content = without_levels(buf, levels).filter(|_| encoding == expected);
-        let content = content.and_then(|bytes| match modality {
+        let content = content.and_then(|bytes| match input.modality {
             Modality::Audio => mel(&bytes, num_values as usize),
             _ => images(&bytes, num_values as usize),
         });

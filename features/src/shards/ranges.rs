@@ -5,11 +5,12 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use std::ops::Range;
 
 /// Returns the ranges of whole columns, by their names, in all row groups.
-pub(super) fn of_columns(shard: &Shard, names: &[&str]) -> Vec<Range<u64>> {
+pub(super) fn of_columns(shard: &Shard, names: &[impl AsRef<str>]) -> Vec<Range<u64>> {
     let mut ranges = Vec::new();
     for group in shard.metadata.metadata().row_groups() {
         for column in group.columns() {
-            if names.contains(&top_level_name(column)) {
+            let name = top_level_name(column);
+            if names.iter().any(|wanted| wanted.as_ref() == name) {
                 ranges.push(chunk(column));
             }
         }

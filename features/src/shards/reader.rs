@@ -8,7 +8,7 @@ use arrow_array::types::{Float16Type, Float32Type};
 use arrow_array::{Array, BinaryArray, Float16Array, Float32Array, RecordBatch};
 use arrow_buffer::Buffer;
 use arrow_schema::DataType;
-use datasets::{Modality, Split};
+use datasets::{InputName, Modality, Split};
 use media::Error;
 use media::mel::Mel;
 use parquet::arrow::ProjectionMask;
@@ -63,7 +63,7 @@ impl Shards {
             let (shard, row) = index.places[*sample as usize];
             let starts = &self.shards[shard as usize].starts;
             let group = starts.partition_point(|s| *s <= row) - 1;
-            for m in (0..2).filter(|m| want[*m]) {
+            for m in (0..self.spec.modalities.count()).filter(|m| want[*m]) {
                 let rows = rows.entry((m, shard, group)).or_default();
                 rows.push((row - starts[group], slot));
             }
@@ -80,12 +80,12 @@ impl Shards {
             let Some(remote) = &shard.remote else {
                 continue;
             };
-            let name = content_column(self.spec.modalities[*m]);
+            let name = content_column(self.spec.modalities.name(*m));
             let rows = rows.iter().map(|(row, _)| *row);
             let (_, ranges) = requests
                 .entry(*number)
                 .or_insert_with(|| (remote, Vec::new()));
-            ranges.extend(ranges::of_rows(shard, *group, name, rows));
+            ranges.extend(ranges::of_rows(shard, *group, &name, rows));
         }
         requests
     }
@@ -124,15 +124,15 @@ impl<'a> RowReader<'a> {
         let remote = self.remote_files(&rows)?;
         for ((m, number, group), rows) in rows {
             let shard = &self.shards.shards[number as usize];
-            let modality = self.shards.spec.modalities[m];
+            let input = self.shards.spec.modalities.name(m);
             let mut file = || match remote.get(&number) {
                 Some(file) => file.try_clone().map_err(Error::io(&shard.path, "open")),
                 None => self.file(number),
             };
-            let stored = pages::read(shard, file()?, group, modality, &rows);
+            let stored = pages::read(shard, file()?, group, input, &rows);
             let contents = match stored.map_err(|e| unreadable(&shard.path, e))? {
                 Some(stored) => stored.into_iter().map(Ok).collect(),
-                None => contents(shard, file()?, group, modality, &rows)?,
+                None => contents(shard, file()?, group, input, &rows)?,
             };
             for (content, (_, slot)) in contents.into_iter().zip(rows) {
                 let id = &ids[samples[slot] as usize];
@@ -166,12 +166,12 @@ impl<'a> RowReader<'a> {
     }
 }
 
-/// Reads a modality's contents in the given rows of a row group with Arrow.
+/// Reads an input's contents in the given rows of a row group with Arrow.
 fn contents(
     shard: &Shard,
     file: StoredFile,
     group: usize,
-    modality: Modality,
+    input: InputName,
     rows: &[(u32, usize)],
 ) -> Result<Vec<Result<Content, Error>>, Error> {
     let path = &shard.path;
@@ -189,7 +189,8 @@ fn contents(
         selectors.push(RowSelector::skip((len - at) as usize));
     }
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, shard.metadata.clone());
-    let mask = ProjectionMask::columns(builder.parquet_schema(), [content_column(modality)]);
+    let name = content_column(input);
+    let mask = ProjectionMask::columns(builder.parquet_schema(), [name.as_str()]);
     let reader = builder
         .with_projection(mask)
         .with_row_groups(vec![group])
@@ -200,7 +201,7 @@ fn contents(
     let mut contents = Vec::with_capacity(rows.len());
     for batch in reader {
         let batch = batch.map_err(|e| parquet_error(path, e))?;
-        contents.push(content(&batch, modality, path));
+        contents.push(content(&batch, input, path));
     }
     if contents.len() != rows.len() {
         return Err(parquet_error(path, "it ends before its footer says"));
@@ -209,13 +210,13 @@ fn contents(
 }
 
 /// The error of a cell that is null although its row says that it is not.
-fn empty(modality: Modality, path: &Path) -> Error {
+fn empty(input: InputName, path: &Path) -> Error {
     Error::unusable(
         format!(
             "{}: column {} is empty where {} is true",
             path.display(),
-            content_column(modality),
-            has_column(modality)
+            content_column(input),
+            has_column(input)
         ),
         "ingest this dataset again with --overwrite",
     )
@@ -230,13 +231,13 @@ fn cell(cells: &BinaryArray, at: usize) -> Buffer {
 }
 
 /// Returns the content of a batch of one row.
-fn content(batch: &RecordBatch, modality: Modality, path: &Path) -> Result<Content, Error> {
-    let name = content_column(modality);
-    let array = column(batch, name, path)?;
+fn content(batch: &RecordBatch, input: InputName, path: &Path) -> Result<Content, Error> {
+    let name = content_column(input);
+    let array = column(batch, &name, path)?;
     if array.is_null(0) {
-        return Err(empty(modality, path));
+        return Err(empty(input, path));
     }
-    Ok(match modality {
+    Ok(match input.modality {
         Modality::Audio => {
             let frames = array.as_list::<i32>().value(0);
             let frames = frames.as_fixed_size_list();
@@ -274,7 +275,7 @@ mod tests {
     use super::*;
     use crate::ShardSpec;
     use crate::rows::tests::{clip, spec, write};
-    use crate::{MelDtype, Row, writer_properties};
+    use crate::{MelDtype, Row, RowContent, writer_properties};
     use parquet::file::properties::WriterProperties;
 
     const AUDIO_VIDEO: [Modality; 2] = [Modality::Audio, Modality::Video];
@@ -284,8 +285,10 @@ mod tests {
 
     fn entry(i: usize) -> Row {
         let mut row = Row::new(format!("entry{i}"), Split::Train, vec![]);
-        row.image = Some(vec![i as u8; 1000 + i]);
-        row.text = Some(format!("text {i}"));
+        row.contents = [
+            Some(RowContent::Image(vec![i as u8; 1000 + i])),
+            Some(RowContent::Text(format!("text {i}"))),
+        ];
         row
     }
 
@@ -304,9 +307,9 @@ mod tests {
         let shard = &shards.shards[0];
         let file = || shards.folder.open_entry(&shard.entry).unwrap();
         let rows = COMPLETE.map(|row| (row, 0));
-        let arrow = contents(shard, file(), 0, modality, &rows).unwrap();
+        let arrow = contents(shard, file(), 0, modality.into(), &rows).unwrap();
         (
-            pages::read(shard, file(), 0, modality, &rows).unwrap(),
+            pages::read(shard, file(), 0, modality.into(), &rows).unwrap(),
             arrow.into_iter().map(Result::unwrap).collect(),
         )
     }
@@ -350,7 +353,7 @@ mod tests {
                 let row = clip(i as usize);
                 match content {
                     Content::Mel(mel) => {
-                        let exact = row.mel.unwrap().values;
+                        let exact = &row.contents[0].as_ref().unwrap().mel().unwrap().values;
                         assert_eq!(mel.values.len(), exact.len());
                         assert!(
                             mel.values
@@ -360,7 +363,7 @@ mod tests {
                         );
                     }
                     Content::Images(images) => {
-                        let own = row.frames.unwrap();
+                        let own = row.contents[1].as_ref().unwrap().frames().unwrap();
                         assert!(images.iter().map(|p| p.as_slice()).eq(own));
                     }
                     Content::Text(_) => unreachable!("there is no text"),

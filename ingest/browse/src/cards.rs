@@ -2,10 +2,10 @@
 
 use std::thread;
 
-use datasets::Modality;
+use datasets::{InputName, Modality};
 use features::ShardSpec;
 use features::shards::Fetched;
-use page::{Input, Markup, Sample, data_url, html};
+use page::{Input, Markup, Sample, SampleInput, data_url, html};
 
 use crate::filters::bits;
 use crate::rows::Row;
@@ -42,21 +42,23 @@ pub fn markup(spec: &ShardSpec, cards: &[Card]) -> Vec<String> {
 
 fn one(spec: &ShardSpec, card: &Card) -> Markup {
     let row = card.row;
-    let input = |which: usize| {
+    let input = |(which, name): (usize, InputName)| {
         let content = card.fetched.contents[which].as_ref();
-        let input = content.map_or(Input::Missing(None), Input::Present);
-        (spec.modalities[which], input)
+        SampleInput {
+            name,
+            content: content.map_or(Input::Missing(None), Input::Present),
+            frame_times: &row.frame_times[which],
+            seconds: row.seconds[which],
+        }
     };
     let labels: Vec<String> = row.labels.iter().map(u32::to_string).collect();
     let sample = Sample {
         id: &row.id,
-        inputs: [input(0), input(1)],
-        frame_times: &row.frame_times,
-        seconds: row.seconds,
+        inputs: spec.modalities.names().enumerate().map(input).collect(),
         error: row.error.as_deref(),
     };
-    let mut modalities = spec.modalities.iter().zip(row.present);
-    let has_audio = modalities.any(|(modality, has)| *modality == Modality::Audio && has);
+    let audio = spec.modalities.position_of(Modality::Audio);
+    let has_audio = audio.is_some_and(|which| row.present[which]);
     html! {
         article.sample id=(row.anchor()) data-split=(row.at.0) data-labels=(labels.join(" "))
             data-bits=(bits(row)) data-id=(row.id) {

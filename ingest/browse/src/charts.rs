@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use datasets::{Modality, Split};
+use datasets::{Modalities, Split};
 use features::ShardSpec;
 use serde_json::{Value, json};
 
@@ -89,7 +89,7 @@ fn round_step(step: f64) -> f64 {
 }
 
 /// Returns how many rows of each split lack each modality, with their share in percent.
-pub fn missing(modalities: [Modality; 2], rows: &[Row]) -> Vec<Value> {
+pub fn missing(modalities: Modalities, rows: &[Row]) -> Vec<Value> {
     let mut counts: BTreeMap<Split, (usize, [usize; 2])> = BTreeMap::new();
     for row in rows {
         let (total, lacks) = counts.entry(row.at.0).or_default();
@@ -99,13 +99,10 @@ pub fn missing(modalities: [Modality; 2], rows: &[Row]) -> Vec<Value> {
         }
     }
     let bars = counts.into_iter().flat_map(|(split, (total, lacks))| {
-        modalities
-            .into_iter()
-            .zip(lacks)
-            .map(move |(modality, rows)| {
-                let share = round(100.0 * rows as f64 / total as f64);
-                json!({"split": split, "modality": modality, "rows": rows, "share": share})
-            })
+        modalities.names().zip(lacks).map(move |(modality, rows)| {
+            let share = round(100.0 * rows as f64 / total as f64);
+            json!({"split": split, "modality": modality, "rows": rows, "share": share})
+        })
     });
     bars.collect()
 }
@@ -119,12 +116,13 @@ fn round(value: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::choice::tests::row;
+    use datasets::Modality;
 
     #[test]
     fn class_balance_has_every_class_and_split() {
         let spec = ShardSpec {
             dataset: "toy".into(),
-            modalities: [Modality::Audio, Modality::Video],
+            modalities: Modalities::Two(Modality::Audio, Modality::Video),
             classes: ["a", "b", "c"].map(str::to_owned).into(),
             multi_label: true,
             mel_dtype: features::MelDtype::F32,

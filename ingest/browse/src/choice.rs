@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use datasets::{Modality, Split};
+use datasets::{InputName, Modalities, Split};
 use features::order;
 use page::problems;
 
@@ -15,7 +15,7 @@ use crate::rows::Row;
 ///
 /// The samples are the first ones in an order by SHA-256 of their ids: neighbours in the annotation
 /// are often of one speaker or one scene.
-pub fn examples(rows: &[Row], modalities: [Modality; 2], per_class: usize) -> Vec<usize> {
+pub fn examples(rows: &[Row], modalities: Modalities, per_class: usize) -> Vec<usize> {
     let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let mut taken: BTreeMap<(Split, Reason), usize> = BTreeMap::new();
     let mut chosen = Vec::new();
@@ -43,17 +43,17 @@ enum Reason {
     Class(u32),
     /// An input that is missing or damaged, with the cause. Without a cause, the publisher provides
     /// none.
-    Problem(Modality, String),
+    Problem(InputName, String),
 }
 
-fn reasons(row: &Row, modalities: [Modality; 2]) -> BTreeSet<Reason> {
+fn reasons(row: &Row, modalities: Modalities) -> BTreeSet<Reason> {
     let problems = problems(row.error.as_deref().unwrap_or_default());
-    let missing = modalities.iter().zip(row.present);
+    let missing = modalities.names().zip(row.present);
     let unexplained = missing
-        .filter(|(modality, present)| !present && problems.iter().all(|(of, _)| of != *modality))
-        .map(|(modality, _)| Reason::Problem(*modality, String::new()));
+        .filter(|(modality, present)| !present && problems.iter().all(|(of, _)| of != modality))
+        .map(|(modality, _)| Reason::Problem(modality, String::new()));
     let classes = row.labels.iter().copied().map(Reason::Class);
-    let of_problem = |(modality, problem): &(Modality, &str)| {
+    let of_problem = |(modality, problem): &(InputName, &str)| {
         Reason::Problem(*modality, cause(problem).to_owned())
     };
     classes
@@ -75,6 +75,7 @@ pub fn sorted(rows: &[Row], mut positions: Vec<usize>) -> Vec<usize> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use datasets::Modality;
 
     pub(crate) fn row(number: u32, split: Split, labels: &[u32], error: Option<&str>) -> Row {
         let audio = error.is_none_or(|error| !error.starts_with("audio"));
@@ -84,14 +85,14 @@ pub(crate) mod tests {
             labels: labels.to_vec(),
             present: [audio, true],
             seconds: [audio.then_some(10.0), Some(10.0)],
-            frame_times: Vec::new(),
+            frame_times: [Vec::new(), Vec::new()],
             segment: None,
             source: String::new(),
             error: error.map(str::to_owned),
         }
     }
 
-    const MODALITIES: [Modality; 2] = [Modality::Audio, Modality::Video];
+    const MODALITIES: Modalities = Modalities::Two(Modality::Audio, Modality::Video);
 
     #[test]
     fn each_class_of_each_split_and_each_cause_is_shown() {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, anyhow};
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
-use datasets::{Modality, Split};
+use datasets::{InputName, Split};
 use features::{FAILURES_FILE, Folder, ShardSpec};
 use page::problems;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -20,7 +20,7 @@ pub struct Failures {
     pub quarantined: BTreeMap<Split, usize>,
     /// By modality and cause: how many rows have the problem, and how many samples of which nothing
     /// is left.
-    pub causes: BTreeMap<(Modality, String), [usize; 2]>,
+    pub causes: BTreeMap<(InputName, String), [usize; 2]>,
 }
 
 impl Failures {
@@ -59,7 +59,7 @@ impl Failures {
             let split = Split::from_spelling(split?)?;
             *self.quarantined.entry(split).or_default() += 1;
         }
-        for modality in spec.modalities {
+        for modality in spec.modalities.names() {
             let problems = batch.column_by_name(&format!("{modality}_error"))?;
             for problem in problems.as_string_opt::<i32>()?.iter().flatten() {
                 self.count(modality, problem, 1);
@@ -68,7 +68,7 @@ impl Failures {
         Some(())
     }
 
-    fn count(&mut self, modality: Modality, problem: &str, which: usize) {
+    fn count(&mut self, modality: InputName, problem: &str, which: usize) {
         let cause = cause(problem).to_owned();
         self.causes.entry((modality, cause)).or_default()[which] += 1;
     }

@@ -33,7 +33,7 @@ pub fn markup<'a>(spec: &ShardSpec, rows: impl Iterator<Item = &'a Row> + Clone)
         for label in &row.labels {
             *classes.entry(*label).or_default() += 1;
         }
-        complete += usize::from(row.is_complete());
+        complete += usize::from(row.present == [true; 2]);
         problem += usize::from(row.error.is_some());
         for (lacks, present) in lacks.iter_mut().zip(row.present) {
             *lacks += usize::from(!present);
@@ -60,7 +60,7 @@ pub fn markup<'a>(spec: &ShardSpec, rows: impl Iterator<Item = &'a Row> + Clone)
             label { "Availability " select name="has" {
                 (all())
                 (option("complete".into(), "complete", complete))
-                @for (i, (modality, lacks)) in spec.modalities.iter().zip(lacks).enumerate() {
+                @for (i, (modality, lacks)) in spec.modalities.names().zip(lacks).enumerate() {
                     (option(format!("no{i}"), &format!("no {modality}"), lacks))
                 }
                 (option("problem".into(), "with a problem", problem))

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use datasets::{Modality, Split};
+use datasets::{InputName, Split};
 use features::ShardSpec;
 use page::{Figure, Markup, html};
 use serde_json::{Value, json};
@@ -32,11 +32,11 @@ pub fn markup(
             }
         }
         section.grid {
-            @for (which, modality) in spec.modalities.iter().enumerate() {
+            @for (which, modality) in spec.modalities.names().enumerate() {
                 @if let Some(data) = charts::durations(rows, which) {
                     div {
                         h2 { "Durations of " (modality) }
-                        (durations(*modality, &data))
+                        (durations(modality, &data))
                     }
                 }
             }
@@ -88,7 +88,7 @@ fn splits(
     for row in rows {
         let counts = counts.entry(row.at.0).or_default();
         counts.rows += 1;
-        counts.complete += usize::from(row.is_complete());
+        counts.complete += usize::from(row.is_complete(spec.modalities.count()));
         for (count, present) in counts.present.iter_mut().zip(row.present) {
             *count += usize::from(present);
         }
@@ -100,7 +100,7 @@ fn splits(
                 th scope="col" { "split" }
                 th.number scope="col" { "rows" }
                 th.number scope="col" { "complete" }
-                @for modality in spec.modalities { th.number scope="col" { "with " (modality) } }
+                @for modality in spec.modalities.names() { th.number scope="col" { "with " (modality) } }
                 th.number scope="col" { "left out" }
             } }
             tbody {
@@ -148,7 +148,7 @@ fn class_counts(balance: &Value) -> Markup {
     }
 }
 
-fn durations(modality: Modality, data: &Value) -> Markup {
+fn durations(modality: InputName, data: &Value) -> Markup {
     let seconds = |name: &str| format!("{:.2}", data[name].as_f64().unwrap_or_default());
     let (least, most) = (seconds("least"), seconds("most"));
     if least == most {
@@ -167,8 +167,13 @@ fn durations(modality: Modality, data: &Value) -> Markup {
 }
 
 fn missing(spec: &ShardSpec, rows: &[Row]) -> Markup {
-    if rows.iter().all(Row::is_complete) {
-        return html! { p { "Every row has both inputs." } };
+    let count = spec.modalities.count();
+    if rows.iter().all(|row| row.is_complete(count)) {
+        let inputs = match count {
+            1 => "its input",
+            _ => "both inputs",
+        };
+        return html! { p { "Every row has " (inputs) "." } };
     }
     let figure = Figure {
         kind: "missing",
@@ -179,7 +184,7 @@ fn missing(spec: &ShardSpec, rows: &[Row]) -> Markup {
 }
 
 fn causes(failures: &Failures) -> Markup {
-    let mut causes: Vec<(&(Modality, String), &[usize; 2])> = failures.causes.iter().collect();
+    let mut causes: Vec<(&(InputName, String), &[usize; 2])> = failures.causes.iter().collect();
     causes.sort_by_key(|(cause, [rows, left_out])| {
         (std::cmp::Reverse(rows + left_out), cause.0, cause.1.clone())
     });
@@ -194,7 +199,7 @@ fn causes(failures: &Failures) -> Markup {
             tbody {
                 @for ((modality, cause), [rows, left_out]) in causes {
                     tr {
-                        td { span.badge data-modality=(modality) { (modality) } }
+                        td { span.badge data-modality=(modality.modality) { (modality) } }
                         td { (cause) }
                         td.number { (thousands(*rows as u64)) }
                         td.number { (thousands(*left_out as u64)) }

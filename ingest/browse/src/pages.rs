@@ -120,7 +120,6 @@ pub struct FirstPage<'a> {
 impl FirstPage<'_> {
     fn document(&self, link: impl Fn(Split) -> Option<String>, samples: Markup) -> String {
         let spec = self.spec;
-        let [first, second] = spec.modalities;
         let title = format!(
             "{}: {} samples",
             spec.dataset,
@@ -130,7 +129,7 @@ impl FirstPage<'_> {
             header {
                 h1 { (title) }
                 p.note {
-                    (spec.classes.len()) " classes, " (first) " and " (second) ". Shards in "
+                    (spec.classes.len()) " classes, " (spec.modalities) ". Shards in "
                     code { (self.folder) } ", written by version " (spec.tool_version) "."
                 }
             }

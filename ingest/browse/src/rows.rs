@@ -4,6 +4,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float32Type;
 use arrow_array::{Array, RecordBatch};
 use datasets::{Modality, Split};
+use features::schema::{frame_times_column, seconds_column};
 use features::{Error, Shards};
 
 /// A row's split and its number in the split, both in the order of the shards.
@@ -17,12 +18,12 @@ pub struct Row {
     pub id: String,
     /// The class indices.
     pub labels: Vec<u32>,
-    /// Which of the two modalities it has.
+    /// Which modalities it has; a dataset of one modality has no second.
     pub present: [bool; 2],
     /// The decoded durations in seconds of its modalities, where they have one.
     pub seconds: [Option<f32>; 2],
-    /// The times of its frames in seconds.
-    pub frame_times: Vec<f32>,
+    /// The times of the frames of its videos in seconds.
+    pub frame_times: [Vec<f32>; 2],
     /// The start and end of the labelled event in seconds.
     pub segment: Option<(f32, f32)>,
     /// The path of the input below the raw tree.
@@ -32,9 +33,9 @@ pub struct Row {
 }
 
 impl Row {
-    /// Returns whether it has both modalities.
-    pub fn is_complete(&self) -> bool {
-        self.present == [true; 2]
+    /// Returns whether it has every modality of a dataset that has `count`.
+    pub fn is_complete(&self, count: usize) -> bool {
+        self.present[..count].iter().all(|present| *present)
     }
 
     /// Returns the name of its element on a page, such as "train-12".
@@ -50,15 +51,14 @@ impl Row {
 /// A shard cannot be read.
 pub fn read(shards: &Shards) -> Result<Vec<Row>, Error> {
     let spec = shards.spec();
+    let seconds_columns = spec.modalities.map(seconds_column);
+    let times_columns = spec.modalities.map(|input| {
+        let has_frames = input.modality == Modality::Video;
+        has_frames.then(|| frame_times_column(input))
+    });
     let mut columns = vec!["source", "error"];
-    for (modality, names) in [
-        (Modality::Audio, &["audio_seconds"][..]),
-        (Modality::Video, &["video_seconds", "frame_times"]),
-    ] {
-        if spec.has(modality) {
-            columns.extend(names);
-        }
-    }
+    let optional = seconds_columns.iter().chain(&times_columns);
+    columns.extend(optional.flatten().map(String::as_str));
     if spec.segment {
         columns.extend(["event_start", "event_end"]);
     }
@@ -71,18 +71,18 @@ pub fn read(shards: &Shards) -> Result<Vec<Row>, Error> {
         let index = shards.split(split);
         for i in 0..batch.num_rows() {
             let in_split = number as usize;
-            let seconds = |modality| match modality {
-                Modality::Audio => float(batch, "audio_seconds", i),
-                Modality::Video => float(batch, "video_seconds", i),
-                Modality::Image | Modality::Text => None,
+            let seconds = |name: &Option<String>| float(batch, name.as_ref()?, i);
+            let times = |name: &Option<String>| {
+                let name = name.as_ref();
+                name.map_or_else(Vec::new, |name| floats(batch, name, i))
             };
             rows.push(Row {
                 at: (split, number),
                 id: index.ids[in_split].clone(),
                 labels: index.labels[in_split].clone(),
                 present: index.present[in_split],
-                seconds: spec.modalities.map(seconds),
-                frame_times: floats(batch, "frame_times", i),
+                seconds: seconds_columns.each_ref().map(seconds),
+                frame_times: times_columns.each_ref().map(times),
                 segment: float(batch, "event_start", i).zip(float(batch, "event_end", i)),
                 source: text(batch, "source", i).unwrap_or_default(),
                 error: text(batch, "error", i),

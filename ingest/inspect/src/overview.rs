@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use features::schema::has_column;
+use features::schema::{has_column, seconds_column};
 use features::{FAILURES_FILE, ShardSpec};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use polars::prelude::*;
@@ -67,10 +67,11 @@ pub fn overview(
             .len();
     }
     let mut durations = Map::new();
-    for modality in spec.modalities {
-        let column = format!("{modality}_seconds");
-        if frame.clone().collect_schema()?.contains(&column) {
-            durations.insert(modality.to_string(), statistics(&frame, &column)?);
+    for input in spec.modalities.names() {
+        if let Some(column) = seconds_column(input)
+            && frame.clone().collect_schema()?.contains(&column)
+        {
+            durations.insert(input.to_string(), statistics(&frame, &column)?);
         }
     }
     let quarantined = match folder.map(|folder| folder.join(FAILURES_FILE)) {
@@ -94,26 +95,31 @@ pub fn overview(
     }))
 }
 
-/// Returns the number of rows of each split, of those with each modality, and of those with both.
+/// Returns the number of rows of each split, of those with each modality, and of those with all.
 fn splits(frame: &LazyFrame, spec: &ShardSpec) -> anyhow::Result<Map<String, Value>> {
-    let [first, second] = spec.modalities.map(has_column);
+    let names: Vec<String> = spec.modalities.names().map(has_column).collect();
     let number = |e: Expr, name: &str| e.cast(DataType::UInt64).alias(name);
+    let has_all = names.iter().map(|name| col(name.as_str()));
+    let has_all = has_all.reduce(Expr::and).context("no modality")?;
+    let mut counts = vec![number(len(), "rows")];
+    counts.extend(
+        names
+            .iter()
+            .map(|name| number(col(name.as_str()).sum(), name)),
+    );
+    counts.push(number(has_all.sum(), "complete"));
     let table = frame
         .clone()
         .group_by([col("split")])
-        .agg([
-            number(len(), "rows"),
-            number(col(first).sum(), first),
-            number(col(second).sum(), second),
-            number(col(first).and(col(second)).sum(), "complete"),
-        ])
+        .agg(counts)
         .collect()?;
     let mut found = Map::new();
     for split in datasets::Split::ALL {
         for row in 0..table.height() {
             if table.column("split")?.str()?.get(row) == Some(split.as_str()) {
                 let mut entry = Map::new();
-                for name in ["rows", first, second, "complete"] {
+                let of_inputs = names.iter().map(String::as_str);
+                for name in ["rows", "complete"].into_iter().chain(of_inputs) {
                     entry.insert(name.to_owned(), json!(table.column(name)?.u64()?.get(row)));
                 }
                 found.insert(split.to_string(), Value::Object(entry));
@@ -230,19 +236,14 @@ fn print_head(report: &Value, spec: &ShardSpec) -> anyhow::Result<()> {
 }
 
 fn print_splits(report: &Value, spec: &ShardSpec) -> anyhow::Result<()> {
-    let [first, second] = spec.modalities;
-    outln!(
-        "\n{:<28} {:>8} {:>8} {first:>8} {second:>8}",
-        "split",
-        "rows",
-        "complete"
-    )?;
+    let names = || spec.modalities.names();
+    let heads: String = names().map(|input| format!(" {input:>8}")).collect();
+    outln!("\n{:<28} {:>8} {:>8}{heads}", "split", "rows", "complete")?;
     for (split, entry) in entries(&report["splits"]) {
-        let [one, two] = spec
-            .modalities
-            .map(|modality| text(&entry[has_column(modality)]));
+        let counts = names().map(|input| text(&entry[has_column(input)]));
+        let counts: String = counts.map(|count| format!(" {count:>8}")).collect();
         outln!(
-            "{split:<28} {:>8} {:>8} {one:>8} {two:>8}",
+            "{split:<28} {:>8} {:>8}{counts}",
             text(&entry["rows"]),
             text(&entry["complete"])
         )?;
@@ -336,7 +337,7 @@ mod tests {
     fn schema_version_is_read_from_the_shard() {
         let spec = ShardSpec {
             dataset: "clips".into(),
-            modalities: [Modality::Audio, Modality::Video],
+            modalities: [Modality::Audio, Modality::Video].into(),
             classes: vec!["one".into()],
             multi_label: false,
             mel_dtype: MelDtype::F32,

@@ -105,13 +105,16 @@ fn read(row: &DataFrame) -> anyhow::Result<Sample> {
     for column in row.columns() {
         let name = column.name().as_str();
         let value = column.get(0)?;
-        let cell = match name {
+        // Of two views of a modality, the columns and images of each have its suffix.
+        let suffix = ["_a", "_b"].into_iter().find(|end| name.ends_with(end));
+        let suffix = suffix.unwrap_or_default();
+        let cell = match name.strip_suffix(suffix).unwrap_or(name) {
             _ if value.is_null() => Value::Null,
             "frames" => {
                 let frames = jpegs(&column.list()?.get_as_series(0).context("frames")?)?;
                 let cell = json!(format!("{} JPEG files", frames.len()));
                 for (number, frame) in frames.into_iter().enumerate() {
-                    images.push((format!("frame-{number:02}.png"), decode(&frame)?));
+                    images.push((format!("frame{suffix}-{number:02}.png"), decode(&frame)?));
                 }
                 cell
             }
@@ -119,13 +122,13 @@ fn read(row: &DataFrame) -> anyhow::Result<Sample> {
                 let image = jpegs(column.as_materialized_series())?
                     .pop()
                     .unwrap_or_default();
-                images.push(("image.png".to_owned(), decode(&image)?));
+                images.push((format!("image{suffix}.png"), decode(&image)?));
                 json!(format!("{} bytes of JPEG", image.len()))
             }
             "mel" => {
                 let (values, bins) = mel(&column.list()?.get_as_series(0).context("mel")?)?;
                 let frames = values.len() / bins.max(1);
-                images.push(("mel.png".to_owned(), heat_map(&values, bins)));
+                images.push((format!("mel{suffix}.png"), heat_map(&values, bins)));
                 json!(format!("{frames} frames of {bins} bins"))
             }
             _ => to_json(&value),

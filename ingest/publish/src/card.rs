@@ -2,6 +2,7 @@
 
 use datasets::Modality;
 use features::MelDtype;
+use features::schema::has_column;
 
 use crate::columns;
 use crate::dataset::Dataset;
@@ -161,35 +162,28 @@ fn counts_section(dataset: &Dataset) -> String {
 
 fn missing_section(dataset: &Dataset) -> String {
     let manifest = &dataset.manifest;
-    let [first, second] = dataset.spec.modalities;
-    let mut text = format!(
-        "No sample is dropped because one of its modalities is missing: `has_{first}` and \
-         `has_{second}` say what a sample has, and `error` says why something is missing that \
-         should be there.\n\n"
-    );
-    let head = [
-        "split".to_owned(),
-        "in the annotation".to_owned(),
-        "samples".to_owned(),
-        format!("with {first}"),
-        format!("with {second}"),
-        "lack a modality that should be there".to_owned(),
-        "left out: nothing usable".to_owned(),
-    ];
-    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    let names = || dataset.spec.modalities.names();
+    let mut text = match names().map(has_column).collect::<Vec<_>>().as_slice() {
+        [first, second] => format!(
+            "No sample is dropped because one of its modalities is missing: `{first}` and \
+             `{second}` say what a sample has, and `error` says why something is missing that \
+             should be there.\n\n"
+        ),
+        _ => "A sample whose input is missing is left out.\n\n".to_owned(),
+    };
+    let with: Vec<String> = names().map(|name| format!("with {name}")).collect();
+    let mut head = vec!["split", "in the annotation", "samples"];
+    head.extend(with.iter().map(String::as_str));
+    head.extend([
+        "lack a modality that should be there",
+        "left out: nothing usable",
+    ]);
     let rows = dataset.splits().map(|(split, totals)| {
-        let present = |modality| totals.present.get(&modality).copied().unwrap_or(0);
-        let counts = [
-            totals.samples,
-            totals.rows,
-            present(first),
-            present(second),
-            totals.incomplete,
-            totals.quarantined,
-        ];
-        let mut row = vec![format!("`{split}`")];
-        row.extend(counts.map(|count| count.to_string()));
-        row
+        let present = names().map(|name| totals.present.get(&name).copied().unwrap_or(0));
+        let counts = [totals.samples, totals.rows].into_iter().chain(present);
+        let counts = counts.chain([totals.incomplete, totals.quarantined]);
+        let counts = counts.map(|count| count.to_string());
+        [format!("`{split}`")].into_iter().chain(counts).collect()
     });
     text += &table(&head, rows);
     let causes = manifest

@@ -3,9 +3,11 @@
 use arrow_schema::DataType;
 use features::ShardSpec;
 
-/// Describes a column in a sentence for people.
+/// Describes a column in a sentence for people. Of two views of a modality, both have the same
+/// sentence.
 pub fn meaning(name: &str) -> &'static str {
-    match name {
+    let of_view = name.strip_suffix("_a").or(name.strip_suffix("_b"));
+    match of_view.unwrap_or(name) {
         "id" => "Identifier of the sample, unique in the dataset.",
         "split" => "The split: train, val or test.",
         "label" => "Class as an index into the list of classes.",
@@ -110,16 +112,17 @@ pub fn of(spec: &ShardSpec) -> Vec<(String, DataType)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datasets::Modality;
+    use datasets::{Modalities, Modality};
     use features::MelDtype;
 
     #[test]
     fn every_column_has_a_meaning() {
-        let pairs = [
-            [Modality::Audio, Modality::Video],
-            [Modality::Image, Modality::Text],
-        ];
-        for (modalities, multi_label) in [(pairs[0], false), (pairs[1], true)] {
+        let (audio, video) = (Modality::Audio, Modality::Video);
+        for (modalities, multi_label) in [
+            (Modalities::Two(audio, video), false),
+            (Modalities::Two(Modality::Image, Modality::Text), true),
+            (Modalities::Two(video, video), false),
+        ] {
             let spec = ShardSpec {
                 dataset: "clips".into(),
                 modalities,

@@ -28,7 +28,9 @@ pub fn croissant(dataset: &Dataset) -> anyhow::Result<String> {
 
 fn document(dataset: &Dataset) -> Value {
     let (manifest, licence) = (&dataset.manifest, &dataset.licence);
-    let [first, second] = dataset.spec.modalities;
+    let names = dataset.spec.modalities.names().map(|name| name.to_string());
+    let keywords = ["multimodal", "missing modalities"].map(str::to_owned);
+    let keywords: Vec<String> = keywords.into_iter().chain(names).collect();
     let mut document = json!({
         "@context": context(),
         "@type": "sc:Dataset",
@@ -40,7 +42,7 @@ fn document(dataset: &Dataset) -> Value {
             (_, Some(url)) => url,
         },
         "version": manifest.tool_version,
-        "keywords": ["multimodal", "missing modalities", first, second],
+        "keywords": keywords,
     });
     let mut put = |key: &str, value: Value| document[key] = value;
     if let Some(terms) = licence.terms {

@@ -99,14 +99,18 @@ impl Dataset {
 
     /// Describes the dataset in one sentence.
     pub(crate) fn summary(&self) -> String {
-        let [first, second] = self.spec.modalities;
+        let modalities = self.spec.modalities;
+        let missing = match modalities.count() {
+            1 => "",
+            _ => " A sample may lack one of its modalities.",
+        };
         let labels = match self.spec.multi_label {
             true => "any number of",
             false => "one of",
         };
         format!(
-            "{}: {} samples of {first} and {second}, each with {labels} {} classes, as Parquet \
-             shards. A sample may lack one of its modalities.",
+            "{}: {} samples of {modalities}, each with {labels} {} classes, as Parquet \
+             shards.{missing}",
             self.manifest.title,
             self.rows(),
             self.spec.classes.len()

@@ -48,21 +48,24 @@ fn mapping<const N: usize>(pairs: [(&str, Value); N]) -> Value {
 
 /// Returns the tasks of the hub that fit the modalities.
 fn tasks(dataset: &Dataset) -> Vec<&'static str> {
-    dataset
-        .spec
-        .modalities
-        .map(|modality| match modality {
+    let names = dataset.spec.modalities.names();
+    let mut tasks: Vec<&str> = names
+        .map(|name| match name.modality {
             Modality::Audio => "audio-classification",
             Modality::Video => "video-classification",
             Modality::Image => "image-classification",
             Modality::Text => "text-classification",
         })
-        .to_vec()
+        .collect();
+    tasks.dedup();
+    tasks
 }
 
 fn tags(dataset: &Dataset) -> Vec<&'static str> {
     let mut tags = vec!["multimodal", "missing-modalities"];
-    tags.extend(dataset.spec.modalities.map(Modality::as_str));
+    let names = dataset.spec.modalities.names();
+    tags.extend(names.map(|name| name.modality.as_str()));
+    tags.dedup();
     tags
 }
 

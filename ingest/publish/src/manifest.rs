@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use datasets::{Modality, Split};
+use datasets::{InputName, Split};
 use serde::Deserialize;
 
 /// The contents of `manifest.json`.
@@ -74,7 +74,7 @@ pub struct Totals {
     /// The number of rows that lack a modality that should be there.
     pub incomplete: usize,
     /// The number of rows with each modality.
-    pub present: BTreeMap<Modality, usize>,
+    pub present: BTreeMap<InputName, usize>,
     /// The number of rows of each class, in the order of the classes.
     pub classes: Vec<ClassCount>,
 }
@@ -90,7 +90,7 @@ pub struct ClassCount {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Failures {
     /// The counts.
-    pub causes: BTreeMap<Modality, BTreeMap<String, usize>>,
+    pub causes: BTreeMap<InputName, BTreeMap<String, usize>>,
 }
 
 /// Problems that did not cost a modality, by cause.

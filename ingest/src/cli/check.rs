@@ -127,12 +127,12 @@ struct Suspect {
 fn look(source: &Source, listing: &Listing) -> Vec<Suspect> {
     let modalities = source.dataset.info().modalities;
     let samples = listing.samples.iter();
-    let inputs = samples.flat_map(|sample| modalities.iter().zip(&sample.inputs));
-    let files = inputs.filter_map(|(modality, input)| match input {
+    let inputs = samples.flat_map(|sample| modalities.names().zip(&sample.inputs));
+    let files = inputs.filter_map(|(name, input)| match input {
         Input::Files(files) => Some(
             files
                 .iter()
-                .map(move |file| (file, modality == &Modality::Image)),
+                .map(move |file| (file, name.modality == Modality::Image)),
         ),
         _ => None,
     });
@@ -229,20 +229,20 @@ fn print(report: &CheckReport) -> anyhow::Result<()> {
 
 /// Prints for each split how many samples it should have, has, and has with each modality.
 fn print_splits(report: &CheckReport) -> anyhow::Result<()> {
-    let [first, second] = report.modalities;
+    let names = report.modalities.names();
+    let names: String = names.map(|input| format!(" {input:>8}")).collect();
     outln!(
-        "\n{:<28} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "\n{:<28} {:>8} {:>8} {:>8}{names}",
         "split",
         "expected",
         "found",
-        "complete",
-        first,
-        second
+        "complete"
     )?;
     for split in &report.splits {
-        let [one, two] = split.present;
+        let present = split.present.iter();
+        let present: String = present.map(|count| format!(" {count:>8}")).collect();
         outln!(
-            "{:<28} {:>8} {:>8} {:>8} {one:>8} {two:>8}",
+            "{:<28} {:>8} {:>8} {:>8}{present}",
             split.split,
             count_or_dash(split.expected),
             split.listed,

@@ -89,7 +89,7 @@ fn print_result(
     mask: &Mask,
     path: &Path,
 ) -> anyhow::Result<ExitCode> {
-    let [first, second] = shards.spec().modalities;
+    let names = || shards.spec().modalities.names();
     let splits = || {
         Split::ALL
             .into_iter()
@@ -99,18 +99,22 @@ fn print_result(
     if args.json {
         let counts: serde_json::Map<_, _> = splits()
             .map(|split| {
-                let [one, two] = mask.hidden_counts(split);
-                let count = json!({"samples": shards.split(split).len(), first.as_str(): one, second.as_str(): two});
-                (split.to_string(), count)
+                let hidden = names().zip(mask.hidden_counts(split));
+                let hidden = hidden.map(|(input, count)| (input.to_string(), json!(count)));
+                let mut counts: serde_json::Map<_, _> = hidden.collect();
+                counts.insert("samples".into(), json!(shards.split(split).len()));
+                (split.to_string(), json!(counts))
             })
             .collect();
         return cli::print_json(&json!({"file": path, "written": !args.dry_run, "hidden": counts}));
     }
     for split in splits() {
-        let [one, two] = mask.hidden_counts(split);
+        let hidden = names().zip(mask.hidden_counts(split));
+        let hidden = hidden.map(|(input, count)| format!("{count} lose {input}"));
         outln!(
-            "{split:<5} {} samples: {one} lose {first}, {two} lose {second}",
-            shards.split(split).len()
+            "{split:<5} {} samples: {}",
+            shards.split(split).len(),
+            hidden.collect::<Vec<_>>().join(", ")
         )?;
     }
     outln!(

@@ -131,7 +131,7 @@ mod tests {
             id: (*file).to_owned(),
             split: Split::Train,
             labels: vec![0],
-            inputs: [Input::Files(vec![(*file).into()]), Input::None],
+            inputs: vec![Input::Files(vec![(*file).into()]), Input::None],
             source: (*file).to_owned(),
             segment: None,
         };

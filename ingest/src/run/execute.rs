@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use datasets::{NoteKind, Sample};
+use features::RowContent;
 use util::exit_code::Temporary;
 
 use super::row;
@@ -198,8 +199,14 @@ impl Counts {
             Outcome::Quarantined(_) => self.quarantined += 1,
             Outcome::Row(row, failures) => {
                 self.incomplete += usize::from(!failures.is_empty());
-                let seconds = row.audio_seconds.unwrap_or_default();
-                self.long += usize::from(f64::from(seconds) > USED_SECONDS + LONG_BY);
+                let mut contents = row.contents.iter().flatten();
+                let is_long = contents.any(|content| match content {
+                    RowContent::Mel { seconds, .. } => {
+                        f64::from(seconds.unwrap_or_default()) > USED_SECONDS + LONG_BY
+                    }
+                    _ => false,
+                });
+                self.long += usize::from(is_long);
             }
         }
     }

@@ -186,7 +186,7 @@ mod tests {
     use std::fs::File;
     use std::sync::Arc;
 
-    use datasets::{Info, Input, ListOptions, Listing, Modality, Sample, Split};
+    use datasets::{Info, Input, ListOptions, Listing, Modalities, Modality, Sample, Split};
     use features::{MelDtype, SCHEMA_VERSION};
     use parquet::arrow::ArrowWriter;
     use parquet::file::metadata::KeyValue;
@@ -198,7 +198,7 @@ mod tests {
         let info = Info {
             name: "clips".into(),
             title: "Clips".into(),
-            modalities: [Modality::Audio, Modality::Video],
+            modalities: Modalities::Two(Modality::Audio, Modality::Video),
             classes: vec!["one".into()],
             multi_label: false,
             expected: [None; 3],
@@ -209,7 +209,7 @@ mod tests {
             id: "a".into(),
             split: Split::Train,
             labels: vec![0],
-            inputs: [input.clone(), input],
+            inputs: vec![input.clone(), input],
             source: "a.mp4".into(),
             segment: None,
         };

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use datasets::{Input, Modality, Sample};
+use datasets::{Input, InputName, Modalities, Modality, Sample};
 use features::mel::{MAX_MEL_FRAMES, MEL_BINS};
-use features::{Mel, Row};
+use features::{Mel, Row, RowContent};
 
 use crate::failure::Failure;
 use crate::shard_writer::{Outcome, Quarantined, Warning};
@@ -15,18 +15,19 @@ use crate::workers::protocol::Content;
 /// the order of the inputs.
 pub fn assemble(
     sample: &Sample,
-    modalities: [Modality; 2],
+    modalities: Modalities,
     replies: Replies,
 ) -> (Outcome, Vec<Warning>) {
     let mut row = Row::new(&sample.id, sample.split, sample.labels.clone());
     row.source = sample.source.clone();
     row.segment = sample.segment;
-    let mut failures: BTreeMap<Modality, Failure> = BTreeMap::new();
+    let mut failures: BTreeMap<InputName, Failure> = BTreeMap::new();
     let mut warnings: Vec<Warning> = Vec::new();
     let mut replies = replies.into_iter();
-    for (&modality, input) in modalities.iter().zip(&sample.inputs) {
+    let inputs = modalities.names().zip(&sample.inputs);
+    for (slot, (modality, input)) in row.contents.iter_mut().zip(inputs) {
         match input {
-            Input::Text(text) => row.text = Some(text.clone()),
+            Input::Text(text) => *slot = Some(RowContent::Text(text.clone())),
             Input::None => {}
             Input::Absent(cause) => {
                 failures.insert(modality, Failure::listed(cause));
@@ -41,16 +42,19 @@ pub fn assemble(
                     problem,
                 };
                 warnings.extend(reply.warnings.into_iter().map(warn));
-                if let Err(failure) = reply
+                match reply
                     .outcome
-                    .and_then(|content| fill(&mut row, modality, content))
+                    .and_then(|content| row_content(modality.modality, content))
                 {
-                    failures.insert(modality, failure);
+                    Ok(content) => *slot = Some(content),
+                    Err(failure) => {
+                        failures.insert(modality, failure);
+                    }
                 }
             }
         }
     }
-    if !modalities.iter().any(|&modality| row.has(modality)) {
+    if row.contents.iter().all(Option::is_none) {
         let quarantined = Quarantined {
             id: row.id,
             source: row.source,
@@ -62,7 +66,7 @@ pub fn assemble(
     let partial = warnings
         .iter()
         .filter(|warning| warning.problem.is_partial());
-    let mut problems: Vec<(Modality, &Failure)> = partial
+    let mut problems: Vec<(InputName, &Failure)> = partial
         .map(|warning| (warning.modality, &warning.problem))
         .chain(
             failures
@@ -80,32 +84,34 @@ pub fn assemble(
     (Outcome::Row(Box::new(row), failures), warnings)
 }
 
-/// Puts the features of one modality into a row. Refuses what the schema would refuse, because a
-/// worker that a hostile clip has taken over can send any bytes.
-fn fill(row: &mut Row, modality: Modality, content: Content) -> Result<(), Failure> {
+/// Turns the features of one modality into what a row holds. Refuses what the schema would refuse,
+/// because a worker that a hostile clip has taken over can send any bytes.
+fn row_content(modality: Modality, content: Content) -> Result<RowContent, Failure> {
     let mut blobs = content.blobs;
-    match modality {
+    let seconds = content.seconds;
+    Ok(match modality {
         Modality::Audio => {
             let blob = blobs.first().ok_or_else(Failure::protocol_error)?;
-            row.mel = Some(parse_mel(blob).ok_or_else(Failure::protocol_error)?);
-            row.audio_seconds = content.seconds;
+            let mel = parse_mel(blob).ok_or_else(Failure::protocol_error)?;
+            RowContent::Mel { mel, seconds }
         }
         Modality::Video => {
             if blobs.is_empty() || blobs.len() != content.times.len() {
                 return Err(Failure::protocol_error());
             }
-            row.frames = Some(blobs);
-            row.frame_times = content.times;
-            row.video_seconds = content.seconds;
+            RowContent::Frames {
+                files: blobs,
+                times: content.times,
+                seconds,
+            }
         }
-        Modality::Image => row.image = Some(blobs.pop().ok_or_else(Failure::protocol_error)?),
+        Modality::Image => RowContent::Image(blobs.pop().ok_or_else(Failure::protocol_error)?),
         Modality::Text => {
             let text = blobs.pop().and_then(|bytes| String::from_utf8(bytes).ok());
             let text = text.filter(|text| !text.is_empty());
-            row.text = Some(text.ok_or_else(Failure::protocol_error)?);
+            RowContent::Text(text.ok_or_else(Failure::protocol_error)?)
         }
-    }
-    Ok(())
+    })
 }
 
 /// Parses mel values, which are little-endian f32. `None` if they are not finite or not 1 to

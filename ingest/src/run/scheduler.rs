@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use datasets::{Input, Modality, Sample};
+use datasets::{Input, InputName, Modalities, Modality, Sample};
 
 use super::signals;
 use crate::decode::Span;
@@ -58,7 +58,7 @@ impl Decoders for Pool {
 pub struct Scheduler<'a, D> {
     decoders: &'a D,
     raw: &'a Path,
-    modalities: [Modality; 2],
+    modalities: Modalities,
     settings: &'a Settings,
     samples: Vec<&'a Sample>,
     /// See [`Request::all_packets`].
@@ -93,7 +93,7 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
         decoders: &'a D,
         workers: usize,
         raw: &'a Path,
-        modalities: [Modality; 2],
+        modalities: Modalities,
         settings: &'a Settings,
         samples: Vec<&'a Sample>,
     ) -> Scheduler<'a, D> {
@@ -242,8 +242,8 @@ impl<'a, D: Decoders> Scheduler<'a, D> {
 
     /// The tasks that decode a span of a sample's files.
     fn tasks(&self, sample: usize, span: Option<Span>) -> Vec<Task> {
-        let inputs = self.modalities.iter().zip(&self.samples[sample].inputs);
-        let task = |(&modality, input)| task(self.raw, modality, input, span);
+        let inputs = self.modalities.names().zip(&self.samples[sample].inputs);
+        let task = |(name, input): (InputName, _)| task(self.raw, name.modality, input, span);
         inputs.filter_map(task).collect()
     }
 }
@@ -270,15 +270,14 @@ pub fn task(raw: &Path, modality: Modality, input: &Input, span: Option<Span>) -
 /// Groups samples that have exactly the same files. Samples that share theirs with no other are
 /// left out.
 fn group_by_files(samples: &[&Sample]) -> Vec<Vec<usize>> {
-    let mut groups: BTreeMap<[_; 2], Vec<usize>> = BTreeMap::new();
+    let mut groups: BTreeMap<Vec<_>, Vec<usize>> = BTreeMap::new();
     for (number, sample) in samples.iter().enumerate() {
-        let key = sample
-            .inputs
-            .each_ref()
-            .map(|input| (files(input), cell(input)));
-        groups.entry(key).or_default().push(number);
+        let inputs = sample.inputs.iter();
+        let key: Vec<_> = inputs.map(|input| (files(input), cell(input))).collect();
+        if key.iter().any(|(files, _)| files.is_some()) {
+            groups.entry(key).or_default().push(number);
+        }
     }
-    groups.remove(&[(None, None), (None, None)]);
     groups
         .into_values()
         .filter(|group| group.len() > 1)
@@ -359,7 +358,7 @@ mod tests {
             id: number.to_string(),
             split: Split::Train,
             labels: vec![0],
-            inputs: [input(), input()],
+            inputs: vec![input(), input()],
             source: file.to_owned(),
             segment: span,
         }

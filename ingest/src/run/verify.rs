@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use datasets::{Modality, Sample, Split};
+use datasets::{InputName, Modalities, Sample, Split};
 use serde::Serialize;
 
 use super::execute::{self, Options};
@@ -29,7 +29,7 @@ pub struct Finding {
     /// The files of the input, best first, relative to the raw root.
     pub files: Vec<String>,
     /// The modality that was decoded.
-    pub modality: Modality,
+    pub modality: InputName,
     /// See [`Failure::cause`].
     pub cause: String,
     /// See [`Failure::detail`].
@@ -67,7 +67,7 @@ pub fn verify(
     .all_packets();
     let mut findings = Vec::new();
     // Samples that share a file have the same findings.
-    let mut known: BTreeSet<(Vec<String>, Modality, String, String)> = BTreeSet::new();
+    let mut known: BTreeSet<(Vec<String>, InputName, String, String)> = BTreeSet::new();
     for sample in &samples {
         let Some(replies) = scheduler.next_replies()? else {
             return Ok(None);
@@ -95,12 +95,12 @@ pub fn verify(
 
 /// Returns what is wrong with the inputs of a sample. `replies` has one reply for each input that is
 /// a file, in the order of the inputs.
-fn findings_of(sample: &Sample, modalities: [Modality; 2], replies: Replies) -> Vec<Finding> {
-    let inputs = modalities.iter().zip(&sample.inputs);
+fn findings_of(sample: &Sample, modalities: Modalities, replies: Replies) -> Vec<Finding> {
+    let inputs = modalities.names().zip(&sample.inputs);
     let inputs = inputs.filter_map(|(modality, input)| {
         let files = plan::files(input)?.iter();
         let names: Vec<String> = files.map(|file| plan::name(input, file)).collect();
-        Some((*modality, names))
+        Some((modality, names))
     });
     let mut findings = Vec::new();
     for ((modality, files), reply) in inputs.zip(replies) {

@@ -403,14 +403,14 @@ pub fn run_config_text() -> String {
         dataset: "crema-d".to_owned(),
         shards: Path::new("shards").into(),
         fingerprint: "0".to_owned(),
-        modalities: [Modality::Audio, Modality::Video],
+        modalities: [Modality::Audio, Modality::Video].into(),
         classes: vec!["cat".to_owned(), "dog".to_owned()],
         multi_label: false,
         weights: WeightSource::Random(0),
         train_mask_sha256: None,
         device: None,
         settings: Settings::default(),
-        encoders: [
+        encoders: vec![
             EncoderConfig::tiny(Kind::Ast),
             EncoderConfig::tiny(Kind::Clip),
         ],

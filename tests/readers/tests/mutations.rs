@@ -6,7 +6,9 @@
 use datasets::{Modality, Split};
 use features::image::{Rgb, shrink_to_jpeg};
 use features::mask::{Mask, Protocol};
-use features::{Mel, MelDtype, Row, ShardSpec, Shards, record_batch, writer_properties};
+use features::{
+    Mel, MelDtype, Row, RowContent, ShardSpec, Shards, record_batch, writer_properties,
+};
 use parquet::arrow::ArrowWriter;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,7 +50,7 @@ fn shard_and_mask(folder: &Path, modalities: [Modality; 2]) -> (Vec<u8>, Vec<u8>
     let multi_label = modalities[0] == Modality::Image;
     let spec = ShardSpec {
         dataset: "made-up".into(),
-        modalities,
+        modalities: modalities.into(),
         classes: vec!["cat".into(), "dog".into()],
         multi_label,
         mel_dtype: MelDtype::F32,
@@ -67,13 +69,21 @@ fn shard_and_mask(folder: &Path, modalities: [Modality; 2]) -> (Vec<u8>, Vec<u8>
         .map(|i| {
             let mut row = Row::new(format!("clip{i}"), Split::Train, vec![i % 2]);
             if multi_label {
-                row.image = Some(jpeg.clone());
-                row.text = Some(format!("some words {i}"));
+                row.contents = [
+                    Some(RowContent::Image(jpeg.clone())),
+                    Some(RowContent::Text(format!("some words {i}"))),
+                ];
             } else {
                 let values = (0..2 * 128).map(|k| k as f32).collect();
-                row.mel = Some(Mel { bins: 128, values });
-                row.frames = Some(vec![jpeg.clone(); 2]);
-                row.frame_times = vec![0.0, 0.5];
+                let mel = Mel { bins: 128, values };
+                row.contents = [
+                    Some(RowContent::Mel { mel, seconds: None }),
+                    Some(RowContent::Frames {
+                        files: vec![jpeg.clone(); 2],
+                        times: vec![0.0, 0.5],
+                        seconds: None,
+                    }),
+                ];
             }
             row
         })

@@ -3,17 +3,17 @@
 //! those before normalization, so an empty input equals what preprocessing would make of one.
 
 use anyhow::Result;
-use datasets::Modality;
+use datasets::{Modalities, Modality};
 use features::{Batch, ModalityBatch, ModalityData, Transforms};
 use std::ops::Range;
 
 /// The placeholders for a missing modality (section 3, "Multimodal data embedding"): one empty
 /// input of each modality.
-pub struct Placeholders([ModalityData; 2]);
+pub struct Placeholders(Vec<ModalityData>);
 
 impl Placeholders {
-    /// Creates the empty inputs of two modalities, in the sizes of the loader's batches.
-    pub fn new(modalities: [Modality; 2], transforms: &Transforms) -> Result<Placeholders> {
+    /// Creates the empty inputs of the modalities, in the sizes of the loader's batches.
+    pub fn new(modalities: impl Into<Modalities>, transforms: &Transforms) -> Result<Placeholders> {
         let empty = |modality: Modality| -> Result<ModalityData> {
             Ok(match modality {
                 Modality::Audio => {
@@ -55,10 +55,12 @@ impl Placeholders {
                 }
             })
         };
-        Ok(Placeholders([empty(modalities[0])?, empty(modalities[1])?]))
+        let names = modalities.into().names();
+        let inputs = names.map(|input| empty(input.modality));
+        Ok(Placeholders(inputs.collect::<Result<_>>()?))
     }
 
-    /// Gives the given samples of the batch an input of both modalities, and leaves the inputs of
+    /// Gives the given samples of the batch an input of every modality, and leaves the inputs of
     /// other samples out; [`Batch::present`] stays as it is.
     pub fn fill(&self, batch: &mut Batch, samples: Range<usize>) {
         for (input, empty) in batch.inputs.iter_mut().zip(&self.0) {

@@ -5,9 +5,9 @@ use std::ops::{Index, IndexMut};
 /// The place of a modality in its dataset's pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
-    /// The first modality: image or audio.
+    /// The first modality.
     M1,
-    /// The second modality: text or video.
+    /// The second modality.
     M2,
 }
 

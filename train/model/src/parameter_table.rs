@@ -3,7 +3,7 @@
 use crate::encoder::config::EncoderConfig;
 use crate::encoder::lora::ADAPTERS;
 use crate::variant::{Adaptation, Variant};
-use datasets::Modality;
+use datasets::Modalities;
 
 /// One row of the parameter table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,15 +28,16 @@ impl ParameterCount {
 
 /// Counts the parameters of a model, part by part, without building it.
 pub fn parameter_table(
-    modalities: [Modality; 2],
-    configs: &[EncoderConfig; 2],
+    modalities: impl Into<Modalities>,
+    configs: &[EncoderConfig],
     classes: usize,
     rank: usize,
     variant: &Variant,
 ) -> Vec<ParameterCount> {
+    let modalities = modalities.into();
     let mut table = Vec::new();
-    for (modality, config) in modalities.iter().zip(configs) {
-        if !variant.uses(*modality) {
+    for (modality, config) in modalities.names().zip(configs) {
+        if !variant.uses(modality) {
             continue;
         }
         let d = config.hidden;
@@ -52,7 +53,7 @@ pub fn parameter_table(
         let name = format!("{modality} mask token");
         table.push(ParameterCount::new(name, d, learns));
     }
-    let used = modalities.iter().position(|m| variant.uses(*m));
+    let used = modalities.names().position(|input| variant.uses(input));
     let d = configs[used.unwrap_or(0)].hidden;
     for (name, shape) in variant.fusion.layers(d) {
         let total = shape.iter().product();

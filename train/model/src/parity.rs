@@ -15,9 +15,9 @@ use features::{Batch, ModalityBatch, ModalityData};
 
 /// Two encoders that are trained together.
 pub type EncoderPair = [(Modality, Kind); 2];
-/// The encoders for datasets of audio and video.
+/// The encoders of audio and video.
 pub const AUDIO_VIDEO: EncoderPair = [(Modality::Audio, Kind::Ast), (Modality::Video, Kind::Clip)];
-/// The encoders for datasets of images and text.
+/// The encoders of images and text.
 pub const IMAGE_TEXT: EncoderPair = [(Modality::Image, Kind::Clip), (Modality::Text, Kind::Bert)];
 /// The number of classes.
 pub const CLASSES: usize = 28;

@@ -26,7 +26,7 @@ use crate::pair::{Pair, Slot};
 use crate::variant::{Adaptation, Variant};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use datasets::Modality;
+use datasets::Modalities;
 use util::rng::Rng;
 
 /// The stream of the random generator for a new head.
@@ -34,7 +34,8 @@ const INIT_HEAD: u32 = 0x4865_6164;
 
 /// The model: frozen encoders and everything that learns.
 pub struct U2a {
-    branches: Pair<Branch>,
+    /// The encoders with all that they learn; there is no second one of a single modality.
+    branches: Pair<Option<Branch>>,
     /// The fusion's own layers by name.
     fusion: Vec<(&'static str, Tensor)>,
     /// The head's weight, `classes x width`.
@@ -49,7 +50,7 @@ pub struct U2a {
 
 /// The name and the value of one learnable tensor.
 pub struct Parameter<'a> {
-    /// `MODALITY/KEY` for adapters and encoder weights, `mask_token.MODALITY`, `fusion.LAYER.KEY`,
+    /// `INPUT/KEY` for adapters and encoder weights, `mask_token.INPUT`, `fusion.LAYER.KEY`,
     /// `weight`, `bias`.
     pub name: String,
     /// The value.
@@ -58,12 +59,12 @@ pub struct Parameter<'a> {
 
 /// Builds a model: see [`U2a::builder`].
 pub struct U2aBuilder {
-    modalities: Pair<Modality>,
-    encoders: Pair<Encoder>,
+    modalities: Modalities,
+    encoders: Vec<Encoder>,
     classes: usize,
     lora: LoraConfig,
     variant: Variant,
-    weights: Option<Pair<Weights>>,
+    weights: Option<Vec<Weights>>,
     seed: u64,
     device: Device,
 }
@@ -83,7 +84,7 @@ impl U2aBuilder {
 
     /// Sets the weights that the encoders were built from, which learn in full fine-tuning. Other
     /// variants ignore them.
-    pub fn weights(mut self, weights: [Weights; 2]) -> U2aBuilder {
+    pub fn weights(mut self, weights: impl Into<Vec<Weights>>) -> U2aBuilder {
         self.weights = Some(weights.into());
         self
     }
@@ -105,8 +106,8 @@ impl U2aBuilder {
     /// standard deviation 0.02), fusion layers and head (as PyTorch's `nn.Linear`).
     ///
     /// # Errors
-    /// Two encoders that are used differ in width, the variant's only modality is none of the two,
-    /// or full fine-tuning has no weights.
+    /// Two encoders that are used differ in width, their number is not that of the modalities, the
+    /// variant's only input is none of theirs, or full fine-tuning has no weights.
     pub fn build(self) -> Result<U2a> {
         let U2aBuilder {
             variant,
@@ -114,46 +115,50 @@ impl U2aBuilder {
             seed,
             ..
         } = self;
-        let Pair { m1, m2 } = self.modalities;
+        let modalities = self.modalities;
         if let Some(only) = variant.modality
-            && ![m1, m2].contains(&only)
+            && modalities.position(only).is_none()
         {
-            bail!("modality {only}: the data have {m1} and {m2}");
+            bail!("modality {only}: the data have {modalities}");
         }
-        let used = self.modalities.map(|m| variant.uses(m));
-        let widths = self.encoders.as_ref().map(|e| e.config().hidden);
-        let d = if used.m1 { widths.m1 } else { widths.m2 };
-        if used.m1 && used.m2 && widths.m1 != widths.m2 {
-            bail!(
-                "the encoders differ in width ({d} and {}): their class tokens cannot be added",
-                widths.m2
-            );
+        if self.encoders.len() != modalities.count() {
+            bail!("{} encoders for {modalities}", self.encoders.len());
         }
-        let weights = match variant.adaptation {
+        let used = modalities.names().zip(&self.encoders);
+        let used = used.filter(|(input, _)| variant.uses(*input));
+        let widths: Vec<usize> = used.map(|(_, e)| e.config().hidden).collect();
+        let d = match widths[..] {
+            [first, second] if first != second => bail!(
+                "the encoders differ in width ({first} and {second}): their class tokens cannot be added"
+            ),
+            [d, ..] => d,
+            [] => bail!("no encoder is used"),
+        };
+        let mut weights = match variant.adaptation {
             Adaptation::Full => {
                 let weights = self.weights.context("full fine-tuning without weights")?;
-                weights.zip(used).map(|(w, used)| used.then_some(w))
+                let names = modalities.names().zip(weights);
+                names
+                    .map(|(input, w)| variant.uses(input).then_some(w))
+                    .collect()
             }
-            Adaptation::Lora | Adaptation::Head => Pair::default(),
-        };
-        let [first, second] = self
-            .modalities
-            .zip(self.encoders)
-            .zip(weights)
-            .entries()
-            .map(|(slot, ((modality, encoder), weights))| {
-                let adapters = used[slot] && variant.adaptation != Adaptation::Full;
-                let lora = adapters.then_some(&lora);
-                Branch::new(modality, encoder, weights, lora, seed, slot)
-            });
+            Adaptation::Lora | Adaptation::Head => Vec::new(),
+        }
+        .into_iter();
+        let mut inputs = modalities.names().zip(self.encoders);
+        let branches = Pair::try_from_fn(|slot| -> Result<Option<Branch>> {
+            let Some((input, encoder)) = inputs.next() else {
+                return Ok(None);
+            };
+            let adapters = variant.uses(input) && variant.adaptation != Adaptation::Full;
+            let (weights, lora) = (weights.next().flatten(), adapters.then_some(&lora));
+            Branch::new(input, encoder, weights, lora, seed, slot).map(Some)
+        })?;
         let mut rng = Rng::new(seed, &[INIT_HEAD]);
         let width = variant.fusion.width(d);
         let bound = kaiming_bound(width);
         let mut model = U2a {
-            branches: Pair {
-                m1: first?,
-                m2: second?,
-            },
+            branches,
             fusion: variant.fusion.new_layers(d, seed)?,
             weight: uniform(&mut rng, (self.classes, width), bound)?,
             bias: uniform(&mut rng, self.classes, bound)?,
@@ -168,10 +173,10 @@ impl U2aBuilder {
 }
 
 impl U2a {
-    /// Starts a model of two encoders with a head of `classes` outputs.
+    /// Starts a model of one encoder for each modality, with a head of `classes` outputs.
     pub fn builder(
-        modalities: [Modality; 2],
-        encoders: [Encoder; 2],
+        modalities: impl Into<Modalities>,
+        encoders: impl Into<Vec<Encoder>>,
         classes: usize,
     ) -> U2aBuilder {
         U2aBuilder {
@@ -187,8 +192,9 @@ impl U2a {
     }
 
     /// Returns the encoders with all that they learn, in the order of the modalities.
-    pub fn branches(&self) -> [&Branch; 2] {
-        self.branches.as_ref().into()
+    pub fn branches(&self) -> Vec<&Branch> {
+        let Pair { m1, m2 } = &self.branches;
+        m1.iter().chain(m2).collect()
     }
 
     /// Returns the settings of the LoRA adapters.
@@ -203,7 +209,8 @@ impl U2a {
 
     /// Returns whether the variant uses a modality.
     fn uses(&self, slot: Slot) -> bool {
-        self.variant.uses(self.branches[slot].modality())
+        let branch = self.branches[slot].as_ref();
+        branch.is_some_and(|branch| self.variant.uses(branch.input()))
     }
 
     /// Lists all learnable tensors in a fixed order: the first encoder's adapters (in full
@@ -248,7 +255,9 @@ impl U2a {
             }
         };
         for slot in Slot::ALL {
-            self.branches[slot].set_parameters(&mut set)?;
+            if let Some(branch) = &mut self.branches[slot] {
+                branch.set_parameters(&mut set)?;
+            }
         }
         self.fusion
             .iter_mut()
@@ -265,14 +274,17 @@ impl U2a {
     }
 
     /// Returns the encoders for evaluation, with the LoRA adapters merged into their weights.
-    pub fn merged_encoders(&self) -> Result<[Encoder; 2]> {
-        let encoders = self
-            .branches
-            .as_ref()
-            .try_map(|branch| match self.adapters_of(branch) {
-                Some(adapters) => branch.encoder().merged(adapters),
-                None => Ok(branch.encoder().clone()),
-            })?;
+    pub fn merged_encoders(&self) -> Result<[Option<Encoder>; 2]> {
+        let encoders = self.branches.as_ref().try_map(|branch| -> Result<_> {
+            let Some(branch) = branch else {
+                return Ok(None);
+            };
+            let encoder = match self.adapters_of(branch) {
+                Some(adapters) => branch.encoder().merged(adapters)?,
+                None => branch.encoder().clone(),
+            };
+            Ok(Some(encoder))
+        })?;
         Ok(encoders.into())
     }
 }

@@ -1,7 +1,7 @@
 //! Variants of the model: U2A, and the baselines that the paper compares it with. Each is a setting
 //! of the same trainer on the same encoders.
 
-use datasets::Modality;
+use datasets::InputName;
 use serde::{Deserialize, Serialize};
 
 /// Which weights of the encoders learn.
@@ -69,8 +69,8 @@ pub enum MissingToken {
 pub struct Variant {
     /// Which weights of the encoders learn.
     pub adaptation: Adaptation,
-    /// The only modality that is used, in a unimodal baseline.
-    pub modality: Option<Modality>,
+    /// The only input that is used, in a unimodal baseline.
+    pub modality: Option<InputName>,
     /// How the tokens of the two modalities become one feature.
     pub fusion: Fusion,
     /// Gradient modulation of the encoders.
@@ -80,8 +80,8 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// Returns whether a modality is used: both are, except in a unimodal baseline.
-    pub(crate) fn uses(&self, modality: Modality) -> bool {
-        self.modality.is_none_or(|only| only == modality)
+    /// Returns whether an input is used: all are, except in a unimodal baseline.
+    pub(crate) fn uses(&self, input: InputName) -> bool {
+        self.modality.is_none_or(|only| only == input)
     }
 }

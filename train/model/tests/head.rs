@@ -166,7 +166,7 @@ fn variants_equal_autograds() {
     };
     let mut variants = vec![frozen];
     variants.extend(AUDIO_VIDEO.map(|(modality, _)| Variant {
-        modality: Some(modality),
+        modality: Some(modality.into()),
         ..Variant::default()
     }));
     for variant in variants {

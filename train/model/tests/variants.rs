@@ -229,7 +229,7 @@ fn head_only_and_unimodal_variants_leave_tensors_alone() {
     assert_eq!(silent.len(), 2 * (3 * 4 * 2 + 1));
     let video = Variant {
         adaptation: Adaptation::Full,
-        modality: Some(Modality::Video),
+        modality: Some(Modality::Video.into()),
         ..Variant::default()
     };
     assert_eq!(
@@ -241,7 +241,7 @@ fn head_only_and_unimodal_variants_leave_tensors_alone() {
 #[test]
 fn sample_without_the_only_modality_scores_the_bias() {
     let variant = Variant {
-        modality: Some(Modality::Video),
+        modality: Some(Modality::Video.into()),
         ..Variant::default()
     };
     let model = model(AV, variant);
@@ -276,7 +276,7 @@ fn unused_encoder_may_have_another_width() {
             })
             .build()
     };
-    let audio = Some(Modality::Audio);
+    let audio = Some(Modality::Audio.into());
     let batch = batch(AV);
     let results = [wide(), usual()].map(|clip| {
         let model = build(audio, clip).unwrap();
@@ -286,7 +286,7 @@ fn unused_encoder_may_have_another_width() {
         (step.unwrap().losses().unwrap(), scores.logits)
     });
     assert_eq!(results[0], results[1]);
-    let video = Some(Modality::Video);
+    let video = Some(Modality::Video.into());
     let model = build(video, wide()).unwrap();
     let weight = model.parameters().into_iter().find(|p| p.name == "weight");
     assert_eq!(weight.unwrap().tensor.dims(), [CLASSES, 64]);

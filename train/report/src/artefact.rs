@@ -1,7 +1,7 @@
 //! The tables and figures of the paper, and the rows that they consist of.
 
 use crate::paper::PaperScore;
-use datasets::Modality;
+use datasets::InputName;
 use serde::Serialize;
 
 /// A table or figure of the paper, or the ablation of its parts.
@@ -86,8 +86,8 @@ pub struct Training {
 pub struct Testing {
     /// The protocol of a missing-modality mask, and its rate.
     pub protocol: Option<(String, f64)>,
-    /// The modality that is missing in all samples.
-    pub missing: Option<Modality>,
+    /// The input that is missing in all samples.
+    pub missing: Option<InputName>,
     /// What stands in for a missing modality; `None` is the same as in training.
     pub token: Option<&'static str>,
 }
@@ -100,10 +100,10 @@ impl Testing {
         token: None,
     };
 
-    /// Returns the test split with a modality missing in all samples.
-    pub fn without(modality: Modality) -> Testing {
+    /// Returns the test split with an input missing in all samples.
+    pub fn without(input: InputName) -> Testing {
         Testing {
-            missing: Some(modality),
+            missing: Some(input),
             ..Testing::COMPLETE
         }
     }

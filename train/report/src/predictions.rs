@@ -6,7 +6,8 @@ use arrow_array::builder::{Float32Builder, Int32Builder, ListBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int32Type};
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
-use datasets::Modality;
+use datasets::{InputName, Modalities};
+use features::schema::has_column;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::fs::File;
@@ -67,13 +68,13 @@ pub fn probabilities(logits: &[f32], multi_label: bool) -> Vec<f64> {
 }
 
 /// Writes predictions as a Parquet file with the columns `id`, `labels` and `predicted` (lists of
-/// class indices), `has_M` for both modalities, and `logits`.
+/// class indices), `has_M` for each modality, and `logits`.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn write(
     path: &Path,
-    modalities: [Modality; 2],
+    modalities: Modalities,
     multi_label: bool,
     predictions: &[Prediction],
 ) -> Result<()> {
@@ -98,20 +99,16 @@ pub fn write(
                 .collect::<BooleanArray>(),
         )
     };
-    let [m1, m2] = modalities;
-    let batch = RecordBatch::try_from_iter([
-        (
-            "id",
-            Arc::new(StringArray::from_iter_values(
-                predictions.iter().map(|p| &p.id),
-            )) as ArrayRef,
-        ),
-        ("labels", Arc::new(labels.finish())),
-        ("predicted", Arc::new(predicted.finish())),
-        (&format!("has_{m1}"), has(0)),
-        (&format!("has_{m2}"), has(1)),
-        ("logits", Arc::new(logits.finish())),
-    ])?;
+    let ids = StringArray::from_iter_values(predictions.iter().map(|p| &p.id));
+    let mut columns: Vec<(String, ArrayRef)> = vec![
+        ("id".into(), Arc::new(ids)),
+        ("labels".into(), Arc::new(labels.finish())),
+        ("predicted".into(), Arc::new(predicted.finish())),
+    ];
+    let names = modalities.names().enumerate();
+    columns.extend(names.map(|(m, input)| (has_column(input), has(m))));
+    columns.push(("logits".into(), Arc::new(logits.finish())));
+    let batch = RecordBatch::try_from_iter(columns)?;
     let file = AtomicFile::create(path)?;
     let mut writer = ArrowWriter::try_new(file, batch.schema(), None)?;
     writer.write(&batch)?;
@@ -122,7 +119,7 @@ pub fn write(
 ///
 /// # Errors
 /// The file cannot be read, lacks a column or has it with another type, or a sample has no logits.
-pub fn read(path: &Path, modalities: [Modality; 2]) -> Result<Vec<Prediction>> {
+pub fn read(path: &Path, modalities: Modalities) -> Result<Vec<Prediction>> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let mut predictions = Vec::new();
     for batch in ParquetRecordBatchReaderBuilder::try_new(file)?.build()? {
@@ -138,15 +135,15 @@ pub fn read(path: &Path, modalities: [Modality; 2]) -> Result<Vec<Prediction>> {
             let list = column(name)?.as_list_opt::<i32>();
             list.with_context(|| lacks(name))
         };
-        let flags = |modality: Modality| {
-            let name = format!("has_{modality}");
+        let flags = |input: InputName| {
+            let name = has_column(input);
             let flags = column(&name)?.as_boolean_opt();
             flags.with_context(|| lacks(&name))
         };
         let ids = column("id")?.as_string_opt::<i32>();
         let ids = ids.with_context(|| lacks("id"))?;
         let (labels, logits) = (list("labels")?, list("logits")?);
-        let has = [flags(modalities[0])?, flags(modalities[1])?];
+        let has: Vec<_> = modalities.names().map(flags).collect::<Result<_>>()?;
         for row in 0..batch.num_rows() {
             let (label, logit) = (labels.value(row), logits.value(row));
             let label = label.as_primitive_opt::<Int32Type>();
@@ -162,7 +159,7 @@ pub fn read(path: &Path, modalities: [Modality; 2]) -> Result<Vec<Prediction>> {
             predictions.push(Prediction {
                 id,
                 labels: label.values().iter().map(|l| *l as u32).collect(),
-                present: has.map(|flags| flags.value(row)),
+                present: [0, 1].map(|m| has.get(m).is_some_and(|flags| flags.value(row))),
                 logits: logit.values().to_vec(),
             });
         }
@@ -173,6 +170,7 @@ pub fn read(path: &Path, modalities: [Modality; 2]) -> Result<Vec<Prediction>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datasets::Modality;
 
     #[test]
     fn probabilities_add_up() {
@@ -187,7 +185,7 @@ mod tests {
     fn predictions_read_back_as_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("predictions-test.parquet");
-        let modalities = [Modality::Audio, Modality::Video];
+        let modalities = Modalities::Two(Modality::Audio, Modality::Video);
         let prediction = Prediction {
             id: "a".into(),
             labels: vec![2],
@@ -201,7 +199,7 @@ mod tests {
         assert_eq!((read.id.as_str(), &read.labels[..]), ("a", &[2][..]));
         assert_eq!(read.present, [true, false]);
         assert_eq!(read.logits, [0.5, -1.0, 2.0]);
-        let other = super::read(&path, [Modality::Image, Modality::Text]);
+        let other = super::read(&path, Modalities::Two(Modality::Image, Modality::Text));
         let error = other.err().unwrap().to_string();
         assert!(error.contains("has_image"), "{error}");
     }
@@ -210,7 +208,7 @@ mod tests {
     fn samples_without_logits_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("predictions-test.parquet");
-        let modalities = [Modality::Audio, Modality::Video];
+        let modalities = Modalities::Two(Modality::Audio, Modality::Video);
         let prediction = Prediction {
             id: "a".into(),
             labels: vec![0],

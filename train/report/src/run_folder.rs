@@ -1,7 +1,7 @@
 //! A run folder: its configuration, its losses and its evaluations, as reports read them.
 
 use anyhow::{Context, Result, anyhow};
-use datasets::Modality;
+use datasets::{InputName, Modalities};
 use features::Folder;
 use serde::Deserialize;
 use serde_json::Value;
@@ -37,16 +37,16 @@ pub struct RunDescription {
     pub dataset: String,
     /// The path or URL of the folder of shards.
     pub shards: Folder,
-    /// The two modalities, in the dataset's order.
-    pub modalities: [Modality; 2],
+    /// The modalities, in the dataset's order.
+    pub modalities: Modalities,
     /// The names of the classes, in canonical order.
     pub classes: Vec<String>,
     /// Whether a sample has several classes.
     pub multi_label: bool,
     /// The hyperparameters.
     pub settings: RunSettings,
-    /// The sizes of the two encoders; of no meaning for a modality that is not used.
-    pub encoders: [EncoderSize; 2],
+    /// The sizes of the encoders; of no meaning for a modality that is not used.
+    pub encoders: Vec<EncoderSize>,
     /// The text of the file.
     #[serde(skip)]
     pub text: String,
@@ -67,7 +67,7 @@ pub struct RunSettings {
     /// The missing-modality mask of the training split: a file or a protocol.
     pub train_mask: Option<String>,
     /// The only modality that is used, if not both are.
-    pub modality: Option<Modality>,
+    pub modality: Option<InputName>,
     /// The number of frames that the model is given of a video.
     pub frames: usize,
 }
@@ -211,17 +211,17 @@ impl RunSummary {
 
     /// Returns the evaluation of the default checkpoint on the test split with this modality
     /// missing from all samples, and with this token in place of missing ones.
-    pub fn test_evaluation(&self, missing: Option<Modality>, token: &str) -> Option<&Value> {
+    pub fn test_evaluation(&self, missing: Option<InputName>, token: &str) -> Option<&Value> {
         Some(self.find_test_evaluation(missing, token)?.1)
     }
 
     /// Returns [`RunSummary::test_evaluation`] with its name.
     pub(crate) fn find_test_evaluation(
         &self,
-        missing: Option<Modality>,
+        missing: Option<InputName>,
         token: &str,
     ) -> Option<(&str, &Value)> {
-        let missing = missing.map(Modality::as_str);
+        let missing = missing.map(InputName::as_str);
         let all = self
             .evaluations
             .iter()
@@ -247,8 +247,8 @@ impl RunSummary {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::test_runs::{TestRun, evaluation};
+    use datasets::Modality;
     use serde_json::json;
 
     #[test]
@@ -290,10 +290,10 @@ mod tests {
         let run = run.write(folder.path(), "run");
         assert!(run.test_evaluation(None, "mask").is_none());
         assert!(
-            run.test_evaluation(Some(Modality::Audio), "zeros")
+            run.test_evaluation(Some(Modality::Audio.into()), "zeros")
                 .is_none()
         );
-        let found = run.find_test_evaluation(Some(Modality::Audio), "mask");
+        let found = run.find_test_evaluation(Some(Modality::Audio.into()), "mask");
         assert_eq!(found.unwrap().0, "test-no-audio");
     }
 }

@@ -3,6 +3,7 @@
 use crate::groups::{RunGroup, group_runs};
 use crate::run_folder::{RunDescription, RunSummary, main_metric};
 use crate::statistics::{mean, standard_deviation};
+use datasets::InputName;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -89,9 +90,10 @@ fn score_row(group: &RunGroup, name: &str) -> Option<ScoreRow> {
 fn inputs_in_words(config: &RunDescription, evaluation: &Value) -> String {
     let missing = evaluation["missing"].as_str();
     let mut words = match missing {
+        None if config.modalities.count() == 1 => config.modalities.to_string(),
         None => "both".to_string(),
         Some(missing) => {
-            let names = config.modalities.iter().map(|m| m.as_str());
+            let names = config.modalities.names().map(InputName::as_str);
             names.filter(|m| *m != missing).collect::<String>() + " only"
         }
     };

@@ -8,7 +8,7 @@ use crate::training::checkpoint;
 use crate::training::job::Job;
 use anyhow::Result;
 use clap::Args;
-use datasets::{Modality, Split};
+use datasets::{InputName, Split};
 use features::Folder;
 use model::variant::MissingToken;
 use serde_json::json;
@@ -39,7 +39,7 @@ pub struct EvalArgs {
     seed: u64,
     /// A modality that is missing from every sample: audio, video, image or text
     #[arg(long)]
-    missing: Option<Modality>,
+    missing: Option<InputName>,
     /// Token that stands for a missing modality [default: that of the training]
     #[arg(long)]
     missing_token: Option<MissingToken>,

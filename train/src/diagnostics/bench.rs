@@ -125,7 +125,7 @@ struct Bench<'a> {
     model: U2a,
     optimizer: AdamW,
     /// The encoders of an evaluation.
-    merged: Option<[Encoder; 2]>,
+    merged: Option<[Option<Encoder>; 2]>,
     request: Option<Request>,
     inputs: Option<Inputs>,
     step: u32,

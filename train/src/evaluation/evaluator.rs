@@ -68,14 +68,19 @@ impl<'a> Evaluator<'a> {
         };
         let mut kept = 0;
         if let Some(modality) = options.missing {
-            let Some(m) = config.modalities.iter().position(|own| *own == modality) else {
+            let Some(m) = config.modalities.position(modality) else {
                 bail!(
-                    "--missing {modality}: {} has {} and {}",
+                    "--missing {modality}: {} has {}",
                     config.dataset,
-                    config.modalities[0],
-                    config.modalities[1]
+                    config.modalities
                 );
             };
+            if config.modalities.count() == 1 {
+                bail!(
+                    "--missing {modality}: {} has nothing else; leave it out",
+                    config.dataset
+                );
+            }
             for (present, stored) in present.iter_mut().zip(&index.present) {
                 if present[1 - m] && stored[1 - m] {
                     present[m] = false;

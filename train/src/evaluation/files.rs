@@ -53,7 +53,7 @@ pub(crate) fn to_json(
         kept,
     } = evaluation;
     let count = |f: fn(&Prediction) -> bool| predictions.iter().filter(|p| f(p)).count();
-    let [m1, m2] = config.modalities;
+    let pair = config.modalities.pair();
     let per_class: Vec<_> = config
         .classes
         .iter()
@@ -72,16 +72,19 @@ pub(crate) fn to_json(
         "missing_token": options.missing_token,
         "metrics": metrics.values,
         "main_metric": main_metric(config.multi_label),
-        "counts": {
-            "samples": metrics.samples,
-            "both": count(|p| p.present == [true, true]),
-            format!("{m1}_only"): count(|p| p.present == [true, false]),
-            format!("{m2}_only"): count(|p| p.present == [false, true]),
-            "kept_for_lack_of_another": kept,
+        "counts": match pair {
+            Some([m1, m2]) => json!({
+                "samples": metrics.samples,
+                "both": count(|p| p.present == [true, true]),
+                format!("{m1}_only"): count(|p| p.present == [true, false]),
+                format!("{m2}_only"): count(|p| p.present == [false, true]),
+                "kept_for_lack_of_another": kept,
+            }),
+            None => json!({"samples": metrics.samples}),
         },
         "classes": per_class,
         "confusion": metrics.confusion,
-        "alignment": alignment.as_ref().map(|a| json!({
+        "alignment": alignment.as_ref().zip(pair).map(|(a, [m1, m2])| json!({
             "samples": a.samples,
             format!("{m1}_mask_to_{m2}_class"): a.overall[0],
             format!("{m2}_mask_to_{m1}_class"): a.overall[1],

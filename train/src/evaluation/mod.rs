@@ -12,7 +12,7 @@ pub use evaluator::{Evaluation, Evaluator};
 pub(crate) use files::to_json;
 pub use files::write;
 
-use datasets::{Modality, Split};
+use datasets::{InputName, Split};
 use model::variant::MissingToken;
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub struct EvalOptions {
     /// The missing-modality mask that hides inputs of the split; `None` hides nothing.
     pub mask: Option<MaskSource>,
     /// A modality that is missing from every sample that has the other one.
-    pub missing: Option<Modality>,
+    pub missing: Option<InputName>,
     /// The token that stands for a missing modality.
     pub missing_token: MissingToken,
     /// The name of the checkpoint, if it is another one than is taken by default. Its evaluation
@@ -90,7 +90,7 @@ mod tests {
             };
             options.name()
         };
-        let audio = Some(Modality::Audio);
+        let audio = Some(datasets::Modality::Audio.into());
         assert_eq!(name(None, None, MissingToken::Mask), "test");
         assert_eq!(
             name(None, audio, MissingToken::Input),

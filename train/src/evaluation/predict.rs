@@ -13,7 +13,7 @@ use crate::settings::RunConfig;
 use anyhow::{Context, Result, bail};
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
-use datasets::{Modality, Split};
+use datasets::{InputName, Modalities, Modality, Split};
 use engine::Compute;
 use features::Shards;
 use model::u2a::U2a;
@@ -28,6 +28,10 @@ use util::cli::one_line;
 /// File extensions of audio without video.
 const AUDIO_EXTENSIONS: [&str; 12] = [
     "wav", "mp3", "flac", "ogg", "oga", "opus", "m4a", "aac", "wma", "aif", "aiff", "weba",
+];
+/// File extensions of images, where a run has both images and video.
+const IMAGE_EXTENSIONS: [&str; 12] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "webp", "tif", "tiff", "avif", "heic",
 ];
 /// File extension of text.
 const TEXT_EXTENSION: &str = "txt";
@@ -69,7 +73,7 @@ pub struct Classification {
     pub files: Vec<PathBuf>,
     /// The modalities that the model got.
     #[serde(rename = "seen")]
-    pub modalities: Vec<Modality>,
+    pub modalities: Vec<InputName>,
     /// The class with the largest probability. For multi-label data, all classes with a probability
     /// of at least one half.
     pub labels: Vec<String>,
@@ -94,16 +98,15 @@ fn serialize_paths<S: Serializer>(files: &[PathBuf], serializer: S) -> Result<S:
 pub fn group_files(
     files: &[PathBuf],
     text: Option<&str>,
-    modalities: [Modality; 2],
+    modalities: impl Into<Modalities>,
 ) -> Result<Vec<MediaSample>> {
-    let index = |modality: Modality| modalities.iter().position(|own| *own == modality);
+    let modalities = modalities.into();
     let mut samples: Vec<MediaSample> = Vec::new();
     let mut by_stem: BTreeMap<PathBuf, usize> = BTreeMap::new();
     for file in files {
         let modality = modality_of(file, modalities);
         let input = read_input(file, modality, modalities);
-        let m = index(modality);
-        let stem = stem(file);
+        let (stem, m) = place(file, modality, modalities);
         let same_stem = by_stem.get(&stem).copied();
         let is_free = |at: &usize| m.is_some_and(|m| samples[*at].inputs[m].is_none());
         let at = match same_stem.filter(is_free) {
@@ -128,12 +131,8 @@ pub fn group_files(
         }
     }
     if let Some(text) = text {
-        let Some(m) = index(Modality::Text) else {
-            bail!(
-                "--text: the run knows {} and {}, no text",
-                modalities[0],
-                modalities[1]
-            );
+        let Some(m) = modalities.position_of(Modality::Text) else {
+            bail!("--text: the run knows {modalities}, no text");
         };
         if is_empty_text(text) {
             bail!("--text: the text is empty; give some words, or leave it out");
@@ -145,7 +144,8 @@ pub fn group_files(
             sample.inputs[m].get_or_insert(MediaInput::Text(text.to_string()));
         }
     }
-    if let (Some(audio), Some(video)) = (index(Modality::Audio), index(Modality::Video)) {
+    let position = |modality| modalities.position_of(modality);
+    if let (Some(audio), Some(video)) = (position(Modality::Audio), position(Modality::Video)) {
         for sample in &mut samples {
             if sample.inputs[audio].is_none() {
                 sample.inputs[audio] = sample.inputs[video].clone();
@@ -174,15 +174,36 @@ fn stem(file: &Path) -> PathBuf {
     }
 }
 
-/// The modality of a file by its extension. What is neither text nor audio is video if the run has
-/// video, else an image.
-fn modality_of(file: &Path, modalities: [Modality; 2]) -> Modality {
+/// The name of the sample that a file belongs to, and the position of the input that it is; `None`
+/// if the run has no such input. Of two views of a modality, files whose names end in `_b` are the
+/// second, and `_a` or nothing the first.
+fn place(file: &Path, modality: Modality, modalities: Modalities) -> (PathBuf, Option<usize>) {
+    let stem = stem(file);
+    let Some(first) = modalities.position_of(modality) else {
+        return (stem, None);
+    };
+    if modalities.name(first).view.is_none() {
+        return (stem, Some(first));
+    }
+    let name = stem.to_string_lossy().into_owned();
+    match (name.strip_suffix("_a"), name.strip_suffix("_b")) {
+        (_, Some(sample)) => (sample.into(), Some(1)),
+        (Some(sample), _) => (sample.into(), Some(0)),
+        (None, None) => (stem, Some(0)),
+    }
+}
+
+/// The modality of a file by its extension. What is none of text, audio and image is video if the
+/// run has video, else an image.
+fn modality_of(file: &Path, modalities: Modalities) -> Modality {
     let extension = extension(file);
     if extension == TEXT_EXTENSION {
         Modality::Text
     } else if AUDIO_EXTENSIONS.contains(&extension.as_str()) {
         Modality::Audio
-    } else if modalities.contains(&Modality::Video) {
+    } else if IMAGE_EXTENSIONS.contains(&extension.as_str()) && modalities.has(Modality::Image) {
+        Modality::Image
+    } else if modalities.has(Modality::Video) {
         Modality::Video
     } else {
         Modality::Image
@@ -193,7 +214,7 @@ fn modality_of(file: &Path, modalities: [Modality; 2]) -> Modality {
 fn read_input(
     file: &Path,
     modality: Modality,
-    [m1, m2]: [Modality; 2],
+    modalities: Modalities,
 ) -> Result<MediaInput, String> {
     if file.is_dir() {
         return Err("is a folder; give its files, or label all of them with --watch".into());
@@ -201,8 +222,8 @@ fn read_input(
     if !file.is_file() {
         return Err("there is no such file".into());
     }
-    if ![m1, m2].contains(&modality) {
-        return Err(format!("is {modality}; the run knows {m1} and {m2}"));
+    if !modalities.has(modality) {
+        return Err(format!("is {modality}; the run knows {modalities}"));
     }
     if modality != Modality::Text {
         return Ok(MediaInput::File(file.to_path_buf()));
@@ -305,15 +326,16 @@ fn ingest_samples(
 fn write_raw_tree(folder: &Path, samples: &[MediaSample], config: &RunConfig) -> Result<PathBuf> {
     let media = folder.join("media");
     fs::create_dir_all(&media)?;
-    let [m1, m2] = config.modalities;
-    let mut table = format!("id,label,split,{m1},{m2}\n");
+    let names = || config.modalities.names();
+    let columns: String = names().map(|input| format!(",{input}")).collect();
+    let mut table = format!("id,label,split{columns}\n");
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
     // Ingest wants a label; that of new samples is not used.
     let label = quoted(&config.classes[0]);
     let usable = samples.iter().enumerate();
     for (i, sample) in usable.filter(|(_, sample)| sample.has_input()) {
         let mut cells = Vec::new();
-        for (m, input) in sample.inputs.iter().enumerate() {
+        for (m, input) in sample.inputs.iter().enumerate().take(names().len()) {
             cells.push(match input {
                 None => String::new(),
                 Some(MediaInput::Text(text)) => quoted(text),
@@ -329,9 +351,18 @@ fn write_raw_tree(folder: &Path, samples: &[MediaSample], config: &RunConfig) ->
     fs::write(folder.join("table.csv"), table)?;
     let classes = config.classes.iter().cloned().map(toml::Value::String);
     let description = format!(
-        "name = \"predict\"\ntable = \"table.csv\"\nraw = \"media\"\nclasses = {}\n[columns]\nid = \"id\"\nlabel = \"label\"\nsplit = \"split\"\n{m1} = \"{m1}\"\n{m2} = \"{m2}\"\n",
+        "name = \"predict\"\ntable = \"table.csv\"\nraw = \"media\"\nclasses = {}\n[columns]\nid = \"id\"\nlabel = \"label\"\nsplit = \"split\"\n",
         toml::Value::Array(classes.collect())
     );
+    let inputs: String = names()
+        .map(|input| format!("{input} = \"{input}\"\n"))
+        .collect();
+    // A video alone would be taken with its audio track.
+    let no_track = match config.modalities {
+        Modalities::One(Modality::Video) => "audio = false\n",
+        _ => "",
+    };
+    let description = description + &inputs + no_track;
     let path = folder.join("predict.toml");
     fs::write(&path, description)?;
     Ok(path)
@@ -465,10 +496,10 @@ pub fn classify(
         let Some(classification) = sample.and_then(|i| classifications.get_mut(i)) else {
             bail!("sample {} was never asked for: a bug", prediction.id);
         };
-        let modalities = config.modalities.iter().zip(prediction.present);
-        classification.modalities = modalities
+        let inputs = config.modalities.names().zip(prediction.present);
+        classification.modalities = inputs
             .filter(|(_, present)| *present)
-            .map(|(modality, _)| *modality)
+            .map(|(input, _)| input)
             .collect();
         let ranked = rank_classes(&config, &prediction.logits);
         let predicted = match config.multi_label {
@@ -528,6 +559,16 @@ mod tests {
             group_files(&[], Some("alone"), it).unwrap()[0].inputs,
             [None, words("alone")]
         );
+        let views = [Modality::Image, Modality::Image];
+        let (front, back) = (file("d_a.png"), file("d_b.png"));
+        let got = group_files(&[back.clone(), front.clone(), jpg.clone()], None, views).unwrap();
+        assert_eq!(got[0].inputs, [media(&front), media(&back)]);
+        assert_eq!(got[1].inputs, [media(&jpg), None]);
+        let got = group_files(std::slice::from_ref(&mp4), None, Modality::Video).unwrap();
+        assert_eq!(got[0].inputs, [media(&mp4), None]);
+        let vi = [Modality::Video, Modality::Image];
+        let got = group_files(&[jpg.clone(), file("c.mp4")], None, vi).unwrap();
+        assert_eq!(got[0].inputs[1], media(&jpg));
         let refused = |text, m| format!("{:#}", group_files(&[], Some(text), m).unwrap_err());
         assert!(refused("x", av).contains("no text"));
         assert!(refused(" \n", it).contains("--text: the text is empty"));

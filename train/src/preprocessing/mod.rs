@@ -12,7 +12,7 @@ mod views;
 
 use crate::settings::Settings;
 use anyhow::{Context, Result, bail};
-use datasets::Modality;
+use datasets::{InputName, Modalities};
 use features::mel::MEL_BINS;
 use features::{ImageTransform, MelTransform, TextTransform, Transforms};
 use model::encoder::config::{EncoderConfig, InputSize};
@@ -29,15 +29,15 @@ const UNUSED: usize = 1;
 /// A side file cannot be read, or asks for something that this program does not do.
 pub(crate) fn transforms(
     settings: &Settings,
-    modalities: [Modality; 2],
-    encoders: &[EncoderConfig; 2],
+    modalities: Modalities,
+    encoders: &[EncoderConfig],
     weights: &WeightSource,
 ) -> Result<Transforms> {
     let mut image = ImageTransform::clip(UNUSED);
     let mut mel = MelTransform::ast(UNUSED);
     let mut text = None;
-    let uses = |modality: Modality| settings.modality.is_none_or(|only| only == modality);
-    let mut pairs: Vec<_> = encoders.iter().zip(modalities.map(uses)).collect();
+    let uses = |input: InputName| settings.modality.is_none_or(|only| only == input);
+    let mut pairs: Vec<_> = encoders.iter().zip(modalities.names().map(uses)).collect();
     // Where both modalities have one kind of encoder, the one that is used has the last word.
     pairs.sort_by_key(|(_, used)| *used);
     for (config, used) in pairs {

@@ -1,6 +1,7 @@
 //! Side files with other values than the paper's checkpoints: used, or refused by name.
 
 use super::*;
+use datasets::{InputName, Modalities, Modality};
 use model::encoder::config::Kind;
 use serde_json::{Value, json};
 use std::fs;
@@ -33,7 +34,7 @@ fn with(kinds: [Kind; 2], files: &[(&str, String)]) -> Result<Transforms, String
     let settings = Settings::resolve("mine", modalities, &overrides).unwrap();
     let weights = WeightSource::Folder(folder.path().to_path_buf());
     let encoders = kinds.map(EncoderConfig::base);
-    let text = transforms(&settings, modalities, &encoders, &weights);
+    let text = transforms(&settings, modalities.into(), &encoders, &weights);
     text.map_err(|e| format!("{e:#}"))
 }
 
@@ -293,6 +294,8 @@ fn sizes_of_inputs_are_those_of_the_encoders() {
 
     let source = WeightSource::Folder(weights.path().to_path_buf());
     let read = |modalities: [Modality; 2], only: Option<Modality>| {
+        let modalities = Modalities::from(modalities);
+        let only = only.map(InputName::from);
         let overrides = crate::settings::SettingsOverrides {
             modality: only,
             ..Default::default()
@@ -307,7 +310,7 @@ fn sizes_of_inputs_are_those_of_the_encoders() {
     let (transforms, encoders) = read(audio_video, None).unwrap();
     assert_eq!((transforms.mel.frames, transforms.image.size), (512, 336));
     // (128 - 16) / 16 + 1 patches along frequency, (512 - 16) / 12 + 1 along time; 336 / 14.
-    let patches = encoders.map(|config| config.patches());
+    let patches: Vec<usize> = encoders.iter().map(EncoderConfig::patches).collect();
     assert_eq!(patches, [8 * 42, 24 * 24]);
     let (transforms, _) = read([Modality::Image, Modality::Text], None).unwrap();
     let pieces = transforms.text.unwrap().encode("cafe").unwrap();
@@ -356,8 +359,11 @@ fn encoders_of_different_widths_are_refused_by_name() {
         .unwrap();
     }
     let source = WeightSource::Folder(weights.path().to_path_buf());
-    let modalities = [Modality::Image, Modality::Text];
-    let configs = |only| crate::session::encoder_configs(modalities, only, &source, false);
+    let modalities = Modalities::Two(Modality::Image, Modality::Text);
+    let configs = |only: Option<Modality>| {
+        let only = only.map(InputName::from);
+        crate::session::encoder_configs(modalities, only, &source, false)
+    };
     let error = configs(None).unwrap_err().to_string();
     for words in [
         format!(
@@ -374,9 +380,9 @@ fn encoders_of_different_widths_are_refused_by_name() {
         assert!(error.contains(&words), "{error}");
     }
     assert!(!error.contains('\n'), "{error}");
-    let [_, text] = configs(Some(Modality::Text)).unwrap();
+    let text = &configs(Some(Modality::Text)).unwrap()[1];
     assert_eq!((text.hidden, text.heads), (1024, 16));
-    let [image, _] = configs(Some(Modality::Image)).unwrap();
+    let image = &configs(Some(Modality::Image)).unwrap()[0];
     assert_eq!(image.hidden, 768);
 }
 

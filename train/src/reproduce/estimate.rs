@@ -5,7 +5,7 @@ use super::{Options, Plan};
 use crate::session;
 use crate::settings::Settings;
 use anyhow::Result;
-use datasets::{Info, Modality, Split};
+use datasets::{Info, InputName, Modality, Split};
 use engine::Compute;
 use features::{Batch, ModalityBatch, ModalityData};
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
@@ -26,7 +26,13 @@ pub fn estimate(options: &Options, plan: &mut Plan) -> Result<()> {
         // A plan needs no weights: the published sizes of the encoders are known.
         let (only, weights) = (settings.modality, &options.weights);
         let encoders = session::encoder_configs(info.modalities, only, weights, options.tiny)
-            .unwrap_or_else(|_| info.modalities.map(|m| EncoderConfig::base(Kind::of(m))));
+            .unwrap_or_else(|_| {
+                let kinds = info
+                    .modalities
+                    .names()
+                    .map(|input| Kind::of(input.modality));
+                kinds.map(EncoderConfig::base).collect()
+            });
         // Runs that agree in these take equally long.
         let key = format!(
             "{encoders:?} {} {} {:?} {}",
@@ -66,7 +72,7 @@ struct Timing {
 /// Measures a training step and the evaluation of a batch.
 fn measure(
     info: &Info,
-    encoders: &[EncoderConfig; 2],
+    encoders: &[EncoderConfig],
     settings: &Settings,
     compute: &Compute,
 ) -> Result<Timing> {
@@ -76,12 +82,13 @@ fn measure(
         let encoder = Encoder::new(c.clone(), weights.clone(), arithmetic)?;
         Ok((encoder, weights))
     };
-    let ((first, w1), (second, w2)) = (build(&encoders[0])?, build(&encoders[1])?);
+    let built: Vec<_> = encoders.iter().map(build).collect::<Result<_>>()?;
+    let (encoders_built, weights): (Vec<_>, Vec<_>) = built.into_iter().unzip();
     let classes = info.classes.len().max(2);
-    let model = U2a::builder(info.modalities, [first, second], classes)
+    let model = U2a::builder(info.modalities, encoders_built, classes)
         .lora(settings.lora())
         .variant(settings.variant())
-        .weights([w1, w2])
+        .weights(weights)
         .device(&compute.device)
         .build()?;
     let batch = constant_batch(info, encoders, settings, classes);
@@ -110,15 +117,15 @@ fn measure(
 /// Returns a batch of complete samples with constant inputs of the encoders' sizes.
 fn constant_batch(
     info: &Info,
-    encoders: &[EncoderConfig; 2],
+    encoders: &[EncoderConfig],
     settings: &Settings,
     classes: usize,
 ) -> Batch {
     let n = settings.batch_size;
-    let input = |m: usize| {
-        let data = match encoders[m].input {
+    let input = |input: InputName, config: &EncoderConfig| {
+        let data = match config.input {
             InputSize::Image { size, .. } => {
-                let images = match info.modalities[m] {
+                let images = match input.modality {
                     Modality::Video => settings.frames,
                     _ => 1,
                 };
@@ -142,16 +149,18 @@ fn constant_batch(
                 }
             }
         };
-        Some(ModalityBatch {
+        ModalityBatch {
             rows: (0..n).collect(),
             data,
-        })
+        }
     };
+    let inputs = info.modalities.names().zip(encoders);
+    let mut inputs = inputs.map(|(name, config)| input(name, config));
     Batch {
         ids: (0..n).map(|i| i.to_string()).collect(),
         labels: (0..n).map(|i| vec![(i % classes) as u32]).collect(),
-        present: vec![[true, true]; n],
-        inputs: [input(0), input(1)],
+        present: vec![[true, info.modalities.count() == 2]; n],
+        inputs: [inputs.next(), inputs.next()],
         consumed: 0,
     }
 }

@@ -2,8 +2,8 @@
 //! that the paper reports for them.
 
 use crate::evaluation::{EvalOptions, MaskSource};
-use anyhow::{Result, bail};
-use datasets::Info;
+use anyhow::{Context, Result, bail};
+use datasets::{Info, InputName};
 use features::mask::{Protocol, RATE};
 use model::variant::MissingToken;
 use report::artefact::{Artefact, Row, Testing, Training};
@@ -117,9 +117,12 @@ pub fn datasets(artefact: Artefact) -> &'static [&'static str] {
 /// Returns the rows of one dataset.
 ///
 /// # Errors
-/// The artefact is Table 3 or 6, and the dataset has none of its protocols.
+/// The dataset has one modality, or the artefact is Table 3 or 6 and the dataset has none of its
+/// protocols.
 pub fn rows(artefact: Artefact, info: &Info) -> Result<Vec<Row>> {
-    let rows = Rows { info };
+    let pair = info.modalities.pair();
+    let pair = pair.with_context(|| format!("{}: has one modality", info.name))?;
+    let rows = Rows { info, pair };
     Ok(match artefact {
         Artefact::Table1 => rows.table_1()?,
         Artefact::Table2 => rows.table_2()?,
@@ -145,6 +148,8 @@ pub fn rows(artefact: Artefact, info: &Info) -> Result<Vec<Row>> {
 /// Makes the rows of a dataset.
 struct Rows<'a> {
     info: &'a Info,
+    /// Its two modalities.
+    pair: [InputName; 2],
 }
 
 impl Rows<'_> {
@@ -164,7 +169,7 @@ impl Rows<'_> {
 
     /// Both modalities, in words.
     fn both(&self) -> String {
-        let [m1, m2] = self.info.modalities;
+        let [m1, m2] = self.pair;
         format!("{m1} + {m2}")
     }
 
@@ -175,7 +180,7 @@ impl Rows<'_> {
 
     /// Rows tested with the first modality alone, with the second alone, and with both.
     fn with_each_missing(&self, training: &Training) -> [Row; 3] {
-        let [m1, m2] = self.info.modalities;
+        let [m1, m2] = self.pair;
         [
             self.row(training, Testing::without(m2), &format!("{m1} only")),
             self.row(training, Testing::without(m1), &format!("{m2} only")),
@@ -271,7 +276,7 @@ impl Rows<'_> {
 
     /// The paper's protocols in its order: the first modality often missing, both, the second.
     fn protocols(&self) -> [Protocol; 3] {
-        let [m1, m2] = self.info.modalities;
+        let [m1, m2] = self.pair;
         [
             Protocol::Missing(m1),
             Protocol::MissingBoth,
@@ -281,7 +286,7 @@ impl Rows<'_> {
 
     /// U2A, trained under one protocol and tested under another, each at the paper's rate.
     fn missing_modality_row(&self, train: Protocol, test: Protocol) -> Result<Row> {
-        let [m1, m2] = self.info.modalities;
+        let [m1, m2] = self.pair;
         let words = |protocol| -> Result<String> {
             let [first, second] = self.percentages(protocol)?;
             Ok(format!("{first} % {m1}, {second} % {m2}"))
@@ -295,7 +300,7 @@ impl Rows<'_> {
 
     /// The percentages of samples that have the first and the second modality under a protocol.
     fn percentages(&self, protocol: Protocol) -> Result<[String; 2]> {
-        let [m1, m2] = self.info.modalities;
+        let [m1, m2] = self.pair;
         let (one, both) = (100.0 * (1.0 - RATE), 100.0 * (1.0 - RATE / 2.0));
         let shares = match protocol {
             Protocol::MissingBoth => [both, both],
@@ -308,7 +313,7 @@ impl Rows<'_> {
 
     /// U2A, tested with the second modality in 10 % to 100 % of the samples.
     fn figure_2(&self) -> Vec<Row> {
-        let [m1, m2] = self.info.modalities;
+        let [m1, m2] = self.pair;
         let row = |tenth: u8| {
             let rate = f64::from(10 - tenth) / 10.0;
             let testing = Testing::masked(Protocol::Missing(m2).to_string(), rate);
@@ -323,7 +328,7 @@ impl Rows<'_> {
 
     /// U2A, tested with each modality alone, with the mask token and with zeros in its place.
     fn figure_3(&self) -> Vec<Row> {
-        let [m1, m2] = self.info.modalities;
+        let [m1, m2] = self.pair;
         let mut rows = Vec::new();
         for (available, missing) in [(m1, m2), (m2, m1)] {
             for (token, words) in [("mask", "with mask token"), ("zeros", "without")] {

@@ -157,7 +157,7 @@ impl Options {
     pub fn write_pages(&self, plan: &Plan) -> Result<Vec<PathBuf>> {
         let folder = self.out.join(self.artefact.name());
         if self.artefact == Artefact::Table5 {
-            let defaults = |name: &str, modalities| -> Result<Value> {
+            let defaults = |name: &str, modalities: [Modality; 2]| -> Result<Value> {
                 let overrides = SettingsOverrides::default();
                 let settings = Settings::resolve(name, modalities, &overrides)?;
                 Ok(serde_json::to_value(settings)?)

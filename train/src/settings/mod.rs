@@ -12,7 +12,7 @@ pub use overrides::SettingsOverrides;
 pub use run_config::{RunConfig, RunDevice};
 
 use anyhow::{Context, Result, anyhow, bail};
-use datasets::Modality;
+use datasets::{InputName, Modalities, Modality};
 use engine::{AdamWConfig, Compute, Precision, Schedule};
 use model::encoder::StoredActivations;
 use model::encoder::lora::LoraConfig;
@@ -54,8 +54,8 @@ pub struct Settings {
     pub weight_decay: f64,
     /// Weights of the encoders that are trained.
     pub adapt: Adaptation,
-    /// The only modality that is used. Without a value, the model uses two.
-    pub modality: Option<Modality>,
+    /// The only modality that is used. Without a value, the model uses all that the data have.
+    pub modality: Option<InputName>,
     /// How the tokens of the two encoders become one feature vector.
     pub fusion: Fusion,
     /// Gradient modulation of the encoders (OGM-GE).
@@ -186,20 +186,20 @@ const CONFIGS: [(&str, &str); 5] = [
 ];
 
 impl Settings {
-    /// The settings of a run on a dataset. A dataset without a file in `configs/` gets that of its
-    /// kind, image-text or audio-video.
+    /// The settings of a run on a dataset. A dataset without a file in `configs/` gets one of
+    /// those: that of the paper's datasets of clips if it has audio or video, else that of its
+    /// datasets of images and text.
     ///
     /// # Errors
     /// The settings contradict each other, or a value is out of range.
     pub fn resolve(
         dataset: &str,
-        modalities: [Modality; 2],
+        modalities: impl Into<Modalities>,
         overrides: &SettingsOverrides,
     ) -> Result<Settings> {
-        let kind = match modalities.contains(&Modality::Text) {
-            true => "food-101",
-            false => "crema-d",
-        };
+        let modalities = modalities.into();
+        let has_clips = modalities.has(Modality::Audio) || modalities.has(Modality::Video);
+        let kind = if has_clips { "crema-d" } else { "food-101" };
         let config = |wanted: &str| CONFIGS.iter().find(|(name, _)| *name == wanted);
         let (name, text) = config(dataset)
             .or(config(kind))
@@ -259,14 +259,23 @@ impl Settings {
     }
 
     /// Refuses settings that do not fit the data.
-    pub fn check_data(&self, modalities: [Modality; 2], multi_label: bool) -> Result<()> {
+    pub fn check_data(&self, modalities: impl Into<Modalities>, multi_label: bool) -> Result<()> {
+        let modalities = modalities.into();
         if let Some(only) = self.modality
-            && !modalities.contains(&only)
+            && modalities.position(only).is_none()
+        {
+            bail!("modality {only}: the data have {modalities}");
+        }
+        if modalities.count() == 1
+            && (self.fusion != Fusion::Sum || self.modulation != Modulation::None)
         {
             bail!(
-                "modality {only}: the data have {} and {}",
-                modalities[0],
-                modalities[1]
+                "fusion and modulation need two modalities, and the data have {modalities} alone; leave them out"
+            );
+        }
+        if modalities.count() == 1 && self.train_mask.is_some() {
+            bail!(
+                "train_mask hides one of two modalities, and the data have {modalities} alone; leave it out"
             );
         }
         if multi_label && self.modulation != Modulation::None {

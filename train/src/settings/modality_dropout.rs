@@ -47,7 +47,7 @@ mod tests {
             (None, None, 100, false),
             (Some(true), None, 100, true),
             (Some(false), None, 0, false),
-            (None, Some(Modality::Audio), 0, false),
+            (None, Some(Modality::Audio.into()), 0, false),
         ] {
             let settings = Settings {
                 modality_dropout: set,

@@ -4,7 +4,7 @@ use super::{ClipFeatures, Settings};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use datasets::Modality;
+use datasets::InputName;
 use engine::Precision;
 use model::encoder::StoredActivations;
 use model::peft::ModuleNames;
@@ -57,9 +57,9 @@ pub struct SettingsOverrides {
     /// Weights of the encoders that are trained [default: lora]
     #[arg(long)]
     pub adapt: Option<Adaptation>,
-    /// Train on one modality alone: audio, video, image or text
+    /// Train on one modality alone: audio, video, image or text (image_a or image_b of two images)
     #[arg(long)]
-    pub modality: Option<Modality>,
+    pub modality: Option<InputName>,
     /// How the tokens of the two encoders become one feature vector [default: sum]
     #[arg(long)]
     pub fusion: Option<Fusion>,
@@ -207,6 +207,7 @@ fn setting_names() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datasets::Modality;
 
     fn message(pairs: &[&str]) -> String {
         let pairs: Vec<String> = pairs.iter().map(ToString::to_string).collect();
@@ -222,7 +223,7 @@ mod tests {
             max_steps: Some(1),
             micro_batch: Some(1),
             modality_dropout: Some(true),
-            modality: Some(Modality::Audio),
+            modality: Some(Modality::Audio.into()),
             train_mask: Some("x".into()),
             ..Settings::default()
         };

@@ -2,7 +2,7 @@
 
 use super::Settings;
 use anyhow::{Context, Result, anyhow};
-use datasets::Modality;
+use datasets::Modalities;
 use engine::DeviceChoice;
 use features::Folder;
 use model::encoder::config::EncoderConfig;
@@ -33,7 +33,7 @@ pub struct RunConfig {
     /// Fingerprint of the samples in the shards; a run is not resumed on other samples.
     pub fingerprint: String,
     /// The modalities of the dataset, in the order of the encoders.
-    pub modalities: [Modality; 2],
+    pub modalities: Modalities,
     /// Class names in canonical order.
     pub classes: Vec<String>,
     /// Whether a sample may have several classes.
@@ -48,8 +48,8 @@ pub struct RunConfig {
     pub device: Option<RunDevice>,
     /// The settings.
     pub settings: Settings,
-    /// Sizes of the two encoders; the smallest ones for a modality that is not used.
-    pub encoders: [EncoderConfig; 2],
+    /// Sizes of the encoders; the smallest ones for a modality that is not used.
+    pub encoders: Vec<EncoderConfig>,
 }
 
 impl RunConfig {

@@ -3,6 +3,7 @@
 //! ```text
 //! RUN/checkpoint-00000120/   audio/ video/ (or image/ text/): PEFT adapters
 //!                            weights/KIND/: whole encoders instead, in full fine-tuning
+//!                            (weights/INPUT/KIND/ where both encoders are of one kind)
 //!                            head.safetensors  optimizer.safetensors  state.json
 //! RUN/best/                  the same files, of the best checkpoint so far
 //! ```
@@ -15,7 +16,7 @@ use model::encoder::weights::WeightSource;
 use model::encoder::weights::Weights;
 use model::peft::{self, ModuleNames};
 use model::pretrained;
-use model::u2a::U2a;
+use model::u2a::{Branch, U2a};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -65,13 +66,12 @@ pub fn write(
         for branch in model.branches() {
             let config = branch.encoder().config();
             if let Some(weights) = branch.weights() {
-                let sub = folder
-                    .join(WEIGHTS_FOLDER)
-                    .join(source.folder_name(config.kind));
+                let sub = weights_folder(folder, model, branch);
+                let sub = sub.join(source.folder_name(config.kind));
                 pretrained::write(&sub, config, weights, source)?;
             }
             if let Some(adapters) = branch.adapters() {
-                let sub = folder.join(branch.modality().as_str());
+                let sub = folder.join(branch.input().as_str());
                 let base = source.base_model(config.kind);
                 peft::write(
                     &sub,
@@ -100,6 +100,19 @@ pub fn write(
     })?;
     prune(run, settings.keep_checkpoints)?;
     Ok(path)
+}
+
+/// The folder below which an encoder's weights lie in a checkpoint, by the name of their kind. Two
+/// encoders of one kind have one each, named after their inputs.
+fn weights_folder(checkpoint: &Path, model: &U2a, branch: &Branch) -> PathBuf {
+    let kind = |branch: &Branch| branch.encoder().config().kind;
+    let branches = model.branches();
+    let same_kind = branches.iter().filter(|other| kind(other) == kind(branch));
+    let folder = checkpoint.join(WEIGHTS_FOLDER);
+    match same_kind.count() {
+        1 => folder,
+        _ => folder.join(branch.input().as_str()),
+    }
 }
 
 /// The optimizer state: for each parameter the two moments (`m.NAME`, `v.NAME`) and the number of
@@ -332,19 +345,19 @@ pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
     let path = checkpoint.join(HEAD_FILE);
     let mut named = load(&path)?;
     for branch in model.branches() {
-        let (modality, config) = (branch.modality(), branch.encoder().config());
+        let (input, config) = (branch.input(), branch.encoder().config());
         let mut add = |name: &str, tensor: &Tensor| {
-            named.insert(format!("{modality}/{name}"), tensor.clone());
+            named.insert(format!("{input}/{name}"), tensor.clone());
         };
         if branch.weights().is_some() {
-            let written = WeightSource::Folder(checkpoint.join(WEIGHTS_FOLDER));
+            let written = WeightSource::Folder(weights_folder(checkpoint, model, branch));
             let folder = written.resolved(&[config.kind])?.folder(config.kind)?;
             let folder = folder.context("random weights are in no folder")?;
             let weights = Weights::load(&folder, config)?;
             weights.iter().for_each(|(name, tensor)| add(name, tensor));
         }
         if branch.adapters().is_some() {
-            let folder = checkpoint.join(modality.as_str());
+            let folder = checkpoint.join(input.as_str());
             let (lora, adapters) = peft::read(&folder, config)?;
             let expected = model.lora();
             if (lora.rank, lora.alpha) != (expected.rank, expected.alpha) {

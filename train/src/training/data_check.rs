@@ -1,7 +1,7 @@
 //! What the data of a run lack: too much to train, or so much that it is worth a note.
 
 use anyhow::{Result, bail};
-use datasets::{Modality, Split};
+use datasets::{InputName, Modalities, Split};
 
 /// The available modalities of each sample of a split.
 type Present<'a> = &'a [[bool; 2]];
@@ -14,8 +14,8 @@ type Present<'a> = &'a [[bool; 2]];
 pub fn check_trainable(
     classes: &[String],
     multi_label: bool,
-    [m1, m2]: [Modality; 2],
-    only: Option<Modality>,
+    modalities: Modalities,
+    only: Option<InputName>,
     present: Present,
 ) -> Result<()> {
     if let [class] = classes
@@ -25,11 +25,19 @@ pub fn check_trainable(
     }
     if !present.is_empty() && present.iter().all(|has| *has == [false, false]) {
         match only {
-            Some(only) => {
-                let other = if only == m1 { m2 } else { m1 };
-                bail!("no training sample has {only}; use --modality {other}, or leave it out");
+            Some(only) => match modalities.names().find(|other| *other != only) {
+                Some(other) => {
+                    bail!("no training sample has {only}; use --modality {other}, or leave it out")
+                }
+                None => bail!("no training sample has {only}; ingest the data again"),
+            },
+            None => {
+                let names: Vec<&str> = modalities.names().map(InputName::as_str).collect();
+                bail!(
+                    "no training sample has {}; ingest the data again",
+                    names.join(" or ")
+                )
             }
-            None => bail!("no training sample has {m1} or {m2}; ingest the data again"),
         }
     }
     Ok(())
@@ -37,14 +45,14 @@ pub fn check_trainable(
 
 /// Notes on modalities that all samples of a split lack. Training goes on without them.
 pub fn notes(
-    modalities: [Modality; 2],
-    only: Option<Modality>,
+    modalities: Modalities,
+    only: Option<InputName>,
     splits: &[(Split, Present)],
 ) -> Vec<String> {
     let mut notes = Vec::new();
     for (split, present) in splits.iter().filter(|(_, present)| !present.is_empty()) {
-        for (m, modality) in modalities.iter().enumerate() {
-            let is_used = only.is_none_or(|only| only == *modality);
+        for (m, modality) in modalities.names().enumerate() {
+            let is_used = only.is_none_or(|only| only == modality);
             if is_used && present.iter().all(|has| !has[m]) {
                 notes.push(format!(
                     "note: no sample of the {split} split has {modality}; `ingest inspect` shows why inputs are missing"
@@ -58,12 +66,13 @@ pub fn notes(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datasets::Modality;
 
-    const MODALITIES: [Modality; 2] = [Modality::Image, Modality::Text];
+    const MODALITIES: Modalities = Modalities::Two(Modality::Image, Modality::Text);
 
     #[test]
     fn data_without_classes_or_inputs_are_refused() {
-        let (image, text) = (Some(Modality::Image), Some(Modality::Text));
+        let (image, text) = (Some(Modality::Image.into()), Some(Modality::Text.into()));
         for (classes, multi_label, only, present, problem) in [
             (1, false, None, &[[true, true]][..], "the one class \"0\""),
             (1, true, None, &[[true, true]], ""),
@@ -116,7 +125,7 @@ mod tests {
             ),
             (None, &[[true, true]], &[], &[]),
             (
-                Some(Modality::Image),
+                Some(Modality::Image.into()),
                 &[[true, false]],
                 &[[true, false]],
                 &[],

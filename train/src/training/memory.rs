@@ -2,7 +2,7 @@
 
 use crate::settings::Settings;
 use anyhow::{Result, bail};
-use datasets::Modality;
+use datasets::{Modalities, Modality};
 use model::encoder::StoredActivations;
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
 
@@ -19,17 +19,17 @@ pub struct StepPlan {
     pub micro_batch: usize,
 }
 
-/// The most bytes that a training step takes: frozen weights, stored activations of both encoders,
+/// The most bytes that a training step takes: frozen weights, stored activations of the encoders,
 /// the buffers of one block, the inputs. `bytes` is the size of a number.
 pub fn step_bytes(
-    encoders: &[EncoderConfig; 2],
-    modalities: [Modality; 2],
+    encoders: &[EncoderConfig],
+    modalities: Modalities,
     settings: &Settings,
     bytes: u64,
     plan: StepPlan,
 ) -> u64 {
     let (mut weights, mut activations, mut buffers, mut inputs) = (0, 0, 0u64, 0);
-    for (config, modality) in encoders.iter().zip(modalities) {
+    for (config, input) in encoders.iter().zip(modalities.names()) {
         let elements: usize = config
             .specs()
             .iter()
@@ -38,7 +38,7 @@ pub fn step_bytes(
         weights += elements as u64 * bytes;
         let (tokens, per_sample, numbers) = match config.input {
             InputSize::Image { size, .. } => {
-                let frames = if modality == Modality::Video {
+                let frames = if input.modality == Modality::Video {
                     settings.frames
                 } else {
                     1
@@ -80,8 +80,8 @@ pub fn step_bytes(
 /// # Errors
 /// A single sample takes more.
 pub fn fit(
-    encoders: &[EncoderConfig; 2],
-    modalities: [Modality; 2],
+    encoders: &[EncoderConfig],
+    modalities: Modalities,
     settings: &Settings,
     bytes: u64,
     limit: u64,
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
     use crate::settings::SettingsOverrides;
 
-    const MODALITIES: [Modality; 2] = [Modality::Audio, Modality::Video];
+    const MODALITIES: Modalities = Modalities::Two(Modality::Audio, Modality::Video);
 
     fn setup(batch_size: usize) -> ([EncoderConfig; 2], Settings) {
         let encoders = [Kind::Ast, Kind::Clip].map(EncoderConfig::base);

@@ -9,7 +9,7 @@ use crate::pair::Slot;
 use crate::peft::{self, ModuleNames};
 use anyhow::Result;
 use candle_core::Tensor;
-use datasets::Modality;
+use datasets::InputName;
 use util::rng::Rng;
 
 /// The standard deviation of a new mask token.
@@ -19,7 +19,7 @@ const INIT_MASK_TOKEN: u32 = 0x4d61_736b;
 
 /// One modality's encoder and all that it learns.
 pub struct Branch {
-    modality: Modality,
+    input: InputName,
     encoder: Encoder,
     /// The LoRA adapters; none in full fine-tuning, and for a modality that is not used.
     adapters: Option<LoraAdapters>,
@@ -32,7 +32,7 @@ pub struct Branch {
 impl Branch {
     /// Draws a new mask token, and adapters where `lora` gives their settings.
     pub(super) fn new(
-        modality: Modality,
+        input: InputName,
         encoder: Encoder,
         weights: Option<Weights>,
         lora: Option<&LoraConfig>,
@@ -44,7 +44,7 @@ impl Branch {
         let mut rng = Rng::new(seed, &[INIT_MASK_TOKEN, number]);
         let mask_token = normal(&mut rng, (1, encoder.config().hidden), MASK_TOKEN_STD)?;
         Ok(Branch {
-            modality,
+            input,
             adapters: adapters.transpose()?,
             weights,
             mask_token,
@@ -52,9 +52,9 @@ impl Branch {
         })
     }
 
-    /// Returns the modality.
-    pub fn modality(&self) -> Modality {
-        self.modality
+    /// Returns the name of the input.
+    pub fn input(&self) -> InputName {
+        self.input
     }
 
     /// Returns the encoder.
@@ -78,7 +78,7 @@ impl Branch {
 
     /// Lists the learnable tensors: weights or adapters, then the mask token.
     pub(super) fn parameters(&self) -> Vec<Parameter<'_>> {
-        let modality = self.modality;
+        let input = self.input;
         let weights = self.weights.iter().flat_map(Weights::iter);
         let weights = weights.map(|(name, tensor)| (name.to_string(), tensor));
         let blocks = self.adapters.as_ref().map_or(&[][..], |a| &a.blocks);
@@ -86,12 +86,12 @@ impl Branch {
         let mut list: Vec<_> = weights
             .chain(adapters)
             .map(|(name, tensor)| Parameter {
-                name: format!("{modality}/{name}"),
+                name: format!("{input}/{name}"),
                 tensor,
             })
             .collect();
         list.push(Parameter {
-            name: format!("mask_token.{modality}"),
+            name: format!("mask_token.{input}"),
             tensor: &self.mask_token,
         });
         list

@@ -192,7 +192,8 @@ impl U2a {
     ) -> Result<Pair<Tensor>> {
         let rule = self.selection_rule(missing);
         // The token of zeros has the width of an encoder that is used.
-        let mask_token = self.branches[rule.only.unwrap_or(Slot::M1)].mask_token();
+        let branch = self.branches[rule.only.unwrap_or(Slot::M1)].as_ref();
+        let mask_token = branch.context("a model without encoders")?.mask_token();
         select(&batch.present, tokens, rule, mask_token)
     }
 

@@ -177,7 +177,10 @@ impl U2a {
         let mut grads = Vec::new();
         for (slot, (encoded, d_tokens)) in encoded.zip(head.d_tokens).entries() {
             let first = grads.len();
-            self.encoder_gradients(&self.branches[slot], encoded, d_tokens.as_ref(), &mut grads)?;
+            let Some(branch) = &self.branches[slot] else {
+                continue;
+            };
+            self.encoder_gradients(branch, encoded, d_tokens.as_ref(), &mut grads)?;
             if let Some(coefficients) = head.modulation {
                 self.modulate(&mut grads, first, coefficients[slot], options)?;
             }
@@ -202,9 +205,10 @@ impl U2a {
         let Some(input) = batch.inputs[slot.index()].as_ref() else {
             return Ok(None);
         };
-        if !self.uses(slot) {
+        let branch = self.branches[slot].as_ref();
+        let Some(branch) = branch.filter(|_| self.uses(slot)) else {
             return Ok(None);
-        }
+        };
         let first = options.micro_batch.first;
         let uploaded = match uploaded {
             Some(uploaded) => uploaded.select(&input.rows, first)?,
@@ -219,12 +223,11 @@ impl U2a {
             Adaptation::Head => None,
             Adaptation::Lora | Adaptation::Full => Some(options.stored),
         };
-        let branch = &self.branches[slot];
         let (output, tape) = branch.encoder().forward(
             &read,
             branch.mask_token(),
             self.adapters_of(branch),
-            &self.dropout(slot, options),
+            &self.dropout(branch, slot, options),
             stored,
         )?;
         Ok(Some(Encoded {
@@ -242,8 +245,8 @@ impl U2a {
         }
     }
 
-    fn dropout(&self, slot: Slot, options: &StepOptions) -> DropoutConfig {
-        let config = self.branches[slot].encoder().config();
+    fn dropout(&self, branch: &Branch, slot: Slot, options: &StepOptions) -> DropoutConfig {
+        let config = branch.encoder().config();
         let own = |rate: f64| if options.encoder_dropout { rate } else { 0.0 };
         DropoutConfig {
             seed: options.seed,
@@ -332,12 +335,16 @@ impl U2a {
     /// Scores a batch with the encoders of [`U2a::merged_encoders`], without any dropout.
     pub fn score(
         &self,
-        merged: &[Encoder; 2],
+        merged: &[Option<Encoder>; 2],
         batch: &Batch,
         missing_token: MissingToken,
     ) -> Result<Scores> {
         let tokens = Pair::try_from_fn(|slot| -> Result<_> {
             let input = batch.inputs[slot.index()].as_ref();
+            let (Some(branch), Some(encoder)) = (&self.branches[slot], &merged[slot.index()])
+            else {
+                return Ok(None);
+            };
             let Some(input) = input.filter(|_| self.uses(slot)) else {
                 return Ok(None);
             };
@@ -346,9 +353,9 @@ impl U2a {
                 samples: &sequence_names(input, 0),
                 uploaded: None,
             };
-            let mask_token = self.branches[slot].mask_token();
+            let mask_token = branch.mask_token();
             let (output, _) =
-                merged[slot.index()].forward(&read, mask_token, None, &DropoutConfig::OFF, None)?;
+                encoder.forward(&read, mask_token, None, &DropoutConfig::OFF, None)?;
             mean_over_frames(input, &output).map(Some)
         })?;
         let selected = self.select_tokens(batch, &tokens, missing_token)?;

@@ -2,7 +2,7 @@
 
 use crate::groups::{RunGroup, group_runs};
 use crate::run_folder::{RunSummary, main_metric};
-use datasets::Modality;
+use datasets::{InputName, Modalities, Modality, View};
 use maud::{Markup, html};
 
 /// The longest name, in characters, that fits at the end of a line of a figure.
@@ -15,7 +15,7 @@ pub struct Chapter<'a> {
     /// The name of the dataset.
     pub dataset: &'a str,
     /// Its modalities, in its order.
-    pub modalities: [Modality; 2],
+    pub modalities: Modalities,
     /// The names of its classes, in canonical order.
     pub classes: &'a [String],
     /// Whether a sample has several classes.
@@ -134,22 +134,25 @@ impl Chapter<'_> {
         }
     }
 
-    /// Returns the three availabilities of inputs at test time.
-    pub fn availabilities(&self) -> [Availability; 3] {
-        let [m1, m2] = self.modalities;
-        let only = |symbol, shown: Modality, missing| Availability {
+    /// Returns the availabilities of inputs at test time: both, and each of them alone; of a
+    /// dataset of one modality its only one.
+    pub fn availabilities(&self) -> Vec<Availability> {
+        let all = |name: String| Availability {
+            name,
+            colour: "var(--both)",
+            symbol: 0,
+            missing: None,
+        };
+        let Some([m1, m2]) = self.modalities.pair() else {
+            return vec![all(self.modalities.to_string())];
+        };
+        let only = |symbol, shown: InputName, missing| Availability {
             name: format!("{shown} only"),
             colour: colour(shown),
             symbol,
             missing: Some(missing),
         };
-        let both = Availability {
-            name: "both".to_string(),
-            colour: "var(--both)",
-            symbol: 0,
-            missing: None,
-        };
-        [both, only(1, m1, m2), only(2, m2, m1)]
+        vec![all("both".to_string()), only(1, m1, m2), only(2, m2, m1)]
     }
 
     /// Returns the legend of the groups; empty if there is one.
@@ -172,12 +175,21 @@ pub struct Availability {
     pub colour: &'static str,
     /// The number of its symbol.
     pub symbol: usize,
-    /// The modality that is missing.
-    pub missing: Option<Modality>,
+    /// The input that is missing.
+    pub missing: Option<InputName>,
 }
 
-/// Returns the CSS colour of what the model makes of one modality alone.
-fn colour(modality: Modality) -> &'static str {
+/// Returns the CSS colour of what the model makes of one input alone. The second of two views has
+/// the colour of another modality, so that they can be told apart.
+fn colour(input: InputName) -> &'static str {
+    let other = |modality| match modality {
+        Modality::Audio | Modality::Image => Modality::Text,
+        Modality::Video | Modality::Text => Modality::Audio,
+    };
+    let modality = match input.view {
+        Some(View::B) => other(input.modality),
+        _ => input.modality,
+    };
     match modality {
         Modality::Audio => "var(--audio)",
         Modality::Video => "var(--video)",

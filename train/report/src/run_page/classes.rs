@@ -7,7 +7,7 @@ use super::dots::{Dots, Series};
 use super::number::{percent, percent_average};
 use crate::run_folder::RunSummary;
 use crate::statistics::{Average, mean};
-use datasets::Modality;
+use datasets::InputName;
 use maud::{Markup, html};
 use serde_json::Value;
 
@@ -54,7 +54,7 @@ fn figures(chapter: &Chapter, experiment: &Experiment) -> Markup {
         (scores.markup("Dot plot of the score of each class, by available modalities"))
         @if chapter.multi_label {
             h3 { "Precision, recall and F1" }
-            p.note { "With both modalities" (over_runs) "." }
+            p.note { "With all inputs" (over_runs) "." }
             (precision_and_recall(chapter, runs)
                 .markup("Dot plot of precision, recall and F1 of each class"))
         } @else {
@@ -132,7 +132,7 @@ fn scores(chapter: &Chapter, experiment: &Experiment) -> Dots {
 
 /// The scores with the mask token minus those with zeros.
 fn gain(chapter: &Chapter, runs: &[&RunSummary]) -> Dots {
-    let [_, alone @ ..] = chapter.availabilities();
+    let alone = chapter.availabilities().split_off(1);
     let series = alone.iter().map(Series::from).collect();
     let mut dots = Dots::new(
         "gain, percentage points",
@@ -159,7 +159,7 @@ fn gain(chapter: &Chapter, runs: &[&RunSummary]) -> Dots {
 fn class_gain(
     chapter: &Chapter,
     run: &RunSummary,
-    missing: Option<Modality>,
+    missing: Option<InputName>,
     class: usize,
 ) -> Option<f64> {
     let score = |token| {
@@ -199,17 +199,18 @@ fn complete(run: &RunSummary) -> Option<&Value> {
 
 /// The distances of mask tokens from class tokens.
 fn distances(chapter: &Chapter, runs: &[&RunSummary]) -> Dots {
-    let [m1, m2] = chapter.modalities;
-    let [_, first, second] = chapter.availabilities();
-    let series = [(first, m2), (second, m1)].map(|(alone, stands_for)| Series {
-        name: format!("for {stands_for}, {}", alone.name),
-        colour: alone.colour.to_string(),
-        symbol: alone.symbol,
+    let alone = chapter.availabilities().split_off(1);
+    let series = alone.iter().filter_map(|alone| {
+        Some(Series {
+            name: format!("for {}, {}", alone.missing?, alone.name),
+            colour: alone.colour.to_string(),
+            symbol: alone.symbol,
+        })
     });
     let mut dots = Dots::new(
         "mean squared distance",
         chapter.classes,
-        series.into(),
+        series.collect(),
         |s, class| {
             average(runs, |run| {
                 complete(run)?["alignment"]["classes"][class][s].as_f64()

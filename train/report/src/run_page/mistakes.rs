@@ -10,7 +10,7 @@ use datasets::Split;
 use features::Shards;
 use features::shards::{Content, RowReader};
 use maud::{Markup, html};
-use page::{Input, Sample};
+use page::{Input, Sample, SampleInput};
 use std::collections::BTreeSet;
 
 /// The number of samples of each availability.
@@ -199,22 +199,22 @@ fn inputs<'a>(
     prediction: &'a Prediction,
     contents: &'a [Option<Content>; 2],
 ) -> Sample<'a> {
-    let input = |m: usize| {
-        let modality = run.config.modalities[m];
-        let input = match &contents[m] {
+    let names = run.config.modalities.names().zip(contents);
+    let inputs = names.map(|(name, content)| SampleInput {
+        name,
+        content: match content {
             Some(content) => Input::Present(content),
-            None if view.availability.missing == Some(modality) => {
+            None if view.availability.missing == Some(name) => {
                 Input::Missing(Some("hidden from the model"))
             }
             None => Input::Missing(Some("the sample has none")),
-        };
-        (modality, input)
-    };
+        },
+        frame_times: &[],
+        seconds: None,
+    });
     Sample {
         id: &prediction.id,
-        inputs: [input(0), input(1)],
-        frame_times: &[],
-        seconds: [None, None],
+        inputs: inputs.collect(),
         error: None,
     }
 }

@@ -152,7 +152,7 @@ fn scores_by_rate(run: &RunSummary) -> BTreeMap<String, BTreeMap<u32, f64>> {
             scores.entry(rate).or_default().push(score);
         }
     }
-    for missing in run.config.modalities {
+    for missing in run.config.modalities.pair().into_iter().flatten() {
         if let Some(score) = run.test_evaluation(Some(missing), token).and_then(score) {
             let scores = all.entry(format!("missing-{missing}")).or_default();
             scores.insert(1000, vec![score]);

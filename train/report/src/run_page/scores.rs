@@ -5,7 +5,7 @@ use super::number::{percent, percent_average};
 use crate::run_folder::{EncoderSize, main_metric};
 use crate::scores::score_rows;
 use crate::statistics::Average;
-use datasets::Modality;
+use datasets::InputName;
 use maud::{Markup, html};
 
 /// The head of a chapter: what was trained on what, and the scores with each modality missing.
@@ -32,19 +32,22 @@ pub fn section(chapter: &Chapter) -> Markup {
 /// Says in one sentence what was trained on what.
 fn what_was_trained(chapter: &Chapter) -> String {
     let classes = chapter.classes.len();
-    let [first, second] = chapter.modalities;
     // The encoder of a modality that a run does not use has no size; another run may tell it.
     let runs_of_all = || chapter.groups.iter().flat_map(|e| &e.group.runs);
-    let size = |m: usize| {
-        let uses = |only: Modality| only == chapter.modalities[m];
+    let size = |m: usize, input: InputName| {
+        let uses = |only: InputName| only == input;
         let run = runs_of_all().find(|run| run.config.settings.modality.is_none_or(uses));
-        run.map_or("not used".into(), |run| {
-            encoder_size(&run.config.encoders[m])
-        })
+        let size = run.and_then(|run| run.config.encoders.get(m));
+        size.map_or("not used".into(), encoder_size)
     };
-    let [a, b] = [size(0), size(1)];
+    let inputs: Vec<String> = chapter
+        .modalities
+        .names()
+        .enumerate()
+        .map(|(m, input)| format!("{input} ({})", size(m, input)))
+        .collect();
     let runs: usize = chapter.groups.iter().map(|e| e.group.runs.len()).sum();
-    let encoders = format!("{classes} classes from {first} ({a}) and {second} ({b})");
+    let encoders = format!("{classes} classes from {}", inputs.join(" and "));
     match &chapter.groups[..] {
         [experiment] => format!("{encoders}; {}.", repetitions(experiment)),
         groups => format!("{encoders}; {runs} runs of {} experiments.", groups.len()),
@@ -175,7 +178,7 @@ fn name(experiment: &Experiment) -> Markup {
 fn score(
     chapter: &Chapter,
     experiment: &Experiment,
-    missing: Option<datasets::Modality>,
+    missing: Option<InputName>,
 ) -> Option<Average> {
     let metric = main_metric(chapter.multi_label);
     let runs = experiment.group.runs.iter();
