@@ -126,7 +126,6 @@ fn whole_line(raw: &Raw, name: &str, columns: &str, inputs: &[&str]) -> PathBuf 
         }
         run(&mut eval).expect(EXIT_DONE).json()
     };
-    // Of one input alone, a sample that lacks it is left out.
     let lacking = usize::from(inputs == ["text"]);
     assert_eq!(evaluate(None)["counts"]["samples"], SAMPLES / 6 - lacking);
     match inputs {
