@@ -57,11 +57,14 @@ pub fn parameter_table(
         let total = shape.iter().product();
         table.push(ParameterCount::new(name.to_string(), total, true));
     }
-    let head = classes * variant.fusion.width(d) + classes;
-    table.push(ParameterCount::new(
-        format!("head, {classes} classes"),
-        head,
-        true,
-    ));
+    let heads = variant.method.heads(&modalities.into(), variant.fusion, d);
+    for head in heads {
+        let name = match head.prefix.split('.').nth(1) {
+            Some(name) => format!("{name} head, {classes} classes"),
+            None => format!("head, {classes} classes"),
+        };
+        let total = classes * head.width + classes;
+        table.push(ParameterCount::new(name, total, true));
+    }
     table
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! An encoder runs on the samples that have its modality and on no others. The baselines of
-//! [`Variant`] change which weights learn and how the tokens are fused, nothing else.
+//! [`Variant`] change which weights learn and how the tokens are fused; a [`Method`] other than U2A
+//! brings its own heads and objective.
 
 mod branch;
 mod frames;
@@ -22,8 +23,9 @@ use crate::encoder::Encoder;
 use crate::encoder::lora::LoraConfig;
 use crate::encoder::weights::Weights;
 use crate::init::{kaiming_bound, uniform};
+use crate::methods::{HeadShape, MethodState};
 use crate::pair::{Pair, Slot};
-use crate::variant::{Adaptation, Variant};
+use crate::variant::{Adaptation, Method, Variant};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use datasets::Modality;
@@ -37,20 +39,43 @@ pub struct U2a {
     branches: Pair<Branch>,
     /// The fusion's own layers by name.
     fusion: Vec<(&'static str, Tensor)>,
-    /// The head's weight, `classes x width`.
-    weight: Tensor,
-    /// The head's bias, `classes`.
-    bias: Tensor,
+    /// The linear heads: one, or those of the method.
+    heads: Vec<LinearHead>,
+    /// What the method keeps from step to step.
+    method_state: MethodState,
     lora: LoraConfig,
     variant: Variant,
     /// The device of everything that learns.
     device: Device,
 }
 
+/// A linear layer that gives logits.
+struct LinearHead {
+    /// What stands before `weight` and `bias` in the names of its tensors.
+    prefix: String,
+    /// `classes x width`.
+    weight: Tensor,
+    /// `classes`.
+    bias: Tensor,
+}
+
+impl LinearHead {
+    /// Draws a new head, as PyTorch's `nn.Linear` does.
+    fn new(shape: HeadShape, classes: usize, rng: &mut Rng) -> Result<LinearHead> {
+        let HeadShape { prefix, width } = shape;
+        let bound = kaiming_bound(width);
+        Ok(LinearHead {
+            prefix,
+            weight: uniform(rng, (classes, width), bound)?,
+            bias: uniform(rng, classes, bound)?,
+        })
+    }
+}
+
 /// The name and the value of one learnable tensor.
 pub struct Parameter<'a> {
     /// `MODALITY/KEY` for adapters and encoder weights, `mask_token.MODALITY`, `fusion.LAYER.KEY`,
-    /// `weight`, `bias`.
+    /// `weight`, `bias`; `head.NAME.weight`, `head.NAME.bias` if the method has several heads.
     pub name: String,
     /// The value.
     pub tensor: &'a Tensor,
@@ -150,16 +175,17 @@ impl U2aBuilder {
                 Branch::new(modality, encoder, weights, lora, seed, slot)
             });
         let mut rng = Rng::new(seed, &[INIT_HEAD]);
-        let width = variant.fusion.width(d);
-        let bound = kaiming_bound(width);
+        let heads = variant.method.heads(&self.modalities, variant.fusion, d);
+        let heads = heads.into_iter();
+        let heads = heads.map(|shape| LinearHead::new(shape, self.classes, &mut rng));
         let mut model = U2a {
             branches: Pair {
                 m1: first?,
                 m2: second?,
             },
             fusion: variant.fusion.new_layers(d, seed)?,
-            weight: uniform(&mut rng, (self.classes, width), bound)?,
-            bias: uniform(&mut rng, self.classes, bound)?,
+            heads: heads.collect::<Result<_>>()?,
+            method_state: MethodState::new(variant.method, &[], &[]),
             lora,
             variant,
             device: self.device,
@@ -204,24 +230,51 @@ impl U2a {
         &self.device
     }
 
+    /// Returns the method.
+    pub fn method(&self) -> Method {
+        self.variant.method
+    }
+
+    /// Returns what the method keeps from step to step.
+    pub fn method_state(&self) -> &MethodState {
+        &self.method_state
+    }
+
+    /// Returns what the method keeps from step to step, to change it.
+    pub fn method_state_mut(&mut self) -> &mut MethodState {
+        &mut self.method_state
+    }
+
+    /// Puts the method's state to the start of a run on the training samples `ids`, of each of
+    /// which the model gets the modalities `present`.
+    pub fn start_method(&mut self, ids: &[String], present: &[[bool; 2]]) {
+        self.method_state = MethodState::new(self.variant.method, ids, present);
+    }
+
     /// Returns whether the variant uses a modality.
     fn uses(&self, slot: Slot) -> bool {
         self.variant.uses(self.branches[slot].modality())
     }
 
     /// Lists all learnable tensors in a fixed order: the first encoder's adapters (in full
-    /// fine-tuning its weights) and mask token, the second's, the fusion's layers, the head.
+    /// fine-tuning its weights) and mask token, the second's, the fusion's layers, the heads.
     pub fn parameters(&self) -> Vec<Parameter<'_>> {
         let mut list = Vec::new();
         for branch in self.branches() {
             list.extend(branch.parameters());
         }
         let layers = self.fusion.iter().map(|(name, tensor)| (*name, tensor));
-        let head = [("weight", &self.weight), ("bias", &self.bias)];
-        list.extend(layers.chain(head).map(|(name, tensor)| Parameter {
+        list.extend(layers.map(|(name, tensor)| Parameter {
             name: name.to_string(),
             tensor,
         }));
+        for head in &self.heads {
+            let tensors = [("weight", &head.weight), ("bias", &head.bias)];
+            list.extend(tensors.map(|(name, tensor)| Parameter {
+                name: format!("{}{name}", head.prefix),
+                tensor,
+            }));
+        }
         list
     }
 
@@ -256,8 +309,11 @@ impl U2a {
         self.fusion
             .iter_mut()
             .try_for_each(|(_, tensor)| set(tensor))?;
-        set(&mut self.weight)?;
-        set(&mut self.bias)
+        for head in &mut self.heads {
+            set(&mut head.weight)?;
+            set(&mut head.bias)?;
+        }
+        Ok(())
     }
 
     /// Converts all learnable tensors to another number type, for gradient checks in f64.

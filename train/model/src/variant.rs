@@ -4,6 +4,64 @@
 use datasets::Modality;
 use serde::{Deserialize, Serialize};
 
+/// The method that is trained. Every method but U2A computes its own objective from the class tokens
+/// of the same encoders: see [`crate::methods`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+#[clap(rename_all = "kebab-case")]
+pub enum Method {
+    /// U2A, and its variants by adaptation, fusion and gradient modulation.
+    #[default]
+    U2a,
+    /// Quality-aware multimodal fusion (Zhang et al., ICML 2023).
+    Qmf,
+}
+
+impl Method {
+    /// Returns the name, as the setting `method` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::U2a => "u2a",
+            Method::Qmf => "qmf",
+        }
+    }
+
+    /// Returns whether the objective is defined for data with several classes per sample.
+    pub fn is_multi_label(self) -> bool {
+        match self {
+            Method::U2a => true,
+            // The energy score is that of one softmax over the classes.
+            Method::Qmf => false,
+        }
+    }
+}
+
+/// The hyperparameters of the methods; each method reads its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MethodSettings {
+    /// QMF's.
+    pub qmf: QmfSettings,
+}
+
+/// The hyperparameters of QMF.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QmfSettings {
+    /// The weight lambda of the ranking regulariser.
+    pub lambda: f64,
+    /// The temperature T of the energy score.
+    pub temperature: f64,
+}
+
+impl Default for QmfSettings {
+    /// The published code's values.
+    fn default() -> Self {
+        QmfSettings {
+            lambda: 0.1,
+            temperature: 1.0,
+        }
+    }
+}
+
 /// Which weights of the encoders learn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -67,6 +125,10 @@ pub enum MissingToken {
 /// A variant of the model; the default is U2A.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Variant {
+    /// The method that is trained.
+    pub method: Method,
+    /// The hyperparameters of the method.
+    pub method_settings: MethodSettings,
     /// Which weights of the encoders learn.
     pub adaptation: Adaptation,
     /// The only modality that is used, in a unimodal baseline.

@@ -4,6 +4,7 @@
 //! the dataset in `configs/`, `--set key=value`, and flags. Each layer is a [`SettingsOverrides`].
 //! A run folder keeps them in its [`RunConfig`].
 
+mod method;
 mod modality_dropout;
 mod overrides;
 mod run_config;
@@ -19,7 +20,7 @@ use model::encoder::lora::LoraConfig;
 use model::loss::{ALIGN_WEIGHT, LossConfig};
 use model::ogm_ge::OGM_ALPHA;
 use model::peft::ModuleNames;
-use model::variant::{Adaptation, Fusion, MissingToken, Modulation, Variant};
+use model::variant::{Adaptation, Fusion, Method, MissingToken, Modulation, QmfSettings, Variant};
 use serde::{Deserialize, Serialize};
 
 /// The settings of a run, by the names that `--set` and `config.toml` use.
@@ -52,6 +53,12 @@ pub struct Settings {
     pub eps: f64,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
+    /// The method that is trained. Methods other than U2A have an objective of their own.
+    pub method: Method,
+    /// Weight of QMF's ranking regulariser.
+    pub qmf_lambda: f64,
+    /// Temperature of QMF's energy score.
+    pub qmf_temperature: f64,
     /// Weights of the encoders that are trained.
     pub adapt: Adaptation,
     /// The only modality that is used. Without a value, the model uses two.
@@ -129,6 +136,7 @@ impl Default for Settings {
     fn default() -> Self {
         let adamw = AdamWConfig::default();
         let lora = LoraConfig::default();
+        let qmf = QmfSettings::default();
         Settings {
             epochs: 10,
             max_steps: None,
@@ -142,6 +150,9 @@ impl Default for Settings {
             beta2: adamw.beta2,
             eps: adamw.eps,
             weight_decay: adamw.weight_decay,
+            method: Method::U2a,
+            qmf_lambda: qmf.lambda,
+            qmf_temperature: qmf.temperature,
             adapt: Adaptation::Lora,
             modality: None,
             fusion: Fusion::Sum,
@@ -187,7 +198,7 @@ const CONFIGS: [(&str, &str); 5] = [
 
 impl Settings {
     /// The settings of a run on a dataset. A dataset without a file in `configs/` gets that of its
-    /// kind, image-text or audio-video.
+    /// kind, image-text or audio-video. A method other than U2A has defaults of its own.
     ///
     /// # Errors
     /// The settings contradict each other, or a value is out of range.
@@ -206,6 +217,8 @@ impl Settings {
             .ok_or_else(|| anyhow!("configs/{kind}.toml is missing"))?;
         let base: SettingsOverrides =
             toml::from_str(text).with_context(|| format!("configs/{name}.toml"))?;
+        let method = base.updated_with(overrides)?.method.unwrap_or_default();
+        let base = base.updated_with(&SettingsOverrides::of_method(method))?;
         let settings: Settings = base.updated_with(overrides)?.to_table()?.try_into()?;
         settings.check()?;
         Ok(settings)
@@ -252,6 +265,7 @@ impl Settings {
                 );
             }
         }
+        self.check_method()?;
         if self.text_length < 3 {
             bail!("text_length must be at least 3: class, one word piece, separator");
         }
@@ -272,12 +286,20 @@ impl Settings {
         if multi_label && self.modulation != Modulation::None {
             bail!("modulation is defined for one class per sample; these data have several");
         }
+        if multi_label && !self.method.is_multi_label() {
+            bail!(
+                "method {} is defined for one class per sample; these data have several",
+                self.method.as_str()
+            );
+        }
         Ok(())
     }
 
     /// The variant of the model.
     pub(crate) fn variant(&self) -> Variant {
         Variant {
+            method: self.method,
+            method_settings: self.method_settings(),
             adaptation: self.adapt,
             modality: self.modality,
             fusion: self.fusion,
@@ -317,9 +339,7 @@ impl Settings {
 
     /// Refuses settings that cannot be trained on this device.
     pub(crate) fn check_device(&self, compute: &Compute) -> Result<()> {
-        if self.modulation != Modulation::None && self.micro_batch.is_some() {
-            bail!("gradient modulation balances whole batches; leave micro_batch out");
-        }
+        self.check_whole_batches(1)?;
         if self.reproducible && self.precision != Precision::F32 {
             bail!(
                 "--reproducible: only in precision f32 do all processors give the same numbers, and precision is {}",

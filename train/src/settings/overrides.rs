@@ -8,7 +8,7 @@ use datasets::Modality;
 use engine::Precision;
 use model::encoder::StoredActivations;
 use model::peft::ModuleNames;
-use model::variant::{Adaptation, Fusion, MissingToken, Modulation};
+use model::variant::{Adaptation, Fusion, Method, MissingToken, Modulation};
 use serde::{Deserialize, Serialize};
 use util::suggest::did_you_mean;
 
@@ -54,6 +54,13 @@ pub struct SettingsOverrides {
     pub eps: Option<f64>,
     #[arg(skip)]
     pub weight_decay: Option<f64>,
+    /// Method that is trained; those other than u2a are compared with it [default: u2a]
+    #[arg(long)]
+    pub method: Option<Method>,
+    #[arg(skip)]
+    pub qmf_lambda: Option<f64>,
+    #[arg(skip)]
+    pub qmf_temperature: Option<f64>,
     /// Weights of the encoders that are trained [default: lora]
     #[arg(long)]
     pub adapt: Option<Adaptation>,
@@ -216,7 +223,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_overridden() {
         let names = setting_names();
-        assert_eq!(names.len(), 39);
+        assert_eq!(names.len(), 42);
         // With every setting given, both structs have to have the same fields.
         let full = Settings {
             max_steps: Some(1),

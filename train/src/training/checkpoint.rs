@@ -4,6 +4,7 @@
 //! RUN/checkpoint-00000120/   audio/ video/ (or image/ text/): PEFT adapters
 //!                            weights/KIND/: whole encoders instead, in full fine-tuning
 //!                            head.safetensors  optimizer.safetensors  state.json
+//!                            method.safetensors: the state of a method that has one
 //! RUN/best/                  the same files, of the best checkpoint so far
 //! ```
 
@@ -26,6 +27,7 @@ use util::cli::one_line;
 const PREFIX: &str = "checkpoint-";
 const HEAD_FILE: &str = "head.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const METHOD_FILE: &str = "method.safetensors";
 const STATE_FILE: &str = "state.json";
 /// The folder of whole encoders in a checkpoint, which `--weights` takes.
 const WEIGHTS_FOLDER: &str = "weights";
@@ -84,6 +86,10 @@ pub fn write(
             &folder.join(OPTIMIZER_FILE),
             &optimizer_tensors(model, optimizer)?,
         )?;
+        let method = model.method_state().tensors()?;
+        if !method.is_empty() {
+            save(&folder.join(METHOD_FILE), &method)?;
+        }
         let text = serde_json::to_string_pretty(state)? + "\n";
         fs::write(folder.join(STATE_FILE), text)?;
         Ok(())
@@ -358,11 +364,13 @@ pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
     model.set_parameters(values)
 }
 
-/// Loads the optimizer state and the position of the run.
+/// Loads the optimizer state, the method's state and the position of the run. The model's method
+/// has been put to the start of the run ([`U2a::start_method`]).
 ///
 /// # Errors
 /// A file cannot be read, or does not fit the model.
-pub fn read_state(checkpoint: &Path, model: &U2a, optimizer: &mut AdamW) -> Result<State> {
+pub fn read_state(checkpoint: &Path, model: &mut U2a, optimizer: &mut AdamW) -> Result<State> {
+    read_method_state(checkpoint, model)?;
     let path = checkpoint.join(OPTIMIZER_FILE);
     let tensors = load(&path)?;
     optimizer.moments = model
@@ -397,6 +405,16 @@ pub fn read_state(checkpoint: &Path, model: &U2a, optimizer: &mut AdamW) -> Resu
             path.display()
         )
     })
+}
+
+fn read_method_state(checkpoint: &Path, model: &mut U2a) -> Result<()> {
+    if model.method_state().tensors()?.is_empty() {
+        return Ok(());
+    }
+    let path = checkpoint.join(METHOD_FILE);
+    let (tensors, device) = (load(&path)?, model.device().clone());
+    let restored = model.method_state_mut().restore(&tensors, &device);
+    restored.with_context(|| path.display().to_string())
 }
 
 fn load(path: &Path) -> Result<HashMap<String, Tensor>> {

@@ -8,10 +8,11 @@ use crate::encoder::{
 };
 use crate::fusion;
 use crate::loss::LossConfig;
+use crate::methods::StateUpdate;
 use crate::ogm_ge;
 use crate::pair::{Pair, Slot};
 use crate::token_selection::{AlignmentPair, ModalityTokens, alignment_pairs};
-use crate::variant::{Adaptation, MissingToken};
+use crate::variant::{Adaptation, Method, MissingToken};
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor, Var};
 use candle_nn::Optimizer;
@@ -100,6 +101,9 @@ pub struct StepResult {
     /// The gradients in the order of [`U2a::parameters`]; `None` where the tensor took no part in
     /// the step.
     pub grads: Vec<Option<Tensor>>,
+    /// What the method's state takes from the step if it is made: see
+    /// [`MethodState::apply`](crate::methods::MethodState::apply).
+    pub update: Option<StateUpdate>,
 }
 
 /// The losses of one training step.
@@ -171,9 +175,22 @@ impl U2a {
         options: &StepOptions,
         config: &LossConfig,
     ) -> Result<StepResult> {
+        self.step_pass(batch, uploaded, options, config, 0)
+    }
+
+    /// [`U2a::step_uploaded`] for one of the updates that a batch gives:
+    /// [`Method::updates_per_batch`].
+    pub fn step_pass(
+        &self,
+        batch: &Batch,
+        uploaded: [Option<&Uploaded>; 2],
+        options: &StepOptions,
+        config: &LossConfig,
+        pass: usize,
+    ) -> Result<StepResult> {
         let encoded =
             Pair::try_from_fn(|slot| self.encode(slot, batch, uploaded[slot.index()], options))?;
-        let head = self.head_step(batch, &encoded, options, config)?;
+        let head = self.head_step(batch, &encoded, options, config, pass)?;
         let mut grads = Vec::new();
         for (slot, (encoded, d_tokens)) in encoded.zip(head.d_tokens).entries() {
             let first = grads.len();
@@ -182,11 +199,12 @@ impl U2a {
                 self.modulate(&mut grads, first, coefficients[slot], options)?;
             }
         }
-        grads.extend(head.d_layers.into_iter().map(Some));
+        grads.extend(head.d_layers);
         Ok(StepResult {
             losses: head.losses,
             logits: head.logits,
             grads,
+            update: head.update,
         })
     }
 
@@ -336,6 +354,7 @@ impl U2a {
         batch: &Batch,
         missing_token: MissingToken,
     ) -> Result<Scores> {
+        self.check_method(missing_token)?;
         let tokens = Pair::try_from_fn(|slot| -> Result<_> {
             let input = batch.inputs[slot.index()].as_ref();
             let Some(input) = input.filter(|_| self.uses(slot)) else {
@@ -353,13 +372,18 @@ impl U2a {
         })?;
         let selected = self.select_tokens(batch, &tokens, missing_token)?;
         let layers: Vec<Tensor> = self.layer_tensors().cloned().collect();
-        let logits = self
-            .variant
-            .fusion
-            .logits(&selected, &fusion::linear_layers(&layers))?;
+        let layers = fusion::linear_layers(&layers);
+        let (variant, present) = (&self.variant, &batch.present);
+        let logits = variant
+            .method
+            .logits(variant, &selected, present, &layers)?;
         Ok(Scores {
             logits: logits.to_dtype(DType::F32)?.to_vec2()?,
-            alignment: alignment_distances(batch, &tokens)?,
+            alignment: match variant.method {
+                Method::U2a => alignment_distances(batch, &tokens)?,
+                // Nothing has aligned the mask tokens.
+                _ => Vec::new(),
+            },
         })
     }
 }

@@ -1,0 +1,289 @@
+//! The methods that U2A is compared with, against PyTorch: golden values of
+//! `tests/golden/methods.py`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use candle_core::{DType, Device, Tensor, Var};
+use common::{Measured, distance, encoder, flat, golden_batch, load};
+use datasets::Modality;
+use engine::AdamWConfig;
+use model::encoder::StoredActivations;
+use model::encoder::config::Kind;
+use model::encoder::lora::LoraConfig;
+use model::loss::LossConfig;
+use model::methods::qmf;
+use model::u2a::{MicroBatch, StepOptions, U2a};
+use model::variant::{Method, MethodSettings, MissingToken, QmfSettings, Variant};
+use std::collections::HashMap;
+
+const AUDIO_VIDEO: [Modality; 2] = [Modality::Audio, Modality::Video];
+const STEPS: usize = 3;
+/// The samples of the formulas' steps, and of the encoders' pool.
+const SAMPLES: usize = 9;
+const POOL: usize = 8;
+const CLASSES: usize = 6;
+/// The gradient descent on given tokens.
+const RATE: f64 = 0.3;
+/// What the contract promises of formulas in f64, which are stored as f32.
+const FORMULA: f64 = 1e-6;
+
+const SETTINGS: MethodSettings = MethodSettings {
+    qmf: QmfSettings {
+        lambda: 0.1,
+        temperature: 1.5,
+    },
+};
+
+fn ids(samples: impl IntoIterator<Item = usize>) -> Vec<String> {
+    samples.into_iter().map(|s| s.to_string()).collect()
+}
+
+fn whole(t: &Tensor) -> Vec<usize> {
+    flat(t).into_iter().map(|v| v as usize).collect()
+}
+
+fn pairs(t: &Tensor) -> Vec<[bool; 2]> {
+    let values = flat(t);
+    values
+        .chunks_exact(2)
+        .map(|v| [v[0] == 1.0, v[1] == 1.0])
+        .collect()
+}
+
+/// One step of the formulas: its tokens, and the heads as variables.
+struct Given<'a> {
+    golden: &'a HashMap<String, Tensor>,
+    key: String,
+    tokens: [Var; 2],
+    heads: Vec<(String, Var)>,
+    samples: Vec<String>,
+    present: Vec<[bool; 2]>,
+    labels: Vec<u32>,
+}
+
+impl Given<'_> {
+    /// Returns the logits of the head `name` on the tokens `x`.
+    fn logits(&self, name: &str, x: &Tensor) -> Tensor {
+        let tensor = |key: &str| {
+            let wanted = format!("{name}{key}");
+            let found = self.heads.iter().find(|(name, _)| *name == wanted);
+            found.unwrap().1.as_tensor()
+        };
+        let product = x.matmul(&tensor("weight").t().unwrap()).unwrap();
+        product.broadcast_add(tensor("bias")).unwrap()
+    }
+
+    fn tokens(&self, m: usize) -> &Tensor {
+        self.tokens[m].as_tensor()
+    }
+
+    /// Compares a value of the step with PyTorch's.
+    fn check(&self, measured: &mut Measured, name: &str, got: &Tensor) {
+        let far = distance(got, &self.golden[&format!("{}.{name}", self.key)]);
+        measured.check(
+            "formulas in f64",
+            format!("{} {name}", self.key),
+            far,
+            FORMULA,
+        );
+    }
+}
+
+/// Makes three steps of gradient descent on the heads of a method, given class tokens. `objective`
+/// returns loss, task loss and logits of a step, `after_step` the state after it.
+fn formulas(
+    method: &str,
+    mut objective: impl FnMut(usize, &Given) -> [Tensor; 3],
+    mut after_step: impl FnMut(&Given) -> HashMap<String, Tensor>,
+) {
+    let golden = load("methods.safetensors");
+    let mut measured = Measured::default();
+    let double = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+    let prefix = format!("formulas.{method}.initial.");
+    let mut heads: Vec<(String, Tensor)> = golden
+        .iter()
+        .filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?.to_string(), double(t))))
+        .collect();
+    assert!(!heads.is_empty());
+    let labels = flat(&golden["formulas.labels"]);
+    for step in 0..STEPS {
+        let of = |name: &str| &golden[&format!("formulas.step{step}.{name}")];
+        let samples = whole(of("samples"));
+        let given = Given {
+            golden: &golden,
+            key: format!("formulas.{method}.step{step}"),
+            tokens: ["m1", "m2"]
+                .map(|m| Var::from_tensor(&double(of(&format!("tokens.{m}")))).unwrap()),
+            heads: heads
+                .iter()
+                .map(|(name, t)| (name.clone(), Var::from_tensor(t).unwrap()))
+                .collect(),
+            labels: samples.iter().map(|s| labels[*s] as u32).collect(),
+            samples: ids(samples),
+            present: pairs(of("present")),
+        };
+        let [loss, task, logits] = objective(step, &given);
+        for (name, got) in [("loss", &loss), ("task", &task), ("logits", &logits)] {
+            given.check(&mut measured, name, got);
+        }
+        let store = loss.backward().unwrap();
+        for (m, var) in given.tokens.iter().enumerate() {
+            let name = format!("grad.tokens.m{}", m + 1);
+            given.check(&mut measured, &name, store.get(var).unwrap());
+        }
+        heads = given
+            .heads
+            .iter()
+            .map(|(name, var)| {
+                let grad = store.get(var).unwrap();
+                given.check(&mut measured, &format!("grad.{name}"), grad);
+                let moved = (var.as_tensor() - (grad * RATE).unwrap()).unwrap();
+                (name.clone(), moved.detach())
+            })
+            .collect();
+        for (name, tensor) in after_step(&given) {
+            given.check(&mut measured, &format!("state.{name}"), &tensor);
+        }
+    }
+}
+
+#[test]
+fn qmf_formulas_equal_pytorch() {
+    use std::cell::RefCell;
+    let complete = [[true, true]; SAMPLES];
+    let history = RefCell::new(qmf::LossHistory::new(&ids(0..SAMPLES), &complete));
+    let last = RefCell::new(None);
+    formulas(
+        "qmf",
+        |_, given| {
+            let logits = [
+                given.logits("head.audio.", given.tokens(0)),
+                given.logits("head.video.", given.tokens(1)),
+            ];
+            let logits = [&logits[0], &logits[1]];
+            let of_batch = history.borrow().of_batch(&given.samples, &given.present);
+            let (present, labels) = (&given.present, &given.labels);
+            let value = qmf::objective(logits, present, labels, &of_batch, &SETTINGS.qmf).unwrap();
+            let result = [value.loss.clone(), value.task.clone(), value.logits.clone()];
+            let losses = qmf::SampleLosses::new(&given.samples, present, &value).unwrap();
+            *last.borrow_mut() = Some(losses);
+            result
+        },
+        |_| {
+            history.borrow_mut().add(&last.take().unwrap());
+            history.borrow().tensors().unwrap()
+        },
+    );
+}
+
+fn model(method: Method) -> U2a {
+    let lora = LoraConfig {
+        dropout: 0.0,
+        ..LoraConfig::default()
+    };
+    let encoders = AUDIO_VIDEO.map(|m| encoder(Kind::of(m), DType::F32));
+    U2a::builder(AUDIO_VIDEO, encoders, CLASSES)
+        .lora(lora)
+        .variant(Variant {
+            method,
+            method_settings: SETTINGS,
+            ..Variant::default()
+        })
+        .build()
+        .unwrap()
+}
+
+/// Three training steps through the small encoders, then an evaluation. `before_step` is what the
+/// trainer does at the start of an epoch.
+fn trajectory(method: Method, mut before_step: impl FnMut(usize, &mut U2a)) {
+    let name = method.as_str();
+    let pool = load("u2a-audio-video.safetensors");
+    let golden = load("methods.safetensors");
+    let of = |key: &str| &golden[&format!("encoders.{name}.{key}")];
+    let mut measured = Measured::default();
+    let mut model = model(method);
+    let start = model.parameters().into_iter().map(|p| {
+        let own = golden.get(&format!("encoders.{name}.initial.{}", p.name));
+        own.unwrap_or_else(|| &pool[&format!("initial.{}", p.name)])
+            .clone()
+    });
+    let start = start.collect();
+    model.set_parameters(start).unwrap();
+    model.start_method(&ids(0..POOL), &[[true, true]; POOL]);
+    let mut optimizer = model.optimizer(AdamWConfig::default()).unwrap();
+    let config = LossConfig {
+        align_weight: 0.0,
+        align_stop_gradient: false,
+        multi_label: false,
+        missing_token: MissingToken::Zeros,
+    };
+    for step in 0..STEPS {
+        before_step(step, &mut model);
+        let at = |key: &str| &golden[&format!("encoders.step{step}.{key}")];
+        let batch = golden_batch(
+            &pool,
+            AUDIO_VIDEO,
+            &whole(at("samples")),
+            &pairs(at("present")),
+        );
+        let options = StepOptions {
+            seed: 0,
+            step: step as u32,
+            encoder_dropout: false,
+            stored: StoredActivations::All,
+            micro_batch: MicroBatch::FULL_BATCH,
+        };
+        let result = model.step(&batch, &options, &config).unwrap();
+        let losses = result.losses().unwrap();
+        for (what, got) in [("loss", losses.loss), ("task", losses.task)] {
+            let want = flat(of(what))[step];
+            let far = (got - want).abs() / want.abs();
+            measured.check("loss of a step", format!("{name} {step} {what}"), far, 1e-5);
+        }
+        if step == 0 {
+            assert!(distance(&result.logits, of("first.logits")) < 1e-5);
+            for (p, grad) in model.parameters().iter().zip(&result.grads) {
+                let far = distance(
+                    grad.as_ref().unwrap(),
+                    of(&format!("first.grad.{}", p.name)),
+                );
+                measured.check("first gradients", format!("{name} {}", p.name), far, 1e-4);
+            }
+        }
+        model.update(&mut optimizer, result.grads, 0.005).unwrap();
+        if let Some(update) = result.update {
+            model.method_state_mut().apply(update);
+        }
+    }
+    for p in model.parameters() {
+        let far = distance(p.tensor, of(&format!("final.{}", p.name)));
+        measured.check(
+            "tensors after 3 steps",
+            format!("{name} {}", p.name),
+            far,
+            1e-4,
+        );
+    }
+    let merged = model.merged_encoders().unwrap();
+    let all: Vec<usize> = (0..POOL).collect();
+    for (have, has) in [
+        ("both", [true, true]),
+        ("no_first", [false, true]),
+        ("no_second", [true, false]),
+    ] {
+        let batch = golden_batch(&pool, AUDIO_VIDEO, &all, &[has; POOL]);
+        let scores = model.score(&merged, &batch, MissingToken::Zeros).unwrap();
+        let logits = Tensor::new(scores.logits, &Device::Cpu).unwrap();
+        let far = distance(&logits, of(&format!("eval.{have}.logits")));
+        measured.check("evaluation logits", format!("{name} {have}"), far, 1e-4);
+        assert!(scores.alignment.is_empty());
+        assert!(model.score(&merged, &batch, MissingToken::Mask).is_err());
+    }
+}
+
+#[test]
+fn qmf_training_equals_pytorch() {
+    trajectory(Method::Qmf, |_, _| {});
+}
