@@ -79,6 +79,9 @@ class Qmf:
             self.seen.append((i, samples[rows], losses.detach().double().numpy()))
         return loss, task, fused
 
+    def before_step(self, step, tokens, samples, present, labels):
+        pass
+
     def after_step(self):
         for i, samples, losses in self.seen:
             self.history[i][samples] += losses
@@ -90,11 +93,122 @@ class Qmf:
         return self.fuse([apply(head, t) for head, t in zip(self.heads.values(), tokens)], present)
 
 
-METHODS = [Qmf]
+class GBlend:
+    """A head per modality and a joint one; their losses are weighted by generalization over squared overfitting.
+
+    Each step is a super-epoch. `held_out` samples do not train; with them the losses are measured.
+    """
+
+    name = "g-blend"
+    held_out = (4, 7)
+
+    def __init__(self, width, classes, samples, dtype):
+        first, second = CASE.modalities
+        widths = {first: width, second: width, "joint": 2 * width}
+        self.heads = {f"head.{m}": linear(w, f"g-blend.{m}", dtype, classes) for m, w in widths.items()}
+        self.weights, self.last = np.full(3, 1 / 3), None
+
+    def losses(self, tokens, samples, present, labels, keep):
+        """The mean loss of each head over the samples that `keep` accepts, and the joint logits."""
+        kept = torch.tensor([keep(int(s)) for s in samples])
+        logits = [apply(head, x) for head, x in zip(self.heads.values(), [*tokens, torch.cat(tokens, 1)])]
+        counts = [present[:, 0].bool() & kept, present[:, 1].bool() & kept, kept]
+        return [F.cross_entropy(l[c], labels[c]) if c.any() else None for l, c in zip(logits, counts)], logits[2]
+
+    def before_step(self, step, tokens, samples, present, labels):
+        """Measures on the whole pool and estimates the weights of the super-epoch."""
+        held_out = lambda s: s in self.held_out
+        measure = lambda keep: np.array([v.item() for v in self.losses(tokens, samples, present, labels, keep)[0]])
+        train, held = measure(lambda s: not held_out(s)), measure(held_out)
+        if self.last is not None:
+            before_train, before_held = self.last
+            overfitting = np.abs((held - train) - (before_held - before_train))
+            weights = np.maximum(before_held - held, 0) / np.maximum(overfitting, 1e-3) ** 2
+            if weights.sum() > 0:
+                self.weights = weights / weights.sum()
+        self.last = (train, held)
+
+    def objective(self, tokens, samples, present, labels):
+        losses, logits = self.losses(tokens, samples, present, labels, lambda s: s not in self.held_out)
+        loss = sum(w * l for w, l in zip(self.weights, losses) if l is not None)
+        return loss, losses[2], logits
+
+    def after_step(self):
+        pass
+
+    def state(self):
+        return {"weights": self.weights.copy(), "losses.train": self.last[0], "losses.held_out": self.last[1]}
+
+    def predict(self, tokens, present):
+        return apply(self.heads["head.joint"], torch.cat(tokens, 1))
+
+
+class Pmr:
+    """A joint head on both class tokens; distances to class means classify each modality beside it.
+
+    Each step is an epoch.
+    """
+
+    name = "pmr"
+    alpha, momentum, entropy, entropy_epochs = 0.8, 0.3, 0.2, 2
+
+    def __init__(self, width, classes, samples, dtype):
+        self.heads = {"": linear(2 * width, "pmr", dtype, classes)}
+        self.classes = classes
+        self.prototypes, self.known, self.epoch = [None, None], [None, None], 0
+
+    def before_step(self, step, tokens, samples, present, labels):
+        """Class means over the whole pool."""
+        self.epoch = step
+        for i in range(2):
+            rows = present[:, i].bool()
+            one_hot = F.one_hot(labels[rows], self.classes).to(tokens[i])
+            count = one_hot.sum(0)
+            means = one_hot.T @ tokens[i][rows].detach() / count.clamp(min=1)[:, None]
+            if self.prototypes[i] is None:
+                self.prototypes[i] = means
+            else:
+                self.prototypes[i] = (1 - self.momentum) * means + self.momentum * self.prototypes[i]
+            self.known[i] = count > 0
+
+    def objective(self, tokens, samples, present, labels):
+        logits = apply(self.heads[""], torch.cat(tokens, 1))
+        task = F.cross_entropy(logits, labels)
+        complete = present.all(1)
+        cross, entropy, score = [], [], []
+        for i in range(2):
+            rows = present[:, i].bool()
+            distance = (tokens[i][:, None] - self.prototypes[i][None]).norm(dim=2)[:, self.known[i]]
+            column = self.known[i].cumsum(0) - 1  # the column of each class that has a prototype
+            log_p = F.log_softmax(-distance, 1)
+            true_class = log_p.gather(1, column[labels][:, None])[:, 0]
+            score.append(true_class[complete].detach().exp().sum().item())
+            cross.append(-true_class[rows].mean())
+            entropy.append(-(log_p.exp() * log_p).sum(1)[rows].mean())
+        ratio = score[0] / score[1]
+        beta, gamma = min(max(1 / ratio - 1, 0), 1), min(max(ratio - 1, 0), 1)
+        loss = task + self.alpha * (beta * cross[0] + gamma * cross[1])
+        if self.epoch < self.entropy_epochs:
+            loss = loss - self.entropy * (gamma * entropy[0] + beta * entropy[1])
+        return loss, task, logits
+
+    def after_step(self):
+        pass
+
+    def state(self):
+        out = {f"prototypes.m{i + 1}": p.clone() for i, p in enumerate(self.prototypes)}
+        return out | {f"known.m{i + 1}": k.to(torch.uint8) for i, k in enumerate(self.known)} | {"epoch": np.array([self.epoch])}
+
+    def predict(self, tokens, present):
+        return apply(self.heads[""], torch.cat(tokens, 1))
+
+
+METHODS = [Qmf, GBlend, Pmr]
 
 
 def parameters(method):
-    return {f"{head}.{k}": p for head, tensors in method.heads.items() for k, p in tensors.items()}
+    """The heads' tensors by name; a method's only head has no name."""
+    return {f"{head}.{k}".lstrip("."): p for head, tensors in method.heads.items() for k, p in tensors.items()}
 
 
 def given_tokens(step, dtype):
@@ -104,10 +218,19 @@ def given_tokens(step, dtype):
     return [(t * present[:, i : i + 1]).requires_grad_() for i, t in enumerate(drawn)], present
 
 
+def given_pool(step):
+    """The class tokens of all samples at the start of a step, exact in float32; sample 6 lacks m1, sample 8 m2."""
+    present = torch.ones(SAMPLES, 2, dtype=torch.int64)
+    present[6, 0] = present[8, 1] = 0
+    drawn = [tensor(normal((SAMPLES, WIDTH), 1.0, "methods", "pool", step, i)) for i in range(2)]
+    return [t * present[:, i : i + 1] for i, t in enumerate(drawn)], present
+
+
 def formulas(kind, out):
     """Three steps on given tokens, in float64."""
     method = kind(WIDTH, CLASSES, SAMPLES, torch.float64)
-    labels = torch.from_numpy(rng("methods", "labels").integers(0, CLASSES, SAMPLES))
+    # No sample has class 2: it gets no prototype.
+    labels = torch.from_numpy(np.array([0, 1, 3, 0, 1, 3, 1, 0, 3]))
     out["formulas.labels"] = labels
     key = f"formulas.{kind.name}"
     out |= {f"{key}.initial.{k}": p.detach().clone() for k, p in parameters(method).items()}
@@ -118,6 +241,11 @@ def formulas(kind, out):
             out[f"formulas.step{step}.tokens.m{i + 1}"] = t.detach().clone()
         out[f"formulas.step{step}.samples"] = samples
         out[f"formulas.step{step}.present"] = present.to(torch.uint8)
+        pool, has = given_pool(step)
+        for i, t in enumerate(pool):
+            out[f"formulas.step{step}.pool.m{i + 1}"] = t
+        out[f"formulas.step{step}.pool.present"] = has.to(torch.uint8)
+        method.before_step(step, pool, np.arange(SAMPLES), has, labels)
         loss, task, logits = method.objective(tokens, samples, present, labels[samples])
         loss.backward()
         at = f"{key}.step{step}"
@@ -175,6 +303,11 @@ def encoders(kind, dtype):
     for step in range(STEPS):
         samples = torch.tensor(ENCODER_BATCHES[step])
         present = torch.tensor(ENCODER_AVAILABLE[step])
+        everything = torch.arange(u2a.POOL)
+        with torch.no_grad():
+            complete = torch.ones(u2a.POOL, 2, dtype=torch.int64)
+            pool = model.class_tokens(inputs, everything, complete.bool())
+            model.method.before_step(step, pool, everything.numpy(), complete, labels)
         tokens = model.class_tokens(inputs, samples, present.bool())
         loss, task, logits = model.method.objective(tokens, samples.numpy(), present, labels[samples])
         optimiser.zero_grad(set_to_none=True)
@@ -188,7 +321,6 @@ def encoders(kind, dtype):
         tasks.append(task.item())
     out |= {f"{key}.loss": np.array(losses), f"{key}.task": np.array(tasks)}
     out |= {f"{key}.final.{k}": p.detach().clone() for k, p in trainable.items()}
-    everything = torch.arange(u2a.POOL)
     with torch.no_grad():
         for name, have in (("both", BOTH), ("no_first", NO_FIRST), ("no_second", NO_SECOND)):
             present = torch.tensor([have] * u2a.POOL)
@@ -212,6 +344,7 @@ def main():
     about = {
         "what": {
             "formulas.stepN.*": "the given class tokens [batch, width] of both modalities (zeros where missing), the samples and which modalities they have",
+            "formulas.stepN.pool.*": "the class tokens of all samples at the start of the step, from which losses and prototypes are measured",
             "formulas.METHOD.initial.*": "the heads before step 0",
             "formulas.METHOD.stepN.*": f"objective, task loss, logits and gradients of a step; then the heads move by -{RATE} times the gradient; state.* is the method's state after the step",
             "encoders.stepN.*": "samples of u2a-audio-video's pool and which modalities they have",
@@ -220,7 +353,15 @@ def main():
             "encoders.METHOD.first.*, final.*": "logits and gradients of step 0, trainable tensors after the last step",
             "encoders.METHOD.eval.HAVE.logits": "the final model on the whole pool, all with both, all without m1, all without m2",
         },
-        "setting": {"qmf": {"lambda": Qmf.lam, "temperature": Qmf.temperature}, "lr": CASE.lr},
+        "setting": {
+            "qmf": {"lambda": Qmf.lam, "temperature": Qmf.temperature},
+            "g-blend": {"held_out": GBlend.held_out, "super_epoch": "one step"},
+            "pmr": {
+                "alpha": Pmr.alpha, "momentum": Pmr.momentum, "entropy": Pmr.entropy,
+                "entropy_epochs": Pmr.entropy_epochs, "epoch": "one step",
+            },
+            "lr": CASE.lr,
+        },
         "computed": "float64, stored as float32",
         "float32_of_torch": {k: float(f"{v:.1e}") for k, v in spread.items()},
     }

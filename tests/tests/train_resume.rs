@@ -82,7 +82,7 @@ fn training_resumes_bit_for_bit() {
 #[test]
 fn methods_resume_bit_for_bit() {
     let data = CremaD::new(24);
-    for method in ["qmf"] {
+    for method in ["qmf", "g-blend", "pmr"] {
         let whole = kills_change_nothing(&data, &["--method", method], 4);
         let state = Path::new("best/method.safetensors");
         assert!(whole.contains_key(state), "{method} has no state");

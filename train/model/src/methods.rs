@@ -9,15 +9,16 @@
 //! encoder's sequence still ends with the mask token, as in the fusion baselines; its own output is
 //! not read.
 
+pub mod g_blend;
+pub mod pmr;
 pub mod qmf;
 
 use crate::fusion::forward;
 use crate::pair::{Pair, Slot};
 use crate::variant::{Fusion, Method, Variant};
 use anyhow::{Context, Result, bail};
-use candle_core::{D, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::Linear;
-use candle_nn::ops::log_softmax;
 use datasets::Modality;
 use std::collections::HashMap;
 
@@ -40,15 +41,20 @@ impl Method {
         let head = |prefix: String, width| HeadShape { prefix, width };
         let unimodal = |m: &Modality| head(format!("head.{m}."), d);
         match self {
-            Method::U2a => vec![head(String::new(), fusion.width(d))],
+            Method::U2a | Method::Pmr => vec![head(String::new(), fusion.width(d))],
             Method::Qmf => vec![unimodal(&modalities.m1), unimodal(&modalities.m2)],
+            Method::GBlend => vec![
+                unimodal(&modalities.m1),
+                unimodal(&modalities.m2),
+                head("head.joint.".to_string(), 2 * d),
+            ],
         }
     }
 
     /// Returns how many updates of the optimizer one batch gives.
     pub fn updates_per_batch(self) -> usize {
         match self {
-            Method::U2a | Method::Qmf => 1,
+            Method::U2a | Method::Qmf | Method::GBlend | Method::Pmr => 1,
         }
     }
 
@@ -61,11 +67,14 @@ impl Method {
         layers: &[Linear],
     ) -> Result<Tensor> {
         match (self, layers) {
-            (Method::U2a, layers) => variant.fusion.logits(tokens, layers),
+            (Method::U2a | Method::Pmr, layers) => variant.fusion.logits(tokens, layers),
             (Method::Qmf, [m1, m2]) => {
                 let logits = [forward(m1, &tokens.m1)?, forward(m2, &tokens.m2)?];
                 let temperature = variant.method_settings.qmf.temperature;
-                qmf::fused_logits([&logits[0], &logits[1]], present, temperature)
+                qmf::fused_logits(logits.each_ref(), present, temperature)
+            }
+            (Method::GBlend, [_, _, joint]) => {
+                forward(joint, &Tensor::cat(&[&tokens.m1, &tokens.m2], 1)?)
             }
             (_, layers) => bail!("{} layers for the method {self:?}", layers.len()),
         }
@@ -73,7 +82,7 @@ impl Method {
 }
 
 /// What an objective is computed from.
-#[allow(dead_code, reason = "no method reads each of them")]
+#[allow(dead_code, reason = "no method has several updates per batch yet")]
 pub(crate) struct ObjectiveInput<'a> {
     /// The model's variant, with the hyperparameters of its method.
     pub(crate) variant: &'a Variant,
@@ -122,23 +131,45 @@ pub enum MethodState {
     Stateless,
     /// QMF's loss history.
     Qmf(qmf::LossHistory),
+    /// G-Blend's weights.
+    GBlend(g_blend::Blending),
+    /// PMR's prototypes.
+    Pmr(pmr::Prototypes),
+}
+
+/// The training samples, as far as a method's state depends on them.
+#[derive(Clone, Copy, Default)]
+pub struct TrainingSplit<'a> {
+    /// Their ids.
+    pub ids: &'a [String],
+    /// Which modalities the model gets of each.
+    pub present: &'a [[bool; 2]],
+    /// The ids of those that measure the loss and do not train, for a method that asks for such
+    /// samples.
+    pub held_out: &'a [String],
 }
 
 impl MethodState {
-    /// Returns the state at the start of a run. `ids` and `present` are the training samples, and
-    /// which modalities the model gets of each.
-    pub fn new(method: Method, ids: &[String], present: &[[bool; 2]]) -> MethodState {
-        match method {
+    /// Returns the state at the start of a run of a model with `classes` and tokens of width `d`.
+    pub(crate) fn new(
+        method: Method,
+        split: &TrainingSplit,
+        (classes, d): (usize, usize),
+        device: &Device,
+    ) -> Result<MethodState> {
+        Ok(match method {
             Method::U2a => MethodState::Stateless,
-            Method::Qmf => MethodState::Qmf(qmf::LossHistory::new(ids, present)),
-        }
+            Method::Qmf => MethodState::Qmf(qmf::LossHistory::new(split.ids, split.present)),
+            Method::GBlend => MethodState::GBlend(g_blend::Blending::new(split.held_out)),
+            Method::Pmr => MethodState::Pmr(pmr::Prototypes::new(classes, d, DType::F32, device)?),
+        })
     }
 
     /// Takes over what a step has changed.
     pub fn apply(&mut self, update: StateUpdate) {
         match (self, update) {
             (MethodState::Qmf(history), StateUpdate::Qmf(losses)) => history.add(&losses),
-            (MethodState::Stateless, _) => {}
+            (_, StateUpdate::Qmf(_)) => {}
         }
     }
 
@@ -147,17 +178,21 @@ impl MethodState {
         match self {
             MethodState::Stateless => Ok(HashMap::new()),
             MethodState::Qmf(history) => history.tensors(),
+            MethodState::GBlend(blending) => blending.tensors(),
+            MethodState::Pmr(prototypes) => prototypes.tensors(),
         }
     }
 
-    /// Takes over the values of [`MethodState::tensors`]; `device` is that of the model.
+    /// Takes over the values of [`MethodState::tensors`].
     ///
     /// # Errors
     /// A tensor is missing, or has another shape than this run's.
-    pub fn restore(&mut self, tensors: &HashMap<String, Tensor>, _device: &Device) -> Result<()> {
+    pub fn restore(&mut self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         match self {
             MethodState::Stateless => Ok(()),
             MethodState::Qmf(history) => history.restore(tensors),
+            MethodState::GBlend(blending) => blending.restore(tensors),
+            MethodState::Pmr(prototypes) => prototypes.restore(tensors),
         }
     }
 }
@@ -171,7 +206,7 @@ pub(crate) fn objective(input: &ObjectiveInput) -> Result<Objective> {
                 forward(m2, &input.tokens.m2)?,
             ];
             let objective = qmf::objective(
-                [&logits[0], &logits[1]],
+                logits.each_ref(),
                 input.present,
                 &single_labels(input.labels)?,
                 &history.of_batch(input.ids, input.present),
@@ -185,12 +220,59 @@ pub(crate) fn objective(input: &ObjectiveInput) -> Result<Objective> {
                 update: Some(StateUpdate::Qmf(losses)),
             })
         }
+        (Method::GBlend, MethodState::GBlend(blending), [m1, m2, joint]) => {
+            let logits = g_blend_logits(input.tokens, [m1, m2, joint])?;
+            let objective = g_blend::objective(
+                logits.each_ref(),
+                input.present,
+                input.labels,
+                &blending.held_out(input.ids),
+                blending.weights(),
+                input.multi_label,
+            )?;
+            let [_, _, joint] = logits;
+            Ok(Objective {
+                loss: objective.loss,
+                task: objective.task,
+                logits: joint,
+                update: None,
+            })
+        }
+        (Method::Pmr, MethodState::Pmr(prototypes), layers) => {
+            let logits = input.variant.fusion.logits(input.tokens, layers)?;
+            let objective = pmr::objective(
+                &logits,
+                [&input.tokens.m1, &input.tokens.m2],
+                input.present,
+                &single_labels(input.labels)?,
+                prototypes,
+                &input.variant.method_settings.pmr,
+            )?;
+            Ok(Objective {
+                loss: objective.loss,
+                task: objective.task,
+                logits,
+                update: None,
+            })
+        }
         (method, ..) => bail!("no state or no heads for the method {method:?}"),
     }
 }
 
+/// Computes the logits of G-Blend's heads: of both modalities, and the joint one.
+pub(crate) fn g_blend_logits(
+    tokens: &Pair<Tensor>,
+    [m1, m2, joint]: [&Linear; g_blend::HEADS],
+) -> Result<[Tensor; g_blend::HEADS]> {
+    Ok([
+        forward(m1, &tokens.m1)?,
+        forward(m2, &tokens.m2)?,
+        forward(joint, &Tensor::cat(&[&tokens.m1, &tokens.m2], 1)?)?,
+    ])
+}
+
 /// Returns the samples' only classes.
-pub(crate) fn single_labels(labels: &[Vec<u32>]) -> Result<Vec<u32>> {
+pub fn single_labels(labels: &[Vec<u32>]) -> Result<Vec<u32>> {
     let only = labels.iter().map(|labels| match labels[..] {
         [label] => Ok(label),
         _ => bail!("labels {labels:?} where one class is expected"),
@@ -211,13 +293,6 @@ pub(crate) fn availability(present: &[[bool; 2]], slot: Slot, like: &Tensor) -> 
     let ones = present.iter().map(|has| f64::from(has[slot.index()]));
     let ones = Tensor::from_vec(ones.collect::<Vec<f64>>(), (present.len(), 1), &Device::Cpu)?;
     Ok(ones.to_dtype(like.dtype())?.to_device(like.device())?)
-}
-
-/// Computes the cross-entropy of each sample, `n`.
-pub(crate) fn cross_entropies(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
-    let targets = Tensor::new(labels, logits.device())?.unsqueeze(1)?;
-    let log_p = log_softmax(logits, D::Minus1)?.gather(&targets, D::Minus1)?;
-    Ok(log_p.squeeze(1)?.neg()?)
 }
 
 /// Returns the tensor of this name and shape.

@@ -23,7 +23,7 @@ use crate::encoder::Encoder;
 use crate::encoder::lora::LoraConfig;
 use crate::encoder::weights::Weights;
 use crate::init::{kaiming_bound, uniform};
-use crate::methods::{HeadShape, MethodState};
+use crate::methods::{HeadShape, MethodState, TrainingSplit};
 use crate::pair::{Pair, Slot};
 use crate::variant::{Adaptation, Method, Variant};
 use anyhow::{Context, Result, bail};
@@ -185,13 +185,14 @@ impl U2aBuilder {
             },
             fusion: variant.fusion.new_layers(d, seed)?,
             heads: heads.collect::<Result<_>>()?,
-            method_state: MethodState::new(variant.method, &[], &[]),
+            method_state: MethodState::default(),
             lora,
             variant,
             device: self.device,
         };
         let values = model.values();
         model.set_parameters(values)?;
+        model.start_method(&TrainingSplit::default())?;
         Ok(model)
     }
 }
@@ -245,10 +246,21 @@ impl U2a {
         &mut self.method_state
     }
 
-    /// Puts the method's state to the start of a run on the training samples `ids`, of each of
-    /// which the model gets the modalities `present`.
-    pub fn start_method(&mut self, ids: &[String], present: &[[bool; 2]]) {
-        self.method_state = MethodState::new(self.variant.method, ids, present);
+    /// Puts the method's state to the start of a run.
+    pub fn start_method(&mut self, split: &TrainingSplit) -> Result<()> {
+        let size = (self.classes(), self.width());
+        self.method_state = MethodState::new(self.variant.method, split, size, &self.device)?;
+        Ok(())
+    }
+
+    /// Returns the number of classes.
+    pub fn classes(&self) -> usize {
+        self.heads.first().map_or(0, |head| head.bias.elem_count())
+    }
+
+    /// Returns the width of a token.
+    pub fn width(&self) -> usize {
+        self.branches.m1.encoder().config().hidden
     }
 
     /// Returns whether the variant uses a modality.

@@ -15,6 +15,10 @@ pub enum Method {
     U2a,
     /// Quality-aware multimodal fusion (Zhang et al., ICML 2023).
     Qmf,
+    /// Gradient blending (Wang et al., CVPR 2020).
+    GBlend,
+    /// Prototypical modal rebalance (Fan et al., CVPR 2023).
+    Pmr,
 }
 
 impl Method {
@@ -23,15 +27,18 @@ impl Method {
         match self {
             Method::U2a => "u2a",
             Method::Qmf => "qmf",
+            Method::GBlend => "g-blend",
+            Method::Pmr => "pmr",
         }
     }
 
     /// Returns whether the objective is defined for data with several classes per sample.
     pub fn is_multi_label(self) -> bool {
         match self {
-            Method::U2a => true,
-            // The energy score is that of one softmax over the classes.
-            Method::Qmf => false,
+            Method::U2a | Method::GBlend => true,
+            // The energy score is that of one softmax over the classes; a prototype is the mean of
+            // one class.
+            Method::Qmf | Method::Pmr => false,
         }
     }
 }
@@ -41,6 +48,10 @@ impl Method {
 pub struct MethodSettings {
     /// QMF's.
     pub qmf: QmfSettings,
+    /// PMR's.
+    pub pmr: PmrSettings,
+    /// G-Blend's.
+    pub g_blend: GBlendSettings,
 }
 
 /// The hyperparameters of QMF.
@@ -53,12 +64,50 @@ pub struct QmfSettings {
 }
 
 impl Default for QmfSettings {
-    /// The published code's values.
+    /// The published code's values for NYU Depth V2.
     fn default() -> Self {
         QmfSettings {
             lambda: 0.1,
             temperature: 1.0,
         }
+    }
+}
+
+/// The hyperparameters of PMR.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PmrSettings {
+    /// The weight alpha of the prototype losses.
+    pub alpha: f64,
+    /// The share of the old prototypes in the new ones.
+    pub momentum: f64,
+    /// The weight mu of the entropies.
+    pub entropy: f64,
+    /// The first epochs, in which the entropies count.
+    pub entropy_epochs: u64,
+}
+
+impl Default for PmrSettings {
+    /// The published code's values. It has no entropy, whose weight and epochs are ours.
+    fn default() -> Self {
+        PmrSettings {
+            alpha: 1.0,
+            momentum: 0.2,
+            entropy: 0.01,
+            entropy_epochs: 5,
+        }
+    }
+}
+
+/// The hyperparameters of G-Blend.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GBlendSettings {
+    /// The epochs of a super-epoch, after which the weights are estimated again.
+    pub super_epoch: u64,
+}
+
+impl Default for GBlendSettings {
+    fn default() -> Self {
+        GBlendSettings { super_epoch: 5 }
     }
 }
 

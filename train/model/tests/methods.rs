@@ -9,13 +9,16 @@ use candle_core::{DType, Device, Tensor, Var};
 use common::{Measured, distance, encoder, flat, golden_batch, load};
 use datasets::Modality;
 use engine::AdamWConfig;
+use features::Batch;
 use model::encoder::StoredActivations;
 use model::encoder::config::Kind;
 use model::encoder::lora::LoraConfig;
 use model::loss::LossConfig;
-use model::methods::qmf;
+use model::methods::{MethodState, TrainingSplit, g_blend, pmr, qmf};
 use model::u2a::{MicroBatch, StepOptions, U2a};
-use model::variant::{Method, MethodSettings, MissingToken, QmfSettings, Variant};
+use model::variant::{
+    Fusion, GBlendSettings, Method, MethodSettings, MissingToken, PmrSettings, QmfSettings, Variant,
+};
 use std::collections::HashMap;
 
 const AUDIO_VIDEO: [Modality; 2] = [Modality::Audio, Modality::Video];
@@ -34,7 +37,16 @@ const SETTINGS: MethodSettings = MethodSettings {
         lambda: 0.1,
         temperature: 1.5,
     },
+    pmr: PmrSettings {
+        alpha: 0.8,
+        momentum: 0.3,
+        entropy: 0.2,
+        entropy_epochs: 2,
+    },
+    g_blend: GBlendSettings { super_epoch: 1 },
 };
+/// The samples that G-Blend holds out.
+const HELD_OUT: [usize; 2] = [4, 7];
 
 fn ids(samples: impl IntoIterator<Item = usize>) -> Vec<String> {
     samples.into_iter().map(|s| s.to_string()).collect()
@@ -52,6 +64,13 @@ fn pairs(t: &Tensor) -> Vec<[bool; 2]> {
         .collect()
 }
 
+/// The class tokens of all samples at the start of a step.
+struct Pool {
+    tokens: [Tensor; 2],
+    present: Vec<[bool; 2]>,
+    labels: Vec<u32>,
+}
+
 /// One step of the formulas: its tokens, and the heads as variables.
 struct Given<'a> {
     golden: &'a HashMap<String, Tensor>,
@@ -61,6 +80,7 @@ struct Given<'a> {
     samples: Vec<String>,
     present: Vec<[bool; 2]>,
     labels: Vec<u32>,
+    pool: Pool,
 }
 
 impl Given<'_> {
@@ -89,6 +109,11 @@ impl Given<'_> {
             FORMULA,
         );
     }
+}
+
+/// Returns each label as the only one of a sample.
+fn one_each(labels: &[u32]) -> Vec<Vec<u32>> {
+    labels.iter().map(|label| vec![*label]).collect()
 }
 
 /// Makes three steps of gradient descent on the heads of a method, given class tokens. `objective`
@@ -123,6 +148,11 @@ fn formulas(
             labels: samples.iter().map(|s| labels[*s] as u32).collect(),
             samples: ids(samples),
             present: pairs(of("present")),
+            pool: Pool {
+                tokens: ["m1", "m2"].map(|m| double(of(&format!("pool.{m}")))),
+                present: pairs(of("pool.present")),
+                labels: labels.iter().map(|label| *label as u32).collect(),
+            },
         };
         let [loss, task, logits] = objective(step, &given);
         for (name, got) in [("loss", &loss), ("task", &task), ("logits", &logits)] {
@@ -162,7 +192,7 @@ fn qmf_formulas_equal_pytorch() {
                 given.logits("head.audio.", given.tokens(0)),
                 given.logits("head.video.", given.tokens(1)),
             ];
-            let logits = [&logits[0], &logits[1]];
+            let logits = logits.each_ref();
             let of_batch = history.borrow().of_batch(&given.samples, &given.present);
             let (present, labels) = (&given.present, &given.labels);
             let value = qmf::objective(logits, present, labels, &of_batch, &SETTINGS.qmf).unwrap();
@@ -178,6 +208,89 @@ fn qmf_formulas_equal_pytorch() {
     );
 }
 
+/// Adds up the losses of G-Blend's heads on samples that train and on samples that do not.
+fn head_losses(
+    logits: &[Tensor; 3],
+    present: &[[bool; 2]],
+    labels: &[u32],
+    held_out: &[bool],
+) -> g_blend::HeadLosses {
+    let mean = |left_out: &[bool]| {
+        let mut sums = g_blend::LossSums::default();
+        let (logits, labels) = (logits.each_ref(), one_each(labels));
+        sums.add(logits, present, &labels, left_out, false).unwrap();
+        sums.means()
+    };
+    let trains: Vec<bool> = held_out.iter().map(|out| !out).collect();
+    g_blend::HeadLosses {
+        train: mean(held_out),
+        held_out: mean(&trains),
+    }
+}
+
+#[test]
+fn g_blend_formulas_equal_pytorch() {
+    use std::cell::RefCell;
+    let blending = RefCell::new(g_blend::Blending::new(&ids(HELD_OUT)));
+    let logits = |given: &Given, tokens: [&Tensor; 2]| {
+        let both = Tensor::cat(&tokens, 1).unwrap();
+        [
+            given.logits("head.audio.", tokens[0]),
+            given.logits("head.video.", tokens[1]),
+            given.logits("head.joint.", &both),
+        ]
+    };
+    formulas(
+        "g-blend",
+        |_, given| {
+            let (pool, mut blending) = (&given.pool, blending.borrow_mut());
+            let of_pool = logits(given, pool.tokens.each_ref());
+            let out = blending.held_out(&ids(0..SAMPLES));
+            let losses = head_losses(&of_pool, &pool.present, &pool.labels, &out);
+            blending.begin_super_epoch(losses);
+            let of_step = logits(given, [given.tokens(0), given.tokens(1)]);
+            let value = g_blend::objective(
+                of_step.each_ref(),
+                &given.present,
+                &one_each(&given.labels),
+                &blending.held_out(&given.samples),
+                blending.weights(),
+                false,
+            );
+            let value = value.unwrap();
+            let [_, _, joint] = of_step;
+            [value.loss, value.task, joint]
+        },
+        |_| blending.borrow().tensors().unwrap(),
+    );
+}
+
+#[test]
+fn pmr_formulas_equal_pytorch() {
+    use std::cell::RefCell;
+    let new = pmr::Prototypes::new(4, 8, DType::F64, &Device::Cpu).unwrap();
+    let prototypes = RefCell::new(new);
+    formulas(
+        "pmr",
+        |step, given| {
+            let (pool, mut prototypes) = (&given.pool, prototypes.borrow_mut());
+            let mut sums = pmr::ClassSums::new(4, 8);
+            let tokens = pool.tokens.each_ref();
+            sums.add(tokens, &pool.present, &pool.labels).unwrap();
+            let momentum = SETTINGS.pmr.momentum;
+            prototypes.update(&sums, step as u64, momentum).unwrap();
+            let tokens = [given.tokens(0), given.tokens(1)];
+            let logits = given.logits("", &Tensor::cat(&tokens, 1).unwrap());
+            let (present, labels) = (&given.present, &given.labels);
+            let settings = &SETTINGS.pmr;
+            let value = pmr::objective(&logits, tokens, present, labels, &prototypes, settings);
+            let value = value.unwrap();
+            [value.loss, value.task, logits]
+        },
+        |_| prototypes.borrow().tensors().unwrap(),
+    );
+}
+
 fn model(method: Method) -> U2a {
     let lora = LoraConfig {
         dropout: 0.0,
@@ -189,15 +302,43 @@ fn model(method: Method) -> U2a {
         .variant(Variant {
             method,
             method_settings: SETTINGS,
+            fusion: match method {
+                Method::Pmr => Fusion::Concat,
+                _ => Fusion::Sum,
+            },
             ..Variant::default()
         })
         .build()
         .unwrap()
 }
 
-/// Three training steps through the small encoders, then an evaluation. `before_step` is what the
-/// trainer does at the start of an epoch.
-fn trajectory(method: Method, mut before_step: impl FnMut(usize, &mut U2a)) {
+/// Does what the trainer does at the start of an epoch, on the pool as its only batch.
+fn start_epoch(model: &mut U2a, step: usize, tokens: &[Tensor; 2], pool: &Batch) {
+    let labels: Vec<u32> = pool.labels.iter().map(|labels| labels[0]).collect();
+    let logits = match model.method() {
+        Method::GBlend => Some(model.head_logits(tokens).unwrap()),
+        _ => None,
+    };
+    let (classes, width) = (model.classes(), model.width());
+    match model.method_state_mut() {
+        MethodState::GBlend(blending) => {
+            let out = blending.held_out(&pool.ids);
+            let losses = head_losses(&logits.unwrap(), &pool.present, &labels, &out);
+            blending.begin_super_epoch(losses);
+        }
+        MethodState::Pmr(prototypes) => {
+            let mut sums = pmr::ClassSums::new(classes, width);
+            sums.add(tokens.each_ref(), &pool.present, &labels).unwrap();
+            let momentum = SETTINGS.pmr.momentum;
+            prototypes.update(&sums, step as u64, momentum).unwrap();
+        }
+        _ => {}
+    }
+}
+
+/// Three training steps through the small encoders, then an evaluation. Before each step the method
+/// measures the pool as the trainer does at the start of an epoch.
+fn trajectory(method: Method) {
     let name = method.as_str();
     let pool = load("u2a-audio-video.safetensors");
     let golden = load("methods.safetensors");
@@ -211,7 +352,12 @@ fn trajectory(method: Method, mut before_step: impl FnMut(usize, &mut U2a)) {
     });
     let start = start.collect();
     model.set_parameters(start).unwrap();
-    model.start_method(&ids(0..POOL), &[[true, true]; POOL]);
+    let split = TrainingSplit {
+        ids: &ids(0..POOL),
+        present: &[[true, true]; POOL],
+        held_out: &ids(HELD_OUT),
+    };
+    model.start_method(&split).unwrap();
     let mut optimizer = model.optimizer(AdamWConfig::default()).unwrap();
     let config = LossConfig {
         align_weight: 0.0,
@@ -219,8 +365,13 @@ fn trajectory(method: Method, mut before_step: impl FnMut(usize, &mut U2a)) {
         multi_label: false,
         missing_token: MissingToken::Zeros,
     };
+    let all: Vec<usize> = (0..POOL).collect();
     for step in 0..STEPS {
-        before_step(step, &mut model);
+        let merged = model.merged_encoders().unwrap();
+        let complete = [[true, true]; POOL];
+        let everything = golden_batch(&pool, AUDIO_VIDEO, &all, &complete);
+        let tokens = model.class_tokens(&merged, &everything).unwrap();
+        start_epoch(&mut model, step, &tokens, &everything);
         let at = |key: &str| &golden[&format!("encoders.step{step}.{key}")];
         let batch = golden_batch(
             &pool,
@@ -267,7 +418,6 @@ fn trajectory(method: Method, mut before_step: impl FnMut(usize, &mut U2a)) {
         );
     }
     let merged = model.merged_encoders().unwrap();
-    let all: Vec<usize> = (0..POOL).collect();
     for (have, has) in [
         ("both", [true, true]),
         ("no_first", [false, true]),
@@ -285,5 +435,15 @@ fn trajectory(method: Method, mut before_step: impl FnMut(usize, &mut U2a)) {
 
 #[test]
 fn qmf_training_equals_pytorch() {
-    trajectory(Method::Qmf, |_, _| {});
+    trajectory(Method::Qmf);
+}
+
+#[test]
+fn g_blend_training_equals_pytorch() {
+    trajectory(Method::GBlend);
+}
+
+#[test]
+fn pmr_training_equals_pytorch() {
+    trajectory(Method::Pmr);
 }

@@ -2,20 +2,24 @@
 
 use super::{Settings, SettingsOverrides};
 use anyhow::{Result, bail};
-use model::variant::{Fusion, Method, MethodSettings, MissingToken, Modulation, QmfSettings};
+use model::variant::{
+    Fusion, GBlendSettings, Method, MethodSettings, MissingToken, Modulation, PmrSettings,
+    QmfSettings,
+};
 
 impl SettingsOverrides {
     /// The defaults of a method that are not U2A's: it reads class tokens alone, so that there are
     /// no mask tokens to align, and none that modality dropout would train.
     pub(super) fn of_method(method: Method) -> SettingsOverrides {
-        match method {
-            Method::U2a => SettingsOverrides::default(),
-            Method::Qmf => SettingsOverrides {
-                align_weight: Some(0.0),
-                modality_dropout: Some(false),
-                missing_token: Some(MissingToken::Zeros),
-                ..SettingsOverrides::default()
-            },
+        if method == Method::U2a {
+            return SettingsOverrides::default();
+        }
+        SettingsOverrides {
+            align_weight: Some(0.0),
+            modality_dropout: Some(false),
+            missing_token: Some(MissingToken::Zeros),
+            fusion: (method == Method::Pmr).then_some(Fusion::Concat),
+            ..SettingsOverrides::default()
         }
     }
 }
@@ -28,12 +32,25 @@ impl Settings {
                 lambda: self.qmf_lambda,
                 temperature: self.qmf_temperature,
             },
+            pmr: PmrSettings {
+                alpha: self.pmr_alpha,
+                momentum: self.pmr_momentum,
+                entropy: self.pmr_entropy,
+                entropy_epochs: self.pmr_entropy_epochs,
+            },
+            g_blend: GBlendSettings {
+                super_epoch: self.g_blend_epochs,
+            },
         }
     }
 
     /// Refuses values that are out of range, and settings that the method does not know.
     pub(super) fn check_method(&self) -> Result<()> {
-        let at_least_zero = [("qmf_lambda", self.qmf_lambda)];
+        let at_least_zero = [
+            ("qmf_lambda", self.qmf_lambda),
+            ("pmr_alpha", self.pmr_alpha),
+            ("pmr_entropy", self.pmr_entropy),
+        ];
         if let Some((name, value)) = at_least_zero
             .iter()
             .find(|(_, value)| !(*value >= 0.0 && value.is_finite()))
@@ -46,6 +63,9 @@ impl Settings {
                 self.qmf_temperature
             );
         }
+        if !(0.0..1.0).contains(&self.pmr_momentum) {
+            bail!("pmr_momentum must lie in [0, 1), not {}", self.pmr_momentum);
+        }
         if self.method == Method::U2a {
             return Ok(());
         }
@@ -56,7 +76,7 @@ impl Settings {
         if self.modulation != Modulation::None {
             bail!("method {method} has no gradient modulation; leave out modulation or method");
         }
-        if self.fusion != Fusion::Sum {
+        if self.fusion != Fusion::Sum && self.method != Method::Pmr {
             bail!("method {method} fuses in its own way; leave out fusion or method");
         }
         if self.missing_token != MissingToken::Zeros || self.align_weight != 0.0 {
@@ -103,7 +123,7 @@ mod tests {
 
     #[test]
     fn methods_read_class_tokens_alone_by_default() {
-        for method in ["qmf"] {
+        for method in ["qmf", "g-blend", "pmr"] {
             let s = resolve(&[&format!("method={method}")]).unwrap();
             assert_eq!(s.method.as_str(), method);
             assert_eq!(
@@ -114,6 +134,9 @@ mod tests {
         }
         let u2a = resolve(&[]).unwrap();
         assert_eq!((u2a.method, u2a.align_weight), (Method::U2a, 0.2));
+        let fusion = |pairs: &[&str]| resolve(pairs).unwrap().fusion;
+        assert_eq!(fusion(&["method=pmr"]), Fusion::Concat);
+        assert_eq!(fusion(&["method=pmr", "fusion=film"]), Fusion::Film);
         let on = resolve(&["method=qmf", "modality_dropout=true"]).unwrap();
         assert_eq!(on.modality_dropout, Some(true));
     }
@@ -128,6 +151,8 @@ mod tests {
             ("align_weight=0.2", "align_weight"),
             ("qmf_lambda=-1", "qmf_lambda"),
             ("qmf_temperature=0", "qmf_temperature"),
+            ("pmr_momentum=1.0", "pmr_momentum"),
+            ("g_blend_epochs=0", "g_blend_epochs"),
         ] {
             let error = resolve(&["method=qmf", setting]).unwrap_err().to_string();
             assert!(error.contains(word), "{setting}: {error}");
@@ -137,8 +162,12 @@ mod tests {
         assert!(error.contains("micro_batch"), "{error}");
         let error = resolve(&["method=qmf"]).unwrap().check_whole_batches(2);
         assert!(error.unwrap_err().to_string().contains("mpirun"));
-        let qmf = resolve(&["method=qmf"]).unwrap();
-        let error = qmf.check_data(AUDIO_VIDEO, true).unwrap_err().to_string();
-        assert!(error.contains("one class"), "{error}");
+        for method in ["method=qmf", "method=pmr"] {
+            let settings = resolve(&[method]).unwrap();
+            let error = settings.check_data(AUDIO_VIDEO, true).unwrap_err();
+            assert!(error.to_string().contains("one class"), "{error}");
+        }
+        let blend = resolve(&["method=g-blend"]).unwrap();
+        assert!(blend.check_data(AUDIO_VIDEO, true).is_ok());
     }
 }

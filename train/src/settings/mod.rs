@@ -20,7 +20,9 @@ use model::encoder::lora::LoraConfig;
 use model::loss::{ALIGN_WEIGHT, LossConfig};
 use model::ogm_ge::OGM_ALPHA;
 use model::peft::ModuleNames;
-use model::variant::{Adaptation, Fusion, Method, MissingToken, Modulation, QmfSettings, Variant};
+use model::variant::{
+    Adaptation, Fusion, Method, MethodSettings, MissingToken, Modulation, Variant,
+};
 use serde::{Deserialize, Serialize};
 
 /// The settings of a run, by the names that `--set` and `config.toml` use.
@@ -59,6 +61,16 @@ pub struct Settings {
     pub qmf_lambda: f64,
     /// Temperature of QMF's energy score.
     pub qmf_temperature: f64,
+    /// Weight of PMR's prototype losses.
+    pub pmr_alpha: f64,
+    /// Share of the old prototypes in PMR's new ones.
+    pub pmr_momentum: f64,
+    /// Weight of PMR's entropies.
+    pub pmr_entropy: f64,
+    /// First epochs, in which PMR's entropies count.
+    pub pmr_entropy_epochs: u64,
+    /// Epochs after which G-Blend estimates its weights again: a super-epoch.
+    pub g_blend_epochs: u64,
     /// Weights of the encoders that are trained.
     pub adapt: Adaptation,
     /// The only modality that is used. Without a value, the model uses two.
@@ -136,7 +148,7 @@ impl Default for Settings {
     fn default() -> Self {
         let adamw = AdamWConfig::default();
         let lora = LoraConfig::default();
-        let qmf = QmfSettings::default();
+        let MethodSettings { qmf, pmr, g_blend } = MethodSettings::default();
         Settings {
             epochs: 10,
             max_steps: None,
@@ -153,6 +165,11 @@ impl Default for Settings {
             method: Method::U2a,
             qmf_lambda: qmf.lambda,
             qmf_temperature: qmf.temperature,
+            pmr_alpha: pmr.alpha,
+            pmr_momentum: pmr.momentum,
+            pmr_entropy: pmr.entropy,
+            pmr_entropy_epochs: pmr.entropy_epochs,
+            g_blend_epochs: g_blend.super_epoch,
             adapt: Adaptation::Lora,
             modality: None,
             fusion: Fusion::Sum,
@@ -231,6 +248,7 @@ impl Settings {
             ("batch_size", self.batch_size),
             ("micro_batch", self.micro_batch.unwrap_or(1)),
             ("lora_rank", self.lora_rank),
+            ("g_blend_epochs", self.g_blend_epochs as usize),
             ("frames", self.frames),
             ("keep_checkpoints", self.keep_checkpoints),
         ];

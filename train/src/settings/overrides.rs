@@ -61,6 +61,16 @@ pub struct SettingsOverrides {
     pub qmf_lambda: Option<f64>,
     #[arg(skip)]
     pub qmf_temperature: Option<f64>,
+    #[arg(skip)]
+    pub pmr_alpha: Option<f64>,
+    #[arg(skip)]
+    pub pmr_momentum: Option<f64>,
+    #[arg(skip)]
+    pub pmr_entropy: Option<f64>,
+    #[arg(skip)]
+    pub pmr_entropy_epochs: Option<u64>,
+    #[arg(skip)]
+    pub g_blend_epochs: Option<u64>,
     /// Weights of the encoders that are trained [default: lora]
     #[arg(long)]
     pub adapt: Option<Adaptation>,
@@ -223,7 +233,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_overridden() {
         let names = setting_names();
-        assert_eq!(names.len(), 42);
+        assert_eq!(names.len(), 47);
         // With every setting given, both structs have to have the same fields.
         let full = Settings {
             max_steps: Some(1),

@@ -412,8 +412,7 @@ fn read_method_state(checkpoint: &Path, model: &mut U2a) -> Result<()> {
         return Ok(());
     }
     let path = checkpoint.join(METHOD_FILE);
-    let (tensors, device) = (load(&path)?, model.device().clone());
-    let restored = model.method_state_mut().restore(&tensors, &device);
+    let restored = model.method_state_mut().restore(&load(&path)?);
     restored.with_context(|| path.display().to_string())
 }
 

@@ -80,7 +80,7 @@ impl<'a> Trainer<'a> {
         mut model: U2a,
         ranks: &'a Ranks,
     ) -> Result<Trainer<'a>> {
-        method::start(&mut model, session);
+        method::start(&mut model, session, config.settings.seed)?;
         let optimizer = model.optimizer(config.settings.adamw())?;
         let state = State {
             seed: config.settings.seed,
@@ -104,7 +104,7 @@ impl<'a> Trainer<'a> {
         let checkpoint = checkpoint::latest(run)?;
         let with_remedy = checkpoint::with_remedy(run, &checkpoint, true);
         checkpoint::read_model(&checkpoint, &mut model).map_err(&with_remedy)?;
-        method::start(&mut model, session);
+        method::start(&mut model, session, config.settings.seed)?;
         let mut optimizer = model.optimizer(config.settings.adamw())?;
         let state =
             checkpoint::read_state(&checkpoint, &mut model, &mut optimizer).map_err(with_remedy)?;

@@ -7,7 +7,8 @@
 //! The published code's ranking loss has the opposite sign before the margin; this is the formula
 //! of the paper.
 
-use super::{availability, cross_entropies, named, rows_with};
+use super::{availability, named, rows_with};
+use crate::loss::cross_entropies;
 use crate::pair::Slot;
 use crate::variant::QmfSettings;
 use anyhow::{Context, Result};

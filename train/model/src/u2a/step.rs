@@ -8,7 +8,7 @@ use crate::encoder::{
 };
 use crate::fusion;
 use crate::loss::LossConfig;
-use crate::methods::StateUpdate;
+use crate::methods::{StateUpdate, g_blend, g_blend_logits};
 use crate::ogm_ge;
 use crate::pair::{Pair, Slot};
 use crate::token_selection::{AlignmentPair, ModalityTokens, alignment_pairs};
@@ -347,15 +347,13 @@ impl U2a {
         self.set_parameters(optimizer.values())
     }
 
-    /// Scores a batch with the encoders of [`U2a::merged_encoders`], without any dropout.
-    pub fn score(
+    /// Runs the encoders of [`U2a::merged_encoders`] on a batch, without any dropout.
+    fn evaluation_tokens<'a>(
         &self,
         merged: &[Encoder; 2],
-        batch: &Batch,
-        missing_token: MissingToken,
-    ) -> Result<Scores> {
-        self.check_method(missing_token)?;
-        let tokens = Pair::try_from_fn(|slot| -> Result<_> {
+        batch: &'a Batch,
+    ) -> Result<Pair<Option<ModalityTokens<'a>>>> {
+        Pair::try_from_fn(|slot| -> Result<_> {
             let input = batch.inputs[slot.index()].as_ref();
             let Some(input) = input.filter(|_| self.uses(slot)) else {
                 return Ok(None);
@@ -369,7 +367,38 @@ impl U2a {
             let (output, _) =
                 merged[slot.index()].forward(&read, mask_token, None, &DropoutConfig::OFF, None)?;
             mean_over_frames(input, &output).map(Some)
-        })?;
+        })
+    }
+
+    /// Computes the class tokens of a batch with the encoders of [`U2a::merged_encoders`], without
+    /// any dropout: `n x d` of each modality, zeros where it is missing.
+    pub fn class_tokens(&self, merged: &[Encoder; 2], batch: &Batch) -> Result<[Tensor; 2]> {
+        let tokens = self.evaluation_tokens(merged, batch)?;
+        let selected = self.select_tokens(batch, &tokens, MissingToken::Zeros)?;
+        Ok(selected.into())
+    }
+
+    /// Computes the logits of G-Blend's heads on a batch, from [`U2a::class_tokens`].
+    ///
+    /// # Errors
+    /// The model has not G-Blend's heads.
+    pub fn head_logits(&self, tokens: &[Tensor; 2]) -> Result<[Tensor; g_blend::HEADS]> {
+        let layers: Vec<Tensor> = self.layer_tensors().cloned().collect();
+        match &fusion::linear_layers(&layers)[..] {
+            [m1, m2, joint] => g_blend_logits(&Pair::from(tokens.clone()), [m1, m2, joint]),
+            layers => bail!("{} layers where G-Blend has three heads", layers.len()),
+        }
+    }
+
+    /// Scores a batch with the encoders of [`U2a::merged_encoders`], without any dropout.
+    pub fn score(
+        &self,
+        merged: &[Encoder; 2],
+        batch: &Batch,
+        missing_token: MissingToken,
+    ) -> Result<Scores> {
+        self.check_method(missing_token)?;
+        let tokens = self.evaluation_tokens(merged, batch)?;
         let selected = self.select_tokens(batch, &tokens, missing_token)?;
         let layers: Vec<Tensor> = self.layer_tensors().cloned().collect();
         let layers = fusion::linear_layers(&layers);
