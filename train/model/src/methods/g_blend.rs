@@ -173,6 +173,9 @@ pub fn objective(
         }
         let (logits, labels) = select(logits, labels, &rows)?;
         task = task_loss(&logits, &labels, multi_label)?;
+        // A factor of 0 that is no tensor would leave the head without a gradient, so that its
+        // moments would stand still.
+        let weight = Tensor::new(weight, logits.device())?.to_dtype(logits.dtype())?;
         loss = (loss + (&task * weight)?)?;
     }
     Ok(GBlendObjective { loss, task })
