@@ -10,10 +10,13 @@
 //! not read.
 
 pub mod g_blend;
+pub mod mla;
+pub mod mmlora;
 pub mod pmr;
 pub mod qmf;
 
 use crate::fusion::forward;
+use crate::loss::task_loss;
 use crate::pair::{Pair, Slot};
 use crate::variant::{Fusion, Method, Variant};
 use anyhow::{Context, Result, bail};
@@ -43,7 +46,8 @@ impl Method {
         match self {
             Method::U2a | Method::Pmr => vec![head(String::new(), fusion.width(d))],
             Method::Qmf => vec![unimodal(&modalities.m1), unimodal(&modalities.m2)],
-            Method::GBlend => vec![
+            Method::Mla => vec![head(String::new(), d)],
+            Method::GBlend | Method::Mmlora => vec![
                 unimodal(&modalities.m1),
                 unimodal(&modalities.m2),
                 head("head.joint.".to_string(), 2 * d),
@@ -54,14 +58,30 @@ impl Method {
     /// Returns how many updates of the optimizer one batch gives.
     pub fn updates_per_batch(self) -> usize {
         match self {
-            Method::U2a | Method::Qmf | Method::GBlend | Method::Pmr => 1,
+            Method::Mla => Slot::ALL.len(),
+            Method::U2a | Method::Qmf | Method::GBlend | Method::Pmr | Method::Mmlora => 1,
         }
+    }
+
+    /// Returns the only modality that an update reads; `None` if it reads both. `pass` is the number
+    /// of the update among those of the batch.
+    pub(crate) fn only_modality(self, pass: usize) -> Option<Slot> {
+        match self {
+            Method::Mla => Slot::ALL.get(pass).copied(),
+            _ => None,
+        }
+    }
+
+    /// Returns whether a prediction depends on the method's state.
+    pub fn predicts_by_state(self) -> bool {
+        self == Method::Mmlora
     }
 
     /// Computes the logits (`n x classes`) that a method predicts with.
     pub(crate) fn logits(
         self,
         variant: &Variant,
+        state: &MethodState,
         tokens: &Pair<Tensor>,
         present: &[[bool; 2]],
         layers: &[Linear],
@@ -76,13 +96,20 @@ impl Method {
             (Method::GBlend, [_, _, joint]) => {
                 forward(joint, &Tensor::cat(&[&tokens.m1, &tokens.m2], 1)?)
             }
+            (Method::Mla, [head]) => {
+                let logits = [forward(head, &tokens.m1)?, forward(head, &tokens.m2)?];
+                mla::fused_logits(logits.each_ref(), present)
+            }
+            (Method::Mmlora, [m1, m2, joint]) => {
+                let tokens = [&tokens.m1, &tokens.m2];
+                mmlora::logits(state.stage()?, tokens, present, [m1, m2, joint])
+            }
             (_, layers) => bail!("{} layers for the method {self:?}", layers.len()),
         }
     }
 }
 
 /// What an objective is computed from.
-#[allow(dead_code, reason = "no method has several updates per batch yet")]
 pub(crate) struct ObjectiveInput<'a> {
     /// The model's variant, with the hyperparameters of its method.
     pub(crate) variant: &'a Variant,
@@ -120,6 +147,8 @@ pub(crate) struct Objective {
 pub enum StateUpdate {
     /// QMF: the unimodal losses of the samples of a batch.
     Qmf(qmf::SampleLosses),
+    /// MLA: the projection after the pass.
+    Mla(mla::Projection),
 }
 
 /// What a method keeps from step to step. A checkpoint holds it, so that a resumed run continues as
@@ -135,6 +164,10 @@ pub enum MethodState {
     GBlend(g_blend::Blending),
     /// PMR's prototypes.
     Pmr(pmr::Prototypes),
+    /// MLA's projection of the head's gradient.
+    Mla(mla::Projection),
+    /// MMLoRA's stage.
+    Mmlora(mmlora::Stage),
 }
 
 /// The training samples, as far as a method's state depends on them.
@@ -162,14 +195,38 @@ impl MethodState {
             Method::Qmf => MethodState::Qmf(qmf::LossHistory::new(split.ids, split.present)),
             Method::GBlend => MethodState::GBlend(g_blend::Blending::new(split.held_out)),
             Method::Pmr => MethodState::Pmr(pmr::Prototypes::new(classes, d, DType::F32, device)?),
+            Method::Mla => MethodState::Mla(mla::Projection::identity(d, DType::F32, device)?),
+            Method::Mmlora => MethodState::Mmlora(mmlora::Stage::default()),
         })
+    }
+
+    /// Returns MMLoRA's stage.
+    ///
+    /// # Errors
+    /// The state is that of another method.
+    pub(crate) fn stage(&self) -> Result<mmlora::Stage> {
+        match self {
+            MethodState::Mmlora(stage) => Ok(*stage),
+            _ => bail!("a method without stages"),
+        }
+    }
+
+    /// Changes the gradients of the layers (weights and biases in turn) before they are used: MLA
+    /// projects that of the head's weight.
+    pub(crate) fn modify_gradients(&self, layers: &mut [Option<Tensor>]) -> Result<()> {
+        if let (MethodState::Mla(projection), [Some(weight), ..]) = (self, layers) {
+            *weight = projection.apply(weight)?;
+        }
+        Ok(())
     }
 
     /// Takes over what a step has changed.
     pub fn apply(&mut self, update: StateUpdate) {
         match (self, update) {
             (MethodState::Qmf(history), StateUpdate::Qmf(losses)) => history.add(&losses),
-            (_, StateUpdate::Qmf(_)) => {}
+            (MethodState::Mla(projection), StateUpdate::Mla(after)) => *projection = after,
+            // An update comes from a step of the model that has the state.
+            (_, StateUpdate::Qmf(_) | StateUpdate::Mla(_)) => {}
         }
     }
 
@@ -180,6 +237,8 @@ impl MethodState {
             MethodState::Qmf(history) => history.tensors(),
             MethodState::GBlend(blending) => blending.tensors(),
             MethodState::Pmr(prototypes) => prototypes.tensors(),
+            MethodState::Mla(projection) => projection.tensors(),
+            MethodState::Mmlora(stage) => stage.tensors(),
         }
     }
 
@@ -193,6 +252,8 @@ impl MethodState {
             MethodState::Qmf(history) => history.restore(tensors),
             MethodState::GBlend(blending) => blending.restore(tensors),
             MethodState::Pmr(prototypes) => prototypes.restore(tensors),
+            MethodState::Mla(projection) => projection.restore(tensors),
+            MethodState::Mmlora(stage) => stage.restore(tensors),
         }
     }
 }
@@ -255,8 +316,61 @@ pub(crate) fn objective(input: &ObjectiveInput) -> Result<Objective> {
                 update: None,
             })
         }
+        (Method::Mla, MethodState::Mla(projection), [head]) => {
+            mla_objective(input, projection, head)
+        }
+        (Method::Mmlora, MethodState::Mmlora(stage), [m1, m2, joint]) => {
+            let tokens = [&input.tokens.m1, &input.tokens.m2];
+            let heads = [m1, m2, joint];
+            let (present, labels) = (input.present, input.labels);
+            let loss =
+                mmlora::objective(*stage, tokens, present, labels, heads, input.multi_label)?;
+            Ok(Objective {
+                task: loss.clone(),
+                loss,
+                logits: mmlora::logits(*stage, tokens, present, heads)?,
+                update: None,
+            })
+        }
         (method, ..) => bail!("no state or no heads for the method {method:?}"),
     }
+}
+
+/// Computes the objective of one of MLA's passes: the task loss of the shared head on the modality
+/// whose turn it is, a mean over the samples that have it. Without such a sample it is 0, and
+/// nothing learns from it.
+fn mla_objective(
+    input: &ObjectiveInput,
+    projection: &mla::Projection,
+    head: &Linear,
+) -> Result<Objective> {
+    let slot = Method::Mla.only_modality(input.pass);
+    let slot = slot.context("a pass for each modality, and no other")?;
+    let tokens = &input.tokens[slot];
+    let logits = forward(head, tokens)?;
+    let rows = rows_with(input.present, slot);
+    if rows.is_empty() {
+        let loss = Tensor::zeros((), logits.dtype(), logits.device())?;
+        return Ok(Objective {
+            task: loss.clone(),
+            loss,
+            logits,
+            update: None,
+        });
+    }
+    let labels = rows.iter().map(|row| input.labels[*row as usize].clone());
+    let labels: Vec<Vec<u32>> = labels.collect();
+    let rows = Tensor::new(rows, tokens.device())?;
+    let own = logits.index_select(&rows, 0)?;
+    let loss = task_loss(&own, &labels, false)?;
+    let mean = tokens.detach().index_select(&rows, 0)?.mean(0)?;
+    let lambda = input.variant.method_settings.mla.lambda;
+    Ok(Objective {
+        task: loss.clone(),
+        loss,
+        logits,
+        update: Some(StateUpdate::Mla(projection.after(&mean, lambda)?)),
+    })
 }
 
 /// Computes the logits of G-Blend's heads: of both modalities, and the joint one.

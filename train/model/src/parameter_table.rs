@@ -40,7 +40,7 @@ pub fn parameter_table(
             continue;
         }
         let d = config.hidden;
-        let all_learn = variant.adaptation == Adaptation::Full;
+        let all_learn = variant.weights_learn();
         let name = format!("{modality} encoder ({:?})", config.kind);
         table.push(ParameterCount::new(name, config.parameters(), all_learn));
         if variant.adaptation == Adaptation::Lora {
@@ -48,7 +48,7 @@ pub fn parameter_table(
             let name = format!("{modality} adapters, rank {rank}");
             table.push(ParameterCount::new(name, adapters, true));
         }
-        let learns = variant.adaptation != Adaptation::Head;
+        let learns = variant.mask_tokens_learn();
         let name = format!("{modality} mask token");
         table.push(ParameterCount::new(name, d, learns));
     }

@@ -156,13 +156,13 @@ impl U2aBuilder {
         {
             bail!("modality {only}: the data have {m1} and {m2}");
         }
-        let weights = match variant.adaptation {
-            Adaptation::Full => {
+        let weights = match variant.weights_learn() {
+            true => {
                 let weights = self.weights.context("full fine-tuning without weights")?;
                 let used = self.modalities.map(|m| variant.uses(m));
                 weights.zip(used).map(|(w, used)| used.then_some(w))
             }
-            Adaptation::Lora | Adaptation::Head => Pair::default(),
+            false => Pair::default(),
         };
         let [first, second] = self
             .modalities

@@ -19,6 +19,11 @@ pub enum Method {
     GBlend,
     /// Prototypical modal rebalance (Fan et al., CVPR 2023).
     Pmr,
+    /// Multimodal learning with alternating unimodal adaptation (Zhang et al., CVPR 2024).
+    Mla,
+    /// Multi-modal low-rank adaptation: each encoder is fine-tuned for itself, then both together
+    /// by LoRA (Du et al., arXiv 2310.05193).
+    Mmlora,
 }
 
 impl Method {
@@ -29,16 +34,18 @@ impl Method {
             Method::Qmf => "qmf",
             Method::GBlend => "g-blend",
             Method::Pmr => "pmr",
+            Method::Mla => "mla",
+            Method::Mmlora => "mmlora",
         }
     }
 
     /// Returns whether the objective is defined for data with several classes per sample.
     pub fn is_multi_label(self) -> bool {
         match self {
-            Method::U2a | Method::GBlend => true,
-            // The energy score is that of one softmax over the classes; a prototype is the mean of
-            // one class.
-            Method::Qmf | Method::Pmr => false,
+            Method::U2a | Method::GBlend | Method::Mmlora => true,
+            // Energy score and entropy are those of one softmax over the classes; a prototype is the
+            // mean of one class.
+            Method::Qmf | Method::Mla | Method::Pmr => false,
         }
     }
 }
@@ -52,6 +59,8 @@ pub struct MethodSettings {
     pub pmr: PmrSettings,
     /// G-Blend's.
     pub g_blend: GBlendSettings,
+    /// MLA's.
+    pub mla: MlaSettings,
 }
 
 /// The hyperparameters of QMF.
@@ -108,6 +117,20 @@ pub struct GBlendSettings {
 impl Default for GBlendSettings {
     fn default() -> Self {
         GBlendSettings { super_epoch: 5 }
+    }
+}
+
+/// The hyperparameters of MLA.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MlaSettings {
+    /// The number lambda that recursive least squares adds to the denominator.
+    pub lambda: f64,
+}
+
+impl Default for MlaSettings {
+    /// The value with which the published code begins an epoch.
+    fn default() -> Self {
+        MlaSettings { lambda: 0.1 }
     }
 }
 
@@ -191,6 +214,17 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// Returns whether the encoders' own weights learn at any time.
+    pub(crate) fn weights_learn(&self) -> bool {
+        self.adaptation == Adaptation::Full || self.method == Method::Mmlora
+    }
+
+    /// Returns whether the mask tokens learn. MMLoRA trains nothing but weights, adapters and
+    /// heads; with the other methods a mask token is a token that the class token attends to.
+    pub(crate) fn mask_tokens_learn(&self) -> bool {
+        self.adaptation != Adaptation::Head && self.method != Method::Mmlora
+    }
+
     /// Returns whether a modality is used: both are, except in a unimodal baseline.
     pub(crate) fn uses(&self, modality: Modality) -> bool {
         self.modality.is_none_or(|only| only == modality)

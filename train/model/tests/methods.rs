@@ -6,7 +6,7 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
-use common::{Measured, distance, encoder, flat, golden_batch, load};
+use common::{Measured, distance, encoder, flat, golden_batch, ids, load, pairs, whole};
 use datasets::Modality;
 use engine::AdamWConfig;
 use features::Batch;
@@ -17,7 +17,8 @@ use model::loss::LossConfig;
 use model::methods::{MethodState, TrainingSplit, g_blend, pmr, qmf};
 use model::u2a::{MicroBatch, StepOptions, U2a};
 use model::variant::{
-    Fusion, GBlendSettings, Method, MethodSettings, MissingToken, PmrSettings, QmfSettings, Variant,
+    Fusion, GBlendSettings, Method, MethodSettings, MissingToken, MlaSettings, PmrSettings,
+    QmfSettings, Variant,
 };
 use std::collections::HashMap;
 
@@ -44,25 +45,10 @@ const SETTINGS: MethodSettings = MethodSettings {
         entropy_epochs: 2,
     },
     g_blend: GBlendSettings { super_epoch: 1 },
+    mla: MlaSettings { lambda: 0.1 },
 };
 /// The samples that G-Blend holds out.
 const HELD_OUT: [usize; 2] = [4, 7];
-
-fn ids(samples: impl IntoIterator<Item = usize>) -> Vec<String> {
-    samples.into_iter().map(|s| s.to_string()).collect()
-}
-
-fn whole(t: &Tensor) -> Vec<usize> {
-    flat(t).into_iter().map(|v| v as usize).collect()
-}
-
-fn pairs(t: &Tensor) -> Vec<[bool; 2]> {
-    let values = flat(t);
-    values
-        .chunks_exact(2)
-        .map(|v| [v[0] == 1.0, v[1] == 1.0])
-        .collect()
-}
 
 /// The class tokens of all samples at the start of a step.
 struct Pool {

@@ -20,9 +20,9 @@ pub struct PaperScore {
     pub deviation: Option<f64>,
 }
 
-/// The methods of tables 2 and 4 whose scores the paper takes from publications that train other
+/// The methods of tables 1, 2 and 4 whose scores the paper takes from publications that train other
 /// encoders, by their names on the pages.
-const OTHER_ENCODERS: [&str; 6] = ["G-Blend", "FiLM", "BiGated", "OGM-GE", "QMF", "PMR"];
+const OTHER_ENCODERS: [&str; 7] = ["G-Blend", "FiLM", "BiGated", "OGM-GE", "QMF", "PMR", "MLA"];
 
 /// Returns whether the paper's scores of a method are those of other encoders than U2A's.
 pub(crate) fn has_other_encoders(method: &str) -> bool {

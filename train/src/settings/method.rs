@@ -3,8 +3,8 @@
 use super::{Settings, SettingsOverrides};
 use anyhow::{Result, bail};
 use model::variant::{
-    Fusion, GBlendSettings, Method, MethodSettings, MissingToken, Modulation, PmrSettings,
-    QmfSettings,
+    Adaptation, Fusion, GBlendSettings, Method, MethodSettings, MissingToken, MlaSettings,
+    Modulation, PmrSettings, QmfSettings,
 };
 
 impl SettingsOverrides {
@@ -41,7 +41,15 @@ impl Settings {
             g_blend: GBlendSettings {
                 super_epoch: self.g_blend_epochs,
             },
+            mla: MlaSettings {
+                lambda: self.mla_lambda,
+            },
         }
+    }
+
+    /// The epochs of MMLoRA's first stage.
+    pub(crate) fn mmlora_first_epochs(&self) -> u64 {
+        self.mmlora_first_epochs.unwrap_or(self.epochs / 2)
     }
 
     /// Refuses values that are out of range, and settings that the method does not know.
@@ -57,17 +65,24 @@ impl Settings {
         {
             bail!("{name} must be a number of at least 0, not {value}");
         }
-        if !(self.qmf_temperature > 0.0 && self.qmf_temperature.is_finite()) {
-            bail!(
-                "qmf_temperature must be a positive number, not {}",
-                self.qmf_temperature
-            );
+        let positive = [
+            ("qmf_temperature", self.qmf_temperature),
+            ("mla_lambda", self.mla_lambda),
+        ];
+        if let Some((name, value)) = positive
+            .iter()
+            .find(|(_, value)| !(*value > 0.0 && value.is_finite()))
+        {
+            bail!("{name} must be a positive number, not {value}");
         }
         if !(0.0..1.0).contains(&self.pmr_momentum) {
             bail!("pmr_momentum must lie in [0, 1), not {}", self.pmr_momentum);
         }
         if self.method == Method::U2a {
             return Ok(());
+        }
+        if self.method == Method::Mmlora {
+            self.check_mmlora()?;
         }
         let method = self.method.as_str();
         if self.modality.is_some() {
@@ -82,6 +97,23 @@ impl Settings {
         if self.missing_token != MissingToken::Zeros || self.align_weight != 0.0 {
             bail!(
                 "method {method} reads class tokens only; leave out missing_token and align_weight, which are then zeros and 0"
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses stages without an epoch, and other adaptations than MMLoRA's own.
+    fn check_mmlora(&self) -> Result<()> {
+        if self.adapt != Adaptation::Lora {
+            bail!(
+                "method mmlora trains all weights first and adapters then; leave out adapt or method"
+            );
+        }
+        let first = self.mmlora_first_epochs();
+        if first == 0 || first >= self.epochs {
+            bail!(
+                "method mmlora needs epochs for two stages: mmlora_first_epochs, by default half of epochs, is {first} of {}; it must be at least 1 and less than epochs",
+                self.epochs
             );
         }
         Ok(())
@@ -123,7 +155,7 @@ mod tests {
 
     #[test]
     fn methods_read_class_tokens_alone_by_default() {
-        for method in ["qmf", "g-blend", "pmr"] {
+        for method in ["qmf", "g-blend", "pmr", "mla", "mmlora"] {
             let s = resolve(&[&format!("method={method}")]).unwrap();
             assert_eq!(s.method.as_str(), method);
             assert_eq!(
@@ -156,6 +188,34 @@ mod tests {
         ] {
             let error = resolve(&["method=qmf", setting]).unwrap_err().to_string();
             assert!(error.contains(word), "{setting}: {error}");
+        }
+        for (settings, word) in [
+            (["method=mla", "mla_lambda=0"], "mla_lambda"),
+            (["method=mla", "modality=video"], "two modalities"),
+            (["method=mmlora", "modality=video"], "two modalities"),
+            (["method=mmlora", "adapt=full"], "adapt"),
+            (["method=mmlora", "adapt=head"], "adapt"),
+            (["method=mmlora", "fusion=film"], "fusion"),
+            (["method=mmlora", "epochs=1"], "mmlora_first_epochs"),
+            (["method=mmlora", "mmlora_first_epochs=0"], "at least 1"),
+            (["method=mmlora", "mmlora_first_epochs=100"], "100 of 100"),
+        ] {
+            let error = resolve(&settings).unwrap_err().to_string();
+            assert!(error.contains(word), "{settings:?}: {error}");
+        }
+        let error = resolve(&["method=mla"])
+            .unwrap()
+            .check_data(AUDIO_VIDEO, true);
+        assert!(error.unwrap_err().to_string().contains("one class"));
+        let mmlora = resolve(&["method=mmlora"]).unwrap();
+        assert_eq!(mmlora.mmlora_first_epochs(), 50);
+        assert!(mmlora.check_data(AUDIO_VIDEO, true).is_ok());
+        for method in ["mla", "mmlora"] {
+            let settings = [&format!("method={method}")[..], "micro_batch=2"];
+            let error = resolve(&settings).unwrap().check_whole_batches(1);
+            assert!(error.unwrap_err().to_string().contains("micro_batch"));
+            let error = resolve(&settings[..1]).unwrap().check_whole_batches(2);
+            assert!(error.unwrap_err().to_string().contains("mpirun"));
         }
         let micro = resolve(&["method=qmf", "micro_batch=2"]).unwrap();
         let error = micro.check_whole_batches(1).unwrap_err().to_string();

@@ -71,6 +71,11 @@ pub struct Settings {
     pub pmr_entropy_epochs: u64,
     /// Epochs after which G-Blend estimates its weights again: a super-epoch.
     pub g_blend_epochs: u64,
+    /// Lambda of MLA's recursive least squares.
+    pub mla_lambda: f64,
+    /// Epochs of MMLoRA's first stage, in which the encoders are fine-tuned each for itself. Without
+    /// a value, they are half of `epochs`.
+    pub mmlora_first_epochs: Option<u64>,
     /// Weights of the encoders that are trained.
     pub adapt: Adaptation,
     /// The only modality that is used. Without a value, the model uses two.
@@ -148,7 +153,12 @@ impl Default for Settings {
     fn default() -> Self {
         let adamw = AdamWConfig::default();
         let lora = LoraConfig::default();
-        let MethodSettings { qmf, pmr, g_blend } = MethodSettings::default();
+        let MethodSettings {
+            qmf,
+            pmr,
+            g_blend,
+            mla,
+        } = MethodSettings::default();
         Settings {
             epochs: 10,
             max_steps: None,
@@ -170,6 +180,8 @@ impl Default for Settings {
             pmr_entropy: pmr.entropy,
             pmr_entropy_epochs: pmr.entropy_epochs,
             g_blend_epochs: g_blend.super_epoch,
+            mla_lambda: mla.lambda,
+            mmlora_first_epochs: None,
             adapt: Adaptation::Lora,
             modality: None,
             fusion: Fusion::Sum,
@@ -367,7 +379,7 @@ impl Settings {
         compute.check_precision(self.precision)?;
         if !compute.device.is_cpu()
             && self.precision == Precision::Bf16
-            && self.adapt == Adaptation::Full
+            && (self.adapt == Adaptation::Full || self.method == Method::Mmlora)
         {
             bail!(
                 "full fine-tuning keeps its weights in single precision; add --precision f32 or tf32"

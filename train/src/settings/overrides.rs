@@ -71,6 +71,10 @@ pub struct SettingsOverrides {
     pub pmr_entropy_epochs: Option<u64>,
     #[arg(skip)]
     pub g_blend_epochs: Option<u64>,
+    #[arg(skip)]
+    pub mla_lambda: Option<f64>,
+    #[arg(skip)]
+    pub mmlora_first_epochs: Option<u64>,
     /// Weights of the encoders that are trained [default: lora]
     #[arg(long)]
     pub adapt: Option<Adaptation>,
@@ -233,11 +237,12 @@ mod tests {
     #[test]
     fn each_setting_can_be_overridden() {
         let names = setting_names();
-        assert_eq!(names.len(), 47);
+        assert_eq!(names.len(), 49);
         // With every setting given, both structs have to have the same fields.
         let full = Settings {
             max_steps: Some(1),
             micro_batch: Some(1),
+            mmlora_first_epochs: Some(1),
             modality_dropout: Some(true),
             modality: Some(Modality::Audio),
             train_mask: Some("x".into()),

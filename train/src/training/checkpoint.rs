@@ -319,8 +319,8 @@ pub fn other_than_default(run: &Path, checkpoint: &Path) -> Option<String> {
     Some(name.to_string_lossy().into_owned())
 }
 
-/// Loads all learnable parameters into the model: adapters or the encoders' weights, mask tokens,
-/// fusion layers and head.
+/// Loads all learnable parameters into the model: adapters, the encoders' weights if they learn,
+/// mask tokens, fusion layers and heads; and the method's state if predictions depend on it.
 ///
 /// # Errors
 /// A file cannot be read, or does not fit the model.
@@ -361,7 +361,11 @@ pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
         .iter()
         .map(|p| tensor(&named, &p.name, p.tensor.dims(), &path))
         .collect::<Result<Vec<_>>>()?;
-    model.set_parameters(values)
+    model.set_parameters(values)?;
+    match model.method().predicts_by_state() {
+        true => read_method_state(checkpoint, model),
+        false => Ok(()),
+    }
 }
 
 /// Loads the optimizer state, the method's state and the position of the run. The model's method

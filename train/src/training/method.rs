@@ -9,6 +9,7 @@ use datasets::Split;
 use engine::AdamW;
 use features::{Batch, Loader};
 use model::loss::LossConfig;
+use model::methods::mmlora::Stage;
 use model::methods::{MethodState, TrainingSplit, g_blend, pmr, single_labels};
 use model::u2a::{StepOptions, U2a};
 use model::variant::Method;
@@ -68,9 +69,23 @@ pub fn start_epoch(
                 blending.begin_super_epoch(losses);
             }
         }
+        MethodState::Mmlora(_) => {
+            let stage = match epoch < config.settings.mmlora_first_epochs() {
+                true => Stage::Unimodal,
+                false => Stage::Joint,
+            };
+            *model.method_state_mut() = MethodState::Mmlora(stage);
+        }
         _ => {}
     }
     Ok(())
+}
+
+/// Returns whether the run trains another model from this epoch on, with which scores so far are not
+/// to be compared: MMLoRA's second stage. The best checkpoint is one of that.
+pub fn starts_another_model(config: &RunConfig, epoch: u64) -> bool {
+    let settings = &config.settings;
+    settings.method == Method::Mmlora && epoch == settings.mmlora_first_epochs()
 }
 
 /// Adds up the features of the training split by class, for PMR's prototypes.

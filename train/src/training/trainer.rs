@@ -211,6 +211,9 @@ impl<'a> Trainer<'a> {
                 &self.config,
                 self.state.epoch,
             )?;
+            if method::starts_another_model(&self.config, self.state.epoch) {
+                self.state.best = None;
+            }
         }
         let options = LoaderOptions {
             share: self.ranks.share(),

@@ -23,7 +23,7 @@ pub struct Branch {
     encoder: Encoder,
     /// The LoRA adapters; none in full fine-tuning.
     adapters: Option<LoraAdapters>,
-    /// The encoder's weights if they learn.
+    /// The encoder's weights if they learn at any time. MMLoRA has adapters as well.
     weights: Option<Weights>,
     /// The mask token, `1 x d`, whose output stands for the other modality if that is missing.
     mask_token: Tensor,
@@ -67,7 +67,8 @@ impl Branch {
         self.adapters.as_ref()
     }
 
-    /// Returns the encoder's weights if they learn: in full fine-tuning, for a modality in use.
+    /// Returns the encoder's weights if they learn: in full fine-tuning and in MMLoRA's first stage,
+    /// for a modality in use.
     pub fn weights(&self) -> Option<&Weights> {
         self.weights.as_ref()
     }
@@ -100,8 +101,13 @@ impl Branch {
     /// Returns the length of [`Branch::parameters`].
     pub(super) fn parameter_count(&self) -> usize {
         let weights = self.weights.as_ref().map_or(0, |w| w.iter().count());
-        let adapters = self.adapters.as_ref().map_or(0, |a| a.blocks.len());
-        weights + adapters * ADAPTERS * 2 + 1
+        weights + self.adapter_count() + 1
+    }
+
+    /// Returns how many of [`Branch::parameters`] are tensors of adapters.
+    pub(super) fn adapter_count(&self) -> usize {
+        let blocks = self.adapters.as_ref().map_or(0, |a| a.blocks.len());
+        blocks * ADAPTERS * 2
     }
 
     /// Replaces the learnable tensors by calling `set` on each in the order of

@@ -160,7 +160,8 @@ impl U2a {
             .collect::<candle_core::Result<Vec<Var>>>()?;
         let layers: Vec<Tensor> = layer_vars.iter().map(|v| v.as_tensor().clone()).collect();
         let layers = fusion::linear_layers(&layers);
-        let selected = self.select_tokens(batch, &tokens, config.missing_token)?;
+        let only = self.variant.method.only_modality(pass);
+        let selected = self.select_tokens(batch, &tokens, config.missing_token, only)?;
         let share = options.micro_batch;
         let (objective, align) = match self.variant.method {
             Method::U2a => self.u2a_objective(batch, &tokens, &selected, &layers, share, config)?,
@@ -185,6 +186,8 @@ impl U2a {
         })?;
         let d_layers = layer_vars.iter().map(|var| store.get(var));
         let d_layers = d_layers.map(|gradient| gradient.map(Tensor::detach));
+        let mut d_layers: Vec<Option<Tensor>> = d_layers.collect();
+        self.method_state.modify_gradients(&mut d_layers)?;
         let head = layers.last().context("a model without a head")?;
         let modulation = self.modulation_coefficients(batch, &selected, head)?;
         let align = align.map_or_else(|| task.zeros_like(), Ok)?;
@@ -192,7 +195,7 @@ impl U2a {
             losses: Tensor::stack(&[loss, task, align], 0)?.detach(),
             logits: logits.detach(),
             d_tokens,
-            d_layers: d_layers.collect(),
+            d_layers,
             modulation,
             update: objective.update,
         })
@@ -269,15 +272,18 @@ impl U2a {
         Ok(())
     }
 
-    /// Selects the two tokens of each sample (equation 4).
+    /// Selects the two tokens of each sample (equation 4). With `only`, those of the other modality
+    /// are zeros.
     pub(super) fn select_tokens(
         &self,
         batch: &Batch,
         tokens: &Pair<Option<ModalityTokens>>,
         missing: MissingToken,
+        only: Option<Slot>,
     ) -> Result<Pair<Tensor>> {
         let mask_token = self.branches.m1.mask_token();
-        let rule = self.selection_rule(missing);
+        let mut rule = self.selection_rule(missing);
+        rule.only = only.or(rule.only);
         select(&batch.present, tokens, rule, mask_token)
     }
 

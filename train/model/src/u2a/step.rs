@@ -8,7 +8,8 @@ use crate::encoder::{
 };
 use crate::fusion;
 use crate::loss::LossConfig;
-use crate::methods::{StateUpdate, g_blend, g_blend_logits};
+use crate::methods::mmlora::Stage;
+use crate::methods::{MethodState, StateUpdate, g_blend, g_blend_logits};
 use crate::ogm_ge;
 use crate::pair::{Pair, Slot};
 use crate::token_selection::{AlignmentPair, ModalityTokens, alignment_pairs};
@@ -188,8 +189,11 @@ impl U2a {
         config: &LossConfig,
         pass: usize,
     ) -> Result<StepResult> {
-        let encoded =
-            Pair::try_from_fn(|slot| self.encode(slot, batch, uploaded[slot.index()], options))?;
+        let only = self.variant.method.only_modality(pass);
+        let encoded = Pair::try_from_fn(|slot| match only {
+            Some(only) if only != slot => Ok(None),
+            _ => self.encode(slot, batch, uploaded[slot.index()], options),
+        })?;
         let head = self.head_step(batch, &encoded, options, config, pass)?;
         let mut grads = Vec::new();
         for (slot, (encoded, d_tokens)) in encoded.zip(head.d_tokens).entries() {
@@ -252,11 +256,13 @@ impl U2a {
         }))
     }
 
-    /// Returns the LoRA adapters that an encoder computes with; none in the variants without.
+    /// Returns the LoRA adapters that an encoder computes with; none in the variants without, and in
+    /// MMLoRA's first stage.
     pub(super) fn adapters_of<'a>(&self, branch: &'a Branch) -> Option<&'a LoraAdapters> {
-        match self.variant.adaptation {
-            Adaptation::Lora => branch.adapters(),
-            Adaptation::Head | Adaptation::Full => None,
+        match (self.variant.adaptation, &self.method_state) {
+            (_, MethodState::Mmlora(Stage::Unimodal)) => None,
+            (Adaptation::Lora, _) => branch.adapters(),
+            (Adaptation::Head | Adaptation::Full, _) => None,
         }
     }
 
@@ -288,13 +294,17 @@ impl U2a {
             return Ok(());
         };
         let encoder = branch.encoder();
-        let d_mask_token = match (branch.weights(), branch.adapters()) {
-            (Some(weights), _) => {
+        // What the encoder does not compute with, or what is frozen in this step, learns nothing.
+        let d_mask_token = match (branch.weights(), self.adapters_of(branch)) {
+            (Some(weights), None) => {
                 let mut g = encoder.backward_full(tape, &input.data, d)?;
                 grads.extend(weights.iter().map(|(name, _)| g.weights.remove(name)));
+                grads.extend((0..branch.adapter_count()).map(|_| None));
                 g.mask_token
             }
-            (None, Some(adapters)) => {
+            (weights, Some(adapters)) => {
+                let frozen = weights.map_or(0, |weights| weights.iter().count());
+                grads.extend((0..frozen).map(|_| None));
                 let g = encoder.backward(tape, d, adapters)?;
                 for adapter in g.adapters.into_iter().flatten() {
                     grads.extend([Some(adapter.a), Some(adapter.b)]);
@@ -303,7 +313,7 @@ impl U2a {
             }
             (None, None) => bail!("an encoder that learns nothing"),
         };
-        grads.push(Some(d_mask_token));
+        grads.push(self.variant.mask_tokens_learn().then_some(d_mask_token));
         Ok(())
     }
 
@@ -374,7 +384,7 @@ impl U2a {
     /// any dropout: `n x d` of each modality, zeros where it is missing.
     pub fn class_tokens(&self, merged: &[Encoder; 2], batch: &Batch) -> Result<[Tensor; 2]> {
         let tokens = self.evaluation_tokens(merged, batch)?;
-        let selected = self.select_tokens(batch, &tokens, MissingToken::Zeros)?;
+        let selected = self.select_tokens(batch, &tokens, MissingToken::Zeros, None)?;
         Ok(selected.into())
     }
 
@@ -399,13 +409,13 @@ impl U2a {
     ) -> Result<Scores> {
         self.check_method(missing_token)?;
         let tokens = self.evaluation_tokens(merged, batch)?;
-        let selected = self.select_tokens(batch, &tokens, missing_token)?;
+        let selected = self.select_tokens(batch, &tokens, missing_token, None)?;
         let layers: Vec<Tensor> = self.layer_tensors().cloned().collect();
         let layers = fusion::linear_layers(&layers);
-        let (variant, present) = (&self.variant, &batch.present);
+        let (variant, state, present) = (&self.variant, &self.method_state, &batch.present);
         let logits = variant
             .method
-            .logits(variant, &selected, present, &layers)?;
+            .logits(variant, state, &selected, present, &layers)?;
         Ok(Scores {
             logits: logits.to_dtype(DType::F32)?.to_vec2()?,
             alignment: match variant.method {

@@ -42,6 +42,25 @@ pub fn flat(t: &Tensor) -> Vec<f64> {
         .unwrap()
 }
 
+/// Returns the names of samples.
+pub fn ids(samples: impl IntoIterator<Item = usize>) -> Vec<String> {
+    samples.into_iter().map(|s| s.to_string()).collect()
+}
+
+/// Returns a tensor of whole numbers.
+pub fn whole(t: &Tensor) -> Vec<usize> {
+    flat(t).into_iter().map(|v| v as usize).collect()
+}
+
+/// Returns which modalities samples have, from a tensor `n x 2` of 0 and 1.
+pub fn pairs(t: &Tensor) -> Vec<[bool; 2]> {
+    let values = flat(t);
+    values
+        .chunks_exact(2)
+        .map(|v| [v[0] == 1.0, v[1] == 1.0])
+        .collect()
+}
+
 /// Returns the largest difference over the largest magnitude (over 1 where all is zero).
 pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
     let (a, b) = (flat(a), flat(b));
