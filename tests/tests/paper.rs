@@ -300,7 +300,7 @@ fn killed_reproduction_repeats_no_finished_run() {
         ran.stderr
     );
     let after = logs(out);
-    assert_eq!(after.len(), 4, "U2A and three baselines");
+    assert_eq!(after.len(), 5, "U2A, three baselines and MLA");
     // The first run was finished when the second began.
     let same = first
         .iter()
@@ -316,13 +316,13 @@ fn killed_reproduction_repeats_no_finished_run() {
     let table: Value =
         serde_json::from_slice(&fs::read(out.join("table4/table4.json")).unwrap()).unwrap();
     let lines = table["lines"].as_array().unwrap();
-    assert_eq!(lines.len(), 4 * 3);
+    assert_eq!(lines.len(), 5 * 3);
     for line in lines {
         let mean = line["mean"].as_f64().unwrap();
         assert!((0.0..=100.0).contains(&mean) && line["values"].as_array().unwrap().len() == 1);
     }
     let csv = fs::read_to_string(out.join("table4/table4.csv")).unwrap();
-    assert_eq!(csv.lines().count(), 1 + 12);
+    assert_eq!(csv.lines().count(), 1 + 15);
 
     // A figure of the same runs needs no training.
     let ran = run(&mut reproduce(out, &["figure4", "--set", "epochs=2"])).expect(EXIT_DONE);
@@ -377,10 +377,10 @@ fn killed_reproduction_repeats_no_finished_run() {
 #[test]
 fn every_reproduction_plan_prints() {
     for (what, runs) in [
-        ("table1", 6),
-        ("table2", 36),
+        ("table1", 15),
+        ("table2", 54),
         ("table3", 18),
-        ("table4", 36),
+        ("table4", 45),
         ("table5", 0),
         ("table6", 18),
         ("figure2", 6),
