@@ -10,8 +10,8 @@
 //! - [`modality_dropout`] hides a modality during training;
 //! - [`u2a`] puts all of it together: the model, its training step and its scores.
 //!
-//! Beside them [`variant`] names the variants of the model, [`ogm_ge`] and [`missing_inputs`] serve
-//! baselines, [`peft`] and [`pretrained`] read and write what has learnt in the formats of Hugging
+//! Beside them [`variant`] names the variants of the model, [`encoder::prompts`], [`ogm_ge`] and
+//! [`missing_inputs`] serve baselines, [`peft`] and [`pretrained`] read and write what has learnt in the formats of Hugging
 //! Face, [`parameter_table`] counts parameters, and [`parity`] holds models and batches on which a
 //! GPU is compared with the CPU.
 //!

@@ -2,6 +2,7 @@
 
 use crate::encoder::config::EncoderConfig;
 use crate::encoder::lora::ADAPTERS;
+use crate::encoder::prompts::MissingCase;
 use crate::variant::{Adaptation, Variant};
 use datasets::Modality;
 
@@ -47,6 +48,13 @@ pub fn parameter_table(
             let adapters = config.layers * ADAPTERS * 2 * d * rank;
             let name = format!("{modality} adapters, rank {rank}");
             table.push(ParameterCount::new(name, adapters, true));
+        }
+        if variant.adaptation.prompt_level().is_some() {
+            let [layers, length, d] = variant.prompts.shape(config);
+            let name = format!("{modality} prompts, {length} x {layers} blocks");
+            let prompts = MissingCase::ALL.len() * layers * length * d;
+            table.push(ParameterCount::new(name, prompts, true));
+            continue;
         }
         let learns = variant.adaptation != Adaptation::Head;
         let name = format!("{modality} mask token");

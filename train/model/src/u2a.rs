@@ -7,7 +7,7 @@
 //! ```
 //!
 //! An encoder runs on the samples that have its modality and on no others. The baselines of
-//! [`Variant`] change which weights learn and how the tokens are fused, nothing else.
+//! [`Variant`] change what learns in the encoders and how the tokens are fused, nothing else.
 
 mod branch;
 mod frames;
@@ -49,8 +49,8 @@ pub struct U2a {
 
 /// The name and the value of one learnable tensor.
 pub struct Parameter<'a> {
-    /// `MODALITY/KEY` for adapters and encoder weights, `mask_token.MODALITY`, `fusion.LAYER.KEY`,
-    /// `weight`, `bias`.
+    /// `MODALITY/KEY` for adapters and encoder weights, `mask_token.MODALITY`,
+    /// `prompts.MODALITY.CASE`, `fusion.LAYER.KEY`, `weight`, `bias`.
     pub name: String,
     /// The value.
     pub tensor: &'a Tensor,
@@ -102,11 +102,12 @@ impl U2aBuilder {
     }
 
     /// Builds the model with new adapters (A Kaiming-uniform, B zero), mask tokens (normal with
-    /// standard deviation 0.02), fusion layers and head (as PyTorch's `nn.Linear`).
+    /// standard deviation 0.02) or prompts in the place of both, fusion layers and head (as
+    /// PyTorch's `nn.Linear`).
     ///
     /// # Errors
-    /// The encoders differ in width, the variant's only modality is none of the two, or full
-    /// fine-tuning has no weights.
+    /// The encoders differ in width, the variant's only modality is none of the two, full
+    /// fine-tuning has no weights, or prompts are for one modality alone or cannot be halved.
     pub fn build(self) -> Result<U2a> {
         let U2aBuilder {
             variant,
@@ -131,13 +132,17 @@ impl U2aBuilder {
         {
             bail!("modality {only}: the data have {m1} and {m2}");
         }
+        let prompt_level = variant.adaptation.prompt_level();
+        if prompt_level.is_some() && variant.modality.is_some() {
+            bail!("missing-aware prompts need two modalities");
+        }
         let weights = match variant.adaptation {
             Adaptation::Full => {
                 let weights = self.weights.context("full fine-tuning without weights")?;
                 let used = self.modalities.map(|m| variant.uses(m));
                 weights.zip(used).map(|(w, used)| used.then_some(w))
             }
-            Adaptation::Lora | Adaptation::Head => Pair::default(),
+            _ => Pair::default(),
         };
         let [first, second] = self
             .modalities
@@ -145,9 +150,13 @@ impl U2aBuilder {
             .zip(weights)
             .entries()
             .map(|(slot, ((modality, encoder), weights))| {
-                let adapters = variant.adaptation != Adaptation::Full;
+                let adapters = matches!(variant.adaptation, Adaptation::Lora | Adaptation::Head);
                 let lora = adapters.then_some(&lora);
-                Branch::new(modality, encoder, weights, lora, seed, slot)
+                let branch = Branch::new(modality, encoder, weights, lora, seed, slot)?;
+                match prompt_level {
+                    Some(level) => branch.with_prompts(level, &variant.prompts, seed, slot),
+                    None => Ok(branch),
+                }
             });
         let mut rng = Rng::new(seed, &[INIT_HEAD]);
         let width = variant.fusion.width(d);
@@ -210,7 +219,8 @@ impl U2a {
     }
 
     /// Lists all learnable tensors in a fixed order: the first encoder's adapters (in full
-    /// fine-tuning its weights) and mask token, the second's, the fusion's layers, the head.
+    /// fine-tuning its weights) and mask token or its prompts, the second's, the fusion's layers, the
+    /// head.
     pub fn parameters(&self) -> Vec<Parameter<'_>> {
         let mut list = Vec::new();
         for branch in self.branches() {

@@ -1,13 +1,14 @@
 //! Variants of the model: U2A, and the baselines that the paper compares it with. Each is a setting
 //! of the same trainer on the same encoders.
 
+use crate::encoder::prompts::{PromptConfig, PromptLevel};
 use datasets::Modality;
 use serde::{Deserialize, Serialize};
 
-/// Which weights of the encoders learn.
+/// What learns in the encoders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-#[clap(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
+#[clap(rename_all = "kebab-case")]
 pub enum Adaptation {
     /// LoRA adapters and mask tokens: U2A.
     #[default]
@@ -16,6 +17,22 @@ pub enum Adaptation {
     Head,
     /// All weights of the encoders and the mask tokens (full fine-tuning); there are no adapters.
     Full,
+    /// Input-level missing-aware prompts (Lee et al. 2023, section 3): tokens that join the
+    /// sequences of frozen encoders.
+    InputPrompts,
+    /// Attention-level missing-aware prompts: keys and values that join those of frozen encoders.
+    AttentionPrompts,
+}
+
+impl Adaptation {
+    /// Returns where prompts enter the encoders' blocks; `None` without prompts.
+    pub fn prompt_level(self) -> Option<PromptLevel> {
+        match self {
+            Adaptation::InputPrompts => Some(PromptLevel::Input),
+            Adaptation::AttentionPrompts => Some(PromptLevel::Attention),
+            Adaptation::Lora | Adaptation::Head | Adaptation::Full => None,
+        }
+    }
 }
 
 /// How the tokens of the two modalities become one feature.
@@ -67,7 +84,7 @@ pub enum MissingToken {
 /// A variant of the model; the default is U2A.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Variant {
-    /// Which weights of the encoders learn.
+    /// What learns in the encoders.
     pub adaptation: Adaptation,
     /// The only modality that is used, in a unimodal baseline.
     pub modality: Option<Modality>,
@@ -77,6 +94,8 @@ pub struct Variant {
     pub modulation: Modulation,
     /// The factor alpha of gradient modulation.
     pub ogm_alpha: f64,
+    /// The sizes of prompts, in the variants that have them.
+    pub prompts: PromptConfig,
 }
 
 impl Variant {

@@ -16,6 +16,7 @@ use datasets::Modality;
 use engine::{AdamWConfig, Compute, Precision, Schedule};
 use model::encoder::StoredActivations;
 use model::encoder::lora::LoraConfig;
+use model::encoder::prompts::{PromptConfig, PromptLevel};
 use model::loss::{ALIGN_WEIGHT, LossConfig};
 use model::ogm_ge::OGM_ALPHA;
 use model::peft::ModuleNames;
@@ -62,6 +63,12 @@ pub struct Settings {
     pub modulation: Modulation,
     /// Alpha of the gradient modulation.
     pub ogm_alpha: f64,
+    /// Missing-aware prompts in each block that has them, with `adapt` of `input-prompts` or
+    /// `attention-prompts`, which needs an even number.
+    pub prompt_length: usize,
+    /// Blocks of an encoder with missing-aware prompts, from the first one on; an encoder with
+    /// fewer blocks has them in all.
+    pub prompt_layers: usize,
     /// Rank of the LoRA adapters.
     pub lora_rank: usize,
     /// The LoRA adapters are scaled by `lora_alpha / lora_rank`.
@@ -70,17 +77,18 @@ pub struct Settings {
     pub lora_dropout: f64,
     /// Version of transformers whose module names the adapters' files use.
     pub module_names: ModuleNames,
-    /// Weight of the alignment loss.
+    /// Weight of the alignment loss. With prompts there is none, and it is 0.
     pub align_weight: f64,
     /// Whether the alignment loss sends no gradient into the class tokens.
     pub align_stop_gradient: bool,
     /// Modality dropout: whether one modality of a whole batch is hidden at random. Without a
     /// value, it is on if at most 5 % of the training samples lack a modality, by themselves or by
-    /// the mask. A run's `config.toml` says whether it is.
+    /// the mask, and off with prompts. A run's `config.toml` says whether it is.
     pub modality_dropout: Option<bool>,
     /// Whether the encoders' own dropout is on (BERT's is 0.1).
     pub encoder_dropout: bool,
-    /// The token that stands for a missing modality.
+    /// The token that stands for a missing modality. With prompts it is by default that of an empty
+    /// input, since there is no mask token.
     pub missing_token: MissingToken,
     /// Whether CLIP's tokens are read after or before its last layer norm.
     pub clip_features: ClipFeatures,
@@ -129,6 +137,7 @@ impl Default for Settings {
     fn default() -> Self {
         let adamw = AdamWConfig::default();
         let lora = LoraConfig::default();
+        let prompts = PromptConfig::default();
         Settings {
             epochs: 10,
             max_steps: None,
@@ -147,6 +156,8 @@ impl Default for Settings {
             fusion: Fusion::Sum,
             modulation: Modulation::None,
             ogm_alpha: OGM_ALPHA,
+            prompt_length: prompts.length,
+            prompt_layers: prompts.layers,
             lora_rank: lora.rank,
             lora_alpha: lora.alpha,
             lora_dropout: lora.dropout,
@@ -185,6 +196,18 @@ const CONFIGS: [(&str, &str); 5] = [
     ("crema-d", include_str!("../../configs/crema-d.toml")),
 ];
 
+/// What is different from the defaults with missing-aware prompts: they tell the model what is
+/// missing, so that an empty input stands for it (Lee et al. 2023, section 3), and nothing else of
+/// U2A is in use.
+fn prompt_defaults() -> SettingsOverrides {
+    SettingsOverrides {
+        missing_token: Some(MissingToken::Input),
+        align_weight: Some(0.0),
+        modality_dropout: Some(false),
+        ..SettingsOverrides::default()
+    }
+}
+
 impl Settings {
     /// The settings of a run on a dataset. A dataset without a file in `configs/` gets that of its
     /// kind, image-text or audio-video.
@@ -206,6 +229,11 @@ impl Settings {
             .ok_or_else(|| anyhow!("configs/{kind}.toml is missing"))?;
         let base: SettingsOverrides =
             toml::from_str(text).with_context(|| format!("configs/{name}.toml"))?;
+        let given = base.updated_with(overrides)?;
+        let base = match given.adapt.and_then(Adaptation::prompt_level) {
+            Some(_) => base.updated_with(&prompt_defaults())?,
+            None => base,
+        };
         let settings: Settings = base.updated_with(overrides)?.to_table()?.try_into()?;
         settings.check()?;
         Ok(settings)
@@ -220,6 +248,8 @@ impl Settings {
             ("lora_rank", self.lora_rank),
             ("frames", self.frames),
             ("keep_checkpoints", self.keep_checkpoints),
+            ("prompt_length", self.prompt_length),
+            ("prompt_layers", self.prompt_layers),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, v)| *v == 0) {
             bail!("{name} must be at least 1");
@@ -252,8 +282,44 @@ impl Settings {
                 );
             }
         }
+        self.check_prompts()?;
         if self.text_length < 3 {
             bail!("text_length must be at least 3: class, one word piece, separator");
+        }
+        Ok(())
+    }
+
+    /// Refuses settings that contradict missing-aware prompts.
+    fn check_prompts(&self) -> Result<()> {
+        let Some(level) = self.adapt.prompt_level() else {
+            return Ok(());
+        };
+        if self.modality.is_some() {
+            bail!(
+                "prompts are chosen by which of two modalities is missing; leave out modality or change adapt"
+            );
+        }
+        if level == PromptLevel::Attention && !self.prompt_length.is_multiple_of(2) {
+            bail!(
+                "prompt_length must be even with adapt = \"attention-prompts\", half keys and half values, not {}",
+                self.prompt_length
+            );
+        }
+        if self.missing_token == MissingToken::Mask {
+            bail!(
+                "missing_token mask: a model with prompts has no mask token; choose input or zeros"
+            );
+        }
+        if self.align_weight != 0.0 {
+            bail!(
+                "align_weight must be 0 with prompts, since there are no mask tokens to align, not {}",
+                self.align_weight
+            );
+        }
+        if self.modulation != Modulation::None {
+            bail!(
+                "modulation balances the gradients of encoders, and those with prompts are frozen; leave out modulation or change adapt"
+            );
         }
         Ok(())
     }
@@ -283,6 +349,10 @@ impl Settings {
             fusion: self.fusion,
             modulation: self.modulation,
             ogm_alpha: self.ogm_alpha,
+            prompts: PromptConfig {
+                length: self.prompt_length,
+                layers: self.prompt_layers,
+            },
         }
     }
 
@@ -442,6 +512,39 @@ mod tests {
         assert!(refused("lr=nan").contains("lr"));
         assert!(refused("lora_dropout=1.0").contains("lora_dropout"));
         assert!(refused("text_length=2").contains("text_length"));
+        assert!(refused("prompt_length=0").contains("prompt_length"));
+        assert!(refused("prompt_layers=0").contains("prompt_layers"));
+    }
+
+    #[test]
+    fn prompts_have_defaults_of_their_own() {
+        let resolve = |pairs: &[&str]| {
+            let pairs: Vec<String> = pairs.iter().map(ToString::to_string).collect();
+            let overrides = SettingsOverrides::parse(&pairs).unwrap();
+            Settings::resolve("ave", AUDIO_VIDEO, &overrides).map_err(|error| error.to_string())
+        };
+        for adapt in ["adapt=input-prompts", "adapt=attention-prompts"] {
+            let settings = resolve(&[adapt]).unwrap();
+            assert_eq!(settings.missing_token, MissingToken::Input);
+            assert_eq!(settings.align_weight, 0.0);
+            assert_eq!(settings.modality_dropout, Some(false));
+            assert_eq!((settings.prompt_length, settings.prompt_layers), (16, 6));
+            let zeros = resolve(&[adapt, "missing_token=zeros"]).unwrap();
+            assert_eq!(zeros.missing_token, MissingToken::Zeros);
+            for (pair, words) in [
+                ("modality=audio", "two modalities"),
+                ("missing_token=mask", "no mask token"),
+                ("align_weight=0.2", "align_weight"),
+                ("modulation=ogm", "modulation"),
+            ] {
+                let error = resolve(&[adapt, pair]).unwrap_err();
+                assert!(error.contains(words), "{pair}: {error}");
+            }
+        }
+        assert!(resolve(&["adapt=input-prompts", "prompt_length=5"]).is_ok());
+        let odd = resolve(&["adapt=attention-prompts", "prompt_length=5"]).unwrap_err();
+        assert!(odd.contains("prompt_length must be even"), "{odd}");
+        assert_eq!(resolve(&[]).unwrap().missing_token, MissingToken::Mask);
     }
 
     #[test]

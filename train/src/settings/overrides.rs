@@ -68,6 +68,10 @@ pub struct SettingsOverrides {
     pub modulation: Option<Modulation>,
     #[arg(skip)]
     pub ogm_alpha: Option<f64>,
+    #[arg(skip)]
+    pub prompt_length: Option<usize>,
+    #[arg(skip)]
+    pub prompt_layers: Option<usize>,
     /// Rank of the LoRA adapters
     #[arg(long)]
     pub lora_rank: Option<usize>,
@@ -216,7 +220,7 @@ mod tests {
     #[test]
     fn each_setting_can_be_overridden() {
         let names = setting_names();
-        assert_eq!(names.len(), 39);
+        assert_eq!(names.len(), 41);
         // With every setting given, both structs have to have the same fields.
         let full = Settings {
             max_steps: Some(1),

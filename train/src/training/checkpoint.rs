@@ -313,8 +313,8 @@ pub fn other_than_default(run: &Path, checkpoint: &Path) -> Option<String> {
     Some(name.to_string_lossy().into_owned())
 }
 
-/// Loads all learnable parameters into the model: adapters or the encoders' weights, mask tokens,
-/// fusion layers and head.
+/// Loads all learnable parameters into the model: adapters or the encoders' weights, mask tokens or
+/// prompts, fusion layers and head.
 ///
 /// # Errors
 /// A file cannot be read, or does not fit the model.

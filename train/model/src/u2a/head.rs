@@ -82,7 +82,7 @@ impl U2a {
             HeadSample {
                 inputs: encoded.as_ref().map(ran).into(),
                 tokens: sources.map(token).into(),
-                aligned: both_ran && batch.present[i] == [true, true],
+                aligned: both_ran && self.has_mask_tokens() && batch.present[i] == [true, true],
                 labels: &batch.labels[i],
             }
         });
@@ -151,10 +151,11 @@ impl U2a {
         let logits = self.variant.fusion.logits(&selected, &layers)?;
         let task = task_loss(&logits, &batch.labels, config.multi_label)?;
         let task = scaled(task, share.task)?;
-        let align = match alignment_loss(&batch.present, &tokens, config.align_stop_gradient)? {
-            Some(align) => Some(scaled(align, share.align)?),
-            None => None,
+        let align = match self.has_mask_tokens() {
+            true => alignment_loss(&batch.present, &tokens, config.align_stop_gradient)?,
+            false => None,
         };
+        let align = align.map(|align| scaled(align, share.align)).transpose()?;
         let loss = match &align {
             Some(align) => (&task + (align * config.align_weight)?)?,
             None => task.clone(),

@@ -3,6 +3,7 @@
 use super::frames::mean_over_frames;
 use super::{Branch, U2a};
 use crate::encoder::lora::LoraAdapters;
+use crate::encoder::prompts::{MissingCase, SequencePrompts};
 use crate::encoder::{
     DropoutConfig, Encoder, EncoderInput, EncoderOutput, StoredActivations, Tape,
 };
@@ -12,7 +13,7 @@ use crate::ogm_ge;
 use crate::pair::{Pair, Slot};
 use crate::token_selection::{AlignmentPair, ModalityTokens, alignment_pairs};
 use crate::variant::{Adaptation, MissingToken};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor, Var};
 use candle_nn::Optimizer;
 use engine::{AdamW, AdamWConfig};
@@ -141,7 +142,7 @@ pub struct Scores {
     /// The logits, `n x classes`.
     pub logits: Vec<Vec<f32>>,
     /// For each complete sample its number in the batch, and the squared distances, mean over
-    /// width, of MT_1 to CLS_2 and of MT_2 to CLS_1.
+    /// width, of MT_1 to CLS_2 and of MT_2 to CLS_1. Empty in a model without mask tokens.
     pub alignment: Vec<(usize, [f64; 2])>,
 }
 
@@ -171,6 +172,7 @@ impl U2a {
         options: &StepOptions,
         config: &LossConfig,
     ) -> Result<StepResult> {
+        self.check_missing_token(config.missing_token)?;
         let encoded =
             Pair::try_from_fn(|slot| self.encode(slot, batch, uploaded[slot.index()], options))?;
         let head = self.head_step(batch, &encoded, options, config)?;
@@ -215,18 +217,24 @@ impl U2a {
             samples: &sequence_names(input, first),
             uploaded: uploaded.as_ref(),
         };
-        let stored = match self.variant.adaptation {
-            Adaptation::Head => None,
-            Adaptation::Lora | Adaptation::Full => Some(options.stored),
-        };
+        let stored = self.encoders_learn().then_some(options.stored);
         let branch = &self.branches[slot];
-        let (output, tape) = branch.encoder().forward(
-            &read,
-            branch.mask_token(),
-            self.adapters_of(branch),
-            &self.dropout(slot, options),
-            stored,
-        )?;
+        let dropout = self.dropout(slot, options);
+        let (output, tape) = match branch.prompts() {
+            Some(prompts) => {
+                let cases = &missing_cases(input, &batch.present)?;
+                let prompts = SequencePrompts { prompts, cases };
+                let encoder = branch.encoder();
+                encoder.forward_prompted(&read, &prompts, &dropout, stored)?
+            }
+            None => branch.encoder().forward(
+                &read,
+                branch.mask_token(),
+                self.adapters_of(branch),
+                &dropout,
+                stored,
+            )?,
+        };
         Ok(Some(Encoded {
             input,
             output,
@@ -238,8 +246,21 @@ impl U2a {
     pub(super) fn adapters_of<'a>(&self, branch: &'a Branch) -> Option<&'a LoraAdapters> {
         match self.variant.adaptation {
             Adaptation::Lora => branch.adapters(),
-            Adaptation::Head | Adaptation::Full => None,
+            _ => None,
         }
+    }
+
+    /// Refuses the mask token in a model that has none.
+    fn check_missing_token(&self, missing: MissingToken) -> Result<()> {
+        if missing == MissingToken::Mask && !self.has_mask_tokens() {
+            bail!("a model with prompts has no mask token; the missing token is input or zeros");
+        }
+        Ok(())
+    }
+
+    /// Returns whether the encoders have mask tokens: those with prompts have none.
+    pub(super) fn has_mask_tokens(&self) -> bool {
+        self.variant.adaptation.prompt_level().is_none()
     }
 
     fn dropout(&self, slot: Slot, options: &StepOptions) -> DropoutConfig {
@@ -270,6 +291,10 @@ impl U2a {
             return Ok(());
         };
         let encoder = branch.encoder();
+        if let Some(prompts) = branch.prompts() {
+            grads.extend(encoder.backward_prompted(tape, d, prompts)?);
+            return Ok(());
+        }
         let d_mask_token = match (branch.weights(), branch.adapters()) {
             (Some(weights), _) => {
                 let mut g = encoder.backward_full(tape, &input.data, d)?;
@@ -336,6 +361,7 @@ impl U2a {
         batch: &Batch,
         missing_token: MissingToken,
     ) -> Result<Scores> {
+        self.check_missing_token(missing_token)?;
         let tokens = Pair::try_from_fn(|slot| -> Result<_> {
             let input = batch.inputs[slot.index()].as_ref();
             let Some(input) = input.filter(|_| self.uses(slot)) else {
@@ -346,9 +372,18 @@ impl U2a {
                 samples: &sequence_names(input, 0),
                 uploaded: None,
             };
-            let mask_token = self.branches[slot].mask_token();
-            let (output, _) =
-                merged[slot.index()].forward(&read, mask_token, None, &DropoutConfig::OFF, None)?;
+            let (encoder, branch) = (&merged[slot.index()], &self.branches[slot]);
+            let (output, _) = match branch.prompts() {
+                Some(prompts) => {
+                    let cases = &missing_cases(input, &batch.present)?;
+                    let prompts = SequencePrompts { prompts, cases };
+                    encoder.forward_prompted(&read, &prompts, &DropoutConfig::OFF, None)?
+                }
+                None => {
+                    let mask_token = branch.mask_token();
+                    encoder.forward(&read, mask_token, None, &DropoutConfig::OFF, None)?
+                }
+            };
             mean_over_frames(input, &output).map(Some)
         })?;
         let selected = self.select_tokens(batch, &tokens, missing_token)?;
@@ -357,11 +392,28 @@ impl U2a {
             .variant
             .fusion
             .logits(&selected, &fusion::linear_layers(&layers))?;
+        let alignment = match self.has_mask_tokens() {
+            true => alignment_distances(batch, &tokens)?,
+            false => Vec::new(),
+        };
         Ok(Scores {
             logits: logits.to_dtype(DType::F32)?.to_vec2()?,
-            alignment: alignment_distances(batch, &tokens)?,
+            alignment,
         })
     }
+}
+
+/// Returns the missing case of each sequence of an encoder's input.
+fn missing_cases(input: &ModalityBatch, present: &[[bool; 2]]) -> Result<Vec<MissingCase>> {
+    let images = input.data.images_per_sample();
+    let mut cases = Vec::with_capacity(input.rows.len() * images);
+    for row in &input.rows {
+        let case = MissingCase::of(present[*row]);
+        let case =
+            case.with_context(|| format!("sample {row} of the batch has no modality at all"))?;
+        cases.extend(std::iter::repeat_n(case, images));
+    }
+    Ok(cases)
 }
 
 /// Computes [`Scores::alignment`].
