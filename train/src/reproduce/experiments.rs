@@ -50,16 +50,23 @@ fn u2a() -> Training {
     training("U2A", &[])
 }
 
-/// U2A, trained under a protocol's mask.
-fn u2a_trained_with_mask(protocol: Protocol) -> Training {
-    let settings = [
+/// Missing-aware prompts (Lee et al. 2023) on the same encoders. `input` and `attention` are the
+/// names of the two, which the paper has in Table 3 as `map_input` and `map_attn`, and of which it
+/// has the first in Table 6 as `map`.
+fn prompts(input: &'static str, attention: &'static str) -> [Training; 2] {
+    [(input, "input-prompts"), (attention, "attention-prompts")].map(|(name, adapt)| {
+        let adapt = format!("adapt={adapt}");
+        training(name, &[&adapt, "missing_token=input"])
+    })
+}
+
+/// A method, trained under a protocol's mask.
+fn trained_with_mask(mut training: Training, protocol: Protocol) -> Training {
+    training.settings.extend([
         format!("train_mask={protocol}"),
         format!("train_mask_rate={RATE:?}"),
-    ];
-    Training {
-        method: "U2A",
-        settings: settings.to_vec(),
-    }
+    ]);
+    training
 }
 
 /// Returns the paper's fusion and modulation baselines, on the same encoders, without mask tokens,
@@ -228,26 +235,29 @@ impl Rows<'_> {
     /// Table 3: trained and tested under the same protocol.
     fn same_missing_rate(&self) -> Result<Vec<Row>> {
         let table = PaperTable::open(3)?;
-        self.protocols()
-            .into_iter()
-            .map(|protocol| {
-                let [image, text] = self.percentages(protocol)?;
-                let wanted = [
-                    ("dataset", self.info.name.as_str()),
-                    ("image_pct", &image),
-                    ("text_pct", &text),
-                ];
-                Ok(Row {
+        let methods = u2a_and(prompts("MAP input", "MAP attn"));
+        let mut rows = Vec::new();
+        for protocol in self.protocols() {
+            let [image, text] = self.percentages(protocol)?;
+            let wanted = [
+                ("dataset", self.info.name.as_str()),
+                ("image_pct", &image),
+                ("text_pct", &text),
+            ];
+            for method in &methods {
+                rows.push(Row {
                     paper: table.scores_in_row(&wanted),
-                    ..self.missing_modality_row(protocol, protocol)?
-                })
-            })
-            .collect()
+                    ..self.missing_modality_row(method, protocol, protocol)?
+                });
+            }
+        }
+        Ok(rows)
     }
 
     /// Table 6: trained under each protocol, and tested under each.
     fn different_missing_rates(&self) -> Result<Vec<Row>> {
         let table = PaperTable::open(6)?;
+        let methods = u2a_and(prompts("MAP", "MAP attn"));
         let mut rows = Vec::new();
         for train in self.protocols() {
             for test in self.protocols() {
@@ -260,10 +270,12 @@ impl Rows<'_> {
                     ("test_image_pct", &test_image),
                     ("test_text_pct", &test_text),
                 ];
-                rows.push(Row {
-                    paper: table.scores_in_row(&wanted),
-                    ..self.missing_modality_row(train, test)?
-                });
+                for method in &methods {
+                    rows.push(Row {
+                        paper: table.scores_in_row(&wanted),
+                        ..self.missing_modality_row(method, train, test)?
+                    });
+                }
             }
         }
         Ok(rows)
@@ -279,17 +291,23 @@ impl Rows<'_> {
         ]
     }
 
-    /// U2A, trained under one protocol and tested under another, each at the paper's rate.
-    fn missing_modality_row(&self, train: Protocol, test: Protocol) -> Result<Row> {
+    /// A method, trained under one protocol and tested under another, each at the paper's rate.
+    fn missing_modality_row(
+        &self,
+        method: &Training,
+        train: Protocol,
+        test: Protocol,
+    ) -> Result<Row> {
         let [m1, m2] = self.info.modalities;
         let words = |protocol| -> Result<String> {
             let [first, second] = self.percentages(protocol)?;
             Ok(format!("{first} % {m1}, {second} % {m2}"))
         };
         let testing = Testing::masked(test.to_string(), RATE);
+        let training = trained_with_mask(method.clone(), train);
         Ok(Row {
             trained_on: words(train)?,
-            ..self.row(&u2a_trained_with_mask(train), testing, &words(test)?)
+            ..self.row(&training, testing, &words(test)?)
         })
     }
 
@@ -338,14 +356,20 @@ impl Rows<'_> {
     }
 }
 
+/// Returns U2A and other methods.
+fn u2a_and(others: impl IntoIterator<Item = Training>) -> Vec<Training> {
+    std::iter::once(u2a()).chain(others).collect()
+}
+
 /// Returns U2A and the baselines.
 fn u2a_and_baselines() -> impl Iterator<Item = Training> {
-    std::iter::once(u2a()).chain(baselines())
+    u2a_and(baselines()).into_iter()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::{Settings, SettingsOverrides};
 
     fn all_rows(artefact: Artefact) -> Vec<Row> {
         datasets(artefact)
@@ -377,6 +401,34 @@ mod tests {
             found.dedup();
             assert_eq!(found.len(), count, "{artefact:?}: a score twice");
         }
+    }
+
+    /// Rows of missing-aware prompts find the scores of Lee et al. in the paper's tables, train
+    /// with settings that exist, and are evaluated with empty inputs.
+    #[test]
+    fn prompts_have_their_rows_in_tables_3_and_6() {
+        for (artefact, name, key, scores) in [
+            (Artefact::Table3, "MAP input", "map_input", 6),
+            (Artefact::Table3, "MAP attn", "map_attn", 6),
+            (Artefact::Table6, "MAP", "map", 18),
+        ] {
+            let rows = all_rows(artefact).into_iter();
+            let rows: Vec<Row> = rows.filter(|row| row.training.method == name).collect();
+            assert_eq!(rows.len(), scores, "{name}");
+            for row in &rows {
+                assert!(row.paper.iter().any(|score| score.method == key), "{row:?}");
+                assert_eq!(token_of(&row.training), MissingToken::Input);
+                let name = eval_options(&row.testing, 0, MissingToken::Input).name();
+                assert!(name.ends_with("-input"), "{name}");
+                let overrides = SettingsOverrides::parse(&row.training.settings).unwrap();
+                let info = ::datasets::open(&row.dataset).unwrap();
+                let modalities = info.info().modalities;
+                Settings::resolve(&row.dataset, modalities, &overrides).unwrap();
+            }
+        }
+        let attention = all_rows(Artefact::Table6).into_iter();
+        let attention = attention.filter(|row| row.training.method == "MAP attn");
+        assert_eq!(attention.count(), 18, "without a score in the paper");
     }
 
     #[test]
