@@ -72,6 +72,105 @@ fn baseline_resumes_bit_for_bit() {
     run(reuse.arg("--out").arg(&again)).expect(EXIT_DONE);
 }
 
+/// Missing-aware prompts: a run that is stopped and resumed equals one that is not; it scores with
+/// either modality missing, labels a file of one modality, and has no mask tokens.
+#[test]
+fn prompts_are_trained_resumed_evaluated_and_predict() {
+    let folder = temp();
+    let settings = [
+        "--epochs",
+        "1",
+        "--adapt",
+        "attention-prompts",
+        "--train-mask",
+        "missing-both",
+        "--set",
+        "prompt_length=4",
+        "--set",
+        "keep=inputs",
+    ];
+    let (straight, stopped) = (
+        folder.path().join("straight"),
+        folder.path().join("stopped"),
+    );
+    run(&mut train(&straight, &settings)).expect(EXIT_DONE);
+    run(train(&stopped, &settings).args(["--max-steps", "2"])).expect(EXIT_DONE);
+    run(command("train", ["run", "crema-d", "--resume"]).arg(&stopped)).expect(EXIT_DONE);
+    for file in [
+        "metrics.jsonl",
+        "best/head.safetensors",
+        "best/optimizer.safetensors",
+    ] {
+        let read = |run: &Path| fs::read(run.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert!(read(&straight) == read(&stopped), "{file} differs");
+    }
+    let head = fs::read(straight.join("best/head.safetensors")).unwrap();
+    let length = u64::from_le_bytes(head[..8].try_into().unwrap()) as usize;
+    let tensors: BTreeMap<String, Value> = serde_json::from_slice(&head[8..8 + length]).unwrap();
+    let mut names = vec!["bias".to_string()];
+    for modality in ["audio", "video"] {
+        for case in ["complete", "missing_first", "missing_second"] {
+            let name = format!("prompts.{modality}.{case}");
+            // The small encoders have three blocks.
+            assert_eq!(tensors[&name]["shape"], serde_json::json!([3, 4, 32]));
+            names.push(name);
+        }
+    }
+    names.push("weight".to_string());
+    assert_eq!(tensors.into_keys().collect::<Vec<_>>(), names);
+
+    let mut scores = Vec::new();
+    for missing in [&[][..], &["--missing", "audio"], &["--missing", "video"]] {
+        let mut eval = command("train", ["eval", "--json"]);
+        let result = run(eval.arg(&straight).args(missing))
+            .expect(EXIT_DONE)
+            .json();
+        assert_eq!(result["missing_token"], "input");
+        assert!(result["alignment"].is_null());
+        scores.push(result["predictions"].clone());
+    }
+    let predictions = |path: &Value| fs::read(path.as_str().unwrap()).unwrap();
+    assert_ne!(predictions(&scores[0]), predictions(&scores[1]));
+    assert_ne!(predictions(&scores[1]), predictions(&scores[2]));
+    run(command("train", ["eval", "--missing-token", "mask"]).arg(&straight))
+        .expect_usage(&["no mask tokens", "zeros"]);
+    let clip = fs::read_dir(data().raw().join("AudioWAV")).unwrap();
+    let clip = clip.map(|entry| entry.unwrap().path()).next().unwrap();
+    let mut predict = command("train", ["predict", "--json"]);
+    let answer = run(predict.arg(&straight).arg(clip))
+        .expect(EXIT_DONE)
+        .json();
+    assert_eq!(answer[0]["seen"], serde_json::json!(["audio"]));
+}
+
+/// Tables 3 and 6 have rows for missing-aware prompts, which share their runs.
+#[test]
+fn prompts_are_rows_of_tables_3_and_6() {
+    let folder = temp();
+    let out = folder.path();
+    let short = ["--set", "epochs=1"];
+    for (table, rows, input) in [("table3", 3, "MAP input"), ("table6", 9, "MAP")] {
+        run(reproduce(out, &[table]).args(short)).expect(EXIT_DONE);
+        let page = fs::read(out.join(table).join(format!("{table}.json"))).unwrap();
+        let page: Value = serde_json::from_slice(&page).unwrap();
+        let lines = page["lines"].as_array().unwrap();
+        for method in ["U2A", input, "MAP attn"] {
+            let own = lines.iter().filter(|l| l["training"]["method"] == method);
+            let own: Vec<&Value> = own.collect();
+            assert_eq!(own.len(), rows, "{table} {method}");
+            for line in own {
+                let mean = line["mean"].as_f64().unwrap();
+                assert!((0.0..=100.0).contains(&mean), "{line}");
+            }
+        }
+        assert_eq!(
+            logs(out).len(),
+            9,
+            "{table}: three methods, three protocols"
+        );
+    }
+}
+
 /// The class probabilities of every test sample, by id.
 fn test_probabilities(run: &Path) -> BTreeMap<String, Vec<f64>> {
     let file = fs::File::open(run.join("predictions-test.parquet")).unwrap();
@@ -300,7 +399,7 @@ fn killed_reproduction_repeats_no_finished_run() {
         ran.stderr
     );
     let after = logs(out);
-    assert_eq!(after.len(), 4, "U2A and three baselines");
+    assert_eq!(after.len(), 5, "U2A, three baselines and MLA");
     // The first run was finished when the second began.
     let same = first
         .iter()
@@ -316,13 +415,13 @@ fn killed_reproduction_repeats_no_finished_run() {
     let table: Value =
         serde_json::from_slice(&fs::read(out.join("table4/table4.json")).unwrap()).unwrap();
     let lines = table["lines"].as_array().unwrap();
-    assert_eq!(lines.len(), 4 * 3);
+    assert_eq!(lines.len(), 5 * 3);
     for line in lines {
         let mean = line["mean"].as_f64().unwrap();
         assert!((0.0..=100.0).contains(&mean) && line["values"].as_array().unwrap().len() == 1);
     }
     let csv = fs::read_to_string(out.join("table4/table4.csv")).unwrap();
-    assert_eq!(csv.lines().count(), 1 + 12);
+    assert_eq!(csv.lines().count(), 1 + 15);
 
     // A figure of the same runs needs no training.
     let ran = run(&mut reproduce(out, &["figure4", "--set", "epochs=2"])).expect(EXIT_DONE);
@@ -377,12 +476,12 @@ fn killed_reproduction_repeats_no_finished_run() {
 #[test]
 fn every_reproduction_plan_prints() {
     for (what, runs) in [
-        ("table1", 6),
-        ("table2", 36),
-        ("table3", 18),
-        ("table4", 36),
+        ("table1", 15),
+        ("table2", 54),
+        ("table3", 54),
+        ("table4", 45),
         ("table5", 0),
-        ("table6", 18),
+        ("table6", 54),
         ("figure2", 6),
         ("figure3", 3),
         ("figure4", 3),

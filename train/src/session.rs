@@ -126,6 +126,16 @@ impl Session {
         }
     }
 
+    /// Which modalities the model gets of each validation sample while it trains.
+    pub(crate) fn val_present(&self) -> Result<Vec<[bool; 2]>> {
+        match &self.val_mask {
+            Some(mask) => Ok(self
+                .mask(&mask.source, mask.rate, mask.seed)?
+                .present(&self.shards, Split::Val)?),
+            None => Ok(self.shards.split(Split::Val).present.clone()),
+        }
+    }
+
     /// Which modalities the samples of a split have if only one modality is used.
     fn restrict_to(&self, modality: Option<InputName>, split: Split) -> Option<Vec<[bool; 2]>> {
         let modality = modality?;

@@ -103,7 +103,7 @@ impl Fusion {
 
 /// Returns the output of a linear layer. It is [`project`] and not candle's product, so that its
 /// bits depend neither on the processor nor on the number of threads.
-fn forward(layer: &Linear, x: &Tensor) -> Result<Tensor> {
+pub(crate) fn forward(layer: &Linear, x: &Tensor) -> Result<Tensor> {
     let y = project(x, layer.weight())?;
     Ok(match layer.bias() {
         Some(bias) => y.broadcast_add(bias)?,

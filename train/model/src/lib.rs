@@ -10,8 +10,9 @@
 //! - [`modality_dropout`] hides a modality during training;
 //! - [`u2a`] puts all of it together: the model, its training step and its scores.
 //!
-//! Beside them [`variant`] names the variants of the model, [`ogm_ge`] and [`missing_inputs`] serve
-//! baselines, [`peft`] and [`pretrained`] read and write what has learnt in the formats of Hugging
+//! Beside them [`variant`] names the variants of the model, [`methods`] holds the objectives of the
+//! methods that the paper compares U2A with, [`encoder::prompts`], [`ogm_ge`] and
+//! [`missing_inputs`] serve baselines, [`peft`] and [`pretrained`] read and write what has learnt in the formats of Hugging
 //! Face, [`parameter_table`] counts parameters, and [`parity`] holds models and batches on which a
 //! GPU is compared with the CPU.
 //!
@@ -52,6 +53,7 @@ pub mod encoder;
 mod fusion;
 mod init;
 pub mod loss;
+pub mod methods;
 pub mod missing_inputs;
 pub mod modality_dropout;
 pub mod ogm_ge;

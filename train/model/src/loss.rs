@@ -4,8 +4,9 @@ use crate::pair::Pair;
 use crate::token_selection::{AlignmentPair, ModalityTokens, alignment_pairs};
 use crate::variant::MissingToken;
 use anyhow::{Result, bail};
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 use candle_nn::loss::{cross_entropy, mse};
+use candle_nn::ops::log_softmax;
 use serde::{Deserialize, Serialize};
 
 /// The weight of the alignment loss in the paper, lambda in equation 7.
@@ -28,25 +29,54 @@ pub struct LossConfig {
 /// Computes the task loss, a mean over samples: cross-entropy, or for several labels per sample
 /// binary cross-entropy with a mean over classes. `logits` are `n x classes`.
 pub(crate) fn task_loss(logits: &Tensor, labels: &[Vec<u32>], multi_label: bool) -> Result<Tensor> {
-    let classes = logits.dim(1)?;
     if multi_label {
-        let mut targets = vec![0f32; labels.len() * classes];
-        for (row, labels) in labels.iter().enumerate() {
-            for label in labels {
-                targets[row * classes + *label as usize] = 1.0;
-            }
-        }
-        let targets = Tensor::from_vec(targets, (labels.len(), classes), logits.device())?
-            .to_dtype(logits.dtype())?;
-        binary_cross_entropy(logits, &targets)
-    } else {
-        let targets = labels.iter().map(|l| match l[..] {
-            [label] if (label as usize) < classes => Ok(label),
-            _ => bail!("labels {l:?} where one class below {classes} is expected"),
-        });
-        let targets = Tensor::new(targets.collect::<Result<Vec<u32>>>()?, logits.device())?;
-        Ok(cross_entropy(logits, &targets)?)
+        return binary_cross_entropy(logits, &class_targets(logits, labels)?);
     }
+    let targets = Tensor::new(only_classes(logits, labels)?, logits.device())?;
+    Ok(cross_entropy(logits, &targets)?)
+}
+
+/// Computes the task loss of each sample, `n`; [`task_loss`] is their mean.
+pub(crate) fn task_losses(
+    logits: &Tensor,
+    labels: &[Vec<u32>],
+    multi_label: bool,
+) -> Result<Tensor> {
+    if multi_label {
+        let targets = class_targets(logits, labels)?;
+        return Ok(binary_cross_entropies(logits, &targets)?.mean(D::Minus1)?);
+    }
+    cross_entropies(logits, &only_classes(logits, labels)?)
+}
+
+/// Computes the cross-entropy of each sample, `n`, with its only class.
+pub(crate) fn cross_entropies(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
+    let targets = Tensor::new(labels, logits.device())?.unsqueeze(1)?;
+    let log_p = log_softmax(logits, D::Minus1)?.gather(&targets, D::Minus1)?;
+    Ok(log_p.squeeze(1)?.neg()?)
+}
+
+/// Returns the samples' only classes.
+fn only_classes(logits: &Tensor, labels: &[Vec<u32>]) -> Result<Vec<u32>> {
+    let classes = logits.dim(1)?;
+    let only = labels.iter().map(|l| match l[..] {
+        [label] if (label as usize) < classes => Ok(label),
+        _ => bail!("labels {l:?} where one class below {classes} is expected"),
+    });
+    only.collect()
+}
+
+/// Returns the targets of binary cross-entropy: 1 for each class of a sample, else 0.
+fn class_targets(logits: &Tensor, labels: &[Vec<u32>]) -> Result<Tensor> {
+    let classes = logits.dim(1)?;
+    let mut targets = vec![0f32; labels.len() * classes];
+    for (row, labels) in labels.iter().enumerate() {
+        for label in labels {
+            targets[row * classes + *label as usize] = 1.0;
+        }
+    }
+    let targets = Tensor::from_vec(targets, (labels.len(), classes), logits.device())?;
+    Ok(targets.to_dtype(logits.dtype())?)
 }
 
 /// Computes the alignment loss (equation 6): the mean over the complete samples of
@@ -72,9 +102,14 @@ pub(crate) fn alignment_loss(
 /// candle's `binary_cross_entropy_with_logit` takes the logarithm of a rounded sigmoid, which is
 /// infinite or not a number at logits of 200, as the test `loss_is_finite_at_any_logit` shows.
 fn binary_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    Ok(binary_cross_entropies(logits, targets)?.mean_all()?)
+}
+
+/// Computes the binary cross-entropy of each logit.
+fn binary_cross_entropies(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let positive = logits.relu()?;
     let soft = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
-    Ok(((positive - (logits * targets)?)? + soft)?.mean_all()?)
+    Ok(((positive - (logits * targets)?)? + soft)?)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use crate::encoder::config::EncoderConfig;
 use crate::encoder::lora::ADAPTERS;
+use crate::encoder::prompts::MissingCase;
 use crate::variant::{Adaptation, Variant};
 use datasets::Modalities;
 
@@ -41,7 +42,7 @@ pub fn parameter_table(
             continue;
         }
         let d = config.hidden;
-        let all_learn = variant.adaptation == Adaptation::Full;
+        let all_learn = variant.weights_learn();
         let name = format!("{modality} encoder ({:?})", config.kind);
         table.push(ParameterCount::new(name, config.parameters(), all_learn));
         if variant.adaptation == Adaptation::Lora {
@@ -49,7 +50,14 @@ pub fn parameter_table(
             let name = format!("{modality} adapters, rank {rank}");
             table.push(ParameterCount::new(name, adapters, true));
         }
-        let learns = variant.adaptation != Adaptation::Head;
+        if variant.adaptation.prompt_level().is_some() {
+            let [layers, length, d] = variant.prompts.shape(config);
+            let name = format!("{modality} prompts, {length} x {layers} blocks");
+            let prompts = MissingCase::ALL.len() * layers * length * d;
+            table.push(ParameterCount::new(name, prompts, true));
+            continue;
+        }
+        let learns = variant.mask_tokens_learn();
         let name = format!("{modality} mask token");
         table.push(ParameterCount::new(name, d, learns));
     }
@@ -59,11 +67,14 @@ pub fn parameter_table(
         let total = shape.iter().product();
         table.push(ParameterCount::new(name.to_string(), total, true));
     }
-    let head = classes * variant.fusion.width(d) + classes;
-    table.push(ParameterCount::new(
-        format!("head, {classes} classes"),
-        head,
-        true,
-    ));
+    let heads = variant.method.heads(modalities, variant.fusion, d);
+    for head in heads {
+        let name = match head.prefix.split('.').nth(1) {
+            Some(name) => format!("{name} head, {classes} classes"),
+            None => format!("head, {classes} classes"),
+        };
+        let total = classes * head.width + classes;
+        table.push(ParameterCount::new(name, total, true));
+    }
     table
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! An encoder runs on the samples that have its modality and on no others. The baselines of
-//! [`Variant`] change which weights learn and how the tokens are fused, nothing else.
+//! [`Variant`] change what learns in the encoders and how the tokens are fused; a [`Method`] other
+//! than U2A brings its own heads and objective.
 
 mod branch;
 mod frames;
@@ -22,8 +23,9 @@ use crate::encoder::Encoder;
 use crate::encoder::lora::LoraConfig;
 use crate::encoder::weights::Weights;
 use crate::init::{kaiming_bound, uniform};
+use crate::methods::{HeadShape, MethodState, TrainingSplit};
 use crate::pair::{Pair, Slot};
-use crate::variant::{Adaptation, Variant};
+use crate::variant::{Adaptation, Method, Variant};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use datasets::Modalities;
@@ -38,20 +40,44 @@ pub struct U2a {
     branches: Pair<Option<Branch>>,
     /// The fusion's own layers by name.
     fusion: Vec<(&'static str, Tensor)>,
-    /// The head's weight, `classes x width`.
-    weight: Tensor,
-    /// The head's bias, `classes`.
-    bias: Tensor,
+    /// The linear heads: one, or those of the method.
+    heads: Vec<LinearHead>,
+    /// What the method keeps from step to step.
+    method_state: MethodState,
     lora: LoraConfig,
     variant: Variant,
     /// The device of everything that learns.
     device: Device,
 }
 
+/// A linear layer that gives logits.
+struct LinearHead {
+    /// What stands before `weight` and `bias` in the names of its tensors.
+    prefix: String,
+    /// `classes x width`.
+    weight: Tensor,
+    /// `classes`.
+    bias: Tensor,
+}
+
+impl LinearHead {
+    /// Draws a new head, as PyTorch's `nn.Linear` does.
+    fn new(shape: HeadShape, classes: usize, rng: &mut Rng) -> Result<LinearHead> {
+        let HeadShape { prefix, width } = shape;
+        let bound = kaiming_bound(width);
+        Ok(LinearHead {
+            prefix,
+            weight: uniform(rng, (classes, width), bound)?,
+            bias: uniform(rng, classes, bound)?,
+        })
+    }
+}
+
 /// The name and the value of one learnable tensor.
 pub struct Parameter<'a> {
-    /// `INPUT/KEY` for adapters and encoder weights, `mask_token.INPUT`, `fusion.LAYER.KEY`,
-    /// `weight`, `bias`.
+    /// `INPUT/KEY` for adapters and encoder weights, `mask_token.INPUT`, `prompts.INPUT.CASE`,
+    /// `fusion.LAYER.KEY`, `weight`, `bias`; `head.NAME.weight`, `head.NAME.bias` if the method has
+    /// several heads.
     pub name: String,
     /// The value.
     pub tensor: &'a Tensor,
@@ -103,11 +129,13 @@ impl U2aBuilder {
     }
 
     /// Builds the model with new adapters (A Kaiming-uniform, B zero), mask tokens (normal with
-    /// standard deviation 0.02), fusion layers and head (as PyTorch's `nn.Linear`).
+    /// standard deviation 0.02) or prompts in the place of both, fusion layers and head (as
+    /// PyTorch's `nn.Linear`).
     ///
     /// # Errors
     /// Two encoders that are used differ in width, their number is not that of the modalities, the
-    /// variant's only input is none of theirs, or full fine-tuning has no weights.
+    /// variant's only input is none of theirs, full fine-tuning has no weights, or prompts are for
+    /// one modality alone or cannot be halved.
     pub fn build(self) -> Result<U2a> {
         let U2aBuilder {
             variant,
@@ -134,15 +162,19 @@ impl U2aBuilder {
             [d, ..] => d,
             [] => bail!("no encoder is used"),
         };
-        let mut weights = match variant.adaptation {
-            Adaptation::Full => {
+        let prompt_level = variant.adaptation.prompt_level();
+        if prompt_level.is_some() && widths.len() < 2 {
+            bail!("missing-aware prompts need two modalities");
+        }
+        let mut weights = match variant.weights_learn() {
+            true => {
                 let weights = self.weights.context("full fine-tuning without weights")?;
                 let names = modalities.names().zip(weights);
                 names
                     .map(|(input, w)| variant.uses(input).then_some(w))
                     .collect()
             }
-            Adaptation::Lora | Adaptation::Head => Vec::new(),
+            false => Vec::new(),
         }
         .into_iter();
         let mut inputs = modalities.names().zip(self.encoders);
@@ -150,24 +182,32 @@ impl U2aBuilder {
             let Some((input, encoder)) = inputs.next() else {
                 return Ok(None);
             };
-            let adapters = variant.uses(input) && variant.adaptation != Adaptation::Full;
+            let adapters = variant.uses(input)
+                && matches!(variant.adaptation, Adaptation::Lora | Adaptation::Head);
             let (weights, lora) = (weights.next().flatten(), adapters.then_some(&lora));
-            Branch::new(input, encoder, weights, lora, seed, slot).map(Some)
+            let branch = Branch::new(input, encoder, weights, lora, seed, slot)?;
+            let branch = match prompt_level {
+                Some(level) => branch.with_prompts(level, &variant.prompts, seed, slot)?,
+                None => branch,
+            };
+            Ok(Some(branch))
         })?;
         let mut rng = Rng::new(seed, &[INIT_HEAD]);
-        let width = variant.fusion.width(d);
-        let bound = kaiming_bound(width);
+        let heads = variant.method.heads(modalities, variant.fusion, d);
+        let heads = heads.into_iter();
+        let heads = heads.map(|shape| LinearHead::new(shape, self.classes, &mut rng));
         let mut model = U2a {
             branches,
             fusion: variant.fusion.new_layers(d, seed)?,
-            weight: uniform(&mut rng, (self.classes, width), bound)?,
-            bias: uniform(&mut rng, self.classes, bound)?,
+            heads: heads.collect::<Result<_>>()?,
+            method_state: MethodState::default(),
             lora,
             variant,
             device: self.device,
         };
         let values = model.values();
         model.set_parameters(values)?;
+        model.start_method(&TrainingSplit::default())?;
         Ok(model)
     }
 }
@@ -207,6 +247,39 @@ impl U2a {
         &self.device
     }
 
+    /// Returns the method.
+    pub fn method(&self) -> Method {
+        self.variant.method
+    }
+
+    /// Returns what the method keeps from step to step.
+    pub fn method_state(&self) -> &MethodState {
+        &self.method_state
+    }
+
+    /// Returns what the method keeps from step to step, to change it.
+    pub fn method_state_mut(&mut self) -> &mut MethodState {
+        &mut self.method_state
+    }
+
+    /// Puts the method's state to the start of a run.
+    pub fn start_method(&mut self, split: &TrainingSplit) -> Result<()> {
+        let size = (self.classes(), self.width());
+        self.method_state = MethodState::new(self.variant.method, split, size, &self.device)?;
+        Ok(())
+    }
+
+    /// Returns the number of classes.
+    pub fn classes(&self) -> usize {
+        self.heads.first().map_or(0, |head| head.bias.elem_count())
+    }
+
+    /// Returns the width of a token.
+    pub fn width(&self) -> usize {
+        let branch = self.branches.m1.as_ref();
+        branch.map_or(0, |branch| branch.encoder().config().hidden)
+    }
+
     /// Returns whether the variant uses a modality.
     fn uses(&self, slot: Slot) -> bool {
         let branch = self.branches[slot].as_ref();
@@ -214,18 +287,25 @@ impl U2a {
     }
 
     /// Lists all learnable tensors in a fixed order: the first encoder's adapters (in full
-    /// fine-tuning its weights) and mask token, the second's, the fusion's layers, the head.
+    /// fine-tuning its weights) and mask token or its prompts, the second's, the fusion's layers, the
+    /// heads.
     pub fn parameters(&self) -> Vec<Parameter<'_>> {
         let mut list = Vec::new();
         for branch in self.branches() {
             list.extend(branch.parameters());
         }
         let layers = self.fusion.iter().map(|(name, tensor)| (*name, tensor));
-        let head = [("weight", &self.weight), ("bias", &self.bias)];
-        list.extend(layers.chain(head).map(|(name, tensor)| Parameter {
+        list.extend(layers.map(|(name, tensor)| Parameter {
             name: name.to_string(),
             tensor,
         }));
+        for head in &self.heads {
+            let tensors = [("weight", &head.weight), ("bias", &head.bias)];
+            list.extend(tensors.map(|(name, tensor)| Parameter {
+                name: format!("{}{name}", head.prefix),
+                tensor,
+            }));
+        }
         list
     }
 
@@ -262,8 +342,11 @@ impl U2a {
         self.fusion
             .iter_mut()
             .try_for_each(|(_, tensor)| set(tensor))?;
-        set(&mut self.weight)?;
-        set(&mut self.bias)
+        for head in &mut self.heads {
+            set(&mut head.weight)?;
+            set(&mut head.bias)?;
+        }
+        Ok(())
     }
 
     /// Converts all learnable tensors to another number type, for gradient checks in f64.

@@ -7,10 +7,9 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor};
-use common::{Measured, distance, encoder, flat, load};
+use common::{Measured, distance, encoder, flat, golden_batch, load};
 use datasets::Modality;
 use engine::{AdamWConfig, Schedule};
-use features::{Batch, ModalityBatch, ModalityData};
 use model::encoder::StoredActivations;
 use model::encoder::config::Kind;
 use model::encoder::lora::LoraConfig;
@@ -18,68 +17,6 @@ use model::loss::LossConfig;
 use model::u2a::{MicroBatch, StepOptions, U2a};
 use model::variant::MissingToken;
 use std::collections::HashMap;
-
-fn golden_batch(
-    golden: &HashMap<String, Tensor>,
-    modalities: [Modality; 2],
-    samples: &[usize],
-    present: &[[bool; 2]],
-) -> Batch {
-    let pool = |name: &str| &golden[&format!("pool.{name}")];
-    let input = |m: usize| {
-        let rows: Vec<usize> = (0..samples.len()).filter(|i| present[*i][m]).collect();
-        if rows.is_empty() {
-            return None;
-        }
-        let t = pool(modalities[m].as_str());
-        let picked: Vec<u32> = rows.iter().map(|r| samples[*r] as u32).collect();
-        let t = t
-            .index_select(&Tensor::new(picked.clone(), &Device::Cpu).unwrap(), 0)
-            .unwrap();
-        let floats = || flat(&t).into_iter().map(|v| v as f32).collect();
-        let dims = t.dims();
-        let data = match modalities[m] {
-            Modality::Audio => ModalityData::Dense {
-                values: floats(),
-                shape: vec![dims[1], dims[2]],
-            },
-            Modality::Video => ModalityData::Dense {
-                values: floats(),
-                shape: vec![dims[1], 3, dims[4], dims[4]],
-            },
-            Modality::Image => ModalityData::Dense {
-                values: floats(),
-                shape: vec![1, 3, dims[3], dims[3]],
-            },
-            Modality::Text => ModalityData::Tokens {
-                ids: flat(&t).into_iter().map(|v| v as u32).collect(),
-                lengths: picked
-                    .iter()
-                    .map(|s| flat(pool("text_lengths"))[*s as usize] as usize)
-                    .collect(),
-                max_len: dims[1],
-            },
-        };
-        Some(ModalityBatch { rows, data })
-    };
-    let labels = pool("labels");
-    let of = |sample: usize| {
-        let row = flat(&labels.get(sample).unwrap());
-        match labels.dims().len() {
-            1 => vec![row[0] as u32],
-            _ => (0..row.len() as u32)
-                .filter(|c| row[*c as usize] == 1.0)
-                .collect(),
-        }
-    };
-    Batch {
-        ids: samples.iter().map(ToString::to_string).collect(),
-        labels: samples.iter().map(|s| of(*s)).collect(),
-        present: present.to_vec(),
-        inputs: [input(0), input(1)],
-        consumed: 0,
-    }
-}
 
 fn parameters(golden: &HashMap<String, Tensor>, stage: &str, model: &U2a) -> Vec<Tensor> {
     model

@@ -20,6 +20,17 @@ pub struct PaperScore {
     pub deviation: Option<f64>,
 }
 
+/// The methods of tables 1, 2 and 4 whose scores the paper takes from publications that train other
+/// encoders, by their names on the pages.
+const OTHER_ENCODERS: [&str; 10] = [
+    "G-Blend", "FiLM", "BiGated", "OGM-GE", "QMF", "PMR", "MLA", "MAP input", "MAP attn", "MAP",
+];
+
+/// Returns whether the paper's scores of a method are those of other encoders than U2A's.
+pub(crate) fn has_other_encoders(method: &str) -> bool {
+    OTHER_ENCODERS.contains(&method)
+}
+
 /// Spells a method in lower case with underscores: `OGM-GE` becomes `ogm_ge`.
 pub(crate) fn method_key(method: &str) -> String {
     method

@@ -8,6 +8,7 @@ use crate::settings::RunConfig;
 use anyhow::{Context, Result, bail};
 use features::{Loader, LoaderOptions, Share};
 use model::u2a::{U2a, micro_batch};
+use model::variant::MissingToken;
 use report::predictions::Prediction;
 
 /// Samples per batch and process.
@@ -46,7 +47,8 @@ impl<'a> Evaluator<'a> {
     /// before one is built.
     ///
     /// # Errors
-    /// The split is empty, the mask cannot be used, or the run has no such modality.
+    /// The split is empty, the mask cannot be used, or the run has no such modality or no mask
+    /// tokens.
     pub fn new(
         session: &'a Session,
         config: &'a RunConfig,
@@ -58,6 +60,12 @@ impl<'a> Evaluator<'a> {
                 "{}: the {} split holds no sample",
                 session.shards.folder(),
                 options.split
+            );
+        }
+        let adapt = config.settings.adapt;
+        if adapt.prompt_level().is_some() && options.missing_token == MissingToken::Mask {
+            bail!(
+                "--missing-token mask: the run has prompts and no mask tokens; leave it out, or choose zeros"
             );
         }
         let mut present = match &options.mask {

@@ -104,7 +104,9 @@ fn measure(
     model.step(&batch, &options, &loss)?;
     compute.device.synchronize()?;
     let begun = Instant::now();
-    model.step(&batch, &options, &loss)?;
+    for pass in 0..model.method().updates_per_batch() {
+        model.step_pass(&batch, [None, None], &options, &loss, pass)?;
+    }
     compute.device.synchronize()?;
     let step = begun.elapsed().as_secs_f64();
     let merged = model.merged_encoders()?;

@@ -50,41 +50,64 @@ fn u2a() -> Training {
     training("U2A", &[])
 }
 
-/// U2A, trained under a protocol's mask.
-fn u2a_trained_with_mask(protocol: Protocol) -> Training {
-    let settings = [
-        format!("train_mask={protocol}"),
-        format!("train_mask_rate={RATE:?}"),
-    ];
-    Training {
-        method: "U2A",
-        settings: settings.to_vec(),
-    }
+/// Missing-aware prompts (Lee et al. 2023) on the same encoders. `input` and `attention` are the
+/// names of the two, which the paper has in Table 3 as `map_input` and `map_attn`, and of which it
+/// has the first in Table 6 as `map`.
+fn prompts(input: &'static str, attention: &'static str) -> [Training; 2] {
+    [(input, "input-prompts"), (attention, "attention-prompts")].map(|(name, adapt)| {
+        let adapt = format!("adapt={adapt}");
+        training(name, &[&adapt, "missing_token=input"])
+    })
 }
 
-/// Returns the paper's fusion and modulation baselines, on the same encoders, without mask tokens,
-/// alignment loss and modality dropout.
-fn baselines() -> Vec<Training> {
-    const WITHOUT_U2A: [&str; 3] = [
-        "align_weight=0.0",
-        "modality_dropout=false",
-        "missing_token=zeros",
-    ];
+/// A method, trained under a protocol's mask.
+fn trained_with_mask(mut training: Training, protocol: Protocol) -> Training {
+    training.settings.extend([
+        format!("train_mask={protocol}"),
+        format!("train_mask_rate={RATE:?}"),
+    ]);
+    training
+}
+
+/// The settings of what has no mask tokens, alignment loss and modality dropout.
+const WITHOUT_U2A: [&str; 3] = [
+    "align_weight=0.0",
+    "modality_dropout=false",
+    "missing_token=zeros",
+];
+
+/// A method of the paper's tables on U2A's encoders.
+fn baseline(method: &'static str, settings: &[&str]) -> Training {
+    training(method, &[&WITHOUT_U2A, settings].concat())
+}
+
+/// Returns the paper's fusion and modulation baselines.
+fn baselines() -> [Training; 3] {
     [
-        ("FiLM", "fusion=film", None),
-        ("BiGated", "fusion=gated-bilinear", None),
-        ("OGM-GE", "fusion=concat", Some("modulation=ogm-ge")),
+        baseline("FiLM", &["fusion=film"]),
+        baseline("BiGated", &["fusion=gated-bilinear"]),
+        baseline("OGM-GE", &["fusion=concat", "modulation=ogm-ge"]),
     ]
-    .into_iter()
-    .map(|(name, fusion, modulation)| {
-        let settings: Vec<&str> = WITHOUT_U2A
-            .into_iter()
-            .chain([fusion])
-            .chain(modulation)
-            .collect();
-        training(name, &settings)
-    })
-    .collect()
+}
+
+fn qmf() -> Training {
+    baseline("QMF", &["method=qmf"])
+}
+
+fn g_blend() -> Training {
+    baseline("G-Blend", &["method=g-blend"])
+}
+
+fn pmr() -> Training {
+    baseline("PMR", &["method=pmr"])
+}
+
+fn mla() -> Training {
+    baseline("MLA", &["method=mla"])
+}
+
+fn mmlora() -> Training {
+    baseline("MMLoRA", &["method=mmlora"])
 }
 
 /// Returns U2A and U2A without each of its parts.
@@ -197,10 +220,18 @@ impl Rows<'_> {
         };
         let name = self.info.name.replace("food-101", "food101");
         let name = name.replace('-', "_");
-        let rows = metrics.iter().map(|metric| Row {
-            metric,
-            paper: table.scores_in_column(&format!("{name}_{metric}")),
-            ..self.complete(&u2a())
+        // MLA is defined for one class per sample.
+        let mla = (!self.info.multi_label).then(mla);
+        let trainings = [u2a(), mmlora()].into_iter().chain(mla);
+        let rows = trainings.flat_map(|training| {
+            metrics.iter().map(move |metric| Row {
+                metric,
+                ..self.complete(&training)
+            })
+        });
+        let rows = rows.map(|row| Row {
+            paper: table.scores_in_column(&format!("{name}_{}", row.metric)),
+            ..row
         });
         Ok(rows.collect())
     }
@@ -208,7 +239,7 @@ impl Rows<'_> {
     fn table_2(&self) -> Result<Vec<Row>> {
         let column = format!("{}_accuracy", self.info.name.replace('-', "_"));
         let paper = PaperTable::open(2)?.scores_in_column(&column);
-        let rows = u2a_and_baselines().map(|training| Row {
+        let rows = table_2_methods().into_iter().map(|training| Row {
             paper: paper.clone(),
             ..self.complete(&training)
         });
@@ -217,7 +248,8 @@ impl Rows<'_> {
 
     fn table_4(&self) -> Result<Vec<Row>> {
         let table = PaperTable::open(4)?;
-        let rows = u2a_and_baselines().flat_map(|t| self.with_each_missing(&t));
+        let methods = table_4_methods();
+        let rows = methods.iter().flat_map(|t| self.with_each_missing(t));
         let mut rows: Vec<Row> = rows.collect();
         for row in &mut rows {
             let available = row.tested_on.replace(" only", "").replace(" + ", "+");
@@ -233,26 +265,29 @@ impl Rows<'_> {
     /// Table 3: trained and tested under the same protocol.
     fn same_missing_rate(&self) -> Result<Vec<Row>> {
         let table = PaperTable::open(3)?;
-        self.protocols()
-            .into_iter()
-            .map(|protocol| {
-                let [image, text] = self.percentages(protocol)?;
-                let wanted = [
-                    ("dataset", self.info.name.as_str()),
-                    ("image_pct", &image),
-                    ("text_pct", &text),
-                ];
-                Ok(Row {
+        let methods = u2a_and(prompts("MAP input", "MAP attn"));
+        let mut rows = Vec::new();
+        for protocol in self.protocols() {
+            let [image, text] = self.percentages(protocol)?;
+            let wanted = [
+                ("dataset", self.info.name.as_str()),
+                ("image_pct", &image),
+                ("text_pct", &text),
+            ];
+            for method in &methods {
+                rows.push(Row {
                     paper: table.scores_in_row(&wanted),
-                    ..self.missing_modality_row(protocol, protocol)?
-                })
-            })
-            .collect()
+                    ..self.missing_modality_row(method, protocol, protocol)?
+                });
+            }
+        }
+        Ok(rows)
     }
 
     /// Table 6: trained under each protocol, and tested under each.
     fn different_missing_rates(&self) -> Result<Vec<Row>> {
         let table = PaperTable::open(6)?;
+        let methods = u2a_and(prompts("MAP", "MAP attn"));
         let mut rows = Vec::new();
         for train in self.protocols() {
             for test in self.protocols() {
@@ -265,10 +300,12 @@ impl Rows<'_> {
                     ("test_image_pct", &test_image),
                     ("test_text_pct", &test_text),
                 ];
-                rows.push(Row {
-                    paper: table.scores_in_row(&wanted),
-                    ..self.missing_modality_row(train, test)?
-                });
+                for method in &methods {
+                    rows.push(Row {
+                        paper: table.scores_in_row(&wanted),
+                        ..self.missing_modality_row(method, train, test)?
+                    });
+                }
             }
         }
         Ok(rows)
@@ -284,17 +321,23 @@ impl Rows<'_> {
         ]
     }
 
-    /// U2A, trained under one protocol and tested under another, each at the paper's rate.
-    fn missing_modality_row(&self, train: Protocol, test: Protocol) -> Result<Row> {
+    /// A method, trained under one protocol and tested under another, each at the paper's rate.
+    fn missing_modality_row(
+        &self,
+        method: &Training,
+        train: Protocol,
+        test: Protocol,
+    ) -> Result<Row> {
         let [m1, m2] = self.pair;
         let words = |protocol| -> Result<String> {
             let [first, second] = self.percentages(protocol)?;
             Ok(format!("{first} % {m1}, {second} % {m2}"))
         };
         let testing = Testing::masked(test.to_string(), RATE);
+        let training = trained_with_mask(method.clone(), train);
         Ok(Row {
             trained_on: words(train)?,
-            ..self.row(&u2a_trained_with_mask(train), testing, &words(test)?)
+            ..self.row(&training, testing, &words(test)?)
         })
     }
 
@@ -343,14 +386,26 @@ impl Rows<'_> {
     }
 }
 
-/// Returns U2A and the baselines.
-fn u2a_and_baselines() -> impl Iterator<Item = Training> {
-    std::iter::once(u2a()).chain(baselines())
+/// Returns U2A and other methods.
+fn u2a_and(others: impl IntoIterator<Item = Training>) -> Vec<Training> {
+    std::iter::once(u2a()).chain(others).collect()
+}
+
+/// Returns the methods of Table 2.
+fn table_2_methods() -> Vec<Training> {
+    let others = [qmf(), pmr(), mla(), mmlora()];
+    u2a_and([g_blend()].into_iter().chain(baselines()).chain(others))
+}
+
+/// Returns the methods of Table 4.
+fn table_4_methods() -> Vec<Training> {
+    u2a_and(baselines().into_iter().chain([qmf(), mla()]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::{Settings, SettingsOverrides};
 
     fn all_rows(artefact: Artefact) -> Vec<Row> {
         datasets(artefact)
@@ -382,6 +437,97 @@ mod tests {
             found.dedup();
             assert_eq!(found.len(), count, "{artefact:?}: a score twice");
         }
+    }
+
+    /// Each row of another method finds the score that the paper reports for it, unless the paper
+    /// has none on that dataset, and its settings are accepted.
+    #[test]
+    fn rows_of_other_methods_find_their_scores() {
+        for (artefact, wanted) in [
+            (
+                Artefact::Table2,
+                &["G-Blend", "FiLM", "BiGated", "OGM-GE", "QMF", "PMR"][..],
+            ),
+            (Artefact::Table4, &["FiLM", "BiGated", "OGM-GE", "QMF"]),
+        ] {
+            let rows = all_rows(artefact);
+            for method in wanted {
+                let own = rows.iter().filter(|row| row.training.method == *method);
+                let key = method.to_lowercase().replace('-', "_");
+                let found = own
+                    .clone()
+                    .filter(|row| row.paper.iter().any(|s| s.method == key));
+                assert!(
+                    own.clone().count() >= 3 && found.count() > 0,
+                    "{artefact:?} {method}"
+                );
+                for row in own {
+                    let pairs = SettingsOverrides::parse(&row.training.settings).unwrap();
+                    let info = ::datasets::open(&row.dataset).unwrap().info().clone();
+                    let settings = Settings::resolve(&row.dataset, info.modalities, &pairs);
+                    let settings = settings.unwrap();
+                    settings
+                        .check_data(info.modalities, info.multi_label)
+                        .unwrap();
+                }
+            }
+        }
+    }
+
+    /// The rows of MLA and MMLoRA, and the scores that the paper reports for them.
+    #[test]
+    fn alternating_and_two_stage_methods_have_their_rows() {
+        for (artefact, method, scores) in [
+            (Artefact::Table1, "MLA", &[93.33][..]),
+            (Artefact::Table1, "MMLoRA", &[93.7, 61.7, 67.2]),
+            (Artefact::Table2, "MLA", &[71.35, 64.68, 79.7]),
+            (Artefact::Table2, "MMLoRA", &[91.4, 96.2, 88.6]),
+            (
+                Artefact::Table4,
+                "MLA",
+                &[59.27, 64.91, 79.7, 54.67, 51.03, 71.35, 69.6, 86.47, 93.33],
+            ),
+            (Artefact::Table4, "MMLoRA", &[]),
+        ] {
+            let rows = all_rows(artefact);
+            let of_method = rows.iter().filter(|row| row.training.method == method);
+            let found: Vec<f64> = of_method
+                .map(|row| {
+                    let key = method.to_lowercase();
+                    let score = row.paper.iter().find(|score| score.method == key);
+                    score.unwrap_or_else(|| panic!("{row:?}")).value
+                })
+                .collect();
+            assert_eq!(found, scores, "{artefact:?} {method}");
+        }
+    }
+
+    /// Rows of missing-aware prompts find the scores of Lee et al. in the paper's tables, train
+    /// with settings that exist, and are evaluated with empty inputs.
+    #[test]
+    fn prompts_have_their_rows_in_tables_3_and_6() {
+        for (artefact, name, key, scores) in [
+            (Artefact::Table3, "MAP input", "map_input", 6),
+            (Artefact::Table3, "MAP attn", "map_attn", 6),
+            (Artefact::Table6, "MAP", "map", 18),
+        ] {
+            let rows = all_rows(artefact).into_iter();
+            let rows: Vec<Row> = rows.filter(|row| row.training.method == name).collect();
+            assert_eq!(rows.len(), scores, "{name}");
+            for row in &rows {
+                assert!(row.paper.iter().any(|score| score.method == key), "{row:?}");
+                assert_eq!(token_of(&row.training), MissingToken::Input);
+                let name = eval_options(&row.testing, 0, MissingToken::Input).name();
+                assert!(name.ends_with("-input"), "{name}");
+                let overrides = SettingsOverrides::parse(&row.training.settings).unwrap();
+                let info = ::datasets::open(&row.dataset).unwrap();
+                let modalities = info.info().modalities;
+                Settings::resolve(&row.dataset, modalities, &overrides).unwrap();
+            }
+        }
+        let attention = all_rows(Artefact::Table6).into_iter();
+        let attention = attention.filter(|row| row.training.method == "MAP attn");
+        assert_eq!(attention.count(), 18, "without a score in the paper");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! the dataset in `configs/`, `--set key=value`, and flags. Each layer is a [`SettingsOverrides`].
 //! A run folder keeps them in its [`RunConfig`].
 
+mod method;
 mod modality_dropout;
 mod overrides;
 mod run_config;
@@ -16,10 +17,13 @@ use datasets::{InputName, Modalities, Modality};
 use engine::{AdamWConfig, Compute, Precision, Schedule};
 use model::encoder::StoredActivations;
 use model::encoder::lora::LoraConfig;
+use model::encoder::prompts::{PromptConfig, PromptLevel};
 use model::loss::{ALIGN_WEIGHT, LossConfig};
 use model::ogm_ge::OGM_ALPHA;
 use model::peft::ModuleNames;
-use model::variant::{Adaptation, Fusion, MissingToken, Modulation, Variant};
+use model::variant::{
+    Adaptation, Fusion, Method, MethodSettings, MissingToken, Modulation, Variant,
+};
 use serde::{Deserialize, Serialize};
 
 /// The settings of a run, by the names that `--set` and `config.toml` use.
@@ -52,6 +56,27 @@ pub struct Settings {
     pub eps: f64,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
+    /// The method that is trained. Methods other than U2A have an objective of their own.
+    pub method: Method,
+    /// Weight of QMF's ranking regulariser.
+    pub qmf_lambda: f64,
+    /// Temperature of QMF's energy score.
+    pub qmf_temperature: f64,
+    /// Weight of PMR's prototype losses.
+    pub pmr_alpha: f64,
+    /// Share of the old prototypes in PMR's new ones.
+    pub pmr_momentum: f64,
+    /// Weight of PMR's entropies.
+    pub pmr_entropy: f64,
+    /// First epochs, in which PMR's entropies count.
+    pub pmr_entropy_epochs: u64,
+    /// Epochs after which G-Blend estimates its weights again: a super-epoch.
+    pub g_blend_epochs: u64,
+    /// Lambda of MLA's recursive least squares.
+    pub mla_lambda: f64,
+    /// Epochs of MMLoRA's first stage, in which the encoders are fine-tuned each for itself. Without
+    /// a value, they are half of `epochs`.
+    pub mmlora_first_epochs: Option<u64>,
     /// Weights of the encoders that are trained.
     pub adapt: Adaptation,
     /// The only modality that is used. Without a value, the model uses all that the data have.
@@ -62,6 +87,12 @@ pub struct Settings {
     pub modulation: Modulation,
     /// Alpha of the gradient modulation.
     pub ogm_alpha: f64,
+    /// Missing-aware prompts in each block that has them, with `adapt` of `input-prompts` or
+    /// `attention-prompts`, which needs an even number.
+    pub prompt_length: usize,
+    /// Blocks of an encoder with missing-aware prompts, from the first one on; an encoder with
+    /// fewer blocks has them in all.
+    pub prompt_layers: usize,
     /// Rank of the LoRA adapters.
     pub lora_rank: usize,
     /// The LoRA adapters are scaled by `lora_alpha / lora_rank`.
@@ -70,17 +101,18 @@ pub struct Settings {
     pub lora_dropout: f64,
     /// Version of transformers whose module names the adapters' files use.
     pub module_names: ModuleNames,
-    /// Weight of the alignment loss.
+    /// Weight of the alignment loss. With prompts there is none, and it is 0.
     pub align_weight: f64,
     /// Whether the alignment loss sends no gradient into the class tokens.
     pub align_stop_gradient: bool,
     /// Modality dropout: whether one modality of a whole batch is hidden at random. Without a
     /// value, it is on if at most 5 % of the training samples lack a modality, by themselves or by
-    /// the mask. A run's `config.toml` says whether it is.
+    /// the mask, and off with prompts. A run's `config.toml` says whether it is.
     pub modality_dropout: Option<bool>,
     /// Whether the encoders' own dropout is on (BERT's is 0.1).
     pub encoder_dropout: bool,
-    /// The token that stands for a missing modality.
+    /// The token that stands for a missing modality. With prompts it is by default that of an empty
+    /// input, since there is no mask token.
     pub missing_token: MissingToken,
     /// Whether CLIP's tokens are read after or before its last layer norm.
     pub clip_features: ClipFeatures,
@@ -129,6 +161,13 @@ impl Default for Settings {
     fn default() -> Self {
         let adamw = AdamWConfig::default();
         let lora = LoraConfig::default();
+        let MethodSettings {
+            qmf,
+            pmr,
+            g_blend,
+            mla,
+        } = MethodSettings::default();
+        let prompts = PromptConfig::default();
         Settings {
             epochs: 10,
             max_steps: None,
@@ -142,11 +181,23 @@ impl Default for Settings {
             beta2: adamw.beta2,
             eps: adamw.eps,
             weight_decay: adamw.weight_decay,
+            method: Method::U2a,
+            qmf_lambda: qmf.lambda,
+            qmf_temperature: qmf.temperature,
+            pmr_alpha: pmr.alpha,
+            pmr_momentum: pmr.momentum,
+            pmr_entropy: pmr.entropy,
+            pmr_entropy_epochs: pmr.entropy_epochs,
+            g_blend_epochs: g_blend.super_epoch,
+            mla_lambda: mla.lambda,
+            mmlora_first_epochs: None,
             adapt: Adaptation::Lora,
             modality: None,
             fusion: Fusion::Sum,
             modulation: Modulation::None,
             ogm_alpha: OGM_ALPHA,
+            prompt_length: prompts.length,
+            prompt_layers: prompts.layers,
             lora_rank: lora.rank,
             lora_alpha: lora.alpha,
             lora_dropout: lora.dropout,
@@ -185,10 +236,22 @@ const CONFIGS: [(&str, &str); 5] = [
     ("crema-d", include_str!("../../configs/crema-d.toml")),
 ];
 
+/// What is different from the defaults with missing-aware prompts: they tell the model what is
+/// missing, so that an empty input stands for it (Lee et al. 2023, section 3), and nothing else of
+/// U2A is in use.
+fn prompt_defaults() -> SettingsOverrides {
+    SettingsOverrides {
+        missing_token: Some(MissingToken::Input),
+        align_weight: Some(0.0),
+        modality_dropout: Some(false),
+        ..SettingsOverrides::default()
+    }
+}
+
 impl Settings {
     /// The settings of a run on a dataset. A dataset without a file in `configs/` gets one of
     /// those: that of the paper's datasets of clips if it has audio or video, else that of its
-    /// datasets of images and text.
+    /// datasets of images and text. A method other than U2A has defaults of its own.
     ///
     /// # Errors
     /// The settings contradict each other, or a value is out of range.
@@ -206,6 +269,13 @@ impl Settings {
             .ok_or_else(|| anyhow!("configs/{kind}.toml is missing"))?;
         let base: SettingsOverrides =
             toml::from_str(text).with_context(|| format!("configs/{name}.toml"))?;
+        let given = base.updated_with(overrides)?;
+        let method = given.method.unwrap_or_default();
+        let base = base.updated_with(&SettingsOverrides::of_method(method))?;
+        let base = match given.adapt.and_then(Adaptation::prompt_level) {
+            Some(_) => base.updated_with(&prompt_defaults())?,
+            None => base,
+        };
         let settings: Settings = base.updated_with(overrides)?.to_table()?.try_into()?;
         settings.check()?;
         Ok(settings)
@@ -218,8 +288,11 @@ impl Settings {
             ("batch_size", self.batch_size),
             ("micro_batch", self.micro_batch.unwrap_or(1)),
             ("lora_rank", self.lora_rank),
+            ("g_blend_epochs", self.g_blend_epochs as usize),
             ("frames", self.frames),
             ("keep_checkpoints", self.keep_checkpoints),
+            ("prompt_length", self.prompt_length),
+            ("prompt_layers", self.prompt_layers),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, v)| *v == 0) {
             bail!("{name} must be at least 1");
@@ -252,8 +325,51 @@ impl Settings {
                 );
             }
         }
+        self.check_method()?;
+        self.check_prompts()?;
         if self.text_length < 3 {
             bail!("text_length must be at least 3: class, one word piece, separator");
+        }
+        Ok(())
+    }
+
+    /// Refuses settings that contradict missing-aware prompts.
+    fn check_prompts(&self) -> Result<()> {
+        let Some(level) = self.adapt.prompt_level() else {
+            return Ok(());
+        };
+        if self.method != Method::U2a {
+            bail!(
+                "method {} trains no prompts; leave out method or change adapt",
+                self.method.as_str()
+            );
+        }
+        if self.modality.is_some() {
+            bail!(
+                "prompts are chosen by which of two modalities is missing; leave out modality or change adapt"
+            );
+        }
+        if level == PromptLevel::Attention && !self.prompt_length.is_multiple_of(2) {
+            bail!(
+                "prompt_length must be even with adapt = \"attention-prompts\", half keys and half values, not {}",
+                self.prompt_length
+            );
+        }
+        if self.missing_token == MissingToken::Mask {
+            bail!(
+                "missing_token mask: a model with prompts has no mask token; choose input or zeros"
+            );
+        }
+        if self.align_weight != 0.0 {
+            bail!(
+                "align_weight must be 0 with prompts, since there are no mask tokens to align, not {}",
+                self.align_weight
+            );
+        }
+        if self.modulation != Modulation::None {
+            bail!(
+                "modulation balances the gradients of encoders, and those with prompts are frozen; leave out modulation or change adapt"
+            );
         }
         Ok(())
     }
@@ -278,8 +394,25 @@ impl Settings {
                 "train_mask hides one of two modalities, and the data have {modalities} alone; leave it out"
             );
         }
+        if modalities.count() == 1 && self.adapt.prompt_level().is_some() {
+            bail!(
+                "prompts are chosen by which of two modalities is missing, and the data have {modalities} alone; change adapt"
+            );
+        }
+        if modalities.count() == 1 && self.method != Method::U2a {
+            bail!(
+                "method {} needs two modalities, and the data have {modalities} alone; leave it out",
+                self.method.as_str()
+            );
+        }
         if multi_label && self.modulation != Modulation::None {
             bail!("modulation is defined for one class per sample; these data have several");
+        }
+        if multi_label && !self.method.is_multi_label() {
+            bail!(
+                "method {} is defined for one class per sample; these data have several",
+                self.method.as_str()
+            );
         }
         Ok(())
     }
@@ -287,11 +420,17 @@ impl Settings {
     /// The variant of the model.
     pub(crate) fn variant(&self) -> Variant {
         Variant {
+            method: self.method,
+            method_settings: self.method_settings(),
             adaptation: self.adapt,
             modality: self.modality,
             fusion: self.fusion,
             modulation: self.modulation,
             ogm_alpha: self.ogm_alpha,
+            prompts: PromptConfig {
+                length: self.prompt_length,
+                layers: self.prompt_layers,
+            },
         }
     }
 
@@ -326,9 +465,7 @@ impl Settings {
 
     /// Refuses settings that cannot be trained on this device.
     pub(crate) fn check_device(&self, compute: &Compute) -> Result<()> {
-        if self.modulation != Modulation::None && self.micro_batch.is_some() {
-            bail!("gradient modulation balances whole batches; leave micro_batch out");
-        }
+        self.check_whole_batches(1)?;
         if self.reproducible && self.precision != Precision::F32 {
             bail!(
                 "--reproducible: only in precision f32 do all processors give the same numbers, and precision is {}",
@@ -338,7 +475,7 @@ impl Settings {
         compute.check_precision(self.precision)?;
         if !compute.device.is_cpu()
             && self.precision == Precision::Bf16
-            && self.adapt == Adaptation::Full
+            && (self.adapt == Adaptation::Full || self.method == Method::Mmlora)
         {
             bail!(
                 "full fine-tuning keeps its weights in single precision; add --precision f32 or tf32"
@@ -452,6 +589,39 @@ mod tests {
         assert!(refused("lr=nan").contains("lr"));
         assert!(refused("lora_dropout=1.0").contains("lora_dropout"));
         assert!(refused("text_length=2").contains("text_length"));
+        assert!(refused("prompt_length=0").contains("prompt_length"));
+        assert!(refused("prompt_layers=0").contains("prompt_layers"));
+    }
+
+    #[test]
+    fn prompts_have_defaults_of_their_own() {
+        let resolve = |pairs: &[&str]| {
+            let pairs: Vec<String> = pairs.iter().map(ToString::to_string).collect();
+            let overrides = SettingsOverrides::parse(&pairs).unwrap();
+            Settings::resolve("ave", AUDIO_VIDEO, &overrides).map_err(|error| error.to_string())
+        };
+        for adapt in ["adapt=input-prompts", "adapt=attention-prompts"] {
+            let settings = resolve(&[adapt]).unwrap();
+            assert_eq!(settings.missing_token, MissingToken::Input);
+            assert_eq!(settings.align_weight, 0.0);
+            assert_eq!(settings.modality_dropout, Some(false));
+            assert_eq!((settings.prompt_length, settings.prompt_layers), (16, 6));
+            let zeros = resolve(&[adapt, "missing_token=zeros"]).unwrap();
+            assert_eq!(zeros.missing_token, MissingToken::Zeros);
+            for (pair, words) in [
+                ("modality=audio", "two modalities"),
+                ("missing_token=mask", "no mask token"),
+                ("align_weight=0.2", "align_weight"),
+                ("modulation=ogm", "modulation"),
+            ] {
+                let error = resolve(&[adapt, pair]).unwrap_err();
+                assert!(error.contains(words), "{pair}: {error}");
+            }
+        }
+        assert!(resolve(&["adapt=input-prompts", "prompt_length=5"]).is_ok());
+        let odd = resolve(&["adapt=attention-prompts", "prompt_length=5"]).unwrap_err();
+        assert!(odd.contains("prompt_length must be even"), "{odd}");
+        assert_eq!(resolve(&[]).unwrap().missing_token, MissingToken::Mask);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use datasets::InputName;
 use engine::Precision;
 use model::encoder::StoredActivations;
 use model::peft::ModuleNames;
-use model::variant::{Adaptation, Fusion, MissingToken, Modulation};
+use model::variant::{Adaptation, Fusion, Method, MissingToken, Modulation};
 use serde::{Deserialize, Serialize};
 use util::suggest::did_you_mean;
 
@@ -54,6 +54,27 @@ pub struct SettingsOverrides {
     pub eps: Option<f64>,
     #[arg(skip)]
     pub weight_decay: Option<f64>,
+    /// Method that is trained; those other than u2a are compared with it [default: u2a]
+    #[arg(long)]
+    pub method: Option<Method>,
+    #[arg(skip)]
+    pub qmf_lambda: Option<f64>,
+    #[arg(skip)]
+    pub qmf_temperature: Option<f64>,
+    #[arg(skip)]
+    pub pmr_alpha: Option<f64>,
+    #[arg(skip)]
+    pub pmr_momentum: Option<f64>,
+    #[arg(skip)]
+    pub pmr_entropy: Option<f64>,
+    #[arg(skip)]
+    pub pmr_entropy_epochs: Option<u64>,
+    #[arg(skip)]
+    pub g_blend_epochs: Option<u64>,
+    #[arg(skip)]
+    pub mla_lambda: Option<f64>,
+    #[arg(skip)]
+    pub mmlora_first_epochs: Option<u64>,
     /// Weights of the encoders that are trained [default: lora]
     #[arg(long)]
     pub adapt: Option<Adaptation>,
@@ -68,6 +89,10 @@ pub struct SettingsOverrides {
     pub modulation: Option<Modulation>,
     #[arg(skip)]
     pub ogm_alpha: Option<f64>,
+    #[arg(skip)]
+    pub prompt_length: Option<usize>,
+    #[arg(skip)]
+    pub prompt_layers: Option<usize>,
     /// Rank of the LoRA adapters
     #[arg(long)]
     pub lora_rank: Option<usize>,
@@ -217,11 +242,12 @@ mod tests {
     #[test]
     fn each_setting_can_be_overridden() {
         let names = setting_names();
-        assert_eq!(names.len(), 39);
+        assert_eq!(names.len(), 51);
         // With every setting given, both structs have to have the same fields.
         let full = Settings {
             max_steps: Some(1),
             micro_batch: Some(1),
+            mmlora_first_epochs: Some(1),
             modality_dropout: Some(true),
             modality: Some(Modality::Audio.into()),
             train_mask: Some("x".into()),

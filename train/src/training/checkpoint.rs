@@ -5,6 +5,7 @@
 //!                            weights/KIND/: whole encoders instead, in full fine-tuning
 //!                            (weights/INPUT/KIND/ where both encoders are of one kind)
 //!                            head.safetensors  optimizer.safetensors  state.json
+//!                            method.safetensors: the state of a method that has one
 //! RUN/best/                  the same files, of the best checkpoint so far
 //! ```
 
@@ -27,6 +28,7 @@ use util::cli::one_line;
 const PREFIX: &str = "checkpoint-";
 const HEAD_FILE: &str = "head.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const METHOD_FILE: &str = "method.safetensors";
 const STATE_FILE: &str = "state.json";
 /// The folder of whole encoders in a checkpoint, which `--weights` takes.
 const WEIGHTS_FOLDER: &str = "weights";
@@ -94,6 +96,10 @@ pub fn write(
             &folder.join(OPTIMIZER_FILE),
             &optimizer_tensors(model, optimizer)?,
         )?;
+        let method = model.method_state().tensors()?;
+        if !method.is_empty() {
+            save(&folder.join(METHOD_FILE), &method)?;
+        }
         let text = serde_json::to_string_pretty(state)? + "\n";
         fs::write(folder.join(STATE_FILE), text)?;
         Ok(())
@@ -336,8 +342,9 @@ pub fn other_than_default(run: &Path, checkpoint: &Path) -> Option<String> {
     Some(name.to_string_lossy().into_owned())
 }
 
-/// Loads all learnable parameters into the model: adapters or the encoders' weights, mask tokens,
-/// fusion layers and head.
+/// Loads all learnable parameters into the model: adapters, the encoders' weights if they learn,
+/// mask tokens or prompts, fusion layers and heads; and the method's state if predictions depend on
+/// it.
 ///
 /// # Errors
 /// A file cannot be read, or does not fit the model.
@@ -380,14 +387,20 @@ pub fn read_model(checkpoint: &Path, model: &mut U2a) -> Result<()> {
         .iter()
         .map(|p| tensor(&named, &p.name, p.tensor.dims(), &path))
         .collect::<Result<Vec<_>>>()?;
-    model.set_parameters(values)
+    model.set_parameters(values)?;
+    match model.method().predicts_by_state() {
+        true => read_method_state(checkpoint, model),
+        false => Ok(()),
+    }
 }
 
-/// Loads the optimizer state and the position of the run.
+/// Loads the optimizer state, the method's state and the position of the run. The model's method
+/// has been put to the start of the run ([`U2a::start_method`]).
 ///
 /// # Errors
 /// A file cannot be read, or does not fit the model.
-pub fn read_state(checkpoint: &Path, model: &U2a, optimizer: &mut AdamW) -> Result<State> {
+pub fn read_state(checkpoint: &Path, model: &mut U2a, optimizer: &mut AdamW) -> Result<State> {
+    read_method_state(checkpoint, model)?;
     let path = checkpoint.join(OPTIMIZER_FILE);
     let tensors = load(&path)?;
     optimizer.moments = model
@@ -422,6 +435,15 @@ pub fn read_state(checkpoint: &Path, model: &U2a, optimizer: &mut AdamW) -> Resu
             path.display()
         )
     })
+}
+
+fn read_method_state(checkpoint: &Path, model: &mut U2a) -> Result<()> {
+    if model.method_state().tensors()?.is_empty() {
+        return Ok(());
+    }
+    let path = checkpoint.join(METHOD_FILE);
+    let restored = model.method_state_mut().restore(&load(&path)?);
+    restored.with_context(|| path.display().to_string())
 }
 
 fn load(path: &Path) -> Result<HashMap<String, Tensor>> {

@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use datasets::{Modalities, Modality};
 use model::encoder::StoredActivations;
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
+use model::encoder::prompts::PromptLevel;
 
 /// Bytes for what is not counted: the head, the optimizer, tables, and what allocators and
 /// libraries take for themselves.
@@ -48,6 +49,14 @@ pub fn step_bytes(
             InputSize::Mel { frames, bins, .. } => (config.patches() + 3, 1, frames * bins),
             InputSize::Text { .. } => (settings.text_length + 1, 1, settings.text_length),
         };
+        let tokens = tokens
+            + match settings.adapt.prompt_level() {
+                Some(PromptLevel::Input) => {
+                    settings.prompt_length * settings.prompt_layers.min(config.layers)
+                }
+                Some(PromptLevel::Attention) => settings.prompt_length / 2,
+                None => 0,
+            };
         let sequences = (plan.micro_batch * per_sample) as u64;
         let (rows, d, m) = (
             sequences * tokens as u64,

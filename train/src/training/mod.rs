@@ -10,6 +10,7 @@ mod gradient_sum;
 pub mod job;
 mod lock;
 pub(crate) mod memory;
+mod method;
 mod prefetch;
 pub mod ranks;
 pub mod trainer;

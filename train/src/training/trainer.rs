@@ -8,6 +8,7 @@
 use super::checkpoint::{self, State};
 use super::gradient_check::check_gradients;
 use super::gradient_sum::all_reduce_gradients;
+use super::method;
 use super::prefetch::{PrefetchedBatch, Prefetcher};
 use super::ranks::Ranks;
 use crate::evaluation::{EvalOptions, Evaluator};
@@ -23,6 +24,7 @@ use model::loss::LossConfig;
 use model::missing_inputs::Placeholders;
 use model::modality_dropout::drop_modality;
 use model::u2a::{Losses, MicroBatch, StepOptions, U2a, micro_batch};
+use model::variant::Method;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -75,9 +77,10 @@ impl<'a> Trainer<'a> {
         run: &Path,
         config: RunConfig,
         session: &'a Session,
-        model: U2a,
+        mut model: U2a,
         ranks: &'a Ranks,
     ) -> Result<Trainer<'a>> {
+        method::start(&mut model, session, config.settings.seed)?;
         let optimizer = model.optimizer(config.settings.adamw())?;
         let state = State {
             seed: config.settings.seed,
@@ -101,9 +104,10 @@ impl<'a> Trainer<'a> {
         let checkpoint = checkpoint::latest(run)?;
         let with_remedy = checkpoint::with_remedy(run, &checkpoint, true);
         checkpoint::read_model(&checkpoint, &mut model).map_err(&with_remedy)?;
+        method::start(&mut model, session, config.settings.seed)?;
         let mut optimizer = model.optimizer(config.settings.adamw())?;
         let state =
-            checkpoint::read_state(&checkpoint, &model, &mut optimizer).map_err(with_remedy)?;
+            checkpoint::read_state(&checkpoint, &mut model, &mut optimizer).map_err(with_remedy)?;
         // The process may have been killed before it copied this checkpoint to `best`, or before it
         // removed an old one.
         if ranks.is_first() {
@@ -200,6 +204,17 @@ impl<'a> Trainer<'a> {
         loop_state: &mut LoopState,
         stop: &AtomicBool,
     ) -> Result<Option<Outcome>> {
+        if self.state.consumed == 0 {
+            method::start_epoch(
+                &mut self.model,
+                self.session,
+                &self.config,
+                self.state.epoch,
+            )?;
+            if method::starts_another_model(&self.config, self.state.epoch) {
+                self.state.best = None;
+            }
+        }
         let options = LoaderOptions {
             share: self.ranks.share(),
             ..self.session.train_loader(self.settings())
@@ -348,6 +363,11 @@ impl<'a> Trainer<'a> {
         let range = self.ranks.share().range(samples);
         let size = self.settings().micro_batch.unwrap_or(samples);
         let options = self.step_options();
+        if self.model.method() != Method::U2a {
+            let optimizer = &mut self.optimizer;
+            let losses = method::step(&mut self.model, optimizer, prefetched, &options, loss, lr)?;
+            return Ok((losses, stop));
+        }
         let summed =
             micro_batch::accumulate(&self.model, batch, uploaded, range, size, &options, loss)?;
         let (mut grads, losses) = summed.unzip();

@@ -4,6 +4,7 @@
 //! Post-norm (BERT): `h = norm1(x + out(attn(x)))`, `y = norm2(h + fc2(f(fc1(h))))`.
 //! LoRA adapters sit on query, key, value and the attention's output layer, nowhere else.
 
+use super::appended_rows::{AttentionPrompts, CaseSums};
 use super::lora::ADAPTERS;
 use candle_core::{Result, Tensor};
 use engine::layers::{AdapterGradients, NormedInput, NormedLinear};
@@ -119,6 +120,8 @@ pub(super) struct BlockCall<'a> {
     pub(super) rows: &'a Rows,
     /// In the last block, the rows of the output that are used: it has no others.
     pub(super) selection: Option<&'a RowSelection>,
+    /// Keys and values that join those of the tokens in attention.
+    pub(super) prompts: Option<AttentionPrompts<'a>>,
     /// The settings that all blocks share.
     pub(super) config: BlockConfig,
     /// The adapters of query, key, value and attention output; none where they are merged into the
@@ -152,6 +155,14 @@ impl<'a> BlockCall<'a> {
         match self.selection {
             Some(_) => layers::ends_backward(selected, self.rows),
             None => Ok(selected.clone()),
+        }
+    }
+
+    /// Returns the rows of what attention reads or returns that belong to tokens, not to prompts.
+    fn rows_of_tokens(&self, x: &Tensor) -> Result<Tensor> {
+        match self.prompts {
+            Some(prompts) => prompts.appended.tokens(x),
+            None => Ok(x.clone()),
         }
     }
 
@@ -195,6 +206,7 @@ const OUT_ADAPTER: Range<usize> = 3..4;
 pub(super) struct BlockActivations {
     x: Tensor,
     stats1: NormStats,
+    /// What attention reads and returns, with the rows of prompts.
     qkv: Tensor,
     /// The low-rank activations of the adapters on query, key and value.
     qkv_u: Option<Tensor>,
@@ -280,9 +292,14 @@ impl Block {
                 Ok((qkv, u, None))
             }
         })?;
+        let qkv = match call.prompts {
+            Some(prompts) => prompts.appended.append(&qkv, prompts.qkv)?,
+            None => qkv,
+        };
         let dropout = call.attention_dropout();
         let (attended, attention) = self.attention(call, dropout.as_ref()).forward(&qkv)?;
-        let (rows, selected) = (call.rows_out(), call.select_rows(&attended)?);
+        let selected = call.select_rows(&call.rows_of_tokens(&attended)?)?;
+        let rows = call.rows_out();
         let (drop0, drop1) = (call.hidden_dropout(0), call.hidden_dropout(1));
         let (sum1, out_u) = call.with_adapters(OUT_ADAPTER, |a| {
             let residual = call.select_rows(x)?;
@@ -328,14 +345,15 @@ impl Block {
     }
 
     /// Computes the gradient of the block's input, given that of its output. The gradients of the
-    /// adapters go into `grads` (output, query, key, value), those of the weights into `sink`, where
-    /// there is one.
+    /// adapters go into `grads` (output, query, key, value), those of prompts in attention into
+    /// `prompts`, those of the weights into `sink`, where there is one.
     pub(super) fn backward(
         &self,
         dy: &Tensor,
         saved: &BlockActivations,
         call: &BlockCall,
         grads: &mut AdapterGradients,
+        prompts: &mut Vec<CaseSums>,
         mut sink: Option<&mut GradientSink>,
     ) -> Result<Tensor> {
         let BlockActivations {
@@ -359,7 +377,7 @@ impl Block {
                 sink.norm(StackedLayer::Norm1, &self.norm1, &dh, sum1, stats1)?;
             }
             let d_sum1 = self.norm1.backward(&dh, sum1, stats1, None)?;
-            let d_qkv = self.attention_backward(&d_sum1, saved, call, grads, &mut sink)?;
+            let d_qkv = self.attention_backward(&d_sum1, saved, call, grads, prompts, &mut sink)?;
             if let Some(sink) = &mut sink {
                 sink.linear(StackedLayer::Qkv, &self.qkv, &d_qkv, x)?;
             }
@@ -375,7 +393,7 @@ impl Block {
                 sink.norm(StackedLayer::Norm2, &self.norm2, &d_fed, sum1, stats2)?;
             }
             let d_sum1 = self.norm2.backward(&d_fed, sum1, stats2, Some(dy))?;
-            let d_qkv = self.attention_backward(&d_sum1, saved, call, grads, &mut sink)?;
+            let d_qkv = self.attention_backward(&d_sum1, saved, call, grads, prompts, &mut sink)?;
             let residual = call.scatter_rows(&d_sum1)?;
             if let Some(sink) = &mut sink {
                 // In full fine-tuning there are no adapters.
@@ -432,33 +450,44 @@ impl Block {
         self.fc1.input_gradient(&dz)
     }
 
-    /// Computes the gradient of the stacked projections' output and adds that of the output layer's
-    /// adapter to `grads`, given that of the output layer's result.
+    /// Computes the gradient of the stacked projections' output, given that of the output layer's
+    /// result, and adds that of the output layer's adapter to `grads` and those of prompts to
+    /// `prompts`.
     fn attention_backward(
         &self,
         dy: &Tensor,
         saved: &BlockActivations,
         call: &BlockCall,
         grads: &mut AdapterGradients,
+        prompts: &mut Vec<CaseSums>,
         sink: &mut Option<&mut GradientSink>,
     ) -> Result<Tensor> {
-        let (rows, attended) = (call.rows_out(), call.select_rows(&saved.attended)?);
+        let attended = call.select_rows(&call.rows_of_tokens(&saved.attended)?)?;
+        let rows = call.rows_out();
         let dy = layers::dropout(dy, call.hidden_dropout(0).as_ref(), rows)?;
         let d_attended = call.with_adapters(OUT_ADAPTER, |a| {
             self.out
                 .backward(&dy, &attended, saved.out_u.as_ref(), rows, a, grads)
         })?;
+        let d_attended = call.scatter_rows(&d_attended)?;
+        let d_attended = match call.prompts {
+            Some(prompts) => prompts.appended.append_zeros(&d_attended)?,
+            None => d_attended,
+        };
         let dropout = call.attention_dropout();
         let d_qkv = self.attention(call, dropout.as_ref()).backward(
             &saved.qkv,
             &saved.attended,
             &saved.attention,
-            &call.scatter_rows(&d_attended)?,
+            &d_attended,
         )?;
+        if let Some(own) = call.prompts {
+            prompts.push(own.appended.group_gradients(&d_qkv)?);
+        }
         if let Some(sink) = sink {
             sink.linear(StackedLayer::Out, &self.out, &dy, &attended)?;
         }
-        Ok(d_qkv)
+        call.rows_of_tokens(&d_qkv)
     }
 
     /// Returns the stacked projections with the norm before them, in a pre-norm block.
@@ -473,7 +502,9 @@ impl Block {
     fn attention<'a>(&self, call: &BlockCall<'a>, dropout: Option<&'a Dropout>) -> Attention<'a> {
         Attention {
             heads: call.config.heads,
-            rows: call.rows,
+            rows: call
+                .prompts
+                .map_or(call.rows, |prompts| &prompts.appended.rows),
             dropout,
             precision: self.qkv.precision,
         }

@@ -8,7 +8,7 @@
 use super::block::{DropoutConfig, StackedLayer};
 use super::config::{BlockLayer, InputSize, Kind};
 use super::embeddings::{Embedding, PatchEmbedding, WordEmbedding, wrong_modality};
-use super::{Encoder, EncoderOutput, Tape};
+use super::{Encoder, EncoderOutput, Layout, Tape};
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use candle_nn::Module;
@@ -55,9 +55,15 @@ impl Encoder {
         }
         let rows = &tape.rows;
         let mut sinks = Vec::new();
-        let layout = (rows, &tape.selection, &tape.dropout);
-        let (mut dx, _) =
+        let layout = Layout {
+            rows,
+            selection: &tape.selection,
+            dropout: &tape.dropout,
+            prompts: None,
+        };
+        let gradients =
             self.blocks_backward(d_last, tape.blocks, layout, None, Some(&mut sinks))?;
+        let mut dx = gradients.dx;
         for (block, sink) in sinks.into_iter().enumerate() {
             for (layer, gradients) in sink.0 {
                 self.insert_block_gradients(block, layer, gradients, &mut named)?;

@@ -4,19 +4,23 @@
 //! Forward and backward passes are written out, without autograd. The forward pass stores what the
 //! backward pass of each block needs or, to save memory, the input of each block alone, from which
 //! the backward pass runs the block again. Gradients reach the adapters and the mask token and
-//! nothing else, except in full fine-tuning.
+//! nothing else, except in full fine-tuning, and with [`prompts`], which take the place of both.
 
+mod appended_rows;
 mod block;
 pub mod config;
 mod embeddings;
 mod full_fine_tuning;
 mod layer_reader;
 pub mod lora;
+mod prompted;
+pub mod prompts;
 pub mod weights;
 
 pub use block::DropoutConfig;
 
 use anyhow::{Result, ensure};
+use appended_rows::CaseSums;
 use block::{Block, BlockActivations, BlockCall, BlockConfig, GradientSink, RowSelection};
 use candle_core::{DType, Device, Tensor};
 use config::{EncoderConfig, Kind};
@@ -26,6 +30,7 @@ use engine::{Adapter, Arithmetic, Norm, NormStats, Precision, Rows, layers};
 use features::ModalityData;
 use layer_reader::LayerReader;
 use lora::{ADAPTERS, LoraAdapters};
+use prompted::PromptRows;
 use serde::{Deserialize, Serialize};
 use weights::Weights;
 
@@ -118,6 +123,8 @@ pub struct Tape {
     rows: Rows,
     selection: RowSelection,
     dropout: DropoutConfig,
+    /// The prompts of the blocks, if there are any.
+    prompts: Option<PromptRows>,
     /// The input of `pre_norm`.
     pre: Option<Tensor>,
     blocks: Vec<BlockTape>,
@@ -130,6 +137,34 @@ pub struct Tape {
 enum BlockTape {
     Input(Tensor),
     Activations(Box<BlockActivations>),
+}
+
+/// What all blocks of one pass have in common.
+#[derive(Clone, Copy)]
+struct Layout<'a> {
+    /// The sequences of tokens, without prompts.
+    rows: &'a Rows,
+    selection: &'a RowSelection,
+    dropout: &'a DropoutConfig,
+    prompts: Option<&'a PromptRows>,
+}
+
+impl<'a> Layout<'a> {
+    /// Returns the sequences in the input of a block.
+    fn sequences(&self, block: usize) -> &'a Rows {
+        let prompted = self.prompts.and_then(|prompts| prompts.sequences(block));
+        prompted.unwrap_or(self.rows)
+    }
+}
+
+/// The gradients of a backward pass through all blocks.
+struct BlocksGradients {
+    /// The gradient of the first block's input.
+    dx: Tensor,
+    /// The gradients of the adapters, block after block.
+    adapters: Vec<Vec<Adapter>>,
+    /// The gradients of the prompts, those of the last block first.
+    prompts: Vec<CaseSums>,
 }
 
 /// The gradients of an encoder's LoRA adapters and mask token.
@@ -219,17 +254,17 @@ impl Encoder {
     fn block_call<'a>(
         &self,
         index: usize,
-        rows: &'a Rows,
-        selection: &'a RowSelection,
+        layout: Layout<'a>,
         adapters: Option<&'a LoraAdapters>,
-        dropout: &'a DropoutConfig,
         store_hidden: bool,
     ) -> BlockCall<'a> {
+        let prompts = layout.prompts;
         BlockCall {
             index,
-            rows,
-            selection: (index + 1 == self.blocks.len()).then_some(selection),
-            dropout,
+            rows: layout.sequences(index),
+            selection: (index + 1 == self.blocks.len()).then_some(layout.selection),
+            prompts: prompts.and_then(|prompts| prompts.in_attention(index)),
+            dropout: layout.dropout,
             config: BlockConfig {
                 heads: self.config.heads,
                 activation: self.config.activation,
@@ -260,11 +295,34 @@ impl Encoder {
             pre = stored.is_some().then_some(x);
             x = y;
         }
+        let (output, tape) = self.forward_blocks(x, rows, None, adapters, dropout, stored)?;
+        Ok((output, Tape { pre, ..tape }))
+    }
+
+    /// Runs the blocks, and the norm after the last one, on embedded tokens.
+    fn forward_blocks(
+        &self,
+        mut x: Tensor,
+        rows: Rows,
+        prompts: Option<PromptRows>,
+        adapters: Option<&LoraAdapters>,
+        dropout: &DropoutConfig,
+        stored: Option<StoredActivations>,
+    ) -> Result<(EncoderOutput, Tape)> {
         let selection = RowSelection::class_and_mask_tokens(&rows);
+        let layout = Layout {
+            rows: &rows,
+            selection: &selection,
+            dropout,
+            prompts: prompts.as_ref(),
+        };
         let store_hidden = stored == Some(StoredActivations::All);
         let mut blocks = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
-            let call = self.block_call(i, &rows, &selection, adapters, dropout, store_hidden);
+            if let Some(prompts) = layout.prompts {
+                x = prompts.enter(i, x)?;
+            }
+            let call = self.block_call(i, layout, adapters, store_hidden);
             let (y, activations) = block.forward(&x, &call)?;
             match stored {
                 None => {}
@@ -283,7 +341,8 @@ impl Encoder {
             rows,
             selection,
             dropout: *dropout,
-            pre,
+            prompts,
+            pre: None,
             blocks,
             last: x,
             last_stats,
@@ -299,14 +358,15 @@ impl Encoder {
         gradient: &EncoderOutput,
         adapters: &LoraAdapters,
     ) -> Result<LoraGradients> {
-        let d_last = gradient.tokens.to_dtype(tape.last.dtype())?;
-        let d_last = match (&self.final_norm, &tape.last_stats) {
-            (Some(norm), Some(stats)) => norm.backward(&d_last, &tape.last, stats, None)?,
-            _ => d_last,
-        };
+        let d_last = self.final_norm_backward(&tape, gradient)?;
         drop(tape.last);
-        let layout = (&tape.rows, &tape.selection, &tape.dropout);
-        let (dx, adapters) =
+        let layout = Layout {
+            rows: &tape.rows,
+            selection: &tape.selection,
+            dropout: &tape.dropout,
+            prompts: None,
+        };
+        let BlocksGradients { dx, adapters, .. } =
             self.blocks_backward(d_last, tape.blocks, layout, Some(adapters), None)?;
         // Below the blocks only the mask token learns. It is the same row in every sequence, so that
         // the gradients can be added up before they go through the norm.
@@ -326,27 +386,48 @@ impl Encoder {
         })
     }
 
+    /// Computes the gradient of the last block's output, given that of the encoder's.
+    fn final_norm_backward(&self, tape: &Tape, gradient: &EncoderOutput) -> Result<Tensor> {
+        let d_last = gradient.tokens.to_dtype(tape.last.dtype())?;
+        Ok(match (&self.final_norm, &tape.last_stats) {
+            (Some(norm), Some(stats)) => norm.backward(&d_last, &tape.last, stats, None)?,
+            _ => d_last,
+        })
+    }
+
     /// Goes from the last block's output back to the first block's input: computes the gradient of
-    /// that input and those of the adapters, in the order of the blocks. In full fine-tuning
-    /// `sinks` gets one entry per block, in the same order.
+    /// that input and those of the adapters, in the order of the blocks, and of the prompts. In
+    /// full fine-tuning `sinks` gets one entry per block, in the order of the blocks.
     fn blocks_backward(
         &self,
         mut dx: Tensor,
         mut tapes: Vec<BlockTape>,
-        (rows, selection, dropout): (&Rows, &RowSelection, &DropoutConfig),
+        layout: Layout,
         adapters: Option<&LoraAdapters>,
         mut sinks: Option<&mut Vec<GradientSink>>,
-    ) -> Result<(Tensor, Vec<Vec<Adapter>>)> {
+    ) -> Result<BlocksGradients> {
         let mut grads = AdapterGradients::default();
+        let mut prompts = Vec::new();
         for (i, block) in self.blocks.iter().enumerate().rev() {
-            let call = self.block_call(i, rows, selection, adapters, dropout, true);
+            let call = self.block_call(i, layout, adapters, true);
             let activations = match tapes.pop() {
                 Some(BlockTape::Activations(activations)) => activations,
                 Some(BlockTape::Input(x)) => Box::new(block.forward(&x, &call)?.1),
                 None => anyhow::bail!("backward after a forward pass that stored nothing"),
             };
             let mut sink = sinks.is_some().then(GradientSink::default);
-            dx = block.backward(&dx, &activations, &call, &mut grads, sink.as_mut())?;
+            let d_prompts = &mut prompts;
+            dx = block.backward(
+                &dx,
+                &activations,
+                &call,
+                &mut grads,
+                d_prompts,
+                sink.as_mut(),
+            )?;
+            if let Some(entered) = layout.prompts {
+                dx = entered.leave(i, dx, &mut prompts)?;
+            }
             if let (Some(sinks), Some(sink)) = (&mut sinks, sink) {
                 sinks.push(sink);
             }
@@ -362,6 +443,10 @@ impl Encoder {
             block.rotate_left(1);
             block
         });
-        Ok((dx, blocks.collect()))
+        Ok(BlocksGradients {
+            dx,
+            adapters: blocks.collect(),
+            prompts,
+        })
     }
 }

@@ -7,14 +7,15 @@
 
 use super::frames::{mean_over_frames, spread_over_frames};
 use super::step::{Encoded, StepOptions};
-use super::{MicroBatch, U2a};
+use super::{LinearHead, MicroBatch, U2a};
 use crate::encoder::EncoderOutput;
 use crate::fusion;
 use crate::loss::{LossConfig, alignment_loss, task_loss};
+use crate::methods::{self, Objective, ObjectiveInput, StateUpdate};
 use crate::ogm_ge;
 use crate::pair::{Pair, Slot};
 use crate::token_selection::{ModalityTokens, SelectionRule, Source, select};
-use crate::variant::{Adaptation, Fusion, MissingToken, Modulation};
+use crate::variant::{Adaptation, Fusion, Method, MissingToken, Modulation};
 use anyhow::{Context, Result, bail};
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
@@ -29,28 +30,37 @@ pub(super) struct HeadResult {
     pub(super) logits: Tensor,
     /// The gradients of the encoders' outputs, where the encoders learn.
     pub(super) d_tokens: Pair<Option<EncoderOutput>>,
-    /// The gradients of the fusion's layers and of the head.
-    pub(super) d_layers: Vec<Tensor>,
+    /// The gradients of the fusion's layers and of the heads; `None` for a head of a method that
+    /// took no part in the step.
+    pub(super) d_layers: Vec<Option<Tensor>>,
     /// The coefficients of gradient modulation, if it is on.
     pub(super) modulation: Option<Pair<f64>>,
+    /// What the method's state takes from the step.
+    pub(super) update: Option<StateUpdate>,
 }
 
 impl U2a {
-    /// Selects tokens, fuses them, computes the losses and differentiates all of it.
+    /// Selects tokens, fuses them, computes the losses and differentiates all of it. `pass` is that
+    /// of [`U2a::step_pass`].
     pub(super) fn head_step(
         &self,
         batch: &Batch,
         encoded: &Pair<Option<Encoded>>,
         options: &StepOptions,
         config: &LossConfig,
+        pass: usize,
     ) -> Result<HeadResult> {
         let share = options.micro_batch;
         let plain = matches!(self.variant.fusion, Fusion::Sum | Fusion::Concat)
-            && self.variant.modulation == Modulation::None;
-        match engine::cuda::of(&self.weight)? {
-            Some(gpu) if plain => self.head_on_device(gpu, batch, encoded, share, config),
-            _ => self.head_with_autograd(batch, encoded, share, config),
+            && self.variant.modulation == Modulation::None
+            && self.variant.method == Method::U2a;
+        if let [head] = &self.heads[..]
+            && plain
+            && let Some(gpu) = engine::cuda::of(&head.weight)?
+        {
+            return self.head_on_device(gpu, head, batch, encoded, share, config);
         }
+        self.head_with_autograd(batch, encoded, options, config, pass)
     }
 
     /// Returns whether the variant's encoders learn anything.
@@ -61,6 +71,7 @@ impl U2a {
     fn head_on_device(
         &self,
         gpu: Gpu,
+        head: &LinearHead,
         batch: &Batch,
         encoded: &Pair<Option<Encoded>>,
         share: MicroBatch,
@@ -82,7 +93,7 @@ impl U2a {
             HeadSample {
                 inputs: encoded.as_ref().map(ran).into(),
                 tokens: sources.map(token).into(),
-                aligned: both_ran && batch.present[i] == [true, true],
+                aligned: both_ran && self.has_mask_tokens() && batch.present[i] == [true, true],
                 labels: &batch.labels[i],
             }
         });
@@ -97,8 +108,8 @@ impl U2a {
         let result = gpu.head(&Head {
             inputs: inputs.into(),
             samples: &samples.collect::<Vec<_>>(),
-            weight: &self.weight,
-            bias: &self.bias,
+            weight: &head.weight,
+            bias: &head.bias,
             multi_label: config.multi_label,
             stop_gradient: config.align_stop_gradient,
             shares: [share.task, share.align],
@@ -111,8 +122,9 @@ impl U2a {
             losses: result.losses,
             logits: result.logits,
             d_tokens: d_tokens.into(),
-            d_layers: vec![result.d_weight, result.d_bias],
+            d_layers: vec![Some(result.d_weight), Some(result.d_bias)],
             modulation: None,
+            update: None,
         })
     }
 
@@ -120,8 +132,9 @@ impl U2a {
         &self,
         batch: &Batch,
         encoded: &Pair<Option<Encoded>>,
-        share: MicroBatch,
+        options: &StepOptions,
         config: &LossConfig,
+        pass: usize,
     ) -> Result<HeadResult> {
         let outputs = encoded.as_ref().try_map(|encoded| match encoded {
             Some(encoded) => mean_over_frames(encoded.input, &encoded.output).map(Some),
@@ -147,18 +160,20 @@ impl U2a {
             .collect::<candle_core::Result<Vec<Var>>>()?;
         let layers: Vec<Tensor> = layer_vars.iter().map(|v| v.as_tensor().clone()).collect();
         let layers = fusion::linear_layers(&layers);
-        let selected = self.select_tokens(batch, &tokens, config.missing_token)?;
-        let logits = self.variant.fusion.logits(&selected, &layers)?;
-        let task = task_loss(&logits, &batch.labels, config.multi_label)?;
-        let task = scaled(task, share.task)?;
-        let align = match alignment_loss(&batch.present, &tokens, config.align_stop_gradient)? {
-            Some(align) => Some(scaled(align, share.align)?),
-            None => None,
+        let only = self.variant.method.only_modality(pass);
+        let selected = self.select_tokens(batch, &tokens, config.missing_token, only)?;
+        let share = options.micro_batch;
+        let (objective, align) = match self.variant.method {
+            Method::U2a => self.u2a_objective(batch, &tokens, &selected, &layers, share, config)?,
+            _ => {
+                let objective =
+                    self.method_objective(batch, &selected, &layers, options, config, pass)?;
+                (objective, None)
+            }
         };
-        let loss = match &align {
-            Some(align) => (&task + (align * config.align_weight)?)?,
-            None => task.clone(),
-        };
+        let Objective {
+            loss, task, logits, ..
+        } = objective;
         let store = loss.backward()?;
         let learning = token_vars.zip(encoded.as_ref());
         let d_tokens = learning.try_map(|(vars, encoded)| match (vars, encoded) {
@@ -169,8 +184,10 @@ impl U2a {
             }
             _ => Ok(None),
         })?;
-        let d_layers = layer_vars.iter().map(|var| gradient(&store, var));
-        let d_layers = d_layers.collect::<Result<_>>()?;
+        let d_layers = layer_vars.iter().map(|var| store.get(var));
+        let d_layers = d_layers.map(|gradient| gradient.map(Tensor::detach));
+        let mut d_layers: Vec<Option<Tensor>> = d_layers.collect();
+        self.method_state.modify_gradients(&mut d_layers)?;
         let head = layers.last().context("a model without a head")?;
         let modulation = self.modulation_coefficients(batch, &selected, head)?;
         let align = align.map_or_else(|| task.zeros_like(), Ok)?;
@@ -180,17 +197,93 @@ impl U2a {
             d_tokens,
             d_layers,
             modulation,
+            update: objective.update,
         })
     }
 
-    /// Selects the two tokens of each sample (equation 4).
+    /// Computes the training loss (equation 7), and the alignment loss if a sample is complete.
+    fn u2a_objective(
+        &self,
+        batch: &Batch,
+        tokens: &Pair<Option<ModalityTokens>>,
+        selected: &Pair<Tensor>,
+        layers: &[Linear],
+        share: MicroBatch,
+        config: &LossConfig,
+    ) -> Result<(Objective, Option<Tensor>)> {
+        let logits = self.variant.fusion.logits(selected, layers)?;
+        let task = task_loss(&logits, &batch.labels, config.multi_label)?;
+        let task = scaled(task, share.task)?;
+        let align = match self.has_mask_tokens() {
+            true => alignment_loss(&batch.present, tokens, config.align_stop_gradient)?,
+            false => None,
+        };
+        let align = align.map(|align| scaled(align, share.align)).transpose()?;
+        let loss = match &align {
+            Some(align) => (&task + (align * config.align_weight)?)?,
+            None => task.clone(),
+        };
+        let objective = Objective {
+            loss,
+            task,
+            logits,
+            update: None,
+        };
+        Ok((objective, align))
+    }
+
+    /// Computes the objective of another method than U2A on a whole batch.
+    fn method_objective(
+        &self,
+        batch: &Batch,
+        selected: &Pair<Tensor>,
+        layers: &[Linear],
+        options: &StepOptions,
+        config: &LossConfig,
+        pass: usize,
+    ) -> Result<Objective> {
+        self.check_method(config.missing_token)?;
+        if options.micro_batch != MicroBatch::FULL_BATCH {
+            bail!(
+                "the objective of {} needs whole batches",
+                self.variant.method.as_str()
+            );
+        }
+        methods::objective(&ObjectiveInput {
+            variant: &self.variant,
+            tokens: selected,
+            present: &batch.present,
+            ids: &batch.ids,
+            labels: &batch.labels,
+            layers,
+            state: &self.method_state,
+            multi_label: config.multi_label,
+            pass,
+        })
+    }
+
+    /// Refuses tokens for missing modalities that the method does not know.
+    pub(super) fn check_method(&self, missing: MissingToken) -> Result<()> {
+        if self.variant.method != Method::U2a && missing != MissingToken::Zeros {
+            bail!(
+                "{} reads class tokens only; set missing_token=zeros",
+                self.variant.method.as_str()
+            );
+        }
+        Ok(())
+    }
+
+    /// Selects the two tokens of each sample (equation 4). With `only`, those of the other modality
+    /// are zeros.
     pub(super) fn select_tokens(
         &self,
         batch: &Batch,
         tokens: &Pair<Option<ModalityTokens>>,
         missing: MissingToken,
+        only: Option<Slot>,
     ) -> Result<Pair<Tensor>> {
-        let rule = self.selection_rule(missing);
+        let mut rule = self.selection_rule(missing);
+        rule.only = only.or(rule.only);
         // The token of zeros has the width of an encoder that is used.
         let branch = self.branches[rule.only.unwrap_or(Slot::M1)].as_ref();
         let mask_token = branch.context("a model without encoders")?.mask_token();
@@ -208,10 +301,11 @@ impl U2a {
         }
     }
 
-    /// Lists the weights and biases of the fusion's layers and of the head, in turn.
+    /// Lists the weights and biases of the fusion's layers and of the heads, in turn.
     pub(super) fn layer_tensors(&self) -> impl Iterator<Item = &Tensor> {
         let layers = self.fusion.iter().map(|(_, tensor)| tensor);
-        layers.chain([&self.weight, &self.bias])
+        let heads = self.heads.iter();
+        layers.chain(heads.flat_map(|head| [&head.weight, &head.bias]))
     }
 
     /// Computes OGM's coefficients of the two encoders from the complete samples; `None` if there

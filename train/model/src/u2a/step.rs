@@ -3,16 +3,19 @@
 use super::frames::mean_over_frames;
 use super::{Branch, U2a};
 use crate::encoder::lora::LoraAdapters;
+use crate::encoder::prompts::{MissingCase, SequencePrompts};
 use crate::encoder::{
     DropoutConfig, Encoder, EncoderInput, EncoderOutput, StoredActivations, Tape,
 };
 use crate::fusion;
 use crate::loss::LossConfig;
+use crate::methods::mmlora::Stage;
+use crate::methods::{MethodState, StateUpdate, g_blend, g_blend_logits};
 use crate::ogm_ge;
 use crate::pair::{Pair, Slot};
 use crate::token_selection::{AlignmentPair, ModalityTokens, alignment_pairs};
-use crate::variant::{Adaptation, MissingToken};
-use anyhow::{Result, bail};
+use crate::variant::{Adaptation, Method, MissingToken};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor, Var};
 use candle_nn::Optimizer;
 use engine::{AdamW, AdamWConfig};
@@ -100,6 +103,9 @@ pub struct StepResult {
     /// The gradients in the order of [`U2a::parameters`]; `None` where the tensor took no part in
     /// the step.
     pub grads: Vec<Option<Tensor>>,
+    /// What the method's state takes from the step if it is made: see
+    /// [`MethodState::apply`](crate::methods::MethodState::apply).
+    pub update: Option<StateUpdate>,
 }
 
 /// The losses of one training step.
@@ -141,7 +147,7 @@ pub struct Scores {
     /// The logits, `n x classes`.
     pub logits: Vec<Vec<f32>>,
     /// For each complete sample its number in the batch, and the squared distances, mean over
-    /// width, of MT_1 to CLS_2 and of MT_2 to CLS_1.
+    /// width, of MT_1 to CLS_2 and of MT_2 to CLS_1. Empty in a model without mask tokens.
     pub alignment: Vec<(usize, [f64; 2])>,
 }
 
@@ -171,9 +177,26 @@ impl U2a {
         options: &StepOptions,
         config: &LossConfig,
     ) -> Result<StepResult> {
-        let encoded =
-            Pair::try_from_fn(|slot| self.encode(slot, batch, uploaded[slot.index()], options))?;
-        let head = self.head_step(batch, &encoded, options, config)?;
+        self.step_pass(batch, uploaded, options, config, 0)
+    }
+
+    /// [`U2a::step_uploaded`] for one of the updates that a batch gives:
+    /// [`Method::updates_per_batch`].
+    pub fn step_pass(
+        &self,
+        batch: &Batch,
+        uploaded: [Option<&Uploaded>; 2],
+        options: &StepOptions,
+        config: &LossConfig,
+        pass: usize,
+    ) -> Result<StepResult> {
+        self.check_missing_token(config.missing_token)?;
+        let only = self.variant.method.only_modality(pass);
+        let encoded = Pair::try_from_fn(|slot| match only {
+            Some(only) if only != slot => Ok(None),
+            _ => self.encode(slot, batch, uploaded[slot.index()], options),
+        })?;
+        let head = self.head_step(batch, &encoded, options, config, pass)?;
         let mut grads = Vec::new();
         for (slot, (encoded, d_tokens)) in encoded.zip(head.d_tokens).entries() {
             let first = grads.len();
@@ -185,11 +208,12 @@ impl U2a {
                 self.modulate(&mut grads, first, coefficients[slot], options)?;
             }
         }
-        grads.extend(head.d_layers.into_iter().map(Some));
+        grads.extend(head.d_layers);
         Ok(StepResult {
             losses: head.losses,
             logits: head.logits,
             grads,
+            update: head.update,
         })
     }
 
@@ -219,17 +243,23 @@ impl U2a {
             samples: &sequence_names(input, first),
             uploaded: uploaded.as_ref(),
         };
-        let stored = match self.variant.adaptation {
-            Adaptation::Head => None,
-            Adaptation::Lora | Adaptation::Full => Some(options.stored),
+        let stored = self.encoders_learn().then_some(options.stored);
+        let dropout = self.dropout(branch, slot, options);
+        let (output, tape) = match branch.prompts() {
+            Some(prompts) => {
+                let cases = &missing_cases(input, &batch.present)?;
+                let prompts = SequencePrompts { prompts, cases };
+                let encoder = branch.encoder();
+                encoder.forward_prompted(&read, &prompts, &dropout, stored)?
+            }
+            None => branch.encoder().forward(
+                &read,
+                branch.mask_token(),
+                self.adapters_of(branch),
+                &dropout,
+                stored,
+            )?,
         };
-        let (output, tape) = branch.encoder().forward(
-            &read,
-            branch.mask_token(),
-            self.adapters_of(branch),
-            &self.dropout(branch, slot, options),
-            stored,
-        )?;
         Ok(Some(Encoded {
             input,
             output,
@@ -237,12 +267,27 @@ impl U2a {
         }))
     }
 
-    /// Returns the LoRA adapters that an encoder computes with; none in the variants without.
+    /// Returns the LoRA adapters that an encoder computes with; none in the variants without, and in
+    /// MMLoRA's first stage.
     pub(super) fn adapters_of<'a>(&self, branch: &'a Branch) -> Option<&'a LoraAdapters> {
-        match self.variant.adaptation {
-            Adaptation::Lora => branch.adapters(),
-            Adaptation::Head | Adaptation::Full => None,
+        match (self.variant.adaptation, &self.method_state) {
+            (_, MethodState::Mmlora(Stage::Unimodal)) => None,
+            (Adaptation::Lora, _) => branch.adapters(),
+            _ => None,
         }
+    }
+
+    /// Refuses the mask token in a model that has none.
+    fn check_missing_token(&self, missing: MissingToken) -> Result<()> {
+        if missing == MissingToken::Mask && !self.has_mask_tokens() {
+            bail!("a model with prompts has no mask token; the missing token is input or zeros");
+        }
+        Ok(())
+    }
+
+    /// Returns whether the encoders have mask tokens: those with prompts have none.
+    pub(super) fn has_mask_tokens(&self) -> bool {
+        self.variant.adaptation.prompt_level().is_none()
     }
 
     fn dropout(&self, branch: &Branch, slot: Slot, options: &StepOptions) -> DropoutConfig {
@@ -273,13 +318,21 @@ impl U2a {
             return Ok(());
         };
         let encoder = branch.encoder();
-        let d_mask_token = match (branch.weights(), branch.adapters()) {
-            (Some(weights), _) => {
+        if let Some(prompts) = branch.prompts() {
+            grads.extend(encoder.backward_prompted(tape, d, prompts)?);
+            return Ok(());
+        }
+        // What the encoder does not compute with, or what is frozen in this step, learns nothing.
+        let d_mask_token = match (branch.weights(), self.adapters_of(branch)) {
+            (Some(weights), None) => {
                 let mut g = encoder.backward_full(tape, &input.data, d)?;
                 grads.extend(weights.iter().map(|(name, _)| g.weights.remove(name)));
+                grads.extend((0..branch.adapter_count()).map(|_| None));
                 g.mask_token
             }
-            (None, Some(adapters)) => {
+            (weights, Some(adapters)) => {
+                let frozen = weights.map_or(0, |weights| weights.iter().count());
+                grads.extend((0..frozen).map(|_| None));
                 let g = encoder.backward(tape, d, adapters)?;
                 for adapter in g.adapters.into_iter().flatten() {
                     grads.extend([Some(adapter.a), Some(adapter.b)]);
@@ -288,7 +341,7 @@ impl U2a {
             }
             (None, None) => bail!("an encoder that learns nothing"),
         };
-        grads.push(Some(d_mask_token));
+        grads.push(self.variant.mask_tokens_learn().then_some(d_mask_token));
         Ok(())
     }
 
@@ -332,14 +385,13 @@ impl U2a {
         self.set_parameters(optimizer.values())
     }
 
-    /// Scores a batch with the encoders of [`U2a::merged_encoders`], without any dropout.
-    pub fn score(
+    /// Runs the encoders of [`U2a::merged_encoders`] on a batch, without any dropout.
+    fn evaluation_tokens<'a>(
         &self,
         merged: &[Option<Encoder>; 2],
-        batch: &Batch,
-        missing_token: MissingToken,
-    ) -> Result<Scores> {
-        let tokens = Pair::try_from_fn(|slot| -> Result<_> {
+        batch: &'a Batch,
+    ) -> Result<Pair<Option<ModalityTokens<'a>>>> {
+        Pair::try_from_fn(|slot| -> Result<_> {
             let input = batch.inputs[slot.index()].as_ref();
             let (Some(branch), Some(encoder)) = (&self.branches[slot], &merged[slot.index()])
             else {
@@ -353,22 +405,80 @@ impl U2a {
                 samples: &sequence_names(input, 0),
                 uploaded: None,
             };
-            let mask_token = branch.mask_token();
-            let (output, _) =
-                encoder.forward(&read, mask_token, None, &DropoutConfig::OFF, None)?;
+            let (output, _) = match branch.prompts() {
+                Some(prompts) => {
+                    let cases = &missing_cases(input, &batch.present)?;
+                    let prompts = SequencePrompts { prompts, cases };
+                    encoder.forward_prompted(&read, &prompts, &DropoutConfig::OFF, None)?
+                }
+                None => {
+                    let mask_token = branch.mask_token();
+                    encoder.forward(&read, mask_token, None, &DropoutConfig::OFF, None)?
+                }
+            };
             mean_over_frames(input, &output).map(Some)
-        })?;
-        let selected = self.select_tokens(batch, &tokens, missing_token)?;
-        let layers: Vec<Tensor> = self.layer_tensors().cloned().collect();
-        let logits = self
-            .variant
-            .fusion
-            .logits(&selected, &fusion::linear_layers(&layers))?;
-        Ok(Scores {
-            logits: logits.to_dtype(DType::F32)?.to_vec2()?,
-            alignment: alignment_distances(batch, &tokens)?,
         })
     }
+
+    /// Computes the class tokens of a batch with the encoders of [`U2a::merged_encoders`], without
+    /// any dropout: `n x d` of each modality, zeros where it is missing.
+    pub fn class_tokens(&self, merged: &[Option<Encoder>; 2], batch: &Batch) -> Result<[Tensor; 2]> {
+        let tokens = self.evaluation_tokens(merged, batch)?;
+        let selected = self.select_tokens(batch, &tokens, MissingToken::Zeros, None)?;
+        Ok(selected.into())
+    }
+
+    /// Computes the logits of G-Blend's heads on a batch, from [`U2a::class_tokens`].
+    ///
+    /// # Errors
+    /// The model has not G-Blend's heads.
+    pub fn head_logits(&self, tokens: &[Tensor; 2]) -> Result<[Tensor; g_blend::HEADS]> {
+        let layers: Vec<Tensor> = self.layer_tensors().cloned().collect();
+        match &fusion::linear_layers(&layers)[..] {
+            [m1, m2, joint] => g_blend_logits(&Pair::from(tokens.clone()), [m1, m2, joint]),
+            layers => bail!("{} layers where G-Blend has three heads", layers.len()),
+        }
+    }
+
+    /// Scores a batch with the encoders of [`U2a::merged_encoders`], without any dropout.
+    pub fn score(
+        &self,
+        merged: &[Option<Encoder>; 2],
+        batch: &Batch,
+        missing_token: MissingToken,
+    ) -> Result<Scores> {
+        self.check_method(missing_token)?;
+        self.check_missing_token(missing_token)?;
+        let tokens = self.evaluation_tokens(merged, batch)?;
+        let selected = self.select_tokens(batch, &tokens, missing_token, None)?;
+        let layers: Vec<Tensor> = self.layer_tensors().cloned().collect();
+        let layers = fusion::linear_layers(&layers);
+        let (variant, state, present) = (&self.variant, &self.method_state, &batch.present);
+        let logits = variant
+            .method
+            .logits(variant, state, &selected, present, &layers)?;
+        Ok(Scores {
+            logits: logits.to_dtype(DType::F32)?.to_vec2()?,
+            alignment: match variant.method {
+                Method::U2a if self.has_mask_tokens() => alignment_distances(batch, &tokens)?,
+                // Nothing has aligned the mask tokens, or there are none.
+                _ => Vec::new(),
+            },
+        })
+    }
+}
+
+/// Returns the missing case of each sequence of an encoder's input.
+fn missing_cases(input: &ModalityBatch, present: &[[bool; 2]]) -> Result<Vec<MissingCase>> {
+    let images = input.data.images_per_sample();
+    let mut cases = Vec::with_capacity(input.rows.len() * images);
+    for row in &input.rows {
+        let case = MissingCase::of(present[*row]);
+        let case =
+            case.with_context(|| format!("sample {row} of the batch has no modality at all"))?;
+        cases.extend(std::iter::repeat_n(case, images));
+    }
+    Ok(cases)
 }
 
 /// Computes [`Scores::alignment`].

@@ -2,7 +2,8 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use candle_core::{DType, Device, Tensor};
-use features::ModalityData;
+use datasets::Modality;
+use features::{Batch, ModalityBatch, ModalityData};
 use model::encoder::config::{EncoderConfig, Kind};
 use model::encoder::lora::LoraAdapters;
 use model::encoder::weights::Weights;
@@ -43,6 +44,25 @@ pub fn flat(t: &Tensor) -> Vec<f64> {
         .unwrap()
         .to_vec1()
         .unwrap()
+}
+
+/// Returns the names of samples.
+pub fn ids(samples: impl IntoIterator<Item = usize>) -> Vec<String> {
+    samples.into_iter().map(|s| s.to_string()).collect()
+}
+
+/// Returns a tensor of whole numbers.
+pub fn whole(t: &Tensor) -> Vec<usize> {
+    flat(t).into_iter().map(|v| v as usize).collect()
+}
+
+/// Returns which modalities samples have, from a tensor `n x 2` of 0 and 1.
+pub fn pairs(t: &Tensor) -> Vec<[bool; 2]> {
+    let values = flat(t);
+    values
+        .chunks_exact(2)
+        .map(|v| [v[0] == 1.0, v[1] == 1.0])
+        .collect()
 }
 
 /// Returns the largest difference over the largest magnitude (over 1 where all is zero).
@@ -110,6 +130,69 @@ pub fn adapter_gradients(encoder: &Encoder, grads: &LoraGradients) -> Vec<(Strin
     let names = ModuleNames::Transformers5;
     let named = peft::named_tensors(encoder.config(), &grads.adapters, names).into_iter();
     named.map(|(name, tensor)| (name, tensor.clone())).collect()
+}
+
+/// Returns a batch of samples of the pool in `u2a-*.safetensors`.
+pub fn golden_batch(
+    golden: &HashMap<String, Tensor>,
+    modalities: [Modality; 2],
+    samples: &[usize],
+    present: &[[bool; 2]],
+) -> Batch {
+    let pool = |name: &str| &golden[&format!("pool.{name}")];
+    let input = |m: usize| {
+        let rows: Vec<usize> = (0..samples.len()).filter(|i| present[*i][m]).collect();
+        if rows.is_empty() {
+            return None;
+        }
+        let t = pool(modalities[m].as_str());
+        let picked: Vec<u32> = rows.iter().map(|r| samples[*r] as u32).collect();
+        let t = t
+            .index_select(&Tensor::new(picked.clone(), &Device::Cpu).unwrap(), 0)
+            .unwrap();
+        let floats = || flat(&t).into_iter().map(|v| v as f32).collect();
+        let dims = t.dims();
+        let data = match modalities[m] {
+            Modality::Audio => ModalityData::Dense {
+                values: floats(),
+                shape: vec![dims[1], dims[2]],
+            },
+            Modality::Video => ModalityData::Dense {
+                values: floats(),
+                shape: vec![dims[1], 3, dims[4], dims[4]],
+            },
+            Modality::Image => ModalityData::Dense {
+                values: floats(),
+                shape: vec![1, 3, dims[3], dims[3]],
+            },
+            Modality::Text => ModalityData::Tokens {
+                ids: flat(&t).into_iter().map(|v| v as u32).collect(),
+                lengths: picked
+                    .iter()
+                    .map(|s| flat(pool("text_lengths"))[*s as usize] as usize)
+                    .collect(),
+                max_len: dims[1],
+            },
+        };
+        Some(ModalityBatch { rows, data })
+    };
+    let labels = pool("labels");
+    let of = |sample: usize| {
+        let row = flat(&labels.get(sample).unwrap());
+        match labels.dims().len() {
+            1 => vec![row[0] as u32],
+            _ => (0..row.len() as u32)
+                .filter(|c| row[*c as usize] == 1.0)
+                .collect(),
+        }
+    };
+    Batch {
+        ids: samples.iter().map(ToString::to_string).collect(),
+        labels: samples.iter().map(|s| of(*s)).collect(),
+        present: present.to_vec(),
+        inputs: [input(0), input(1)],
+        consumed: 0,
+    }
 }
 
 /// The largest difference of each kind, printed at the end: the figures of docs/numerics.md.

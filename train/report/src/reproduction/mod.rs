@@ -9,7 +9,7 @@ mod svg;
 pub use hyperparameters::write_hyperparameters;
 
 use crate::artefact::{Artefact, Row};
-use crate::paper::{PaperScore, method_key};
+use crate::paper::{PaperScore, has_other_encoders, method_key};
 use anyhow::{Context, Result};
 use charts::charts;
 use results::{RowResult, mask_token_distances};
@@ -91,6 +91,7 @@ impl Reproduction<'_> {
             "command": self.command,
             "scale": self.scale(),
             "note": self.note(),
+            "encoders": self.encoder_note(),
             "lines": results,
             "classes": class_rows,
             "runs": self.runs,
@@ -115,6 +116,25 @@ impl Reproduction<'_> {
         )
     }
 
+    /// Names the methods whose scores in the paper are those of other encoders, if there is one.
+    fn encoder_note(&self) -> Option<String> {
+        let mut methods: Vec<&str> = Vec::new();
+        for row in self.rows {
+            let method = row.training.method;
+            if has_other_encoders(method) && !methods.contains(&method) {
+                methods.push(method);
+            }
+        }
+        (!methods.is_empty()).then(|| {
+            format!(
+                "Ours are all trained on U2A's encoders. The paper's figures of {} come from \
+                 their publications, on other encoders, so that the two do not compare like with \
+                 like; docs/method.md says what else differs.",
+                methods.join(", ")
+            )
+        })
+    }
+
     fn markdown(
         &self,
         results: &[RowResult],
@@ -131,6 +151,9 @@ impl Reproduction<'_> {
              the paper's own figures beside them.\n",
             self.command
         )?;
+        if let Some(note) = self.encoder_note() {
+            writeln!(out, "{note}\n")?;
+        }
         for (dataset, reason) in self.missing {
             writeln!(out, "Without {dataset}: {reason}.\n")?;
         }

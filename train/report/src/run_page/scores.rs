@@ -75,6 +75,8 @@ fn repetitions(experiment: &Experiment) -> String {
     let adapt = match settings.adapt.as_str() {
         "lora" => "LoRA adapters",
         "full" => "all weights",
+        "input-prompts" => "input-level prompts",
+        "attention-prompts" => "attention-level prompts",
         other => other,
     };
     format!(

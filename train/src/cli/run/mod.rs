@@ -17,7 +17,6 @@ use anyhow::{Result, bail};
 use datasets::Split;
 use engine::Compute;
 use model::encoder::StoredActivations;
-use model::variant::Modulation;
 use report::CONFIG_FILE;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -134,7 +133,7 @@ fn new_job(
     if let Some(limit) = args.memory_limit {
         limit_memory(&mut job, limit, ranks)?;
     }
-    check_modulation(&job, ranks)?;
+    job.config.settings.check_whole_batches(ranks.count())?;
     job.announcement = announcement(compute, ranks);
     Ok(job)
 }
@@ -146,14 +145,6 @@ fn announcement(compute: &Compute, ranks: &Ranks) -> Option<String> {
         1 => line,
         count => format!("{line} in the first of {count} ranks"),
     })
-}
-
-/// Refuses gradient modulation in several ranks, each of which knows only its part of a batch.
-fn check_modulation(job: &Job, ranks: &Ranks) -> Result<()> {
-    if ranks.count() > 1 && job.config.settings.modulation != Modulation::None {
-        bail!("gradient modulation balances whole batches; train in one process, without mpirun");
-    }
-    Ok(())
 }
 
 /// Continues a run.
@@ -206,7 +197,7 @@ fn reopen_job(
     // Without --max-steps, a run that had a limit continues to its end.
     config.settings.max_steps = max_steps;
     let mut job = Job::reopen(config, args.shards.as_ref(), compute)?;
-    check_modulation(&job, ranks)?;
+    job.config.settings.check_whole_batches(ranks.count())?;
     job.announcement = announcement(compute, ranks);
     Ok(job)
 }
