@@ -101,11 +101,9 @@ fn whole_line(raw: &Raw, name: &str, columns: &str, inputs: &[&str]) -> PathBuf 
     let toml = raw.describe(name, columns);
     let shards = raw.folder.path().join(format!("{name}-shards"));
     let out = raw.folder.path().join(format!("{name}-run"));
-    run(command("ingest", ["run"])
-        .arg(&toml)
-        .arg("--out")
-        .arg(&shards))
-    .expect(EXIT_DONE);
+    // Of a single input, samples that lack it are left out and count as failures.
+    let mut ingest = command("ingest", ["run", "--max-failures", "20%"]);
+    run(ingest.arg(&toml).arg("--out").arg(&shards)).expect(EXIT_DONE);
     let report = run(command("ingest", ["check"]).arg(&toml)).expect(EXIT_DONE);
     for input in inputs {
         assert!(report.stdout.contains(input), "{}", report.stdout);
