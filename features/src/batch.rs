@@ -7,7 +7,7 @@ pub struct Batch {
     pub ids: Vec<String>,
     /// The class indices of each sample: one for single-label data, any number for multi-label.
     pub labels: Vec<Vec<u32>>,
-    /// Which of the two modalities each sample has.
+    /// Which modalities each sample has; a dataset of one modality has no second.
     pub present: Vec<[bool; 2]>,
     /// The inputs of each modality; `None` where no sample of the batch has it. Of a loader that
     /// decodes a [`Share`](crate::Share) of each batch, only the inputs of that share.

@@ -36,7 +36,7 @@ impl Shards {
         &self.folder
     }
 
-    /// The two modalities, such as `["audio", "video"]`.
+    /// The names of the inputs, such as `["audio", "video"]`.
     #[getter]
     fn modalities(&self) -> Vec<&'static str> {
         let modalities = self.shards.spec().modalities;

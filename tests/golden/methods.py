@@ -17,6 +17,7 @@ from common import HERE, normal, relative, rng, tensor, write
 STEPS = 3
 WIDTH, CLASSES, SAMPLES, BATCH = 8, 4, 9, 6
 RATE = 0.3  # of the gradient descent on given tokens
+LABELS = np.array([0, 1, 3, 0, 1, 3, 1, 0, 3])  # no sample has class 2: it gets no prototype
 # Samples and availability (m1, m2) of each step. Samples come again, so that what a method remembers of them counts.
 BATCHES = [[0, 1, 2, 3, 4, 5], [2, 3, 4, 6, 7, 8], [8, 0, 3, 5, 1, 2]]
 BOTH, NO_FIRST, NO_SECOND = u2a.BOTH, u2a.NO_FIRST, u2a.NO_SECOND
@@ -229,8 +230,7 @@ def given_pool(step):
 def formulas(kind, out):
     """Three steps on given tokens, in float64."""
     method = kind(WIDTH, CLASSES, SAMPLES, torch.float64)
-    # No sample has class 2: it gets no prototype.
-    labels = torch.from_numpy(np.array([0, 1, 3, 0, 1, 3, 1, 0, 3]))
+    labels = torch.from_numpy(LABELS)
     out["formulas.labels"] = labels
     key = f"formulas.{kind.name}"
     out |= {f"{key}.initial.{k}": p.detach().clone() for k, p in parameters(method).items()}

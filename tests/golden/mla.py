@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 import methods
 import u2a
-from common import HERE, relative, rng, write
+from common import HERE, relative, write
 from methods import BOTH, CASE, CLASSES, NO_FIRST, NO_SECOND, RATE, SAMPLES, STEPS, WIDTH
 
 LAMBDA = 0.1
@@ -54,7 +54,7 @@ class Mla:
 def formulas(out):
     """Three steps of plain gradient descent on the head, in float64."""
     model = Mla(WIDTH, CLASSES, SAMPLES, torch.float64)
-    labels = torch.from_numpy(rng("methods", "labels").integers(0, CLASSES, SAMPLES))
+    labels = torch.from_numpy(methods.LABELS)
     out |= {f"formulas.initial.{k}": p.detach().clone() for k, p in model.parameters().items()}
     for step in range(STEPS):
         samples = np.array(methods.BATCHES[step])
@@ -84,7 +84,6 @@ def encoders(dtype):
     labels = torch.from_numpy(u2a.pool_labels(CASE))
     model = methods.Model(Mla, dtype)
     trainable = model.trainable()
-    trainable = {k.removeprefix("."): p for k, p in trainable.items()}
     out |= {f"encoders.initial.{k}": p.detach().clone() for k, p in model.method.parameters().items()}
     optimiser = u2a.adamw(trainable, CASE.lr)
     losses = []

@@ -52,7 +52,7 @@ class Mmlora:
 
 def formulas(out):
     """Both stages' objectives on given tokens, in float64: three steps of plain gradient descent on the heads each."""
-    single = torch.from_numpy(rng("methods", "labels").integers(0, CLASSES, len(set(sum(methods.BATCHES, [])))))
+    single = torch.from_numpy(methods.LABELS)
     several = torch.from_numpy(rng("mmlora", "labels").integers(0, 2, (len(single), CLASSES)).astype(np.float64))
     out["formulas.several_labels"] = several
     for name, labels, task in (

@@ -399,7 +399,7 @@ fn killed_reproduction_repeats_no_finished_run() {
         ran.stderr
     );
     let after = logs(out);
-    assert_eq!(after.len(), 5, "U2A, three baselines and MLA");
+    assert_eq!(after.len(), 6, "U2A and five other methods");
     // The first run was finished when the second began.
     let same = first
         .iter()
@@ -412,16 +412,20 @@ fn killed_reproduction_repeats_no_finished_run() {
         page.contains("SMALL SCALE") && page.contains("76.21"),
         "{page}"
     );
+    assert!(
+        page.contains("The paper's figures of FiLM, BiGated, OGM-GE, QMF, MLA come from"),
+        "{page}"
+    );
     let table: Value =
         serde_json::from_slice(&fs::read(out.join("table4/table4.json")).unwrap()).unwrap();
     let lines = table["lines"].as_array().unwrap();
-    assert_eq!(lines.len(), 5 * 3);
+    assert_eq!(lines.len(), 6 * 3);
     for line in lines {
         let mean = line["mean"].as_f64().unwrap();
         assert!((0.0..=100.0).contains(&mean) && line["values"].as_array().unwrap().len() == 1);
     }
     let csv = fs::read_to_string(out.join("table4/table4.csv")).unwrap();
-    assert_eq!(csv.lines().count(), 1 + 15);
+    assert_eq!(csv.lines().count(), 1 + 18);
 
     // A figure of the same runs needs no training.
     let ran = run(&mut reproduce(out, &["figure4", "--set", "epochs=2"])).expect(EXIT_DONE);
@@ -446,6 +450,24 @@ fn killed_reproduction_repeats_no_finished_run() {
             "{svg}"
         );
         assert!(svg.contains("<circle"), "{figure} has no point");
+    }
+
+    // Table 2 has three methods more than Table 4.
+    run(&mut reproduce(out, &["table2", "--set", "epochs=2"])).expect(EXIT_DONE);
+    assert_eq!(logs(out).len(), 9);
+    let page = fs::read_to_string(out.join("table2/table2.md")).unwrap();
+    for method in [
+        "U2A", "G-Blend", "FiLM", "BiGated", "OGM-GE", "QMF", "PMR", "MLA", "MMLoRA",
+    ] {
+        let row = page
+            .lines()
+            .find(|line| line.contains(&format!("| {method} |")));
+        // The score, and the number of seeds.
+        let row = row.unwrap_or_else(|| panic!("no row of {method}: {page}"));
+        assert!(
+            !row.contains("| accuracy | - |") && row.contains("| 1 |"),
+            "{row}"
+        );
     }
 
     // Six classes, two directions.
@@ -477,9 +499,9 @@ fn killed_reproduction_repeats_no_finished_run() {
 fn every_reproduction_plan_prints() {
     for (what, runs) in [
         ("table1", 15),
-        ("table2", 54),
+        ("table2", 81),
         ("table3", 54),
-        ("table4", 45),
+        ("table4", 54),
         ("table5", 0),
         ("table6", 54),
         ("figure2", 6),

@@ -153,6 +153,19 @@ mod tests {
     }
 
     #[test]
+    fn mean_of_the_samples_losses_is_the_task_loss() {
+        let logits = [[0.3, -1.2, 2.0], [0.1, 0.7, -0.4]];
+        let logits = Tensor::new(&logits, &Device::Cpu).unwrap();
+        for (labels, multi_label) in [([vec![2], vec![0]], false), ([vec![], vec![0, 2]], true)] {
+            let all = task_loss(&logits, &labels, multi_label).unwrap();
+            let all: f64 = all.to_scalar().unwrap();
+            let each = task_losses(&logits, &labels, multi_label).unwrap();
+            let each: Vec<f64> = each.to_vec1().unwrap();
+            assert!((all - (each[0] + each[1]) / 2.0).abs() < 1e-12);
+        }
+    }
+
+    #[test]
     fn loss_is_finite_at_any_logit() {
         let numbers = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let finite = |loss: &Tensor, x: &Var| {

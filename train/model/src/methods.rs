@@ -35,14 +35,11 @@ pub(crate) struct HeadShape {
 
 impl Method {
     /// Lists the heads of a method on encoders of width `d`, in the order of the model's parameters.
-    pub(crate) fn heads(
-        self,
-        modalities: Modalities,
-        fusion: Fusion,
-        d: usize,
-    ) -> Vec<HeadShape> {
+    pub(crate) fn heads(self, modalities: Modalities, fusion: Fusion, d: usize) -> Vec<HeadShape> {
         let head = |prefix: String, width| HeadShape { prefix, width };
-        let unimodal = modalities.names().map(|input| head(format!("head.{input}."), d));
+        let unimodal = modalities
+            .names()
+            .map(|input| head(format!("head.{input}."), d));
         match self {
             Method::U2a | Method::Pmr => vec![head(String::new(), fusion.width(d))],
             Method::Qmf => unimodal.collect(),

@@ -30,8 +30,8 @@ const POOL: usize = 8;
 const CLASSES: usize = 6;
 /// The gradient descent on given tokens.
 const RATE: f64 = 0.3;
-/// What the contract promises of formulas in f64, which are stored as f32.
-const FORMULA: f64 = 1e-6;
+/// The tolerance of formulas in f64, whose golden values are stored as f32.
+const FORMULA: f64 = 3e-7;
 
 const SETTINGS: MethodSettings = MethodSettings {
     qmf: QmfSettings {
@@ -377,7 +377,7 @@ fn trajectory(method: Method) {
         for (what, got) in [("loss", losses.loss), ("task", losses.task)] {
             let want = flat(of(what))[step];
             let far = (got - want).abs() / want.abs();
-            measured.check("loss of a step", format!("{name} {step} {what}"), far, 1e-5);
+            measured.check("loss of a step", format!("{name} {step} {what}"), far, 1e-6);
         }
         if step == 0 {
             assert!(distance(&result.logits, of("first.logits")) < 1e-5);
@@ -386,7 +386,7 @@ fn trajectory(method: Method) {
                     grad.as_ref().unwrap(),
                     of(&format!("first.grad.{}", p.name)),
                 );
-                measured.check("first gradients", format!("{name} {}", p.name), far, 1e-4);
+                measured.check("first gradients", format!("{name} {}", p.name), far, 2e-5);
             }
         }
         model.update(&mut optimizer, result.grads, 0.005).unwrap();
@@ -413,7 +413,7 @@ fn trajectory(method: Method) {
         let scores = model.score(&merged, &batch, MissingToken::Zeros).unwrap();
         let logits = Tensor::new(scores.logits, &Device::Cpu).unwrap();
         let far = distance(&logits, of(&format!("eval.{have}.logits")));
-        measured.check("evaluation logits", format!("{name} {have}"), far, 1e-4);
+        measured.check("evaluation logits", format!("{name} {have}"), far, 4e-6);
         assert!(scores.alignment.is_empty());
         assert!(model.score(&merged, &batch, MissingToken::Mask).is_err());
     }
@@ -432,4 +432,53 @@ fn g_blend_training_equals_pytorch() {
 #[test]
 fn pmr_training_equals_pytorch() {
     trajectory(Method::Pmr);
+}
+
+/// A batch in which nobody has the first modality, and one that G-Blend holds out entirely.
+#[test]
+fn heads_of_modalities_that_a_batch_lacks_stay_as_they_are() {
+    let pool = load("u2a-audio-video.safetensors");
+    let config = LossConfig {
+        align_weight: 0.0,
+        align_stop_gradient: false,
+        multi_label: false,
+        missing_token: MissingToken::Zeros,
+    };
+    let options = StepOptions {
+        seed: 0,
+        step: 0,
+        encoder_dropout: false,
+        stored: StoredActivations::All,
+        micro_batch: MicroBatch::FULL_BATCH,
+    };
+    for (method, silent) in [
+        (Method::Qmf, &["head.audio.weight", "head.audio.bias"][..]),
+        (Method::GBlend, &["head.audio.weight", "head.audio.bias"]),
+        (Method::Pmr, &[]),
+    ] {
+        let mut model = model(method);
+        let complete = golden_batch(&pool, AUDIO_VIDEO, &[0, 1, 2], &[[true, true]; 3]);
+        let merged = model.merged_encoders().unwrap();
+        let tokens = model.class_tokens(&merged, &complete).unwrap();
+        start_epoch(&mut model, 0, &tokens, &complete);
+        let video_only = golden_batch(&pool, AUDIO_VIDEO, &[0, 1], &[[false, true]; 2]);
+        let result = model.step(&video_only, &options, &config).unwrap();
+        assert!(result.losses().unwrap().loss.is_finite());
+        let parameters = model.parameters();
+        let without = parameters.iter().zip(&result.grads);
+        let without = without.filter(|(p, g)| g.is_none() && !p.name.starts_with("audio/"));
+        let without: Vec<&str> = without.map(|(p, _)| p.name.as_str()).collect();
+        let wanted = [&["mask_token.audio"], silent].concat();
+        assert_eq!(without, wanted, "{method:?}");
+    }
+    let mut blend = model(Method::GBlend);
+    let split = TrainingSplit {
+        held_out: &ids(HELD_OUT),
+        ..TrainingSplit::default()
+    };
+    blend.start_method(&split).unwrap();
+    let held_out = golden_batch(&pool, AUDIO_VIDEO, &HELD_OUT, &[[true, true]; 2]);
+    let result = blend.step(&held_out, &options, &config).unwrap();
+    assert_eq!(result.losses().unwrap().loss, 0.0);
+    assert!(result.grads.iter().all(Option::is_none));
 }

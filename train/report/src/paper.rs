@@ -23,7 +23,16 @@ pub struct PaperScore {
 /// The methods of tables 1, 2 and 4 whose scores the paper takes from publications that train other
 /// encoders, by their names on the pages.
 const OTHER_ENCODERS: [&str; 10] = [
-    "G-Blend", "FiLM", "BiGated", "OGM-GE", "QMF", "PMR", "MLA", "MAP input", "MAP attn", "MAP",
+    "G-Blend",
+    "FiLM",
+    "BiGated",
+    "OGM-GE",
+    "QMF",
+    "PMR",
+    "MLA",
+    "MAP input",
+    "MAP attn",
+    "MAP",
 ];
 
 /// Returns whether the paper's scores of a method are those of other encoders than U2A's.

@@ -58,6 +58,8 @@ pub struct RunDescription {
 pub struct RunSettings {
     /// The seed.
     pub seed: u64,
+    /// The method that was trained.
+    pub method: String,
     /// Which weights of the encoders learn.
     pub adapt: String,
     /// How the two encoders' tokens are fused.
@@ -76,6 +78,7 @@ impl Default for RunSettings {
     fn default() -> Self {
         RunSettings {
             seed: 0,
+            method: "u2a".to_string(),
             adapt: "lora".to_string(),
             fusion: "sum".to_string(),
             missing_token: "mask".to_string(),

@@ -12,6 +12,7 @@ use model::encoder::config::{EncoderConfig, InputSize, Kind};
 use model::encoder::weights::Weights;
 use model::encoder::{Encoder, StoredActivations};
 use model::u2a::{MicroBatch, StepOptions, U2a};
+use model::variant::Method;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -55,9 +56,21 @@ pub fn estimate(options: &Options, plan: &mut Plan) -> Result<()> {
         };
         let steps = if run.finished { 0 } else { run.steps };
         let evaluated = test_samples * run.evaluations.len();
-        run.seconds = Some(steps as f64 * timing.step + evaluated as f64 * timing.sample);
+        let evaluated = evaluated as f64 + samples_measured(steps, &settings);
+        run.seconds = Some(steps as f64 * timing.step + evaluated * timing.sample);
     }
     Ok(())
+}
+
+/// Returns the number of samples that a method runs through the encoders between its steps: PMR the
+/// training split in each epoch, G-Blend in each super-epoch.
+fn samples_measured(steps: u64, settings: &Settings) -> f64 {
+    let trained = steps as f64 * settings.batch_size as f64;
+    match settings.method {
+        Method::Pmr => trained,
+        Method::GBlend => trained / settings.g_blend_epochs as f64,
+        Method::U2a | Method::Qmf => 0.0,
+    }
 }
 
 /// The measured durations from which the time of a run is estimated, in seconds.

@@ -569,6 +569,7 @@ mod tests {
         let ours = toml::Table::try_from(Settings::default()).unwrap();
         let shown = report::RunSettings::default();
         assert_eq!(ours["seed"].as_integer(), Some(shown.seed as i64));
+        assert_eq!(ours["method"].as_str(), Some(shown.method.as_str()));
         assert_eq!(ours["adapt"].as_str(), Some(shown.adapt.as_str()));
         assert_eq!(ours["fusion"].as_str(), Some(shown.fusion.as_str()));
         let token = shown.missing_token.as_str();

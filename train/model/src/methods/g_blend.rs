@@ -163,7 +163,7 @@ pub fn objective(
     weights: [f64; HEADS],
     multi_label: bool,
 ) -> Result<GBlendObjective> {
-    // A batch of held-out samples alone has no loss, and gradients of zero.
+    // A batch of held-out samples alone has no loss, and so no gradients.
     let mut loss = (logits[HEADS - 1].sum_all()? * 0.0)?;
     let mut task = loss.clone();
     for (head, (logits, weight)) in logits.into_iter().zip(weights).enumerate() {

@@ -178,6 +178,9 @@ impl U2a {
         let learning = token_vars.zip(encoded.as_ref());
         let d_tokens = learning.try_map(|(vars, encoded)| match (vars, encoded) {
             (Some([class, mask]), Some(encoded)) if self.encoders_learn() => {
+                if store.get(&class).is_none() && store.get(&mask).is_none() {
+                    return Ok(None);
+                }
                 let images = encoded.input.data.images_per_sample();
                 let [class, mask] = [gradient(&store, &class)?, gradient(&store, &mask)?];
                 spread_over_frames(&class, &mask, images).map(Some)

@@ -422,7 +422,11 @@ impl U2a {
 
     /// Computes the class tokens of a batch with the encoders of [`U2a::merged_encoders`], without
     /// any dropout: `n x d` of each modality, zeros where it is missing.
-    pub fn class_tokens(&self, merged: &[Option<Encoder>; 2], batch: &Batch) -> Result<[Tensor; 2]> {
+    pub fn class_tokens(
+        &self,
+        merged: &[Option<Encoder>; 2],
+        batch: &Batch,
+    ) -> Result<[Tensor; 2]> {
         let tokens = self.evaluation_tokens(merged, batch)?;
         let selected = self.select_tokens(batch, &tokens, MissingToken::Zeros, None)?;
         Ok(selected.into())

@@ -79,10 +79,11 @@ fn repetitions(experiment: &Experiment) -> String {
         "attention-prompts" => "attention-level prompts",
         other => other,
     };
-    format!(
-        "{adapt}, {} fusion, {trained}{steps}; {seeds}",
-        settings.fusion
-    )
+    let method = match settings.method.as_str() {
+        "u2a" => format!("{} fusion", settings.fusion),
+        other => format!("method {other}"),
+    };
+    format!("{adapt}, {method}, {trained}{steps}; {seeds}")
 }
 
 /// Formats an encoder's size.
