@@ -46,7 +46,7 @@ class Shards:
     def folder(self) -> str: ...
     @property
     def modalities(self) -> list[str]:
-        """The two modalities, such as ``["audio", "video"]``."""
+        """The names of the inputs, such as ``["audio", "video"]`` or ``["image_a", "image_b"]``."""
     @property
     def classes(self) -> list[str]:
         """The names of the classes, in the order of the labels."""
