@@ -11,6 +11,7 @@ use features::{Batch, ModalityBatch, ModalityData};
 use model::encoder::config::{EncoderConfig, InputSize, Kind};
 use model::encoder::weights::Weights;
 use model::encoder::{Encoder, StoredActivations};
+use model::methods::TrainingSplit;
 use model::u2a::{MicroBatch, StepOptions, U2a};
 use model::variant::Method;
 use std::collections::BTreeMap;
@@ -36,8 +37,12 @@ pub fn estimate(options: &Options, plan: &mut Plan) -> Result<()> {
             });
         // Runs that agree in these take equally long.
         let key = format!(
-            "{encoders:?} {} {} {:?} {}",
-            settings.batch_size, settings.frames, settings.adapt, settings.text_length
+            "{encoders:?} {} {} {:?} {:?} {}",
+            settings.batch_size,
+            settings.frames,
+            settings.method,
+            settings.adapt,
+            settings.text_length
         );
         let timing = match measured.get(&key) {
             Some(known) => *known,
@@ -69,7 +74,7 @@ fn samples_measured(steps: u64, settings: &Settings) -> f64 {
     match settings.method {
         Method::Pmr => trained,
         Method::GBlend => trained / settings.g_blend_epochs as f64,
-        Method::U2a | Method::Qmf => 0.0,
+        Method::U2a | Method::Qmf | Method::Mla | Method::Mmlora => 0.0,
     }
 }
 
@@ -82,7 +87,8 @@ struct Timing {
     sample: f64,
 }
 
-/// Measures a training step and the evaluation of a batch.
+/// Measures a training step and the evaluation of a batch. Of MMLoRA it is a step of the first
+/// stage, which takes longer.
 fn measure(
     info: &Info,
     encoders: &[EncoderConfig],
@@ -98,13 +104,18 @@ fn measure(
     let built: Vec<_> = encoders.iter().map(build).collect::<Result<_>>()?;
     let (encoders_built, weights): (Vec<_>, Vec<_>) = built.into_iter().unzip();
     let classes = info.classes.len().max(2);
-    let model = U2a::builder(info.modalities, encoders_built, classes)
+    let mut model = U2a::builder(info.modalities, encoders_built, classes)
         .lora(settings.lora())
         .variant(settings.variant())
         .weights(weights)
         .device(&compute.device)
         .build()?;
     let batch = constant_batch(info, encoders, settings, classes);
+    model.start_method(&TrainingSplit {
+        ids: &batch.ids,
+        present: &batch.present,
+        held_out: &[],
+    })?;
     let options = StepOptions {
         seed: 0,
         step: 0,
