@@ -1,4 +1,4 @@
-"""The sample of handwritten and spoken digits in digits/, from which tests/tests/digits.rs makes its data.
+"""The sample of handwritten and spoken digits in digits/, from which tests/tests/digits makes its data.
 
 digits.csv.gz is the file of `sklearn.datasets.load_digits`, unchanged: 1,797 lines of 64 pixels from 0 to 16 and the digit. It
 is the test set of the UCI repository's "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998,
@@ -8,11 +8,12 @@ Each WAV file (mu-law, mono, 8 kHz) has the words "zero" to "nine" in one voice 
 slots of SLOT samples, which end with silence. eSpeak NG is licensed under GPL-3.0-or-later, which does not cover the speech
 that it produces; nothing of the program is here.
 
-The program espeak-ng has to be installed (`apt-get install espeak-ng`). Another version speaks differently.
+Without the program espeak-ng (`apt-get install espeak-ng`) the WAV files are left as they are. Another version speaks differently.
 """
 
-import io
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,9 @@ def main():
     OUT.mkdir(exist_ok=True)
     source = Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
     (OUT / "digits.csv.gz").write_bytes(source.read_bytes())
+    if shutil.which("espeak-ng") is None:
+        print("espeak-ng is not installed: the WAV files stay as they are", file=sys.stderr)
+        return
     for name, voice in VOICES.items():
         x = np.concatenate([speak(word, *voice) for word in WORDS])
         soundfile.write(OUT / f"{name}.wav", x, RATE, subtype="ULAW")

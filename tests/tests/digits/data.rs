@@ -19,7 +19,7 @@ const TRAIN_VOICES: [&str; 8] = [
     "train-0", "train-1", "train-2", "train-3", "train-4", "train-5", "train-6", "train-7",
 ];
 const TEST_VOICES: [&str; 2] = ["test-0", "test-1"];
-/// The seed of speed, loudness, start and noise of each sound.
+/// The seed of voices, speeds, loudness, pauses and noise.
 const SEED: u64 = 1;
 
 /// Pixels of a side of an image of the sample, and of the image file that shows it.
@@ -31,6 +31,10 @@ const RATE: u32 = 8000;
 const SLOT: usize = 3000;
 /// Samples of a sound file.
 const SOUND: usize = 5200;
+/// The largest standard deviation of the noise in a sound.
+const SOUND_NOISE: f64 = 0.08;
+/// The share of pixels that are replaced by random ones.
+const PIXEL_NOISE: f64 = 0.1;
 
 /// Writes media, `table.csv` and `digits.toml` into a folder. Returns the path of the last.
 pub fn write(folder: &Path) -> PathBuf {
@@ -54,7 +58,7 @@ pub fn write(folder: &Path) -> PathBuf {
         let sound = sound(&voice[digit * SLOT..(digit + 1) * SLOT], &mut rng);
         let [wav, bmp] = ["wav", "bmp"].map(|extension| format!("media/{sample}.{extension}"));
         fs::write(folder.join(&wav), wav_file(&sound)).unwrap();
-        fs::write(folder.join(&bmp), bmp_file(pixels)).unwrap();
+        fs::write(folder.join(&bmp), bmp_file(&noisy(pixels, &mut rng))).unwrap();
         table += &format!("{sample},{digit},{split},{wav},{bmp}\n");
     }
     fs::write(folder.join("table.csv"), table).unwrap();
@@ -105,12 +109,21 @@ fn from_mu_law(code: u8) -> f64 {
     sign * f64::from(magnitude) / 32768.0
 }
 
+/// An image of which some pixels are random.
+fn noisy(pixels: &[u8], rng: &mut Rng) -> Vec<u8> {
+    let pixel = |&pixel: &u8| match rng.uniform() < PIXEL_NOISE {
+        true => rng.below(17) as u8,
+        false => pixel,
+    };
+    pixels.iter().map(pixel).collect()
+}
+
 /// A word at another speed and loudness, after a pause, in white noise.
 fn sound(word: &[f64], rng: &mut Rng) -> Vec<f64> {
     let speed = 0.9 + 0.2 * rng.uniform();
     let start = 400.0 * rng.uniform();
     let gain = 0.25 + 0.25 * rng.uniform();
-    let noise = NOISE * rng.uniform().sqrt();
+    let noise = SOUND_NOISE * rng.uniform().sqrt();
     let value = |i: usize| {
         let position = (i as f64 - start) * speed;
         let speech = match position >= 0.0 {
@@ -121,9 +134,6 @@ fn sound(word: &[f64], rng: &mut Rng) -> Vec<f64> {
     };
     (0..SOUND).map(value).collect()
 }
-
-/// The largest standard deviation of the noise.
-const NOISE: f64 = 0.05;
 
 /// The value between two neighbours; 0 behind the end.
 fn interpolate(values: &[f64], position: f64) -> f64 {
