@@ -12,7 +12,7 @@ use util::rng::Rng;
 
 /// Samples of the training split: the first images of the sample.
 const TRAIN: usize = 1300;
-/// Samples of the test split: the last images, which other people have written.
+/// Samples of the test split: the last images.
 pub const TEST: usize = 400;
 /// Voices of the training split; the test split has others.
 const TRAIN_VOICES: [&str; 8] = [
