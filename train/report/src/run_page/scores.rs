@@ -80,10 +80,12 @@ fn repetitions(experiment: &Experiment) -> String {
         other => other,
     };
     let method = match settings.method.as_str() {
-        "u2a" => format!("{} fusion", settings.fusion),
-        other => format!("method {other}"),
+        "u2a" => format!("{adapt}, {} fusion", settings.fusion),
+        // It trains all weights, then adapters.
+        "mmlora" => "method mmlora".to_string(),
+        method => format!("{adapt}, method {method}"),
     };
-    format!("{adapt}, {method}, {trained}{steps}; {seeds}")
+    format!("{method}, {trained}{steps}; {seeds}")
 }
 
 /// Formats an encoder's size.
