@@ -4,8 +4,9 @@
 //! One head per modality; the logits are fused with weights that follow each modality's energy
 //! score. A sample whose modality is missing is fused of what it has.
 //!
-//! The published code's ranking loss has the opposite sign before the margin; this is the formula
-//! of the paper.
+//! The regulariser is the correctness ranking loss of Moon et al. (ICML 2020), with the loss history
+//! in the place of how often a prediction was right. The published code has the opposite sign before
+//! its margin.
 
 use super::{availability, named, rows_with};
 use crate::loss::cross_entropies;
