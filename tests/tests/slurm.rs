@@ -382,7 +382,11 @@ fn jobs_reproduce_a_table() {
     let submitted = submit().expect(EXIT_DONE).json()["jobs"].clone();
     let id = |array: &Value| array["id"].as_str().unwrap().to_owned();
     let train = id(&submitted["train"]);
-    assert_eq!(submitted["train"]["runs"], json!([1, 2, 3, 4, 5]), "{submitted}");
+    assert_eq!(
+        submitted["train"]["runs"],
+        json!([1, 2, 3, 4, 5]),
+        "{submitted}"
+    );
     // The same command again would do the same work twice.
     submit().expect_usage(&["still in the queue", "scancel"]);
 
