@@ -23,28 +23,7 @@ const DEFAULT_VAL_SHARE: f64 = 0.0;
 const TOP_KEYS: [&str; 9] = [
     "name", "title", "license", "table", "raw", "encoding", "classes", "columns", "splits",
 ];
-const COLUMN_KEYS: [&str; 20] = [
-    "id",
-    "label",
-    "labels",
-    "separator",
-    "split",
-    "audio",
-    "audio_a",
-    "audio_b",
-    "video",
-    "video_a",
-    "video_b",
-    "image",
-    "image_a",
-    "image_b",
-    "text",
-    "text_a",
-    "text_b",
-    "text_file",
-    "text_file_a",
-    "text_file_b",
-];
+const COLUMN_KEYS: [&str; 5] = ["id", "label", "labels", "separator", "split"];
 const SPLIT_KEYS: [&str; 2] = ["val", "test"];
 
 /// A checked description; paths are relative to the working directory or absolute.
@@ -160,7 +139,7 @@ impl Description {
             return Err(file.error("no [columns]", "say there which column holds what"));
         };
         let columns = file.table(columns, "columns")?;
-        file.known(columns, "columns.", &COLUMN_KEYS)?;
+        file.known(columns, "columns.", &column_keys())?;
         let (modalities, sources) = file.sources(columns)?;
         Ok(Description {
             title: file.text_if(&top, "title")?.unwrap_or_else(|| name.clone()),
@@ -196,7 +175,8 @@ impl File<'_> {
     }
 
     /// Checks that a table has no other keys than these.
-    fn known(&self, table: &Table, within: &str, keys: &[&str]) -> Result<(), Error> {
+    fn known<K: AsRef<str>>(&self, table: &Table, within: &str, keys: &[K]) -> Result<(), Error> {
+        let keys: Vec<&str> = keys.iter().map(AsRef::as_ref).collect();
         match table.keys().find(|key| !keys.contains(&key.as_str())) {
             None => Ok(()),
             Some(key) => {
@@ -384,7 +364,7 @@ impl File<'_> {
         if name.modality != Modality::Text {
             return Ok(column.map(Source::Path));
         }
-        let file_key = format!("text_file{}", name.suffix());
+        let file_key = text_file_key(name);
         match (column, self.text_if(columns, &file_key)?) {
             (Some(_), Some(_)) => Err(self.error(
                 format!("both `{name}` and `{file_key}`"),
@@ -400,7 +380,7 @@ impl File<'_> {
         for modality in Modality::ALL {
             let has = |view| names.contains(&InputName { modality, view });
             let views = [has(Some(View::A)), has(Some(View::B))];
-            if views != [true; 2] && (views != [false; 2]) {
+            if views != [true; 2] && views != [false; 2] {
                 return Err(self.error(
                     format!("one of `{modality}_a` and `{modality}_b` without the other"),
                     format!("write `{modality}` for a single {modality}, or name both columns"),
@@ -409,6 +389,21 @@ impl File<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns the keys of `[columns]`, those of every input included.
+fn column_keys() -> Vec<String> {
+    let inputs = InputName::all().flat_map(|name| {
+        let is_text = name.modality == Modality::Text;
+        [Some(name.to_string()), is_text.then(|| text_file_key(name))]
+    });
+    let others = COLUMN_KEYS.map(str::to_owned).into_iter();
+    others.chain(inputs.flatten()).collect()
+}
+
+/// Returns the key of the column with the paths of an input's text files.
+fn text_file_key(name: InputName) -> String {
+    format!("text_file{}", name.suffix())
 }
 
 /// Joins a path in a description to the description's folder.
