@@ -53,16 +53,10 @@ impl Encoder {
             insert(&mut named, name, gradients);
             d_last = norm.backward(&d_last, &tape.last, stats, None)?;
         }
-        let rows = &tape.rows;
+        let Layout { rows, dropout, .. } = &tape.layout;
         let mut sinks = Vec::new();
-        let layout = Layout {
-            rows,
-            selection: &tape.selection,
-            dropout: &tape.dropout,
-            prompts: None,
-        };
         let gradients =
-            self.blocks_backward(d_last, tape.blocks, layout, None, Some(&mut sinks))?;
+            self.blocks_backward(d_last, tape.blocks, &tape.layout, None, Some(&mut sinks))?;
         let mut dx = gradients.dx;
         for (block, sink) in sinks.into_iter().enumerate() {
             for (layer, gradients) in sink.0 {
@@ -82,7 +76,7 @@ impl Encoder {
             }
             (Embedding::Words(words), ModalityData::Tokens { ids, max_len, .. }) => {
                 let texts = ids.chunks_exact(*max_len);
-                self.word_gradients(words, &dx, texts, rows, &tape.dropout, &mut named)?;
+                self.word_gradients(words, &dx, texts, rows, dropout, &mut named)?;
             }
             _ => return wrong_modality(),
         }

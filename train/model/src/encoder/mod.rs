@@ -120,11 +120,7 @@ pub struct Encoder {
 
 /// What a forward pass stores for [`Encoder::backward`].
 pub struct Tape {
-    rows: Rows,
-    selection: RowSelection,
-    dropout: DropoutConfig,
-    /// The prompts of the blocks, if there are any.
-    prompts: Option<PromptRows>,
+    layout: Layout,
     /// The input of `pre_norm`.
     pre: Option<Tensor>,
     blocks: Vec<BlockTape>,
@@ -140,20 +136,22 @@ enum BlockTape {
 }
 
 /// What all blocks of one pass have in common.
-#[derive(Clone, Copy)]
-struct Layout<'a> {
+struct Layout {
     /// The sequences of tokens, without prompts.
-    rows: &'a Rows,
-    selection: &'a RowSelection,
-    dropout: &'a DropoutConfig,
-    prompts: Option<&'a PromptRows>,
+    rows: Rows,
+    /// The rows of the last block's output that are used.
+    selection: RowSelection,
+    dropout: DropoutConfig,
+    /// The prompts of the blocks, if there are any.
+    prompts: Option<PromptRows>,
 }
 
-impl<'a> Layout<'a> {
+impl Layout {
     /// Returns the sequences in the input of a block.
-    fn sequences(&self, block: usize) -> &'a Rows {
-        let prompted = self.prompts.and_then(|prompts| prompts.sequences(block));
-        prompted.unwrap_or(self.rows)
+    fn sequences(&self, block: usize) -> &Rows {
+        let prompts = self.prompts.as_ref();
+        let prompted = prompts.and_then(|prompts| prompts.sequences(block));
+        prompted.unwrap_or(&self.rows)
     }
 }
 
@@ -254,17 +252,17 @@ impl Encoder {
     fn block_call<'a>(
         &self,
         index: usize,
-        layout: Layout<'a>,
+        layout: &'a Layout,
         adapters: Option<&'a LoraAdapters>,
         store_hidden: bool,
     ) -> BlockCall<'a> {
-        let prompts = layout.prompts;
+        let prompts = layout.prompts.as_ref();
         BlockCall {
             index,
             rows: layout.sequences(index),
-            selection: (index + 1 == self.blocks.len()).then_some(layout.selection),
+            selection: (index + 1 == self.blocks.len()).then_some(&layout.selection),
             prompts: prompts.and_then(|prompts| prompts.in_attention(index)),
-            dropout: layout.dropout,
+            dropout: &layout.dropout,
             config: BlockConfig {
                 heads: self.config.heads,
                 activation: self.config.activation,
@@ -309,20 +307,19 @@ impl Encoder {
         dropout: &DropoutConfig,
         stored: Option<StoredActivations>,
     ) -> Result<(EncoderOutput, Tape)> {
-        let selection = RowSelection::class_and_mask_tokens(&rows);
         let layout = Layout {
-            rows: &rows,
-            selection: &selection,
-            dropout,
-            prompts: prompts.as_ref(),
+            selection: RowSelection::class_and_mask_tokens(&rows),
+            rows,
+            dropout: *dropout,
+            prompts,
         };
         let store_hidden = stored == Some(StoredActivations::All);
         let mut blocks = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
-            if let Some(prompts) = layout.prompts {
+            if let Some(prompts) = &layout.prompts {
                 x = prompts.enter(i, x)?;
             }
-            let call = self.block_call(i, layout, adapters, store_hidden);
+            let call = self.block_call(i, &layout, adapters, store_hidden);
             let (y, activations) = block.forward(&x, &call)?;
             match stored {
                 None => {}
@@ -338,10 +335,7 @@ impl Encoder {
             None => (x.clone(), None),
         };
         let tape = Tape {
-            rows,
-            selection,
-            dropout: *dropout,
-            prompts,
+            layout,
             pre: None,
             blocks,
             last: x,
@@ -360,20 +354,15 @@ impl Encoder {
     ) -> Result<LoraGradients> {
         let d_last = self.final_norm_backward(&tape, gradient)?;
         drop(tape.last);
-        let layout = Layout {
-            rows: &tape.rows,
-            selection: &tape.selection,
-            dropout: &tape.dropout,
-            prompts: None,
-        };
+        let Layout { rows, .. } = &tape.layout;
         let BlocksGradients { dx, adapters, .. } =
-            self.blocks_backward(d_last, tape.blocks, layout, Some(adapters), None)?;
+            self.blocks_backward(d_last, tape.blocks, &tape.layout, Some(adapters), None)?;
         // Below the blocks only the mask token learns. It is the same row in every sequence, so that
         // the gradients can be added up before they go through the norm.
-        let d_mask = layers::sum_rows(&layers::last_rows(&dx, &tape.rows)?)?;
+        let d_mask = layers::sum_rows(&layers::last_rows(&dx, rows)?)?;
         let mask_token = match (&self.pre_norm, &tape.pre) {
             (Some(norm), Some(x)) => {
-                let x = x.narrow(0, tape.rows.offsets[1] - 1, 1)?;
+                let x = x.narrow(0, rows.offsets[1] - 1, 1)?;
                 let x = x.to_dtype(d_mask.dtype())?;
                 let (_, stats) = norm.forward(&x)?;
                 norm.backward(&d_mask, &x, &stats, None)?
@@ -402,7 +391,7 @@ impl Encoder {
         &self,
         mut dx: Tensor,
         mut tapes: Vec<BlockTape>,
-        layout: Layout,
+        layout: &Layout,
         adapters: Option<&LoraAdapters>,
         mut sinks: Option<&mut Vec<GradientSink>>,
     ) -> Result<BlocksGradients> {
@@ -425,7 +414,7 @@ impl Encoder {
                 d_prompts,
                 sink.as_mut(),
             )?;
-            if let Some(entered) = layout.prompts {
+            if let Some(entered) = &layout.prompts {
                 dx = entered.leave(i, dx, &mut prompts)?;
             }
             if let (Some(sinks), Some(sink)) = (&mut sinks, sink) {

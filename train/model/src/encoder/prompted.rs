@@ -7,7 +7,7 @@
 use super::appended_rows::{AppendedRows, AttentionPrompts, CaseSums};
 use super::block::DropoutConfig;
 use super::prompts::{PromptLevel, Prompts, SequencePrompts};
-use super::{Encoder, EncoderInput, EncoderOutput, Layout, StoredActivations, Tape};
+use super::{Encoder, EncoderInput, EncoderOutput, StoredActivations, Tape};
 use anyhow::Result;
 use candle_core::Tensor;
 use engine::Rows;
@@ -135,13 +135,7 @@ impl Encoder {
     ) -> Result<[Option<Tensor>; 3]> {
         let d_last = self.final_norm_backward(&tape, gradient)?;
         drop(tape.last);
-        let layout = Layout {
-            rows: &tape.rows,
-            selection: &tape.selection,
-            dropout: &tape.dropout,
-            prompts: tape.prompts.as_ref(),
-        };
-        let gradients = self.blocks_backward(d_last, tape.blocks, layout, None, None)?;
+        let gradients = self.blocks_backward(d_last, tape.blocks, &tape.layout, None, None)?;
         let of_case = |case: usize| -> Result<Option<Tensor>> {
             let blocks = gradients.prompts.iter().rev().flat_map(|sums| &sums[case]);
             let blocks = blocks.map(|rows| prompts.gradient_of_rows(rows));

@@ -174,6 +174,6 @@ impl Prompts {
 pub struct SequencePrompts<'a> {
     /// The prompts of the encoder.
     pub prompts: &'a Prompts,
-    /// The case of each sequence.
+    /// Which modality the sample of each sequence lacks, in the order of the sequences.
     pub cases: &'a [MissingCase],
 }
