@@ -153,11 +153,11 @@ pub enum MethodState {
     /// The method keeps nothing.
     #[default]
     Stateless,
-    /// QMF's loss history.
+    /// QMF's sums of the losses of each training sample, by which its regulariser ranks samples.
     Qmf(qmf::LossHistory),
-    /// G-Blend's weights.
+    /// G-Blend's weights of the heads' losses, and the losses that they are estimated from.
     GBlend(g_blend::Blending),
-    /// PMR's prototypes.
+    /// PMR's class means of the features, which its prototype losses measure distances to.
     Pmr(pmr::Prototypes),
     /// MLA's projection of the head's gradient.
     Mla(mla::Projection),
@@ -353,11 +353,9 @@ fn mla_objective(
             update: None,
         });
     }
-    let labels = rows.iter().map(|row| input.labels[*row as usize].clone());
-    let labels: Vec<Vec<u32>> = labels.collect();
-    let rows = Tensor::new(rows, tokens.device())?;
-    let own = logits.index_select(&rows, 0)?;
+    let (own, labels) = select_samples(&logits, input.labels, &rows)?;
     let loss = task_loss(&own, &labels, false)?;
+    let rows = Tensor::new(rows, tokens.device())?;
     let mean = tokens.detach().index_select(&rows, 0)?.mean(0)?;
     let lambda = input.variant.method_settings.mla.lambda;
     Ok(Objective {
@@ -394,6 +392,17 @@ pub(crate) fn rows_with(present: &[[bool; 2]], slot: Slot) -> Vec<u32> {
     let has = present.iter().map(|has| has[slot.index()]);
     let rows = has.enumerate().filter(|(_, has)| *has);
     rows.map(|(row, _)| row as u32).collect()
+}
+
+/// Returns the given rows of a tensor with one row per sample, and the labels of these samples.
+pub(crate) fn select_samples(
+    tensor: &Tensor,
+    labels: &[Vec<u32>],
+    rows: &[u32],
+) -> Result<(Tensor, Vec<Vec<u32>>)> {
+    let labels = rows.iter().map(|row| labels[*row as usize].clone());
+    let rows = Tensor::new(rows, tensor.device())?;
+    Ok((tensor.index_select(&rows, 0)?, labels.collect()))
 }
 
 /// Returns a column (`n x 1`) of ones where a sample has a modality and zeros elsewhere, of the

@@ -64,7 +64,7 @@ pub struct MethodSettings {
     pub mla: MlaSettings,
 }
 
-/// The hyperparameters of QMF.
+/// The hyperparameters of QMF, quality-aware multimodal fusion (Zhang et al., ICML 2023).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QmfSettings {
     /// The weight lambda of the ranking regulariser.
@@ -83,7 +83,7 @@ impl Default for QmfSettings {
     }
 }
 
-/// The hyperparameters of PMR.
+/// The hyperparameters of PMR, prototypical modal rebalance (Fan et al., CVPR 2023).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PmrSettings {
     /// The weight alpha of the prototype losses.
@@ -108,7 +108,7 @@ impl Default for PmrSettings {
     }
 }
 
-/// The hyperparameters of G-Blend.
+/// The hyperparameters of G-Blend, gradient blending (Wang et al., CVPR 2020).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GBlendSettings {
     /// The epochs of a super-epoch, after which the weights are estimated again.
@@ -121,7 +121,7 @@ impl Default for GBlendSettings {
     }
 }
 
-/// The hyperparameters of MLA.
+/// The hyperparameters of MLA, alternating unimodal adaptation (Zhang et al., CVPR 2024).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MlaSettings {
     /// The number lambda that recursive least squares adds to the denominator.
@@ -216,7 +216,7 @@ pub enum MissingToken {
 pub struct Variant {
     /// The method that is trained.
     pub method: Method,
-    /// The hyperparameters of the method.
+    /// The hyperparameters of all methods, of which the one that is trained reads its own.
     pub method_settings: MethodSettings,
     /// What learns in the encoders.
     pub adaptation: Adaptation,

@@ -8,7 +8,7 @@
 //! beginning and its end, for the next one. In the paper, copies of the network are trained ahead
 //! for that.
 
-use super::named;
+use super::{named, select_samples};
 use crate::loss::{task_loss, task_losses};
 use crate::pair::Slot;
 use anyhow::Result;
@@ -23,9 +23,9 @@ const MIN_OVERFITTING: f64 = 1e-3;
 /// The losses of the heads at one point of the training, each a mean over samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeadLosses {
-    /// On the samples that train.
+    /// The losses on the samples that are trained on.
     pub train: [f64; HEADS],
-    /// On samples that do not.
+    /// The losses on samples that are held out of the training.
     pub held_out: [f64; HEADS],
 }
 
@@ -47,7 +47,7 @@ pub fn weights(before: &HeadLosses, after: &HeadLosses) -> Option<[f64; HEADS]> 
 
 /// The weights of the heads, and what they are estimated from.
 pub struct Blending {
-    /// The weights of this super-epoch.
+    /// The weights of the heads' losses in the current super-epoch, which add up to 1.
     weights: [f64; HEADS],
     /// The losses at its beginning; `None` before the first one.
     last: Option<HeadLosses>,
@@ -136,13 +136,6 @@ fn rows_of(head: usize, present: &[[bool; 2]], left_out: &[bool]) -> Vec<u32> {
         .collect()
 }
 
-/// Returns the given rows of logits and labels.
-fn select(logits: &Tensor, labels: &[Vec<u32>], rows: &[u32]) -> Result<(Tensor, Vec<Vec<u32>>)> {
-    let labels = rows.iter().map(|row| labels[*row as usize].clone());
-    let rows = Tensor::new(rows, logits.device())?;
-    Ok((logits.index_select(&rows, 0)?, labels.collect()))
-}
-
 /// The value of G-Blend's objective.
 pub struct GBlendObjective {
     /// The weighted sum of the losses.
@@ -171,7 +164,7 @@ pub fn objective(
         if rows.is_empty() {
             continue;
         }
-        let (logits, labels) = select(logits, labels, &rows)?;
+        let (logits, labels) = select_samples(logits, labels, &rows)?;
         task = task_loss(&logits, &labels, multi_label)?;
         // A factor of 0 that is no tensor would leave the head without a gradient, so that its
         // moments would stand still.
@@ -204,7 +197,7 @@ impl LossSums {
             if rows.is_empty() {
                 continue;
             }
-            let (logits, labels) = select(logits, labels, &rows)?;
+            let (logits, labels) = select_samples(logits, labels, &rows)?;
             let losses = task_losses(&logits, &labels, multi_label)?;
             let losses: Vec<f64> = losses.to_dtype(DType::F64)?.to_vec1()?;
             self.sums[head] += losses.iter().sum::<f64>();

@@ -9,7 +9,7 @@
 //! The first stage minimises the sum of the unimodal losses: encoders and heads share nothing, so
 //! that its gradients are those of two runs of their own.
 
-use super::{availability, named, rows_with};
+use super::{availability, named, rows_with, select_samples};
 use crate::fusion::forward;
 use crate::loss::task_loss;
 use crate::pair::Slot;
@@ -96,12 +96,9 @@ pub fn objective(
         if rows.is_empty() {
             continue;
         }
-        let own = rows.iter().map(|row| labels[*row as usize].clone());
-        let own: Vec<Vec<u32>> = own.collect();
-        let tokens = tokens[slot.index()];
-        let tokens = tokens.index_select(&Tensor::new(rows, tokens.device())?, 0)?;
+        let (tokens, labels) = select_samples(tokens[slot.index()], labels, &rows)?;
         let logits = forward(heads[slot.index()], &tokens)?;
-        let unimodal = task_loss(&logits, &own, multi_label)?;
+        let unimodal = task_loss(&logits, &labels, multi_label)?;
         loss = Some(match loss {
             Some(loss) => (loss + unimodal)?,
             None => unimodal,
