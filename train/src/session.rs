@@ -2,7 +2,7 @@
 //! any training.
 
 use crate::preprocessing::transforms;
-use crate::settings::{ClipFeatures, RunConfig, Settings};
+use crate::settings::{ClipFeatures, RunConfig, Settings, is_used};
 use anyhow::{Result, bail};
 use datasets::{InputName, Modalities, Split};
 use engine::Compute;
@@ -232,11 +232,6 @@ pub(crate) fn resolve_weights(
     let mut kinds: Vec<Kind> = used.map(|input| Kind::of(input.modality)).collect();
     kinds.dedup();
     weights.resolved(&kinds)
-}
-
-/// Whether an input is used, if `only` says which one is.
-fn is_used(input: InputName, only: Option<InputName>) -> bool {
-    only.is_none_or(|only| only == input)
 }
 
 /// The configurations of the encoders for the modalities of a dataset. With `tiny`, encoders without

@@ -10,9 +10,9 @@ mod side_file;
 mod tokenizer;
 mod views;
 
-use crate::settings::Settings;
+use crate::settings::{Settings, is_used};
 use anyhow::{Context, Result, bail};
-use datasets::{InputName, Modalities};
+use datasets::Modalities;
 use features::mel::MEL_BINS;
 use features::{ImageTransform, MelTransform, TextTransform, Transforms};
 use model::encoder::config::{EncoderConfig, InputSize};
@@ -36,8 +36,10 @@ pub(crate) fn transforms(
     let mut image = ImageTransform::clip(UNUSED);
     let mut mel = MelTransform::ast(UNUSED);
     let mut text = None;
-    let uses = |input: InputName| settings.modality.is_none_or(|only| only == input);
-    let mut pairs: Vec<_> = encoders.iter().zip(modalities.names().map(uses)).collect();
+    let used = modalities
+        .names()
+        .map(|input| is_used(input, settings.modality));
+    let mut pairs: Vec<_> = encoders.iter().zip(used).collect();
     // Where both modalities have one kind of encoder, the one that is used has the last word.
     pairs.sort_by_key(|(_, used)| *used);
     for (config, used) in pairs {

@@ -125,7 +125,7 @@ impl Settings {
     /// # Errors
     /// The run has a method other than U2A, or gradient modulation, and `micro_batch` is set or
     /// `ranks` is not 1.
-    pub(crate) fn check_whole_batches(&self, ranks: usize) -> Result<()> {
+    pub(crate) fn check_batch_splitting(&self, ranks: usize) -> Result<()> {
         let what = match (self.method, self.modulation) {
             (Method::U2a, Modulation::None) => return Ok(()),
             (Method::U2a, _) => "gradient modulation balances".to_string(),
@@ -162,7 +162,7 @@ mod tests {
                 (s.align_weight, s.modality_dropout, s.missing_token),
                 (0.0, Some(false), MissingToken::Zeros)
             );
-            assert!(s.check_whole_batches(1).is_ok());
+            assert!(s.check_batch_splitting(1).is_ok());
         }
         let u2a = resolve(&[]).unwrap();
         assert_eq!((u2a.method, u2a.align_weight), (Method::U2a, 0.2));
@@ -212,15 +212,15 @@ mod tests {
         assert!(mmlora.check_data(AUDIO_VIDEO, true).is_ok());
         for method in ["mla", "mmlora"] {
             let settings = [&format!("method={method}")[..], "micro_batch=2"];
-            let error = resolve(&settings).unwrap().check_whole_batches(1);
+            let error = resolve(&settings).unwrap().check_batch_splitting(1);
             assert!(error.unwrap_err().to_string().contains("micro_batch"));
-            let error = resolve(&settings[..1]).unwrap().check_whole_batches(2);
+            let error = resolve(&settings[..1]).unwrap().check_batch_splitting(2);
             assert!(error.unwrap_err().to_string().contains("mpirun"));
         }
         let micro = resolve(&["method=qmf", "micro_batch=2"]).unwrap();
-        let error = micro.check_whole_batches(1).unwrap_err().to_string();
+        let error = micro.check_batch_splitting(1).unwrap_err().to_string();
         assert!(error.contains("micro_batch"), "{error}");
-        let error = resolve(&["method=qmf"]).unwrap().check_whole_batches(2);
+        let error = resolve(&["method=qmf"]).unwrap().check_batch_splitting(2);
         assert!(error.unwrap_err().to_string().contains("mpirun"));
         for method in ["method=qmf", "method=pmr"] {
             let settings = resolve(&[method]).unwrap();

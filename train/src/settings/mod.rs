@@ -248,6 +248,11 @@ fn prompt_defaults() -> SettingsOverrides {
     }
 }
 
+/// Returns whether an input is used, if `only` says which one is.
+pub(crate) fn is_used(input: InputName, only: Option<InputName>) -> bool {
+    only.is_none_or(|only| only == input)
+}
+
 impl Settings {
     /// The settings of a run on a dataset. A dataset without a file in `configs/` gets one of
     /// those: that of the paper's datasets of clips if it has audio or video, else that of its
@@ -382,28 +387,8 @@ impl Settings {
         {
             bail!("modality {only}: the data have {modalities}");
         }
-        if modalities.count() == 1
-            && (self.fusion != Fusion::Sum || self.modulation != Modulation::None)
-        {
-            bail!(
-                "fusion and modulation need two modalities, and the data have {modalities} alone; leave them out"
-            );
-        }
-        if modalities.count() == 1 && self.train_mask.is_some() {
-            bail!(
-                "train_mask hides one of two modalities, and the data have {modalities} alone; leave it out"
-            );
-        }
-        if modalities.count() == 1 && self.adapt.prompt_level().is_some() {
-            bail!(
-                "prompts are chosen by which of two modalities is missing, and the data have {modalities} alone; change adapt"
-            );
-        }
-        if modalities.count() == 1 && self.method != Method::U2a {
-            bail!(
-                "method {} needs two modalities, and the data have {modalities} alone; leave it out",
-                self.method.as_str()
-            );
+        if modalities.count() == 1 {
+            self.check_single_modality(modalities)?;
         }
         if multi_label && self.modulation != Modulation::None {
             bail!("modulation is defined for one class per sample; these data have several");
@@ -411,6 +396,32 @@ impl Settings {
         if multi_label && !self.method.is_multi_label() {
             bail!(
                 "method {} is defined for one class per sample; these data have several",
+                self.method.as_str()
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses settings that need two modalities. `modalities` holds the only one.
+    fn check_single_modality(&self, modalities: Modalities) -> Result<()> {
+        if self.fusion != Fusion::Sum || self.modulation != Modulation::None {
+            bail!(
+                "fusion and modulation need two modalities, and the data have {modalities} alone; leave them out"
+            );
+        }
+        if self.train_mask.is_some() {
+            bail!(
+                "train_mask hides one of two modalities, and the data have {modalities} alone; leave it out"
+            );
+        }
+        if self.adapt.prompt_level().is_some() {
+            bail!(
+                "prompts are chosen by which of two modalities is missing, and the data have {modalities} alone; change adapt"
+            );
+        }
+        if self.method != Method::U2a {
+            bail!(
+                "method {} needs two modalities, and the data have {modalities} alone; leave it out",
                 self.method.as_str()
             );
         }
@@ -465,7 +476,7 @@ impl Settings {
 
     /// Refuses settings that cannot be trained on this device.
     pub(crate) fn check_device(&self, compute: &Compute) -> Result<()> {
-        self.check_whole_batches(1)?;
+        self.check_batch_splitting(1)?;
         if self.reproducible && self.precision != Precision::F32 {
             bail!(
                 "--reproducible: only in precision f32 do all processors give the same numbers, and precision is {}",

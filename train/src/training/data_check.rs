@@ -1,5 +1,6 @@
 //! What the data of a run lack: too much to train, or so much that it is worth a note.
 
+use crate::settings::is_used;
 use anyhow::{Result, bail};
 use datasets::{InputName, Modalities, Split};
 
@@ -52,8 +53,7 @@ pub fn notes(
     let mut notes = Vec::new();
     for (split, present) in splits.iter().filter(|(_, present)| !present.is_empty()) {
         for (m, modality) in modalities.names().enumerate() {
-            let is_used = only.is_none_or(|only| only == modality);
-            if is_used && present.iter().all(|has| !has[m]) {
+            if is_used(modality, only) && present.iter().all(|has| !has[m]) {
                 notes.push(format!(
                     "note: no sample of the {split} split has {modality}; `ingest inspect` shows why inputs are missing"
                 ));

@@ -133,7 +133,7 @@ fn new_job(
     if let Some(limit) = args.memory_limit {
         limit_memory(&mut job, limit, ranks)?;
     }
-    job.config.settings.check_whole_batches(ranks.count())?;
+    job.config.settings.check_batch_splitting(ranks.count())?;
     job.announcement = announcement(compute, ranks);
     Ok(job)
 }
@@ -197,7 +197,7 @@ fn reopen_job(
     // Without --max-steps, a run that had a limit continues to its end.
     config.settings.max_steps = max_steps;
     let mut job = Job::reopen(config, args.shards.as_ref(), compute)?;
-    job.config.settings.check_whole_batches(ranks.count())?;
+    job.config.settings.check_batch_splitting(ranks.count())?;
     job.announcement = announcement(compute, ranks);
     Ok(job)
 }
