@@ -288,7 +288,7 @@ mod tests {
     use Modality::{Audio, Image, Text};
 
     #[test]
-    fn two_of_a_kind_are_told_apart_by_name() {
+    fn inputs_of_one_modality_have_distinct_names() {
         for (modalities, list, words) in [
             (Modalities::One(Text), "text", "text"),
             (

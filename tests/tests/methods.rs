@@ -162,7 +162,7 @@ fn from_mean(both: f32, first: f32, second: f32) -> f32 {
     (both - (first + second) / 2.0).abs()
 }
 
-/// Labels a clip.
+/// Asserts that `train predict` gives the model the audio and the video of a clip.
 fn can_predict(folder: &Path) {
     let raw = &data()[0];
     let clip = contents(raw)

@@ -97,7 +97,7 @@ fn files_below(folder: &Path, extension: &str) -> Vec<PathBuf> {
 
 /// Ingests a description, trains on it, evaluates with all inputs and without each of `inputs`, and
 /// makes the report. Returns the run folder.
-fn whole_line(raw: &Raw, name: &str, columns: &str, inputs: &[&str]) -> PathBuf {
+fn ingest_train_and_evaluate(raw: &Raw, name: &str, columns: &str, inputs: &[&str]) -> PathBuf {
     let toml = raw.describe(name, columns);
     let shards = raw.folder.path().join(format!("{name}-shards"));
     let out = raw.folder.path().join(format!("{name}-run"));
@@ -179,7 +179,7 @@ fn copied(raw: &Raw, sample: usize, column: usize, name: &str) -> PathBuf {
 fn audio_and_image() {
     let raw = Raw::new();
     let columns = "audio = \"sound\"\nimage = \"front\"";
-    let out = whole_line(&raw, "audio-image", columns, &["audio", "image"]);
+    let out = ingest_train_and_evaluate(&raw, "audio-image", columns, &["audio", "image"]);
     let files = [copied(&raw, 0, 0, "new.wav"), copied(&raw, 0, 2, "new.jpg")];
     assert_eq!(predict(&out, &files, None), [["audio", "image"]]);
 }
@@ -188,7 +188,7 @@ fn audio_and_image() {
 fn audio_and_text() {
     let raw = Raw::new();
     let columns = "audio = \"sound\"\ntext = \"words\"";
-    let out = whole_line(&raw, "audio-text", columns, &["audio", "text"]);
+    let out = ingest_train_and_evaluate(&raw, "audio-text", columns, &["audio", "text"]);
     let seen = predict(&out, &[raw.cell(1, 0)], Some("some words"));
     assert_eq!(seen, [["audio", "text"]]);
 }
@@ -197,7 +197,7 @@ fn audio_and_text() {
 fn video_and_text() {
     let raw = Raw::new();
     let columns = "video = \"clip\"\ntext = \"words\"";
-    let out = whole_line(&raw, "video-text", columns, &["video", "text"]);
+    let out = ingest_train_and_evaluate(&raw, "video-text", columns, &["video", "text"]);
     assert_eq!(predict(&out, &[raw.cell(2, 1)], None), [["video"]]);
 }
 
@@ -205,7 +205,7 @@ fn video_and_text() {
 fn two_images() {
     let raw = Raw::new();
     let columns = "image_a = \"front\"\nimage_b = \"back\"";
-    let out = whole_line(&raw, "two-images", columns, &["image_a", "image_b"]);
+    let out = ingest_train_and_evaluate(&raw, "two-images", columns, &["image_a", "image_b"]);
     let files = [
         copied(&raw, 0, 2, "new_a.jpg"),
         copied(&raw, 0, 3, "new_b.jpg"),
@@ -228,6 +228,6 @@ fn two_images() {
 #[test]
 fn text_alone() {
     let raw = Raw::new();
-    let out = whole_line(&raw, "text-alone", "text = \"words\"", &["text"]);
+    let out = ingest_train_and_evaluate(&raw, "text-alone", "text = \"words\"", &["text"]);
     assert_eq!(predict(&out, &[], Some("some words")), [["text"]]);
 }

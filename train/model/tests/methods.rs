@@ -6,7 +6,7 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
-use common::{Measured, distance, encoder, flat, golden_batch, ids, load, pairs, whole};
+use common::{Measured, distance, encoder, flat, golden_batch, ids, integers, load, pairs};
 use datasets::Modality;
 use engine::AdamWConfig;
 use features::Batch;
@@ -121,7 +121,7 @@ fn formulas(
     let labels = flat(&golden["formulas.labels"]);
     for step in 0..STEPS {
         let of = |name: &str| &golden[&format!("formulas.step{step}.{name}")];
-        let samples = whole(of("samples"));
+        let samples = integers(of("samples"));
         let given = Given {
             golden: &golden,
             key: format!("formulas.{method}.step{step}"),
@@ -362,7 +362,7 @@ fn trajectory(method: Method) {
         let batch = golden_batch(
             &pool,
             AUDIO_VIDEO,
-            &whole(at("samples")),
+            &integers(at("samples")),
             &pairs(at("present")),
         );
         let options = StepOptions {

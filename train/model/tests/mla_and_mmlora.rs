@@ -7,7 +7,7 @@ mod common;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::Linear;
 use candle_nn::loss::cross_entropy;
-use common::{Measured, distance, encoder, flat, golden_batch, load, pairs, whole};
+use common::{Measured, distance, encoder, flat, golden_batch, integers, load, pairs};
 use datasets::Modality;
 use engine::{AdamW, AdamWConfig};
 use features::Batch;
@@ -56,7 +56,7 @@ impl Given {
     fn new(methods: &Golden, step: usize) -> Given {
         let of = |name: &str| &methods[&format!("formulas.step{step}.{name}")];
         let labels = flat(&methods["formulas.labels"]);
-        let samples = whole(of("samples"));
+        let samples = integers(of("samples"));
         let token = |m: &str| Var::from_tensor(&double(of(&format!("tokens.{m}")))).unwrap();
         Given {
             tokens: ["m1", "m2"].map(token),
@@ -287,7 +287,7 @@ impl Training {
 
     fn batch(&self, step: usize) -> Batch {
         let at = |name: &str| &self.methods[&format!("encoders.step{step}.{name}")];
-        let samples = whole(at("samples"));
+        let samples = integers(at("samples"));
         golden_batch(&self.pool, AUDIO_VIDEO, &samples, &pairs(at("present")))
     }
 

@@ -46,13 +46,13 @@ pub fn flat(t: &Tensor) -> Vec<f64> {
         .unwrap()
 }
 
-/// Returns the names of samples.
+/// Returns the ids of samples of the golden pool, which are their numbers as text.
 pub fn ids(samples: impl IntoIterator<Item = usize>) -> Vec<String> {
     samples.into_iter().map(|s| s.to_string()).collect()
 }
 
-/// Returns a tensor of whole numbers.
-pub fn whole(t: &Tensor) -> Vec<usize> {
+/// Returns the values of a tensor of integers.
+pub fn integers(t: &Tensor) -> Vec<usize> {
     flat(t).into_iter().map(|v| v as usize).collect()
 }
 
