@@ -12,6 +12,7 @@
 //! Invariant: no sample of a mask has both modalities hidden.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -126,18 +127,13 @@ pub fn draw(
         ));
     }
     let modalities = modalities.into();
-    if modalities.count() == 1 {
-        return Err(Error::unusable(
-            format!("{protocol}: the samples have {modalities} alone, and nothing stands for it"),
-            "draw masks for datasets of two modalities",
-        ));
-    }
+    let inputs = both_inputs(modalities, protocol)?;
     let hidden = |rank: usize| match protocol {
         Protocol::Missing(input) => modalities.position(input),
         Protocol::MissingBoth => Some((rank + 1) % 2),
     };
     if hidden(0).is_none() {
-        let [a, b] = [modalities.name(0), modalities.name(1)].map(Protocol::Missing);
+        let [a, b] = inputs.map(Protocol::Missing);
         return Err(Error::unusable(
             format!("{protocol}: the samples have {modalities}"),
             format!("use {a}, {b} or {}", Protocol::MissingBoth),
@@ -174,7 +170,7 @@ impl Mask {
             ("u2a.mask_seed", seed.to_string()),
         ];
         Ok(Mask {
-            inputs: inputs_of(shards)?,
+            inputs: both_inputs(shards.spec().modalities, shards.folder())?,
             origin: origin.map(|(key, value)| (key.to_owned(), value)).into(),
             path: None,
             splits,
@@ -204,7 +200,7 @@ impl Mask {
             ("u2a.mask_imported_from", from.to_owned()),
         ];
         Ok(Mask {
-            inputs: inputs_of(shards)?,
+            inputs: both_inputs(shards.spec().modalities, shards.folder())?,
             origin: origin.map(|(key, value)| (key.to_owned(), value)).into(),
             path: None,
             splits: [(split, ids.iter().cloned().zip(shown).collect())].into(),
@@ -244,7 +240,7 @@ impl Mask {
             None => "the mask".into(),
         };
         let remedy = "draw a mask for these shards with `ingest mask`";
-        let wanted = inputs_of(shards)?;
+        let wanted = both_inputs(shards.spec().modalities, shards.folder())?;
         let column = wanted.map(|one| self.inputs.iter().position(|&own| own == one));
         let [Some(first), Some(second)] = column else {
             return Err(Error::unusable(
@@ -377,18 +373,14 @@ impl Mask {
     }
 }
 
-/// Returns the two inputs of shards.
+/// Returns the inputs of a dataset that has two.
 ///
 /// # Errors
-/// There is one.
-fn inputs_of(shards: &Shards) -> Result<[InputName; 2], Error> {
-    let modalities = shards.spec().modalities;
+/// It has one; `subject` is what the message is about.
+fn both_inputs(modalities: Modalities, subject: impl Display) -> Result<[InputName; 2], Error> {
     modalities.pair().ok_or_else(|| {
         Error::unusable(
-            format!(
-                "{}: the samples have {modalities} alone, and nothing stands for it",
-                shards.folder()
-            ),
+            format!("{subject}: the samples have {modalities} alone, and nothing stands for it"),
             "use masks with datasets of two modalities",
         )
     })
