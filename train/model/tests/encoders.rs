@@ -10,8 +10,24 @@ use common::{
     load,
 };
 use model::encoder::config::Kind;
-use model::encoder::{DropoutConfig, EncoderInput, EncoderOutput, StoredActivations};
+use model::encoder::lora::LoraAdapters;
+use model::encoder::{
+    DropoutConfig, Encoder, EncoderInput, EncoderOutput, StoredActivations, Tape,
+};
 use std::path::PathBuf;
+
+/// Runs an encoder with adapters and without dropout.
+fn forward(
+    encoder: &Encoder,
+    input: &EncoderInput,
+    mask_token: &Tensor,
+    adapters: &LoraAdapters,
+    stored: StoredActivations,
+) -> (EncoderOutput, Tape) {
+    let dropout = &DropoutConfig::OFF;
+    let ran = encoder.forward(input, mask_token, Some(adapters), dropout, Some(stored));
+    ran.unwrap()
+}
 
 /// Compares the outputs and the gradients of every adapter tensor and of the mask token, in both
 /// number types, with the adapters beside the weights and merged into them, with all activations
@@ -46,15 +62,7 @@ fn outputs_and_gradients_equal_transformers_with_peft() {
                     StoredActivations::Selective,
                     StoredActivations::Inputs,
                 ] {
-                    let (out, tape) = encoder
-                        .forward(
-                            &read,
-                            &mask_token,
-                            Some(&adapters),
-                            &DropoutConfig::OFF,
-                            Some(stored),
-                        )
-                        .unwrap();
+                    let (out, tape) = forward(&encoder, &read, &mask_token, &adapters, stored);
                     for (name, got) in ["cls", "mt"].into_iter().zip(out.split().unwrap()) {
                         measured.check(
                             &format!("{dtype:?} outputs"),
@@ -150,15 +158,7 @@ fn encoders_of_other_sizes_equal_transformers_with_peft() {
             };
             let mask_token = get("mask_token");
             for stored in [StoredActivations::All, StoredActivations::Inputs] {
-                let (out, tape) = encoder
-                    .forward(
-                        &read,
-                        &mask_token,
-                        Some(&adapters),
-                        &DropoutConfig::OFF,
-                        Some(stored),
-                    )
-                    .unwrap();
+                let (out, tape) = forward(&encoder, &read, &mask_token, &adapters, stored);
                 let mut check = |what: &str, got: &Tensor, want: &str, tolerance| {
                     let (kind, place) = (format!("{dtype:?} {what}"), format!("{name} {want}"));
                     measured.check(&kind, place, distance(got, &get(want)), tolerance);
