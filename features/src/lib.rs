@@ -42,7 +42,7 @@ pub use media::{Error, image, mel, text};
 pub use store::Folder;
 
 pub use batch::{Batch, ModalityBatch, ModalityData};
-pub use loader::{Loader, LoaderBuilder, LoaderOptions};
+pub use loader::{Buffers, Loader, LoaderBuilder, LoaderOptions};
 pub use rows::{Row, RowContent, record_batch};
 pub use schema::{MelDtype, SCHEMA_VERSION, ShardSpec, writer_properties};
 pub use shard_name::{FAILURES_FILE, MANIFEST_FILE, ShardName};

@@ -7,7 +7,10 @@
 //! memory is bounded by that budget plus one batch per thread. Of shards in an object store, one
 //! more thread brings what comes next into the cache on the disk.
 
+mod buffers;
 mod read_ahead;
+
+pub use buffers::Buffers;
 
 use crate::batch::{Batch, ModalityBatch, ModalityData};
 use crate::order::{epoch_order, rank};
@@ -55,6 +58,9 @@ pub struct LoaderOptions {
     /// The part of each batch whose inputs are read and decoded; the whole by default. Ids, labels
     /// and availability are those of the whole batch in any case.
     pub share: Share,
+    /// The memory of batches that were used; its own by default. The loaders of several epochs may
+    /// share it.
+    pub buffers: Buffers,
 }
 
 impl Default for LoaderOptions {
@@ -70,6 +76,7 @@ impl Default for LoaderOptions {
             transforms: Transforms::default(),
             present: None,
             share: Share::default(),
+            buffers: Buffers::default(),
         }
     }
 }
@@ -193,8 +200,6 @@ struct State {
     next_returned: usize,
     /// Batches that wait for the reader.
     ready: BTreeMap<usize, Result<Batch, Error>>,
-    /// Buffers of batches that are no longer used.
-    free_buffers: Vec<Vec<f32>>,
     stop: bool,
 }
 
@@ -286,17 +291,13 @@ impl Loader {
     }
 
     /// Takes back the inputs of a batch that is no longer used, so that later batches reuse their
-    /// memory. New memory from the system is slow to write to. A loop that drops its batches works
-    /// too, but is slower.
+    /// memory. A loop that drops its batches works too, but is slower.
     pub fn reuse(&self, inputs: [Option<ModalityBatch>; 2]) {
-        let values = inputs.into_iter().flatten().filter_map(|i| match i.data {
-            ModalityData::Dense { values, .. } => Some(values),
-            ModalityData::Tokens { .. } => None,
-        });
-        let free = &mut self.shared.lock().free_buffers;
-        free.extend(values);
-        // A caller may hold several batches and return them at once.
-        free.truncate(2 * self.shared.window);
+        for input in inputs.into_iter().flatten() {
+            if let ModalityData::Dense { values, .. } = input.data {
+                self.shared.options.buffers.give_back(values);
+            }
+        }
     }
 
     /// Returns the next batch, as [`Iterator::next`] does, or `None` if it is not there within
@@ -493,21 +494,6 @@ impl Shared {
         })
     }
 
-    /// Returns an empty buffer for `count` values: the smallest free one that is large enough, or a
-    /// new one.
-    fn buffer(&self, count: usize) -> Vec<f32> {
-        let free = &mut self.lock().free_buffers;
-        let fits = (0..free.len()).filter(|i| free[*i].capacity() >= count);
-        match fits.min_by_key(|i| free[*i].capacity()) {
-            Some(i) => {
-                let mut buffer = free.swap_remove(i);
-                buffer.clear();
-                buffer
-            }
-            None => Vec::with_capacity(count),
-        }
-    }
-
     /// Transforms the audio, video or image of `rows` samples, given as (id, content).
     fn dense<'a>(
         &self,
@@ -517,7 +503,8 @@ impl Shared {
     ) -> Result<ModalityData, Error> {
         let transforms = &self.options.transforms;
         let shape = sample_shape(input.modality, transforms);
-        let mut values = self.buffer(rows * shape.iter().product::<usize>());
+        let count = rows * shape.iter().product::<usize>();
+        let mut values = self.options.buffers.take(count);
         for (id, content) in contents {
             match content {
                 Some(Content::Mel(mel)) => transforms.mel.append(mel, &mut values),

@@ -122,8 +122,7 @@ fn config(threads: usize) -> LoaderOptions {
             mel: MelTransform::ast(8),
             text: None,
         },
-        present: None,
-        share: Share::default(),
+        ..LoaderOptions::default()
     }
 }
 

@@ -12,7 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use datasets::Split;
-use features::{ImageTransform, Loader, LoaderOptions, MelTransform, Shards, Share, Transforms};
+use features::{ImageTransform, Loader, LoaderOptions, MelTransform, Shards, Transforms};
 use tests::{
     CremaD, EXIT_DONE, binary, command, is_full_length, kill_when, names, process_usage,
     report_figure, run, temp, weights,
@@ -157,8 +157,7 @@ fn memory_is_flat_over_many_samples() {
             mel: MelTransform::ast(16),
             text: None,
         },
-        present: None,
-        share: Share::default(),
+        ..LoaderOptions::default()
     };
     let (mut usage, mut streamed) = (Samples::default(), 0);
     for batch in Loader::new(&shards, config, 0, 0).unwrap() {

@@ -8,7 +8,7 @@ use datasets::{InputName, Modalities, Split};
 use engine::Compute;
 use features::loader::BYTE_BUDGET;
 use features::mask::{Mask, Protocol};
-use features::{LoaderOptions, Shards, Share, Transforms};
+use features::{LoaderOptions, Shards, Transforms};
 use model::encoder::Encoder;
 use model::encoder::config::{EncoderConfig, Kind};
 use model::encoder::weights::{CONFIG_FILE, WeightSource, Weights};
@@ -186,7 +186,7 @@ impl Session {
             byte_budget: self.byte_budget,
             transforms: self.transforms.clone(),
             present: self.train_mask.clone(),
-            share: Share::default(),
+            ..LoaderOptions::default()
         }
     }
 
@@ -208,7 +208,7 @@ impl Session {
             byte_budget: self.byte_budget,
             transforms: self.transforms.clone(),
             present: present.map(Arc::new),
-            share: Share::default(),
+            ..LoaderOptions::default()
         }
     }
 }

@@ -12,7 +12,7 @@
 use datasets::{Input, ListOptions, Modality, Split};
 use features::image::{self, ImageTransform};
 use features::mask::Mask;
-use features::{Loader, LoaderOptions, MelTransform, Shards, Share, TextTransform, Transforms};
+use features::{Loader, LoaderOptions, MelTransform, Shards, TextTransform, Transforms};
 use model::encoder::config::{EncoderConfig, Kind};
 use model::encoder::weights::{WeightSource, Weights};
 use report::{RunSummary, text_table, write_page};
@@ -307,8 +307,7 @@ pub fn shard(bytes: &[u8]) -> bool {
                 mel: MelTransform::ast(16),
                 text: TextTransform::hashed(30_522, 16).ok(),
             },
-            present: None,
-            share: Share::default(),
+            ..LoaderOptions::default()
         };
         let stream = Loader::new(&Arc::new(shards), config, 0, 0);
         stream.is_ok_and(|mut stream| stream.all(|batch| batch.is_ok()))
