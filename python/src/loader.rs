@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use datasets::Modality;
 use features::mask::Mask;
-use features::{LoaderOptions, Share, TextTransform, Transforms};
+use features::{Buffers, LoaderOptions, Share, TextTransform, Transforms};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -31,6 +31,8 @@ struct Position {
 pub struct Loader {
     shards: Py<Shards>,
     options: LoaderOptions,
+    /// The process that made the loader.
+    process: u32,
     /// Where the batches that were returned end.
     position: Arc<Mutex<Position>>,
     /// Where the next iteration begins: a loaded state; otherwise the beginning of the epoch.
@@ -126,6 +128,7 @@ impl Loader {
         Ok(Loader {
             shards,
             options,
+            process: std::process::id(),
             position: Arc::new(Mutex::new(position)),
             start: Mutex::new(None),
         })
@@ -140,12 +143,18 @@ impl Loader {
         });
         *lock(&self.position) = position;
         let shards = self.shards.get().of_this_process()?;
-        let options = self.options.clone();
+        let mut options = self.options.clone();
+        if self.process != std::process::id() {
+            // A thread of the other process may have held their lock when this one was forked.
+            options.buffers = Buffers::default();
+        }
+        let buffers = options.buffers.clone();
         let loader = py
             .detach(|| features::Loader::new(&shards, options, position.epoch, position.consumed));
         Ok(Batches {
             loader: Mutex::new(Some(loader.map_err(exception)?)),
             shards: self.shards.clone_ref(py),
+            buffers,
             position: self.position.clone(),
             process: std::process::id(),
         })
@@ -219,6 +228,7 @@ pub struct Batches {
     /// The running loader; none when it is closed.
     loader: Mutex<Option<features::Loader>>,
     shards: Py<Shards>,
+    buffers: Buffers,
     position: Arc<Mutex<Position>>,
     /// The process whose threads decode.
     process: u32,
@@ -256,7 +266,7 @@ impl Batches {
             Some(batch) => {
                 let batch = batch.map_err(exception)?;
                 lock(&self.position).consumed = batch.consumed;
-                arrays::dictionary(py, batch, self.shards.get()).map(Some)
+                arrays::dictionary(py, batch, self.shards.get(), &self.buffers).map(Some)
             }
             None => {
                 self.end_epoch(py);

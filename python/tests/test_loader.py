@@ -62,6 +62,23 @@ class Batches(unittest.TestCase):
         self.assertTrue((batch["label"] < len(shards.classes)).all())
         self.assertTrue(batch["audio"].flags.owndata or batch["audio"].base is not None)
 
+    def test_the_memory_of_freed_arrays_is_used_again(self):
+        own = loader(threads=1)
+        addresses = []
+        for _ in range(4):
+            for batch in own:
+                addresses.append(batch["video"].ctypes.data)
+        # The last batch of an epoch is smaller, and a buffer fits smaller batches too.
+        self.assertLess(len(set(addresses)), len(addresses) / 2)
+
+    def test_an_array_keeps_its_memory_after_its_loader(self):
+        kept = [batch["video"][1:, 0] for batch in loader()]
+        copies = [array.copy() for array in kept]
+        others = [batch for _ in range(2) for batch in loader(seed=4)]
+        self.assertTrue(others)
+        for array, copy in zip(kept, copies):
+            np.testing.assert_array_equal(array, copy)
+
     def test_the_evaluation_view_is_in_the_order_of_the_files(self):
         ids = [one for batch in loader(split="test") for one in batch["id"]]
         self.assertEqual(ids, Shards(SHARDS).ids("test"))

@@ -241,7 +241,7 @@ fn train_does_not_load_libav() {
 }
 
 /// The only modules that may contain `unsafe`: system calls, mapped files, libav, libjpeg-turbo,
-/// vector instructions, GPU kernels.
+/// vector instructions, GPU kernels, arrays that Python shares.
 const UNSAFE: &[&str] = &[
     "features/media/src/image/partial.rs",
     "features/media/src/image/partial/idct.rs",
@@ -250,6 +250,7 @@ const UNSAFE: &[&str] = &[
     "features/media/src/mel.rs",
     "ingest/src/decode/libav.rs",
     "ingest/src/decode/yuv.rs",
+    "python/src/arrays.rs",
     "train/engine/host_emulator/src/lib.rs",
     "train/engine/src/cpu/attention.rs",
     "train/engine/src/cpu/bf16/amx.rs",
