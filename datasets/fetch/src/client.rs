@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +26,9 @@ pub struct Limits {
     /// How often a request is sent at most. A download counts from the beginning when it has
     /// received something.
     pub attempts: u32,
+    /// The same as long as no server has answered this client: on a machine without a network an
+    /// error should not take a minute.
+    pub first_attempts: u32,
     /// The longest time without a byte.
     pub stall: Duration,
     /// The pause before the first repetition; each further one is twice as long.
@@ -38,6 +42,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             attempts: 10,
+            first_attempts: 4,
             stall: Duration::from_secs(30),
             first_pause: Duration::from_millis(250),
             longest_pause: Duration::from_secs(30),
@@ -115,6 +120,8 @@ struct Inner {
     all: reqwest::Client,
     none: reqwest::Client,
     limits: Limits,
+    /// Whether any server has answered.
+    answered: AtomicBool,
 }
 
 impl Client {
@@ -154,6 +161,7 @@ impl Client {
             all,
             none,
             limits,
+            answered: AtomicBool::new(false),
         })))
     }
 
@@ -237,7 +245,11 @@ impl Client {
         let Kind::Temporary(retry_after) = error.kind else {
             return Err(error);
         };
-        if failures >= limits.attempts {
+        let attempts = match self.0.answered.load(Ordering::Relaxed) {
+            true => limits.attempts,
+            false => limits.first_attempts,
+        };
+        if failures >= attempts {
             let times = format!("given up after {failures} attempts");
             return Err(error.with_advice(&times));
         }
@@ -280,6 +292,7 @@ impl Client {
         let answer = self
             .run(async { builder.send().await })
             .map_err(|e| Error::connection(&request.url, e))?;
+        self.0.answered.store(true, Ordering::Relaxed);
         let status = answer.status();
         let is_empty_range = start > 0 && status == StatusCode::RANGE_NOT_SATISFIABLE;
         let is_redirection = request.redirects == Redirects::None && status.is_redirection();

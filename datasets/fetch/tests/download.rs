@@ -21,6 +21,7 @@ use util::hash::sha256;
 fn limits() -> Limits {
     Limits {
         attempts: 4,
+        first_attempts: 2,
         stall: Duration::from_millis(500),
         first_pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(5),
@@ -252,12 +253,22 @@ fn a_server_that_cannot_be_reached_is_named() {
         .text(&Request::get(format!("http://127.0.0.1:{port}/f")), 100)
         .unwrap_err();
     assert!(error.is_temporary());
+    let message = error.to_string();
     assert!(
-        error
-            .to_string()
-            .contains("cannot be reached; given up after 4 attempts"),
-        "{error}"
+        message.contains("cannot be reached; given up after 2 attempts"),
+        "{message}"
     );
+}
+
+#[test]
+fn a_server_that_has_answered_is_tried_more_often() {
+    let server = Server::start(|_| Answer::file("there"));
+    let client = client();
+    client.text(&Request::get(server.url("/f")), 100).unwrap();
+    let request = Request::get(server.url("/f"));
+    drop(server);
+    let error = client.text(&request, 100).unwrap_err().to_string();
+    assert!(error.contains("given up after 4 attempts"), "{error}");
 }
 
 #[test]
