@@ -403,6 +403,17 @@ fn nothing_is_sent_offline() {
 }
 
 #[test]
+fn a_description_of_the_model_needs_no_weights() {
+    let hub = Hub::start(repositories(), |_, answer| answer);
+    let mut describe = command("train", ["run", "ave", "--describe"]);
+    hub.set(&mut describe);
+    let output = run(&mut describe).expect(EXIT_DONE);
+    // ViT-B/16 without its pooled head, as transformers counts it.
+    assert!(output.stdout.contains("85,799,424"), "{}", output.stdout);
+    assert_eq!(hub.requests(), 0);
+}
+
+#[test]
 fn the_cache_may_lie_elsewhere() {
     let data = shards();
     let hub = Hub::start(repositories(), |_, answer| answer);

@@ -267,6 +267,23 @@ pub(crate) fn encoder_configs(
     Ok(configs)
 }
 
+/// The same for those who read no weights: the sizes of the paper's checkpoints are known, so that
+/// nothing is fetched from the hub.
+///
+/// # Errors
+/// Those of [`encoder_configs`].
+pub(crate) fn encoder_sizes(
+    modalities: Modalities,
+    only: Option<InputName>,
+    weights: &WeightSource,
+    tiny: bool,
+) -> Result<Vec<EncoderConfig>> {
+    match weights {
+        WeightSource::Hub => encoder_configs(modalities, only, &WeightSource::Random(0), tiny),
+        other => encoder_configs(modalities, only, other, tiny),
+    }
+}
+
 /// Refuses two encoders of different widths.
 fn check_widths(
     [m1, m2]: [InputName; 2],

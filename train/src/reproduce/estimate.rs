@@ -25,16 +25,8 @@ pub fn estimate(options: &Options, plan: &mut Plan) -> Result<()> {
         let info = opened.info();
         let overrides = options.overrides(&run.training)?;
         let settings = Settings::resolve(&run.dataset, info.modalities, &overrides)?;
-        // A plan needs no weights: the published sizes of the encoders are known.
         let (only, weights) = (settings.modality, &options.weights);
-        let encoders = session::encoder_configs(info.modalities, only, weights, options.tiny)
-            .unwrap_or_else(|_| {
-                let kinds = info
-                    .modalities
-                    .names()
-                    .map(|input| Kind::of(input.modality));
-                kinds.map(EncoderConfig::base).collect()
-            });
+        let encoders = session::encoder_sizes(info.modalities, only, weights, options.tiny)?;
         // Runs that agree in these take equally long.
         let key = format!(
             "{encoders:?} {} {} {:?} {:?} {}",

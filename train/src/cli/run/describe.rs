@@ -25,7 +25,7 @@ pub fn describe(args: &RunArgs) -> Result<ExitCode> {
     };
     let settings = Settings::resolve(&args.dataset, modalities, &args.overrides()?)?;
     let (only, tiny) = (settings.modality, args.tiny_encoders());
-    let encoders = session::encoder_configs(modalities, only, &args.weights(), tiny)?;
+    let encoders = session::encoder_sizes(modalities, only, &args.weights(), tiny)?;
     let table = parameter_table(
         modalities,
         &encoders,
