@@ -11,7 +11,8 @@ use std::f64::consts::PI;
 use std::fs;
 use std::path::Path;
 
-use common::{describe_dataset, ingest, rows, run};
+use arrow_array::Array;
+use common::{batches, describe_dataset, ingest, rows, run};
 
 const SECONDS: usize = 3;
 /// Every eighth frame has golden values. The constant has the same name in the script.
@@ -370,4 +371,20 @@ fn samples_far_beyond_full_scale_are_refused() {
         text.contains("full scale is 1") && text.contains("e30"),
         "{text}"
     );
+}
+
+#[test]
+fn two_views_of_one_file_both_have_its_sound() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("shards");
+    fs::write(folder.path().join("a.wav"), wav(16_000)).unwrap();
+    let toml = describe_dataset(folder.path(), folder.path(), &[("a", "train", "a.wav")]);
+    let text = fs::read_to_string(&toml).unwrap();
+    let two_views = text.replace("video = \"file\"", "audio_a = \"file\"\naudio_b = \"file\"");
+    fs::write(&toml, two_views).unwrap();
+    run(ingest().arg("run").arg(toml).arg("--out").arg(&out)).ok();
+    let shard = &batches(&out.join("train-00000-of-00001.parquet"))[0];
+    let [a, b] = ["mel_a", "mel_b"].map(|name| shard.column_by_name(name).unwrap());
+    assert_eq!(a, b);
+    assert_eq!((a.null_count(), b.null_count()), (0, 0));
 }

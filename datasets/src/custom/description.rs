@@ -329,11 +329,17 @@ impl File<'_> {
                 given.push((name, source));
             }
         }
+        let video = InputName::from(Modality::Video);
         let has_track = match columns.get("audio") {
+            Some(Value::Boolean(_)) if !given.iter().any(|(name, _)| *name == video) => {
+                return Err(self.error(
+                    "`audio` is true or false, which says whether the track of `video` is used, and there is no `video`",
+                    "write audio = \"...\", the column that holds the paths, or drop it",
+                ));
+            }
             Some(Value::Boolean(wanted)) => *wanted,
             _ => true,
         };
-        let video = InputName::from(Modality::Video);
         if let [(only, _)] = given[..]
             && only == video
             && has_track

@@ -745,6 +745,11 @@ fn mistakes_in_the_description_are_errors() {
         ),
         (
             "video = \"file\"",
+            "image = \"file\"\naudio = true",
+            "and there is no `video`",
+        ),
+        (
+            "video = \"file\"",
             "image_a = \"file\"",
             "one of `image_a` and `image_b` without the other",
         ),

@@ -255,16 +255,22 @@ impl ClipCache {
         });
         // A failure of the whole stream is the failure of each of its parts.
         let results = results.unwrap_or_else(|failure| vec![Err(failure); spans.len()]);
-        let mut own = Err(Failure::new(failure::NO_FILE));
-        for (span, result) in spans.into_iter().zip(results) {
-            if span == task.span {
-                own = result;
-            } else {
-                let result = (path.to_owned(), task.modality, span, result);
-                self.results.push(result);
-            }
+        let result_of = |span: Option<Span>| {
+            let index = spans.iter().position(|wanted| *wanted == span);
+            let result = index.and_then(|index| results.get(index).cloned());
+            result.unwrap_or_else(|| Err(Failure::new(failure::NO_FILE)))
+        };
+        // Two views of a sample may be of the same file.
+        for later in remaining
+            .iter()
+            .skip(1)
+            .filter(|later| uses(later, task.modality, path))
+        {
+            let result = result_of(later.span);
+            let entry = (path.to_owned(), task.modality, later.span, result);
+            self.results.push(entry);
         }
-        own
+        result_of(task.span)
     }
 
     /// Takes a stream out of its file. Reads the file if that has not been done yet.
