@@ -44,5 +44,5 @@ pub use document::Document;
 pub use figure::{Figure, json};
 pub use maud::{Markup, PreEscaped, Render, html};
 pub use problems::problems;
-pub use sample::{Input, Sample, SampleInput};
+pub use sample::{Input, Sample, SampleInput, input_colour};
 pub use spectrogram::Spectrogram;

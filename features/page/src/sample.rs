@@ -3,7 +3,7 @@
 use crate::data_url::data_url;
 use crate::problems::problems;
 use crate::spectrogram::Spectrogram;
-use datasets::{InputName, Modality};
+use datasets::{InputName, Modality, View};
 use features::shards::Content;
 use maud::{Markup, html};
 use media::image::{decode, shrink_to_jpeg};
@@ -39,6 +39,25 @@ pub struct SampleInput<'a> {
     pub frame_times: &'a [f32],
     /// The decoded duration in seconds, of audio and video.
     pub seconds: Option<f32>,
+}
+
+/// Returns the CSS colour that stands for an input in figures. The second of two views has the
+/// colour of another modality, so that they can be told apart.
+pub fn input_colour(input: InputName) -> &'static str {
+    let other = |modality| match modality {
+        Modality::Audio | Modality::Image => Modality::Text,
+        Modality::Video | Modality::Text => Modality::Audio,
+    };
+    let modality = match input.view {
+        Some(View::B) => other(input.modality),
+        _ => input.modality,
+    };
+    match modality {
+        Modality::Audio => "var(--audio)",
+        Modality::Video => "var(--video)",
+        Modality::Image => "var(--image)",
+        Modality::Text => "var(--text-modality)",
+    }
 }
 
 /// The content of an input.

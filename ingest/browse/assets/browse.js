@@ -30,9 +30,9 @@ figures.define("missing", (data, width) => {
     marginRight: 50,
     x: { label: "% of the split's rows", grid: true, ticks: Math.max(3, width / 90), zero: true },
     y: { label: null, domain: bars.map((bar) => bar.name) },
-    color: { domain: ["audio", "video", "image", "text"], range: ["var(--audio)", "var(--video)", "var(--image)", "var(--text-modality)"] },
+    color: { type: "identity" },
     marks: [
-      Plot.barX(bars, { x: "share", y: "name", fill: "modality", insetTop: 1, insetBottom: 1 }),
+      Plot.barX(bars, { x: "share", y: "name", fill: "colour", insetTop: 1, insetBottom: 1 }),
       Plot.text(bars, { x: "share", y: "name", text: (bar) => `${bar.share.toFixed(1)} %`, textAnchor: "start", dx: 4 }),
       Plot.ruleX([0]),
     ],

@@ -86,7 +86,7 @@ fn player(row: &Row, sound: &Result<Sound, String>) -> Markup {
     html! {
         div.input data-modality=(Modality::Audio) {
             @match sound {
-                Ok(sound) => audio controls preload="none" aria-label={ "Sound of sample " (row.id) }
+                Ok(sound) => audio controls preload="metadata" aria-label={ "Sound of sample " (row.id) }
                     src=(data_url(sound.media_type, &sound.bytes)) {},
                 Err(reason) => p.reason { "no sound: " (reason) },
             }

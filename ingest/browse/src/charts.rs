@@ -101,7 +101,13 @@ pub fn missing(modalities: Modalities, rows: &[Row]) -> Vec<Value> {
     let bars = counts.into_iter().flat_map(|(split, (total, lacks))| {
         modalities.names().zip(lacks).map(move |(modality, rows)| {
             let share = round(100.0 * rows as f64 / total as f64);
-            json!({"split": split, "modality": modality, "rows": rows, "share": share})
+            json!({
+                "split": split,
+                "modality": modality,
+                "colour": page::input_colour(modality),
+                "rows": rows,
+                "share": share,
+            })
         })
     });
     bars.collect()

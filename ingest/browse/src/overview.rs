@@ -113,7 +113,7 @@ fn splits(
                             }
                         }
                         (number(counts.rows)) (number(counts.complete))
-                        @for count in counts.present { (number(count)) }
+                        @for count in counts.present.into_iter().take(spec.modalities.count()) { (number(count)) }
                         (number(failures.quarantined.get(&split).copied().unwrap_or_default()))
                     }
                 }

@@ -45,6 +45,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 100, requires = "all",
         value_parser = clap::value_parser!(u32).range(1..=1000))]
     page_size: u32,
+    /// Folder of the shards, where they are not in the place of the dataset that is named
+    #[arg(long, value_name = "DIR")]
+    shards: Option<String>,
     /// Folder of the raw data: with it the samples can be heard
     #[arg(long, value_name = "DIR")]
     raw: Option<PathBuf>,
@@ -62,7 +65,7 @@ pub struct Args {
 /// There are no such shards, one cannot be read, the raw data cannot be listed, or a page cannot be
 /// written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let folder = source::shards_folder(&args.target)?;
+    let folder = source::shards_folder(args.shards.as_ref().unwrap_or(&args.target))?;
     let browse = Browse::open(&folder)?;
     let dataset = &browse.spec().dataset;
     let page = match &args.out {
@@ -118,7 +121,10 @@ fn open_raw(args: &Args, dataset: &str, raw: &std::path::Path) -> anyhow::Result
         raw: Some(raw.to_owned()),
     };
     source::open(&select)
-        .context("--raw needs the dataset's name or its .toml in place of the folder of the shards")
+        .context(
+        "--raw needs the dataset's name or its .toml; give it in place of the folder of the shards, \
+         and the folder by --shards",
+    )
 }
 
 fn print_result(args: &Args, written: &Written) -> anyhow::Result<ExitCode> {

@@ -2,7 +2,7 @@
 
 use crate::groups::{RunGroup, group_runs};
 use crate::run_folder::{RunSummary, main_metric};
-use datasets::{InputName, Modalities, Modality, View};
+use datasets::{InputName, Modalities};
 use maud::{Markup, html};
 
 /// The longest name, in characters, that fits at the end of a line of a figure.
@@ -148,7 +148,7 @@ impl Chapter<'_> {
         };
         let only = |symbol, shown: InputName, missing| Availability {
             name: format!("{shown} only"),
-            colour: colour(shown),
+            colour: page::input_colour(shown),
             symbol,
             missing: Some(missing),
         };
@@ -177,25 +177,6 @@ pub struct Availability {
     pub symbol: usize,
     /// The input that is missing.
     pub missing: Option<InputName>,
-}
-
-/// Returns the CSS colour of what the model makes of one input alone. The second of two views has
-/// the colour of another modality, so that they can be told apart.
-fn colour(input: InputName) -> &'static str {
-    let other = |modality| match modality {
-        Modality::Audio | Modality::Image => Modality::Text,
-        Modality::Video | Modality::Text => Modality::Audio,
-    };
-    let modality = match input.view {
-        Some(View::B) => other(input.modality),
-        _ => input.modality,
-    };
-    match modality {
-        Modality::Audio => "var(--audio)",
-        Modality::Video => "var(--video)",
-        Modality::Image => "var(--image)",
-        Modality::Text => "var(--text-modality)",
-    }
 }
 
 #[cfg(test)]
