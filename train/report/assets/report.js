@@ -6,7 +6,9 @@
 const COLOURS = 6;
 const DASHES = [null, "7 3", "2 3", "9 3 2 3", "4 2", "12 4"];
 const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "wye"];
-const dash = (series) => DASHES[series % DASHES.length];
+// The series after the last colour have the next dash and symbol of their colour.
+const style = (series) => (series + Math.floor(series / COLOURS)) % DASHES.length;
+const dash = (series) => DASHES[style(series)];
 const percent = (value) => (100 * value).toFixed(1);
 
 // Three significant digits, without an exponent where that is short.
@@ -19,6 +21,12 @@ function threeDigits(value) {
 // A mean and its standard deviation, if it has one.
 function average(text, mean, sd) {
   return sd === null ? text(mean) : `${text(mean)} \u00b1 ${text(sd)}`;
+}
+
+// The ends of an axis; where all values are equal it goes from zero to twice that value.
+function ends(low, high) {
+  if (low < high) return [low, high];
+  return low === 0 ? [0, 1] : [Math.min(0, 2 * low), Math.max(0, 2 * low)];
 }
 
 // Draws a plot; `options` are Plot's.
@@ -35,8 +43,7 @@ function labelSpace(labels, width, share) {
 // Draws a line of points (x, mean, standard deviation) that differs from others by its colour and
 // its dash.
 function line(points, { x, y, colour, series }) {
-  const style = { stroke: colour, strokeWidth: 1.8, strokeDasharray: dash(series) };
-  return Plot.line(points, { x, y, ...style });
+  return Plot.line(points, { x, y, stroke: colour, strokeWidth: 1.8, strokeDasharray: dash(series) });
 }
 
 // Draws a band of one standard deviation to each side of such points.
@@ -74,10 +81,15 @@ figures.define("curves", ({ percent: inPercent, dots, curves }, width) => {
     ...curves.map(({ points, colour, series }) =>
       line(points, { x, y, colour, series: Math.floor(series / COLOURS) })),
   ];
-  if (dots) {
-    marks.push(...curves.map(({ points, colour: fill }) => Plot.dot(points, { x, y, r: 3, fill })));
-  }
+  // A line of a single point would not be seen.
+  const dotted = curves.filter(({ points }) => dots || points.length === 1);
+  marks.push(...dotted.map(({ points, colour: fill }) => Plot.dot(points, { x, y, r: 3, fill })));
   const tips = curves.flatMap(({ label, points }) => points.map((d) => ({ label, d })));
+  const lastStep = d3.max(curves, ({ points }) => d3.max(points, x));
+  // From zero, unless all values lie far above it.
+  const domain = d3.scaleLinear()
+    .domain(ends(0 < least && least < top / 2 ? 0 : least, top))
+    .nice(5);
   marks.push(Plot.tip(tips, Plot.pointer({
     x: (t) => x(t.d),
     y: (t) => y(t.d),
@@ -86,7 +98,7 @@ figures.define("curves", ({ percent: inPercent, dots, curves }, width) => {
   })));
   return plot(width, {
     height: 226,
-    marginLeft: 52,
+    marginLeft: Math.max(40, labelSpace(domain.ticks(5).map(threeDigits), width, 0.4)),
     marginRight: 14,
     marginTop: 10,
     marginBottom: 38,
@@ -94,17 +106,11 @@ figures.define("curves", ({ percent: inPercent, dots, curves }, width) => {
       label: "step",
       labelArrow: "none",
       labelAnchor: "center",
+      domain: ends(0, lastStep),
       nice: true,
-      ticks: Math.max(3, Math.floor(width / 90)),
+      ticks: Math.min(lastStep, Math.max(3, Math.floor(width / 90))),
     },
-    // From zero, unless all values lie far above it.
-    y: {
-      label: null,
-      nice: true,
-      ticks: 5,
-      grid: true,
-      domain: [0 < least && least < top / 2 ? 0 : least, top],
-    },
+    y: { label: null, ticks: 5, tickFormat: threeDigits, grid: true, domain: domain.domain() },
     marks,
   });
 });
@@ -129,11 +135,11 @@ figures.define("dots", ({ axis, percent: inPercent, from_zero, series, rows }, w
     const { mean, sd } = value;
     return { class: row.class, s, value, x: scale * mean, sd: sd === null ? null : scale * sd };
   }));
-  const ends = dots.flatMap(({ x, sd }) => [x - (sd ?? 0), x + (sd ?? 0)]);
+  const reached = dots.flatMap(({ x, sd }) => [x - (sd ?? 0), x + (sd ?? 0)]);
   // A deviation may reach below zero or above 100 per cent, where no value can be.
-  const low = dots.every((d) => d.x >= 0) ? Math.max(0, d3.min(ends)) : d3.min(ends);
-  const high = inPercent ? Math.min(100, d3.max(ends)) : d3.max(ends);
-  const domain = from_zero ? d3.extent([0, low, high]) : [low, high];
+  const low = dots.every((d) => d.x >= 0) ? Math.max(0, d3.min(reached)) : d3.min(reached);
+  const high = inPercent ? Math.min(100, d3.max(reached)) : d3.max(reached);
+  const domain = ends(...(from_zero ? d3.extent([0, low, high]) : [low, high]));
 
   function column(part) {
     const classes = part.map((row) => row.class);
@@ -148,7 +154,8 @@ figures.define("dots", ({ axis, percent: inPercent, from_zero, series, rows }, w
     // Of a long column both ends have ticks.
     const long = part.length > 40;
     if (long) {
-      marks.push(Plot.axisX({ ticks }), Plot.axisX({ ticks, anchor: "top", label: null }));
+      const axis = { ticks, tickFormat: threeDigits };
+      marks.push(Plot.axisX(axis), Plot.axisX({ ...axis, anchor: "top", label: null }));
     }
     if (from_zero) marks.push(Plot.ruleX([0], { strokeOpacity: 0.6 }));
     series.forEach(({ colour: stroke, symbol }, s) => {
@@ -185,6 +192,7 @@ figures.define("dots", ({ axis, percent: inPercent, from_zero, series, rows }, w
         domain,
         nice: true,
         ticks,
+        tickFormat: threeDigits,
       },
       y: { domain: classes },
       marks,
@@ -291,10 +299,10 @@ figures.define("rates", ({ metric, lines }, width) => {
   const x = (d) => 100 * d[0];
   const y = (d) => 100 * d[1];
 
-  const ends = lines.flatMap(({ points }) =>
+  const values = lines.flatMap(({ points }) =>
     points.flatMap(([, mean, sd]) => [100 * (mean - (sd ?? 0)), 100 * (mean + (sd ?? 0))]));
   const scale = d3.scaleLinear()
-    .domain([Math.max(0, d3.min(ends)), Math.min(100, d3.max(ends))])
+    .domain(ends(Math.max(0, d3.min(values)), Math.min(100, d3.max(values))))
     .nice(6)
     .range([height - marginBottom, marginTop]);
   const last = lines.map(({ points }) => points.at(-1));
@@ -304,7 +312,7 @@ figures.define("rates", ({ metric, lines }, width) => {
 
   const marks = lines.map(({ points, colour }) => band(points, { x, scale: 100, colour }));
   lines.forEach(({ label, points, colour, series }, i) => {
-    const symbol = SYMBOLS[series % SYMBOLS.length];
+    const symbol = SYMBOLS[style(series)];
     marks.push(
       line(points, { x, y, colour, series }),
       Plot.dot(points, { x, y, symbol, fill: colour, r: 4 }),

@@ -29,6 +29,14 @@ pub(crate) struct RunGroup<'a> {
     pub(crate) runs: Vec<&'a RunSummary>,
 }
 
+impl RunGroup<'_> {
+    /// Returns the number of runs that have been evaluated.
+    pub(crate) fn evaluated(&self) -> usize {
+        let runs = self.runs.iter();
+        runs.filter(|run| !run.evaluations.is_empty()).count()
+    }
+}
+
 /// Groups runs by everything in their configuration that may not differ within a group.
 pub(crate) fn group_runs(runs: &[RunSummary]) -> Vec<RunGroup<'_>> {
     let mut groups: Vec<(BTreeMap<String, String>, Vec<&RunSummary>)> = Vec::new();

@@ -23,10 +23,10 @@ pub struct ScoreRow {
     pub values: Vec<Option<f64>>,
     /// The number of runs that have this evaluation.
     pub count: usize,
-    /// The mean over those runs.
-    pub mean: f64,
-    /// The standard deviation over those runs (with n - 1); 0 for one run.
-    pub deviation: f64,
+    /// The mean over those runs; none if no score is a number.
+    pub mean: Option<f64>,
+    /// The standard deviation over those runs (with n - 1); none for one run.
+    pub deviation: Option<f64>,
     /// The accuracy of guessing, for single-label data.
     pub chance: Option<f64>,
 }
@@ -80,8 +80,8 @@ fn score_row(group: &RunGroup, name: &str) -> Option<ScoreRow> {
         metric: metric.to_string(),
         values,
         count: known.len(),
-        mean: mean(&known).unwrap_or(0.0),
-        deviation: standard_deviation(&known).unwrap_or(0.0),
+        mean: mean(&known),
+        deviation: standard_deviation(&known),
         chance: evaluation["chance"].as_f64(),
     })
 }
@@ -149,17 +149,14 @@ fn group_table(group: &RunGroup, rows: &[ScoreRow]) -> String {
         "sd",
         count("n".to_string())
     );
+    let number = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.3}"));
     for row in rows {
-        let values: Vec<String> = row
-            .values
-            .iter()
-            .map(|v| v.map_or("-".into(), |v| format!("{v:.3}")))
-            .collect();
+        let values: Vec<String> = row.values.iter().map(|value| number(*value)).collect();
         out += &format!(
-            "{:<width$}  {:>7.3}  {:>7.3}{}  {}\n",
+            "{:<width$}  {:>7}  {:>7}{}  {}\n",
             row.inputs,
-            row.mean,
-            row.deviation,
+            number(row.mean),
+            number(row.deviation),
             count(row.count.to_string()),
             values.join(" ")
         );
@@ -201,7 +198,7 @@ mod tests {
         let rows = score_table(&runs);
         let found: Vec<_> = rows
             .iter()
-            .map(|row| (&*row.group, &*row.evaluation, row.count, row.mean))
+            .map(|row| (&*row.group, &*row.evaluation, row.count, row.mean.unwrap()))
             .collect();
         assert_eq!(
             found,
@@ -215,7 +212,7 @@ mod tests {
         let text = text_table(&runs);
         assert!(text.starts_with("ave, fusion=sum\naccuracy on"), "{text}");
         assert!(text.contains("0.141   2  0.500 0.700"), "{text}");
-        assert!(text.contains("0.000   1  0.400 -"), "{text}");
+        assert!(text.contains("      -   1  0.400 -"), "{text}");
         assert!(text.contains("\n\nfood-101\naccuracy on"), "{text}");
     }
 }

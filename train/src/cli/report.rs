@@ -5,6 +5,7 @@ use anyhow::Result;
 use clap::Args;
 use report::RunSummary;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use util::outln;
@@ -41,9 +42,19 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
         RunConfig::read(run)?;
         RunSummary::read(run)
     };
-    let runs = args.runs.iter().map(summary).collect::<Result<Vec<_>>>()?;
+    // A run that is named twice, as by a pattern and its name, counts once.
+    let mut seen = BTreeSet::new();
+    let is_new =
+        |run: &&PathBuf| seen.insert(run.canonicalize().unwrap_or_else(|_| (*run).clone()));
+    let runs: Vec<&PathBuf> = args.runs.iter().filter(is_new).collect();
+    let runs = runs.into_iter().map(summary).collect::<Result<Vec<_>>>()?;
     if args.dry_run {
-        outln!("would write {} about {} runs", page.display(), runs.len())?;
+        let plural = if runs.len() == 1 { "" } else { "s" };
+        outln!(
+            "would write {} about {} run{plural}",
+            page.display(),
+            runs.len()
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     report::write_page(&page, &runs)?;

@@ -41,7 +41,7 @@ pub fn section(chapter: &Chapter) -> Markup {
 /// The figures and tables of one experiment.
 fn figures(chapter: &Chapter, experiment: &Experiment) -> Markup {
     let runs = &experiment.group.runs;
-    let over_runs = match runs.len() {
+    let over_runs = match experiment.group.evaluated() {
         1 => String::new(),
         n => format!(", mean over {n} runs; thin lines are one standard deviation to each side"),
     };

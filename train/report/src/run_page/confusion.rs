@@ -25,6 +25,7 @@ struct Matrix<'a> {
 /// The heat maps of an experiment, and a table of the most frequent confusions.
 pub fn figures(chapter: &Chapter, experiment: &Experiment) -> Markup {
     let runs = &experiment.group.runs;
+    let evaluated = experiment.group.evaluated();
     let matrices: Vec<(Availability, Matrix)> = chapter
         .availabilities()
         .into_iter()
@@ -44,7 +45,7 @@ pub fn figures(chapter: &Chapter, experiment: &Experiment) -> Markup {
         p.note {
             "Each row is a true class, each column a predicted one; the colour is the share of "
             "the row"
-            @if runs.len() > 1 { ", over the samples of all " (runs.len()) " runs" }
+            @if evaluated > 1 { ", over the samples of " (evaluated) " runs" }
             "."
         }
         @if chapter.classes.len() <= FEW_CLASSES {

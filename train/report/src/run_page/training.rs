@@ -78,6 +78,10 @@ pub fn section(chapter: &Chapter) -> Markup {
         (&*score, validation),
     ];
     let bands = runs().count() > chapter.groups.len();
+    // Without alignment its loss is 0, and the task loss is the loss.
+    let aligns = |step: &Step| step.align_loss.is_some_and(|loss| loss != 0.0);
+    let aligned = runs().any(|run| run.steps.iter().any(aligns));
+    let is_shown = |name: &str| aligned || !["task loss", "alignment loss"].contains(&name);
     html! {
         h2 { "Training" }
         @if longest == 0 {
@@ -92,9 +96,10 @@ pub fn section(chapter: &Chapter) -> Markup {
                     " Lines are means over the seeds, bands one standard deviation to each side."
                 }
             }
+            @for note in unfinished(chapter) { p.note { (note) } }
             (chapter.legend())
             div.grid {
-                @for (name, chart) in charts.iter().filter(|(_, chart)| !chart.curves.is_empty()) {
+                @for (name, chart) in charts.iter().filter(|(name, chart)| is_shown(name) && !chart.curves.is_empty()) {
                     @let label = format!("Line chart of the {name} by step");
                     div {
                         h3 { (name) }
@@ -104,6 +109,25 @@ pub fn section(chapter: &Chapter) -> Markup {
             }
         }
     }
+}
+
+/// Names the runs that have fewer steps than another run of their experiment.
+fn unfinished(chapter: &Chapter) -> Vec<String> {
+    let last = |run: &RunSummary| run.steps.last().map_or(0, |step| step.step);
+    let of_experiment = |experiment: &Experiment| {
+        let runs = &experiment.group.runs;
+        let most = runs.iter().map(|run| last(run)).max().unwrap_or(0);
+        let ended = runs.iter().filter(move |run| last(run) < most);
+        let note = |run: &RunSummary| {
+            format!(
+                "{} has {} of {most} steps; behind them the lines are those of the other runs.",
+                run.folder.display(),
+                last(run)
+            )
+        };
+        ended.map(|run| note(run)).collect::<Vec<_>>()
+    };
+    chapter.groups.iter().flat_map(of_experiment).collect()
 }
 
 /// Returns the chart of a value, smoothed if there is a weight.
@@ -128,8 +152,8 @@ fn chart(chapter: &Chapter, weight: Option<f64>, values: impl Fn(&RunSummary) ->
     }
 }
 
-/// Returns mean and standard deviation over runs, after smoothing each, at the steps that all of
-/// them have, and the mean before smoothing. Both are thinned out to [`MAX_POINTS`].
+/// Returns mean and standard deviation over the runs that have a step, after smoothing each, and the
+/// mean before smoothing. Both are thinned out to [`MAX_POINTS`].
 fn means(runs: &[Values], weight: Option<f64>) -> (Points, Values) {
     let mut steps: BTreeMap<u64, Vec<(f64, f64)>> = BTreeMap::new();
     for run in runs {
@@ -139,7 +163,6 @@ fn means(runs: &[Values], weight: Option<f64>) -> (Points, Values) {
             steps.entry(*step).or_default().push((*raw, smoothed));
         }
     }
-    steps.retain(|_, values| values.len() == runs.len());
     let (mut points, mut raw) = (Vec::new(), Vec::new());
     for (step, values) in steps {
         let (before, after): (Vec<f64>, Vec<f64>) = values.into_iter().unzip();
@@ -209,10 +232,15 @@ mod tests {
         let runs = [vec![(1, 2.0), (2, 4.0)], vec![(1, 5.0), (2, 8.0), (3, 1.0)]];
         let (points, raw) = means(&runs, Some(0.5));
         // By hand. Step 1: 2 and 5, with deviation 3 / sqrt 2. Step 2: (2/4 + 4/2) / (3/4) = 10/3
-        // and (5/4 + 8/2) / (3/4) = 7, with deviation (11/3) / sqrt 2. Step 3 is of one run alone.
-        let wanted = [(1, 3.5, Some(2.12132)), (2, 5.16667, Some(2.59272))];
+        // and (5/4 + 8/2) / (3/4) = 7, with deviation (11/3) / sqrt 2. Step 3 is of one run alone:
+        // (5/8 + 8/4 + 1/2) / (7/8) = 25/7.
+        let wanted = [
+            (1, 3.5, Some(2.12132)),
+            (2, 5.16667, Some(2.59272)),
+            (3, 3.57143, None),
+        ];
         assert_eq!(points, wanted);
-        assert_eq!(raw, [(1, 3.5), (2, 6.0)]);
+        assert_eq!(raw, [(1, 3.5), (2, 6.0), (3, 1.0)]);
         let (single, raw) = means(&runs[..1], None);
         assert_eq!(single, [(1, 2.0, None), (2, 4.0, None)]);
         assert!(raw.is_empty());
