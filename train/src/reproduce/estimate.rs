@@ -8,7 +8,7 @@ use anyhow::Result;
 use datasets::{Info, InputName, Modality, Split};
 use engine::Compute;
 use features::{Batch, ModalityBatch, ModalityData};
-use model::encoder::config::{EncoderConfig, InputSize, Kind};
+use model::encoder::config::{EncoderConfig, InputSize};
 use model::encoder::weights::Weights;
 use model::encoder::{Encoder, StoredActivations};
 use model::methods::TrainingSplit;
