@@ -15,7 +15,8 @@ const percent = (value) => (100 * value).toFixed(1);
 function threeDigits(value) {
   const size = Math.abs(value);
   const plain = size === 0 || (size >= 1e-4 && size < 1e5);
-  return plain ? String(Number(value.toPrecision(3))) : value.toExponential(2);
+  const short = Number(value.toPrecision(3));
+  return plain ? String(short) : short.toExponential();
 }
 
 // A mean and its standard deviation, if it has one.
