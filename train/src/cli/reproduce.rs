@@ -54,7 +54,8 @@ enum Stage {
 pub struct ReproduceArgs {
     /// The table or figure
     artefact: Artefact,
-    /// A dataset, instead of those of the paper; may be given several times
+    /// A dataset, by its name or by the .toml file that describes your own, instead of those of the
+    /// paper; may be given several times
     #[arg(long = "dataset", value_name = "D")]
     datasets: Vec<String>,
     /// Runs for each number, with seeds 0, 1, ...
@@ -136,6 +137,7 @@ pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
             .unwrap_or_else(|| data_root().join("shards").into()),
         compute: args.compute.open()?,
     };
+    options.check()?;
     if args.dry_run {
         let mut plan = options.plan(Default::default())?;
         options.estimate(&mut plan)?;

@@ -21,8 +21,7 @@ use std::time::Instant;
 pub fn estimate(options: &Options, plan: &mut Plan) -> Result<()> {
     let mut measured: BTreeMap<String, Timing> = BTreeMap::new();
     for run in &mut plan.runs {
-        let opened = datasets::open(&run.dataset)?;
-        let info = opened.info();
+        let info = &run.info;
         let overrides = options.overrides(&run.training)?;
         let settings = Settings::resolve(&run.dataset, info.modalities, &overrides)?;
         let (only, weights) = (settings.modality, &options.weights);
@@ -39,7 +38,8 @@ pub fn estimate(options: &Options, plan: &mut Plan) -> Result<()> {
         let timing = match measured.get(&key) {
             Some(known) => *known,
             None => {
-                eprintln!("measuring a step of {}", run.dataset);
+                let method = run.training.method;
+                eprintln!("measuring a step of {method} on {}", run.dataset);
                 let timing = measure(info, &encoders, &settings, &options.compute)?;
                 measured.insert(key, timing);
                 timing

@@ -20,7 +20,7 @@ pub use plan::{Plan, PlannedRun};
 
 use crate::settings::{Settings, SettingsOverrides};
 use crate::training::job::Job;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use datasets::Modality;
 use engine::Compute;
 use features::Folder;
@@ -71,6 +71,23 @@ pub struct Options {
 }
 
 impl Options {
+    /// Checks the options before anything is made.
+    ///
+    /// # Errors
+    /// There is no such setting, or a user's own dataset is to be synthesised.
+    pub fn check(&self) -> Result<()> {
+        SettingsOverrides::parse(&self.settings)?;
+        if self.small
+            && let Some(own) = self.datasets.iter().find(|name| name.ends_with(".toml"))
+        {
+            bail!(
+                "--dataset {own}: the small scale has synthetic data of the five datasets only ({}); leave out --scale small",
+                datasets::names().join(", ")
+            );
+        }
+        Ok(())
+    }
+
     /// Returns the command line that these options stand for.
     pub fn command(&self) -> String {
         let mut line = format!("train reproduce {}", self.artefact.name());

@@ -6,7 +6,7 @@ use crate::evaluation::EvalOptions;
 use crate::settings::{RunConfig, Settings};
 use crate::training::checkpoint;
 use anyhow::{Context, Result};
-use datasets::Split;
+use datasets::{Info, Split};
 use features::MANIFEST_FILE;
 use report::artefact::{Row, Training};
 use report::evaluation_file;
@@ -40,6 +40,9 @@ pub struct PlannedRun {
     /// The options of all its evaluations, those that are done included.
     #[serde(skip)]
     pub(super) options: Vec<EvalOptions>,
+    /// What is known about the dataset.
+    #[serde(skip)]
+    pub(super) info: Info,
 }
 
 /// The rows of a page, and the runs that they need.
@@ -64,19 +67,19 @@ impl Options {
         let mut runs: Vec<PlannedRun> = Vec::new();
         for dataset in self.datasets() {
             let opened = datasets::open(&dataset)?;
-            let dataset_rows = experiments::rows(self.artefact, opened.info())?;
-            let [train, _, _] = opened.info().expected;
-            let shards = self.shards(&opened.info().name);
+            let info = opened.info();
+            let dataset_rows = experiments::rows(self.artefact, info)?;
+            let shards = self.shards(&info.name);
             let has_data = match shards.local() {
                 Some(path) => path.is_dir(),
                 None => shards.entry(MANIFEST_FILE)?.is_some(),
             };
-            if !has_data && !missing.contains_key(&dataset) {
+            if !has_data && !missing.contains_key(&info.name) {
                 let reason = match self.small {
                     true => "its synthetic data are made first".to_string(),
                     false => format!("{shards}: no shards; run `ingest run {dataset}` first"),
                 };
-                missing.insert(dataset.clone(), reason);
+                missing.insert(info.name.clone(), reason);
             }
             for row in &dataset_rows {
                 for seed in 0..self.seeds {
@@ -88,7 +91,10 @@ impl Options {
                     let index = match known {
                         Some(index) => index,
                         None => {
-                            runs.push(self.planned_run(row, seed, has_data, train)?);
+                            let run = self.planned_run(row, seed, has_data, info);
+                            let method = row.training.method;
+                            let name_run = || format!("{method} on {}", row.dataset);
+                            runs.push(run.with_context(name_run)?);
                             runs.len() - 1
                         }
                     };
@@ -104,15 +110,9 @@ impl Options {
         })
     }
 
-    /// Plans the run of a row and a seed. `published_samples` is the number of training samples
-    /// that the dataset should have, from which steps are computed as long as there are no data.
-    fn planned_run(
-        &self,
-        row: &Row,
-        seed: u64,
-        has_data: bool,
-        published_samples: Option<usize>,
-    ) -> Result<PlannedRun> {
+    /// Plans the run of a row and a seed. As long as there are no data, its steps are computed from
+    /// the number of training samples that the dataset should have.
+    fn planned_run(&self, row: &Row, seed: u64, has_data: bool, info: &Info) -> Result<PlannedRun> {
         let mut run = PlannedRun {
             dataset: row.dataset.clone(),
             training: row.training.clone(),
@@ -123,6 +123,7 @@ impl Options {
             evaluations: Vec::new(),
             seconds: None,
             options: Vec::new(),
+            info: info.clone(),
         };
         if has_data {
             let job = self.job(&row.dataset, &row.training, seed)?;
@@ -133,13 +134,12 @@ impl Options {
             run.finished = is_finished(&folder, &job.config, run.steps)?;
             run.folder = Some(folder);
         } else {
-            let info = datasets::open(&row.dataset)?.info().clone();
             let overrides = self.overrides(&row.training)?;
             let settings = Settings::resolve(&row.dataset, info.modalities, &overrides)?;
             let samples = if self.small {
                 self.samples
             } else {
-                published_samples.unwrap_or(0)
+                info.expected[0].unwrap_or(0)
             };
             run.steps = training_steps(samples, &settings);
         }
@@ -194,4 +194,65 @@ fn is_finished(folder: &Path, config: &RunConfig, steps: u64) -> Result<bool> {
         .with_context(|| format!("{}: its newest checkpoint cannot be read", folder.display()))?;
     let state: checkpoint::State = serde_json::from_str(&state)?;
     Ok(same && state.step >= steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::Compute;
+    use model::encoder::weights::WeightSource;
+    use report::artefact::Artefact;
+
+    /// Options for Table 4 on a user's own dataset of images and text, described in `folder`.
+    fn own_data(folder: &Path, settings: &[&str]) -> Options {
+        fs::write(folder.join("t.csv"), "id,kind,photo,words\n1,a,1.png,x\n").unwrap();
+        let description = "name = \"mine\"\ntable = \"t.csv\"\n[columns]\nid = \"id\"\n\
+                           label = \"kind\"\nimage = \"photo\"\ntext = \"words\"\n";
+        let path = folder.join("described.toml");
+        fs::write(&path, description).unwrap();
+        Options {
+            artefact: Artefact::Table4,
+            datasets: vec![path.display().to_string()],
+            seeds: 1,
+            small: false,
+            samples: 0,
+            settings: settings.iter().map(ToString::to_string).collect(),
+            weights: WeightSource::Random(0),
+            tiny: true,
+            out: folder.join("out"),
+            shards: folder.join("shards").into(),
+            compute: Compute::cpu(1),
+        }
+    }
+
+    #[test]
+    fn own_dataset_is_planned_by_the_path_of_its_description() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut options = own_data(folder.path(), &[]);
+        options.check().unwrap();
+        let mut plan = options.plan(BTreeMap::new()).unwrap();
+        options.estimate(&mut plan).unwrap();
+        assert_eq!(plan.runs.len(), 6);
+        assert!(plan.runs.iter().all(|run| run.dataset == "mine"));
+        let command = format!("ingest run {}", options.datasets[0]);
+        assert!(
+            plan.missing["mine"].contains(&command),
+            "{:?}",
+            plan.missing
+        );
+        options.small = true;
+        let error = options.check().unwrap_err().to_string();
+        assert!(error.contains("described.toml"), "{error}");
+    }
+
+    #[test]
+    fn settings_that_a_row_refuses_name_its_method() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = own_data(folder.path(), &["method=qmf"]);
+        let error = options.plan(BTreeMap::new()).err().unwrap();
+        let error = format!("{error:#}");
+        assert!(error.starts_with("FiLM on mine: method qmf"), "{error}");
+        let unknown = own_data(folder.path(), &["epoch=2"]).check().unwrap_err();
+        assert!(unknown.to_string().starts_with("--set"), "{unknown}");
+    }
 }
