@@ -94,6 +94,9 @@ impl Settings {
         if self.fusion != Fusion::Sum && self.method != Method::Pmr {
             bail!("method {method} fuses in its own way; leave out fusion or method");
         }
+        if self.adapt.prompt_level().is_some() {
+            bail!("method {method} trains no prompts; leave out method or change adapt");
+        }
         if self.missing_token != MissingToken::Zeros || self.align_weight != 0.0 {
             bail!(
                 "method {method} reads class tokens only; leave out missing_token and align_weight, which are then zeros and 0"
@@ -144,7 +147,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datasets::Modality;
+    use datasets::{Modalities, Modality};
 
     const AUDIO_VIDEO: [Modality; 2] = [Modality::Audio, Modality::Video];
 
@@ -188,6 +191,19 @@ mod tests {
         ] {
             let error = resolve(&["method=qmf", setting]).unwrap_err().to_string();
             assert!(error.contains(word), "{setting}: {error}");
+        }
+        // The defaults of a method are not what the user has given.
+        for method in ["qmf", "g-blend", "pmr", "mla"] {
+            let name = format!("method={method}");
+            let error = |setting| resolve(&[&name, setting]).unwrap_err().to_string();
+            let prompts = error("adapt=input-prompts");
+            assert!(prompts.contains("trains no prompts"), "{method}: {prompts}");
+            let one = error("modality=audio");
+            assert!(one.contains(&format!("method {method} needs")), "{one}");
+            let settings = resolve(&[&name]).unwrap();
+            let one = settings.check_data(Modalities::One(Modality::Audio), false);
+            let one = one.unwrap_err().to_string();
+            assert!(one.contains(&format!("method {method} needs")), "{one}");
         }
         for (settings, word) in [
             (["method=mla", "mla_lambda=0"], "mla_lambda"),

@@ -314,6 +314,8 @@ impl Settings {
                 self.train_mask_rate
             );
         }
+        // The method first: its defaults are not what the user has given.
+        self.check_method()?;
         if self.modality.is_some() && self.fusion != Fusion::Sum {
             bail!("fusion needs two modalities; leave out modality or fusion");
         }
@@ -330,7 +332,6 @@ impl Settings {
                 );
             }
         }
-        self.check_method()?;
         self.check_prompts()?;
         if self.text_length < 3 {
             bail!("text_length must be at least 3: class, one word piece, separator");
@@ -343,12 +344,6 @@ impl Settings {
         let Some(level) = self.adapt.prompt_level() else {
             return Ok(());
         };
-        if self.method != Method::U2a {
-            bail!(
-                "method {} trains no prompts; leave out method or change adapt",
-                self.method.as_str()
-            );
-        }
         if self.modality.is_some() {
             bail!(
                 "prompts are chosen by which of two modalities is missing; leave out modality or change adapt"
@@ -404,6 +399,12 @@ impl Settings {
 
     /// Refuses settings that need two modalities. `modalities` holds the only one.
     fn check_single_modality(&self, modalities: Modalities) -> Result<()> {
+        if self.method != Method::U2a {
+            bail!(
+                "method {} needs two modalities, and the data have {modalities} alone; leave it out",
+                self.method.as_str()
+            );
+        }
         if self.fusion != Fusion::Sum || self.modulation != Modulation::None {
             bail!(
                 "fusion and modulation need two modalities, and the data have {modalities} alone; leave them out"
@@ -417,12 +418,6 @@ impl Settings {
         if self.adapt.prompt_level().is_some() {
             bail!(
                 "prompts are chosen by which of two modalities is missing, and the data have {modalities} alone; change adapt"
-            );
-        }
-        if self.method != Method::U2a {
-            bail!(
-                "method {} needs two modalities, and the data have {modalities} alone; leave it out",
-                self.method.as_str()
             );
         }
         Ok(())
