@@ -13,17 +13,20 @@ use util::outln;
 
 /// Prints the number of parameters of each part of the model, and how many of them are learnable.
 pub fn describe(args: &RunArgs) -> Result<ExitCode> {
-    let (modalities, classes) = match &args.shards {
+    let (modalities, classes, multi_label) = match &args.shards {
         Some(folder) => {
             let shards = Shards::open(folder)?;
-            (shards.spec().modalities, shards.spec().classes.len())
+            let spec = shards.spec();
+            (spec.modalities, spec.classes.len(), spec.multi_label)
         }
         None => {
             let dataset = datasets::open(&args.dataset)?;
-            (dataset.info().modalities, dataset.info().classes.len())
+            let info = dataset.info();
+            (info.modalities, info.classes.len(), info.multi_label)
         }
     };
     let settings = Settings::resolve(&args.dataset, modalities, &args.overrides()?)?;
+    settings.check_data(modalities, multi_label)?;
     let (only, tiny) = (settings.modality, args.tiny_encoders());
     let encoders = session::encoder_sizes(modalities, only, &args.weights(), tiny)?;
     let table = parameter_table(
@@ -59,4 +62,29 @@ pub fn describe(args: &RunArgs) -> Result<ExitCode> {
     }
     outln!("modality dropout: {}", settings.modality_dropout_rule())?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    #[test]
+    fn model_that_cannot_be_trained_is_not_described() {
+        for (arguments, problem) in [
+            ("ave --modality image", "modality image: the data have"),
+            ("mm-imdb --method qmf", "one class per sample"),
+        ] {
+            let words = format!("run {arguments} --random-weights 0 --encoders tiny");
+            let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+            let error = describe(&cli.args).unwrap_err().to_string();
+            assert!(error.contains(problem), "{arguments}: {error}");
+        }
+    }
 }
