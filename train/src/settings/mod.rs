@@ -374,6 +374,29 @@ impl Settings {
         Ok(())
     }
 
+    /// A note on missing-aware prompts that do not learn: those of a modality that no training
+    /// sample lacks, as long as modality dropout hides none. `present` is what the model gets of
+    /// each training sample, after a mask.
+    pub(crate) fn untrained_prompts(
+        &self,
+        modalities: Modalities,
+        present: &[[bool; 2]],
+    ) -> Option<String> {
+        self.adapt.prompt_level()?;
+        let [first, second] = modalities.pair()?;
+        let is_met = |case| present.contains(&case);
+        let lacking = match (is_met([false, true]), is_met([true, false])) {
+            _ if self.uses_modality_dropout(present) => return None,
+            (true, true) => return None,
+            (false, true) => first.to_string(),
+            (true, false) => second.to_string(),
+            (false, false) => format!("{first} or {second}"),
+        };
+        Some(format!(
+            "note: no training sample lacks {lacking}, so that the prompts for such samples keep their random values; --train-mask missing-both or --modality-dropout on hides inputs in training"
+        ))
+    }
+
     /// Refuses settings that do not fit the data.
     pub fn check_data(&self, modalities: impl Into<Modalities>, multi_label: bool) -> Result<()> {
         let modalities = modalities.into();
@@ -629,6 +652,29 @@ mod tests {
         let odd = resolve(&["adapt=attention-prompts", "prompt_length=5"]).unwrap_err();
         assert!(odd.contains("prompt_length must be even"), "{odd}");
         assert_eq!(resolve(&[]).unwrap().missing_token, MissingToken::Mask);
+    }
+
+    #[test]
+    fn prompts_of_cases_that_no_training_sample_shows_are_noted() {
+        let (both, no_audio, no_video) = ([true, true], [false, true], [true, false]);
+        for (pair, present, lacking) in [
+            ("adapt=input-prompts", &[both][..], "lacks audio or video,"),
+            ("adapt=input-prompts", &[both, no_audio], "lacks video,"),
+            ("adapt=attention-prompts", &[no_video], "lacks audio,"),
+            ("adapt=attention-prompts", &[no_audio, no_video], ""),
+            ("adapt=lora", &[both], ""),
+        ] {
+            for dropout in [false, true] {
+                let pairs = [pair.to_string(), format!("modality_dropout={dropout}")];
+                let overrides = SettingsOverrides::parse(&pairs).unwrap();
+                let settings = Settings::resolve("ave", AUDIO_VIDEO, &overrides).unwrap();
+                let note = settings.untrained_prompts(AUDIO_VIDEO.into(), present);
+                let note = note.unwrap_or_default();
+                let expected = if dropout { "" } else { lacking };
+                assert_eq!(note.is_empty(), expected.is_empty(), "{pairs:?} {note}");
+                assert!(note.contains(expected), "{pairs:?} {note}");
+            }
+        }
     }
 
     #[test]

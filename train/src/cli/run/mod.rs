@@ -245,7 +245,10 @@ fn verify(args: &RunArgs, job: &Job, ranks: &Ranks) -> Result<()> {
         (Split::Val, &session.shards.split(Split::Val).present[..]),
     ];
     let config = &job.config;
-    for note in data_check::notes(config.modalities, config.settings.modality, &splits) {
+    let settings = &config.settings;
+    let prompts = settings.untrained_prompts(config.modalities, session.train_present());
+    let notes = data_check::notes(config.modalities, settings.modality, &splits);
+    for note in notes.into_iter().chain(prompts) {
         eprintln!("{note}");
     }
     if args.no_verify {
