@@ -81,7 +81,7 @@ pub struct SettingsOverrides {
     /// Train on one modality alone: audio, video, image or text (image_a or image_b of two images)
     #[arg(long)]
     pub modality: Option<InputName>,
-    /// How the tokens of the two encoders become one feature vector [default: sum]
+    /// How the tokens of the two encoders become one feature vector [default: sum; concat for pmr]
     #[arg(long)]
     pub fusion: Option<Fusion>,
     /// Gradient modulation of the encoders (OGM-GE) [default: none]
@@ -192,6 +192,49 @@ impl SettingsOverrides {
         Self::from_table(table)
     }
 
+    /// Refuses settings that nothing in the run would read: those of other methods, and of two
+    /// modalities if the run has `one_modality`.
+    ///
+    /// # Errors
+    /// There is one, such as `qmf_lambda` with another method than QMF.
+    pub fn check_read(&self, one_modality: bool) -> Result<()> {
+        let method = self.method.unwrap_or_default();
+        let adapt = self.adapt.unwrap_or_default();
+        for name in self.to_table()?.keys() {
+            let (is_read, reader) = match &name[..] {
+                "qmf_lambda" | "qmf_temperature" => (method == Method::Qmf, "method qmf"),
+                "pmr_alpha" | "pmr_momentum" | "pmr_entropy" | "pmr_entropy_epochs" => {
+                    (method == Method::Pmr, "method pmr")
+                }
+                "g_blend_epochs" => (method == Method::GBlend, "method g-blend"),
+                "mla_lambda" => (method == Method::Mla, "method mla"),
+                "mmlora_first_epochs" => (method == Method::Mmlora, "method mmlora"),
+                "ogm_alpha" => (
+                    self.modulation.unwrap_or_default() != Modulation::None,
+                    "modulation ogm or ogm-ge",
+                ),
+                "prompt_length" | "prompt_layers" => (
+                    adapt.prompt_level().is_some(),
+                    "adapt input-prompts or attention-prompts",
+                ),
+                "lora_rank" | "lora_alpha" => (adapt == Adaptation::Lora, "adapt lora"),
+                "missing_token" => (!one_modality, "a run on two modalities"),
+                // What is switched off anyway may be switched off.
+                "align_weight" if self.align_weight != Some(0.0) => {
+                    (!one_modality, "a run on two modalities")
+                }
+                "modality_dropout" if self.modality_dropout == Some(true) => {
+                    (!one_modality, "a run on two modalities")
+                }
+                _ => continue,
+            };
+            if !is_read {
+                bail!("{name}: only {reader} reads it; leave it out");
+            }
+        }
+        Ok(())
+    }
+
     /// The overridden settings as `key=value`, in alphabetical order.
     pub(crate) fn assignments(&self) -> Result<Vec<String>> {
         let assignment = |(key, value): (String, toml::Value)| match value {
@@ -280,6 +323,46 @@ mod tests {
                 "shuffle=false"
             ]
         );
+    }
+
+    #[test]
+    fn settings_that_nothing_reads_are_refused() {
+        let check = |words: &str, one_modality| {
+            let pairs: Vec<String> = words.split(' ').map(String::from).collect();
+            let overrides = SettingsOverrides::parse(&pairs).unwrap();
+            let error = overrides.check_read(one_modality).err();
+            error.map_or(String::new(), |error| error.to_string())
+        };
+        for (words, reader) in [
+            ("qmf_lambda=1", "method qmf"),
+            ("method=qmf pmr_entropy_epochs=2", "method pmr"),
+            ("method=pmr g_blend_epochs=2", "method g-blend"),
+            ("method=qmf mla_lambda=1", "method mla"),
+            ("mmlora_first_epochs=2", "method mmlora"),
+            ("ogm_alpha=0.5", "modulation"),
+            ("prompt_length=4", "prompts"),
+            ("adapt=head prompt_layers=4", "prompts"),
+            ("adapt=input-prompts lora_rank=2", "adapt lora"),
+        ] {
+            let error = check(words, false);
+            assert!(error.contains(reader), "{words}: {error}");
+        }
+        for words in [
+            "missing_token=zeros",
+            "align_weight=0.3",
+            "modality_dropout=true",
+        ] {
+            assert_eq!(check(words, false), "", "{words}");
+            assert!(check(words, true).contains("two modalities"), "{words}");
+        }
+        for words in [
+            "method=qmf qmf_lambda=1 lora_rank=2",
+            "modulation=ogm ogm_alpha=0.5",
+            "adapt=attention-prompts prompt_length=4",
+            "align_weight=0.0 modality_dropout=false",
+        ] {
+            assert_eq!(check(words, true), "", "{words}");
+        }
     }
 
     #[test]

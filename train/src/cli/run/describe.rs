@@ -25,7 +25,9 @@ pub fn describe(args: &RunArgs) -> Result<ExitCode> {
             (info.modalities, info.classes.len(), info.multi_label)
         }
     };
-    let settings = Settings::resolve(&args.dataset, modalities, &args.overrides()?)?;
+    let given = args.overrides()?;
+    given.check_read(given.modality.is_some() || modalities.count() == 1)?;
+    let settings = Settings::resolve(&args.dataset, modalities, &given)?;
     settings.check_data(modalities, multi_label)?;
     let (only, tiny) = (settings.modality, args.tiny_encoders());
     let encoders = session::encoder_sizes(modalities, only, &args.weights(), tiny)?;
@@ -80,6 +82,7 @@ mod tests {
         for (arguments, problem) in [
             ("ave --modality image", "modality image: the data have"),
             ("mm-imdb --method qmf", "one class per sample"),
+            ("ave --set qmf_lambda=1", "only method qmf reads it"),
         ] {
             let words = format!("run {arguments} --random-weights 0 --encoders tiny");
             let cli = Cli::try_parse_from(words.split(' ')).unwrap();

@@ -115,7 +115,10 @@ fn new_job(
             out.display()
         );
     }
-    let mut overrides = args.overrides()?;
+    let given = args.overrides()?;
+    // Weights may be fetched before it is known what the data have.
+    given.check_read(given.modality.is_some())?;
+    let mut overrides = given.clone();
     overrides
         .precision
         .get_or_insert(compute.default_precision());
@@ -130,6 +133,7 @@ fn new_job(
         args.tiny_encoders(),
         compute,
     )?;
+    given.check_read(given.modality.is_some() || job.config.modalities.count() == 1)?;
     if let Some(limit) = args.memory_limit {
         limit_memory(&mut job, limit, ranks)?;
     }
