@@ -3,10 +3,12 @@
 import json
 import os
 import queue
+import signal
 import subprocess
 import threading
 import time
 from collections import deque
+from contextlib import contextmanager
 
 # The lines of a process that are kept for the message about its end.
 LAST_LINES = 12
@@ -14,6 +16,8 @@ LAST_LINES = 12
 LOG_CHARACTERS = 12_000_000
 # The time that a killed process has to be gone.
 KILL_SECONDS = 10
+# The signals that end the check from outside.
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Failure(Exception):
@@ -37,16 +41,25 @@ class Log:
 
 
 class Process:
-    """A running program. Threads read its output, so that it never waits for a reader."""
+    """A running program, with the processes that it starts. Threads read its output, so that it never waits for a reader."""
 
     def __init__(self, name, command, environment, log, stdin=subprocess.PIPE):
         self.name, self.log = name, log
         self.lines, self.last = queue.Queue(), deque(maxlen=LAST_LINES)
+        self.closed = False
         command = [str(word) for word in command]
         log.write(name, "$ " + " ".join(command))
         try:
+            # In a process group of its own: a tool such as compute-sanitizer is killed with the program that it has started.
             self.process = subprocess.Popen(
-                command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
+                command,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env=environment,
+                start_new_session=True,
             )
         except OSError as problem:
             raise Failure(f"{command[0]} cannot be started: {problem}") from None
@@ -84,8 +97,9 @@ class Process:
         try:
             return self.process.wait(KILL_SECONDS)
         except subprocess.TimeoutExpired:
-            self.close()
             raise Failure(f"closed its output and did not end{self.last_words()}") from None
+        finally:
+            self.close()
 
     def last_words(self):
         if self.process.poll() is not None:
@@ -94,9 +108,14 @@ class Process:
         return f"; its last words: {words[-700:]}" if words else ""
 
     def close(self):
-        """Kills the process if it still runs."""
-        if self.process.poll() is None:
-            self.process.kill()
+        """Kills the process, and those that it has started, if they still run."""
+        if self.closed:
+            return  # Another process may have got its number.
+        self.closed = True
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except OSError:
+            pass  # All have ended.
         try:
             self.process.wait(KILL_SECONDS)
         except subprocess.TimeoutExpired:
@@ -136,6 +155,20 @@ class Worker(Process):
     def ask(self, request, limit):
         self.send(request)
         return self.answer(limit)
+
+
+@contextmanager
+def without_interruption():
+    """Puts off an end from outside while a process begins, so that no process is left that nothing would close."""
+    late = []
+    handlers = {number: signal.signal(number, lambda number, _: late.append(number)) for number in ENDS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in late:
+            signal.raise_signal(number)
 
 
 def environment(libraries):

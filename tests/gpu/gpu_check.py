@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from check_process import Failure, Log, Process, Worker, environment
+from check_process import Failure, Log, Process, Worker, environment, without_interruption
 from check_report import PAIRS, Report, flops, without
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,8 +154,9 @@ class Check:
     # Processes.
 
     def start(self, kind, name, command, **flags):
-        process = kind(name, command, self.environment, self.log, **flags)
-        self.open.append(process)
+        with without_interruption():
+            process = kind(name, command, self.environment, self.log, **flags)
+            self.open.append(process)
         return process
 
     def close_all(self, but=()):
@@ -532,8 +533,9 @@ def program(path, scratch):
 
 def main():
     args = arguments()
-    # So that an end from outside closes the processes, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # So that an end from outside closes the processes, too. They are in sessions of their own, which no terminal ends.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder:
         check = Check(args, program(args.train, Path(folder)), Path(folder))
         try:

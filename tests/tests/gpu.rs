@@ -47,12 +47,20 @@ impl Checked {
 /// A Python that does not exist, for a check without the comparison with PyTorch.
 const NO_PYTHON: &str = "/nonexistent/python";
 
+/// Returns whether there is a Python for the check itself.
+fn has_python() -> bool {
+    let found = Command::new("python3").arg("--version").output().is_ok();
+    if !found {
+        skip(Missing::Platform, "no python3");
+    }
+    found
+}
+
 /// Runs the GPU check with a program, on shards of CREMA-D. `peers` is the Python for PyTorch.
 /// Programs beside `train` hide others of their names. Returns `None` if there is no Python for the
 /// check itself.
 fn gpu_check(train: &Path, data: &CremaD, peers: &Path, flags: &[&str]) -> Option<Checked> {
-    if Command::new("python3").arg("--version").output().is_err() {
-        skip(Missing::Platform, "no python3");
+    if !has_python() {
         return None;
     }
     let folder = temp();
@@ -84,6 +92,21 @@ fn gpu_check(train: &Path, data: &CremaD, peers: &Path, flags: &[&str]) -> Optio
     let findings = lines.iter().filter(|line| line["kind"] == "finding");
     assert_eq!(findings.count(), checked.texts("findings").len());
     Some(checked)
+}
+
+/// The check's own tests, of processes that are killed and of tools that fail.
+#[test]
+fn gpu_check_passes_its_own_tests() {
+    if !has_python() {
+        return;
+    }
+    let mut tests = Command::new("python3");
+    tests.args(["-W", "ignore", "-m", "unittest", "discover"]);
+    tests.arg(workspace().join("tests/gpu"));
+    tests.env("PYTHONDONTWRITEBYTECODE", "1");
+    let ended = tests.output().unwrap();
+    let printed = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{printed}");
 }
 
 /// With a Python that has PyTorch, transformers and PEFT, also the comparison with them.
