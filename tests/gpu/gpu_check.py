@@ -45,6 +45,14 @@ TRACED = {"audio-video": (8, 4), "image-text": (8, 4)}
 RUN_STEPS = {"bf16": 50, "f32": 20}
 # The limits of waits in seconds: for a process that begins, for what is compiled, for a round of steps.
 START_SECONDS, COMPILE_SECONDS, ROUND_SECONDS = 60, 120, 40
+# The same for a comparison of the self-test. The CPU's part of a step with full-size encoders takes the longest.
+CASE_SECONDS = 30
+# What the driver and cuBLAS say once a kernel has broken the context of a process: every later call fails, too.
+LOST_CONTEXT = (
+    "ILLEGAL_ADDRESS", "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC", "HARDWARE_STACK_ERROR",
+    "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "ERROR_ASSERT", "ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE", "ERROR_CONTAINED",
+    "CONTEXT_IS_DESTROYED", "CUDA_ERROR_UNKNOWN", "CUBLAS_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_INTERNAL_ERROR",
+)  # fmt: skip
 # How much longer a CPU may take for everything.
 CPU_PATIENCE = 15
 # Left for the last writes.
@@ -217,20 +225,41 @@ class Check:
                 worker.send(f"go {batch} 2")
 
     def selftest(self):
-        """Every layer and whole steps against the CPU, a line for each comparison."""
-        command = [self.train, "selftest", "--device", self.args.device, "--json", *self.tiny()]
-        process = self.start(Worker, "selftest", command)
-        try:
-            while "summary" not in (line := process.answer(self.limit(60))):
-                self.report.add("selftest", **line)
-                if not line["ok"]:
-                    if line["case"] not in self.failed_cases:
-                        self.failed_cases.append(line["case"])
-                    self.report.finding("selftest", json.dumps(line))
-        finally:
-            process.close()
+        """Every layer and whole steps against the CPU, a line for each comparison. A case that ends its process or breaks its context
+        is a finding, and another process goes on behind it."""
+        lost, case = [], None
+        while case := self.selftest_process(case):
+            lost.append(case)
+            if time.monotonic() > self.part_end:
+                self.report.finding("selftest", f"no time is left for the cases behind {case}")
+                break
+        wrong = [line["case"] for line in self.report.of("selftest") if not line["ok"]]
+        # Wrong accesses show best in the cases that have broken a context.
+        self.failed_cases = list(dict.fromkeys(lost + wrong))
         if not self.report.of("selftest"):
             raise Failure("no comparison was made")
+
+    def selftest_process(self, after):
+        """Runs the cases behind the one named `after`, in a process. Returns the case that has ended it, or None."""
+        command = [self.train, "selftest", "--device", self.args.device, "--json", *self.tiny()]
+        process = self.start(Worker, "selftest", command + (["--after", after] if after else []))
+        case = None
+        try:
+            while "summary" not in (line := process.answer(self.limit(CASE_SECONDS if case else START_SECONDS))):
+                if "begin" in line:
+                    case = line["begin"]
+                    continue
+                self.report.add("selftest", **line)
+                if not line["ok"]:
+                    self.report.finding("selftest", json.dumps(line))
+                    # Whatever followed in this process would fail as well.
+                    if any(sign in line.get("failure", "") for sign in LOST_CONTEXT):
+                        return case
+        except Failure as problem:
+            self.report.finding("selftest", f"{case}: {problem}" if case else str(problem))
+            return case
+        finally:
+            process.close()
 
     def memcheck_of(self, name, arguments, tool="memcheck"):
         """Runs our program under compute-sanitizer. What it says of wrong accesses is a finding; where it does not work, it is skipped."""

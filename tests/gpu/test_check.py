@@ -3,6 +3,7 @@
     python3 -W ignore -m unittest discover tests/gpu
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -44,6 +45,76 @@ class Folder(unittest.TestCase):
         path.write_text("#!/bin/sh\n" + text)
         path.chmod(0o755)
         return path
+
+
+class CheckTest(Folder):
+    def check(self, train, *flags, minutes=1.0):
+        """Runs the check with a simulated program, as on a GPU. Programs beside it hide others of their names."""
+        script = Path(check_process.__file__).with_name("gpu_check.py")
+        command = [sys.executable, script, "--tiny", "--train", self.program("train", train), "--shards", self.folder / "shards"]
+        command += ["--out", self.folder / "out", "--minutes", str(minutes), *flags]
+        environment = dict(os.environ, U2A_PYTHON="/nonexistent/python", PATH=f"{self.folder}:{os.environ['PATH']}")
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
+        self.printed = done.stdout
+        summary = self.folder / "out" / "gpu-check.json"
+        return json.loads(summary.read_text()) if summary.is_file() else None
+
+    def lines(self, kind):
+        lines = map(json.loads, (self.folder / "out" / "results.jsonl").read_text().splitlines())
+        return [line for line in lines if line["kind"] == kind]
+
+
+class SelftestTest(CheckTest):
+    # Of its cases a, c and e are right, b breaks the context, d says nothing more, and f ends the process.
+    TRAIN = """
+    case "$*" in
+    selftest*)
+        behind=
+        case "$*" in *--only*) exit 0 ;; *--after*) behind=${*##*--after } ;; esac
+        lost=
+        for name in a b c d e f g; do
+            if [ -n "$behind" ]; then
+                [ "$behind" != $name ] || behind=
+                continue
+            fi
+            echo "{\\"begin\\": \\"$name\\"}"
+            [ $name != d ] || exec sleep 100
+            [ $name != f ] || { echo 'a bad index' >&2; exit 101; }
+            [ $name != b ] || lost='"failure": "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \\"an illegal memory access\\")",'
+            for precision in f32 bf16; do
+                found='"ok": true'
+                [ -z "$lost" ] || found="$lost \\"ok\\": false"
+                echo "{\\"case\\": \\"$name\\", \\"precision\\": \\"$precision\\", $found}"
+            done
+        done
+        echo '{"summary": {}}'
+        ;;
+    *) echo '{}' ;;
+    esac
+    """.replace("\\\\", "\\")
+
+    def test_another_process_goes_on_behind_a_case_that_ends_one(self):
+        summary = self.check(self.TRAIN, "--patience", "0.05")
+        found = [(line["case"], line["ok"]) for line in self.lines("selftest")]
+        right = [(case, True) for case in "aaccee"]
+        self.assertEqual(found, [*right[:2], ("b", False), *right[2:], ("g", True), ("g", True)])
+        findings = [text for text in summary["findings"] if text.startswith("selftest: ")]
+        for text, part in zip(findings, ("ILLEGAL_ADDRESS", "selftest: d: no answer in ", "selftest: f: ended with exit code 101"), strict=True):
+            self.assertIn(part, text)
+        self.assertIn("its last words: a bad index", findings[2])
+
+    def test_each_case_that_ended_a_process_is_looked_at_by_memcheck(self):
+        self.program("compute-sanitizer", 'echo "========= ERROR SUMMARY: 0 errors"\n')
+        self.check(self.TRAIN, "--patience", "0.05", minutes=8)
+        names = [line["name"] for line in self.lines("memcheck") if "memcheck of " in line["name"]]
+        self.assertEqual(names[:3], [f"memcheck of {case}" for case in "bdf"])
+
+    def test_a_program_that_ends_before_its_first_case_is_not_started_again(self):
+        summary = self.check("echo 'no GPU' >&2\nexit 2\n")
+        findings = [text for text in summary["findings"] if text.startswith("selftest: ")]
+        self.assertEqual(len(findings), 2, findings)
+        self.assertIn("exit code 2; its last words: no GPU", findings[0])
+        self.assertIn("no comparison was made", findings[1])
 
 
 class ProcessTest(Folder):

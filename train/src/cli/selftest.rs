@@ -2,7 +2,7 @@
 
 use super::shared::{ComputeArgs, print_device};
 use crate::diagnostics::bench::{self, BenchTask, Request};
-use crate::diagnostics::selftest::{self, Finding, SelftestOptions};
+use crate::diagnostics::selftest::{self, Progress, SelftestOptions};
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use engine::{Compute, DeviceChoice, Precision};
@@ -35,7 +35,10 @@ pub struct SelftestArgs {
     /// Run only the cases with this text in their name, such as `attention` or `audio and video`
     #[arg(long, default_value = "", hide_default_value = true)]
     only: String,
-    /// Print each result as a line of JSON
+    /// Run only the cases behind this one, after a process that it has ended
+    #[arg(long, value_name = "CASE")]
+    after: Option<String>,
+    /// Print each result as a line of JSON, and the name of each case when it begins
     #[arg(long)]
     json: bool,
 }
@@ -88,21 +91,28 @@ pub fn run(args: &SelftestArgs) -> Result<ExitCode> {
     let compute = Compute::open(args.device, None)?;
     print_device(&compute);
     let (mut findings, mut wrong) = (0, 0);
-    let mut report = |finding: Finding| -> Result<()> {
-        findings += 1;
-        wrong += usize::from(!finding.ok);
-        match args.json {
-            true => outln!("{}", json!(finding)),
-            false => outln!("{}", finding.line()),
-        }?;
+    let mut report = |progress: Progress| -> Result<()> {
+        match progress {
+            Progress::Began(case) if args.json => outln!("{}", json!({"begin": case}))?,
+            Progress::Began(_) => {}
+            Progress::Found(finding) => {
+                findings += 1;
+                wrong += usize::from(!finding.ok);
+                match args.json {
+                    true => outln!("{}", json!(finding)),
+                    false => outln!("{}", finding.line()),
+                }?;
+            }
+        }
         Ok(())
     };
     let options = SelftestOptions {
         tiny: args.tiny,
         only: args.only.clone(),
+        after: args.after.clone(),
     };
     let cases = selftest::run(&compute.device, &options, &mut report)?;
-    if cases == 0 {
+    if cases == 0 && args.after.is_none() {
         bail!(
             "--only {:?}: no case has this in its name; without --only all are run and named",
             args.only

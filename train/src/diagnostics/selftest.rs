@@ -5,7 +5,7 @@
 //! panic in a case is reported like a wrong result and does not end the test.
 
 use super::bench;
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use candle_core::{DType, Device, Tensor};
 use engine::has_bf16;
 use engine::parity::{LayerCase, attention_cases, layer_cases, max_relative_error};
@@ -133,21 +133,34 @@ pub struct SelftestOptions {
     pub tiny: bool,
     /// A part of the name of the cases to run; all of them if it is empty.
     pub only: String,
+    /// The case behind which the test goes on; `None` is the beginning.
+    pub after: Option<String>,
 }
 
-/// Runs the cases and reports each finding. Returns the number of cases.
+/// What the self-test reports while it runs.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    /// The case of this name begins.
+    Began(String),
+    /// A result of the case that has begun.
+    Found(Finding),
+}
+
+/// Runs the cases and reports each of them and its findings. Returns the number of cases.
 ///
 /// # Errors
-/// `report` fails, or the inputs of the layers cannot be made.
+/// `report` fails, the inputs of the layers cannot be made, or no case has the name of
+/// [`SelftestOptions::after`].
 pub fn run(
     device: &Device,
     options: &SelftestOptions,
-    report: &mut dyn FnMut(Finding) -> Result<()>,
+    report: &mut dyn FnMut(Progress) -> Result<()>,
 ) -> Result<usize> {
     let mut selftest = Selftest {
         device,
         options,
         report,
+        after: options.after.as_deref(),
         cases: 0,
     };
     for layer in layer_cases()?.iter().chain(&attention_cases()?) {
@@ -157,22 +170,38 @@ pub fn run(
         selftest.step(pair)?;
     }
     selftest.products()?;
+    if let Some(after) = selftest.after {
+        bail!("--after {after:?}: no case has this name; without --after all are run and named");
+    }
     Ok(selftest.cases)
 }
 
 struct Selftest<'a> {
     device: &'a Device,
     options: &'a SelftestOptions,
-    report: &'a mut dyn FnMut(Finding) -> Result<()>,
+    report: &'a mut dyn FnMut(Progress) -> Result<()>,
+    /// The case up to which all are passed over, until it is reached.
+    after: Option<&'a str>,
     cases: usize,
 }
 
 impl Selftest<'_> {
-    /// Returns whether a case is to be run, and counts it.
-    fn begin(&mut self, case: &str) -> bool {
+    /// Returns whether a case is to be run, and counts and reports it.
+    fn begin(&mut self, case: &str) -> Result<bool> {
+        if let Some(after) = self.after {
+            self.after = (case != after).then_some(after);
+            return Ok(false);
+        }
         let runs = case.contains(&self.options.only);
-        self.cases += usize::from(runs);
-        runs
+        if runs {
+            self.cases += 1;
+            (self.report)(Progress::Began(case.to_string()))?;
+        }
+        Ok(runs)
+    }
+
+    fn found(&mut self, finding: Finding) -> Result<()> {
+        (self.report)(Progress::Found(finding))
     }
 
     /// Returns the result of a part of a case, or reports its failure.
@@ -187,7 +216,7 @@ impl Selftest<'_> {
             Ok(Err(error)) => format!("{error:#}"),
             Err(panic) => format!("panicked: {}", panic_message(&*panic)),
         };
-        (self.report)(Finding {
+        self.found(Finding {
             case: case.to_string(),
             precision,
             // The lines after the first are a backtrace.
@@ -200,7 +229,7 @@ impl Selftest<'_> {
     /// Compares a layer with the CPU.
     fn layer(&mut self, case: &LayerCase) -> Result<()> {
         let (name, device) = (&case.name, self.device);
-        if !self.begin(name) {
+        if !self.begin(name)? {
             return Ok(());
         }
         let on_cpu = || Ok(case.run(&Device::Cpu, DType::F32)?);
@@ -217,7 +246,7 @@ impl Selftest<'_> {
             };
             if let Some(error) = self.attempt(name, precision.name, compare)? {
                 let limit = precision.layer_limit;
-                (self.report)(Finding::compared(name, precision, error, limit))?;
+                self.found(Finding::compared(name, precision, error, limit))?;
             }
         }
         Ok(())
@@ -228,7 +257,7 @@ impl Selftest<'_> {
     fn step(&mut self, pair: EncoderPair) -> Result<()> {
         let name = &format!("{} and {}", pair[0].0, pair[1].0);
         let (device, tiny) = (self.device, self.options.tiny);
-        if !self.begin(name) {
+        if !self.begin(name)? {
             return Ok(());
         }
         let on_cpu = || Step::compute(pair, tiny, &Device::Cpu, DType::F32);
@@ -245,7 +274,7 @@ impl Selftest<'_> {
                 let compare = || step.compare(reference);
                 let compared = self.attempt(name, precision.name, compare)?;
                 for (part, error, blocks) in compared.into_iter().flatten() {
-                    (self.report)(Finding {
+                    self.found(Finding {
                         part: Some(part),
                         against: Some(against),
                         blocks,
@@ -263,14 +292,14 @@ impl Selftest<'_> {
     /// Times products of large matrices.
     fn products(&mut self) -> Result<()> {
         const NAME: &str = "matrix products";
-        if !self.begin(NAME) {
+        if !self.begin(NAME)? {
             return Ok(());
         }
         let (device, side) = (self.device, self.options.tiny.then_some(TINY_SIDE));
         for precision in precisions(device) {
             let time = || bench::matmul_flops(device, precision.dtype, side);
             if let Some(flops) = self.attempt(NAME, precision.name, time)? {
-                (self.report)(Finding {
+                self.found(Finding {
                     case: NAME.to_string(),
                     precision: precision.name,
                     flops: Some(flops),
@@ -390,18 +419,20 @@ impl Difference {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn errors_and_panics_are_findings_and_not_the_end() {
         let (mut found, options) = (Vec::new(), SelftestOptions::new());
-        let mut report = |finding| {
-            found.push(finding);
+        let mut report = |progress| {
+            found.extend(finding(progress));
             Ok(())
         };
         let mut selftest = Selftest {
             device: &Device::Cpu,
             options: &options,
             report: &mut report,
+            after: None,
             cases: 0,
         };
         let attempts: [&dyn Fn() -> Result<u32>; 4] = [
@@ -423,6 +454,38 @@ mod tests {
         );
         assert!(found.iter().all(|finding| !finding.ok));
         assert_eq!(found[0].line(), "WRONG  bf16 no kernel  norm");
+    }
+
+    #[test]
+    fn a_case_is_reported_when_it_begins_and_the_test_goes_on_behind_one() {
+        let names = |after: Option<&str>, only: &str| -> Result<Vec<String>> {
+            let mut names = Vec::new();
+            let mut report = |progress| {
+                match progress {
+                    Progress::Began(case) => names.push(case),
+                    // Each finding is one of the case that has begun.
+                    Progress::Found(finding) => assert_eq!(Some(&finding.case), names.last()),
+                }
+                Ok(())
+            };
+            let options = SelftestOptions {
+                only: only.to_string(),
+                after: after.map(str::to_string),
+                ..SelftestOptions::new()
+            };
+            let cases = run(&Device::Cpu, &options, &mut report)?;
+            assert_eq!(cases, names.len());
+            Ok(names)
+        };
+        let all = names(None, "").unwrap();
+        // The names have to be unique, or the test could not go on behind each of them.
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+        let at = all.iter().position(|name| name == "QuickGelu").unwrap();
+        assert_eq!(names(Some("QuickGelu"), "").unwrap(), all[at + 1..]);
+        assert_eq!(names(Some("QuickGelu"), "Gelu").unwrap(), [""; 0]);
+        assert_eq!(names(Some("matrix products"), "").unwrap(), [""; 0]);
+        let error = names(Some("Quick"), "").unwrap_err().to_string();
+        assert!(error.starts_with("--after \"Quick\": no case"), "{error}");
     }
 
     #[test]
@@ -466,11 +529,19 @@ mod tests {
         }
     }
 
+    fn finding(progress: Progress) -> Option<Finding> {
+        match progress {
+            Progress::Began(_) => None,
+            Progress::Found(finding) => Some(finding),
+        }
+    }
+
     impl SelftestOptions {
         fn new() -> SelftestOptions {
             SelftestOptions {
                 tiny: true,
                 only: String::new(),
+                after: None,
             }
         }
     }
