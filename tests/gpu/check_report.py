@@ -74,6 +74,8 @@ class Report:
             "trace": [without(line, "kind") for line in self.of("trace")],
             "runs": runs(self.of("run")),
             "memory": {line["name"]: without(line, "kind", "name") for line in self.of("memory")},
+            "memcheck": {line["name"]: line["text"] for line in self.of("memcheck")},
+            "profile": next((without(line, "kind") for line in self.of("profile")), None),
             "targets": [] if self.tiny else targets(speed, products.get("bf16")),
             "findings": [f"{line['part']}: {line['text']}" for line in self.of("finding")],
             "skipped": [f"{line['part']}: {line['text']}" for line in self.of("skipped")],
@@ -180,6 +182,9 @@ def table(s):
             f"- audio-video, batch 4, {way}: peak {of['peak_gb']:.2f} GB, {verdict} the paper's {CARD_GB:.0f} GB card; "
             f"{of['samples_per_second']:.1f} samples/s"
         )
+    lines += [f"- {name}: {text}" for name, text in s["memcheck"].items()]
+    if s["profile"]:
+        lines.append(f"- profile.csv: {s['profile']['launches']} launches")
     if s["speed"]:
         lines += ["", *speed_table(s)]
     for trace in s["trace"]:

@@ -57,6 +57,11 @@ LOST_CONTEXT = (
 CPU_PATIENCE = 15
 # Left for the last writes.
 RESERVE_SECONDS = 5
+# The flags of compute-sanitizer's tools, and those for a version that does not know the first ones, which let memcheck also find
+# accesses to what `cudaFreeAsync` has freed.
+SANITIZERS = {"memcheck": [["--track-stream-ordered-races", "all"], []], "racecheck": [[]]}
+# Our program's exit code after a self-test with wrong numbers.
+EXIT_FINDINGS = 1
 PEER_MODULES = ("torch", "transformers", "peft", "safetensors", "numpy")
 # Asks a Python for the modules that it lacks and for the CUDA libraries that came with PyTorch.
 PROBE = f"""
@@ -155,8 +160,9 @@ class Check:
             Part("memory", 3, 10, 40, self.memory),
             Part("memcheck", 4, 40, 90, self.memcheck),
             Part("profile", 5, 25, 60, self.profile),
+            Part("racecheck", 5, 15, 60, self.racecheck),
         ]
-        of_gpus = (self.memcheck_failed, self.kernels, self.memcheck, self.profile)
+        of_gpus = (self.memcheck_failed, self.kernels, self.memcheck, self.racecheck, self.profile)
         return [part for part in parts if self.cuda or part.body not in of_gpus]
 
     # Processes.
@@ -261,33 +267,59 @@ class Check:
         finally:
             process.close()
 
-    def memcheck_of(self, name, arguments, tool="memcheck"):
-        """Runs our program under compute-sanitizer. What it says of wrong accesses is a finding; where it does not work, it is skipped."""
+    def sanitize(self, tool, of, arguments, wanted=(0,)):
+        """Runs our program under a tool of compute-sanitizer. What it says of wrong accesses is a finding, and so is an exit code that
+        is not wanted, since the program has then not done everything; where it does not work, it is skipped."""
+        name = f"{tool} of {of}"
         sanitizer = nvidia_tool("compute-sanitizer")
         if not sanitizer:
             self.report.skipped(name, "there is no compute-sanitizer")
             return
-        command = [sanitizer, "--tool", tool, "--error-exitcode", 99, self.train, *arguments]
-        lines = self.output(name, command, 60, wanted=range(256))
-        said = [line.strip() for line in lines if line.startswith("=========")]
-        summary = next((line for line in reversed(said) if "ERROR SUMMARY" in line), None)
+        for flags in SANITIZERS[tool]:
+            command = [sanitizer, "--tool", tool, *flags, "--error-exitcode", 99, self.train, *arguments]
+            process = self.start(Process, name, command, stdin=subprocess.DEVNULL)
+            try:
+                code, lines = process.end(self.limit(60))
+            except Failure as problem:
+                self.report.finding(name, str(problem))
+                return
+            said = [line.strip() for line in lines if line.startswith("=========")]
+            summary = next((line for line in reversed(said) if " SUMMARY: " in line), None)
+            words = " | ".join(said or [line.strip() for line in lines]) + process.last_words()
+            # A version that does not know a flag says so and runs nothing.
+            if summary is not None or not any(flag in words for flag in flags):
+                break
         if summary is None or any("not supported" in line for line in said):
-            self.report.skipped(name, f"compute-sanitizer does not work here: {' | '.join(said[:5])}")
-        elif "ERROR SUMMARY: 0 errors" in summary:
-            self.report.add("memcheck", name=name, text=summary)
+            self.report.skipped(name, f"compute-sanitizer does not work here: exit code {code}; it said: {words[:1000]}")
+        elif " SUMMARY: 0 " not in summary:
+            self.report.finding(name, words[:3000])
+        elif code not in wanted:
+            self.report.finding(name, f"the program ended with exit code {code}, {summary}{process.last_words()}")
         else:
-            self.report.finding(name, " | ".join(said[:25])[:3000])
+            text = f"{summary.strip('= ')}{'' if flags == SANITIZERS[tool][0] else ', without ' + ' '.join(SANITIZERS[tool][0])}"
+            self.report.add("memcheck", name=name, text=text)
+
+    def sanitize_selftest(self, tool, of, *flags):
+        """The exit code of a self-test also says whether its numbers are right, which is a finding of the part of that name."""
+        arguments = ["selftest", "--device", self.args.device, "--tiny", *flags]
+        self.sanitize(tool, of, arguments, wanted=(0, EXIT_FINDINGS))
 
     def memcheck_failed(self):
         for case in self.failed_cases[:3]:
-            self.memcheck_of(f"memcheck of {case}", ["selftest", "--device", self.args.device, "--tiny", "--only", case])
+            self.sanitize_selftest("memcheck", case, "--only", case)
 
     def memcheck(self):
-        """All small cases, and a training, which is the only user of the copies ahead."""
-        self.memcheck_of("memcheck of selftest", ["selftest", "--device", self.args.device, "--tiny"])
-        shards = self.shards()[0]
-        arguments = self.training(shards, self.scratch / "memcheck", "tiny", 10, "bf16")
-        self.memcheck_of(f"memcheck of run {shards.name}", arguments)
+        """A training, which is the only user of the copies ahead, and all small cases."""
+        try:
+            shards = self.shards()[0]
+            arguments = self.training(shards, self.scratch / "memcheck", "tiny", 10, "bf16")
+            self.sanitize("memcheck", f"run {shards.name}", arguments)
+        finally:
+            self.sanitize_selftest("memcheck", "selftest")
+
+    def racecheck(self):
+        """The attention kernels, which share the most memory between the threads of a block."""
+        self.sanitize_selftest("racecheck", "attention", "--only", "attention")
 
     def shards(self):
         found = sorted(path.parent for path in Path(self.args.shards).glob("*/manifest.json"))
@@ -507,7 +539,9 @@ class Check:
             said = " | ".join(line.strip() for line in lines[-5:])
             self.report.skipped("profile", f"ncu does not work here: exit code {code}{process.last_words()}; it printed: {said[-500:]}")
         else:
-            self.report.add("profile", bytes=profile.stat().st_size)
+            # The lines of the launches begin with their number.
+            launches = sum(line[1:2].isdigit() for line in profile.read_text(errors="replace").splitlines())
+            self.report.add("profile", launches=launches, bytes=profile.stat().st_size)
 
 
 def nvidia_tool(name):

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 from pathlib import Path
 
 import check_process
@@ -115,6 +116,82 @@ class SelftestTest(CheckTest):
         self.assertEqual(len(findings), 2, findings)
         self.assertIn("exit code 2; its last words: no GPU", findings[0])
         self.assertIn("no comparison was made", findings[1])
+
+
+class SanitizerTest(CheckTest):
+    TRAIN = """
+    case "$*" in
+    selftest*) echo '{"begin": "a"}'; echo '{"case": "a", "precision": "f32", "ok": true}'; echo '{"summary": {}}'; exit $SELFTEST ;;
+    run*) exit $RUN ;;
+    *) echo '{}' ;;
+    esac
+    """
+    # Runs the program as compute-sanitizer does.
+    TOOL = """
+    echo "$*" >>"$0.calls"
+    while [ "$1" != --error-exitcode ]; do
+        [ "$1" != "$UNKNOWN" ] || { echo "unrecognised option '$1'" >&2; exit 1; }
+        tool="$tool $1"
+        shift
+    done
+    shift 2
+    "$@"
+    code=$?
+    echo '========= COMPUTE-SANITIZER'
+    case "$tool" in
+    *racecheck*) echo '========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)' ;;
+    *) echo "========= ERROR SUMMARY: $ERRORS errors" ;;
+    esac
+    exit $code
+    """
+    RUN, SELFTEST, RACES = "memcheck of run crema-d", "memcheck of selftest", "racecheck of attention"
+
+    def sanitize(self, run=0, selftest=0, errors=0, unknown="none"):
+        """What the tool found clean, and the findings about the others."""
+        shards = self.folder / "shards" / "crema-d"
+        shards.mkdir(parents=True, exist_ok=True)
+        (shards / "manifest.json").write_text("{}")
+        self.program("compute-sanitizer", self.TOOL)
+        values = {"RUN": run, "SELFTEST": selftest, "ERRORS": errors, "UNKNOWN": unknown}
+        with unittest.mock.patch.dict(os.environ, {name: str(value) for name, value in values.items()}):
+            summary = self.check(self.TRAIN, minutes=8)
+        table = (self.folder / "out" / "gpu-check.md").read_text()
+        for name, text in summary["memcheck"].items():
+            self.assertIn(f"- {name}: {text}", table)
+        return summary["memcheck"], [text for text in summary["findings"] if text.split(":")[0] in (self.RUN, self.SELFTEST, self.RACES)]
+
+    def test_a_clean_program_is_named_and_the_training_comes_first(self):
+        clean, findings = self.sanitize()
+        self.assertEqual(findings, [])
+        self.assertEqual(list(clean), [self.RUN, self.SELFTEST, self.RACES])
+        self.assertEqual(clean[self.RUN], "ERROR SUMMARY: 0 errors")
+        calls = (self.folder / "compute-sanitizer.calls").read_text().splitlines()
+        self.assertIn("--tool memcheck --track-stream-ordered-races all", calls[0])
+        self.assertIn("--tool racecheck --error-exitcode", calls[-1])
+
+    def test_a_program_that_failed_was_not_checked(self):
+        clean, findings = self.sanitize(run=3)
+        self.assertNotIn(self.RUN, clean)
+        self.assertEqual(len(findings), 1)
+        self.assertIn("exit code 3", findings[0])
+
+    def test_wrong_numbers_are_no_finding_of_memcheck(self):
+        clean, findings = self.sanitize(selftest=1)
+        self.assertEqual((list(clean), findings), ([self.RUN, self.SELFTEST, self.RACES], []))
+
+    def test_wrong_accesses_are_findings(self):
+        clean, findings = self.sanitize(errors=2)
+        self.assertEqual((list(clean), len(findings)), ([self.RACES], 2))
+        self.assertIn("ERROR SUMMARY: 2 errors", findings[0])
+
+    def test_a_version_without_the_check_of_freed_memory_does_the_rest(self):
+        clean, _ = self.sanitize(unknown="--track-stream-ordered-races")
+        self.assertEqual(clean[self.RUN], "ERROR SUMMARY: 0 errors, without --track-stream-ordered-races all")
+
+    def test_a_tool_that_does_not_work_is_skipped(self):
+        self.program("compute-sanitizer", "echo 'no permission' >&2; exit 1\n")
+        summary = self.check(self.TRAIN, minutes=8)
+        self.assertIn("no permission", next(text for text in summary["skipped"] if text.startswith(self.SELFTEST)))
 
 
 class ProcessTest(Folder):
