@@ -126,7 +126,8 @@ def main():
     def tokens():
         out = []
         for e, m, (x, lengths) in zip(encoders, masks, xs):
-            cls, mt = e.tokens(x, lengths, m)
+            # In the number format of the embeddings that it joins: in f32 it would make all of them, and the sums of all layers, f32.
+            cls, mt = e.tokens(x, lengths, m.bfloat16() if cuda and precision == "bf16" else m)
             out.append((cls.reshape(len(labels), -1, width).mean(1), mt.reshape(len(labels), -1, width).mean(1)))
         return out
 
