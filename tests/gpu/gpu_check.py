@@ -29,6 +29,7 @@ from typing import Callable, NamedTuple
 
 from check_process import Failure, Log, Process, Worker, environment, without_interruption
 from check_report import PAIRS, Report, flops, without
+from forecast import forecast
 
 ROOT = Path(__file__).resolve().parents[2]
 # The batch sizes that the peers of torch.compile begin with while correctness is checked, and the larger ones. From
@@ -41,6 +42,8 @@ STEPS, ROUNDS = {4: 20, 8: 20, 32: 6, 128: 3}, 3
 TINY_STEPS = 1
 # The batch size and the steps of the times of single kernels.
 TRACED = {"audio-video": (8, 4), "image-text": (8, 4)}
+# The step whose launches are profiled.
+PROFILED = ("audio-video", 8)
 # The steps of the trainings on shards.
 RUN_STEPS = {"bf16": 50, "f32": 20}
 # The limits of waits in seconds: for a process that begins, for what is compiled, for a round of steps.
@@ -255,6 +258,8 @@ class Check:
                 if "begin" in line:
                     case = line["begin"]
                     continue
+                if not {"case", "precision", "ok"} <= line.keys():
+                    raise Failure(f"answered {json.dumps(line)[:200]}, which is no result")
                 self.report.add("selftest", **line)
                 if not line["ok"]:
                     self.report.finding("selftest", json.dumps(line))
@@ -528,10 +533,14 @@ class Check:
             "gpu__time_duration.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed,sm__throughput.avg.pct_of_peak_sustained_elapsed,"
             "sm__warps_active.avg.pct_of_peak_sustained_active,launch__registers_per_thread"
         )
-        command = [profiler, "--clock-control", "none", "--csv", "--page", "raw", "--metrics", metrics, "--launch-skip", 1200]
-        command += ["--launch-count", 700, "--log-file", self.out / "profile.csv", *self.bench("audio-video", 8)]
+        # Behind the launches that make the model and those of the first step, a step and, in case it has more than forecast, an eighth.
+        step = forecast(*PROFILED)
+        launches = step["launches"] + step["products"]
+        command = [profiler, "--clock-control", "none", "--csv", "--page", "raw", "--metrics", metrics]
+        command += ["--launch-skip", 2 * launches, "--launch-count", launches + launches // 8]
+        command += ["--log-file", self.out / "profile.csv", *self.bench(*PROFILED)]
         process = self.start(Worker, "profile", command)
-        process.send("go\ngo\ngo")
+        process.send("go\ngo\ngo\ngo")
         process.end_input()
         code, lines = process.end(self.limit(60))
         profile = self.out / "profile.csv"

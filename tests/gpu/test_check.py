@@ -16,6 +16,7 @@ from pathlib import Path
 
 import check_process
 from check_process import Failure, Log, Process
+from forecast import forecast
 
 
 def runs(pid):
@@ -110,6 +111,11 @@ class SelftestTest(CheckTest):
         names = [line["name"] for line in self.lines("memcheck") if "memcheck of " in line["name"]]
         self.assertEqual(names[:3], [f"memcheck of {case}" for case in "bdf"])
 
+    def test_an_answer_that_is_no_result_is_a_finding(self):
+        summary = self.check("echo '{}'\n")
+        self.assertIn("selftest: answered {}, which is no result", summary["findings"])
+        self.assertIn("ours", summary["seconds"])
+
     def test_a_program_that_ends_before_its_first_case_is_not_started_again(self):
         summary = self.check("echo 'no GPU' >&2\nexit 2\n")
         findings = [text for text in summary["findings"] if text.startswith("selftest: ")]
@@ -192,6 +198,28 @@ class SanitizerTest(CheckTest):
         self.program("compute-sanitizer", "echo 'no permission' >&2; exit 1\n")
         summary = self.check(self.TRAIN, minutes=8)
         self.assertIn("no permission", next(text for text in summary["skipped"] if text.startswith(self.SELFTEST)))
+
+
+class ProfileTest(CheckTest):
+    def test_a_whole_step_behind_the_first_one_is_profiled(self):
+        self.program(
+            "ncu",
+            """
+            echo "$*" >"$0.call"
+            while [ "$1" != --log-file ]; do shift; done
+            wc -l >"$0.steps"
+            printf '"ID","Kernel Name"\\n"","name"\\n"0","norm"\\n"1","attention"\\n' >"$2"
+            """,
+        )
+        summary = self.check("echo '{}'\n", minutes=8)
+        self.assertIsNotNone(summary["profile"], self.printed)
+        self.assertEqual(summary["profile"]["launches"], 2)
+        call = (self.folder / "ncu.call").read_text().split()
+        skipped, profiled = (int(call[call.index(flag) + 1]) for flag in ("--launch-skip", "--launch-count"))
+        step = forecast("audio-video", 8)
+        step = step["launches"] + step["products"]
+        steps = int((self.folder / "ncu.steps").read_text())
+        self.assertTrue(step < skipped and step < profiled and skipped + profiled < steps * step)
 
 
 class ProcessTest(Folder):
