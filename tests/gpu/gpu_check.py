@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Callable, NamedTuple
 
+import kernel_build
 from check_process import Failure, Log, Process, Worker, environment, without_interruption
 from check_report import PAIRS, Report, flops, without
 from forecast import forecast
@@ -103,17 +104,22 @@ class Check:
         self.open = []
         self.compiling = {}
         self.failed_cases = []
-        self.environment, self.no_peers = self.probe()
+        # Why there are no peers, and why single kernels cannot be compared with PyTorch; None if they can.
+        self.no_peers, self.no_torch = None, None
+        self.environment = self.probe()
 
     def probe(self):
-        """The environment of all programs, and why there are no peers, or None."""
+        """Asks the Python of the peers for what it has. Returns the environment of all programs."""
         try:
             done = subprocess.run([self.python, "-c", PROBE], capture_output=True, text=True, timeout=60, check=True)
             found = json.loads(done.stdout)
         except (OSError, subprocess.SubprocessError, ValueError) as problem:
-            return environment([]), f"{self.python} does not run: {problem}"
-        lacks = f"{self.python} lacks {', '.join(found['missing'])}" if found["missing"] else None
-        return environment(found["libraries"] if self.cuda else []), lacks
+            self.no_peers = self.no_torch = f"{self.python} does not run: {problem}"
+            return environment([])
+        if found["missing"]:
+            self.no_peers = f"{self.python} lacks {', '.join(found['missing'])}"
+            self.no_torch = self.no_peers if "torch" in found["missing"] else None
+        return environment(found["libraries"] if self.cuda else [])
 
     # Time.
 
@@ -491,11 +497,27 @@ class Check:
         seconds = self.limit(70)
         command = [self.python, script, "--seconds", int(seconds), "--out", self.out / "kernels.jsonl"]
         try:
+            if self.no_torch:
+                raise kernel_build.Problem(self.no_torch)
+            kernel_build.compiler()  # It preprocesses the source, also for compiled kernels.
+            try:
+                kernel_build.find_nvcc()
+            except kernel_build.Problem:
+                if not self.args.cubin:
+                    raise
+                command += ["--cubin", self.args.cubin]
+        except kernel_build.Problem as problem:
+            self.report.skipped("kernels", str(problem))
+            return
+        try:
             self.output("kernels", command, seconds + 5, wanted=(0, 1))
         finally:
             path = self.out / "kernels.jsonl"
             for line in path.read_text().splitlines() if path.is_file() else []:
-                found = json.loads(line)
+                try:
+                    found = json.loads(line)
+                except ValueError:
+                    continue  # It was not written to its end.
                 if found["kind"] == "finding":
                     self.report.finding("kernels", found["text"][:1500])
                 elif found["kind"] in ("comparison", "end"):
@@ -588,6 +610,7 @@ def arguments():
     bundle = Path(args.bundle) if args.bundle else ROOT if (ROOT / "train.xz").is_file() else ROOT / "target" / "gpu-check" / "bundle"
     args.train = args.train or str(bundle / "train.xz")
     args.shards = args.shards or str(bundle / "shards")
+    args.cubin = bundle / "kernels.cubin" if (bundle / "kernels.cubin").is_file() else None
     if not Path(args.train).is_file():
         parser.error(f"{args.train}: no such file; `scripts/gpu-check --bundle` makes it")
     return args

@@ -3,8 +3,10 @@
     python3 -W ignore -m unittest discover tests/gpu
 """
 
+import glob
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,12 +52,12 @@ class Folder(unittest.TestCase):
 
 
 class CheckTest(Folder):
-    def check(self, train, *flags, minutes=1.0):
+    def check(self, train, *flags, minutes=1.0, python="/nonexistent/python", **variables):
         """Runs the check with a simulated program, as on a GPU. Programs beside it hide others of their names."""
         script = Path(check_process.__file__).with_name("gpu_check.py")
         command = [sys.executable, script, "--tiny", "--train", self.program("train", train), "--shards", self.folder / "shards"]
         command += ["--out", self.folder / "out", "--minutes", str(minutes), *flags]
-        environment = dict(os.environ, U2A_PYTHON="/nonexistent/python", PATH=f"{self.folder}:{os.environ['PATH']}")
+        environment = {**os.environ, "U2A_PYTHON": str(python), "PATH": f"{self.folder}:{os.environ['PATH']}", **variables}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
         self.printed = done.stdout
         summary = self.folder / "out" / "gpu-check.json"
@@ -220,6 +222,62 @@ class ProfileTest(CheckTest):
         step = step["launches"] + step["products"]
         steps = int((self.folder / "ncu.steps").read_text())
         self.assertTrue(step < skipped and step < profiled and skipped + profiled < steps * step)
+
+
+class KernelsTest(CheckTest):
+    # A Python with PyTorch, and kernels.py in it.
+    PYTHON = """
+    case "$*" in
+    -c*) echo '{"missing": ["peft"], "libraries": []}' ;;
+    *kernels.py*)
+        echo "$*" >"$0.call"
+        while [ "$1" != --out ]; do shift; done
+        printf '{"kind": "finding", "text": "a wrong sum"}\\n{"kind": "ca' >"$2"
+        echo 'out of disk' >&2
+        exit 7
+        ;;
+    esac
+    """
+
+    def kernels(self, python, *flags, **tools):
+        summary = self.check("echo '{}'\n", *flags, minutes=8, python=python, PATH=str(self.folder), CUDA_HOME="", CUDA_PATH="", **tools)
+        return [[text for text in summary[kind] if text.startswith("kernels: ")] for kind in ("findings", "skipped")]
+
+    def setUp(self):
+        super().setUp()
+        for tool in ("sleep", "env"):
+            (self.folder / tool).symlink_to(shutil.which(tool))
+
+    def test_kernels_are_skipped_without_pytorch_or_compilers(self):
+        findings, skipped = self.kernels("/nonexistent/python")
+        self.assertEqual((findings, len(skipped)), ([], 1))
+        self.assertIn("/nonexistent/python does not run", skipped[0])
+        if glob.glob("/usr/local/cuda*/bin/nvcc"):
+            self.skipTest("this machine has an nvcc where it is always found")
+        python = self.program("python", self.PYTHON)
+        self.assertEqual(self.kernels(python, CXX=""), ([[], ["kernels: no C++ compiler: set CXX"]]))
+        findings, skipped = self.kernels(python, CXX="c++")
+        self.assertEqual(findings, [])
+        self.assertIn("kernels: no nvcc in PATH", skipped[0])
+
+    def test_compiled_kernels_stand_in_for_nvcc(self):
+        if glob.glob("/usr/local/cuda*/bin/nvcc"):
+            self.skipTest("this machine has an nvcc where it is always found")
+        python = self.program("python", self.PYTHON)
+        cubin = self.folder / "kernels.cubin"
+        cubin.write_text("")
+        self.kernels(python, "--bundle", str(self.folder), CXX="c++")
+        self.assertIn(f"--cubin {cubin}", (self.folder / "python.call").read_text())
+        self.program("nvcc", "")
+        self.kernels(python, "--bundle", str(self.folder), CXX="c++")
+        self.assertNotIn("--cubin", (self.folder / "python.call").read_text())
+
+    def test_results_before_an_unfinished_line_and_the_cause_are_reported(self):
+        python = self.program("python", self.PYTHON)
+        self.program("nvcc", "")
+        findings, _ = self.kernels(python, CXX="c++")
+        self.assertEqual(findings[0], "kernels: a wrong sum")
+        self.assertIn("exit code 7; its last words: out of disk", findings[1])
 
 
 class ProcessTest(Folder):

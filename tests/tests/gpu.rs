@@ -211,7 +211,7 @@ esac
     let at = |name: &str| folder.path().join(name);
     write_program(&at("train"), TRAIN);
     write_program(&at("python"), PYTHON);
-    for tool in ["nvidia-smi", "compute-sanitizer", "ncu"] {
+    for tool in ["nvidia-smi", "compute-sanitizer", "ncu", "nvcc", "c++"] {
         write_program(&at(tool), "#!/bin/sh\necho of a simulated GPU\n");
     }
     let data = CremaD::new(24);
