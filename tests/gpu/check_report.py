@@ -1,6 +1,8 @@
 """The results of the GPU check: a line of JSON each, and the summary and the table that are made from them."""
 
+import fcntl
 import json
+import sys
 import time
 
 PAIRS = ("audio-video", "image-text")
@@ -29,14 +31,19 @@ def flops(pair):
 
 
 class Report:
-    """Appends results to results.jsonl, and makes gpu-check.json and gpu-check.md anew after each."""
+    """Appends results to results.jsonl, and makes gpu-check.json and gpu-check.md anew after each. Raises BlockingIOError if another
+    check does so in the same folder."""
 
     def __init__(self, out, device, tiny):
         self.out, self.device, self.tiny = out, device, tiny
         self.begun = time.monotonic()
         self.lines = []
         out.mkdir(parents=True, exist_ok=True)
-        self.file = (out / "results.jsonl").open("w")
+        self.file = (out / "results.jsonl").open("a")
+        fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if self.file.tell():
+            print(f"{out}: the results of an earlier check in it are replaced", file=sys.stderr)
+            self.file.truncate(0)
 
     def add(self, kind, **found):
         line = {"kind": kind, "at": round(time.monotonic() - self.begun, 1), **found}
@@ -163,7 +170,8 @@ def table(s):
     """The summary for a reader, in Markdown."""
     gpus = s["machine"].get("doctor", {}).get("found", {}).get("gpu", {}).get("gpus", [])
     name = ", ".join(f"{g['name']}, driver {g['driver']}" for g in gpus) or "no GPU"
-    lines = ["# GPU check", "", f"{name}; device {s['device']}{', small encoders' if s['tiny'] else ''}.", ""]
+    revision = s["machine"].get("program", {}).get("revision", "unknown")
+    lines = ["# GPU check", "", f"{name}; device {s['device']}{', small encoders' if s['tiny'] else ''}. Program of commit: {revision}.", ""]
     for precision, of in s["selftest"]["precisions"].items():
         worst = of["worst"]
         part = f", {worst['part']}" if "part" in worst else ""

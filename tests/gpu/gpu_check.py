@@ -99,6 +99,8 @@ class Check:
         self.early, self.late = (TINY_EARLY, TINY_LATE) if args.tiny else (EARLY, LATE)
         self.out = Path(args.out)
         self.report = Report(self.out, args.device, args.tiny)
+        for name in ("kernels.jsonl", "profile.csv"):
+            (self.out / name).unlink(missing_ok=True)
         self.log = Log(self.out / "programs.txt")
         self.python = os.environ.get("U2A_PYTHON") or sys.executable
         self.open = []
@@ -216,7 +218,8 @@ class Check:
     # Parts.
 
     def machine(self):
-        """Lets the compiled peers begin, and collects what there is to know of the machine."""
+        """Lets the compiled peers begin, and collects what there is to know of the program and of the machine."""
+        self.report.add("machine", name="program", revision=self.args.revision)
         if self.no_peers:
             self.report.skipped("peers", self.no_peers)
         else:
@@ -601,6 +604,7 @@ def arguments():
     parser.add_argument("--out", required=True, help="the folder of the results")
     parser.add_argument("--bundle", help="what `scripts/gpu-check --bundle` made [default: this folder, or target/gpu-check/bundle]")
     parser.add_argument("--train", help="the program, which may be packed by xz [default: the bundle's]")
+    parser.add_argument("--revision", help="the commit from which the program was built, for the results [default: the bundle's]")
     parser.add_argument("--shards", help="a folder of shards, one folder per dataset [default: the bundle's]")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--tiny", action="store_true", help="small encoders")
@@ -608,6 +612,9 @@ def arguments():
     parser.add_argument("--patience", type=float, help=f"a factor on the limits of all waits [default: 1, on a CPU {CPU_PATIENCE}]")
     args = parser.parse_args()
     bundle = Path(args.bundle) if args.bundle else ROOT if (ROOT / "train.xz").is_file() else ROOT / "target" / "gpu-check" / "bundle"
+    known = bundle / "revision.txt"
+    if not args.revision:
+        args.revision = known.read_text().strip() if known.is_file() and not args.train else "unknown"
     args.train = args.train or str(bundle / "train.xz")
     args.shards = args.shards or str(bundle / "shards")
     args.cubin = bundle / "kernels.cubin" if (bundle / "kernels.cubin").is_file() else None
@@ -632,7 +639,10 @@ def main():
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder:
-        check = Check(args, program(args.train, Path(folder)), Path(folder))
+        try:
+            check = Check(args, program(args.train, Path(folder)), Path(folder))
+        except BlockingIOError:
+            sys.exit(f"error: {args.out}: another check is writing its results there; name another folder with --out")
         try:
             code = check.run()
         finally:

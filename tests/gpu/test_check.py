@@ -3,6 +3,7 @@
     python3 -W ignore -m unittest discover tests/gpu
 """
 
+import fcntl
 import glob
 import json
 import os
@@ -278,6 +279,67 @@ class KernelsTest(CheckTest):
         findings, _ = self.kernels(python, CXX="c++")
         self.assertEqual(findings[0], "kernels: a wrong sum")
         self.assertIn("exit code 7; its last words: out of disk", findings[1])
+
+
+class ResultsTest(CheckTest):
+    def test_two_checks_at_once_do_not_write_into_one_folder(self):
+        self.check("echo '{}'\n")
+        results = self.folder / "out" / "results.jsonl"
+        before = results.read_text()
+        with results.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self.check("echo '{}'\n")
+        self.assertIn(f"error: {self.folder}/out: another check is writing its results there", self.printed)
+        self.assertEqual(results.read_text(), before)
+        (self.folder / "out" / "kernels.jsonl").write_text("of an earlier check")
+        self.check("echo '{}'\n")
+        self.assertIn(f"{self.folder}/out: the results of an earlier check in it are replaced", self.printed)
+        self.assertEqual(len(self.lines("skipped")), len([line for line in before.splitlines() if '"kind": "skipped"' in line]))
+        self.assertFalse((self.folder / "out" / "kernels.jsonl").exists())
+
+
+class BundleTest(CheckTest):
+    """The bundle, made in a copy of the scripts with programs and a toolkit that are simulated, and the check in it."""
+
+    @unittest.skipUnless(shutil.which("git") and shutil.which("xz"), "git and xz make a bundle")
+    def test_results_name_the_commit_of_the_program(self):
+        root, bundle = Path(check_process.__file__).parents[2], self.folder / "target/gpu-check/bundle"
+        scripts = self.folder / "scripts"
+        scripts.mkdir()
+        shutil.copy(root / "scripts/gpu-check", scripts)
+        for folder in ("tests/gpu", "tests/bench", "tests/golden", "train/engine/cuda"):
+            shutil.copytree(root / folder, self.folder / folder, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+        (self.folder / "target/release").mkdir(parents=True)
+        (self.folder / "target/release/.train-build").write_text("build: train for NVIDIA GPUs (sm_90a, toolkit in /x) and the CPU\n")
+        self.program("target/release/train", "echo '{}'\n")
+        # It makes shards.
+        self.program("target/release/ingest", 'while [ "$1" != --out ]; do shift; done\nmkdir -p "$2"; echo "{}" >"$2/manifest.json"\n')
+        self.program("scripts/build-cuda", "")
+        self.program("scripts/cuda-toolkit", f"echo {self.folder}/toolkit\n")
+        (self.folder / "toolkit/bin").mkdir(parents=True)
+        self.program("toolkit/bin/nvcc", 'echo "$*" >"$(echo "$*" | sed "s/.* -o \\([^ ]*\\) .*/\\1/")"\n')
+
+        def call(*command):
+            return subprocess.run(command, cwd=self.folder, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
+        names = {f"GIT_{who}_{what}": "nobody" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        environment = {**os.environ, **names, "U2A_PYTHON": "/nonexistent/python"}
+        environment.pop("CARGO_TARGET_DIR", None)
+        call("git", "init", "--quiet")
+        call("git", "add", "scripts/gpu-check")
+        call("git", "commit", "--quiet", "--message", "first")
+        commit = call("git", "rev-parse", "HEAD")
+        for changes, revision in (("", commit), ("# changed\n", f"{commit}, with changes")):
+            with (scripts / "gpu-check").open("a") as file:
+                file.write(changes)
+            call("scripts/gpu-check", "--bundle")
+            self.assertIn("-arch=sm_90a -cubin", (bundle / "kernels.cubin").read_text())
+            script = bundle / "tests/gpu/gpu_check.py"
+            with self.assertRaises(subprocess.CalledProcessError):
+                call(sys.executable, script, "--device", "cpu", "--tiny", "--out", self.folder / "out")
+            summary = json.loads((self.folder / "out" / "gpu-check.json").read_text())
+            self.assertEqual(summary["machine"]["program"]["revision"], revision)
+            self.assertIn(f" Program of commit: {revision}.", (self.folder / "out" / "gpu-check.md").read_text())
 
 
 class ProcessTest(Folder):
