@@ -51,6 +51,10 @@ impl Gpu {
         eps: f64,
         device: &Device,
     ) -> Result<()> {
+        // Where no tensor has a gradient, there is nothing to allocate or to launch.
+        if table.is_empty() {
+            return Ok(());
+        }
         let words: Vec<u32> = table.iter().flat_map(AdamWTensor::words).collect();
         let rows = Tensor::from_vec(words, (table.len(), AdamWTensor::WORDS), device)?;
         let arguments = [
@@ -68,5 +72,46 @@ impl Gpu {
     /// Returns the address of a tensor that [`Gpu::adamw`] is to read or write.
     pub(crate) fn address_of(&self, tensor: &Tensor) -> Result<u64> {
         self.0.address(tensor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::launch::{Kernel, Launch, LinearProduct, Mark};
+    use super::*;
+
+    /// A device that must get no work.
+    struct Idle;
+
+    impl Launch for Idle {
+        fn launch(
+            &self,
+            kernel: Kernel,
+            _: [u32; 3],
+            _: u32,
+            _: u32,
+            _: &[Argument],
+        ) -> Result<()> {
+            candle_core::bail!("{kernel} was launched")
+        }
+
+        fn address(&self, _: &Tensor) -> Result<u64> {
+            candle_core::bail!("memory was used")
+        }
+
+        fn linear_product(&self, _: &LinearProduct) -> Result<Option<Tensor>> {
+            Ok(None)
+        }
+
+        fn mark(&self) -> Result<Mark> {
+            candle_core::bail!("a mark was made")
+        }
+    }
+
+    #[test]
+    fn an_update_without_gradients_does_nothing() {
+        Gpu(&Idle)
+            .adamw(&[], [0.9, 0.999], 1e-8, &Device::Cpu)
+            .unwrap();
     }
 }
