@@ -31,9 +31,25 @@ pub(super) fn check(name: &str, (major, minor): (u32, u32)) -> Result<(), String
     }
 }
 
+/// Returns the bytes of the workspace that cuBLAS allocates for itself, as NVIDIA documents it
+/// (`cublasSetWorkspace`), on a GPU whose compute capability has this major number.
+pub(super) fn cublas_workspace(major: i32) -> u64 {
+    match major {
+        ..9 => 4 << 20,
+        _ => 32 << 20,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cublas_has_a_larger_workspace_from_hopper_on() {
+        for (major, mebibytes) in [(7, 4), (8, 4), (9, 32), (10, 32)] {
+            assert_eq!(cublas_workspace(major), mebibytes << 20);
+        }
+    }
 
     #[test]
     fn names_with_and_without_a_suffix_are_numbers() {

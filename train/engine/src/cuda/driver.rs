@@ -252,19 +252,21 @@ pub fn prepare(device: &CudaDevice) -> Result<()> {
 }
 
 /// Returns the largest number of bytes that tensors used at once since [`reset_peak_memory`], or
-/// since the device was opened; 0 on a device without memory pools, which counts none.
+/// since the device was opened, with cuBLAS's workspace; 0 on a device without memory pools, which
+/// counts none.
 ///
-/// Memory that is not candle's is not in it: cuBLAS's workspace (32 MiB on Hopper), the code of
-/// kernels, the driver's own context. PyTorch counts the workspace and leaves out the rest.
+/// As with PyTorch, the code of kernels and the driver's own context are not in it.
 pub fn peak_memory(device: &CudaDevice) -> Result<u64> {
-    let Some(pool) = memory_pool(device.cuda_stream().context())? else {
+    let stream = device.cuda_stream();
+    let Some(pool) = memory_pool(stream.context())? else {
         return Ok(0);
     };
+    let (major, _) = stream.context().compute_capability().w()?;
     let mut bytes = 0u64;
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
     // SAFETY: the attribute is a 64-bit number.
     unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }.w()?;
-    Ok(bytes)
+    Ok(bytes + arch::cublas_workspace(major))
 }
 
 /// Makes [`peak_memory`] count anew from what is in use now.
