@@ -195,6 +195,8 @@ def table(s):
         lines.append(f"- profile.csv: {s['profile']['launches']} launches")
     if s["speed"]:
         lines += ["", *speed_table(s)]
+    if choice := [*cublaslt_lines(s["speed"])]:
+        lines += ["", *choice]
     for trace in s["trace"]:
         # The CPU launches no kernels.
         lines += ["", *trace_table(trace)] if trace["rows"] else []
@@ -245,6 +247,16 @@ def speed_table(s):
             ratio = f"{of['ours']['peak_gb'] / of[better]['peak_gb']:.2f}" if ours and better else ""
             cells = [f"{pair}, batch {batch}", *(rate_cell(of.get(w)) for w in whos), *ratios, share, queued, memory, ratio]
             yield "| " + " | ".join(cells) + " |"
+
+
+def cublaslt_lines(speed):
+    """How fast our steps are with products of cuBLASLt, beside those of cuBLAS."""
+    for pair, batches in speed.items():
+        for batch, of in sorted(batches.items(), key=lambda item: int(item[0])):
+            if "cublaslt" in of:
+                ours, other = measured(of, "ours"), measured(of, "cublaslt")
+                ratio = f", {other / ours:.2f} times the rate with cuBLAS" if ours and other else ""
+                yield f"- {pair}, batch {batch}, U2A_PRODUCTS=cublaslt: {rate_cell(of['cublaslt'])} samples/s{ratio}"
 
 
 def rate_cell(found):

@@ -172,15 +172,17 @@ class Check:
             Part("memcheck", 4, 40, 90, self.memcheck),
             Part("profile", 5, 25, 60, self.profile),
             Part("racecheck", 5, 15, 60, self.racecheck),
+            Part("cublaslt", 5, 25, 80, self.cublaslt),
         ]
-        of_gpus = (self.memcheck_failed, self.kernels, self.memcheck, self.racecheck, self.profile)
+        of_gpus = (self.memcheck_failed, self.kernels, self.memcheck, self.profile, self.racecheck, self.cublaslt)
         return [part for part in parts if self.cuda or part.body not in of_gpus]
 
     # Processes.
 
-    def start(self, kind, name, command, **flags):
+    def start(self, kind, name, command, variables=None, **flags):
+        """Starts a program, with these environment variables beside those of all programs."""
         with without_interruption():
-            process = kind(name, command, self.environment, self.log, **flags)
+            process = kind(name, command, {**self.environment, **(variables or {})}, self.log, **flags)
             self.open.append(process)
         return process
 
@@ -301,7 +303,7 @@ class Check:
             summary = next((line for line in reversed(said) if " SUMMARY: " in line), None)
             words = " | ".join(said or [line.strip() for line in lines]) + process.last_words()
             # A version that does not know a flag says so and runs nothing.
-            if summary is not None or not any(flag in words for flag in flags):
+            if summary is not None or not flags or flags[0].strip("-") not in words:
                 break
         if summary is None or any("not supported" in line for line in said):
             self.report.skipped(name, f"compute-sanitizer does not work here: exit code {code}; it said: {words[:1000]}")
@@ -447,8 +449,8 @@ class Check:
 
         self.each_pair("compiled", measure)
 
-    def begin(self, who, pair, command):
-        worker = self.start(Worker, f"{who} {pair}", command)
+    def begin(self, who, pair, command, **flags):
+        worker = self.start(Worker, f"{who} {pair}", command, **flags)
         worker.answer(self.limit(START_SECONDS))
         return worker
 
@@ -576,6 +578,25 @@ class Check:
             # The lines of the launches begin with their number.
             launches = sum(line[1:2].isdigit() for line in profile.read_text(errors="replace").splitlines())
             self.report.add("profile", launches=launches, bytes=profile.stat().st_size)
+
+
+    def cublaslt(self):
+        """Whole steps against the CPU, and their rates, with products of cuBLASLt."""
+        variables = {"U2A_PRODUCTS": "cublaslt"}
+        command = [self.train, "selftest", "--device", self.args.device, "--json", "--only", " and ", *self.tiny()]
+        try:
+            for line in self.output("cublaslt selftest", command, 40, wanted=(0, EXIT_FINDINGS), variables=variables):
+                if line.startswith("{") and not json.loads(line).get("ok", True):
+                    self.report.finding("cublaslt selftest", line.strip())
+        except (Failure, ValueError) as problem:
+            self.report.finding("cublaslt selftest", str(problem))
+        batches = [*self.early[-1:], *self.late[-1:]]
+
+        def measure(pair):
+            worker = self.begin("cublaslt", pair, self.bench(pair, batches[0]), variables=variables)
+            self.measure("cublaslt", pair, worker, batches)
+
+        self.each_pair("cublaslt", measure)
 
 
 def nvidia_tool(name):

@@ -56,8 +56,9 @@ unsafe impl Sync for CublasLt {}
 
 #[derive(Default)]
 struct State {
-    /// The algorithm for each shape, which takes longer to find than to launch.
-    algorithms: HashMap<Shape, sys::cublasLtMatmulAlgo_t>,
+    /// The algorithm for each shape, which takes longer to find than to launch, or `None` if
+    /// cuBLASLt has none for it.
+    algorithms: HashMap<Shape, Option<sys::cublasLtMatmulAlgo_t>>,
     /// Biases, rounded to the number type of the products that read them. They belong to frozen
     /// weights, so that each is rounded once.
     biases: HashMap<TensorId, Tensor>,
@@ -88,8 +89,8 @@ impl CublasLt {
         })
     }
 
-    /// Computes a product, or returns `None` if an address is not aligned. `address` returns that
-    /// of a tensor.
+    /// Computes a product, or returns `None` if an address is not aligned or cuBLASLt has no
+    /// algorithm for the shape. `address` returns the address of a tensor.
     pub(super) fn linear_product(
         &self,
         product: &LinearProduct,
@@ -137,10 +138,17 @@ impl CublasLt {
         let algorithm = match state.algorithms.get(&shape) {
             Some(found) => *found,
             None => {
-                let found = call.algorithm(self.handle).map_err(error)?;
+                let found = match call.algorithm(self.handle) {
+                    Ok(found) => Some(found),
+                    Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+                    Err(other) => return Err(error(other)),
+                };
                 state.algorithms.insert(shape, found);
                 found
             }
+        };
+        let Some(algorithm) = algorithm else {
+            return Ok(None);
         };
         let stream = &self.stream;
         stream.context().bind_to_thread().w()?;
