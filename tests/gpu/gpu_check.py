@@ -658,7 +658,9 @@ def main():
     args = arguments()
     # So that an end from outside closes the processes, too. They are in sessions of their own, which no terminal ends.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        # nohup has SIGHUP ignored.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder:
         try:
             check = Check(args, program(args.train, Path(folder)), Path(folder))

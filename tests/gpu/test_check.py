@@ -368,15 +368,20 @@ class ProcessTest(Folder):
         process.close()
 
     def test_an_end_from_outside_ends_all_programs(self):
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            train = self.program(f"train{number}", 'case "$*" in selftest*) ' + self.TOOL.strip() + ' ;; *) echo "{}" ;; esac\n')
+        for ignored, number in ((None, signal.SIGTERM), (None, signal.SIGHUP), (None, signal.SIGINT), (signal.SIGHUP, signal.SIGTERM)):
+            train = self.program(f"train{ignored}{number}", 'case "$*" in selftest*) ' + self.TOOL.strip() + ' ;; *) echo "{}" ;; esac\n')
             script = Path(check_process.__file__).with_name("gpu_check.py")
             flags = ["--device", "cpu", "--tiny", "--train", train, "--shards", self.folder, "--out", self.folder / "out"]
             environment = dict(os.environ, U2A_PYTHON="/nonexistent/python")
+            start = ["nohup"] if ignored else []
             check = subprocess.Popen(
-                [sys.executable, script, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+                [*start, sys.executable, script, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
             )
             child = self.child(train)
+            if ignored:
+                check.send_signal(ignored)
+                with self.assertRaises(subprocess.TimeoutExpired):
+                    check.wait(1)
             check.send_signal(number)
             self.assertNotEqual(check.wait(20), 0)
             self.assertTrue(wait_until(lambda: not runs(child)))
