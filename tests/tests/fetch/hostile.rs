@@ -54,6 +54,10 @@ fn tars() -> Vec<(&'static str, Vec<u8>)> {
     add("leads out", &file(b"mmimdb/dataset/../../../evil.json"));
     add("absolute", &file(b"/tmp/u2a-fetch-evil.json"));
     add("backslash", &file(b"..\\evil.json"));
+    add(
+        "folder of records",
+        &file(b".fetch/lists/dataset/0000003.json"),
+    );
     add("not UTF-8", &file(b"mmimdb/dataset/\xff\xfe.json"));
     add("control characters", &file(b"mmimdb/dataset/a\x1b[2J.json"));
     add("same file", &file(b"mmimdb/dataset/0000001.json"));
@@ -200,6 +204,7 @@ fn hostile_zips_are_refused() {
         ("leads out", "../../evil.mp4"),
         ("absolute", "/tmp/u2a-fetch-evil.json"),
         ("same file", "./AVE//aaaaaaaaaaa.mp4"),
+        ("folder of records", ".fetch/AVE_Dataset.zip.kept"),
     ] {
         let archive = zip(&|writer| {
             writer.start_file(name, options).unwrap();

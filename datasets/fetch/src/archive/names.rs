@@ -1,5 +1,7 @@
 //! Names of members of archives, which have to stay below the target.
 
+use super::record::FOLDER;
+
 /// The longest name of a file or folder on the usual file systems.
 const MAX_COMPONENT: usize = 255;
 
@@ -22,6 +24,7 @@ pub fn relative(name: &[u8]) -> Result<String, &'static str> {
             ".." => return Err("its path leads out of the target"),
             part if part.len() > MAX_COMPONENT => return Err("its name is too long"),
             part if part.contains('\\') => return Err("its name has a backslash"),
+            FOLDER => return Err("its path leads into the folder of records"),
             part => parts.push(part),
         }
     }
@@ -51,6 +54,8 @@ mod tests {
             b"a\nb",
             b"\xff\xfe",
             b"a/..",
+            b".fetch/x.kept",
+            b"a/./.fetch/x.kept",
         ] {
             assert!(relative(bad).is_err(), "{bad:?}");
         }

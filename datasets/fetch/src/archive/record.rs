@@ -12,9 +12,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::gzip::Point;
+use super::names;
 
 /// The folder of records below the raw folder.
 pub const FOLDER: &str = ".fetch";
+/// Where lists of an archive lie as the publisher made them. With `--limit` those in the tree are
+/// shorter.
+pub const ORIGINALS: &str = ".fetch/lists/";
 
 /// The version of the form of a record.
 const VERSION: u32 = 1;
@@ -116,7 +120,13 @@ impl Record {
         let is_there = |(path, size): (&String, &u64)| {
             fs::metadata(raw.join(path)).is_ok_and(|file| file.len() == *size)
         };
-        if !record.kept.iter().all(is_there) {
+        // What is not of this program could lead out of the raw folder.
+        let is_own = |path: &String| {
+            let place = path.strip_prefix(ORIGINALS).unwrap_or(path);
+            names::relative(place.as_bytes()).is_ok_and(|path| path == place)
+        };
+        let mut paths = record.kept.keys().chain(&record.leftover);
+        if !paths.all(is_own) || !record.kept.iter().all(is_there) {
             // Somebody has removed files, which can only be had from the beginning.
             record.forget()?;
             return Ok((record, None));
@@ -237,5 +247,37 @@ impl Record {
             }
         }
         self.forget()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_names_files_outside_of_the_raw_folder_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let raw = folder.path().join("raw");
+        let outside = folder.path().join("evil.sh");
+        for path in [
+            "../evil.sh",
+            ".fetch/lists/../../../evil.sh",
+            ".fetch/x.json",
+        ] {
+            let (mut record, _) = Record::open(&raw, "x", "all").unwrap();
+            fs::write(&outside, "evil").unwrap();
+            record.add("a.mp4".to_owned(), 4).unwrap();
+            fs::write(raw.join("a.mp4"), "clip").unwrap();
+            record.finish("address", "all").unwrap();
+            assert!(Record::open(&raw, "x", "all").unwrap().1.is_some());
+            // What is behind the part that counts is removed with a damaged archive.
+            let list = raw.join(FOLDER).join("x.kept");
+            let text = fs::read_to_string(&list).unwrap();
+            fs::write(&list, format!("{text}4\t{path}\n")).unwrap();
+            let (mut record, saved) = Record::open(&raw, "x", "all").unwrap();
+            assert!(saved.is_none() && record.kept.is_empty(), "{path}");
+            record.discard().unwrap();
+            assert!(outside.is_file());
+        }
     }
 }

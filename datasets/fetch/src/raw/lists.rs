@@ -7,6 +7,7 @@ use datasets::sources::KnownFile;
 
 use super::run::{Run, first_working};
 use crate::archive::names::base;
+pub use crate::archive::record::ORIGINALS;
 use crate::archive::record::Record;
 use crate::error::{Error, Kind};
 
@@ -40,10 +41,6 @@ pub fn fetch(run: &Run, lists: &[KnownFile]) -> Result<Option<Vec<String>>, Erro
     }
     Ok(Some(texts))
 }
-
-/// Where lists of an archive lie as the publisher made them. With `--limit` those in the tree are
-/// shorter.
-pub const ORIGINALS: &str = ".fetch/lists/";
 
 /// Writes the lists of an archive to their places in the tree, without the lines that `is_kept` does
 /// not accept.
