@@ -185,3 +185,25 @@ fn interrupted_archive_is_not_restarted_at_another_source() {
     let last = server.sent().pop().unwrap();
     assert!(last.start > size / 4, "{}", last.start);
 }
+
+#[test]
+fn archive_without_a_split_is_asked_for_again() {
+    let folder = temp();
+    let (synthetic, raw) = (folder.path().join("synth"), folder.path().join("raw"));
+    let files = synthesize("mm-imdb", 24, &synthetic);
+    let films = files.iter().filter(|(path, _)| *path != "split.json");
+    let (incomplete, whole) = (
+        Arc::new(gzip(&tar(films, "mmimdb/"))),
+        Arc::new(gzip(&tar(&files, "mmimdb/"))),
+    );
+    let server = Server::start(move |request| match request.earlier {
+        0 => Answer::file(""),
+        1 => Answer::shared(incomplete.clone()),
+        _ => Answer::shared(whole.clone()),
+    });
+    let start = || fetch("mm-imdb", &server.url(""), &raw);
+    tests::run(&mut start()).expect_fetch_error(&["cut short"]);
+    tests::run(&mut start()).expect_fetch_error(&["no split.json", "--source"]);
+    tests::run(&mut start()).expect(0);
+    assert_same_tree("mm-imdb", &synthetic, &raw, |_| true);
+}

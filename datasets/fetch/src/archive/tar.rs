@@ -180,13 +180,17 @@ impl<R: Read> Tar<R> {
         }
     }
 
-    /// Reads a header. Returns `None` at the zeros or the end of the input behind the last member.
+    /// Reads a header. Returns `None` at the zeros behind the last member.
     fn header(&mut self) -> Result<Option<[u8; 512]>, Problem> {
         let mut block = [0; BLOCK as usize];
         let mut length = 0;
         while length < block.len() {
             match self.input.read(&mut block[length..]) {
-                Ok(0) if length == 0 => return Ok(None),
+                Ok(0) if length == 0 => {
+                    let message =
+                        "the archive is cut short: the zeros behind its last member are missing";
+                    return Err(Problem::Refused(message.to_owned()));
+                }
                 Ok(0) => return Err(ends_early()),
                 Ok(more) => length += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -265,5 +269,35 @@ fn early(error: io::Error) -> Problem {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => ends_early(),
         _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_without_its_end_is_cut_short() {
+        let mut builder = tar::Builder::new(Vec::new());
+        for name in ["a.txt", "b.txt"] {
+            let mut header = Header::new_gnu();
+            header.set_size(3);
+            builder.append_data(&mut header, name, &b"abc"[..]).unwrap();
+        }
+        let whole = builder.into_inner().unwrap();
+        let read = |bytes: &[u8]| {
+            let mut tar = Tar::at(bytes, 0);
+            while tar.next()?.is_some() {}
+            Ok::<(), Problem>(())
+        };
+        read(&whole).unwrap();
+        read(&whole[..2560]).unwrap();
+        // Nothing, behind a member, in a header, in a member.
+        for length in [0, 1024, 2048, 100, 514] {
+            let Err(Problem::Refused(message)) = read(&whole[..length]) else {
+                panic!("{length} bytes are no archive");
+            };
+            assert!(message.contains("archive"), "{length}: {message}");
+        }
     }
 }

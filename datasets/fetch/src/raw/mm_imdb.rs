@@ -31,13 +31,13 @@ pub fn fetch(run: &Run) -> Result<Report, Error> {
             places.retain(is_begun);
         }
     }
-    let record = first_working(run, &places, |place| {
+    let mut record = first_working(run, &places, |place| {
         let mut films = Pairs::default();
         run.unpack(&place.file(ARCHIVE), ARCHIVE, &mut |member, record| {
             choose(run, &mut films, member, record)
         })
     })?;
-    publish_split(run, &record)?;
+    publish_split(run, &mut record)?;
     Ok(Report {
         files: record.kept.len(),
         missing: Vec::new(),
@@ -73,12 +73,16 @@ fn choose(run: &Run, films: &mut Pairs, member: &Member, record: &Record) -> Cho
 
 /// Writes the split into the tree, beside the folder of the films. With `--limit` it names those
 /// films alone that have poster and text.
-fn publish_split(run: &Run, record: &Record) -> Result<(), Error> {
-    let from = run.raw.join(lists::ORIGINALS).join(SPLIT);
-    let mut text = fs::read(&from).map_err(|error| {
-        let message = format!("the archive holds no {SPLIT} ({error})");
-        Error::new(ARCHIVE, Kind::Mismatch, message)
-    })?;
+fn publish_split(run: &Run, record: &mut Record) -> Result<(), Error> {
+    let split = format!("{}{SPLIT}", lists::ORIGINALS);
+    if !record.kept.contains_key(&split) {
+        // Another archive may hold it, so that the next run asks for one.
+        record.forget().map_err(|error| run.local(run.raw, error))?;
+        let message = format!("the archive holds no {SPLIT}; name another copy by --source");
+        return Err(Error::new(ARCHIVE, Kind::Mismatch, message));
+    }
+    let from = run.raw.join(split);
+    let mut text = fs::read(&from).map_err(|error| run.local(&from, error))?;
     let film = record
         .kept
         .keys()
