@@ -93,6 +93,25 @@ fn an_archive_of_clips_in_the_archive_is_unpacked_too_and_a_limit_keeps_few() {
 }
 
 #[test]
+fn zip_of_the_user_in_the_raw_folder_stays() {
+    let folder = temp();
+    let (synthetic, raw) = (folder.path().join("synth"), folder.path().join("raw"));
+    let archive = zip(&synthesize("ave", 24, &synthetic), "AVE_Dataset/");
+    let own = raw.join("AVE_Dataset.zip");
+    std::fs::create_dir(&raw).unwrap();
+    // One that is cut short is named, and is the user's to remove.
+    let damaged = &archive[..archive.len() - 2_000];
+    std::fs::write(&own, damaged).unwrap();
+    let start = || fetch("ave", "/nonexistent", &raw);
+    run(&mut start()).expect_fetch_error(&["AVE_Dataset.zip", "damaged", "remove it"]);
+    assert_eq!(std::fs::read(&own).unwrap(), damaged);
+    std::fs::write(&own, &archive).unwrap();
+    run(&mut start()).expect(EXIT_DONE);
+    assert_same_tree("ave", &synthetic, &raw, |_| true);
+    assert_eq!(std::fs::read(&own).unwrap(), archive);
+}
+
+#[test]
 fn other_pages_than_the_confirm_page_are_named() {
     let pages = [
         (

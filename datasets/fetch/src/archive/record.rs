@@ -4,7 +4,7 @@
 //! line. The first says how much of the second counts, so that both are of one moment; what follows
 //! are files that a process has written since, which will be written again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,9 @@ pub const ORIGINALS: &str = ".fetch/lists/";
 
 /// The version of the form of a record.
 const VERSION: u32 = 1;
+
+/// The end of the line of a file that was there before; no path has a tab.
+const WAS_THERE: &str = "\tfound";
 
 /// What was fetched of an archive at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,6 +71,8 @@ pub struct Record {
     key: String,
     /// The files that are on the disk, with their sizes, by their paths below the raw folder.
     pub kept: BTreeMap<String, u64>,
+    /// The files among them that were there before, which a damaged archive does not remove.
+    found: BTreeSet<String>,
     /// The files among them that no saved record has yet.
     unsaved: Vec<String>,
     /// Files of a process that was killed, which no saved record has.
@@ -88,6 +93,7 @@ impl Record {
             raw: raw.to_owned(),
             key: key.to_owned(),
             kept: BTreeMap::new(),
+            found: BTreeSet::new(),
             unsaved: Vec::new(),
             leftover: Vec::new(),
             list: None,
@@ -105,17 +111,14 @@ impl Record {
             record.forget()?;
             return Ok((record, None));
         };
-        let lines = |bytes: &[u8]| -> Vec<(String, u64)> {
-            let text = String::from_utf8_lossy(bytes);
-            let lines = text.lines().filter_map(|line| line.split_once('\t'));
-            let lines =
-                lines.map(|(size, path)| (path.to_owned(), size.parse().unwrap_or(u64::MAX)));
-            lines.collect()
-        };
-        record.kept.extend(lines(counted));
-        record
-            .leftover
-            .extend(lines(more).into_iter().map(|(path, _)| path));
+        for (path, size, was_there) in lines(counted) {
+            if was_there {
+                record.found.insert(path.clone());
+            }
+            record.kept.insert(path, size);
+        }
+        let own = lines(more).into_iter().filter(|one| !one.2);
+        record.leftover.extend(own.map(|(path, ..)| path));
         record.list_bytes = saved.list_bytes;
         let is_there = |(path, size): (&String, &u64)| {
             fs::metadata(raw.join(path)).is_ok_and(|file| file.len() == *size)
@@ -152,11 +155,16 @@ impl Record {
         self.path("tmp")
     }
 
-    /// Adds a file that is whole.
+    /// Whether a process that was killed has written a file.
+    pub fn is_leftover(&self, path: &str) -> bool {
+        self.leftover.iter().any(|one| one == path)
+    }
+
+    /// Adds a file that is whole. `was_there` says that it is not of this program.
     ///
     /// # Errors
     /// The list cannot be written.
-    pub fn add(&mut self, path: String, size: u64) -> io::Result<()> {
+    pub fn add(&mut self, path: String, size: u64, was_there: bool) -> io::Result<()> {
         let mut list = match self.list.take() {
             Some(list) => list,
             None => {
@@ -168,8 +176,15 @@ impl Record {
                 list
             }
         };
-        list.write_all(format!("{size}\t{path}\n").as_bytes())?;
+        let end = match was_there {
+            true => WAS_THERE,
+            false => "",
+        };
+        list.write_all(format!("{size}\t{path}{end}\n").as_bytes())?;
         self.list = Some(list);
+        if was_there {
+            self.found.insert(path.clone());
+        }
         self.unsaved.push(path.clone());
         self.kept.insert(path, size);
         Ok(())
@@ -215,6 +230,7 @@ impl Record {
     /// A file cannot be removed.
     pub fn forget(&mut self) -> io::Result<()> {
         self.kept.clear();
+        self.found.clear();
         self.unsaved.clear();
         self.leftover.clear();
         (self.list, self.list_bytes) = (None, 0);
@@ -227,12 +243,14 @@ impl Record {
         Ok(())
     }
 
-    /// Removes the record and the files that it names.
+    /// Removes the record and the files that it names, without those that were there before.
     ///
     /// # Errors
     /// A file cannot be removed.
     pub fn discard(&mut self) -> io::Result<()> {
-        let kept = std::mem::take(&mut self.kept).into_keys();
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.retain(|path, _| !self.found.contains(path));
+        let kept = kept.into_keys();
         let files: Vec<String> = kept.chain(std::mem::take(&mut self.leftover)).collect();
         for path in &files {
             drop(fs::remove_file(self.raw.join(path)));
@@ -248,6 +266,18 @@ impl Record {
         }
         self.forget()
     }
+}
+
+/// Parses lines of a list: path, size, and whether the file was there before.
+fn lines(bytes: &[u8]) -> Vec<(String, u64, bool)> {
+    let text = String::from_utf8_lossy(bytes);
+    let lines = text.lines().filter_map(|line| line.split_once('\t'));
+    let lines = lines.map(|(size, path)| {
+        let found = path.strip_suffix(WAS_THERE);
+        let path = found.unwrap_or(path).to_owned();
+        (path, size.parse().unwrap_or(u64::MAX), found.is_some())
+    });
+    lines.collect()
 }
 
 #[cfg(test)]
@@ -266,7 +296,7 @@ mod tests {
         ] {
             let (mut record, _) = Record::open(&raw, "x", "all").unwrap();
             fs::write(&outside, "evil").unwrap();
-            record.add("a.mp4".to_owned(), 4).unwrap();
+            record.add("a.mp4".to_owned(), 4, false).unwrap();
             fs::write(raw.join("a.mp4"), "clip").unwrap();
             record.finish("address", "all").unwrap();
             assert!(Record::open(&raw, "x", "all").unwrap().1.is_some());

@@ -164,7 +164,7 @@ fn attempt(
                     let why = "another one would be written to the same file";
                     return Err(fail(refuse(member.path.as_bytes(), why)));
                 }
-                keep(
+                let is_same = keep(
                     &mut tar,
                     &member,
                     &wanted.raw.join(&path),
@@ -174,7 +174,8 @@ fn attempt(
                     KeepError::Read(error) => fail(error.into()),
                     KeepError::Write(error) => local(error),
                 })?;
-                record.add(path, member.size).map_err(local)?;
+                let was_there = is_same && !record.is_leftover(&path);
+                record.add(path, member.size, was_there).map_err(local)?;
             }
         }
         tar.finish_member().map_err(fail)?;
@@ -202,20 +203,32 @@ enum KeepError {
 }
 
 /// Writes a member, which appears under its name when it is whole. It reaches the disk before the
-/// record that names it does.
+/// record that names it does. Returns whether the file was there with the same content.
 fn keep(
     tar: &mut Tar<Input>,
     member: &Member,
     path: &Path,
     temporary: &Path,
-) -> Result<(), KeepError> {
+) -> Result<bool, KeepError> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(KeepError::Write)?;
     }
     let mut file = File::create(temporary).map_err(KeepError::Write)?;
     copy(tar, member.size, &mut file)?;
     drop(file);
-    fs::rename(temporary, path).map_err(KeepError::Write)
+    if is_same(path, temporary, member.size) {
+        fs::remove_file(temporary).map_err(KeepError::Write)?;
+        return Ok(true);
+    }
+    fs::rename(temporary, path).map_err(KeepError::Write)?;
+    Ok(false)
+}
+
+/// Whether a file is there with the content of another one of this size.
+fn is_same(path: &Path, other: &Path, size: u64) -> bool {
+    let hash = |path| util::hash::sha256_of_file(path).ok();
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == size)
+        && hash(path).is_some_and(|hash_of_path| hash(other) == Some(hash_of_path))
 }
 
 /// Copies the contents of a member, and tells errors of reading from those of writing.
@@ -300,5 +313,55 @@ impl Read for Counted<'_> {
         let length = self.reader.read(buffer)?;
         self.transfer.advance(length as u64);
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Limits;
+    use crate::progress::Progress;
+
+    #[test]
+    fn a_damaged_archive_leaves_the_files_that_were_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (raw, archive) = (folder.path().join("raw"), folder.path().join("a.tar"));
+        let mut builder = tar::Builder::new(Vec::new());
+        for name in ["own.txt", "other.txt", "new.txt"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(3);
+            builder.append_data(&mut header, name, &b"abc"[..]).unwrap();
+        }
+        let bytes = builder.into_inner().unwrap();
+        fs::write(&archive, &bytes[..3072]).unwrap();
+        fs::create_dir(&raw).unwrap();
+        fs::write(raw.join("own.txt"), "abc").unwrap();
+        fs::write(raw.join("other.txt"), "xyz").unwrap();
+        let unpack_it = || {
+            let client = Client::new(Limits::default()).unwrap();
+            let wanted = Wanted {
+                remote: &Remote::File(archive.clone()),
+                key: "a.tar",
+                raw: &raw,
+                options: "all",
+            };
+            let progress = Progress::silent("test");
+            let mut choose = |member: &Member, _: &Record| Choice::Keep(member.path.clone());
+            let record = unpack(&client, &wanted, &progress.transfer("a"), &mut choose);
+            record.map(|record| record.kept.len())
+        };
+        let error = unpack_it().unwrap_err().to_string();
+        assert!(error.contains("cut short"), "{error}");
+        assert_eq!(fs::read(raw.join("own.txt")).unwrap(), b"abc");
+        assert!(!raw.join("new.txt").exists());
+        // A file of the same size is replaced by the archive's.
+        fs::write(raw.join("other.txt"), "xyz").unwrap();
+        fs::write(&archive, &bytes).unwrap();
+        assert_eq!(unpack_it().unwrap(), 3);
+        assert_eq!(fs::read(raw.join("other.txt")).unwrap(), b"abc");
+        // The record tells the files from each other.
+        let (mut record, _) = Record::open(&raw, "a.tar", "all").unwrap();
+        record.discard().unwrap();
+        assert!(raw.join("own.txt").is_file() && !raw.join("new.txt").exists());
     }
 }

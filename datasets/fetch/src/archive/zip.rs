@@ -77,7 +77,7 @@ pub fn unpack(
             fs::rename(record.temporary(), &target).map_err(local)?;
         }
         if path != INNER {
-            record.add(path, member.size).map_err(local)?;
+            record.add(path, member.size, is_there).map_err(local)?;
         }
     }
     Ok(())

@@ -11,8 +11,8 @@ use crate::error::{Error, Kind};
 use crate::origin::Remote;
 
 /// Fetches a zip and unpacks it, unless that was done before. `remote` asks the server for it; `choose`
-/// gets the path of the zip and returns what chooses its members. Returns the record, which names
-/// the files.
+/// gets the path of the zip and returns what chooses its members. A zip that lies in the raw folder is
+/// read there and stays. Returns the record, which names the files.
 ///
 /// # Errors
 /// The zip cannot be fetched, is damaged or hostile.
@@ -28,32 +28,38 @@ pub fn fetch(
     if saved.is_some_and(|saved| saved.done) {
         return Ok(record);
     }
-    let (path, kept) = (run.state(name), run.raw.join(name));
-    if kept.is_file() && !path.exists() {
-        fs::rename(&kept, &path).map_err(|error| run.local(&path, error))?;
-    }
+    let (fetched, own) = (run.state(name), run.raw.join(name));
+    let is_own = own.is_file() && !fetched.exists();
+    let path = if is_own { &own } else { &fetched };
     if !path.is_file() {
         let remote = remote()?;
         let transfer = run.progress.transfer(name);
-        remote.save(run.client, &path, None, None, &transfer)?;
+        remote.save(run.client, path, None, None, &transfer)?;
     }
-    let unpacked = choose(&path).and_then(|mut chooser| {
-        zip::unpack(&path, run.raw, &mut record, &mut *chooser)?;
+    let unpacked = choose(path).and_then(|mut chooser| {
+        zip::unpack(path, run.raw, &mut record, &mut *chooser)?;
         unpack_inner(run, &mut record, &mut *chooser)
     });
     if let Err(error) = unpacked {
-        if error.kind == Kind::Mismatch {
-            // The next call fetches it once more.
-            fs::remove_file(&path).map_err(|error| run.local(&path, error))?;
+        if error.kind != Kind::Mismatch {
+            return Err(error);
         }
+        if is_own {
+            return Err(error.with_advice("remove it, and the same command fetches it"));
+        }
+        // The next call fetches it once more.
+        fs::remove_file(path).map_err(|error| run.local(path, error))?;
         return Err(error);
     }
     record.finish(name, &options).map_err(local)?;
-    match run.keep_archives {
-        true => fs::rename(&path, &kept),
-        false => fs::remove_file(&path),
+    if is_own {
+        return Ok(record);
     }
-    .map_err(|error| run.local(&path, error))?;
+    match run.keep_archives {
+        true => fs::rename(path, &own),
+        false => fs::remove_file(path),
+    }
+    .map_err(|error| run.local(path, error))?;
     Ok(record)
 }
 
