@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -19,6 +20,8 @@ use tests::{
 use util::rng::Rng;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// A later commit.
+const NEW: &str = "fedcba9876543210fedcba9876543210fedcba98";
 const TOKEN: &str = "hf_secret";
 const CLIP: &str = "openai/clip-vit-base-patch16";
 const AST: &str = "MIT/ast-finetuned-audioset-10-10-0.4593";
@@ -141,7 +144,7 @@ fn answer(files: &Files, request: &Request, storage: &str) -> Answer {
     let [owner, name, "resolve", revision, file] = parts[..] else {
         panic!("no path of the hub: {path}");
     };
-    assert!(["main", COMMIT].contains(&revision), "{revision}");
+    assert!(["main", COMMIT, NEW].contains(&revision), "{revision}");
     let key = format!("{owner}/{name}/{file}");
     let Some(body) = files.get(&key) else {
         return describe(Answer::status(404)).header("X-Error-Code", "EntryNotFound");
@@ -403,6 +406,66 @@ fn nothing_is_sent_offline() {
 }
 
 #[test]
+fn an_interrupted_update_leaves_the_old_weights_usable_offline() {
+    let data = shards();
+    let is_updated = Arc::new(AtomicBool::new(false));
+    let updated = is_updated.clone();
+    let hub = Hub::start(repositories(), move |request, mut answer| {
+        if updated.load(Ordering::SeqCst) {
+            for (name, value) in &mut answer.headers {
+                if name == "X-Repo-Commit" {
+                    NEW.clone_into(value);
+                }
+            }
+            // The hub names a version of the large file that its store does not have.
+            if request.path.contains("/resolve/") && request.path.ends_with(".safetensors") {
+                if request.path.contains(NEW) && request.method == "GET" {
+                    return Answer::status(404);
+                }
+                for (name, value) in &mut answer.headers {
+                    if name == "X-Linked-Etag" {
+                        *value = format!("\"{}\"", "0".repeat(64));
+                    }
+                }
+            }
+        }
+        answer
+    });
+    run(&mut fetch_weights(&hub, &[])).expect(EXIT_DONE);
+    is_updated.store(true, Ordering::SeqCst);
+    run(&mut fetch_weights(&hub, &[])).expect(2);
+    let refs = hub.cache(CLIP).join("refs/main");
+    assert_eq!(fs::read_to_string(refs).unwrap(), COMMIT);
+    run(hub.train(&data.shards()).env("HF_HUB_OFFLINE", "1")).expect(EXIT_DONE);
+
+    // What is in the cache is all that can be had offline, and is copied.
+    let requests = hub.requests();
+    let offline = |flags: &[&str]| {
+        let mut command = fetch_weights(&hub, flags);
+        command.env("HF_HUB_OFFLINE", "1");
+        command
+    };
+    let fetched = run(&mut offline(&["--json"])).expect(EXIT_DONE).json();
+    assert_eq!(fetched["folders"].as_array().unwrap().len(), 3);
+    let to = hub.home.path().join("weights");
+    run(&mut offline(&["--to", to.to_str().unwrap()])).expect(EXIT_DONE);
+    for (file, body) in repositories() {
+        let (_, path) = file.split_once('/').unwrap();
+        assert_eq!(fs::read(to.join(path)).unwrap(), *body, "{path}");
+    }
+    // What is missing is named, and it alone.
+    let folder = hub.cache(CLIP).join("snapshots").join(COMMIT);
+    fs::remove_file(folder.join("model.safetensors")).unwrap();
+    let error = error_of(run(&mut offline(&[])));
+    assert!(
+        error.contains(&format!("{CLIP}/model.safetensors")),
+        "{error}"
+    );
+    assert!(!error.contains("config.json"), "{error}");
+    assert_eq!(hub.requests(), requests);
+}
+
+#[test]
 fn a_description_of_the_model_needs_no_weights() {
     let hub = Hub::start(repositories(), |_, answer| answer);
     let mut describe = command("train", ["run", "ave", "--describe"]);
@@ -510,6 +573,11 @@ fn weights_can_be_fetched_into_the_cache() {
     fs::write(&blob, &body).unwrap();
     run(&mut fetch_weights(&hub, &[])).expect(EXIT_DONE);
     assert_eq!(hub.store.bytes_so_far() - before, body.len());
+    // So is a damaged content to which no link leads.
+    fs::write(&blob, &body).unwrap();
+    fs::remove_dir_all(hub.cache(AST).join("snapshots")).unwrap();
+    run(&mut fetch_weights(&hub, &[])).expect(EXIT_DONE);
+    assert_eq!(hub.store.bytes_so_far() - before, 2 * body.len());
     for (flags, words) in [
         (&["--raw", "x"][..], "--raw: is for datasets"),
         (&["--limit", "3"], "--limit: is for datasets"),

@@ -1,6 +1,7 @@
 //! The weights of the encoders, from the Hugging Face hub.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -54,30 +55,54 @@ impl Checkpoint {
     /// Those of [`Hub::describe`] and [`Hub::fetch`].
     pub fn from_hub(&self) -> anyhow::Result<PathBuf> {
         let hub = Hub::from_env()?;
-        if let Some(folder) = self.cached(&hub.cache()) {
-            return Ok(folder);
+        let missing = match self.cached(&hub.cache()) {
+            Ok(files) => return Ok(folder_of(&files)),
+            Err(missing) => missing,
+        };
+        if hub.is_offline() {
+            return Err(offline(&hub, &missing));
         }
         let files = self.describe(&hub)?;
         let progress = announce(&hub, &[(self, &files)], hub.cache().folder());
-        let mut folder = None;
-        for file in &files {
-            let path = hub.fetch_to_cache(self.repository, file, &progress)?;
-            folder = path.parent().map(Path::to_path_buf);
-        }
+        let folder = self.fetch_to_cache(&hub, &files, &progress)?;
         progress.finish("weights are in the cache");
-        folder.ok_or_else(|| anyhow!("{}: has no files", self.repository))
+        Ok(folder)
     }
 
-    /// Returns the checkpoint's folder in the cache, if that has all its files.
-    fn cached(&self, cache: &Cache) -> Option<PathBuf> {
-        let mut folder = None;
+    /// Fetches all files of a commit into the cache, and returns their folder.
+    fn fetch_to_cache(
+        &self,
+        hub: &Hub,
+        files: &[RemoteFile],
+        progress: &Progress,
+    ) -> anyhow::Result<PathBuf> {
+        let paths = files
+            .iter()
+            .map(|file| hub.fetch_to_cache(self.repository, file, progress))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        if let Some(file) = files.first() {
+            hub.cache().set_last(self.repository, &file.commit)?;
+        }
+        Ok(folder_of(&paths))
+    }
+
+    /// Returns the checkpoint's files in the cache, or those that it lacks.
+    fn cached(&self, cache: &Cache) -> Result<Vec<PathBuf>, Vec<String>> {
+        let mut found = Vec::new();
+        let mut missing = Vec::new();
         for names in self.files {
             let path = names
                 .iter()
-                .find_map(|name| cache.get(self.repository, name))?;
-            folder = path.parent().map(Path::to_path_buf);
+                .find_map(|name| cache.get(self.repository, name));
+            match path {
+                Some(path) => found.push(path),
+                None => missing.push(format!("{}/{}", self.repository, names.join(" or "))),
+            }
         }
-        folder
+        match missing.is_empty() {
+            true => Ok(found),
+            false => Err(missing),
+        }
     }
 
     /// Asks the hub about all files, of one commit.
@@ -116,13 +141,17 @@ pub struct Fetched {
 
 /// Fetches the checkpoints of all three encoders, into folders below `to` that `--weights` takes, or
 /// into the hub's cache. Files that are there are compared with the SHA-256 that the hub tells, and
-/// fetched again if they differ. With `dry_run` it prints what it would fetch.
+/// fetched again if they differ. With `dry_run` it prints what it would fetch. With `HF_HUB_OFFLINE` it
+/// takes the files of the cache.
 ///
 /// # Errors
 /// Those of [`Hub::describe`] and [`Hub::fetch`].
 pub fn fetch_weights(to: Option<&Path>, dry_run: bool) -> anyhow::Result<Fetched> {
     let hub = Hub::from_env()?;
     let checkpoints = [&CLIP, &BERT, &AST];
+    if hub.is_offline() {
+        return copy_cached(&hub, &checkpoints, to, dry_run);
+    }
     let described = checkpoints
         .iter()
         .map(|checkpoint| checkpoint.describe(&hub))
@@ -145,27 +174,97 @@ pub fn fetch_weights(to: Option<&Path>, dry_run: bool) -> anyhow::Result<Fetched
         return Ok(fetched);
     }
     for (checkpoint, files) in plan {
-        let mut folder = target.join(checkpoint.folder);
-        for file in files {
-            match to {
-                Some(_) => {
+        let folder = target.join(checkpoint.folder);
+        let folder = match to {
+            Some(_) => {
+                for file in files {
                     let path = folder.join(&file.name);
                     remove_damaged(&path, file)?;
                     hub.fetch(checkpoint.repository, file, &path, &progress)?;
                 }
-                None => {
-                    if let Some(path) = hub.cache().get(checkpoint.repository, &file.name) {
+                folder
+            }
+            None => {
+                for file in files {
+                    for path in hub.cache().paths(checkpoint.repository, file) {
                         remove_damaged(&path, file)?;
                     }
-                    let path = hub.fetch_to_cache(checkpoint.repository, file, &progress)?;
-                    folder = path.parent().unwrap_or(&path).to_path_buf();
                 }
+                checkpoint.fetch_to_cache(&hub, files, &progress)?
             }
-        }
+        };
         fetched.folders.push(folder);
     }
     progress.finish("weights are complete");
     Ok(fetched)
+}
+
+/// Does what [`fetch_weights`] does without the hub: the cache has to have all files, which are copied to
+/// `to`.
+fn copy_cached(
+    hub: &Hub,
+    checkpoints: &[&Checkpoint],
+    to: Option<&Path>,
+    dry_run: bool,
+) -> anyhow::Result<Fetched> {
+    let mut found = Vec::new();
+    let mut missing = Vec::new();
+    for checkpoint in checkpoints {
+        match checkpoint.cached(&hub.cache()) {
+            Ok(files) => found.push((checkpoint, files)),
+            Err(mut lacks) => missing.append(&mut lacks),
+        }
+    }
+    if !missing.is_empty() {
+        return Err(offline(hub, &missing));
+    }
+    let mut fetched = Fetched {
+        folders: Vec::new(),
+        bytes: 0,
+    };
+    for (checkpoint, files) in found {
+        let folder = to.map(|to| to.join(checkpoint.folder));
+        for file in &files {
+            fetched.bytes += fs::metadata(file).map_or(0, |file| file.len());
+            if let Some(folder) = folder.as_ref().filter(|_| !dry_run) {
+                let copy = folder.join(file.file_name().unwrap_or_default());
+                copy_file(file, &copy)
+                    .with_context(|| format!("{}: cannot be written", copy.display()))?;
+            }
+        }
+        if !dry_run {
+            fetched
+                .folders
+                .push(folder.unwrap_or_else(|| folder_of(&files)));
+        }
+    }
+    Ok(fetched)
+}
+
+/// Copies a file, which appears when it is whole.
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut file = util::atomic::AtomicFile::create(to)?;
+    io::copy(&mut File::open(from)?, &mut file)?;
+    file.publish()
+}
+
+/// The folder of a checkpoint's files.
+fn folder_of(files: &[PathBuf]) -> PathBuf {
+    let folder = files.last().and_then(|file| file.parent());
+    folder.unwrap_or(Path::new("")).to_path_buf()
+}
+
+/// The error that files are missing and the hub may not be asked.
+fn offline(hub: &Hub, missing: &[String]) -> anyhow::Error {
+    anyhow!(
+        "{}: not in {}, and HF_HUB_OFFLINE forbids to ask the hub; unset it, or fetch the weights \
+         beforehand with `just fetch weights`",
+        missing.join(", "),
+        hub.cache().folder().display()
+    )
 }
 
 /// Says what will be fetched, how large it is and where it will lie, and starts its progress.

@@ -34,6 +34,16 @@ impl Cache {
         (is_hex(commit, 40) && path.is_file()).then_some(path)
     }
 
+    /// Returns where a file's content lies: its blob, and its place in the snapshot of its commit, which is
+    /// a file of its own where links cannot be made.
+    pub fn paths(&self, repository: &str, file: &RemoteFile) -> [PathBuf; 2] {
+        let snapshots = self.folder_of(repository).join("snapshots");
+        [
+            self.blob_path(repository, &file.etag),
+            snapshots.join(&file.commit).join(&file.name),
+        ]
+    }
+
     /// Returns where a content lies.
     pub(super) fn blob_path(&self, repository: &str, etag: &str) -> PathBuf {
         self.folder_of(repository).join("blobs").join(etag)
@@ -45,8 +55,7 @@ impl Cache {
         folder.join(format!("{etag}.lock"))
     }
 
-    /// Links a content as a file of its commit, makes that commit the last one, and returns the
-    /// file's path.
+    /// Links a content as a file of its commit, and returns the file's path.
     pub(super) fn link(&self, repository: &str, file: &RemoteFile) -> anyhow::Result<PathBuf> {
         let folder = self.folder_of(repository);
         let snapshot = folder.join("snapshots").join(&file.commit);
@@ -55,15 +64,25 @@ impl Cache {
             fs::create_dir_all(&snapshot)?;
             let target = Path::new("../../blobs").join(&file.etag);
             match std::os::unix::fs::symlink(&target, &path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                other => other?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                other => other,
             }
-            let refs = folder.join("refs");
-            fs::create_dir_all(&refs)?;
-            util::atomic::write(&refs.join(REVISION), &file.commit)
         };
         link().with_context(|| format!("{}: cannot be created", path.display()))?;
         Ok(path)
+    }
+
+    /// Makes a commit the last one, whose files [`Cache::get`] returns. Until all files are linked, the
+    /// commit before remains usable.
+    ///
+    /// # Errors
+    /// The cache cannot be written.
+    pub fn set_last(&self, repository: &str, commit: &str) -> anyhow::Result<()> {
+        let refs = self.folder_of(repository).join("refs");
+        let path = refs.join(REVISION);
+        fs::create_dir_all(&refs)
+            .and_then(|()| util::atomic::write(&path, commit))
+            .with_context(|| format!("{}: cannot be written", path.display()))
     }
 
     fn folder_of(&self, repository: &str) -> PathBuf {

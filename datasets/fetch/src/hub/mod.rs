@@ -13,7 +13,7 @@ pub use environment::Environment;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use reqwest::Url;
 use util::lock::{FileLock, LockError, LockMode};
 
@@ -77,6 +77,11 @@ impl Hub {
         Cache::new(self.environment.cache.clone())
     }
 
+    /// Whether nothing may be sent.
+    pub fn is_offline(&self) -> bool {
+        self.environment.offline
+    }
+
     /// The address of the hub.
     pub fn endpoint(&self) -> &str {
         &self.environment.endpoint
@@ -99,20 +104,13 @@ impl Hub {
     /// file of this name.
     ///
     /// # Errors
-    /// `HF_HUB_OFFLINE` is set, the hub cannot be reached, or it does not give out the repository.
+    /// The hub cannot be reached, or it does not give out the repository.
     pub fn describe(
         &self,
         repository: &str,
         commit: Option<&str>,
         name: &str,
     ) -> anyhow::Result<Option<RemoteFile>> {
-        if self.environment.offline {
-            bail!(
-                "{repository}: {name} is not in {}, and HF_HUB_OFFLINE forbids to ask the hub; unset it, \
-                 or fetch the weights beforehand with `just fetch weights`",
-                self.environment.cache.display()
-            );
-        }
         let url = self.url(repository, commit.unwrap_or(REVISION), name);
         match self.ask(&url) {
             Ok(file) => Ok(Some(RemoteFile {
@@ -148,7 +146,8 @@ impl Hub {
     }
 
     /// Fetches a file into the cache, unless its content is there, and returns its path. Waits while
-    /// another process fetches the same file.
+    /// another process fetches the same file. When all files of a commit are there, the caller makes it
+    /// the last one by [`Cache::set_last`].
     ///
     /// # Errors
     /// Those of [`Hub::fetch`]; the cache cannot be written.
