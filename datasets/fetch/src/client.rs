@@ -33,7 +33,7 @@ pub struct Limits {
     pub stall: Duration,
     /// The pause before the first repetition; each further one is twice as long.
     pub first_pause: Duration,
-    /// The longest pause, and the longest that a server's `Retry-After` is obeyed.
+    /// The longest pause, unless a server's `Retry-After` asks for a longer one.
     pub longest_pause: Duration,
 }
 
@@ -52,8 +52,10 @@ impl Default for Limits {
 
 /// The longest that a server's `Retry-After` is obeyed.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
-/// The failure in a row at which a warning is printed, so that the user knows what is waited for.
+/// The failure in a row at which a warning is printed, so that the user knows what is waited for, and
+/// the pause before which one is always printed.
 const WARNED_FAILURE: u32 = 3;
+const WARNED_PAUSE: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_REDIRECTS: usize = 10;
 /// Threads for connections and TLS; the callers' threads wait for them.
@@ -253,13 +255,14 @@ impl Client {
             let times = format!("given up after {failures} attempts");
             return Err(error.with_advice(&times));
         }
-        if failures == WARNED_FAILURE {
-            util::cli::warn(&format!("{error}; trying again"));
+        // A server that asks for no pause is busy all the same.
+        let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
+        let pause = pause(limits, url, failures).max(asked);
+        if failures == WARNED_FAILURE || pause >= WARNED_PAUSE {
+            let seconds = pause.as_secs_f64().ceil();
+            util::cli::warn(&format!("{error}; trying again in {seconds} s"));
         }
-        thread::sleep(match retry_after {
-            Some(time) => time.min(LONGEST_RETRY_AFTER),
-            None => pause(limits, url, failures),
-        });
+        thread::sleep(pause);
         Ok(())
     }
 

@@ -200,6 +200,22 @@ fn retry_after_is_waited_for() {
 }
 
 #[test]
+fn a_retry_after_of_nothing_does_not_use_up_the_attempts_at_once() {
+    let server = Server::start(|_| Answer::status(503).header("Retry-After", "0"));
+    let limits = Limits {
+        first_pause: Duration::from_millis(200),
+        longest_pause: Duration::from_millis(200),
+        ..limits()
+    };
+    let client = Client::new(limits).unwrap();
+    let start = Instant::now();
+    let error = client.text(&Request::get(server.url("/f")), 100);
+    assert!(error.is_err_and(|error| error.is_temporary()));
+    // Three pauses, each shortened by a half at most.
+    assert!(start.elapsed() >= Duration::from_millis(300));
+}
+
+#[test]
 fn temporary_errors_are_repeated_and_others_are_not() {
     for (status, kind, requests) in [
         (503, Kind::Temporary(None), 4),
@@ -262,11 +278,17 @@ fn a_server_that_cannot_be_reached_is_named() {
 
 #[test]
 fn a_server_that_has_answered_is_tried_more_often() {
-    let server = Server::start(|_| Answer::file("there"));
+    let server = Server::start(|request| match request.earlier {
+        0 => Answer::file("there"),
+        // The connection breaks before the first byte, as that of a server that is gone.
+        _ => Answer {
+            cut_after: Some(0),
+            ..Answer::file("there")
+        },
+    });
     let client = client();
     client.text(&Request::get(server.url("/f")), 100).unwrap();
     let request = Request::get(server.url("/f"));
-    drop(server);
     let error = client.text(&request, 100).unwrap_err().to_string();
     assert!(error.contains("given up after 4 attempts"), "{error}");
 }
