@@ -12,7 +12,8 @@ use super::record::Record;
 use super::tar::{MAX_MEMBER, Member, Problem, refuse};
 use crate::error::{Error, Kind};
 
-/// A member may be this many times larger than its compressed form, if it is larger than that.
+/// A member, and all of them together, may be this many times larger than their compressed form, if
+/// they are larger than that.
 const MAX_RATIO: u64 = 200;
 const RATIO_FREE: u64 = 16 << 20;
 const MAX_MEMBERS: usize = 2_000_000;
@@ -150,6 +151,7 @@ fn check(archive: &mut Archive) -> Result<Vec<(usize, Member)>, Problem> {
     }
     let mut members = Vec::new();
     let mut seen = BTreeSet::new();
+    let (mut all, mut all_compressed) = (0u64, 0u64);
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(damaged)?;
         let raw_name = entry.name_raw().to_vec();
@@ -171,14 +173,62 @@ fn check(archive: &mut Archive) -> Result<Vec<(usize, Member)>, Problem> {
         if entry.size() > MAX_MEMBER {
             return Err(no("it is larger than any publisher's file"));
         }
-        if entry.size() > RATIO_FREE && entry.size() / MAX_RATIO > entry.compressed_size() {
+        if is_bomb(entry.size(), entry.compressed_size()) {
             return Err(no("it is a bomb: far larger than its compressed form"));
         }
+        all = all.saturating_add(entry.size());
+        all_compressed = all_compressed.saturating_add(entry.compressed_size());
         if path.is_empty() || !seen.insert(path.clone()) {
             return Err(no("it has no name, or that of another one"));
         }
         let size = entry.size();
         members.push((index, Member { path, size }));
     }
+    if is_bomb(all, all_compressed) {
+        let message = format!(
+            "the archive is a bomb: {} MB out of {} kB; nothing was written",
+            all / 1_000_000,
+            all_compressed / 1000
+        );
+        return Err(Problem::Refused(message));
+    }
     Ok(members)
+}
+
+/// Whether something is larger than its compressed form as no publisher's is.
+fn is_bomb(size: u64, compressed: u64) -> bool {
+    size > RATIO_FREE && size / MAX_RATIO > compressed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use zip::ZipWriter;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    /// Writes a zip of these members.
+    fn pack(path: &Path, members: &[(&str, &[u8])]) {
+        let mut writer = ZipWriter::new(File::create(path).unwrap());
+        for (name, bytes) in members {
+            let options = SimpleFileOptions::default();
+            writer.start_file(*name, options).unwrap();
+            writer.write_all(bytes).unwrap();
+        }
+        writer.finish().unwrap();
+    }
+
+    #[test]
+    fn a_bomb_of_many_members_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.zip");
+        let zeros = vec![0; 12 << 20];
+        pack(&path, &[("a.mp4", &zeros)]);
+        assert_eq!(paths(&path).unwrap(), ["a.mp4"]);
+        pack(&path, &[("a.mp4", &zeros), ("b.mp4", &zeros)]);
+        let error = paths(&path).unwrap_err().to_string();
+        assert!(error.contains("bomb: 25 MB out of"), "{error}");
+    }
 }
