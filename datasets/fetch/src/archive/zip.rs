@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use crc32fast::Hasher;
 use zip::ZipArchive;
 
 use super::names;
@@ -30,7 +31,7 @@ const FOLDER: u32 = 0o040_000;
 /// so that no record names it.
 pub const INNER: &str = ".fetch/inner.zip";
 
-/// Unpacks a zip into the raw folder. Files that are there with the right size are left. `choose`
+/// Unpacks a zip into the raw folder. Files that are there with the right size and CRC-32 are left. `choose`
 /// gets each member and returns its path below the raw folder, or `None`. Adds the files to the
 /// record.
 ///
@@ -59,7 +60,9 @@ pub fn unpack(
     }
     for (index, member, path) in chosen {
         let target = raw.join(&path);
-        let is_there = fs::metadata(&target).is_ok_and(|file| file.len() == member.size);
+        let entry = archive.by_index_raw(index);
+        let crc = entry.map_err(|e| damaged(&address, &e))?.crc32();
+        let is_there = is_same(&target, member.size, crc);
         if !is_there {
             if let Some(folder) = target.parent() {
                 fs::create_dir_all(folder).map_err(local)?;
@@ -82,6 +85,23 @@ pub fn unpack(
         }
     }
     Ok(())
+}
+
+/// Whether a file is there with this size and CRC-32.
+fn is_same(path: &Path, size: u64, crc: u32) -> bool {
+    let crc_of_file = || {
+        let mut file = File::open(path).ok()?;
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut buffer).ok()? {
+                0 => return Some(hasher.finalize()),
+                length => hasher.update(&buffer[..length]),
+            }
+        }
+    };
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == size)
+        && crc_of_file() == Some(crc)
 }
 
 /// Reads the small members of a zip that `is_wanted` accepts, as text.
@@ -203,6 +223,7 @@ fn is_bomb(size: u64, compressed: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
 
     use zip::ZipWriter;
     use zip::write::SimpleFileOptions;
@@ -218,6 +239,22 @@ mod tests {
             writer.write_all(bytes).unwrap();
         }
         writer.finish().unwrap();
+    }
+
+    #[test]
+    fn a_file_of_the_right_size_with_other_content_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (raw, path) = (folder.path(), folder.path().join("a.zip"));
+        pack(&path, &[("a.mp4", b"clip"), ("b.mp4", b"clip")]);
+        fs::write(raw.join("a.mp4"), [0; 4]).unwrap();
+        fs::write(raw.join("b.mp4"), "clip").unwrap();
+        let inode = |name: &str| fs::metadata(raw.join(name)).unwrap().ino();
+        let before = inode("b.mp4");
+        let (mut record, _) = Record::open(raw, "a", "all").unwrap();
+        let mut choose = |member: &Member| Some(member.path.clone());
+        unpack(&path, raw, &mut record, &mut choose).unwrap();
+        assert_eq!(fs::read(raw.join("a.mp4")).unwrap(), b"clip");
+        assert_eq!(inode("b.mp4"), before, "what is right is left");
     }
 
     #[test]
