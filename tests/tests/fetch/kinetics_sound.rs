@@ -192,6 +192,22 @@ fn clips_that_no_archive_holds_are_listed_with_what_to_do() {
     let clips = clips(&raw);
     assert_eq!(missing.len(), 25 - clips);
     assert!(clips > 10, "{clips}");
+
+    // Nor do replacements that are gone.
+    let mut published = publish(&files);
+    published.remove(&format!("/{REPLACEMENTS}.tgz")).unwrap();
+    let server = serve(&published, &Requests::default(), 4_096);
+    let raw = folder.path().join("originals");
+    let found = run(&mut fetch("kinetics-sound", &server.url(""), &raw));
+    let found = found.expect(EXIT_FINDINGS).json();
+    let missing = found["missing"].as_array().unwrap();
+    let whats: Vec<&str> = missing
+        .iter()
+        .filter_map(|one| one["what"].as_str())
+        .collect();
+    let archive = format!("{REPLACEMENTS}.tgz");
+    assert!(whats.contains(&archive.as_str()), "{whats:?}");
+    assert!(found["files"].as_u64().unwrap() > 10);
 }
 
 #[test]

@@ -50,7 +50,12 @@ fn fetch_from(run: &Run, place: &Base) -> Result<Report, Error> {
     let mut kept = Kept::default();
     // Replacements come first, so that no original is kept beside its own.
     if run.limit.is_none() {
-        kept.add(&fetch_replacements(run, place, &wanted)?);
+        match fetch_replacements(run, place, &wanted) {
+            Ok(record) => kept.add(&record),
+            Err(error) => kept
+                .missing
+                .push(missing_archive(&format!("{REPLACEMENTS}.tgz"), error)?),
+        }
     }
     match run.limit {
         None => fetch_parts(run, &wanted, parts, &mut kept)?,
@@ -256,6 +261,20 @@ fn choose(
     }
 }
 
+/// The finding that the server does not have an archive: others can be had all the same.
+///
+/// # Errors
+/// The given error, if it is another one.
+fn missing_archive(name: &str, error: Error) -> Result<Finding, Error> {
+    match error.kind {
+        Kind::NotFound | Kind::Denied => Ok(Finding {
+            what: name.to_owned(),
+            why: error.to_string(),
+        }),
+        _ => Err(error),
+    }
+}
+
 /// Fetches all archives, several at a time.
 fn fetch_parts(
     run: &Run,
@@ -290,15 +309,14 @@ fn fetch_parts(
                             let note = format!("{} of {all} archives", records.len());
                             run.progress.set_note(&note);
                         }
-                        // Other archives can be had although this one cannot.
-                        Err(failure) if matches!(failure.kind, Kind::NotFound | Kind::Denied) => {
-                            let what = part.key.replacen('-', "/", 1);
-                            let why = failure.to_string();
-                            lock(&missing).push(Finding { what, why });
-                        }
                         Err(failure) => {
-                            is_stopped.store(true, Ordering::Relaxed);
-                            lock(&error).get_or_insert(failure);
+                            match missing_archive(&part.key.replacen('-', "/", 1), failure) {
+                                Ok(finding) => lock(&missing).push(finding),
+                                Err(failure) => {
+                                    is_stopped.store(true, Ordering::Relaxed);
+                                    lock(&error).get_or_insert(failure);
+                                }
+                            }
                         }
                     }
                 }
