@@ -259,6 +259,13 @@ fn a_limit_shortens_the_lists_to_what_was_fetched() {
     // Without a limit the rest follows, and the lists are whole again.
     run(&mut fetch("crema-d", &source, &raw)).expect(EXIT_DONE);
     assert_same_tree("crema-d", &synthetic, &raw, is_fetched);
+    for folder in ["AudioWAV", "VideoFlash"] {
+        let table = std::fs::read_to_string(raw.join(format!("lfs_pointers_{folder}.tsv")));
+        assert_eq!(table.unwrap().lines().count(), 25, "{folder}");
+    }
+    // The whole tree is not made a small one.
+    run(fetch("crema-d", &source, &raw).args(["--limit", "6"])).expect_fetch_error(&["--limit"]);
+    assert_same_tree("crema-d", &synthetic, &raw, is_fetched);
 }
 
 #[test]

@@ -206,4 +206,9 @@ fn archive_without_a_split_is_asked_for_again() {
     tests::run(&mut start()).expect_fetch_error(&["no split.json", "--source"]);
     tests::run(&mut start()).expect(0);
     assert_same_tree("mm-imdb", &synthetic, &raw, |_| true);
+    let before = server.sent().len();
+    tests::run(start().args(["--limit", "6"])).expect_fetch_error(&["without a limit", "--raw"]);
+    tests::run(&mut start()).expect(0);
+    assert_same_tree("mm-imdb", &synthetic, &raw, |_| true);
+    assert_eq!(server.sent().len(), before);
 }

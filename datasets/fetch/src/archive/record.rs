@@ -49,6 +49,12 @@ pub struct SavedState {
 }
 
 impl SavedState {
+    /// Reads what was saved, if it is there and can be read.
+    fn read(raw: &Path, key: &str) -> Option<SavedState> {
+        let text = fs::read(raw.join(FOLDER).join(format!("{key}.json"))).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
     /// Nothing of an archive.
     pub fn nothing(address: &str, options: &str) -> SavedState {
         SavedState {
@@ -99,8 +105,7 @@ impl Record {
             list: None,
             list_bytes: 0,
         };
-        let saved = fs::read(record.path("json")).ok();
-        let saved: Option<SavedState> = saved.and_then(|text| serde_json::from_slice(&text).ok());
+        let saved = SavedState::read(raw, key);
         let fits = |one: &SavedState| one.version == VERSION && one.options == options;
         let Some(saved) = saved.filter(fits) else {
             record.forget()?;
@@ -139,8 +144,7 @@ impl Record {
 
     /// Returns the address from which an earlier process has fetched a part of an archive.
     pub fn interrupted_address(raw: &Path, key: &str, options: &str) -> Option<String> {
-        let saved = fs::read(raw.join(FOLDER).join(format!("{key}.json"))).ok()?;
-        let saved: SavedState = serde_json::from_slice(&saved).ok()?;
+        let saved = SavedState::read(raw, key)?;
         (saved.options == options).then_some(saved.address)
     }
 
@@ -266,6 +270,31 @@ impl Record {
         }
         self.forget()
     }
+}
+
+/// Whether an archive is done, by a record whose options `fits` accepts and whose files are there.
+///
+/// # Errors
+/// A record cannot be read.
+pub fn any_done(raw: &Path, fits: impl Fn(&str) -> bool) -> io::Result<bool> {
+    let folder = raw.join(FOLDER);
+    if !folder.is_dir() {
+        return Ok(false);
+    }
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let Some(key) = name.to_str().and_then(|name| name.strip_suffix(".json")) else {
+            continue;
+        };
+        let Some(saved) = SavedState::read(raw, key) else {
+            continue;
+        };
+        if saved.done && fits(&saved.options) && Record::open(raw, key, &saved.options)?.1.is_some()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Parses lines of a list: path, size, and whether the file was there before.

@@ -17,7 +17,7 @@ use crate::error::{Error, Kind};
 use crate::origin::{Base, Opened, Remote};
 
 /// The folders that are fetched; the sounds as MP3 are the same ones.
-const FOLDERS: [&str; 2] = ["AudioWAV", "VideoFlash"];
+pub const FOLDERS: [&str; 2] = ["AudioWAV", "VideoFlash"];
 /// The longest pointer, and the largest table of the repository.
 const MAX_POINTER: u64 = 1 << 10;
 const MAX_TABLE: u64 = 64 << 20;
@@ -57,7 +57,7 @@ pub fn fetch(run: &Run) -> Result<Report, Error> {
 }
 
 /// The name of the table of a folder's hashes, which `ingest check --verify` reads.
-fn table(folder: &str) -> String {
+pub fn table(folder: &str) -> String {
     format!("lfs_pointers_{folder}.tsv")
 }
 
@@ -87,16 +87,18 @@ fn fetch_tree(run: &Run, place: &Base) -> Result<Vec<Object>, Error> {
     let opened = remote.open(run.client, 0, None)?;
     let objects = read_tree(run, &remote, opened)?;
     for folder in FOLDERS {
-        let mut text = "path\tlfs_sha256\tlfs_size\n".to_owned();
-        for object in objects.iter().filter(|one| one.path.starts_with(folder)) {
-            text += &format!("{}\t{}\t{}\n", object.path, object.oid, object.size);
-        }
-        if run.limit.is_none() {
-            lists::write(run, &table(folder), text.as_bytes())?;
-        }
+        let text = text_of_table(&objects, folder);
         lists::write(run, &format!(".fetch/{}", state(folder)), text.as_bytes())?;
     }
     Ok(objects)
+}
+
+fn text_of_table(objects: &[Object], folder: &str) -> String {
+    let mut text = "path\tlfs_sha256\tlfs_size\n".to_owned();
+    for object in objects.iter().filter(|one| one.path.starts_with(folder)) {
+        text += &format!("{}\t{}\t{}\n", object.path, object.oid, object.size);
+    }
+    text
 }
 
 fn read_tree(run: &Run, remote: &Remote, opened: Opened) -> Result<Vec<Object>, Error> {
@@ -147,7 +149,8 @@ fn read_tree(run: &Run, remote: &Remote, opened: Opened) -> Result<Vec<Object>, 
     Ok(objects)
 }
 
-/// Chooses the files of `--limit`, and writes lists and tables that name no others.
+/// Chooses the files of `--limit`, and writes lists that name no others; without a limit the tables of
+/// hashes, too.
 fn choose(
     run: &Run,
     mut objects: Vec<Object>,
@@ -171,6 +174,15 @@ fn choose(
         };
         let chosen = lists::choose(&splits, limit);
         objects.retain(|one| stem(&one.path).is_some_and(|stem| chosen.contains(&stem)));
+    }
+    if run.limit.is_none() {
+        for folder in FOLDERS {
+            lists::write(
+                run,
+                &table(folder),
+                text_of_table(&objects, folder).as_bytes(),
+            )?;
+        }
     }
     let chosen: BTreeSet<String> = objects.iter().filter_map(|one| stem(&one.path)).collect();
     for (list, text) in CREMA_D_LISTS.iter().zip(texts.unwrap_or_default()) {

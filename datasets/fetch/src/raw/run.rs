@@ -13,6 +13,9 @@ use crate::error::{Error, Kind};
 use crate::origin::{Base, Remote};
 use crate::progress::Progress;
 
+/// The beginning of [`Run::options`] without a limit.
+pub const ALL: &str = "limit all,";
+
 /// A run of `fetch` for one dataset.
 pub struct Run<'a> {
     /// The client of all requests.
