@@ -313,6 +313,16 @@ fn a_folder_with_the_same_files_takes_the_place_of_the_server() {
     for list in ["train.csv", "test.csv"] {
         write(&mirror.join(list), &files[list]);
     }
-    run(&mut fetch("crema-d", mirror.to_str().unwrap(), &raw)).expect(EXIT_DONE);
+    // A list that is a web page is refused, and one that is mended is taken.
+    write(
+        &mirror.join("train.csv"),
+        b"<html><body>sign, in</body></html>",
+    );
+    let start = || fetch("crema-d", mirror.to_str().unwrap(), &raw);
+    run(&mut start()).expect_fetch_error(&["train.csv", "no line names a clip"]);
+    write(&mirror.join("train.csv"), b"1001_DFA_ANG_XX,0\n");
+    run(&mut start()).expect(EXIT_DONE);
+    write(&mirror.join("train.csv"), &files["train.csv"]);
+    run(&mut start()).expect(EXIT_DONE);
     assert_same_tree("crema-d", &synthetic, &raw, is_fetched);
 }

@@ -27,7 +27,7 @@ const MAX_TABLE: u64 = 64 << 20;
 /// # Errors
 /// The repository or Git LFS cannot be reached, or refuse.
 pub fn fetch(run: &Run) -> Result<Report, Error> {
-    let texts = lists::fetch(run, &CREMA_D_LISTS)?;
+    let texts = lists::fetch(run, &CREMA_D_LISTS, &is_row)?;
     if texts.is_none() {
         let message = "the source has no lists of OGM-GE: `ingest` draws a split";
         run.progress.print("warning", message);
@@ -54,6 +54,12 @@ pub fn fetch(run: &Run) -> Result<Report, Error> {
         }
         Ok(Report { files, missing })
     })
+}
+
+/// Whether a line of a list begins with a clip, such as `1001_DFA_ANG_XX`.
+fn is_row(line: &str) -> bool {
+    let clip = line.split_once(',').map(|(clip, _)| clip);
+    clip.is_some_and(|clip| clip.split('_').filter(|part| !part.is_empty()).count() == 4)
 }
 
 /// The name of the table of a folder's hashes, which `ingest check --verify` reads.

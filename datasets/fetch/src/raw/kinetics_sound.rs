@@ -115,7 +115,8 @@ fn parse(name: &str) -> Option<Clip> {
 
 /// The clips of the published lists; of the classes, where a mirror has no lists.
 fn of_lists(run: &Run, place: &Base) -> Result<WantedClips, Error> {
-    let Some(texts) = lists::fetch(run, &KINETICS_SOUND_LISTS)? else {
+    let Some(texts) = lists::fetch(run, &KINETICS_SOUND_LISTS, &|line| parse(line).is_some())?
+    else {
         let message = "the source has no lists of OGM-GE: all clips of the 31 classes are fetched";
         run.progress.print("warning", message);
         return of_classes(run, place);

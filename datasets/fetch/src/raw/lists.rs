@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 
 use datasets::sources::KnownFile;
 
@@ -11,11 +12,16 @@ pub use crate::archive::record::ORIGINALS;
 use crate::archive::record::Record;
 use crate::error::{Error, Kind};
 
-/// Fetches lists. Returns their texts, or `None` if the source does not have them.
+/// Fetches lists; those of a mirror, whose content is not known beforehand, each time anew. Returns
+/// their texts, or `None` if the source does not have them.
 ///
 /// # Errors
-/// A list cannot be fetched, or differs from the known one.
-pub fn fetch(run: &Run, lists: &[KnownFile]) -> Result<Option<Vec<String>>, Error> {
+/// A list cannot be fetched, differs from the known one, or has no line that `is_row` accepts.
+pub fn fetch(
+    run: &Run,
+    lists: &[KnownFile],
+    is_row: &dyn Fn(&str) -> bool,
+) -> Result<Option<Vec<String>>, Error> {
     let mut texts = Vec::new();
     for list in lists {
         let name = base(list.path);
@@ -29,15 +35,32 @@ pub fn fetch(run: &Run, lists: &[KnownFile]) -> Result<Option<Vec<String>>, Erro
                 true => (None, None),
                 false => (Some(list.size), Some(list.sha256)),
             };
-            remote.save(run.client, &state, size, sha256, &transfer)
+            let remove = || match fs::remove_file(&state) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(run.local(&state, error))
+                }
+                _ => Ok(()),
+            };
+            if is_mirror {
+                remove()?;
+            }
+            remote.save(run.client, &state, size, sha256, &transfer)?;
+            let text = fs::read(&state).map_err(|error| run.local(&state, error))?;
+            let text = String::from_utf8_lossy(&text).into_owned();
+            if !text.lines().any(is_row) {
+                remove()?;
+                let message =
+                    "is no such list: no line names a clip; does the address lead to a web page?";
+                return Err(Error::new(&remote.address(), Kind::Mismatch, message));
+            }
+            Ok(text)
         });
         match fetched {
             Err(error) if error.kind == Kind::NotFound && !run.mirrors.is_empty() => {
                 return Ok(None);
             }
-            fetched => fetched?,
-        };
-        texts.push(fs::read_to_string(&state).map_err(|error| run.local(&state, error))?);
+            fetched => texts.push(fetched?),
+        }
     }
     Ok(Some(texts))
 }
