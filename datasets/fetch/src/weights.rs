@@ -140,7 +140,7 @@ pub struct Fetched {
 }
 
 /// Fetches the checkpoints of all three encoders, into folders below `to` that `--weights` takes, or
-/// into the hub's cache. Files that are there are compared with the SHA-256 that the hub tells, and
+/// into the hub's cache. Files that are there are compared with the hash that the hub tells, and
 /// fetched again if they differ. With `dry_run` it prints what it would fetch. With `HF_HUB_OFFLINE` it
 /// takes the files of the cache.
 ///
@@ -301,9 +301,10 @@ fn remove_damaged(path: &Path, file: &RemoteFile) -> anyhow::Result<()> {
     let Ok(path) = fs::canonicalize(path) else {
         return Ok(());
     };
-    let (size, sha256) = util::hash::sha256_of_file(&path)
+    let is_whole = file
+        .is_at(&path)
         .with_context(|| format!("{}: cannot be read", path.display()))?;
-    if size != file.size || file.sha256().is_some_and(|expected| expected != sha256) {
+    if !is_whole {
         fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
     }
     Ok(())

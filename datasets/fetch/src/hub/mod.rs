@@ -7,10 +7,14 @@
 
 mod cache;
 mod environment;
+mod git_hash;
 
 pub use cache::Cache;
 pub use environment::Environment;
+use git_hash::git_hash;
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -51,6 +55,22 @@ impl RemoteFile {
     /// The SHA-256 of the content, which the hub tells for large files only.
     pub fn sha256(&self) -> Option<&str> {
         is_hex(&self.etag, 64).then_some(&self.etag)
+    }
+
+    /// Whether a file on this machine has the content that the hub describes.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() != self.size {
+            return Ok(false);
+        }
+        let hash = match self.sha256() {
+            Some(_) => util::hash::sha256_of_reader(file)?.1,
+            None => git_hash(self.size, file)?,
+        };
+        Ok(hash == self.etag.to_ascii_lowercase())
     }
 }
 
@@ -275,4 +295,28 @@ fn lock_file(path: &Path) -> anyhow::Result<FileLock> {
             anyhow::Error::new(error).context(format!("{}: cannot be locked", path.display()))
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_compared_with_either_hash_of_the_hub() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vocab.txt");
+        let sha256 = util::hash::sha256("hello\n");
+        for etag in ["ce013625030ba8dba906f756967f9e9ca394464a", &sha256] {
+            let file = RemoteFile {
+                name: "vocab.txt".to_owned(),
+                commit: "0".repeat(40),
+                etag: etag.to_owned(),
+                size: 6,
+            };
+            for (text, want) in [("hello\n", true), ("hallo\n", false), ("hell", false)] {
+                std::fs::write(&path, text).unwrap();
+                assert_eq!(file.is_at(&path).unwrap(), want, "{etag}: {text:?}");
+            }
+        }
+    }
 }
