@@ -514,6 +514,27 @@ fn processes_that_start_together_fetch_once() {
     assert_eq!(hub.store.bytes_so_far(), total);
 }
 
+#[test]
+fn two_fetches_into_one_folder_fetch_once() {
+    let hub = Hub::start(repositories(), |_, answer| Answer {
+        bytes_per_ms: Some(1000),
+        ..answer
+    });
+    let to = hub.home.path().join("weights");
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let mut command = fetch_weights(&hub, &["--to", to.to_str().unwrap()]);
+            scope.spawn(move || run(&mut command).expect(EXIT_DONE));
+        }
+    });
+    let large = repositories()
+        .into_iter()
+        .filter(|(file, _)| is_large(file));
+    let total: usize = large.map(|(_, body)| body.len()).sum();
+    assert_eq!(hub.store.bytes_so_far(), total);
+    assert_eq!(names(&to).len(), 3);
+}
+
 /// A call of `fetch weights`.
 fn fetch_weights(hub: &Hub, flags: &[&str]) -> Command {
     let mut command = command("fetch", ["weights"]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use indicatif::DecimalBytes;
 
-use crate::hub::{Cache, Hub, RemoteFile};
+use crate::hub::{Cache, Hub, RemoteFile, lock_file};
 use crate::progress::Progress;
 
 /// An encoder's checkpoint on the hub.
@@ -27,6 +27,9 @@ pub const CONFIG_FILE: &str = "config.json";
 pub const VOCAB_FILE: &str = "vocab.txt";
 /// The names of a weights file. Older checkpoints have PyTorch's own format only.
 pub const WEIGHTS_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
+/// The lock of a folder of weights while they are fetched.
+const LOCK: &str = ".fetch.lock";
 
 /// The image encoder.
 pub const CLIP: Checkpoint = Checkpoint {
@@ -173,6 +176,8 @@ pub fn fetch_weights(to: Option<&Path>, dry_run: bool) -> anyhow::Result<Fetched
     if dry_run {
         return Ok(fetched);
     }
+    // Two processes would write the same beginnings of files; the cache has locks of its own.
+    let _lock = to.map(|to| lock_file(&to.join(LOCK))).transpose()?;
     for (checkpoint, files) in plan {
         let folder = target.join(checkpoint.folder);
         let folder = match to {

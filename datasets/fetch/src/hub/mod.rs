@@ -284,7 +284,7 @@ fn is_hex(text: &str, length: usize) -> bool {
 }
 
 /// Waits for a lock.
-fn lock_file(path: &Path) -> anyhow::Result<FileLock> {
+pub(crate) fn lock_file(path: &Path) -> anyhow::Result<FileLock> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("{}: cannot be created", folder.display()))?;
