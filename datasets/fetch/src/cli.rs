@@ -17,6 +17,7 @@ use util::outln;
 
 use crate::archive::record;
 use crate::client::{Client, Limits};
+use crate::error::without_secrets;
 use crate::origin::Base;
 use crate::progress::Progress;
 use crate::raw::{self, Report, Run};
@@ -196,7 +197,10 @@ fn plan(cli: &Cli, sources: &Sources, raw: &Path) -> String {
             .places(role)
             .next()
             .map_or_else(String::new, |place| place.address.to_owned()),
-        mirrors => mirrors.join(", "),
+        mirrors => {
+            let mirrors = mirrors.iter().map(|mirror| without_secrets(mirror));
+            mirrors.collect::<Vec<_>>().join(", ")
+        }
     };
     format!(
         "{}: {size}, from {from} to {}; licence: {}",

@@ -10,7 +10,8 @@ use util::exit_code::Temporary;
 #[derive(Debug, thiserror::Error)]
 #[error("{url}: {message}")]
 pub struct Error {
-    /// The address that was asked, without its query, which may hold a signature.
+    /// The address that was asked, without its query, which may hold a signature, and without a
+    /// password.
     pub url: String,
     /// What follows from it.
     pub kind: Kind,
@@ -44,7 +45,7 @@ impl Error {
     /// An error of this kind.
     pub fn new(url: &str, kind: Kind, message: impl Into<String>) -> Error {
         Error {
-            url: without_query(url).to_owned(),
+            url: without_secrets(url),
             kind,
             message: message.into(),
             source: None,
@@ -134,7 +135,29 @@ impl Error {
     }
 }
 
-/// Returns the URL up to its query.
-pub(crate) fn without_query(url: &str) -> &str {
-    url.split_once('?').map_or(url, |(address, _)| address)
+/// Returns the URL up to its query, without user and password.
+pub(crate) fn without_secrets(url: &str) -> String {
+    let url = url.split_once('?').map_or(url, |(address, _)| address);
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_have_no_query_and_no_password() {
+        for (url, want) in [
+            ("http://user:secret@host:1/a@b?key=1", "http://host:1/a@b"),
+            ("https://host", "https://host"),
+            ("/folder/a@b", "/folder/a@b"),
+        ] {
+            assert_eq!(without_secrets(url), want);
+        }
+    }
 }

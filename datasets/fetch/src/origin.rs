@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::client::{Client, Request};
 use crate::download::{Download, download};
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, without_secrets};
 use crate::progress::Transfer;
 use crate::stream::Stream;
 
@@ -41,7 +41,7 @@ impl Base {
 impl std::fmt::Display for Base {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Base::Server(address) => f.write_str(address),
+            Base::Server(address) => f.write_str(&without_secrets(address)),
             Base::Folder(folder) => write!(f, "{}", folder.display()),
         }
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use indicatif::DecimalBytes;
 
+use crate::error::without_secrets;
 use crate::hub::{Cache, Hub, RemoteFile, lock_file};
 use crate::progress::Progress;
 
@@ -292,7 +293,7 @@ fn announce(hub: &Hub, plan: &[(&Checkpoint, &[RemoteFile])], to: &Path) -> Prog
         &format!(
             "fetching {} from {} into {}: {}",
             DecimalBytes(bytes),
-            hub.endpoint(),
+            without_secrets(hub.endpoint()),
             to.display(),
             lists.join(", ")
         ),
