@@ -105,6 +105,9 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             cli.what
         );
     }
+    if cli.source.iter().any(String::is_empty) {
+        bail!("--source: is empty; name a folder, or an address with http:// or https://");
+    }
     let name = datasets::open(&cli.what)?.info().name.clone();
     let sources = sources(&name).with_context(|| format!("{name}: has no known source"))?;
     check_from(&name, cli.from.as_deref())?;
@@ -287,7 +290,7 @@ fn print(cli: &Cli, sources: &Sources, raw: &Path, report: &Report) -> anyhow::R
             "files": report.files,
             "missing": report.missing,
             "by_hand": (!report.missing.is_empty()).then_some(sources.by_hand),
-            "next": next,
+            "next": if report.files > 0 { &next[..] } else { &[] },
         }))?;
     } else {
         outln!("{} files in {}", report.files, raw.display())?;

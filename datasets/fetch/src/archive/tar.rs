@@ -186,6 +186,7 @@ impl<R: Read> Tar<R> {
         let mut length = 0;
         while length < block.len() {
             match self.input.read(&mut block[length..]) {
+                Ok(0) if self.position == 0 && is_page(&block[..length]) => return Err(page()),
                 Ok(0) if length == 0 => {
                     let message =
                         "the archive is cut short: the zeros behind its last member are missing";
@@ -209,6 +210,9 @@ impl<R: Read> Tar<R> {
                 _ => u32::from(byte),
             })
             .sum();
+        if header.cksum().ok() != Some(sum) && self.position == 0 && is_page(&block) {
+            return Err(page());
+        }
         if header.cksum().ok() != Some(sum) {
             return Err(Problem::Refused(format!(
                 "is no tar archive, or is damaged at byte {} of its contents",
@@ -261,6 +265,17 @@ impl<R: Read> Read for Tar<R> {
     }
 }
 
+/// Whether what should be an archive begins as HTML does.
+fn is_page(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().starts_with(b"<")
+}
+
+fn page() -> Problem {
+    Problem::Refused(
+        "is a web page in place of an archive; open the address in a browser".to_owned(),
+    )
+}
+
 fn ends_early() -> Problem {
     Problem::Refused("the archive ends in the middle of a member".to_owned())
 }
@@ -298,6 +313,12 @@ mod tests {
                 panic!("{length} bytes are no archive");
             };
             assert!(message.contains("archive"), "{length}: {message}");
+        }
+        for page in ["<!DOCTYPE html>".to_owned(), "\n<html>".repeat(100)] {
+            let Err(Problem::Refused(message)) = read(page.as_bytes()) else {
+                panic!("a page is no archive");
+            };
+            assert!(message.contains("web page"), "{message}");
         }
     }
 }

@@ -32,7 +32,7 @@ impl Environment {
     /// Reads the variables of this process.
     ///
     /// # Errors
-    /// A timeout is no number.
+    /// A timeout is no number, or the token no token.
     pub fn read() -> anyhow::Result<Environment> {
         Environment::from_variables(|name| std::env::var_os(name))
     }
@@ -60,6 +60,17 @@ impl Environment {
                 .or_else(|| fs::read_to_string(&token_path).ok()),
         };
         let token = token.map(|token| token.trim().to_owned());
+        let is_of_no_token = |byte: u8| byte.is_ascii_control() || !byte.is_ascii();
+        if token
+            .iter()
+            .flat_map(|token| token.bytes())
+            .any(is_of_no_token)
+        {
+            bail!(
+                "the token of HF_TOKEN or of `hf auth login` has a line break or another character that no token \
+                 has; set it again"
+            );
+        }
         let mut timeout = TIMEOUT;
         for name in ["HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"] {
             let Some(value) = text(name) else { continue };
@@ -118,6 +129,8 @@ mod tests {
         let off = ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1");
         assert_eq!(token(&[("HF_TOKEN", "mine"), off]), None);
         assert_eq!(token(&[("HF_TOKEN_PATH", "/nothing")]), None);
+        let error = read(&[("HF_TOKEN", "two\nlines")]).unwrap_err();
+        assert!(error.to_string().contains("line break"), "{error}");
     }
 
     #[test]

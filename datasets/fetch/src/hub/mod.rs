@@ -233,7 +233,8 @@ impl Hub {
         }
         let advice = match self.environment.token {
             Some(_) => {
-                "the token of HF_TOKEN or of `hf auth login` does not suffice: accept the terms at"
+                "the token of HF_TOKEN or of `hf auth login` does not suffice: it is wrong or has expired, or the \
+                 terms have to be accepted at"
             }
             None => {
                 "set HF_TOKEN to a token of your account, and if the model has terms, accept them at"

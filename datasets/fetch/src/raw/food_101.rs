@@ -116,6 +116,10 @@ fn fetch_zip(run: &Run) -> Result<Record, Error> {
         }) as Chooser)
     })
     .map_err(|error| match error.kind {
+        Kind::Denied if kaggle::authorization().is_some() => error.with_advice(&format!(
+            "your token was refused: it is wrong or has expired. {}",
+            kaggle::HOW
+        )),
         Kind::Denied => error.with_advice(kaggle::HOW),
         _ => error,
     })?;

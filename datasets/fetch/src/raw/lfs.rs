@@ -213,6 +213,9 @@ impl Round<'_> {
         let text = self.run.client.text(&request, MAX_ANSWER);
         let text = text.map_err(|error| match error.kind {
             Kind::Denied => error.with_advice(QUOTA),
+            Kind::NotFound => error.with_advice(
+                "no Git LFS is there; --source names a Git repository, without .git at its end",
+            ),
             _ => error,
         })?;
         let answer: Option<Value> = serde_json::from_str(&text).ok();
