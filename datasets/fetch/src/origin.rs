@@ -128,17 +128,16 @@ impl Remote {
             fs::create_dir_all(folder).map_err(local)?;
         }
         let mut opened = open_file(source, 0, None)?;
+        if let Some(expected) = sha256
+            && util::hash::sha256_of_file(source).map_err(local)?.1 != expected
+        {
+            let message = "the file has another SHA-256 than the publisher's";
+            return Err(Error::new(&address, Kind::Mismatch, message));
+        }
         let mut file = util::atomic::AtomicFile::create(path).map_err(local)?;
         let length = io::copy(&mut opened.reader, &mut file).map_err(local)?;
         transfer.advance(length);
         file.publish().map_err(local)?;
-        if let Some(expected) = sha256
-            && util::hash::sha256_of_file(path).map_err(local)?.1 != expected
-        {
-            fs::remove_file(path).map_err(local)?;
-            let message = "the file has another SHA-256 than the publisher's";
-            return Err(Error::new(&address, Kind::Mismatch, message));
-        }
         Ok(length)
     }
 
@@ -163,6 +162,10 @@ impl Remote {
 fn open_file(path: &Path, position: u64, validator: Option<&str>) -> Result<Opened, Error> {
     let address = path.display().to_string();
     let fail = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound if path.parent().is_some_and(|folder| !folder.is_dir()) => {
+            let message = "no such folder; the address of a server begins with http:// or https://";
+            Error::new(&address, Kind::NotFound, message)
+        }
         io::ErrorKind::NotFound => Error::new(&address, Kind::NotFound, "no such file"),
         _ => Error::of_stream(&address, error),
     };
