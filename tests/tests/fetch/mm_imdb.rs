@@ -202,7 +202,16 @@ fn archive_without_a_split_is_asked_for_again() {
         _ => Answer::shared(whole.clone()),
     });
     let start = || fetch("mm-imdb", &server.url(""), &raw);
-    tests::run(&mut start()).expect_fetch_error(&["cut short"]);
+    // Films that were unpacked by hand would be read in place of those that are fetched.
+    std::fs::create_dir_all(raw.join("dataset")).unwrap();
+    let warned = tests::run(&mut start());
+    assert!(
+        warned.stderr.contains("unpacked by hand"),
+        "{}",
+        warned.stderr
+    );
+    warned.expect_fetch_error(&["cut short"]);
+    std::fs::remove_dir(raw.join("dataset")).unwrap();
     tests::run(&mut start()).expect_fetch_error(&["no split.json", "--source"]);
     tests::run(&mut start()).expect(0);
     assert_same_tree("mm-imdb", &synthetic, &raw, |_| true);

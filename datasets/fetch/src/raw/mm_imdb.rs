@@ -23,6 +23,15 @@ const SPLIT: &str = "split.json";
 /// The archive cannot be fetched, is damaged or hostile.
 pub fn fetch(run: &Run) -> Result<Report, Error> {
     let options = run.options();
+    let is_begun = run.state(&format!("{ARCHIVE}.json")).is_file();
+    if run.raw.join("dataset").is_dir() && !is_begun {
+        let message = format!(
+            "{}: lies there already, unpacked by hand, and `ingest` takes it in place of what is fetched; move it \
+             away, or choose another folder by --raw",
+            run.raw.join("dataset").display()
+        );
+        run.progress.print("warning", &message);
+    }
     let mut places = run.bases("publisher");
     // Another server's copy may be another version, so that it would be fetched from its beginning.
     if let Some(begun) = Record::interrupted_address(run.raw, ARCHIVE, &options) {
