@@ -61,7 +61,7 @@ pub struct Cli {
     /// Folder for the weights [default: the cache of the Hugging Face hub]
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
-    /// Fetch only N samples, as many of each split
+    /// Fetch only N samples, as many of each split; the first N of mm-imdb and of food-101's publisher
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
     /// Number of files to fetch at once
