@@ -121,7 +121,9 @@ fn one_round(
     (done, all): (usize, usize),
     findings: &mut Vec<Finding>,
 ) -> Result<Vec<Failed>, Error> {
-    let batches = objects.chunks(BATCH).map(<[Object]>::to_vec);
+    // Each thread has a part of few files, too.
+    let batch = objects.len().div_ceil(run.jobs).clamp(1, BATCH);
+    let batches = objects.chunks(batch).map(<[Object]>::to_vec);
     let round = Round {
         run,
         base,
