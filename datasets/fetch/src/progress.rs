@@ -11,6 +11,10 @@ use serde_json::{Value, json};
 /// Time between two JSON lines.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// The line of a job whose size is known, and of one whose size is not.
+const TOTAL: &str = "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left {msg}";
+const TOTAL_UNKNOWN: &str = "{prefix} {spinner} {bytes} {bytes_per_sec} {msg}";
+
 /// The progress of a job of several downloads.
 pub struct Progress {
     job: String,
@@ -48,9 +52,10 @@ impl Progress {
         let expected = bytes.unwrap_or(0);
         let total = bars.as_ref().map(|bars| {
             let bar = bars.add(ProgressBar::new(expected));
-            bar.set_style(style(
-                "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left {msg}",
-            ));
+            bar.set_style(style(match bytes {
+                Some(_) => TOTAL,
+                None => TOTAL_UNKNOWN,
+            }));
             bar.set_prefix(job.to_owned());
             bar
         });
@@ -75,7 +80,13 @@ impl Progress {
         self.expected.store(bytes, Ordering::Relaxed);
         if let Some(bar) = &self.total {
             bar.set_length(bytes);
+            bar.set_style(style(TOTAL));
         }
+    }
+
+    /// The bytes that are there.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Counts bytes that an earlier run has fetched.
@@ -222,4 +233,16 @@ fn tenths(time: Duration) -> f64 {
 fn print_line(value: &Value) {
     // If stderr is closed, nobody can read it.
     drop(writeln!(stderr(), "{value}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_a_terminal_are_valid() {
+        for template in [TOTAL, TOTAL_UNKNOWN] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
 }

@@ -71,6 +71,8 @@ pub fn fetch(run: &Run, base: &Base, objects: &[Object]) -> Result<Vec<Finding>,
         fs::metadata(run.raw.join(&object.path)).is_ok_and(|file| file.len() == object.size)
     };
     let (there, mut left): (Vec<Object>, Vec<Object>) = objects.iter().cloned().partition(is_there);
+    let bytes: u64 = objects.iter().map(|one| one.size).sum();
+    run.progress.set_expected(run.progress.bytes() + bytes);
     run.progress.skip(there.iter().map(|one| one.size).sum());
     let mut findings = Vec::new();
     let mut pause = run.client.limits().first_pause;
