@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use datasets::Modality;
-use features::mask::Mask;
+use features::mask::{MASKS_FOLDER, Mask};
 use features::{Buffers, LoaderOptions, Share, TextTransform, Transforms};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -310,13 +310,18 @@ impl Drop for Batches {
     }
 }
 
-/// Reads a mask: a file, or one of the folder `masks` of the shards by its name without `.parquet`.
+/// Reads a mask: a file, one of the folder `masks` of the shards by its name without `.parquet`, or
+/// one in the folder of the shards by its path there.
 fn read_mask(shards: &features::Shards, mask: &Path) -> PyResult<Mask> {
-    if mask.exists() {
+    if mask.is_file() {
         return Mask::read(mask).map_err(exception);
     }
     let name = mask.to_string_lossy();
-    Mask::read_in(shards.folder(), &name).map_err(exception)
+    let path = match name.ends_with(".parquet") {
+        true => name.into_owned(),
+        false => format!("{MASKS_FOLDER}/{name}.parquet"),
+    };
+    Mask::read_in(shards.folder(), &path).map_err(exception)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -93,6 +93,14 @@ class Batches(unittest.TestCase):
             values = [part["audio"] for part in (first, second) if "audio" in part]
             np.testing.assert_array_equal(np.concatenate(values), batch["audio"])
 
+    def test_a_mask_is_found_by_its_name(self):
+        name = "missing-both-0.7-seed0"
+        whole = [digest(batch) for batch in loader()]
+        sources = [name, f"masks/{name}.parquet", f"{SHARDS}/masks/{name}.parquet"]
+        masked = [[digest(batch) for batch in loader(mask=mask)] for mask in sources]
+        self.assertNotEqual(masked[0], whole)
+        self.assertEqual(masked[1:], masked[:2])
+
 
 class Resuming(unittest.TestCase):
     def test_a_state_goes_on_in_the_middle_of_an_epoch(self):
