@@ -241,16 +241,25 @@ class Torch(unittest.TestCase):
 
         from u2a_features.torch import TorchBatches
 
-        want = [digest(batch) for batch in loader()]
-        for workers in (0, 1):
-            batches = DataLoader(TorchBatches(loader()), batch_size=None, num_workers=workers)
+        own = loader()
+        batches = DataLoader(TorchBatches(own), batch_size=None)
+        self.assertEqual(len(batches), len(own))
+        for epoch, want in enumerate(RUST):
+            self.assertEqual(own.state_dict()["epoch"], epoch)
             arrays = (
                 {k: v.numpy() if hasattr(v, "numpy") else v for k, v in b.items()} for b in batches
             )
             self.assertEqual([digest(batch) for batch in arrays], want)
-            self.assertEqual(len(batches), len(want))
-        with self.assertRaisesRegex(ValueError, "each worker would return all batches"):
-            list(DataLoader(TorchBatches(loader()), batch_size=None, num_workers=2))
+
+    def test_worker_processes_are_refused(self):
+        from torch.utils.data import DataLoader
+
+        from u2a_features.torch import TorchBatches
+
+        for workers in (1, 2):
+            batches = DataLoader(TorchBatches(loader()), batch_size=None, num_workers=workers)
+            with self.assertRaisesRegex(ValueError, "num_workers=0"):
+                list(batches)
 
 
 if __name__ == "__main__":

@@ -28,18 +28,19 @@ def tensors(batch: dict[str, Any]) -> dict[str, Any]:
 class TorchBatches(IterableDataset):
     """Iterates over a loader's batches as tensors; for ``DataLoader(..., batch_size=None)``.
 
-    The loader has threads of its own, so that the data loader needs no worker processes. It takes
-    one: several would each return all batches.
+    The loader decodes in threads of its own (``Loader(threads=N)``), so the data loader takes no
+    worker processes (``num_workers=0``). A worker gets a copy of the loader: it would repeat the
+    same epoch, and several workers would each return all batches.
     """
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        worker = get_worker_info()
-        if worker is not None and worker.num_workers > 1:
+        if get_worker_info() is not None:
             raise ValueError(
-                "each worker would return all batches; use num_workers=0 or 1, and Loader(threads=N)"
+                "a worker process would repeat the same epoch; use num_workers=0: the loader decodes "
+                "in threads of its own, Loader(threads=N)"
             )
         return map(tensors, self.loader)
 
