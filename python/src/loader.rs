@@ -277,12 +277,12 @@ impl Batches {
 
     /// Ends the iteration and its threads.
     fn close(&self, py: Python<'_>) {
-        // The threads of another process cannot be waited for.
-        let loader = lock(&self.loader).take();
+        // In a process that was forked, a thread that is not there may hold the lock.
         if self.process == std::process::id() {
-            py.detach(|| drop(loader));
-        } else {
-            std::mem::forget(loader);
+            py.detach(|| {
+                let loader = lock(&self.loader).take();
+                drop(loader);
+            });
         }
     }
 }
@@ -304,8 +304,11 @@ impl Batches {
 
 impl Drop for Batches {
     fn drop(&mut self) {
+        let loader = self.loader.get_mut();
+        let loader = loader.unwrap_or_else(PoisonError::into_inner).take();
         if self.process != std::process::id() {
-            std::mem::forget(lock(&self.loader).take());
+            // The threads of another process cannot be waited for.
+            std::mem::forget(loader);
         }
     }
 }

@@ -205,6 +205,22 @@ class Forks(unittest.TestCase):
         self.assertIn("iterate over the Loader anew", self.in_a_fork(lambda: next(iterator)))
         next(iterator)
 
+    def test_an_iterator_of_the_parent_can_be_closed_while_a_thread_waits_for_it(self):
+        # The first batch takes longer than the forks.
+        iterator = iter(loader(batch_size=48, threads=1, image_size=1000, frames=9))
+        thread = threading.Thread(target=lambda: next(iterator, None))
+        thread.start()
+        time.sleep(0.1)
+        for _ in range(5):
+            process = os.fork()
+            if process == 0:
+                signal.alarm(10)
+                iterator.close()
+                os._exit(0)
+            self.assertEqual(os.waitpid(process, 0)[1], 0)
+        iterator.close()
+        thread.join()
+
 
 class Errors(unittest.TestCase):
     def test_errors_name_what_is_wrong(self):
