@@ -309,6 +309,10 @@ impl Drop for Batches {
         if self.process != std::process::id() {
             // The threads of another process cannot be waited for.
             std::mem::forget(loader);
+        } else if loader.is_some() {
+            // Other Python threads run while those of the loader end. An interpreter that shuts
+            // down has none, and the loader is dropped all the same.
+            let _ = Python::try_attach(|py| py.detach(|| drop(loader)));
         }
     }
 }

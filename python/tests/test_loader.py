@@ -138,7 +138,7 @@ class Threads(unittest.TestCase):
                 break
         self.assertLessEqual(len(os.listdir("/proc/self/task")), before + 1)
 
-    def test_other_threads_run_while_a_batch_is_waited_for(self):
+    def assert_other_threads_run(self, call):
         counts = []
         stop = threading.Event()
 
@@ -152,12 +152,20 @@ class Threads(unittest.TestCase):
         thread = threading.Thread(target=count)
         thread.start()
         start = time.monotonic()
-        list(loader(threads=1))
+        call()
         seconds = time.monotonic() - start
         stop.set()
         thread.join()
         # With the lock held it would not have counted at all.
         self.assertGreater(counts[0], 20 * seconds)
+
+    def test_other_threads_run_while_a_batch_is_waited_for(self):
+        self.assert_other_threads_run(lambda: list(loader(threads=1)))
+
+    def test_other_threads_run_while_a_dropped_iterator_ends(self):
+        iterators = [iter(loader(batch_size=24, threads=1, image_size=1500, frames=9))]
+        time.sleep(0.2)
+        self.assert_other_threads_run(iterators.clear)
 
     def test_ctrl_c_interrupts_a_loop(self):
         code = (
