@@ -506,6 +506,10 @@ impl Shared {
         let count = rows * shape.iter().product::<usize>();
         let mut values = self.options.buffers.take(count);
         for (id, content) in contents {
+            if self.lock().stop {
+                // The reader gets nothing more, and may be waiting for this thread to end.
+                return Err(Error::Invalid("the loader has ended".into()));
+            }
             match content {
                 Some(Content::Mel(mel)) => transforms.mel.append(mel, &mut values),
                 Some(Content::Images(images)) => self
