@@ -263,10 +263,14 @@ impl Batches {
             }
         };
         match batch {
-            Some(batch) => {
-                let batch = batch.map_err(exception)?;
+            Some(Ok(batch)) => {
                 lock(&self.position).consumed = batch.consumed;
                 arrays::dictionary(py, batch, self.shards.get(), &self.buffers).map(Some)
+            }
+            Some(Err(error)) => {
+                // Closed, the iterator does not move the loader on to the next epoch.
+                self.close(py);
+                Err(exception(error))
             }
             None => {
                 self.end_epoch(py);

@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -243,6 +245,19 @@ class Errors(unittest.TestCase):
             self.assertIn(words, str(caught.exception))
         with self.assertRaisesRegex((ValueError, OSError), "/no/such/folder"):
             Loader("/no/such/folder")
+
+    def test_an_epoch_that_fails_is_not_counted(self):
+        with tempfile.TemporaryDirectory() as folder:
+            shards = shutil.copytree(SHARDS, os.path.join(folder, "shards"))
+            own = Loader(shards)
+            for name in os.listdir(shards):
+                if name.startswith("train-"):
+                    os.truncate(os.path.join(shards, name), 1000)
+            iterator = iter(own)
+            with self.assertRaises((ValueError, OSError)):
+                next(iterator)
+            self.assertEqual(list(iterator), [])
+            self.assertEqual(own.epoch, 0)
 
 
 class Torch(unittest.TestCase):
