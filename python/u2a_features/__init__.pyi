@@ -1,39 +1,23 @@
 import os
-from typing import Any, Iterator, Optional, TypedDict, Union
+from typing import Any, Iterator, Optional, Union
 
-import numpy as np
-from numpy.typing import NDArray
+Batch = dict[str, Any]
+"""A batch. Inputs are there for the samples that have them: row ``i`` of ``audio`` belongs to sample
+``audio_rows[i]`` of the batch. An input that no sample of the batch has is no key. INPUT stands for
+a name of ``Shards.modalities``: ``audio``, ``video``, ``image`` or ``text``, or two of one kind such
+as ``image_a`` and ``image_b``.
 
-class Batch(TypedDict, total=False):
-    """A batch. Inputs are there for the samples that have them: row ``i`` of ``audio`` belongs to
-    sample ``audio_rows[i]`` of the batch. A modality that no sample of the batch has is no key.
-    """
-
-    id: list[str]
-    #: int64 [samples]: the class. Of single-label data.
-    label: NDArray[np.int64]
-    #: float32 [samples, classes]: 1 for each label. Of multi-label data.
-    labels: NDArray[np.float32]
-    #: bool [samples]: whether the sample has it, and the mask shows it.
-    has_audio: NDArray[np.bool_]
-    has_video: NDArray[np.bool_]
-    has_image: NDArray[np.bool_]
-    has_text: NDArray[np.bool_]
-    #: int64 [n], ascending.
-    audio_rows: NDArray[np.int64]
-    video_rows: NDArray[np.int64]
-    image_rows: NDArray[np.int64]
-    text_rows: NDArray[np.int64]
-    #: float32 [n, mel_frames, 128]: log-mel, padded and normalized as AST does it.
-    audio: NDArray[np.float32]
-    #: float32 [n, frames, 3, image_size, image_size]: normalized as CLIP does it.
-    video: NDArray[np.float32]
-    #: float32 [n, 1, 3, image_size, image_size].
-    image: NDArray[np.float32]
-    #: int64 [n, text_length]: ids of word pieces, padded with 0.
-    text: NDArray[np.int64]
-    #: int64 [n]: the word pieces of each text, [CLS] and [SEP] included.
-    text_lengths: NDArray[np.int64]
+``id``: list of str, the samples.
+``label``: int64 [samples], the class. Of single-label data.
+``labels``: float32 [samples, classes], 1 for each label. Of multi-label data.
+``has_INPUT``: bool [samples], whether the sample has it, and the mask shows it.
+``INPUT_rows``: int64 [n], ascending.
+``audio``: float32 [n, mel_frames, 128], log-mel, padded and normalized as AST does it.
+``video``: float32 [n, frames, 3, image_size, image_size], normalized as CLIP does it.
+``image``: float32 [n, 1, 3, image_size, image_size].
+``text``: int64 [n, text_length], ids of word pieces, padded with 0.
+``text_lengths``: int64 [n], the word pieces of each text, [CLS] and [SEP] included.
+"""
 
 class Shards:
     """A folder of shards: a path, or ``s3://``, ``gs://``, ``az://`` or ``http(s)://``.
