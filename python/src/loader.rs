@@ -192,6 +192,8 @@ impl Loader {
         state.set_item("consumed", position.consumed)?;
         state.set_item("seed", self.options.seed)?;
         state.set_item("split", self.options.split.as_str())?;
+        state.set_item("train", self.options.shuffle)?;
+        state.set_item("batch_size", self.options.batch_size)?;
         state.set_item("shards", self.shards.get().shards.fingerprint())?;
         Ok(state)
     }
@@ -204,7 +206,7 @@ impl Loader {
             })
         };
         let own = self.state_dict(state.py())?;
-        for key in ["seed", "split", "shards"] {
+        for key in ["seed", "split", "train", "batch_size", "shards"] {
             let (theirs, ours) = (get(key)?, own.get_item(key)?);
             if !ours.is_some_and(|ours| ours.eq(&theirs).unwrap_or(false)) {
                 return Err(PyValueError::new_err(format!(
@@ -216,6 +218,13 @@ impl Loader {
             epoch: get("epoch")?.extract()?,
             consumed: get("consumed")?.extract()?,
         };
+        let samples = self.shards.get().shards.split(self.options.split).len();
+        if position.consumed > samples as u64 {
+            return Err(PyValueError::new_err(format!(
+                "the state is of another loader: its \"consumed\" is {}, and the split has {samples} samples",
+                position.consumed
+            )));
+        }
         *lock(&self.start) = Some(position);
         *lock(&self.position) = position;
         Ok(())

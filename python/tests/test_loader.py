@@ -119,9 +119,12 @@ class Resuming(unittest.TestCase):
 
     def test_a_state_of_another_loader_is_refused(self):
         state = loader().state_dict()
-        for other in (loader(seed=4), loader(split="test")):
+        others = [{"seed": 4}, {"split": "test"}, {"train": False}, {"batch_size": 4}]
+        for other in map(lambda options: loader(**options), others):
             with self.assertRaisesRegex(ValueError, "of another loader"):
                 other.load_state_dict(state)
+        with self.assertRaisesRegex(ValueError, "consumed"):
+            loader().load_state_dict({**state, "consumed": 10**9})
         with self.assertRaisesRegex(ValueError, "has no"):
             loader().load_state_dict({})
 

@@ -102,5 +102,6 @@ class Loader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next iteration begin where :meth:`state_dict` was called.
 
-        Raises ValueError if the state is of other shards, another split or another seed.
+        Raises ValueError if the state is of other shards, or of a loader with another split, seed,
+        ``train`` or ``batch_size``.
         """
