@@ -31,6 +31,10 @@ struct Position {
 pub struct Loader {
     shards: Py<Shards>,
     options: LoaderOptions,
+    /// The arguments that the options do not have in them, for pickling.
+    mask: Option<PathBuf>,
+    vocab: Option<PathBuf>,
+    text_length: usize,
     /// The process that made the loader.
     process: u32,
     /// Where the batches that were returned end.
@@ -84,8 +88,8 @@ impl Loader {
             ));
         }
         let has_text = opened.spec().modalities.has(Modality::Text);
-        let text = match vocab {
-            Some(path) => Some(TextTransform::from_vocab(&path, text_length).map_err(exception)?),
+        let text = match &vocab {
+            Some(path) => Some(TextTransform::from_vocab(path, text_length).map_err(exception)?),
             None if has_text => {
                 return Err(PyValueError::new_err(
                     "this dataset has text; give vocab=, the path of BERT's vocab.txt",
@@ -93,9 +97,9 @@ impl Loader {
             }
             None => None,
         };
-        let present = match mask {
+        let present = match &mask {
             Some(mask) => {
-                let mask = read_mask(opened, &mask)?;
+                let mask = read_mask(opened, mask)?;
                 Some(Arc::new(mask.present(opened, split).map_err(exception)?))
             }
             None => None,
@@ -128,6 +132,9 @@ impl Loader {
         Ok(Loader {
             shards,
             options,
+            mask,
+            vocab,
+            text_length,
             process: std::process::id(),
             position: Arc::new(Mutex::new(position)),
             start: Mutex::new(None),
@@ -228,6 +235,37 @@ impl Loader {
         *lock(&self.start) = Some(position);
         *lock(&self.position) = position;
         Ok(())
+    }
+
+    /// Pickles the arguments, and the state by [`Loader::__getstate__`].
+    fn __getnewargs_ex__<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<((Py<Shards>,), Bound<'py, PyDict>)> {
+        let (options, transforms) = (&self.options, &self.options.transforms);
+        let named = PyDict::new(py);
+        named.set_item("split", options.split.as_str())?;
+        named.set_item("batch_size", options.batch_size)?;
+        named.set_item("seed", options.seed)?;
+        named.set_item("train", options.shuffle)?;
+        named.set_item("frames", transforms.frames)?;
+        named.set_item("mask", &self.mask)?;
+        named.set_item("threads", options.threads)?;
+        named.set_item("rank", options.share.rank)?;
+        named.set_item("world_size", options.share.count)?;
+        named.set_item("vocab", &self.vocab)?;
+        named.set_item("text_length", self.text_length)?;
+        named.set_item("image_size", transforms.image.size)?;
+        named.set_item("mel_frames", transforms.mel.frames)?;
+        Ok(((self.shards.clone_ref(py),), named))
+    }
+
+    fn __getstate__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.state_dict(py)
+    }
+
+    fn __setstate__(&self, state: &Bound<'_, PyDict>) -> PyResult<()> {
+        self.load_state_dict(state)
     }
 }
 

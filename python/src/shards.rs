@@ -66,6 +66,11 @@ impl Shards {
         Ok(self.shards.split(parse_split(split)?).ids.clone())
     }
 
+    /// Pickles the path or URL: the copy opens the folder anew.
+    fn __getnewargs__(&self) -> (&str,) {
+        (&self.folder,)
+    }
+
     fn __repr__(&self) -> String {
         format!("Shards({:?})", self.folder)
     }

@@ -128,6 +128,16 @@ class Resuming(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "has no"):
             loader().load_state_dict({})
 
+    def test_a_pickled_loader_has_the_same_arguments_and_state(self):
+        own = loader(train=False, mask="missing-both-0.7-seed0", frames=2, image_size=64)
+        iterator = iter(own)
+        next(iterator)
+        other = pickle.loads(pickle.dumps(own))
+        self.assertEqual(other.state_dict(), own.state_dict())
+        self.assertEqual([digest(batch) for batch in other], [digest(batch) for batch in iterator])
+        shards = pickle.loads(pickle.dumps(own.shards))
+        self.assertEqual(shards.fingerprint, own.shards.fingerprint)
+
     def test_a_loop_after_a_break_restarts_the_epoch(self):
         own = loader()
         for _ in own:
