@@ -35,8 +35,6 @@ pub struct Loader {
     mask: Option<PathBuf>,
     vocab: Option<PathBuf>,
     text_length: usize,
-    /// The process that made the loader.
-    process: u32,
     /// Where the batches that were returned end.
     position: Arc<Mutex<Position>>,
     /// Where the next iteration begins: a loaded state; otherwise the beginning of the epoch.
@@ -135,7 +133,6 @@ impl Loader {
             mask,
             vocab,
             text_length,
-            process: std::process::id(),
             position: Arc::new(Mutex::new(position)),
             start: Mutex::new(None),
         })
@@ -150,12 +147,12 @@ impl Loader {
         });
         *lock(&self.position) = position;
         let shards = self.shards.get().of_this_process()?;
-        let mut options = self.options.clone();
-        if self.process != std::process::id() {
-            // A thread of the other process may have held their lock when this one was forked.
-            options.buffers = Buffers::default();
-        }
-        let buffers = options.buffers.clone();
+        // Buffers of its own, so that nothing is kept between the epochs.
+        let buffers = Buffers::default();
+        let options = LoaderOptions {
+            buffers: buffers.clone(),
+            ..self.options.clone()
+        };
         let loader = py
             .detach(|| features::Loader::new(&shards, options, position.epoch, position.consumed));
         Ok(Batches {
