@@ -504,7 +504,7 @@ impl Shared {
         let transforms = &self.options.transforms;
         let shape = sample_shape(input.modality, transforms);
         let count = rows * shape.iter().product::<usize>();
-        let mut values = self.options.buffers.take(count);
+        let mut values = self.options.buffers.take(count)?;
         for (id, content) in contents {
             if self.lock().stop {
                 // The reader gets nothing more, and may be waiting for this thread to end.

@@ -80,10 +80,25 @@ impl Loader {
         let opened = &shards.get().shards;
         let split = parse_split(split)?;
         let train = train.unwrap_or(split == datasets::Split::Train);
-        if batch_size == 0 || threads == 0 || frames == 0 || world_size == 0 || rank >= world_size {
-            return Err(PyValueError::new_err(
-                "batch_size, threads, frames and world_size are at least 1, and rank is below world_size",
-            ));
+        for (name, value, most) in [
+            ("batch_size", batch_size, 1 << 20),
+            ("threads", threads, 1024),
+            ("frames", frames, 4096),
+            ("image_size", image_size, 8192),
+            ("mel_frames", mel_frames, 1 << 20),
+            ("text_length", text_length, 1 << 20),
+            ("world_size", world_size, 1 << 20),
+        ] {
+            if value == 0 || value > most {
+                return Err(PyValueError::new_err(format!(
+                    "{name}={value}: must be at least 1 and at most {most}"
+                )));
+            }
+        }
+        if rank >= world_size {
+            return Err(PyValueError::new_err(format!(
+                "rank={rank}: must be below world_size={world_size}"
+            )));
         }
         let has_text = opened.spec().modalities.has(Modality::Text);
         let text = match &vocab {

@@ -256,10 +256,13 @@ class Forks(unittest.TestCase):
 
 class Errors(unittest.TestCase):
     def test_errors_name_what_is_wrong(self):
+        numbers = [
+            "batch_size", "threads", "frames", "image_size", "mel_frames", "text_length", "world_size"
+        ]
         for options, words in [
             ({"split": "tran"}, "split"),
-            ({"batch_size": 0}, "at least 1"),
-            ({"rank": 2, "world_size": 2}, "below world_size"),
+            *(({name: value}, f"{name}={value}") for name in numbers for value in (0, 2**62)),
+            ({"rank": 2, "world_size": 2}, "rank=2"),
             ({"mask": "/no/such/mask"}, "mask"),
         ]:
             with self.assertRaises((ValueError, OSError)) as caught:
@@ -267,6 +270,10 @@ class Errors(unittest.TestCase):
             self.assertIn(words, str(caught.exception))
         with self.assertRaisesRegex((ValueError, OSError), "/no/such/folder"):
             Loader("/no/such/folder")
+
+    def test_a_batch_that_does_not_fit_into_memory_is_an_error(self):
+        with self.assertRaisesRegex(ValueError, "smaller batches"):
+            next(iter(loader(batch_size=48, frames=4096, image_size=8192)))
 
     def test_an_epoch_that_fails_is_not_counted(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
 //! The memory of batches, used again.
 
 use super::BYTE_BUDGET;
+use media::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The memory of batches that are no longer used, for later batches. New memory from the system is
@@ -21,21 +22,45 @@ impl Buffers {
 
     /// Returns an empty buffer for `count` values: the smallest free one that is large enough, or a
     /// new one.
-    pub(super) fn take(&self, count: usize) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// There is not so much memory.
+    pub(super) fn take(&self, count: usize) -> Result<Vec<f32>, Error> {
         let mut free = self.lock();
         let fits = (0..free.len()).filter(|i| free[*i].capacity() >= count);
         match fits.min_by_key(|i| free[*i].capacity()) {
             Some(i) => {
                 let mut buffer = free.swap_remove(i);
                 buffer.clear();
-                buffer
+                Ok(buffer)
             }
-            None => Vec::with_capacity(count),
+            None => {
+                let mut buffer = Vec::new();
+                let reserved = buffer.try_reserve_exact(count);
+                reserved.map_err(|_| {
+                    Error::unusable(
+                        format!("there is no memory for a batch of {count} values"),
+                        "load smaller batches",
+                    )
+                })?;
+                Ok(buffer)
+            }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Vec<f32>>> {
         // The list is consistent between statements, so a poisoned lock can be used.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_large_a_batch_is_an_error() {
+        let error = Buffers::default().take(usize::MAX / 8).unwrap_err();
+        assert!(error.to_string().contains("smaller batches"), "{error}");
     }
 }
