@@ -26,7 +26,38 @@ struct Position {
     consumed: u64,
 }
 
-/// Batches of a split, epoch after epoch.
+/// Batches of a split, epoch after epoch: each iteration that runs to its end is one epoch.
+///
+/// The order and the augmentation are a function of (seed, epoch, ids), and the batches are those
+/// of the Rust trainer, bit for bit. A batch is a dictionary:
+///
+/// id: list of str.
+/// label: int64 [samples]; of multi-label data labels: float32 [samples, classes].
+/// For each INPUT of Shards.modalities, such as audio, or image_a and image_b:
+/// has_INPUT: bool [samples], whether the sample has it, and the mask shows it.
+/// INPUT_rows: int64 [n], the samples that INPUT holds. Neither is a key if there are none.
+/// INPUT: audio float32 [n, mel_frames, 128], video float32 [n, frames, 3, image_size, image_size],
+///     image float32 [n, 1, 3, image_size, image_size], text int64 [n, text_length].
+/// text_lengths: int64 [n], the word pieces of each text.
+///
+/// The arguments:
+///
+/// shards: a folder or Shards.
+/// split: train, val or test.
+/// batch_size: the samples of a batch.
+/// seed, epoch: of order and augmentation; epoch is that of the first iteration.
+/// train: random order, crops, flips and frames; by default for the split train only.
+/// frames: the frames of a video.
+/// mask: a missing-modality mask: a file, or the name of one in the shards' folder masks.
+/// threads: the threads that decode.
+/// rank, world_size: this process decodes the part rank of world_size of each batch. Ids, labels
+///     and availability are those of the whole batch.
+/// vocab: the path of BERT's vocab.txt, for data with text.
+/// text_length: the word pieces of a text, beyond which it is cut.
+/// image_size: the pixels of a side of images and frames.
+/// mel_frames: the length to which spectrograms are cut or padded.
+///
+/// A copy that is pickled has the arguments and goes on at the state.
 #[pyclass(frozen, module = "u2a_features")]
 pub struct Loader {
     shards: Py<Shards>,

@@ -10,7 +10,9 @@ use pyo3::prelude::*;
 
 use crate::exception;
 
-/// A folder of shards, on a disk or in an object store.
+/// A folder of shards: a path, or s3://, gs://, az:// or http(s)://.
+///
+/// Raises OSError if it cannot be read, and ValueError if it holds no complete shards.
 #[pyclass(frozen, module = "u2a_features")]
 pub struct Shards {
     folder: String,

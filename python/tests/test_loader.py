@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import inspect
 import json
 import os
 import pickle
@@ -252,6 +253,12 @@ class Forks(unittest.TestCase):
             self.assertEqual(os.waitpid(process, 0)[1], 0)
         iterator.close()
         thread.join()
+
+
+class Documentation(unittest.TestCase):
+    def test_help_describes_every_argument(self):
+        for name in inspect.signature(Loader).parameters:
+            self.assertRegex(inspect.getdoc(Loader), rf"\b{name}\b.*:")
 
 
 class Errors(unittest.TestCase):

@@ -58,6 +58,9 @@ class Loader:
     of the Rust trainer, bit for bit.
 
     shards: a folder or :class:`Shards`.
+    split: ``train``, ``val`` or ``test``.
+    batch_size: the samples of a batch.
+    seed, epoch: of order and augmentation; ``epoch`` is that of the first iteration.
     train: random order, crops, flips and frames; by default for the split ``train`` only.
     frames: the frames of a video.
     mask: a missing-modality mask: a file, or the name of one in the shards' folder ``masks``.
@@ -65,6 +68,11 @@ class Loader:
     rank, world_size: this process decodes the part ``rank`` of ``world_size`` of each batch. Ids,
         labels and availability are those of the whole batch.
     vocab: the path of BERT's ``vocab.txt``, for data with text.
+    text_length: the word pieces of a text, beyond which it is cut.
+    image_size: the pixels of a side of images and frames.
+    mel_frames: the length to which spectrograms are cut or padded.
+
+    A copy that is pickled has the arguments and goes on at the state.
     """
 
     def __init__(
