@@ -84,6 +84,41 @@ fn shards_with_gaps(folder: &Path) -> PathBuf {
     shards
 }
 
+/// Ingests a dataset whose classes are no strings to readers of YAML 1.1, unless they are quoted.
+fn notes_with_odd_classes(folder: &Path) -> PathBuf {
+    let classes = [
+        "yes",
+        "no",
+        "True",
+        "1:30",
+        "012",
+        "1_000",
+        "=",
+        "2020-01-01",
+    ];
+    let mut table = String::from("id,split,label,photo,text\n");
+    for (i, class) in classes.iter().enumerate() {
+        for split in ["train", "test"] {
+            table += &format!("{split}{i},{split},{class},a.jpg,a text\n");
+        }
+    }
+    std::fs::create_dir(folder).unwrap();
+    let photo = workspace().join("tests/src/bin/stand-in.jpg");
+    std::fs::copy(photo, folder.join("a.jpg")).unwrap();
+    std::fs::write(folder.join("table.csv"), table).unwrap();
+    let toml = "name = \"notes\"\ntitle = \"no\"\ntable = \"table.csv\"\n[columns]\nid = \"id\"\n\
+                split = \"split\"\nlabel = \"label\"\nimage = \"photo\"\ntext = \"text\"\n";
+    std::fs::write(folder.join("notes.toml"), toml).unwrap();
+    let mut ingest = command("ingest", ["run"]);
+    let shards = folder.join("shards");
+    run(ingest
+        .arg(folder.join("notes.toml"))
+        .arg("--out")
+        .arg(&shards))
+    .expect(EXIT_DONE);
+    shards
+}
+
 /// `load_dataset` on the folder gives splits, counts and pictures, `mlcroissant` finds no fault,
 /// and in the folder of `--out` every Parquet file is a shard.
 #[test]
@@ -117,10 +152,13 @@ fn published_shards_open_as_a_dataset() {
     let mut ingest = command("ingest", ["run", "mm-imdb", "--raw"]);
     run(ingest.arg(&raw).arg("--out").arg(&posters)).expect(EXIT_DONE);
     run(command("ingest", ["publish"]).arg(&posters)).expect(EXIT_DONE);
+    let notes = notes_with_odd_classes(&folder.path().join("notes"));
+    run(command("ingest", ["publish"]).arg(&notes)).expect(EXIT_DONE);
     for (folder, more) in [
         (&shards, &[][..]),
         (&out, &["--everything"]),
         (&posters, &[]),
+        (&notes, &[]),
     ] {
         let checked = script("check_published.py", &[folder], more).unwrap();
         report_skipped(&checked.expect(EXIT_DONE));

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use serde_yaml_ng::{Mapping, Value};
 
 use crate::dataset::Dataset;
+use crate::yaml;
 
 /// The key of the Arrow schema's metadata in which a shard carries its features.
 const HUGGINGFACE_KEY: &str = "huggingface";
@@ -34,7 +35,7 @@ pub fn front_matter(dataset: &Dataset) -> anyhow::Result<String> {
     put(&mut yaml, "size_categories", vec![size(dataset.rows())]);
     put(&mut yaml, "configs", configs(dataset));
     put(&mut yaml, "dataset_info", info(dataset)?);
-    Ok(serde_yaml_ng::to_string(&yaml)?)
+    Ok(yaml::to_string(&Value::Mapping(yaml)))
 }
 
 fn put(mapping: &mut Mapping, key: &str, value: impl Into<Value>) {
@@ -175,14 +176,14 @@ mod tests {
         let inner = json!({"feature": value, "length": 128, "_type": "Sequence"});
         let yaml = |name, feature| {
             let feature = named_feature(name, &feature).unwrap();
-            serde_yaml_ng::to_string(&feature).unwrap()
+            yaml::to_string(&feature)
         };
         assert_eq!(
             yaml(
                 "labels",
                 json!({"feature": class.clone(), "_type": "Sequence"})
             ),
-            "name: labels\nsequence:\n  class_label:\n    names:\n      '0': yes\n      '1': '1'\n"
+            "name: labels\nsequence:\n  class_label:\n    names:\n      \"0\": \"yes\"\n      \"1\": \"1\"\n"
         );
         assert_eq!(
             yaml("mel", json!({"feature": inner, "_type": "Sequence"})),
