@@ -185,6 +185,33 @@ fn a_second_folder_takes_no_other_shards() {
 }
 
 #[test]
+fn a_second_folder_keeps_the_files_of_others() {
+    let folder = temp();
+    let refused = |name: &str, words: &str| {
+        let out = folder.path().join(name.replace('/', "-"));
+        fs::create_dir_all(out.join(name).parent().unwrap()).unwrap();
+        fs::write(out.join(name), "theirs").unwrap();
+        let to = out.display().to_string();
+        publish(&crema_d(), &["--out", &to]).expect_usage(&[name, words]);
+        assert_eq!(fs::read(out.join(name)).unwrap(), b"theirs");
+        to
+    };
+    for name in ["masks/mask.parquet", "notes.parquet"] {
+        let out = refused(name, "is not one of these shards");
+        publish(&crema_d(), &["--out", &out, "--overwrite"]).expect_usage(&[name]);
+    }
+    for name in [
+        "train-00000-of-00001.parquet",
+        "manifest.json",
+        "failures.jsonl",
+    ] {
+        let out = refused(name, "--overwrite");
+        publish(&crema_d(), &["--out", &out, "--overwrite"]).expect(EXIT_DONE);
+        publish(&crema_d(), &["--out", &out]).expect(EXIT_DONE);
+    }
+}
+
+#[test]
 fn only_data_that_may_be_passed_on_are_pushed() {
     let folder = temp();
     let shards = copy_of(&crema_d(), &folder.path().join("it's mine"));

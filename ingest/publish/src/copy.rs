@@ -6,26 +6,34 @@
 //! Masks are left out: they are functions of the ids, and `ingest mask` draws them again.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use features::{FAILURES_FILE, Folder, MANIFEST_FILE, ShardName};
+use features::{FAILURES_FILE, Folder, MANIFEST_FILE};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value};
 use util::hash::sha256_of_file;
 
 use crate::dataset::Dataset;
+use crate::manifest::Manifest;
 
 /// The file name of the samples that were left out, one JSON object a line.
 pub const FAILURES_LINES: &str = "failures.jsonl";
 
-/// Checks that the target holds no other shards, and that it does not lie in the source.
+/// Checks that the target holds no other Parquet file, and that it does not lie in the source.
+/// Without `overwrite` it holds no other file either that [`copy`] would replace.
 ///
 /// # Errors
-/// It holds other shards or lies in the source, or it cannot be read.
-pub fn check(dataset: &Dataset, source: &Path, target: &Path) -> anyhow::Result<()> {
+/// It holds such a file or lies in the source, or it cannot be read.
+pub fn check(
+    dataset: &Dataset,
+    source: &Path,
+    target: &Path,
+    overwrite: bool,
+) -> anyhow::Result<()> {
     // In a folder below, the shards would be found twice by patterns that look into folders.
     if place_of(target)?.starts_with(place_of(source)?) {
         bail!(
@@ -33,14 +41,70 @@ pub fn check(dataset: &Dataset, source: &Path, target: &Path) -> anyhow::Result<
             target.display()
         );
     }
-    for entry in Folder::from(target).list()? {
-        let is_ours = dataset.files().any(|file| file == entry.name);
-        if !is_ours && (ShardName::parse(&entry.name).is_some() || entry.name == FAILURES_FILE) {
+    let shards: Vec<PathBuf> = dataset.files().map(|file| target.join(file)).collect();
+    for file in parquet_files(target)? {
+        if !shards.contains(&file) {
             bail!(
                 "{}: is not one of these shards; give an empty folder as --out",
-                target.join(&entry.name).display()
+                file.display()
             );
         }
+    }
+    match overwrite {
+        true => Ok(()),
+        false => check_replaced(dataset, source, target),
+    }
+}
+
+/// Returns the Parquet files in a folder and in the folders below it, in the order of their paths.
+fn parquet_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let (mut folders, mut files) = (vec![folder.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(error).with_context(|| format!("{}: cannot be read", folder.display()));
+            }
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else if entry.path().extension().is_some_and(|e| e == "parquet") {
+                files.push(entry.path());
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Refuses to replace shards with other content, and files of another dataset.
+fn check_replaced(dataset: &Dataset, source: &Path, target: &Path) -> anyhow::Result<()> {
+    let replaced = |name: &str, what: &str| {
+        anyhow!(
+            "{}: {what}; give an empty folder as --out, or replace it with --overwrite",
+            target.join(name).display()
+        )
+    };
+    for shard in &dataset.manifest.shards {
+        let path = target.join(&shard.file);
+        if path.exists() && sha256_of_file(&path)?.1 != shard.sha256 {
+            return Err(replaced(&shard.file, "has another content than this shard"));
+        }
+    }
+    let folder = Folder::from(target);
+    if let Some(manifest) = folder.read(MANIFEST_FILE)? {
+        let manifest = serde_json::from_slice(&manifest);
+        let same = manifest.is_ok_and(|found: Manifest| found.dataset == dataset.manifest.dataset);
+        if !same {
+            return Err(replaced(MANIFEST_FILE, "is of another dataset"));
+        }
+    } else if let Some(found) = folder.read(FAILURES_LINES)?
+        && failures(&source.join(FAILURES_FILE))?.is_none_or(|lines| found != lines.as_bytes())
+    {
+        return Err(replaced(FAILURES_LINES, "is of another dataset"));
     }
     Ok(())
 }
@@ -102,7 +166,7 @@ fn link_or_copy(from: &Path, to: &Path, sha256: &str) -> std::io::Result<()> {
 fn failures(path: &Path) -> anyhow::Result<Option<String>> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             return Err(error).with_context(|| format!("{}: cannot be read", path.display()));
         }

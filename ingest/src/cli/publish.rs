@@ -40,7 +40,8 @@ pub struct Args {
     /// if the terms do not allow to pass the data on
     #[arg(long, value_name = "USER/NAME")]
     push: Option<String>,
-    /// Replace a README.md or croissant.json that this command has not written
+    /// Replace a README.md or croissant.json that this command has not written, and with --out
+    /// files of other shards that have the same names
     #[arg(long)]
     overwrite: bool,
     /// Print what would be written and write nothing
@@ -132,7 +133,7 @@ fn copy_shards(args: &Args, dataset: &Dataset, folder: &Folder, out: &Path) -> a
     let source = folder.local().with_context(|| {
         format!("--out: {folder} is in a store; copy it onto a disk first, or leave the flag out")
     })?;
-    copy::check(dataset, source, out)?;
+    copy::check(dataset, source, out, args.overwrite)?;
     if args.dry_run {
         return Ok(());
     }
