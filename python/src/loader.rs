@@ -205,6 +205,7 @@ impl Loader {
             loader: Mutex::new(Some(loader.map_err(exception)?)),
             shards: self.shards.clone_ref(py),
             buffers,
+            epoch: position.epoch,
             position: self.position.clone(),
             process: std::process::id(),
         })
@@ -319,6 +320,8 @@ pub struct Batches {
     loader: Mutex<Option<features::Loader>>,
     shards: Py<Shards>,
     buffers: Buffers,
+    /// The epoch. After `set_epoch` the position is no longer that of this iteration.
+    epoch: u64,
     position: Arc<Mutex<Position>>,
     /// The process whose threads decode.
     process: u32,
@@ -354,7 +357,11 @@ impl Batches {
         };
         match batch {
             Some(Ok(batch)) => {
-                lock(&self.position).consumed = batch.consumed;
+                let mut position = lock(&self.position);
+                if position.epoch == self.epoch {
+                    position.consumed = batch.consumed;
+                }
+                drop(position);
                 arrays::dictionary(py, batch, self.shards.get(), &self.buffers).map(Some)
             }
             Some(Err(error)) => {
@@ -387,10 +394,12 @@ impl Batches {
         let loader = lock(&self.loader).take();
         if loader.is_some() {
             let mut position = lock(&self.position);
-            *position = Position {
-                epoch: position.epoch + 1,
-                consumed: 0,
-            };
+            if position.epoch == self.epoch {
+                *position = Position {
+                    epoch: self.epoch + 1,
+                    consumed: 0,
+                };
+            }
         }
         py.detach(|| drop(loader));
     }

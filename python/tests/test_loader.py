@@ -148,6 +148,14 @@ class Resuming(unittest.TestCase):
         shards = pickle.loads(pickle.dumps(own.shards))
         self.assertEqual(shards.fingerprint, own.shards.fingerprint)
 
+    def test_an_epoch_that_is_set_in_a_loop_is_the_next_one(self):
+        own = loader()
+        for number, _ in enumerate(own):
+            if number == 1:
+                own.set_epoch(5)
+        state = own.state_dict()
+        self.assertEqual((state["epoch"], state["consumed"]), (5, 0))
+
     def test_a_loop_after_a_break_restarts_the_epoch(self):
         own = loader()
         for _ in own:
