@@ -102,7 +102,15 @@ impl Shards {
                 self.folder
             )));
         }
-        Shards::open(&self.folder).map(|shards| shards.shards)
+        let shards = Shards::open(&self.folder)?.shards;
+        if shards.fingerprint() != self.shards.fingerprint() {
+            return Err(PyValueError::new_err(format!(
+                "{}: holds other samples than when it was opened, before this process was forked; \
+                 open it anew",
+                self.folder
+            )));
+        }
+        Ok(shards)
     }
 }
 

@@ -240,6 +240,15 @@ class Forks(unittest.TestCase):
         self.assertEqual(self.in_a_fork(lambda: [digest(b) for b in own] == want), "True")
         self.assertEqual([digest(b) for b in own], want)
 
+    def test_other_shards_in_a_forked_process_are_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            shards = shutil.copytree(SHARDS, os.path.join(folder, "shards"))
+            own = Loader(shards)
+            for name in os.listdir(shards):
+                if name.startswith("test-"):
+                    os.remove(os.path.join(shards, name))
+            self.assertIn("holds other samples", self.in_a_fork(lambda: list(own)))
+
     def test_an_iterator_of_the_parent_is_refused(self):
         iterator = iter(loader())
         next(iterator)
