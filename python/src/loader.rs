@@ -110,6 +110,12 @@ impl Loader {
         };
         let opened = &shards.get().shards;
         let split = parse_split(split)?;
+        if opened.split(split).is_empty() {
+            return Err(PyValueError::new_err(format!(
+                "{}: has no samples of the split {split}",
+                opened.folder()
+            )));
+        }
         let train = train.unwrap_or(split == datasets::Split::Train);
         for (name, value, most) in [
             ("batch_size", batch_size, 1 << 20),

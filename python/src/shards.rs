@@ -25,6 +25,10 @@ pub struct Shards {
 impl Shards {
     #[new]
     fn new(py: Python<'_>, folder: PathBuf) -> PyResult<Shards> {
+        if folder.as_os_str().is_empty() {
+            let message = "the folder of the shards is an empty path; give a path or a URL";
+            return Err(PyValueError::new_err(message));
+        }
         let Some(folder) = folder.to_str() else {
             let message = format!("{}: is not UTF-8; rename the folder", folder.display());
             return Err(PyValueError::new_err(message));

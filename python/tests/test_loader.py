@@ -285,6 +285,7 @@ class Errors(unittest.TestCase):
         ]
         for options, words in [
             ({"split": "tran"}, "split"),
+            ({"split": "val"}, "no samples of the split val"),
             *(({name: value}, f"{name}={value}") for name in numbers for value in (0, 2**62)),
             ({"rank": 2, "world_size": 2}, "rank=2"),
             ({"mask": "/no/such/mask"}, "mask"),
@@ -294,6 +295,8 @@ class Errors(unittest.TestCase):
             self.assertIn(words, str(caught.exception))
         with self.assertRaisesRegex((ValueError, OSError), "/no/such/folder"):
             Loader("/no/such/folder")
+        with self.assertRaisesRegex(ValueError, "empty path"):
+            Loader("")
 
     def test_a_batch_that_does_not_fit_into_memory_is_an_error(self):
         with self.assertRaisesRegex(ValueError, "smaller batches"):
