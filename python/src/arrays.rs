@@ -72,7 +72,7 @@ fn set_input(
 
 /// The values of an array. They go back to the loader's buffers when the last array that shows them
 /// is freed.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "u2a_features")]
 struct Values {
     values: Vec<f32>,
     buffers: Buffers,
