@@ -27,11 +27,13 @@ RUST = json.loads(os.environ["U2A_DIGESTS"])
 
 
 def digest(batch):
-    """The SHA-256 of a batch: ids, rows and bytes of the inputs."""
+    """The SHA-256 of a batch: ids, labels, availability, rows and bytes of the inputs."""
     sha = hashlib.sha256()
     for one in batch["id"]:
         sha.update(one.encode() + b"\0")
-    for name in ("audio", "video", "image", "text"):
+    sha.update(batch["label"].astype("<i8").tobytes())
+    for name in (key[4:] for key in batch if key.startswith("has_")):
+        sha.update(batch["has_" + name].tobytes())
         if name in batch:
             sha.update(batch[name + "_rows"].astype("<i8").tobytes())
             sha.update(np.ascontiguousarray(batch[name]).tobytes())

@@ -17,14 +17,22 @@ use util::skip::{Missing, skip};
 /// The epochs that are compared.
 const EPOCHS: u64 = 2;
 
-/// The SHA-256 of a batch: ids, rows and bytes of the inputs, as test_loader.py computes it.
+/// The SHA-256 of a batch of single-label data: ids, labels, availability, rows and bytes of the
+/// inputs, as test_loader.py computes it.
 fn digest(batch: &Batch) -> String {
     let mut sha = Sha256::new();
     for id in &batch.ids {
         sha.update(id.as_bytes());
         sha.update([0]);
     }
-    for input in batch.inputs.iter().flatten() {
+    for labels in &batch.labels {
+        sha.update(i64::from(labels[0]).to_le_bytes());
+    }
+    for (m, input) in batch.inputs.iter().enumerate() {
+        for present in &batch.present {
+            sha.update([u8::from(present[m])]);
+        }
+        let Some(input) = input else { continue };
         for row in &input.rows {
             sha.update((*row as i64).to_le_bytes());
         }
