@@ -219,7 +219,9 @@ fn only_data_that_may_be_passed_on_are_pushed() {
     let quoted = shards.display().to_string().replace('\'', "'\\''");
     let line = format!("hf upload me/crema-d '{quoted}' . --repo-type dataset --exclude '.*'");
     assert_eq!(pushed.stdout.lines().last(), Some(line.as_str()));
-    publish(&shards, &["--push", "not a name"]).expect_usage(&["not a name", "USER/NAME"]);
+    for name in ["not a name", "crema-d", "me/a/b"] {
+        publish(&shards, &["--push", name]).expect_usage(&[name, "USER/NAME"]);
+    }
     publish(&shards, &["--licence", "mit"]).expect_usage(&["--licence mit", "leave the flag out"]);
 
     let shards = shards_of("mm-imdb", folder.path());

@@ -156,14 +156,13 @@ impl Licence {
     }
 
     fn unanswered(stated: &str) -> Licence {
-        let id = match stated {
-            NOT_STATED => "unknown",
-            _ => OTHER,
+        let (id, reason) = match stated {
+            NOT_STATED => ("unknown", "no licence is stated".to_owned()),
+            _ => (OTHER, format!("whether \"{stated}\" allows it is not known")),
         };
         Licence {
             refusal: Some(format!(
-                "only you know whether they may be passed on ({stated}); say so with --licence ID, \
-                 such as cc-by-4.0 or other"
+                "{reason}; name the licence with --licence ID, such as cc-by-4.0 or other"
             )),
             ..Licence::own(id, stated, None)
         }

@@ -95,7 +95,7 @@ fn upload_command(dataset: &Dataset, target: &Folder, repository: &str) -> anyho
     }
     let parts: Vec<&str> = repository.split('/').collect();
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if parts.len() > 2
+    if parts.len() != 2
         || parts
             .iter()
             .any(|part| part.is_empty() || !part.chars().all(fits))
