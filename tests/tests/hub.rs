@@ -552,6 +552,11 @@ fn weights_can_be_fetched_for_a_machine_without_a_network() {
     let planned = run(fetch_weights(&hub, &flags).arg("--dry-run")).expect(EXIT_DONE);
     let bytes: usize = repositories().values().map(|body| body.len()).sum();
     assert_eq!(planned.json()["bytes"], bytes);
+    let plan = planned.json()["plan"].as_str().unwrap().to_owned();
+    assert!(
+        plan.contains(CLIP) && !plan.contains("fetching 0 B"),
+        "{plan}"
+    );
     assert!(!to.exists());
 
     let fetched = run(&mut fetch_weights(&hub, &flags)).expect(EXIT_DONE);
@@ -562,6 +567,14 @@ fn weights_can_be_fetched_for_a_machine_without_a_network() {
     }
     let mut train = hub.train(&data.shards());
     run(train.arg("--weights").arg(&to).env("HF_HUB_OFFLINE", "1")).expect(EXIT_DONE);
+
+    // What is there is no part of the plan.
+    let planned = run(&mut fetch_weights(&hub, &["--to", flags[1], "--dry-run"])).expect(EXIT_DONE);
+    assert!(
+        planned.stdout.starts_with("fetching 0 B from"),
+        "{}",
+        planned.stdout
+    );
 
     // A damaged file is fetched again, and it alone.
     let damaged = to.join("clip-vit-base-patch16/model.safetensors");

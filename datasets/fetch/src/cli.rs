@@ -79,7 +79,7 @@ pub struct Cli {
     /// Keep archives that have to be fetched as a whole
     #[arg(long)]
     keep_archives: bool,
-    /// Print what would be fetched, and send nothing
+    /// Print what would be fetched, and fetch nothing; for weights the hub is asked for sizes
     #[arg(long)]
     dry_run: bool,
     /// Print the result as JSON
@@ -151,6 +151,9 @@ fn run_weights(cli: &Cli) -> anyhow::Result<ExitCode> {
     let fetched = fetch_weights(cli.to.as_deref(), cli.dry_run)?;
     if cli.json {
         return cli::print_json(&json!(fetched));
+    }
+    if cli.dry_run {
+        outln!("{}", fetched.plan)?;
     }
     for folder in &fetched.folders {
         outln!("{}", folder.display())?;

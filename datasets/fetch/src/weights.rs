@@ -67,7 +67,11 @@ impl Checkpoint {
             return Err(offline(&hub, &missing));
         }
         let files = self.describe(&hub)?;
-        let progress = announce(&hub, &[(self, &files)], hub.cache().folder());
+        let lacking = files
+            .iter()
+            .filter(|file| !is_there(&hub.cache().blob_path(self.repository, &file.etag), file));
+        let bytes = lacking.map(|file| file.size).sum();
+        let (progress, _) = announce(&hub, &[(self, &files)], hub.cache().folder(), bytes);
         let folder = self.fetch_to_cache(&hub, &files, &progress)?;
         progress.finish("weights are in the cache");
         Ok(folder)
@@ -141,6 +145,8 @@ pub struct Fetched {
     pub folders: Vec<PathBuf>,
     /// The size of all files.
     pub bytes: u64,
+    /// What was to be fetched, as it was said beforehand.
+    pub plan: String,
 }
 
 /// Fetches the checkpoints of all three encoders, into folders below `to` that `--weights` takes, or
@@ -165,9 +171,19 @@ pub fn fetch_weights(to: Option<&Path>, dry_run: bool) -> anyhow::Result<Fetched
         .zip(described.iter().map(Vec::as_slice))
         .collect();
     let target = to.map_or_else(|| hub.cache().folder().to_path_buf(), Path::to_path_buf);
-    let progress = announce(&hub, &plan, &target);
+    let cache = hub.cache();
+    let lacks = |(checkpoint, file): &(&Checkpoint, &RemoteFile)| match to {
+        Some(to) => !is_there(&to.join(checkpoint.folder).join(&file.name), file),
+        None => !is_there(&cache.blob_path(checkpoint.repository, &file.etag), file),
+    };
+    let files = plan
+        .iter()
+        .flat_map(|(checkpoint, files)| files.iter().map(move |file| (*checkpoint, file)));
+    let lacking = files.filter(lacks).map(|(_, file)| file.size).sum();
+    let (progress, line) = announce(&hub, &plan, &target, lacking);
     let mut fetched = Fetched {
         folders: Vec::new(),
+        plan: line,
         bytes: plan
             .iter()
             .flat_map(|(_, files)| *files)
@@ -227,6 +243,7 @@ fn copy_cached(
     let mut fetched = Fetched {
         folders: Vec::new(),
         bytes: 0,
+        plan: "HF_HUB_OFFLINE is set: the weights are those of the cache".to_owned(),
     };
     for (checkpoint, files) in found {
         let folder = to.map(|to| to.join(checkpoint.folder));
@@ -273,13 +290,19 @@ fn offline(hub: &Hub, missing: &[String]) -> anyhow::Error {
     )
 }
 
-/// Says what will be fetched, how large it is and where it will lie, and starts its progress.
-fn announce(hub: &Hub, plan: &[(&Checkpoint, &[RemoteFile])], to: &Path) -> Progress {
-    let bytes = plan
-        .iter()
-        .flat_map(|(_, files)| *files)
-        .map(|f| f.size)
-        .sum();
+/// Whether a file lies at a path with its size.
+fn is_there(path: &Path, file: &RemoteFile) -> bool {
+    fs::metadata(path).is_ok_and(|there| there.is_file() && there.len() == file.size)
+}
+
+/// Says what will be fetched, how many bytes of it are not there and where it will lie, and starts its
+/// progress. Returns what it has said, too.
+fn announce(
+    hub: &Hub,
+    plan: &[(&Checkpoint, &[RemoteFile])],
+    to: &Path,
+    bytes: u64,
+) -> (Progress, String) {
     let lists: Vec<String> = plan
         .iter()
         .map(|(checkpoint, files)| {
@@ -288,17 +311,15 @@ fn announce(hub: &Hub, plan: &[(&Checkpoint, &[RemoteFile])], to: &Path) -> Prog
         })
         .collect();
     let progress = hub.progress("fetch weights", bytes);
-    progress.print(
-        "plan",
-        &format!(
-            "fetching {} from {} into {}: {}",
-            DecimalBytes(bytes),
-            without_secrets(hub.endpoint()),
-            to.display(),
-            lists.join(", ")
-        ),
+    let line = format!(
+        "fetching {} from {} into {}: {}",
+        DecimalBytes(bytes),
+        without_secrets(hub.endpoint()),
+        to.display(),
+        lists.join(", ")
     );
-    progress
+    progress.print("plan", &line);
+    (progress, line)
 }
 
 /// Removes a file whose content is not the one that the hub describes, so that it is fetched again.

@@ -45,7 +45,7 @@ impl Cache {
     }
 
     /// Returns where a content lies.
-    pub(super) fn blob_path(&self, repository: &str, etag: &str) -> PathBuf {
+    pub fn blob_path(&self, repository: &str, etag: &str) -> PathBuf {
         self.folder_of(repository).join("blobs").join(etag)
     }
 
