@@ -226,7 +226,8 @@ fn a_limit_and_the_classes_need_few_archives() {
     let classes = folder.path().join("classes");
     let mut command = fetch("kinetics-sound", &server.url(""), &classes);
     run(command.args(["--from", "classes"])).expect(EXIT_DONE);
-    let (_, checked) = check("kinetics-sound", &classes);
+    let (code, checked) = check("kinetics-sound", &classes);
+    assert_eq!((code, &checked["missing"]), (Some(0), &json!([])));
     assert_eq!(listed(&checked).iter().sum::<u64>(), 24);
     assert_eq!(clips(&classes), 24);
 }
