@@ -25,10 +25,11 @@ pub fn card(dataset: &Dataset) -> anyhow::Result<String> {
     let mut text = format!(
         "---\n{}---\n\n# {}\n\n",
         front_matter(dataset)?,
-        dataset.title()
+        inline(dataset.title())
     );
-    paragraph(&mut text, &dataset.summary());
+    paragraph(&mut text, &inline(&dataset.summary()));
     if let Some(refusal) = &dataset.licence.refusal {
+        let refusal = inline(refusal);
         let refusal = format!("**These files must not be passed on:** {refusal}.");
         paragraph(&mut text, &refusal);
     }
@@ -51,6 +52,24 @@ pub fn card(dataset: &Dataset) -> anyhow::Result<String> {
 fn paragraph(text: &mut String, paragraph: &str) {
     text.push_str(paragraph);
     text.push_str("\n\n");
+}
+
+/// Returns a text from the data as one line of Markdown that shows it as it is: no element of HTML,
+/// link or emphasis.
+fn inline(text: &str) -> String {
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        for c in word.chars() {
+            if "\\`*[]<>".contains(c) {
+                line.push('\\');
+            }
+            line.push(c);
+        }
+    }
+    line
 }
 
 /// Returns a table in Markdown. A line break in a cell would end the table.
@@ -152,7 +171,7 @@ fn counts_section(dataset: &Dataset) -> String {
                 Some(count) => count.rows.to_string(),
                 None => "0".to_owned(),
             });
-        [label.to_string(), name.clone()]
+        [label.to_string(), inline(name)]
             .into_iter()
             .chain(counts)
             .collect()
@@ -235,8 +254,8 @@ fn licence_section(dataset: &Dataset) -> String {
         ("unknown", ..) => {
             "Nobody has stated under which licence these data may be used.\n".to_owned()
         }
-        (_, Some(url), None) => format!("[{}]({url}).\n", licence.words),
-        _ => format!("{}.\n", capitalised(&licence.words)),
+        (_, Some(url), None) => format!("[{}]({url}).\n", inline(&licence.words)),
+        _ => format!("{}.\n", capitalised(&inline(&licence.words))),
     };
     if let Some(terms) = licence.terms {
         text += &format!(
@@ -250,7 +269,7 @@ fn licence_section(dataset: &Dataset) -> String {
             "\nThese shards are a changed version of the publisher's files, made as said above.\n";
     }
     if let Some(refusal) = &licence.refusal {
-        text += &format!("\nThe files must not be passed on: {refusal}.\n");
+        text += &format!("\nThe files must not be passed on: {}.\n", inline(refusal));
     }
     text
 }
@@ -267,5 +286,22 @@ fn capitalised(words: &str) -> String {
     match chars.next() {
         Some(first) => first.to_uppercase().chain(chars).collect(),
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_from_the_data_are_shown_as_they_are() {
+        assert_eq!(
+            inline("MM-IMDb (2017), baby_cry"),
+            "MM-IMDb (2017), baby_cry"
+        );
+        assert_eq!(inline("my\n# clips\r\n "), "my # clips");
+        assert_eq!(inline("<b>[a](b)*`\\"), "\\<b\\>\\[a\\](b)\\*\\`\\\\");
+        let cells = vec![inline("a\\|b")];
+        assert!(table(&["class"], [cells]).ends_with("| a\\\\\\|b |\n"));
     }
 }

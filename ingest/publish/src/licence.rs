@@ -158,7 +158,10 @@ impl Licence {
     fn unanswered(stated: &str) -> Licence {
         let (id, reason) = match stated {
             NOT_STATED => ("unknown", "no licence is stated".to_owned()),
-            _ => (OTHER, format!("whether \"{stated}\" allows it is not known")),
+            _ => (
+                OTHER,
+                format!("whether \"{stated}\" allows it is not known"),
+            ),
         };
         Licence {
             refusal: Some(format!(
