@@ -218,8 +218,10 @@ impl SettingsOverrides {
                     "adapt input-prompts or attention-prompts",
                 ),
                 "lora_rank" | "lora_alpha" => (adapt == Adaptation::Lora, "adapt lora"),
-                "missing_token" => (!one_modality, "a run on two modalities"),
                 // What is switched off anyway may be switched off.
+                "missing_token" if self.missing_token != Some(MissingToken::Zeros) => {
+                    (!one_modality, "a run on two modalities")
+                }
                 "align_weight" if self.align_weight != Some(0.0) => {
                     (!one_modality, "a run on two modalities")
                 }
@@ -348,7 +350,7 @@ mod tests {
             assert!(error.contains(reader), "{words}: {error}");
         }
         for words in [
-            "missing_token=zeros",
+            "missing_token=input",
             "align_weight=0.3",
             "modality_dropout=true",
         ] {
@@ -359,7 +361,7 @@ mod tests {
             "method=qmf qmf_lambda=1 lora_rank=2",
             "modulation=ogm ogm_alpha=0.5",
             "adapt=attention-prompts prompt_length=4",
-            "align_weight=0.0 modality_dropout=false",
+            "align_weight=0.0 modality_dropout=false missing_token=zeros",
         ] {
             assert_eq!(check(words, true), "", "{words}");
         }
