@@ -1,6 +1,7 @@
 //! Names of members of archives, which have to stay below the target.
 
-use super::record::FOLDER;
+/// The folder of records below the raw folder, into which no member goes.
+pub const FOLDER: &str = ".fetch";
 
 /// The longest name of a file or folder on the usual file systems.
 const MAX_COMPONENT: usize = 255;

@@ -13,9 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::gzip::Point;
 use super::names;
+pub use super::names::FOLDER;
 
-/// The folder of records below the raw folder.
-pub const FOLDER: &str = ".fetch";
 /// Where lists of an archive lie as the publisher made them. With `--limit` those in the tree are
 /// shorter.
 pub const ORIGINALS: &str = ".fetch/lists/";
