@@ -191,8 +191,8 @@ class Threads(unittest.TestCase):
         seconds = time.monotonic() - start
         stop.set()
         thread.join()
-        # With the lock held it would not have counted at all.
-        self.assertGreater(counts[0], 20 * seconds)
+        # With the lock held it would not have counted at all. A short call may end before it does.
+        self.assertGreater(counts[0] + 1, 20 * seconds)
 
     def test_other_threads_run_while_a_batch_is_waited_for(self):
         self.assert_other_threads_run(lambda: list(loader(threads=1)))
