@@ -3,11 +3,10 @@
 
 use anyhow::Context;
 use datasets::Modality;
-use serde_json::Value as Json;
-use serde_yaml_ng::{Mapping, Value};
+use serde_json::{Map, Value, json};
+use serde_saphyr::ser_options;
 
 use crate::dataset::Dataset;
-use crate::yaml;
 
 /// The key of the Arrow schema's metadata in which a shard carries its features.
 const HUGGINGFACE_KEY: &str = "huggingface";
@@ -18,7 +17,7 @@ const HUGGINGFACE_KEY: &str = "huggingface";
 /// The features of the schema cannot be expressed, which no shard of this tool brings about.
 pub fn front_matter(dataset: &Dataset) -> anyhow::Result<String> {
     let licence = &dataset.licence;
-    let mut yaml = Mapping::new();
+    let mut yaml = Map::new();
     put(&mut yaml, "license", licence.id.as_str());
     if licence.id == "other" {
         put(&mut yaml, "license_name", licence.slug());
@@ -35,16 +34,18 @@ pub fn front_matter(dataset: &Dataset) -> anyhow::Result<String> {
     put(&mut yaml, "size_categories", vec![size(dataset.rows())]);
     put(&mut yaml, "configs", configs(dataset));
     put(&mut yaml, "dataset_info", info(dataset)?);
-    Ok(yaml::to_string(&Value::Mapping(yaml)))
+    to_yaml(&Value::Object(yaml))
 }
 
-fn put(mapping: &mut Mapping, key: &str, value: impl Into<Value>) {
-    mapping.insert(key.into(), value.into());
+fn put(mapping: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
+    mapping.insert(key.to_owned(), value.into());
 }
 
-fn mapping<const N: usize>(pairs: [(&str, Value); N]) -> Value {
-    let pairs = pairs.map(|(key, value)| (Value::from(key), value));
-    Value::Mapping(pairs.into_iter().collect())
+/// Writes YAML that means the same to readers of YAML 1.1, such as PyYAML, and of 1.2: words such as
+/// `no` and `1:30`, which are truth values and numbers in 1.1, are quoted.
+fn to_yaml(value: &Value) -> anyhow::Result<String> {
+    let options = ser_options! { compact_list_indent: true, prefer_block_scalars: false };
+    Ok(serde_saphyr::to_string_with_options(value, options)?)
 }
 
 /// Returns the tasks of the hub that fit the modalities.
@@ -85,17 +86,11 @@ fn size(rows: usize) -> &'static str {
 /// Names the files of each split, so that tables of failures and masks beside the shards are no
 /// part of the dataset.
 fn configs(dataset: &Dataset) -> Vec<Value> {
-    let files = dataset.splits().map(|(split, _)| {
-        mapping([
-            ("split", split.as_str().into()),
-            ("path", format!("{split}-*-of-*.parquet").into()),
-        ])
-    });
+    let files = dataset.splits().map(
+        |(split, _)| json!({"split": split.as_str(), "path": format!("{split}-*-of-*.parquet")}),
+    );
     let files: Vec<Value> = files.collect();
-    vec![mapping([
-        ("config_name", "default".into()),
-        ("data_files", files.into()),
-    ])]
+    vec![json!({"config_name": "default", "data_files": files})]
 }
 
 /// Returns features, splits and sizes. All sizes are those of the Parquet files; `datasets` itself
@@ -103,42 +98,42 @@ fn configs(dataset: &Dataset) -> Vec<Value> {
 fn info(dataset: &Dataset) -> anyhow::Result<Value> {
     let schema = dataset.spec.arrow_schema();
     let stored = &schema.metadata()[HUGGINGFACE_KEY];
-    let stored: Json = serde_json::from_str(stored)?;
+    let stored: Value = serde_json::from_str(stored)?;
     let stored = stored["info"]["features"].as_object();
     let mut features = Vec::new();
     for (name, feature) in stored.context("the schema has no features")? {
         features.push(named_feature(name, feature)?);
     }
     let splits = dataset.splits().map(|(split, totals)| {
-        mapping([
-            ("name", split.as_str().into()),
-            ("num_bytes", dataset.bytes_of(split).into()),
-            ("num_examples", (totals.rows as u64).into()),
-        ])
+        json!({
+            "name": split.as_str(),
+            "num_bytes": dataset.bytes_of(split),
+            "num_examples": totals.rows,
+        })
     });
     let splits: Vec<Value> = splits.collect();
-    Ok(mapping([
-        ("features", features.into()),
-        ("splits", splits.into()),
-        ("download_size", dataset.bytes().into()),
-        ("dataset_size", dataset.bytes().into()),
-    ]))
+    Ok(json!({
+        "features": features,
+        "splits": splits,
+        "download_size": dataset.bytes(),
+        "dataset_size": dataset.bytes(),
+    }))
 }
 
 /// Returns a feature with its name. A list is a key of its own beside the name, anything else is
 /// the `dtype`.
-fn named_feature(name: &str, feature: &Json) -> anyhow::Result<Value> {
-    let mut yaml = Mapping::new();
+fn named_feature(name: &str, feature: &Value) -> anyhow::Result<Value> {
+    let mut yaml = Map::new();
     put(&mut yaml, "name", name);
     match feature_of(feature)? {
-        Value::Mapping(list) if list.contains_key("sequence") => yaml.extend(list),
+        Value::Object(list) if list.contains_key("sequence") => yaml.extend(list),
         kind => put(&mut yaml, "dtype", kind),
     }
-    Ok(Value::Mapping(yaml))
+    Ok(Value::Object(yaml))
 }
 
 /// Converts a feature from the JSON of the Arrow schema to the YAML of a card.
-fn feature_of(feature: &Json) -> anyhow::Result<Value> {
+fn feature_of(feature: &Value) -> anyhow::Result<Value> {
     let text = |key: &str| feature[key].as_str();
     Ok(match text("_type") {
         Some("Value") => text("dtype").context("a value has no dtype")?.into(),
@@ -146,19 +141,19 @@ fn feature_of(feature: &Json) -> anyhow::Result<Value> {
         Some("ClassLabel") => {
             let names = feature["names"].as_array().context("no class names")?;
             let names = names.iter().enumerate();
-            let names: Mapping = names
-                .filter_map(|(index, name)| Some((index.to_string().into(), name.as_str()?.into())))
+            let names: Map<String, Value> = names
+                .map(|(index, name)| (index.to_string(), name.clone()))
                 .collect();
-            mapping([("class_label", mapping([("names", names.into())]))])
+            json!({"class_label": {"names": names}})
         }
         // The name that every version of datasets reads; "list" is new in version 4.
         Some("Sequence") => {
-            let mut list = Mapping::new();
+            let mut list = Map::new();
             put(&mut list, "sequence", feature_of(&feature["feature"])?);
             if let Some(length) = feature["length"].as_u64() {
                 put(&mut list, "length", length);
             }
-            Value::Mapping(list)
+            Value::Object(list)
         }
         other => anyhow::bail!("no feature of type {other:?}"),
     })
@@ -167,7 +162,6 @@ fn feature_of(feature: &Json) -> anyhow::Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn features_become_the_yaml_of_datasets() {
@@ -176,7 +170,7 @@ mod tests {
         let inner = json!({"feature": value, "length": 128, "_type": "Sequence"});
         let yaml = |name, feature| {
             let feature = named_feature(name, &feature).unwrap();
-            yaml::to_string(&feature)
+            to_yaml(&feature).unwrap()
         };
         assert_eq!(
             yaml(

@@ -17,7 +17,6 @@ mod front_matter;
 pub mod licence;
 mod manifest;
 pub mod marker;
-mod yaml;
 
 pub use dataset::Dataset;
 
