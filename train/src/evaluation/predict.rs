@@ -4,7 +4,7 @@
 //! these with whichever modalities each sample has.
 //!
 //! Files of one folder and one stem are one sample (`a.wav` with `a.flv`, `a.jpg` with `a.txt`).
-//! The audio of a video without an audio file is that of the video.
+//! The audio of a video without an audio file is that of the video, also in a run without video.
 
 use super::{EvalOptions, Evaluator};
 use crate::ingest_process;
@@ -29,12 +29,17 @@ use util::cli::one_line;
 const AUDIO_EXTENSIONS: [&str; 12] = [
     "wav", "mp3", "flac", "ogg", "oga", "opus", "m4a", "aac", "wma", "aif", "aiff", "weba",
 ];
-/// File extensions of images, where a run has both images and video.
+/// File extensions of images.
 const IMAGE_EXTENSIONS: [&str; 12] = [
     "jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "webp", "tif", "tiff", "avif", "heic",
 ];
-/// File extension of text.
-const TEXT_EXTENSION: &str = "txt";
+/// File extensions of video; its sound is the audio of a run without video.
+const VIDEO_EXTENSIONS: [&str; 15] = [
+    "mp4", "mkv", "webm", "avi", "mov", "m4v", "flv", "mpg", "mpeg", "wmv", "3gp", "ogv", "ts",
+    "mts", "m2ts",
+];
+/// File extensions of text.
+const TEXT_EXTENSIONS: [&str; 3] = ["txt", "text", "md"];
 /// The longest ending of a file's name that counts as its extension.
 const MAX_EXTENSION: usize = 5;
 
@@ -104,9 +109,8 @@ pub fn group_files(
     let mut samples: Vec<MediaSample> = Vec::new();
     let mut by_stem: BTreeMap<PathBuf, usize> = BTreeMap::new();
     for file in files {
-        let modality = modality_of(file, modalities);
-        let input = read_input(file, modality, modalities);
-        let (stem, m) = place(file, modality, modalities);
+        let input = read_input(file, modalities);
+        let (stem, m) = place(file, modalities);
         let same_stem = by_stem.get(&stem).copied();
         let is_free = |at: &usize| m.is_some_and(|m| samples[*at].inputs[m].is_none());
         let at = match same_stem.filter(is_free) {
@@ -177,9 +181,10 @@ fn stem(file: &Path) -> PathBuf {
 /// The name of the sample that a file belongs to, and the position of the input that it is; `None`
 /// if the run has no such input. Of two views of a modality, files whose names end in `_b` are the
 /// second, and `_a` or nothing the first.
-fn place(file: &Path, modality: Modality, modalities: Modalities) -> (PathBuf, Option<usize>) {
+pub(crate) fn place(file: &Path, modalities: Modalities) -> (PathBuf, Option<usize>) {
     let stem = stem(file);
-    let Some(first) = modalities.position_of(modality) else {
+    let modality = modality_of(file, modalities);
+    let Some(first) = modality.and_then(|modality| modalities.position_of(modality)) else {
         return (stem, None);
     };
     if modalities.name(first).view.is_none() {
@@ -193,38 +198,53 @@ fn place(file: &Path, modality: Modality, modalities: Modalities) -> (PathBuf, O
     }
 }
 
-/// The modality of a file by its extension. What is none of text, audio and image is video if the
-/// run has video, else an image.
-fn modality_of(file: &Path, modalities: Modalities) -> Modality {
+/// The modality that a file is taken for by its extension; `None` if the extension is not known and
+/// the run has text alone. A run with video takes any other file as video, one with images as an
+/// image, and one with audio as audio.
+fn modality_of(file: &Path, modalities: Modalities) -> Option<Modality> {
     let extension = extension(file);
-    if extension == TEXT_EXTENSION {
-        Modality::Text
-    } else if AUDIO_EXTENSIONS.contains(&extension.as_str()) {
-        Modality::Audio
-    } else if IMAGE_EXTENSIONS.contains(&extension.as_str()) && modalities.has(Modality::Image) {
-        Modality::Image
-    } else if modalities.has(Modality::Video) {
-        Modality::Video
+    let is_one_of = |extensions: &[&str]| extensions.contains(&extension.as_str());
+    let first_of = |known: &[Modality]| known.iter().copied().find(|m| modalities.has(*m));
+    if is_one_of(&TEXT_EXTENSIONS) {
+        Some(Modality::Text)
+    } else if is_one_of(&AUDIO_EXTENSIONS) {
+        Some(Modality::Audio)
+    } else if is_one_of(&IMAGE_EXTENSIONS) {
+        first_of(&[Modality::Image, Modality::Video]).or(Some(Modality::Image))
+    } else if is_one_of(&VIDEO_EXTENSIONS) {
+        first_of(&[Modality::Video, Modality::Audio]).or(Some(Modality::Video))
     } else {
-        Modality::Image
+        first_of(&[Modality::Video, Modality::Image, Modality::Audio])
     }
 }
 
-/// The input that a file of this modality is, or what is wrong with the file.
-fn read_input(
-    file: &Path,
-    modality: Modality,
-    modalities: Modalities,
-) -> Result<MediaInput, String> {
+/// Why a file is no input of a run.
+fn not_known(file: &Path, modalities: Modalities) -> String {
+    let what = match modality_of(file, modalities) {
+        Some(Modality::Audio) => "audio",
+        Some(Modality::Video) => "video",
+        Some(Modality::Image) => "images",
+        Some(Modality::Text) => "text",
+        None => "not known",
+    };
+    match &extension(file)[..] {
+        "" => format!("has no extension; the run knows {modalities}"),
+        extension => format!(".{extension} files are {what}; the run knows {modalities}"),
+    }
+}
+
+/// The input that a file is, or what is wrong with the file.
+fn read_input(file: &Path, modalities: Modalities) -> Result<MediaInput, String> {
     if file.is_dir() {
         return Err("is a folder; give its files, or label all of them with --watch".into());
     }
     if !file.is_file() {
         return Err("there is no such file".into());
     }
-    if !modalities.has(modality) {
-        return Err(format!("is {modality}; the run knows {modalities}"));
-    }
+    let modality = modality_of(file, modalities);
+    let Some(modality) = modality.filter(|modality| modalities.has(*modality)) else {
+        return Err(not_known(file, modalities));
+    };
     if modality != Modality::Text {
         return Ok(MediaInput::File(file.to_path_buf()));
     }
@@ -574,6 +594,51 @@ mod tests {
         assert!(refused(" \n", it).contains("--text: the text is empty"));
     }
 
+    /// The modality that is taken, by the inputs of a run; of those that are refused the message.
+    #[test]
+    fn files_are_taken_by_their_extensions() {
+        use Modality::{Audio, Image, Text, Video};
+        let folder = tempfile::tempdir().unwrap();
+        let two = Modalities::Two;
+        for (name, modalities, expected) in [
+            ("m.mp4", two(Audio, Text), Ok(0)),
+            ("m.mkv", two(Audio, Image), Ok(0)),
+            ("m.mp4", Audio.into(), Ok(0)),
+            ("m.amr", Audio.into(), Ok(0)),
+            ("m", two(Audio, Image), Ok(1)),
+            ("m.jpg", two(Audio, Image), Ok(1)),
+            ("m.mp4", two(Audio, Video), Ok(1)),
+            ("m.gif", Video.into(), Ok(0)),
+            ("m.md", two(Audio, Text), Ok(1)),
+            (
+                "m.md",
+                two(Audio, Image),
+                Err(".md files are text; the run"),
+            ),
+            ("m.png", two(Audio, Text), Err(".png files are images; the")),
+            ("m.mp4", Text.into(), Err(".mp4 files are video; the run")),
+            ("m.mp4", two(Image, Text), Err(".mp4 files are video; the")),
+            ("m.doc", Text.into(), Err(".doc files are not known; the")),
+            (
+                "m",
+                Text.into(),
+                Err("has no extension; the run knows text"),
+            ),
+        ] {
+            let file = folder.path().join(name);
+            fs::write(&file, "some words").unwrap();
+            let sample = group_files(&[file], None, modalities).unwrap().remove(0);
+            match expected {
+                Ok(input) => assert!(sample.inputs[input].is_some(), "{name}, {modalities}"),
+                Err(problem) => {
+                    let problems = &sample.problems;
+                    assert!(!sample.has_input(), "{name}, {modalities}");
+                    assert!(problems[0].contains(problem), "{problems:?}");
+                }
+            }
+        }
+    }
+
     /// Each of these files is beside a good one, which keeps its input.
     #[test]
     fn unusable_files_are_problems_of_their_own_sample() {
@@ -590,7 +655,7 @@ mod tests {
             (
                 "voice.wav",
                 Some(b"RIFF"),
-                "is audio; the run knows image and text",
+                ".wav files are audio; the run knows image and text",
             ),
             ("gone.jpg", None, "no such file"),
             ("folder", None, "is a folder"),
