@@ -1,17 +1,18 @@
 //! `train predict`: labels new media files, once or as they arrive in a folder.
 
 use super::shared::{ComputeArgs, print_device_of_run, stop_flag};
-use crate::evaluation::predict::{Classification, MediaSample, classify, group_files};
+use crate::evaluation::predict::{Classification, MediaSample, classify, group_files, place};
 use crate::ingest_process;
 use crate::session;
 use crate::settings::RunConfig;
 use crate::training::checkpoint;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use datasets::Modalities;
 use engine::Compute;
 use model::u2a::U2a;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +41,8 @@ pub struct PredictArgs {
     /// Text of each sample that has no text file
     #[arg(long)]
     text: Option<String>,
-    /// Label the files of this folder, and each one that arrives later, until interrupted
+    /// Label the files of this folder, and each one that arrives later, until interrupted; a file
+    /// waits for others of its sample that arrive within half a second
     #[arg(long, value_name = "DIR")]
     watch: Option<PathBuf>,
     /// Classes that are printed for each sample
@@ -199,13 +201,14 @@ fn print(classifications: &[Classification], args: &PredictArgs) -> Result<()> {
 }
 
 /// Labels the files of a folder until interrupted. A file is complete once its size is the same in
-/// two listings, and is labelled once.
+/// two listings and no other file of its sample is new or has grown, and is labelled once.
 fn watch(folder: &Path, predictor: &Predictor, args: &PredictArgs) -> Result<()> {
     let stop = stop_flag()?;
     let mut states = BTreeMap::new();
     eprintln!("watching {}; interrupt to stop", folder.display());
     while !stop.load(Ordering::Relaxed) {
-        let complete = complete_files(folder, &mut states)?;
+        let modalities = predictor.config.modalities;
+        let complete = complete_files(folder, modalities, &mut states)?;
         if !complete.is_empty() {
             match predictor.predict(&complete, args.text.as_deref()) {
                 Ok(classifications) => print(&classifications, args)?,
@@ -228,6 +231,7 @@ enum FileState {
 /// Lists a folder, and returns the files that have become complete since the last listing.
 fn complete_files(
     folder: &Path,
+    modalities: Modalities,
     states: &mut BTreeMap<PathBuf, FileState>,
 ) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder)
@@ -245,16 +249,59 @@ fn complete_files(
         }
     }
     files.sort();
-    let mut complete = Vec::new();
+    // Files that did not change since the last listing, and the samples of those that did.
+    let (mut still, mut changing) = (Vec::new(), BTreeSet::new());
+    let sample = |path: &Path| place(path, modalities).0;
     for (path, size) in files {
         match states.get(&path) {
             Some(FileState::Complete) => {}
-            Some(FileState::Growing(last)) if *last == size && size > 0 => {
-                complete.push(path.clone());
-                states.insert(path, FileState::Complete);
+            Some(FileState::Growing(last)) if *last == size => {
+                if size > 0 {
+                    still.push(path);
+                }
             }
-            _ => drop(states.insert(path, FileState::Growing(size))),
+            _ => {
+                changing.insert(sample(&path));
+                states.insert(path, FileState::Growing(size));
+            }
         }
     }
-    Ok(complete)
+    still.retain(|path| !changing.contains(&sample(path)));
+    states.extend(still.iter().map(|path| (path.clone(), FileState::Complete)));
+    Ok(still)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datasets::Modality;
+    use std::fs;
+
+    #[test]
+    fn watched_files_of_one_sample_wait_for_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut states = BTreeMap::new();
+        let mut list = || -> Vec<String> {
+            let modalities = [Modality::Audio, Modality::Image].into();
+            let files = complete_files(folder.path(), modalities, &mut states).unwrap();
+            let name = |file: &PathBuf| file.file_name().unwrap().to_string_lossy().into_owned();
+            files.iter().map(name).collect()
+        };
+        let write = |name: &str, content: &str| fs::write(folder.path().join(name), content);
+        let none: [&str; 0] = [];
+        write("a.jpg", "1").unwrap();
+        write("b.jpg", "1").unwrap();
+        assert_eq!(list(), none);
+        write("a.wav", "1").unwrap();
+        assert_eq!(list(), ["b.jpg"], "the sound of a is new");
+        write("a.wav", "12").unwrap();
+        assert_eq!(list(), none, "the sound of a grows");
+        assert_eq!(list(), ["a.jpg", "a.wav"]);
+        // A file that stays empty keeps no other waiting.
+        write("c.jpg", "1").unwrap();
+        write("c.wav", "").unwrap();
+        assert_eq!(list(), none);
+        assert_eq!(list(), ["c.jpg"]);
+        assert_eq!(list(), none, "each file is labelled once");
+    }
 }
