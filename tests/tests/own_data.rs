@@ -191,6 +191,11 @@ fn audio_and_text() {
     let out = ingest_train_and_evaluate(&raw, "audio-text", columns, &["audio", "text"]);
     let seen = predict(&out, &[raw.cell(1, 0)], Some("some words"));
     assert_eq!(seen, [["audio", "text"]]);
+    // One of the test samples has no text; a clip has sound.
+    let kept = run(command("train", ["eval", "--missing", "audio"]).arg(&out)).expect(EXIT_DONE);
+    let note = "note: 1 of 6 samples keep audio, because they have nothing else";
+    assert!(kept.stderr.contains(note), "{}", kept.stderr);
+    assert_eq!(predict(&out, &[raw.cell(1, 1)], None), [["audio"]]);
 }
 
 #[test]

@@ -37,7 +37,8 @@ pub struct EvalArgs {
     /// Seed of the protocol's draw
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// A modality that is missing from every sample: audio, video, image or text
+    /// A modality that is missing from every sample that has the other one: audio, video, image or
+    /// text
     #[arg(long)]
     missing: Option<InputName>,
     /// Token that stands for a missing modality [default: that of the training]
@@ -107,6 +108,12 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     ))?;
     print_device_of_run(&compute, trained_in, &config.settings);
     let evaluation = evaluator.run(&model)?;
+    if let (Some(missing), 1..) = (options.missing, evaluation.kept) {
+        eprintln!(
+            "note: {} of {} samples keep {missing}, because they have nothing else",
+            evaluation.kept, evaluation.metrics.samples
+        );
+    }
     let (json_path, predictions) =
         evaluation::write(&args.run, config, &options, &checkpoint, &evaluation)?;
     if args.json {

@@ -4,11 +4,13 @@ use super::EvalOptions;
 use super::alignment::Alignment;
 use super::metrics::{self, Metrics};
 use crate::session::Session;
-use crate::settings::RunConfig;
+use crate::settings::{RunConfig, Settings};
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use datasets::Modalities;
 use features::{Loader, LoaderOptions, Share};
 use model::u2a::{U2a, micro_batch};
-use model::variant::MissingToken;
+use model::variant::{Method, MissingToken};
 use report::predictions::Prediction;
 
 /// Samples per batch and process.
@@ -62,12 +64,12 @@ impl<'a> Evaluator<'a> {
                 options.split
             );
         }
-        let adapt = config.settings.adapt;
-        if adapt.prompt_level().is_some() && options.missing_token == MissingToken::Mask {
-            bail!(
-                "--missing-token mask: the run has prompts and no mask tokens; leave it out, or choose zeros"
-            );
-        }
+        check_options(
+            &config.dataset,
+            config.modalities,
+            &config.settings,
+            options,
+        )?;
         let mut present = match &options.mask {
             Some(mask) => session
                 .mask(&mask.source, mask.rate, mask.seed)?
@@ -76,19 +78,8 @@ impl<'a> Evaluator<'a> {
         };
         let mut kept = 0;
         if let Some(modality) = options.missing {
-            let Some(m) = config.modalities.position(modality) else {
-                bail!(
-                    "--missing {modality}: {} has {}",
-                    config.dataset,
-                    config.modalities
-                );
-            };
-            if config.modalities.count() == 1 {
-                bail!(
-                    "--missing {modality}: {} has nothing else; leave it out",
-                    config.dataset
-                );
-            }
+            let m = config.modalities.position(modality);
+            let m = m.context("a modality that the options were checked for")?;
             for (present, stored) in present.iter_mut().zip(&index.present) {
                 if present[1 - m] && stored[1 - m] {
                     present[m] = false;
@@ -199,6 +190,42 @@ impl<'a> Evaluator<'a> {
     }
 }
 
+/// Refuses options that do not fit a run with these settings.
+fn check_options(
+    dataset: &str,
+    modalities: Modalities,
+    settings: &Settings,
+    options: &EvalOptions,
+) -> Result<()> {
+    let token = options.missing_token;
+    if settings.adapt.prompt_level().is_some() && token == MissingToken::Mask {
+        bail!(
+            "--missing-token mask: the run has prompts and no mask tokens; leave it out, or choose zeros"
+        );
+    }
+    if settings.method != Method::U2a && token != MissingToken::Zeros {
+        let token = token.to_possible_value().map(|v| v.get_name().to_string());
+        bail!(
+            "--missing-token {}: method {} reads class tokens only; leave it out",
+            token.unwrap_or_default(),
+            settings.method.as_str()
+        );
+    }
+    let Some(modality) = options.missing else {
+        return Ok(());
+    };
+    if modalities.position(modality).is_none() {
+        bail!("--missing {modality}: {dataset} has {modalities}");
+    }
+    if modalities.count() == 1 {
+        bail!("--missing {modality}: {dataset} has nothing else; leave it out");
+    }
+    if let Some(only) = settings.modality {
+        bail!("--missing {modality}: the run uses {only} alone; leave it out");
+    }
+    Ok(())
+}
+
 fn compute_metrics(config: &RunConfig, predictions: &[Prediction]) -> Result<Metrics> {
     let classes = config.classes.len();
     let logits: Vec<Vec<f32>> = predictions.iter().map(|p| p.logits.clone()).collect();
@@ -215,4 +242,76 @@ fn compute_metrics(config: &RunConfig, predictions: &[Prediction]) -> Result<Met
         .map(label)
         .collect::<Result<Vec<u32>>>()?;
     Ok(metrics::single_label(&logits, &labels, classes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::SettingsOverrides;
+    use datasets::{InputName, Modality};
+
+    #[test]
+    fn options_that_do_not_fit_the_run_are_refused() {
+        let two = Modalities::Two(Modality::Audio, Modality::Video);
+        let one = Modalities::One(Modality::Audio);
+        let (mask, zeros) = (MissingToken::Mask, MissingToken::Zeros);
+        let (audio, video) = (Some("audio"), Some("video"));
+        let prompts = Some("adapt=input-prompts");
+        for (modalities, setting, missing, missing_token, problem) in [
+            (two, None, audio, mask, ""),
+            (
+                two,
+                None,
+                Some("text"),
+                mask,
+                "--missing text: ave has audio",
+            ),
+            (one, None, audio, mask, "ave has nothing else"),
+            (
+                two,
+                Some("modality=audio"),
+                audio,
+                zeros,
+                "uses audio alone",
+            ),
+            (
+                two,
+                Some("modality=audio"),
+                video,
+                zeros,
+                "uses audio alone",
+            ),
+            (two, Some("modality=audio"), None, zeros, ""),
+            (two, prompts, None, mask, "prompts and no mask tokens"),
+            (two, prompts, audio, zeros, ""),
+            (two, Some("method=qmf"), audio, zeros, ""),
+            (
+                two,
+                Some("method=qmf"),
+                audio,
+                mask,
+                "--missing-token mask: method qmf",
+            ),
+            (
+                two,
+                Some("method=mla"),
+                None,
+                MissingToken::Input,
+                "leave it out",
+            ),
+        ] {
+            let setting: Vec<String> = setting.into_iter().map(String::from).collect();
+            let overrides = SettingsOverrides::parse(&setting).unwrap();
+            let settings = Settings::resolve("ave", modalities, &overrides).unwrap();
+            let options = EvalOptions {
+                missing: missing.map(|name| name.parse::<InputName>().unwrap()),
+                missing_token,
+                ..EvalOptions::default()
+            };
+            let result = check_options("ave", modalities, &settings, &options);
+            let error = result.err().map_or(String::new(), |e| e.to_string());
+            assert_eq!(error.is_empty(), problem.is_empty(), "{error}");
+            assert!(error.contains(problem), "{error}");
+        }
+    }
 }
