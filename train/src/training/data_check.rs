@@ -63,6 +63,15 @@ pub fn notes(
     notes
 }
 
+/// A note on data without a test split, on which `train eval` would end. `has_val` says whether
+/// there is a validation split.
+pub fn test_split_note(has_val: bool, has_test: bool) -> Option<String> {
+    let split = if has_val { Split::Val } else { Split::Train };
+    (!has_test).then(|| {
+        format!("note: no sample is in the test split; evaluate with `train eval --split {split}`")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +109,18 @@ mod tests {
             assert_eq!(error.is_empty(), problem.is_empty(), "{error}");
             assert!(error.contains(problem), "{error}");
         }
+    }
+
+    #[test]
+    fn data_without_a_test_split_are_noted() {
+        assert_eq!(test_split_note(true, true), None);
+        assert!(
+            test_split_note(true, false)
+                .unwrap()
+                .contains("--split val")
+        );
+        let train = test_split_note(false, false).unwrap();
+        assert!(train.contains("--split train"), "{train}");
     }
 
     #[test]

@@ -193,7 +193,7 @@ fn reopen_job(
     let given = overrides.assignments()?;
     if !given.is_empty() {
         bail!(
-            "{}: a resumed run keeps its settings, {} cannot change; only --max-steps, --threads and --shards can",
+            "{}: a resumed run keeps its settings, {} cannot change; only --max-steps, --shards, --device, --threads, --loader-threads, --cache-size and --no-verify can",
             run.display(),
             given.join(", ")
         );
@@ -252,7 +252,9 @@ fn verify(args: &RunArgs, job: &Job, ranks: &Ranks) -> Result<()> {
     let settings = &config.settings;
     let prompts = settings.untrained_prompts(config.modalities, session.train_present());
     let notes = data_check::notes(config.modalities, settings.modality, &splits);
-    for note in notes.into_iter().chain(prompts) {
+    let has = |split| !session.shards.split(split).is_empty();
+    let no_test = data_check::test_split_note(has(Split::Val), has(Split::Test));
+    for note in notes.into_iter().chain(prompts).chain(no_test) {
         eprintln!("{note}");
     }
     if args.no_verify {
