@@ -89,6 +89,22 @@ impl Default for RunSettings {
     }
 }
 
+impl RunSettings {
+    /// Returns the name of the method as its authors write it.
+    pub(crate) fn method_title(&self) -> &str {
+        match (self.method.as_str(), self.adapt.as_str()) {
+            ("u2a", "input-prompts" | "attention-prompts") => "Missing-aware prompts",
+            ("u2a", _) => "U2A",
+            ("qmf", _) => "QMF",
+            ("g-blend", _) => "G-Blend",
+            ("pmr", _) => "PMR",
+            ("mla", _) => "MLA",
+            ("mmlora", _) => "MMLoRA",
+            (other, _) => other,
+        }
+    }
+}
+
 /// The size of an encoder.
 #[derive(Clone, Debug, Deserialize)]
 pub struct EncoderSize {
@@ -101,6 +117,22 @@ pub struct EncoderSize {
 }
 
 impl RunDescription {
+    /// Returns the only input that the model uses; `None` if it uses two.
+    pub(crate) fn only_input(&self) -> Option<InputName> {
+        let one = self.modalities.count() == 1;
+        let only = one.then(|| self.modalities.name(0));
+        self.settings.modality.or(only)
+    }
+
+    /// Returns what stands for a missing modality: `mask`, `zeros` or `input`, as in the settings,
+    /// or `nothing` where the method leaves it out of its sums.
+    pub(crate) fn stand_in(&self) -> &str {
+        match self.settings.method.as_str() {
+            "qmf" | "mla" => "nothing",
+            _ => &self.settings.missing_token,
+        }
+    }
+
     /// Reads `RUN/config.toml`.
     ///
     /// # Errors
@@ -246,6 +278,15 @@ impl RunSummary {
             |n| n.to_string_lossy().into_owned(),
         )
     }
+}
+
+/// Returns how many samples of an evaluation keep the input that is missing from the others, because
+/// they have nothing else, and the number of all; `None` if there are none.
+pub(crate) fn kept_samples(evaluation: &Value) -> Option<(u64, u64)> {
+    let counts = &evaluation["counts"];
+    let kept = counts["kept_for_lack_of_another"].as_u64();
+    kept.filter(|kept| *kept > 0)
+        .zip(counts["samples"].as_u64())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The scores of runs: one row per kind of evaluation and group of runs.
 
 use crate::groups::{RunGroup, group_runs};
-use crate::run_folder::{RunDescription, RunSummary, main_metric};
+use crate::run_folder::{RunDescription, RunSummary, kept_samples, main_metric};
 use crate::statistics::{mean, standard_deviation};
 use datasets::InputName;
 use serde::Serialize;
@@ -34,8 +34,8 @@ pub struct ScoreRow {
 /// Returns the table over all runs: for each group of runs that differ in the seed alone, one row
 /// for each kind of evaluation that any of them has.
 ///
-/// Evaluations with both modalities come first, the others by the length of their names; mask
-/// tokens come before zeros.
+/// Evaluations without a modality that is missing from all samples come first, the others by the
+/// length of their names; mask tokens come before zeros.
 pub fn score_table(runs: &[RunSummary]) -> Vec<ScoreRow> {
     group_runs(runs).iter().flat_map(score_rows).collect()
 }
@@ -57,7 +57,10 @@ pub(crate) fn score_rows(group: &RunGroup) -> Vec<ScoreRow> {
             row.evaluation.clone(),
         )
     });
-    rows.sort_by_key(|row| row.inputs.split(',').next() != Some("both"));
+    rows.sort_by_key(|row| {
+        let inputs = row.inputs.split(',').next();
+        inputs.is_some_and(|inputs| inputs.ends_with(" only"))
+    });
     rows
 }
 
@@ -89,10 +92,10 @@ fn score_row(group: &RunGroup, name: &str) -> Option<ScoreRow> {
 /// Describes the inputs that the model was given in an evaluation.
 fn inputs_in_words(config: &RunDescription, evaluation: &Value) -> String {
     let missing = evaluation["missing"].as_str();
-    let mut words = match missing {
-        None if config.modalities.count() == 1 => config.modalities.to_string(),
-        None => "both".to_string(),
-        Some(missing) => {
+    let mut words = match (missing, config.only_input()) {
+        (None, Some(only)) => only.to_string(),
+        (None, None) => "both".to_string(),
+        (Some(missing), _) => {
             let names = config.modalities.names().map(InputName::as_str);
             names.filter(|m| *m != missing).collect::<String>() + " only"
         }
@@ -102,11 +105,16 @@ fn inputs_in_words(config: &RunDescription, evaluation: &Value) -> String {
         words += &format!(", {protocol} at {}", evaluation["rate"]);
     }
     if missing.is_some() || protocol.is_some() {
-        words += match evaluation["missing_token"].as_str() {
-            Some("zeros") => ", zeros for the missing token",
-            Some("input") => ", empty input",
+        let token = evaluation["missing_token"].as_str();
+        words += match (config.stand_in(), token) {
+            ("nothing", _) => ", missing modality left out",
+            (_, Some("zeros")) => ", zeros for the missing token",
+            (_, Some("input")) => ", empty input",
             _ => ", mask token",
         };
+    }
+    if let (Some(missing), Some((kept, all))) = (missing, kept_samples(evaluation)) {
+        words += &format!(", {kept} of {all} samples keep {missing}");
     }
     if evaluation["split"] != "test" {
         let split = evaluation["split"].as_str().unwrap_or("?");
@@ -171,6 +179,42 @@ fn group_table(group: &RunGroup, rows: &[ScoreRow]) -> String {
 mod tests {
     use super::*;
     use crate::test_runs::{TestRun, evaluation};
+
+    #[test]
+    fn rows_name_the_inputs_that_the_model_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kept = evaluation(Some("audio"), "zeros", [0.2; 2]);
+        kept["counts"] = serde_json::json!({"samples": 12, "kept_for_lack_of_another": 3});
+        for (settings, expected) in [
+            (
+                "modality = \"audio\"",
+                [
+                    "audio",
+                    "video only, zeros for the missing token, 3 of 12 samples keep audio",
+                ],
+            ),
+            (
+                "method = \"qmf\"",
+                [
+                    "both",
+                    "video only, missing modality left out, 3 of 12 samples keep audio",
+                ],
+            ),
+        ] {
+            let run = TestRun {
+                settings,
+                evaluations: &[
+                    ("test-no-audio", kept.clone()),
+                    ("test-of-all-zeros", evaluation(None, "zeros", [0.5; 2])),
+                ],
+                ..TestRun::default()
+            };
+            let run = run.write(folder.path(), &settings.replace('"', ""));
+            let rows = score_table(&[run]);
+            let inputs: Vec<&str> = rows.iter().map(|row| &*row.inputs).collect();
+            assert_eq!(inputs, expected);
+        }
+    }
 
     #[test]
     fn only_repetitions_of_one_experiment_are_averaged() {

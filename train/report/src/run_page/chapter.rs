@@ -134,8 +134,8 @@ impl Chapter<'_> {
         }
     }
 
-    /// Returns the availabilities of inputs at test time: both, and each of them alone; of a
-    /// dataset of one modality its only one.
+    /// Returns the availabilities of inputs at test time: both, and each of them alone; where all
+    /// runs use the same single input, that one.
     pub fn availabilities(&self) -> Vec<Availability> {
         let all = |name: String| Availability {
             name,
@@ -143,8 +143,13 @@ impl Chapter<'_> {
             symbol: 0,
             missing: None,
         };
-        let Some([m1, m2]) = self.modalities.pair() else {
-            return vec![all(self.modalities.to_string())];
+        let runs = self.groups.iter().flat_map(|e| &e.group.runs);
+        let mut used: Vec<_> = runs.map(|run| run.config.only_input()).collect();
+        used.dedup();
+        let [m1, m2] = match (&used[..], self.modalities.pair()) {
+            ([Some(only)], _) => return vec![all(only.to_string())],
+            (_, None) => return vec![all(self.modalities.to_string())],
+            (_, Some(pair)) => pair,
         };
         let only = |symbol, shown: InputName, missing| Availability {
             name: format!("{shown} only"),

@@ -32,7 +32,13 @@ pub fn write_page(path: &Path, runs: &[RunSummary]) -> Result<()> {
 fn html_page(runs: &[RunSummary]) -> String {
     let chapters = chapters(runs);
     let datasets: Vec<String> = chapters.iter().map(Chapter::dataset_title).collect();
-    let title = format!("U2A on {}", datasets.join(", "));
+    let mut methods: Vec<&str> = Vec::new();
+    for method in runs.iter().map(|run| run.config.settings.method_title()) {
+        if !methods.contains(&method) {
+            methods.push(method);
+        }
+    }
+    let title = format!("{} on {}", methods.join(", "), datasets.join(", "));
     let body = html! {
         h1 { (title) }
         noscript { p.note { "The figures of this page need JavaScript; its tables do not." } }
@@ -192,6 +198,38 @@ mod tests {
             .map(|curve| curve["label"].clone())
             .collect();
         assert_eq!(labels, ["A", "B"]);
+    }
+
+    #[test]
+    fn methods_and_single_inputs_are_named_for_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let [u2a, qmf, alone] = ["", "method = \"qmf\"", "modality = \"video\""]
+            .map(|settings| evaluated(&folder, 0, settings, 0.7));
+        let one = body(std::slice::from_ref(&qmf));
+        assert!(one.contains("<h1>QMF on AVE</h1>"), "{one}");
+        assert!(one.contains("A missing modality is left out of the sums of the method."));
+        assert!(one.contains("method qmf, trained without a mask"), "{one}");
+        let both = body(&[u2a, qmf]);
+        assert!(both.contains("<h1>U2A, QMF on AVE</h1>"), "{both}");
+        assert!(both.contains("the model has what it was trained with."));
+        let alone = body(&[alone]);
+        assert!(alone.contains("<th class=\"number\">video</th>"), "{alone}");
+        assert!(!alone.contains("In place of") && !alone.contains("fusion,"));
+    }
+
+    #[test]
+    fn samples_that_keep_the_missing_input_are_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kept = evaluation(Some("audio"), "mask", [0.2; 2]);
+        kept["counts"] = json!({"samples": 12, "kept_for_lack_of_another": 3});
+        let run = TestRun {
+            evaluations: &[("test-no-audio", kept)],
+            ..TestRun::default()
+        };
+        let body = body(&[run.write(folder.path(), "run")]);
+        let note = "Under \u{201c}video only\u{201d}, 3 of 12 samples keep audio, because";
+        assert!(body.contains(note), "{body}");
+        assert!(!body.contains("samples keep video"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What was trained, and the main scores.
 
-use super::chapter::{Chapter, Experiment};
+use super::chapter::{Availability, Chapter, Experiment};
 use super::number::{percent, percent_average};
-use crate::run_folder::{EncoderSize, main_metric};
+use crate::run_folder::{EncoderSize, kept_samples, main_metric};
 use crate::scores::score_rows;
 use crate::statistics::Average;
 use datasets::InputName;
@@ -65,7 +65,7 @@ fn repetitions(experiment: &Experiment) -> String {
     let settings = &runs[0].config.settings;
     let trained = match &settings.train_mask {
         Some(mask) => format!("trained under the mask {mask}"),
-        None => "trained on complete samples".to_string(),
+        None => "trained without a mask".to_string(),
     };
     let steps = steps.map_or_else(String::new, |steps| format!(" for {steps} steps"));
     let seeds = match &seeds[..] {
@@ -80,6 +80,7 @@ fn repetitions(experiment: &Experiment) -> String {
         other => other,
     };
     let method = match settings.method.as_str() {
+        "u2a" if runs[0].config.only_input().is_some() => adapt.to_string(),
         "u2a" => format!("{adapt}, {} fusion", settings.fusion),
         // It trains all weights, then adapters.
         "mmlora" => "method mmlora".to_string(),
@@ -144,7 +145,9 @@ fn main_table(chapter: &Chapter) -> Markup {
             "On the test split"
             @if several_runs { ", mean \u{b1} standard deviation over the seeds" }
             @if rows.len() > 1 { ", the best of each column in bold" }
-            ". In place of a missing modality the model has " (missing_token(chapter)) "."
+            "."
+            @if availabilities.len() > 1 { " " (missing_token(chapter)) "." }
+            @for note in availabilities.iter().filter_map(|a| kept_note(chapter, a)) { (note) }
             @if !chapter.multi_label {
                 " Guessing gives " (percent(1.0 / chapter.classes.len().max(1) as f64)) "."
             }
@@ -152,18 +155,32 @@ fn main_table(chapter: &Chapter) -> Markup {
     }
 }
 
-/// Says what stands for a missing modality.
+/// Says how many samples keep the input that is missing, because they have nothing else.
+fn kept_note(chapter: &Chapter, availability: &Availability) -> Option<String> {
+    let missing = availability.missing?;
+    let runs = chapter.groups.iter().flat_map(|e| &e.group.runs);
+    let kept = runs.filter_map(|run| {
+        let token = &run.config.settings.missing_token;
+        kept_samples(run.test_evaluation(Some(missing), token)?)
+    });
+    let (kept, all) = kept.max()?;
+    Some(format!(
+        " Under \u{201c}{}\u{201d}, {kept} of {all} samples keep {missing}, because they have nothing else.",
+        availability.name
+    ))
+}
+
+/// Says in a sentence what stands for a missing modality.
 fn missing_token(chapter: &Chapter) -> &'static str {
     let runs = chapter.groups.iter().flat_map(|e| &e.group.runs);
-    let mut tokens: Vec<&str> = runs
-        .map(|r| r.config.settings.missing_token.as_str())
-        .collect();
+    let mut tokens: Vec<&str> = runs.map(|r| r.config.stand_in()).collect();
     tokens.dedup();
     match tokens[..] {
-        ["mask"] => "the mask token",
-        ["zeros"] => "zeros",
-        ["input"] => "an empty input",
-        _ => "what it was trained with",
+        ["mask"] => "In place of a missing modality the model has the mask token",
+        ["zeros"] => "In place of a missing modality the model has zeros",
+        ["input"] => "In place of a missing modality the model has an empty input",
+        ["nothing"] => "A missing modality is left out of the sums of the method",
+        _ => "In place of a missing modality the model has what it was trained with",
     }
 }
 
