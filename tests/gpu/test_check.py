@@ -374,9 +374,10 @@ class ProcessTest(Folder):
             flags = ["--device", "cpu", "--tiny", "--train", train, "--shards", self.folder, "--out", self.folder / "out"]
             environment = dict(os.environ, U2A_PYTHON="/nonexistent/python")
             start = ["nohup"] if ignored else []
-            check = subprocess.Popen(
-                [*start, sys.executable, script, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-            )
+            command = [*start, sys.executable, script, *flags]
+            # Whoever runs the tests may ignore SIGHUP, which a process inherits.
+            usual = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            check = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, preexec_fn=usual)
             child = self.child(train)
             if ignored:
                 check.send_signal(ignored)
