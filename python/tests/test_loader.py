@@ -204,7 +204,9 @@ class Threads(unittest.TestCase):
 
     def test_ctrl_c_interrupts_a_loop(self):
         code = (
-            "import sys\nfrom u2a_features import Loader\n"
+            "import signal, sys\nfrom u2a_features import Loader\n"
+            # A process in the background of a shell inherits that SIGINT is ignored.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "print('started', flush=True)\n"
             "while True:\n    for batch in Loader(sys.argv[1], batch_size=2): pass\n"
         )
