@@ -297,7 +297,8 @@ fn a_killed_fetch_goes_on() {
         let weights = &repositories()[&format!("{repository}/model.safetensors")];
         let blob = hub.cache(repository).join("blobs").join(sha256(weights));
         assert_eq!(fs::read(blob).unwrap(), **weights);
-        assert_eq!(names(&hub.cache(repository).join("blobs")).len(), 2);
+        let blobs = names(&hub.cache(repository).join("blobs"));
+        assert_eq!(blobs.len(), 2, "{blobs:?}");
     }
 }
 

@@ -120,9 +120,10 @@ fn attempt(client: &Client, wanted: &Download, progress: &Transfer) -> Result<u6
             if length == 0 {
                 file.set_len(0).map_err(local)?;
                 file.rewind().map_err(local)?;
-                // The version is on the disk before the first byte is.
+                // The version is on the disk before the first byte is. Before that it is not read, so
+                // that a part of it does no harm.
                 match stream.validator() {
-                    Some(validator) => util::atomic::write(&version, validator).map_err(local)?,
+                    Some(validator) => write_synced(&version, validator).map_err(local)?,
                     None => remove(&version).map_err(local)?,
                 }
             }
@@ -211,6 +212,14 @@ fn check(wanted: &Download, length: u64, sha256: &str) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Writes a file, of which a process that is killed may leave a part, and synchronizes it to the disk.
+fn write_synced(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    path.parent().map_or(Ok(()), util::atomic::sync_folder)
 }
 
 /// Removes a file, if it is there.
