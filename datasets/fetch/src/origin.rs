@@ -124,9 +124,6 @@ impl Remote {
         };
         let address = self.address();
         let local = |error| Error::local(&address, path, error);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(local)?;
-        }
         let mut opened = open_file(source, 0, None)?;
         if let Some(expected) = sha256
             && util::hash::sha256_of_file(source).map_err(local)?.1 != expected
@@ -134,10 +131,8 @@ impl Remote {
             let message = "the file has another SHA-256 than the publisher's";
             return Err(Error::new(&address, Kind::Mismatch, message));
         }
-        let mut file = util::atomic::AtomicFile::create(path).map_err(local)?;
-        let length = io::copy(&mut opened.reader, &mut file).map_err(local)?;
+        let length = write_whole(path, &mut opened.reader).map_err(local)?;
         transfer.advance(length);
-        file.publish().map_err(local)?;
         Ok(length)
     }
 
@@ -157,6 +152,18 @@ impl Remote {
             }
         }
     }
+}
+
+/// Writes what a reader has into a file, which appears when it is whole, and makes its folder.
+/// Returns the number of bytes.
+pub(crate) fn write_whole(path: &Path, reader: &mut impl Read) -> io::Result<u64> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut file = util::atomic::AtomicFile::create(path)?;
+    let length = io::copy(reader, &mut file)?;
+    file.publish()?;
+    Ok(length)
 }
 
 fn open_file(path: &Path, position: u64, validator: Option<&str>) -> Result<Opened, Error> {

@@ -1,7 +1,7 @@
 //! The weights of the encoders, from the Hugging Face hub.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -9,6 +9,7 @@ use indicatif::DecimalBytes;
 
 use crate::error::without_secrets;
 use crate::hub::{Cache, Hub, RemoteFile, lock_file};
+use crate::origin::write_whole;
 use crate::progress::Progress;
 
 /// An encoder's checkpoint on the hub.
@@ -67,14 +68,21 @@ impl Checkpoint {
             return Err(offline(&hub, &missing));
         }
         let files = self.describe(&hub)?;
-        let lacking = files
-            .iter()
-            .filter(|file| !is_there(&hub.cache().blob_path(self.repository, &file.etag), file));
-        let bytes = lacking.map(|file| file.size).sum();
+        let bytes = self.missing_bytes(&hub, &files, None);
         let (progress, _) = announce(&hub, &[(self, &files)], hub.cache().folder(), bytes);
         let folder = self.fetch_to_cache(&hub, &files, &progress)?;
         progress.finish("weights are in the cache");
         Ok(folder)
+    }
+
+    /// Returns the bytes of those files that are neither in `to` nor, without it, in the cache.
+    fn missing_bytes(&self, hub: &Hub, files: &[RemoteFile], to: Option<&Path>) -> u64 {
+        let place = |file: &RemoteFile| match to {
+            Some(to) => to.join(self.folder).join(&file.name),
+            None => hub.cache().blob_path(self.repository, &file.etag),
+        };
+        let missing = files.iter().filter(|file| !is_there(&place(file), file));
+        missing.map(|file| file.size).sum()
     }
 
     /// Fetches all files of a commit into the cache, and returns their folder.
@@ -171,16 +179,11 @@ pub fn fetch_weights(to: Option<&Path>, dry_run: bool) -> anyhow::Result<Fetched
         .zip(described.iter().map(Vec::as_slice))
         .collect();
     let target = to.map_or_else(|| hub.cache().folder().to_path_buf(), Path::to_path_buf);
-    let cache = hub.cache();
-    let lacks = |(checkpoint, file): &(&Checkpoint, &RemoteFile)| match to {
-        Some(to) => !is_there(&to.join(checkpoint.folder).join(&file.name), file),
-        None => !is_there(&cache.blob_path(checkpoint.repository, &file.etag), file),
+    let missing = |(checkpoint, files): &(&Checkpoint, &[RemoteFile])| {
+        checkpoint.missing_bytes(&hub, files, to)
     };
-    let files = plan
-        .iter()
-        .flat_map(|(checkpoint, files)| files.iter().map(move |file| (*checkpoint, file)));
-    let lacking = files.filter(lacks).map(|(_, file)| file.size).sum();
-    let (progress, line) = announce(&hub, &plan, &target, lacking);
+    let missing = plan.iter().map(missing).sum();
+    let (progress, line) = announce(&hub, &plan, &target, missing);
     let mut fetched = Fetched {
         folders: Vec::new(),
         plan: line,
@@ -208,7 +211,10 @@ pub fn fetch_weights(to: Option<&Path>, dry_run: bool) -> anyhow::Result<Fetched
             }
             None => {
                 for file in files {
-                    for path in hub.cache().paths(checkpoint.repository, file) {
+                    // Where the snapshot has a link, both are one file, which is hashed once.
+                    let paths = hub.cache().paths(checkpoint.repository, file);
+                    let paths = paths.iter().filter_map(|path| fs::canonicalize(path).ok());
+                    for path in paths.collect::<BTreeSet<_>>() {
                         remove_damaged(&path, file)?;
                     }
                 }
@@ -251,7 +257,8 @@ fn copy_cached(
             fetched.bytes += fs::metadata(file).map_or(0, |file| file.len());
             if let Some(folder) = folder.as_ref().filter(|_| !dry_run) {
                 let copy = folder.join(file.file_name().unwrap_or_default());
-                copy_file(file, &copy)
+                File::open(file)
+                    .and_then(|mut file| write_whole(&copy, &mut file))
                     .with_context(|| format!("{}: cannot be written", copy.display()))?;
             }
         }
@@ -262,16 +269,6 @@ fn copy_cached(
         }
     }
     Ok(fetched)
-}
-
-/// Copies a file, which appears when it is whole.
-fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
-    if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let mut file = util::atomic::AtomicFile::create(to)?;
-    io::copy(&mut File::open(from)?, &mut file)?;
-    file.publish()
 }
 
 /// The folder of a checkpoint's files.

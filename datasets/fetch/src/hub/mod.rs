@@ -97,7 +97,7 @@ impl Hub {
         Cache::new(self.environment.cache.clone())
     }
 
-    /// Whether nothing may be sent.
+    /// Whether `HF_HUB_OFFLINE` forbids to send requests to the hub.
     pub fn is_offline(&self) -> bool {
         self.environment.offline
     }
