@@ -210,10 +210,10 @@ impl<R: Read> Tar<R> {
                 _ => u32::from(byte),
             })
             .sum();
-        if header.cksum().ok() != Some(sum) && self.position == 0 && is_page(&block) {
-            return Err(page());
-        }
         if header.cksum().ok() != Some(sum) {
+            if self.position == 0 && is_page(&block) {
+                return Err(page());
+            }
             return Err(Problem::Refused(format!(
                 "is no tar archive, or is damaged at byte {} of its contents",
                 self.position
