@@ -187,7 +187,7 @@ fn interrupted_archive_is_not_restarted_at_another_source() {
 }
 
 #[test]
-fn archive_without_a_split_is_asked_for_again() {
+fn an_archive_without_split_file_is_fetched_again() {
     let folder = temp();
     let (synthetic, raw) = (folder.path().join("synth"), folder.path().join("raw"));
     let files = synthesize("mm-imdb", 24, &synthetic);

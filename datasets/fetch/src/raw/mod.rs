@@ -26,7 +26,9 @@ use crate::error::{Error, Kind};
 /// A server or a file of this machine fails for good; `--limit` would shorten the lists of a whole
 /// tree.
 pub fn fetch(dataset: &str, run: &Run) -> Result<Report, Error> {
-    if run.limit.is_some() && is_whole(run).map_err(|error| run.local(run.raw, error))? {
+    if run.limit.is_some()
+        && was_fetched_without_limit(run).map_err(|error| run.local(run.raw, error))?
+    {
         let message = format!(
             "{} holds the dataset without a limit, and --limit would shorten its lists; leave it out, or \
              choose another folder by --raw",
@@ -43,8 +45,8 @@ pub fn fetch(dataset: &str, run: &Run) -> Result<Report, Error> {
     }
 }
 
-/// Whether the raw folder has an archive, or the tables of CREMA-D, that was fetched without a limit.
-fn is_whole(run: &Run) -> io::Result<bool> {
+/// Whether an earlier run without `--limit` has finished an archive, or CREMA-D's tables of hashes.
+fn was_fetched_without_limit(run: &Run) -> io::Result<bool> {
     let mut tables = crema_d::FOLDERS.map(crema_d::table).into_iter();
     Ok(tables.any(|table| run.raw.join(table).is_file())
         || record::any_done(run.raw, |options| options.starts_with(run::ALL))?)
