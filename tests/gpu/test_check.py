@@ -57,7 +57,8 @@ class CheckTest(Folder):
         """Runs the check with a simulated program, as on a GPU. Programs beside it hide others of their names."""
         script = Path(check_process.__file__).with_name("gpu_check.py")
         command = [sys.executable, script, "--tiny", "--train", self.program("train", train), "--shards", self.folder / "shards"]
-        command += ["--out", self.folder / "out", "--minutes", str(minutes), *flags]
+        # The checkout may hold a bundle, which would be taken otherwise.
+        command += ["--bundle", self.folder / "bundle", "--out", self.folder / "out", "--minutes", str(minutes), *flags]
         environment = {**os.environ, "U2A_PYTHON": str(python), "PATH": f"{self.folder}:{os.environ['PATH']}", **variables}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
         self.printed = done.stdout
@@ -204,7 +205,7 @@ class SanitizerTest(CheckTest):
 
 
 class ProfileTest(CheckTest):
-    def test_a_whole_step_behind_the_first_one_is_profiled(self):
+    def test_the_profile_covers_one_step_after_the_first(self):
         self.program(
             "ncu",
             """
