@@ -3,6 +3,8 @@
 `tests/tests/python_package.rs` runs it, with a folder of shards and the digests of the Rust loader's batches.
 """
 
+import contextlib
+import glob
 import hashlib
 import inspect
 import json
@@ -38,6 +40,14 @@ def digest(batch):
             sha.update(batch[name + "_rows"].astype("<i8").tobytes())
             sha.update(np.ascontiguousarray(batch[name]).tobytes())
     return sha.hexdigest()
+
+
+@contextlib.contextmanager
+def copied_shards(split):
+    """A copy of the shards: its folder, and the paths of the shards of a split."""
+    with tempfile.TemporaryDirectory() as folder:
+        shards = shutil.copytree(SHARDS, os.path.join(folder, "shards"))
+        yield shards, glob.glob(os.path.join(shards, f"{split}-*"))
 
 
 def loader(**options):
@@ -245,12 +255,10 @@ class Forks(unittest.TestCase):
         self.assertEqual([digest(b) for b in own], want)
 
     def test_other_shards_in_a_forked_process_are_refused(self):
-        with tempfile.TemporaryDirectory() as folder:
-            shards = shutil.copytree(SHARDS, os.path.join(folder, "shards"))
+        with copied_shards("test") as (shards, files):
             own = Loader(shards)
-            for name in os.listdir(shards):
-                if name.startswith("test-"):
-                    os.remove(os.path.join(shards, name))
+            for file in files:
+                os.remove(file)
             self.assertIn("holds other samples", self.in_a_fork(lambda: len(list(own))))
 
     def test_an_iterator_of_the_parent_is_refused(self):
@@ -307,12 +315,10 @@ class Errors(unittest.TestCase):
             next(iter(loader(batch_size=48, frames=4096, image_size=8192)))
 
     def test_an_epoch_that_fails_is_not_counted(self):
-        with tempfile.TemporaryDirectory() as folder:
-            shards = shutil.copytree(SHARDS, os.path.join(folder, "shards"))
+        with copied_shards("train") as (shards, files):
             own = Loader(shards)
-            for name in os.listdir(shards):
-                if name.startswith("train-"):
-                    os.truncate(os.path.join(shards, name), 1000)
+            for file in files:
+                os.truncate(file, 1000)
             iterator = iter(own)
             with self.assertRaises((ValueError, OSError)):
                 next(iterator)
